@@ -1,0 +1,157 @@
+//! Object types, rights, sizes and capability pointers.
+
+use bitflags::bitflags;
+
+/// log2 of the bytes of a capability slot.
+pub const SLOT_BITS: u8 = 6;
+/// log2 of the bytes of a page, the smallest `Frame` and the smallest `Untyped`.
+pub const PAGE_BITS: u8 = 12;
+/// log2 of the bytes of a `Vm`: header, nested root table, statistics page, one page kept for the back end.
+pub const VM_BITS: u8 = 14;
+/// log2 of the bytes of a `Vcpu`: header with extended state, control block, info page, handler page.
+pub const VCPU_BITS: u8 = 14;
+/// log2 of the bytes of a `Channel`: two slots for capabilities in flight, two ends.
+pub const CHANNEL_BITS: u8 = 8;
+
+/// What a capability names. The numbers are the ABI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum ObjectType {
+    /// Nothing: an empty slot.
+    Null = 0,
+    /// Memory that can be retyped.
+    Untyped = 1,
+    /// A table of capability slots. Slot 0 of every CNode is the kernel's.
+    CNode = 2,
+    /// Memory that can be mapped.
+    Frame = 3,
+    /// One level of a nested page table.
+    PageTable = 4,
+    /// An address space with its CSpace.
+    Vm = 5,
+    /// A virtual processor.
+    Vcpu = 6,
+    /// A budget per period on one core.
+    CpuTime = 7,
+    /// A two-ended connection.
+    Channel = 8,
+    /// A range of interrupt routes.
+    Irq = 9,
+    /// A range of I/O ports.
+    IoPort = 10,
+    /// The machine as a whole: reset, global statistics.
+    Machine = 11,
+}
+
+impl ObjectType {
+    /// Every type, in the order of its number.
+    pub const ALL: [ObjectType; 12] = [
+        ObjectType::Null,
+        ObjectType::Untyped,
+        ObjectType::CNode,
+        ObjectType::Frame,
+        ObjectType::PageTable,
+        ObjectType::Vm,
+        ObjectType::Vcpu,
+        ObjectType::CpuTime,
+        ObjectType::Channel,
+        ObjectType::Irq,
+        ObjectType::IoPort,
+        ObjectType::Machine,
+    ];
+
+    /// The type with this number.
+    pub const fn from_number(number: u64) -> Option<ObjectType> {
+        if number < Self::ALL.len() as u64 { Some(Self::ALL[number as usize]) } else { None }
+    }
+
+    /// True for the types that `Copy`, `Mint` and a copying `Grant` refuse: their extent has one owner.
+    /// A part is handed on by `Retype` or `Split`, the whole by `Move`.
+    pub const fn is_unique(self) -> bool {
+        matches!(self, ObjectType::Untyped | ObjectType::CpuTime | ObjectType::Irq | ObjectType::IoPort)
+    }
+
+    /// True if `Untyped.Retype` makes this type.
+    pub const fn is_made_from_untyped(self) -> bool {
+        matches!(
+            self,
+            ObjectType::Untyped
+                | ObjectType::CNode
+                | ObjectType::Frame
+                | ObjectType::PageTable
+                | ObjectType::Vm
+                | ObjectType::Vcpu
+                | ObjectType::Channel
+        )
+    }
+
+    /// log2 of the bytes that one object takes when retyped with `size_bits`, or `None` if that size does not exist.
+    ///
+    /// `size_bits` means: log2 bytes for `Untyped` (12 to 47) and `Frame` (12, 21 or 30); log2 slots for `CNode`
+    /// (6 to 16); must be 0 for the types of one size.
+    pub const fn object_bits(self, size_bits: u64) -> Option<u8> {
+        match self {
+            ObjectType::Untyped => match size_bits {
+                12..=47 => Some(size_bits as u8),
+                _ => None,
+            },
+            ObjectType::Frame => match size_bits {
+                12 | 21 | 30 => Some(size_bits as u8),
+                _ => None,
+            },
+            ObjectType::CNode => match size_bits {
+                6..=16 => Some(size_bits as u8 + SLOT_BITS),
+                _ => None,
+            },
+            ObjectType::PageTable if size_bits == 0 => Some(PAGE_BITS),
+            ObjectType::Vm if size_bits == 0 => Some(VM_BITS),
+            ObjectType::Vcpu if size_bits == 0 => Some(VCPU_BITS),
+            ObjectType::Channel if size_bits == 0 => Some(CHANNEL_BITS),
+            _ => None,
+        }
+    }
+}
+
+bitflags! {
+    /// What a capability allows its holder. A derived capability never has a right that its source lacks.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+    pub struct Rights: u8 {
+        /// Frame: load. CNode: take capabilities out (as a source). Channel: Accept. Vcpu: read registers.
+        const READ = 1;
+        /// Frame: store. CNode: change slots. Channel: Signal. Vm: map. Vcpu: control.
+        const WRITE = 2;
+        /// Frame: fetch instructions.
+        const EXECUTE = 4;
+        /// Channel: Grant.
+        const GRANT = 8;
+        /// CpuTime: Resize. Channel: choose an end by Mint, and Bind a receiver.
+        const CONTROL = 16;
+    }
+}
+
+/// A capability pointer taken apart: the CSpace has two levels and no guards.
+///
+/// With `node == 0`, `index` is a slot of the VM's root CNode. Otherwise slot `node` of the root CNode must hold a
+/// CNode capability with READ, and `index` is a slot of that CNode. Slot 0 of a CNode is never addressable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CptrParts {
+    /// Slot of the root CNode that holds the second level, or 0 for the root CNode itself.
+    pub node: u16,
+    /// Slot within that CNode.
+    pub index: u16,
+}
+
+impl CptrParts {
+    /// Takes a capability pointer apart; `None` if it does not fit in 32 bits.
+    pub const fn from_raw(raw: u64) -> Option<CptrParts> {
+        if raw > u32::MAX as u64 {
+            return None;
+        }
+        Some(CptrParts { node: (raw >> 16) as u16, index: raw as u16 })
+    }
+
+    /// The capability pointer as an argument of `invoke`.
+    pub const fn to_raw(self) -> u64 {
+        (self.node as u64) << 16 | self.index as u64
+    }
+}
