@@ -1,0 +1,83 @@
+//! What the hardware-free kernel needs of the machine: one trait, implemented by the kernel binary (`arch/`), by the
+//! host's tests and by the fake machine.
+//!
+//! The storage half reaches objects in memory that was retyped for them; the core only ever passes ids that it took
+//! from live capabilities. The hardware half must *complete* before it returns.
+
+use crate::types::{CoreId, Hpa, SlotId, Ticks, VcpuId};
+use cap_spec::abi::Register;
+
+/// One word of a page that the kernel shares with a guest. See `cap_spec::abi::{info_page, handler_page, stats_page}`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SharedPage {
+    /// The info page of a Vcpu.
+    Info(VcpuId),
+    /// The handler page of a Vcpu.
+    Handler(VcpuId),
+    /// The statistics page of a VM.
+    Stats(crate::types::VmId),
+    /// The global statistics page.
+    GlobalStats,
+}
+
+/// Storage and hardware below the capability core.
+pub trait Machine {
+    // ---- storage -------------------------------------------------------------------------------------------------
+
+    /// The slot with this id.
+    fn slot(&self, id: SlotId) -> &crate::slot::Slot;
+    /// The slot with this id, to change it.
+    fn slot_mut(&mut self, id: SlotId) -> &mut crate::slot::Slot;
+    /// The header of a VM.
+    fn vm(&self, id: crate::types::VmId) -> &crate::vm::Vm;
+    /// The header of a VM, to change it.
+    fn vm_mut(&mut self, id: crate::types::VmId) -> &mut crate::vm::Vm;
+    /// The header of a Vcpu.
+    fn vcpu(&self, id: VcpuId) -> &crate::vcpu::Vcpu;
+    /// The header of a Vcpu, to change it.
+    fn vcpu_mut(&mut self, id: VcpuId) -> &mut crate::vcpu::Vcpu;
+    /// The two ends of a channel.
+    fn channel(&self, id: crate::types::ChannelId) -> &crate::channel::Channel;
+    /// The two ends of a channel, to change them.
+    fn channel_mut(&mut self, id: crate::types::ChannelId) -> &mut crate::channel::Channel;
+    /// Entry `index` (0..512) of the nested page table at `table`.
+    fn table_entry(&self, table: Hpa, index: usize) -> u64;
+    /// Writes entry `index` (0..512) of the nested page table at `table`, as one 64-bit store.
+    fn set_table_entry(&mut self, table: Hpa, index: usize, entry: u64);
+    /// Fills `bytes` bytes (a multiple of 64) from `base` with zero.
+    fn zero(&mut self, base: Hpa, bytes: u64);
+    /// Reads the word at a byte offset of a shared page (once, by value).
+    fn shared_word(&self, page: SharedPage, offset: usize) -> u64;
+    /// Writes the word at a byte offset of a shared page.
+    fn set_shared_word(&mut self, page: SharedPage, offset: usize, value: u64);
+    /// Atomically ORs `bits` into the event word of a Vcpu's info page; returns the word before.
+    fn or_events(&mut self, vcpu: VcpuId, bits: u64) -> u64;
+    /// Atomically takes the masked bits out of the event word; returns those that were set.
+    fn take_events(&mut self, vcpu: VcpuId, mask: u64) -> u64;
+
+    // ---- hardware ------------------------------------------------------------------------------------------------
+
+    /// The time-stamp counter.
+    fn now(&self) -> Ticks;
+    /// Makes `core` leave guest mode and returns when it has (at once if it is not in guest mode). The kernel lock is
+    /// held, so it cannot enter again before the caller is done.
+    fn expel(&mut self, core: CoreId);
+    /// Makes `core` run its scheduler soon (it leaves the guest or its idle halt); does not wait.
+    fn kick(&mut self, core: CoreId);
+    /// True when another core waits for the kernel lock, or this core's deadline has passed: long operations yield.
+    fn must_yield(&self) -> bool;
+    /// Puts the machine's part of a Vcpu into its initial state (64-bit mode, interrupts off), nested root at `root`.
+    fn init_vcpu(&mut self, vcpu: VcpuId, root: Hpa);
+    /// Sets a register of a Vcpu whose state no core holds; `value` has been checked by [`crate::vcpu::check_register`].
+    fn set_register(&mut self, vcpu: VcpuId, register: Register, value: u64);
+    /// Reads a register of a Vcpu whose state no core holds.
+    fn register(&self, vcpu: VcpuId, register: Register) -> u64;
+    /// Routes interrupt `route` to `core` as `vector` (unmasked), or masks it (`None`), and waits until it holds.
+    fn route_irq(&mut self, route: u16, target: Option<(CoreId, u8)>);
+    /// Reads a port of the machine.
+    fn port_in(&mut self, port: u16, width: u8) -> u32;
+    /// Writes a port of the machine.
+    fn port_out(&mut self, port: u16, width: u8, value: u32);
+    /// Resets the machine; returns only in tests.
+    fn reset(&mut self);
+}
