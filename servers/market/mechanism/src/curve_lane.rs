@@ -1,0 +1,417 @@
+//! The curve lane: one round of one divisible good.
+//!
+//! Guarantees, for one round:
+//! - The allocation maximises `sum of v_i(x_i) - r x_i - f max(0, x_i - held_i)` over all allocations within the supply,
+//!   where `v_i` is the bid's curve plus `keep` for each unit held, `r` the reserve, `f` the fee per unit acquired.
+//! - The payments are exact VCG payments, `p_i = W(without i) - (W - v_i(x_i))`. *Without i* means that `x_i` is 0 and
+//!   everybody else's holding is unchanged; the operator is still there, so reserve and fee count in both terms.
+//!   Hence `0 <= p_i <= v_i(x_i)`, and no misreport gains.
+//! - Ties: the operator loses them (a unit worth exactly reserve and fee is sold); then whoever already holds the unit
+//!   wins; then the order `(position + round) mod n`, where `position` counts the round's bids by account number.
+//! - A budget cuts the curve at the last whole unit where the summed bid value fits, so `p_i` never exceeds it.
+//! - Nothing is allocated and nothing is rounded. Time: one sort of the units' steps; all payments in a logarithm each.
+//!
+//! Why greedy is exact: `keep` is added to the *first* units (those held) and the fee taken from the units *after*
+//! them, so what a unit adds never grows along a curve, and picking the best units one by one never skips one.
+//!
+//! Clarke (1971), Groves (1973), Vickrey (1961).
+
+use core::fmt;
+
+use crate::types::{AccountId, Credits, Curve, MAX_SEGMENTS, Price, Quantity, RoundNo};
+
+/// What the operator fixes for a round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// Units for sale above all bases.
+    pub supply: Quantity,
+    /// The lowest price per unit and interval.
+    pub reserve: Price,
+    /// What each unit newly acquired costs besides: scrub, map, flush.
+    pub fee: Price,
+}
+
+/// A bid as it counts in a round, with what the account holds and can pay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Who bids.
+    pub account: AccountId,
+    /// What the round before gave it.
+    pub held: Quantity,
+    /// Added to the value of each unit held.
+    pub keep: Price,
+    /// The most it can pay: the smaller of its `max_payment` and its free balance.
+    pub budget: Credits,
+    /// What units above its base are worth.
+    pub curve: Curve,
+}
+
+/// What an account gets and pays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Award {
+    /// Who.
+    pub account: AccountId,
+    /// Units above the base in the interval sold.
+    pub quantity: Quantity,
+    /// For all of them together, for the interval sold.
+    pub payment: Credits,
+}
+
+/// What a round says about the good as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// The larger of the reserve and the highest marginal value (after the fee) that was rejected.
+    pub clearing: Price,
+    /// What one further unit would have cost a newcomer, fee included; `None` when there is no supply at all.
+    pub ask: Option<Price>,
+    /// Units awarded.
+    pub sold: Quantity,
+    /// Units left.
+    pub unsold: Quantity,
+    /// The maximum reached: value less reserve and fees.
+    pub welfare: Credits,
+}
+
+/// Why a round cannot be cleared. All are errors of the caller; no bid that passed its checks causes one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClearError {
+    /// The entries are not in strictly ascending order of account.
+    NotSorted {
+        /// The first entry out of order.
+        entry: usize,
+    },
+    /// Reserve, fee or an entry's `keep` above [`Price::LIMIT`].
+    PriceTooHigh,
+    /// A scratch buffer is shorter than [`steps_needed`] or [`tallies_needed`] says, or `awards` than the entries.
+    BufferTooShort,
+}
+
+impl fmt::Display for ClearError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ClearError::NotSorted { entry } => {
+                write!(out, "entry {entry} is not above the one before by account")
+            }
+            ClearError::PriceTooHigh => {
+                write!(out, "reserve, fee or keep is above {}", Price::LIMIT.0)
+            }
+            ClearError::BufferTooShort => out.write_str("a buffer is too short"),
+        }
+    }
+}
+
+impl core::error::Error for ClearError {}
+
+/// Segments, and one more where the holding ends inside a segment.
+pub const STEPS_PER_BID: usize = MAX_SEGMENTS + 1;
+
+/// How many [`Step`]s a round of `bids` bids needs.
+#[must_use]
+pub const fn steps_needed(bids: usize) -> usize {
+    bids * STEPS_PER_BID
+}
+
+/// How many [`Tally`]s a round of `bids` bids needs.
+#[must_use]
+pub const fn tallies_needed(bids: usize) -> usize {
+    bids * STEPS_PER_BID + 1
+}
+
+/// Units of one bid that add equally much. Scratch space; its contents mean nothing to callers.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Step {
+    /// `u64::MAX` less what a unit adds to welfare, so that ascending order puts the best first.
+    rank: u64,
+    /// How ties of `rank` are broken: acquired after held, then turn, then order within the bid.
+    tie: u64,
+    quantity: u32,
+    entry: u32,
+}
+
+impl Step {
+    /// What each unit adds to welfare.
+    const fn gain(&self) -> u64 {
+        u64::MAX - self.rank
+    }
+
+    /// The whole order as one number, smallest first.
+    const fn order(&self) -> u128 {
+        (self.rank as u128) << 64 | self.tie as u128
+    }
+}
+
+/// Sums over the best rejected steps. Scratch space; its contents mean nothing to callers.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tally {
+    /// What the units before this point add.
+    gain: i128,
+    /// How many units lie before this point.
+    units: u64,
+}
+
+/// The buffers of a round; the caller owns them so that a round allocates nothing.
+#[derive(Debug)]
+pub struct Scratch<'a> {
+    /// At least [`steps_needed`].
+    pub steps: &'a mut [Step],
+    /// At least [`tallies_needed`].
+    pub tallies: &'a mut [Tally],
+}
+
+/// One entry's place in the order of ties.
+#[derive(Clone, Copy)]
+pub(crate) struct Turn(u32);
+
+impl Turn {
+    /// The turn of the entry at `position` of `entries` in `round`.
+    pub(crate) fn new(position: usize, entries: usize, round: RoundNo) -> Turn {
+        let shift = round.0 % entries.max(1) as u64;
+        Turn(((position as u64 + shift) % entries.max(1) as u64) as u32)
+    }
+
+    /// The second half of the order: held before acquired, then turn, then order within the bid.
+    pub(crate) fn tie(self, acquired: bool, nth: u32) -> u64 {
+        u64::from(acquired) << 36 | u64::from(self.0) << 4 | u64::from(nth)
+    }
+}
+
+/// Calls `each` for every step of an entry that is worth selling and within the entry's budget, best first.
+pub(crate) fn for_each_step(terms: &Terms, entry: &Entry, turn: Turn, position: u32, mut each: impl FnMut(Step)) {
+    let mut budget = entry.budget.0.max(0) as u128;
+    let mut held_left = entry.held.0;
+    let mut nth = 0;
+    for segment in entry.curve.segments() {
+        let mut left = segment.quantity.0;
+        while left > 0 {
+            let acquired = held_left == 0;
+            let (bid, cost) = if acquired {
+                (segment.value.0, terms.reserve.0 + terms.fee.0)
+            } else {
+                (segment.value.0 + entry.keep.0, terms.reserve.0)
+            };
+            // Later units add no more than this one, so the first that is not worth selling ends the bid.
+            if bid < cost {
+                return;
+            }
+            let wanted = if acquired { left } else { left.min(held_left) };
+            let total = u128::from(bid) * u128::from(wanted);
+            let affordable = if total <= budget {
+                wanted
+            } else {
+                // Below `wanted`, as `bid * wanted` exceeds the budget.
+                (budget / u128::from(bid)) as u32
+            };
+            if affordable > 0 {
+                each(Step {
+                    rank: u64::MAX - (bid - cost),
+                    tie: turn.tie(acquired, nth),
+                    quantity: affordable,
+                    entry: position,
+                });
+            }
+            if affordable < wanted {
+                return;
+            }
+            budget -= total;
+            left -= wanted;
+            held_left -= if acquired { 0 } else { wanted };
+            nth += 1;
+        }
+    }
+}
+
+/// The bid's value of `quantity` units: the curve, and `keep` for those that are held.
+#[must_use]
+pub fn bid_value(entry: &Entry, quantity: Quantity) -> Credits {
+    entry.curve.value_of(quantity) + Credits::of(entry.keep, quantity.min(entry.held))
+}
+
+/// Clears one round: fills `awards[i]` for `entries[i]` and returns what the round says about the good.
+///
+/// `entries` must be in ascending order of account; so the order in which bids arrived cannot matter.
+///
+/// # Errors
+/// [`ClearError`]; then the contents of the buffers mean nothing.
+pub fn clear(
+    terms: &Terms,
+    round: RoundNo,
+    entries: &[Entry],
+    scratch: &mut Scratch<'_>,
+    awards: &mut [Award],
+) -> Result<Outcome, ClearError> {
+    check(terms, entries)?;
+    if scratch.steps.len() < steps_needed(entries.len())
+        || scratch.tallies.len() < tallies_needed(entries.len())
+        || awards.len() < entries.len()
+    {
+        return Err(ClearError::BufferTooShort);
+    }
+    let (steps, largest) = collect(terms, round, entries, scratch.steps);
+    steps.sort_unstable_by_key(Step::order);
+    for (award, entry) in awards.iter_mut().zip(entries) {
+        *award = Award { account: entry.account, ..Award::default() };
+    }
+    let sale = sell(terms, steps, awards);
+    let rejected = &steps[sale.first_rejected..];
+    // Steps that were never candidates are worth less than the reserve.
+    let best_rejected = rejected.first().map_or(0, Step::gain);
+    let tallies = tally(rejected, sale.partly_sold, largest, scratch.tallies);
+    for (position, award) in awards[..entries.len()].iter_mut().enumerate() {
+        if award.quantity == Quantity::ZERO {
+            continue;
+        }
+        let entry = &entries[position];
+        let turn = Turn::new(position, entries.len(), round);
+        let displaced = displaced(terms, entry, turn, award.quantity, rejected, tallies);
+        let acquired = award.quantity.saturating_sub(entry.held);
+        award.payment = Credits::of(terms.reserve, award.quantity) + Credits::of(terms.fee, acquired) + displaced;
+    }
+    let unsold = terms.supply.saturating_sub(sale.sold);
+    let ask = if unsold > Quantity::ZERO {
+        Some(terms.reserve.saturating_add(terms.fee))
+    } else {
+        sale.lowest_gain.map(|gain| Price(terms.reserve.0 + terms.fee.0).saturating_add(Price(gain)))
+    };
+    Ok(Outcome {
+        clearing: terms.reserve.saturating_add(Price(best_rejected)),
+        ask,
+        sold: sale.sold,
+        unsold,
+        welfare: sale.welfare,
+    })
+}
+
+/// Checks what the types leave open.
+fn check(terms: &Terms, entries: &[Entry]) -> Result<(), ClearError> {
+    if terms.reserve > Price::LIMIT || terms.fee > Price::LIMIT {
+        return Err(ClearError::PriceTooHigh);
+    }
+    let mut last = None;
+    for (position, entry) in entries.iter().enumerate() {
+        if entry.keep > Price::LIMIT {
+            return Err(ClearError::PriceTooHigh);
+        }
+        if last.is_some_and(|last| last >= entry.account) {
+            return Err(ClearError::NotSorted { entry: position });
+        }
+        last = Some(entry.account);
+    }
+    Ok(())
+}
+
+/// Writes all steps worth selling, in no order, and returns them with the most units that one entry asks for.
+fn collect<'a>(terms: &Terms, round: RoundNo, entries: &[Entry], steps: &'a mut [Step]) -> (&'a mut [Step], u64) {
+    let mut count = 0;
+    let mut largest = 0;
+    for (entry, position) in entries.iter().zip(0u32..) {
+        let turn = Turn::new(position as usize, entries.len(), round);
+        let mut units = 0;
+        for_each_step(terms, entry, turn, position, |step| {
+            steps[count] = step;
+            count += 1;
+            units += u64::from(step.quantity);
+        });
+        largest = largest.max(units);
+    }
+    (&mut steps[..count], largest)
+}
+
+/// The result of selling the best steps until the supply ends.
+struct Sale {
+    sold: Quantity,
+    welfare: Credits,
+    /// What the last unit sold adds.
+    lowest_gain: Option<u64>,
+    /// The first step that was not sold whole.
+    first_rejected: usize,
+    /// How much of that step was sold.
+    partly_sold: u32,
+}
+
+/// Sells the sorted steps until the supply ends, adding to `awards`.
+fn sell(terms: &Terms, steps: &[Step], awards: &mut [Award]) -> Sale {
+    let mut left = terms.supply.0;
+    let mut sale = Sale {
+        sold: Quantity::ZERO,
+        welfare: Credits::ZERO,
+        lowest_gain: None,
+        first_rejected: steps.len(),
+        partly_sold: 0,
+    };
+    for (at, step) in steps.iter().enumerate() {
+        let taken = left.min(step.quantity);
+        if taken > 0 {
+            awards[step.entry as usize].quantity.0 += taken;
+            sale.welfare += Credits::of(Price(step.gain()), Quantity(taken));
+            sale.lowest_gain = Some(step.gain());
+            left -= taken;
+        }
+        if taken < step.quantity {
+            sale.first_rejected = at;
+            sale.partly_sold = taken;
+            break;
+        }
+    }
+    sale.sold = Quantity(terms.supply.0 - left);
+    sale
+}
+
+/// Sums up the rejected steps, best first, as far as a payment can need them: `largest` units.
+///
+/// `tallies[j]` is the sum over the first `j` rejected steps, the first of which was already sold in part.
+fn tally<'a>(rejected: &[Step], partly_sold: u32, largest: u64, tallies: &'a mut [Tally]) -> &'a [Tally] {
+    let mut sum = Tally::default();
+    tallies[0] = sum;
+    let mut count = 1;
+    let mut already_sold = partly_sold;
+    for step in rejected {
+        if sum.units >= largest {
+            break;
+        }
+        let units = step.quantity - already_sold;
+        already_sold = 0;
+        sum.units += u64::from(units);
+        sum.gain += i128::from(step.gain()) * i128::from(units);
+        tallies[count] = sum;
+        count += 1;
+    }
+    &tallies[..count]
+}
+
+/// What the best `quantity` rejected units of *other* entries would add: what this award takes from them.
+fn displaced(
+    terms: &Terms,
+    entry: &Entry,
+    turn: Turn,
+    quantity: Quantity,
+    rejected: &[Step],
+    tallies: &[Tally],
+) -> Credits {
+    let listed = &rejected[..tallies.len() - 1];
+    // Take the best `wanted` units of all, where `wanted` grows by the entry's own units met on the way; these are then
+    // taken off again. The tallies reach that far, as an entry's units, sold and rejected, are at most `largest`.
+    let mut wanted = u64::from(quantity.0);
+    let mut own = 0;
+    if !listed.is_empty() {
+        for_each_step(terms, entry, turn, 0, |step| {
+            let at = match listed.binary_search_by_key(&step.order(), Step::order) {
+                Ok(at) if tallies[at].units < wanted => at,
+                _ => return,
+            };
+            wanted += tallies[at + 1].units - tallies[at].units;
+            own += tallies[at + 1].gain - tallies[at].gain;
+        });
+    }
+    Credits(best(listed, tallies, wanted) - own)
+}
+
+/// What the best `units` rejected units add together; all of them when there are fewer.
+fn best(listed: &[Step], tallies: &[Tally], units: u64) -> i128 {
+    let at = tallies.partition_point(|tally| tally.units <= units) - 1;
+    let rest = units - tallies[at].units;
+    let next = listed.get(at).map_or(0, Step::gain);
+    tallies[at].gain + i128::from(next) * i128::from(rest)
+}
+
+#[cfg(test)]
+mod tests;
