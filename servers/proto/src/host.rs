@@ -1,0 +1,242 @@
+//! Between the machine and the host: records over the second serial port, commands over the first one.
+
+use crate::plan::Atto15;
+use alloc::{string::String, vec::Vec};
+use serde::{Deserialize, Serialize};
+
+/// From the host to the market server, through the console server; also the events of a plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// Sets an application's valuation to this many millionths of the plan's.
+    Valuation {
+        /// Index of the application.
+        app: u16,
+        /// Millionths: 1_000_000 is the plan's valuation.
+        ppm: u64,
+    },
+    /// Demand shock: the application's valuation is multiplied for a while.
+    Shock {
+        /// Index of the application.
+        app: u16,
+        /// Millionths by which its present valuation is multiplied.
+        ppm: u64,
+        /// How long, in milliseconds of virtual time.
+        for_ms: u64,
+    },
+    /// Starts an application that does not start by itself (a hostile neighbour, for instance).
+    Start {
+        /// Index of the application.
+        app: u16,
+    },
+    /// Kills an application and takes everything back.
+    Kill {
+        /// Index of the application.
+        app: u16,
+    },
+    /// Adds to an application's balance.
+    TopUp {
+        /// Index of the application.
+        app: u16,
+        /// 1e-15 credit.
+        amount: Atto15,
+    },
+    /// Ends the run as if its limit were reached, in good order.
+    Stop,
+}
+
+/// From the machine to the host. Times `t` are microseconds of virtual time since the start of the run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Record {
+    /// First record of a run.
+    Begin {
+        /// [`crate::VERSION`].
+        version: u32,
+        /// TSC frequency.
+        tsc_hz: u64,
+        /// Cores.
+        cores: u16,
+        /// Times the root VM was restarted before.
+        restarts: u32,
+        /// Supply per good, in the plan's order.
+        supply: Vec<u32>,
+    },
+    /// A round was cleared.
+    Round {
+        /// When.
+        t: u64,
+        /// Good.
+        good: u16,
+        /// Round number k; it sold interval k + 1.
+        round: u64,
+        /// 1e-15 credit per unit and interval.
+        ask: u64,
+        /// 1e-15 credit per unit and interval.
+        clearing: u64,
+        /// Units on offer.
+        supply: u32,
+        /// Units sold, base included.
+        sold: u32,
+        /// Holding per application in units, base excluded, in the plan's order.
+        holdings: Vec<u32>,
+        /// Summed payments of this round, 1e-15 credit.
+        paid: Atto15,
+    },
+    /// State of an account; sent once a page interval for each application that changed.
+    Account {
+        /// When.
+        t: u64,
+        /// Application.
+        app: u16,
+        /// Free balance.
+        balance: Atto15,
+        /// In escrow.
+        escrow: Atto15,
+        /// Paid so far.
+        paid: Atto15,
+    },
+    /// An application's own report of its work.
+    Progress {
+        /// When.
+        t: u64,
+        /// Application.
+        app: u16,
+        /// Units done.
+        done: u64,
+        /// Units in all, 0 if unknown.
+        total: u64,
+    },
+    /// A line that an application printed (the console shows the same).
+    Line {
+        /// When.
+        t: u64,
+        /// Application; 0xffff for the market server, 0xfffe for the console server.
+        app: u16,
+        /// Text without line end.
+        text: String,
+    },
+    /// A file begins.
+    FileBegin {
+        /// Application.
+        app: u16,
+        /// Number of the file, unique per application.
+        file: u16,
+        /// Its name, a plain file name.
+        name: String,
+    },
+    /// The next bytes of a file.
+    FileData {
+        /// Application.
+        app: u16,
+        /// Number of the file.
+        file: u16,
+        /// At most 1,024 bytes.
+        data: Vec<u8>,
+    },
+    /// A file is complete.
+    FileEnd {
+        /// Application.
+        app: u16,
+        /// Number of the file.
+        file: u16,
+        /// Its length.
+        bytes: u64,
+        /// SHA-256 of its contents.
+        sha256: [u8; 32],
+    },
+    /// An application started.
+    Started {
+        /// When.
+        t: u64,
+        /// Application.
+        app: u16,
+        /// Pages in its base region.
+        base_pages: u32,
+    },
+    /// An application ended, and everything it had has been taken back.
+    Ended {
+        /// When.
+        t: u64,
+        /// Application.
+        app: u16,
+        /// How.
+        end: End,
+        /// Useful work done, as last reported.
+        work: u64,
+        /// Paid in all, 1e-15 credit.
+        paid: Atto15,
+        /// Exits of its VM by kind (`cap_spec::abi::ExitKind`).
+        exits: Vec<u64>,
+        /// Ticks it was current on its core.
+        used_ticks: u64,
+        /// Page-milliseconds held beyond its base.
+        page_ms: u64,
+        /// CPU time bought beyond its base, in ticks delivered by right.
+        cpu_ticks_bought: u64,
+        /// Microseconds from the order to stop until nothing of it was reachable.
+        reclaim_us: u64,
+    },
+    /// Totals that were verified at an interval's reconciliation; the last one counts for the run.
+    Totals {
+        /// When.
+        t: u64,
+        /// Intervals reconciled.
+        intervals: u64,
+        /// Sum of all accounts, 1e-15 credit.
+        sum: Atto15,
+        /// What that sum must be.
+        expected: Atto15,
+        /// Units leased by the ledger, summed over goods.
+        leased: u64,
+        /// Units that the kernel says exist as capabilities.
+        existing: u64,
+        /// Mismatches seen in the run; 0 or the run fails.
+        mismatches: u64,
+        /// Worst shortfall of CPU time in any period, ticks.
+        worst_shortfall: u64,
+        /// Longest hold of the kernel lock, ticks.
+        longest_hold: u64,
+    },
+    /// Last record: the machine powers off now.
+    End {
+        /// When.
+        t: u64,
+        /// 0 if every awaited application ended well and all totals agreed.
+        status: u8,
+        /// Why not, if not.
+        reason: String,
+    },
+    /// A measured row of the bench.
+    Bench {
+        /// Name of the operation.
+        operation: String,
+        /// Instructions (TSC ticks under the instruction clock).
+        instructions: u64,
+        /// Exits.
+        exits: u64,
+    },
+}
+
+/// How an application ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum End {
+    /// It exited by itself.
+    Exit {
+        /// 0 for success.
+        status: u32,
+    },
+    /// It stopped at a fault that nobody settles.
+    Fault {
+        /// `cap_spec::abi::StopReason`.
+        reason: u8,
+        /// Detail words of the handler page.
+        detail: [u64; 2],
+        /// Registers of the handler page.
+        registers: Vec<u64>,
+    },
+    /// It was killed by a command.
+    Killed,
+    /// It could not pay its base.
+    Unpaid,
+    /// The run ended while it ran.
+    RunOver,
+}

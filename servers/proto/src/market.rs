@@ -1,0 +1,214 @@
+//! Between an application and the market server.
+
+use crate::plan::Atto15;
+use alloc::vec::Vec;
+use serde::{Deserialize, Serialize};
+
+/// One step of a bid curve: up to `quantity` further units are worth `value` each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Segment {
+    /// Units in this segment.
+    pub quantity: u32,
+    /// 1e-15 credit per unit and interval.
+    pub value: u64,
+}
+
+/// To the market server. Each request has a number of the sender's choice, which its answer repeats.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// Number.
+    pub number: u32,
+    /// What is asked.
+    pub body: RequestBody,
+}
+
+/// What an application can ask of the market.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RequestBody {
+    /// Replaces the standing bid for a good.
+    Bid {
+        /// Good.
+        good: u16,
+        /// At most 8 segments, values strictly falling.
+        curve: Vec<Segment>,
+        /// Added to the marginal value of units held.
+        keep: u64,
+        /// At most this is ever charged for one interval.
+        max_payment: u64,
+        /// Last round in which it counts; `u64::MAX` for ever.
+        valid_until: u64,
+        /// log2 bytes of the blocks in which pages are to be delivered (12..=21); ignored for CPU time.
+        block_bits: u8,
+    },
+    /// Buys unsold units at once, at the desk.
+    Desk {
+        /// Good.
+        good: u16,
+        /// Units; for pages a power of two, delivered as one block.
+        quantity: u32,
+    },
+    /// Gives leases back: blocks by the number under which they were delivered.
+    Release {
+        /// Good.
+        good: u16,
+        /// Lease numbers (pages), or empty.
+        leases: Vec<u32>,
+        /// Units (CPU time).
+        quantity: u32,
+    },
+    /// Answers a notice: these blocks shall go.
+    GiveUp {
+        /// Lease numbers.
+        leases: Vec<u32>,
+    },
+    /// Why the last round went as it did for me.
+    Explain {
+        /// Good.
+        good: u16,
+    },
+    /// What q units would cost me in the last round's market.
+    Estimate {
+        /// Good.
+        good: u16,
+        /// Units.
+        quantity: u32,
+    },
+    /// My account.
+    Statement,
+    /// I have ended; everything I hold may be taken.
+    Exit {
+        /// 0 for success.
+        status: u32,
+        /// Units of useful work done.
+        work: u64,
+    },
+}
+
+/// From the market server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromMarket {
+    /// Answer to the request with this number.
+    Answer {
+        /// Number of the request.
+        number: u32,
+        /// The answer.
+        body: Answer,
+    },
+    /// A block of pages is in flight in the channel: accept it, retype it, use it.
+    Lease {
+        /// Number of the lease.
+        lease: u32,
+        /// log2 bytes of the block.
+        bits: u8,
+        /// Round that sold it; `u64::MAX` for the desk.
+        round: u64,
+    },
+    /// Result of a round for one good.
+    Round {
+        /// Good.
+        good: u16,
+        /// Round.
+        round: u64,
+        /// Units held from the start of interval `round + 1`, base excluded.
+        holding: u32,
+        /// Charged for that interval.
+        payment: u64,
+        /// Free balance after it.
+        balance: Atto15,
+    },
+    /// Notice: by `deadline_tsc` give up `units` units, else the youngest blocks are taken.
+    Notice {
+        /// Good.
+        good: u16,
+        /// Round.
+        round: u64,
+        /// Units lost.
+        units: u32,
+        /// TSC value of the deadline.
+        deadline_tsc: u64,
+    },
+    /// Early warning: at the present bids these units would be lost in the next round.
+    AtRisk {
+        /// Good.
+        good: u16,
+        /// Units.
+        units: u32,
+    },
+    /// These leases were taken by force.
+    Taken {
+        /// Lease numbers.
+        leases: Vec<u32>,
+    },
+    /// The application's valuation has changed (millionths of the plan's).
+    Valuation {
+        /// Millionths.
+        ppm: u64,
+    },
+    /// The base can't be paid: it will be stopped at `deadline_tsc` unless its account is topped up.
+    StopNotice {
+        /// TSC value.
+        deadline_tsc: u64,
+    },
+}
+
+/// Answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    /// Done.
+    Done,
+    /// Refused.
+    Refused(Refusal),
+    /// To `Desk` for CPU time: in force from `from_tsc` on.
+    Bought {
+        /// Charged.
+        payment: u64,
+        /// TSC value from which it is delivered.
+        from_tsc: u64,
+    },
+    /// To `Explain`.
+    Explanation {
+        /// Round explained.
+        round: u64,
+        /// Units won.
+        won: u32,
+        /// Units bid for.
+        wanted: u32,
+        /// Lowest value per unit that would have won one further unit.
+        would_have_won: u64,
+    },
+    /// To `Estimate`.
+    Estimate {
+        /// 1e-15 credit per interval for all the units together.
+        cost: u64,
+    },
+    /// To `Statement`.
+    Statement {
+        /// Free balance.
+        balance: Atto15,
+        /// In escrow.
+        escrow: Atto15,
+        /// Paid so far.
+        paid: Atto15,
+    },
+}
+
+/// Why a request was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Refusal {
+    /// No such good, or not for this application's core.
+    UnknownGood,
+    /// The curve has too many segments, or its values do not fall strictly, or a quantity is 0.
+    BadCurve,
+    /// The quantity is 0, not a power of two, or beyond the supply.
+    BadQuantity,
+    /// The desk has no such unit.
+    NotAvailable,
+    /// The free balance is too small.
+    CannotPay,
+    /// No such lease.
+    UnknownLease,
+    /// Too many requests in this interval.
+    TooManyRequests,
+    /// The message could not be decoded.
+    Malformed,
+}
