@@ -66,9 +66,13 @@ impl ObjectType {
     }
 
     /// True for the types that `Copy`, `Mint` and a copying `Grant` refuse: their extent has one owner.
-    /// A part is handed on by `Retype` or `Split`, the whole by `Move`.
+    /// A part is handed on by `Retype` or `Split`, the whole by `Move`. A `PageTable` is in one tree at a time: shared
+    /// by two VMs, it would show frames in one of them that an unmap does not flush.
     pub const fn is_unique(self) -> bool {
-        matches!(self, ObjectType::Untyped | ObjectType::CpuTime | ObjectType::Irq | ObjectType::IoPort)
+        matches!(
+            self,
+            ObjectType::Untyped | ObjectType::PageTable | ObjectType::CpuTime | ObjectType::Irq | ObjectType::IoPort
+        )
     }
 
     /// True if `Untyped.Retype` makes this type.
