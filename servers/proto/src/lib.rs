@@ -13,6 +13,7 @@ pub mod frame;
 pub mod host;
 pub mod market;
 pub mod plan;
+pub mod start;
 
 /// Version of all messages; part of the plan and of the first record of a run.
 pub const VERSION: u32 = 1;

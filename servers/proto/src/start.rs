@@ -1,0 +1,69 @@
+//! The start-up page: what the launcher tells a VM about itself. At `cap_spec::abi::START_PAGE`, length (u32,
+//! little-endian) followed by the postcard encoding; mapped READ.
+
+use crate::plan::Atto15;
+use alloc::{string::String, vec::Vec};
+use serde::{Deserialize, Serialize};
+
+/// Guest-physical address of the input file, mapped READ.
+pub const INPUT_BASE: u64 = 0x1000_0000;
+/// Guest-physical address from which userlib maps leased memory.
+pub const LEASE_BASE: u64 = 0x4000_0000;
+/// Guest-physical address of server rings: client i has two pages (to the server, from it) from
+/// `MARKET_RING + i * 0x2000` on. At most [`MAX_CLIENTS`].
+pub const RING_STRIDE: u64 = 0x2000;
+/// Most clients that a server's ring window has room for.
+pub const MAX_CLIENTS: usize = 16;
+/// In the console server's root CNode: channel end of client i in slot `FREE + i`.
+pub const FIRST_CLIENT_SLOT: u16 = cap_spec::abi::slots::FREE;
+/// In the console server's root CNode: the `IoPort` capabilities of COM1, COM2 and the debug-exit port.
+pub const PORT_SLOTS: [u16; 3] = [8, 9, 10];
+/// Client number of the market server at the console server; application i of the plan is client i + 1.
+pub const MARKET_CLIENT: usize = 0;
+
+/// Event bits that the launcher binds for an application; userlib hands out the others.
+pub mod events {
+    /// The market server has put something into its ring.
+    pub const MARKET: u64 = 1 << 0;
+    /// The console server has.
+    pub const CONSOLE: u64 = 1 << 1;
+    /// First of the bits that are free.
+    pub const FIRST_FREE: u32 = 8;
+}
+
+/// Contents of the start-up page.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Start {
+    /// [`crate::VERSION`].
+    pub version: u32,
+    /// Index in the plan.
+    pub app: u16,
+    /// Name in the plan.
+    pub name: String,
+    /// Arguments.
+    pub args: Vec<String>,
+    /// Names of the goods, `page` first; their index is the `good` of messages.
+    pub goods: Vec<String>,
+    /// Index of the good that is CPU time of this application's core.
+    pub cpu_good: u16,
+    /// Interval of each good, in TSC ticks.
+    pub interval_ticks: Vec<u64>,
+    /// Start of the run: intervals are counted from this TSC value.
+    pub epoch_tsc: u64,
+    /// TSC frequency.
+    pub tsc_hz: u64,
+    /// 1e-15 credit per unit of work.
+    pub valuation: u64,
+    /// Balance at the start.
+    pub budget: Atto15,
+    /// Income per second.
+    pub income_per_second: Atto15,
+    /// TSC value of the deadline, 0 for none.
+    pub deadline_tsc: u64,
+    /// Bytes of input at [`INPUT_BASE`], 0 for none.
+    pub input_bytes: u64,
+    /// Units of CPU time in the base.
+    pub base_cpu: u32,
+    /// Seed of everything random.
+    pub seed: u64,
+}
