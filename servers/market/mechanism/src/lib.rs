@@ -16,8 +16,9 @@
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+pub mod board;
 pub mod curve_lane;
-
+pub mod ledger;
 pub mod types;
 
-pub use types::{AccountId, Bid, Credits, Curve, CurveError, GoodId, Price, Quantity, RoundNo, Segment};
+pub use types::{AccountId, Bid, Credits, Curve, CurveError, GoodId, Price, Quantity, RoundNo, Segment, Ticks};

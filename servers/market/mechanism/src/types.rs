@@ -239,6 +239,19 @@ pub struct AccountId(pub u32);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GoodId(pub u16);
 
+/// A point or a span on the market's clock. The unit is the caller's (the server counts nanoseconds); the rules only
+/// compare and add.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticks(pub u64);
+
+impl Ticks {
+    /// The point `span` later, or the last one there is.
+    #[must_use]
+    pub const fn saturating_add(self, span: Ticks) -> Ticks {
+        Ticks(self.0.saturating_add(span.0))
+    }
+}
+
 /// The number of a round, which is also that of the interval it closes just before. Round `k` sells interval `k + 1`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RoundNo(pub u64);
