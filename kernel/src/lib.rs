@@ -5,5 +5,9 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod asid;
 pub mod machine;
+pub mod sched;
+#[cfg(test)]
+mod testing;
 pub mod types;

@@ -1,0 +1,612 @@
+//! CPU time of one core: earliest deadline first over hard reservations, and which entry runs until when.
+//!
+//! A *reservation* is a budget in every period for one Vcpu. Periods are aligned: their boundaries are multiples of the
+//! period since the core's epoch. Guarantees, as long as the shares together passed [`admission`]:
+//!
+//! - A Vcpu that stays runnable is given its whole budget before the end of every period, and never more than its
+//!   budget in a period: what it does not use is nobody else's.
+//! - A Vcpu that wakes may use at most `(deadline - now) * budget / period` of what it has left, so that one that slept
+//!   cannot crowd out one that did not.
+//! - A reservation that is new, resized or re-bound never uses time that was promised to somebody else before: it
+//!   starts at the instant from which its share is free (`not_before`), in the rest of that period in proportion.
+//! - What a Vcpu overran, because the kernel could not take the core back in time, is taken off its next period.
+//! - A Vcpu that owns the whole core (budget = period) needs no timer at all.
+//!
+//! Every operation is bounded: lists have at most [`MAX_RESERVATIONS`] entries, and a decision handles at most
+//! [`MAX_EVENTS`] due events before it asks to be called again.
+
+mod admission;
+#[cfg(test)]
+mod tests;
+
+pub use admission::{CAPACITY, Limits, Share};
+
+use crate::types::{Ticks, VcpuId};
+
+/// Reservations that one core can hold. A power of two, so that an index is cut to range without a check that could fail.
+pub const MAX_RESERVATIONS: usize = 128;
+/// Due events (periods that ended, sleeps that ended) that one decision handles; each costs at most one walk through a
+/// list of [`MAX_RESERVATIONS`].
+pub const MAX_EVENTS: usize = 16;
+/// No instant: no deadline, no event.
+pub const NEVER: Ticks = Ticks::new(u64::MAX);
+
+/// The end of a list, and no entry.
+const NIL: u8 = u8::MAX;
+
+/// Which of the core's reservations: valid from [`Schedule::bind`] to [`Schedule::unbind`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReservationId(u8);
+
+/// Where an entry is linked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Not in use.
+    Free,
+    /// Runnable with budget left: in the ready list, by deadline.
+    Ready,
+    /// Runnable, budget spent: in the timer list, by the end of its period.
+    Depleted,
+    /// Stopped or asleep: in the timer list if it has an instant to wake at.
+    Blocked,
+}
+
+/// One reservation.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    state: State,
+    next: u8,
+    prev: u8,
+    vcpu: VcpuId,
+    budget: u64,
+    period: u64,
+    /// `budget / period` in 2^-32, rounded down.
+    rate: u64,
+    /// What is left of this period's budget.
+    remaining: u64,
+    /// End of this period.
+    deadline: u64,
+    /// The key in the list it is in: deadline, or the instant to wake at.
+    key: u64,
+    /// What it overran and has not paid back.
+    debt: u64,
+    /// All it has used.
+    used: u64,
+    /// A resize that waits for a boundary; period 0 is none.
+    pending_budget: u64,
+    pending_period: u64,
+    /// The resize takes effect at the first boundary that is not before this.
+    pending_from: u64,
+}
+
+impl Entry {
+    const FREE: Entry = Entry {
+        state: State::Free,
+        next: NIL,
+        prev: NIL,
+        vcpu: VcpuId::new(0),
+        budget: 0,
+        period: 1,
+        rate: 0,
+        remaining: 0,
+        deadline: 0,
+        key: u64::MAX,
+        debt: 0,
+        used: 0,
+        pending_budget: 0,
+        pending_period: 0,
+        pending_from: 0,
+    };
+
+    /// Takes over a budget and a period (not 0).
+    fn set(&mut self, budget: u64, period: u64) {
+        self.budget = budget;
+        self.period = if period == 0 { 1 } else { period };
+        self.rate = admission::rate_down(budget, self.period);
+        self.pending_period = 0;
+    }
+
+    /// Its part of a span of at most a period, rounded down: of a whole period exactly the budget.
+    #[inline]
+    fn part_of(&self, span: u64) -> u64 {
+        if span >= self.period { self.budget } else { ((span as u128 * self.rate as u128) >> 32) as u64 }
+    }
+
+    /// Uses ticks of the budget; what is beyond it becomes debt, of at most one budget.
+    #[inline]
+    fn spend(&mut self, ticks: u64) {
+        if ticks <= self.remaining {
+            self.remaining -= ticks;
+        } else {
+            self.debt = self.debt.saturating_add(ticks - self.remaining).min(self.budget);
+            self.remaining = 0;
+        }
+    }
+
+    const fn is_whole(&self) -> bool {
+        self.budget == self.period
+    }
+}
+
+/// A doubly linked list through the entries, sorted by key; of equal keys the one that came first is first.
+#[derive(Clone, Copy, Debug)]
+struct List {
+    head: u8,
+    tail: u8,
+}
+
+impl List {
+    const EMPTY: List = List { head: NIL, tail: NIL };
+}
+
+/// What a core shall do now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// Who runs; `None`: the core halts.
+    pub run: Option<(ReservationId, VcpuId)>,
+    /// When the core must decide again at the latest, [`NEVER`] if only an event can change the decision. If it is not
+    /// after the `now` of the call, events are left: give the lock up and decide again.
+    pub until: Ticks,
+}
+
+/// What a resize did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resized {
+    /// From when on the new budget and period hold, and with them what was given back is free.
+    pub from: Ticks,
+    /// The core must decide again: what it planned is no longer right.
+    pub disturbed: bool,
+}
+
+/// A reservation as others see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reservation {
+    /// Whose it is.
+    pub vcpu: VcpuId,
+    /// Ticks per period that hold now.
+    pub budget: Ticks,
+    /// The period that holds now.
+    pub period: Ticks,
+    /// Ticks it has been current since it was bound, as far as charged.
+    pub used: Ticks,
+    /// End of its present period, as far as known.
+    pub deadline: Ticks,
+    /// What is left of the present period's budget.
+    pub remaining: Ticks,
+    /// Neither stopped nor asleep.
+    pub runnable: bool,
+}
+
+/// The reservations of one core.
+#[derive(Clone, Debug)]
+pub struct Schedule {
+    entries: [Entry; MAX_RESERVATIONS],
+    ready: List,
+    timers: List,
+    /// Who runs, as decided; always in the ready list.
+    current: u8,
+    /// The current one is being charged.
+    charging: bool,
+    /// From when on it has not been charged yet.
+    since: u64,
+    /// The last decision's `until`.
+    planned: u64,
+    epoch: u64,
+    /// A wake-up with less than this left waits for the next period: switching to it would cost more.
+    switch: u64,
+    worst_shortfall: u64,
+}
+
+impl Schedule {
+    /// A core without reservations, whose periods count from `epoch` (the same for every core).
+    pub const fn new(epoch: Ticks, limits: &Limits) -> Schedule {
+        Schedule {
+            entries: [Entry::FREE; MAX_RESERVATIONS],
+            ready: List::EMPTY,
+            timers: List::EMPTY,
+            current: NIL,
+            charging: false,
+            since: 0,
+            planned: u64::MAX,
+            epoch: epoch.get(),
+            switch: limits.switch().get(),
+            worst_shortfall: 0,
+        }
+    }
+
+    // ---- what the kernel calls -----------------------------------------------------------------------------------
+
+    /// Gives a Vcpu (stopped) a reservation that starts at `not_before`, or now if that has passed. `None` if the core
+    /// has no room. Budget and period have been admitted.
+    pub fn bind(
+        &mut self,
+        vcpu: VcpuId,
+        budget: Ticks,
+        period: Ticks,
+        not_before: Ticks,
+        now: Ticks,
+    ) -> Option<ReservationId> {
+        let index = self.entries.iter().position(|entry| entry.state == State::Free)? as u8;
+        let start = not_before.get().max(now.get());
+        let entry = self.entry_mut(index);
+        *entry = Entry { state: State::Blocked, vcpu, deadline: start, ..Entry::FREE };
+        entry.set(budget.get(), period.get());
+        Some(ReservationId(index))
+    }
+
+    /// True if [`Schedule::bind`] would find room.
+    pub fn has_room(&self) -> bool {
+        self.entries.iter().any(|entry| entry.state == State::Free)
+    }
+
+    /// Takes a reservation away. The core that it belongs to does not run its Vcpu any more. Returns when its share is
+    /// free for others: the end of its present period, or `now` if it slept through that.
+    pub fn unbind(&mut self, id: ReservationId, now: Ticks) -> Ticks {
+        self.block(id, NEVER, now);
+        let free = self.entry(id.0).deadline.max(now.get());
+        *self.entry_mut(id.0) = Entry::FREE;
+        Ticks::new(free)
+    }
+
+    /// Changes budget and period from the first boundary of the present period on that is not before `not_before`
+    /// (when a share that it grows by is free). A later resize replaces one that has not taken effect.
+    pub fn resize(
+        &mut self,
+        id: ReservationId,
+        budget: Ticks,
+        period: Ticks,
+        not_before: Ticks,
+        now: Ticks,
+    ) -> Resized {
+        if self.current == id.0 {
+            self.charge(now.get());
+        }
+        let (now, not_before) = (now.get(), not_before.get());
+        let epoch = self.epoch;
+        let entry = self.entry_mut(id.0);
+        if entry.state == State::Free {
+            return Resized { from: Ticks::new(now), disturbed: false };
+        }
+        let boundary = entry.deadline.max(now);
+        if entry.state == State::Blocked && boundary == now && not_before <= now {
+            entry.set(budget.get(), period.get());
+            return Resized { from: Ticks::new(now), disturbed: false };
+        }
+        entry.pending_budget = budget.get();
+        entry.pending_period = period.get().max(1);
+        entry.pending_from = not_before;
+        let from = if boundary >= not_before {
+            boundary
+        } else {
+            boundary_after(epoch, entry.period, not_before.saturating_sub(1)).max(boundary)
+        };
+        Resized { from: Ticks::new(from), disturbed: self.is_disturbed() }
+    }
+
+    /// The Vcpu may run again. True if its core must decide again because of it. Does nothing if it may run already.
+    #[inline]
+    pub fn wake(&mut self, id: ReservationId, now: Ticks) -> bool {
+        let entry = self.entry(id.0);
+        if entry.state != State::Blocked {
+            return false;
+        }
+        if entry.key != u64::MAX {
+            self.unlink_timer(id.0);
+        }
+        self.release(id.0, now.get());
+        self.is_disturbed()
+    }
+
+    /// The Vcpu stops or sleeps until `wake_at` ([`NEVER`]: until it is woken). If it is asleep already, only `wake_at`
+    /// changes. If it runs on another core than the caller's, that core has been expelled from it.
+    #[inline]
+    pub fn block(&mut self, id: ReservationId, wake_at: Ticks, now: Ticks) {
+        if self.current == id.0 {
+            self.charge(now.get());
+            self.current = NIL;
+        }
+        self.withdraw(id.0);
+        let entry = self.entry_mut(id.0);
+        if entry.state == State::Free {
+            return;
+        }
+        entry.state = State::Blocked;
+        entry.key = wake_at.get();
+        if wake_at != NEVER {
+            self.link_timer(id.0);
+        }
+    }
+
+    /// Charges the current Vcpu up to `now` and nothing after that: the core has left the guest because of an NMI, and
+    /// what follows is not its doing.
+    #[inline]
+    pub fn pause(&mut self, now: Ticks) {
+        self.charge(now.get());
+        self.charging = false;
+    }
+
+    /// Charges the current Vcpu, handles what is due, and says who runs from now on and until when. The chosen one is
+    /// charged from `now` on.
+    #[inline]
+    pub fn decide(&mut self, now: Ticks) -> Decision {
+        let now = now.get();
+        self.charge(now);
+        let settled = self.settle(now);
+        let head = self.ready.head;
+        self.current = head;
+        self.charging = true;
+        self.since = now;
+        self.planned = if settled { self.next_event() } else { now };
+        let run = if head == NIL { None } else { Some((ReservationId(head), self.entry(head).vcpu)) };
+        Decision { run, until: Ticks::new(self.planned) }
+    }
+
+    /// Who runs on the core as last decided.
+    pub fn current(&self) -> Option<(ReservationId, VcpuId)> {
+        if self.current == NIL { None } else { Some((ReservationId(self.current), self.entry(self.current).vcpu)) }
+    }
+
+    /// A reservation as it stands; `None` if there is none with this id.
+    pub fn reservation(&self, id: ReservationId) -> Option<Reservation> {
+        let entry = self.entry(id.0);
+        if entry.state == State::Free {
+            return None;
+        }
+        Some(Reservation {
+            vcpu: entry.vcpu,
+            budget: Ticks::new(entry.budget),
+            period: Ticks::new(entry.period),
+            used: Ticks::new(entry.used),
+            deadline: Ticks::new(entry.deadline),
+            remaining: Ticks::new(entry.remaining),
+            runnable: entry.state != State::Blocked,
+        })
+    }
+
+    /// The most that any period of a Vcpu, runnable from its start or its wake-up in it to its end, came up short.
+    pub fn worst_shortfall(&self) -> Ticks {
+        Ticks::new(self.worst_shortfall)
+    }
+
+    // ---- time ----------------------------------------------------------------------------------------------------
+
+    /// Handles due events, at most [`MAX_EVENTS`]; false if some are left.
+    #[inline]
+    fn settle(&mut self, now: u64) -> bool {
+        for _ in 0..MAX_EVENTS {
+            let timer = self.timers.head;
+            if timer != NIL && self.entry(timer).key <= now {
+                self.unlink_timer(timer);
+                if self.entry(timer).state == State::Depleted {
+                    self.advance(timer, now);
+                    self.place(timer);
+                } else {
+                    self.release(timer, now);
+                }
+                continue;
+            }
+            let head = self.ready.head;
+            if head == NIL {
+                return true;
+            }
+            let entry = self.entry(head);
+            if entry.deadline <= now {
+                self.unlink_ready(head);
+                let missed = self.entry(head).remaining;
+                self.count_shortfall(missed);
+                self.advance(head, now);
+                self.place(head);
+            } else if entry.remaining == 0 {
+                self.unlink_ready(head);
+                self.place(head);
+            } else {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Charges the current entry for the time since it was last charged; a period that ended meanwhile is closed at its
+    /// end, and the rest is charged to the period that `now` lies in.
+    #[inline]
+    fn charge(&mut self, now: u64) {
+        let index = self.current;
+        if index == NIL || !self.charging {
+            return;
+        }
+        let since = self.since;
+        self.since = now.max(since);
+        let entry = self.entry_mut(index);
+        entry.used = entry.used.wrapping_add(now.saturating_sub(since));
+        if now <= entry.deadline {
+            entry.spend(now.saturating_sub(since));
+        } else {
+            self.charge_across(index, since, now);
+        }
+    }
+
+    /// [`Schedule::charge`] when the current entry's period has ended.
+    fn charge_across(&mut self, index: u8, since: u64, now: u64) {
+        self.unlink_ready(index);
+        let entry = self.entry_mut(index);
+        entry.spend(entry.deadline.saturating_sub(since));
+        let missed = entry.remaining;
+        self.count_shortfall(missed);
+        self.advance(index, now);
+        let entry = self.entry_mut(index);
+        // Whatever lies before the period that `now` is in was run, and is past.
+        let start = entry.deadline.saturating_sub(entry.period).max(since);
+        entry.spend(now.saturating_sub(start));
+        // The current entry stays in the ready list, even with nothing left, until the next decision.
+        self.link_ready(index);
+    }
+
+    fn count_shortfall(&mut self, ticks: u64) {
+        self.worst_shortfall = self.worst_shortfall.max(ticks);
+    }
+
+    /// Moves an entry whose period has ended (deadline <= now) into the period that `now` lies in. A resize that is due
+    /// takes effect. A period that began before the entry's last deadline or before its resize counts in proportion.
+    fn advance(&mut self, index: u8, now: u64) {
+        let epoch = self.epoch;
+        let entry = self.entry_mut(index);
+        let mut start = entry.deadline;
+        if entry.pending_period != 0 && entry.pending_from <= now {
+            start = start.max(entry.pending_from);
+            entry.set(entry.pending_budget, entry.pending_period);
+        }
+        let deadline = boundary_after(epoch, entry.period, now);
+        let quota = entry.part_of(deadline.saturating_sub(start));
+        let repaid = entry.debt.min(quota);
+        entry.debt -= repaid;
+        entry.remaining = quota - repaid;
+        entry.deadline = deadline;
+    }
+
+    /// Lets a blocked entry (unlinked) run again, by the wake-up rule.
+    #[inline]
+    fn release(&mut self, index: u8, now: u64) {
+        if self.entry(index).deadline <= now {
+            self.advance(index, now);
+        }
+        let switch = self.switch;
+        let entry = self.entry_mut(index);
+        let fair = entry.part_of(entry.deadline.saturating_sub(now));
+        entry.remaining = entry.remaining.min(fair);
+        if entry.remaining < switch {
+            entry.remaining = 0;
+        }
+        self.place(index);
+    }
+
+    /// Puts an unlinked runnable entry into the list where it belongs.
+    #[inline]
+    fn place(&mut self, index: u8) {
+        let entry = self.entry_mut(index);
+        if entry.remaining == 0 {
+            entry.state = State::Depleted;
+            entry.key = entry.deadline;
+            self.link_timer(index);
+        } else {
+            self.link_ready(index);
+        }
+    }
+
+    /// When the present state of the lists must be looked at again if nothing happens.
+    #[inline]
+    fn next_event(&self) -> u64 {
+        let timer = if self.timers.head == NIL { u64::MAX } else { self.entry(self.timers.head).key };
+        if self.ready.head == NIL {
+            return timer;
+        }
+        let entry = self.entry(self.ready.head);
+        if entry.is_whole() && entry.pending_period == 0 && self.ready.tail == self.ready.head {
+            return timer;
+        }
+        timer.min(self.since.saturating_add(entry.remaining)).min(entry.deadline)
+    }
+
+    /// True if the core's last decision is no longer right.
+    #[inline]
+    fn is_disturbed(&self) -> bool {
+        self.ready.head != self.current || self.next_event() < self.planned
+    }
+
+    // ---- lists ---------------------------------------------------------------------------------------------------
+
+    #[inline]
+    fn entry(&self, index: u8) -> &Entry {
+        &self.entries[index as usize & (MAX_RESERVATIONS - 1)]
+    }
+
+    #[inline]
+    fn entry_mut(&mut self, index: u8) -> &mut Entry {
+        &mut self.entries[index as usize & (MAX_RESERVATIONS - 1)]
+    }
+
+    /// Takes an entry out of the list it is in, if any.
+    #[inline]
+    fn withdraw(&mut self, index: u8) {
+        match self.entry(index).state {
+            State::Ready => self.unlink_ready(index),
+            State::Depleted => self.unlink_timer(index),
+            State::Blocked if self.entry(index).key != u64::MAX => self.unlink_timer(index),
+            State::Blocked | State::Free => {}
+        }
+    }
+
+    #[inline]
+    fn link_ready(&mut self, index: u8) {
+        let entry = self.entry_mut(index);
+        entry.state = State::Ready;
+        entry.key = entry.deadline;
+        self.ready = self.link(self.ready, index);
+    }
+
+    #[inline]
+    fn unlink_ready(&mut self, index: u8) {
+        self.ready = self.unlink(self.ready, index);
+    }
+
+    #[inline]
+    fn link_timer(&mut self, index: u8) {
+        self.timers = self.link(self.timers, index);
+    }
+
+    #[inline]
+    fn unlink_timer(&mut self, index: u8) {
+        self.timers = self.unlink(self.timers, index);
+    }
+
+    /// Inserts an entry by its key, searching from the end: new keys are mostly late ones.
+    #[inline]
+    fn link(&mut self, mut list: List, index: u8) -> List {
+        let key = self.entry(index).key;
+        let mut before = list.tail;
+        for _ in 0..MAX_RESERVATIONS {
+            if before == NIL || self.entry(before).key <= key {
+                break;
+            }
+            before = self.entry(before).prev;
+        }
+        let after = if before == NIL { list.head } else { self.entry(before).next };
+        let entry = self.entry_mut(index);
+        entry.prev = before;
+        entry.next = after;
+        if before == NIL {
+            list.head = index;
+        } else {
+            self.entry_mut(before).next = index;
+        }
+        if after == NIL {
+            list.tail = index;
+        } else {
+            self.entry_mut(after).prev = index;
+        }
+        list
+    }
+
+    #[inline]
+    fn unlink(&mut self, mut list: List, index: u8) -> List {
+        let Entry { prev, next, .. } = *self.entry(index);
+        if prev == NIL {
+            list.head = next;
+        } else {
+            self.entry_mut(prev).next = next;
+        }
+        if next == NIL {
+            list.tail = prev;
+        } else {
+            self.entry_mut(next).prev = prev;
+        }
+        list
+    }
+}
+
+/// The first boundary of `period` (not 0) since `epoch` that is after `now`.
+#[inline]
+fn boundary_after(epoch: u64, period: u64, now: u64) -> u64 {
+    let passed = now.saturating_sub(epoch);
+    let into = passed.checked_rem(period).unwrap_or(0);
+    epoch.saturating_add(passed - into).saturating_add(period)
+}

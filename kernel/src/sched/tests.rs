@@ -1,0 +1,492 @@
+//! A core in simulation: random reservations, arrivals, sleeps, resizes; what each Vcpu received is counted apart from
+//! the scheduler's own books.
+
+extern crate std;
+
+use super::*;
+use crate::testing::Random;
+use std::vec::Vec;
+
+const HZ: u64 = 1_000_000_000;
+const MS: u64 = HZ / 1_000;
+const LIMITS: Limits = Limits::new(HZ, Ticks::new(500));
+
+fn ticks(value: u64) -> Ticks {
+    Ticks::new(value)
+}
+
+fn vcpu(number: u32) -> VcpuId {
+    VcpuId::new(number)
+}
+
+/// A core with reservations `(budget, period)` bound at 0, of Vcpus 1, 2, ...
+fn core(reservations: &[(u64, u64)]) -> (Schedule, Vec<ReservationId>) {
+    let mut core = Schedule::new(ticks(0), &LIMITS);
+    let ids = reservations
+        .iter()
+        .zip(1..)
+        .map(|(&(budget, period), number)| {
+            core.bind(vcpu(number), ticks(budget), ticks(period), ticks(0), ticks(0)).unwrap()
+        })
+        .collect();
+    (core, ids)
+}
+
+/// Decides whenever it is time to; returns how long somebody ran.
+fn run(core: &mut Schedule, from: u64, to: u64) -> u64 {
+    let (mut now, mut ran) = (from, 0);
+    while now < to {
+        let decision = core.decide(ticks(now));
+        let next = decision.until.get().min(to);
+        ran += if decision.run.is_some() { next - now } else { 0 };
+        now = next;
+    }
+    ran
+}
+
+#[test]
+fn the_earliest_deadline_runs_and_a_spent_budget_ends() {
+    let (mut core, ids) = core(&[(4 * MS, 10 * MS), (MS, 5 * MS)]);
+    assert!(core.wake(ids[0], ticks(0)));
+    assert_eq!(core.decide(ticks(0)), Decision { run: Some((ids[0], vcpu(1))), until: ticks(4 * MS) });
+    assert!(core.wake(ids[1], ticks(0)), "an earlier deadline preempts");
+    assert_eq!(core.decide(ticks(0)), Decision { run: Some((ids[1], vcpu(2))), until: ticks(MS) });
+    assert_eq!(core.decide(ticks(MS)), Decision { run: Some((ids[0], vcpu(1))), until: ticks(5 * MS) });
+    assert_eq!(core.decide(ticks(5 * MS)).run, Some((ids[1], vcpu(2))));
+    assert_eq!(
+        core.decide(ticks(6 * MS)),
+        Decision { run: None, until: ticks(10 * MS) },
+        "hard: no slack is given away"
+    );
+    assert_eq!(core.worst_shortfall(), ticks(0));
+}
+
+#[test]
+fn a_later_deadline_does_not_disturb() {
+    let (mut core, ids) = core(&[(MS, 5 * MS), (MS, 10 * MS)]);
+    core.wake(ids[0], ticks(0));
+    core.decide(ticks(0));
+    assert!(!core.wake(ids[1], ticks(100)));
+    assert!(!core.wake(ids[1], ticks(200)), "it is awake already");
+}
+
+#[test]
+fn a_whole_core_is_tickless_until_it_is_shared() {
+    let (mut core, ids) = core(&[(10 * MS, 10 * MS)]);
+    core.wake(ids[0], ticks(0));
+    assert_eq!(core.decide(ticks(0)), Decision { run: Some((ids[0], vcpu(1))), until: NEVER });
+    let late = 123_456_789;
+    assert_eq!(core.decide(ticks(late)), Decision { run: Some((ids[0], vcpu(1))), until: NEVER });
+    assert_eq!(core.reservation(ids[0]).unwrap().used, ticks(late));
+    assert_eq!(core.worst_shortfall(), ticks(0), "periods that passed unseen were all its own");
+    let resized = core.resize(ids[0], ticks(5 * MS), ticks(10 * MS), ticks(0), ticks(late));
+    assert_eq!(resized, Resized { from: ticks(130 * MS), disturbed: true });
+    assert_eq!(core.decide(ticks(late)).until, ticks(130 * MS));
+    assert_eq!(core.decide(ticks(130 * MS)).until, ticks(135 * MS));
+}
+
+#[test]
+fn sleepers_wake_at_their_deadline() {
+    let (mut core, ids) = core(&[(MS, 10 * MS)]);
+    core.block(ids[0], ticks(3 * MS), ticks(0));
+    assert_eq!(core.decide(ticks(0)), Decision { run: None, until: ticks(3 * MS) });
+    assert_eq!(core.decide(ticks(3 * MS)).run, Some((ids[0], vcpu(1))));
+    core.block(ids[0], ticks(7 * MS), ticks(3 * MS));
+    core.block(ids[0], NEVER, ticks(3 * MS));
+    assert_eq!(core.decide(ticks(8 * MS)), Decision { run: None, until: NEVER }, "the second sleep has no end");
+}
+
+#[test]
+fn a_late_waker_gets_its_part_of_the_rest() {
+    let (mut core, ids) = core(&[(4 * MS, 10 * MS)]);
+    core.wake(ids[0], ticks(5 * MS));
+    assert_eq!(core.reservation(ids[0]).unwrap().remaining.get().next_multiple_of(10), 2 * MS);
+}
+
+#[test]
+fn waking_for_less_than_a_switch_waits_for_the_next_period() {
+    let (mut core, ids) = core(&[(MS, 10 * MS)]);
+    core.wake(ids[0], ticks(10 * MS - 1_000));
+    assert_eq!(core.decide(ticks(10 * MS - 1_000)), Decision { run: None, until: ticks(10 * MS) });
+    assert_eq!(core.decide(ticks(10 * MS)).until, ticks(11 * MS));
+}
+
+#[test]
+fn an_overrun_is_taken_off_the_next_period() {
+    let (mut core, ids) = core(&[(MS, 5 * MS)]);
+    core.wake(ids[0], ticks(0));
+    core.decide(ticks(0));
+    assert_eq!(core.decide(ticks(MS + 300)).run, None);
+    assert_eq!(core.decide(ticks(5 * MS)).until, ticks(6 * MS - 300));
+}
+
+#[test]
+fn time_after_a_pause_is_not_charged() {
+    let (mut core, ids) = core(&[(2 * MS, 5 * MS)]);
+    core.wake(ids[0], ticks(0));
+    core.decide(ticks(0));
+    core.pause(ticks(MS));
+    assert_eq!(core.decide(ticks(MS + 700)).until, ticks(2 * MS + 700));
+    assert_eq!(core.reservation(ids[0]).unwrap().used, ticks(MS));
+}
+
+#[test]
+fn what_is_given_back_is_free_from_the_boundary_on() {
+    let (mut core, ids) = core(&[(4 * MS, 10 * MS), (4 * MS, 10 * MS)]);
+    core.wake(ids[0], ticks(0));
+    core.decide(ticks(0));
+    assert_eq!(core.unbind(ids[0], ticks(MS)), ticks(10 * MS));
+    assert!(core.reservation(ids[0]).is_none());
+    let heir = core.bind(vcpu(3), ticks(4 * MS), ticks(10 * MS), ticks(10 * MS), ticks(MS)).unwrap();
+    core.wake(heir, ticks(MS));
+    assert_eq!(core.decide(ticks(MS)), Decision { run: None, until: ticks(10 * MS) });
+    assert_eq!(core.decide(ticks(10 * MS)).until, ticks(14 * MS));
+    // One that slept through the end of its period has nothing that anybody must wait for.
+    assert_eq!(core.unbind(ids[1], ticks(12 * MS)), ticks(12 * MS));
+}
+
+#[test]
+fn a_resize_waits_for_the_share_it_grows_by() {
+    let (mut core, ids) = core(&[(MS, 2 * MS)]);
+    core.wake(ids[0], ticks(0));
+    core.decide(ticks(0));
+    let resized = core.resize(ids[0], ticks(6 * MS), ticks(8 * MS), ticks(5 * MS), ticks(MS / 2));
+    assert_eq!(resized.from, ticks(6 * MS));
+    assert_eq!(run(&mut core, MS / 2, 2 * MS), MS / 2);
+    assert_eq!(run(&mut core, 2 * MS, 4 * MS), MS);
+    assert_eq!(run(&mut core, 4 * MS, 6 * MS), MS);
+    // From 6 ms to the boundary of the new period at 8 ms: a quarter of that.
+    assert_eq!(run(&mut core, 6 * MS, 8 * MS), 3 * MS / 2);
+    assert_eq!(run(&mut core, 8 * MS, 16 * MS), 6 * MS);
+}
+
+#[test]
+fn many_events_at_once_are_handled_in_pieces() {
+    let (mut core, ids) = core(&[(60_000, 10 * MS); MAX_RESERVATIONS]);
+    assert!(!core.has_room());
+    assert!(core.bind(vcpu(999), ticks(60_000), ticks(10 * MS), ticks(0), ticks(0)).is_none());
+    for id in ids {
+        core.block(id, ticks(10 * MS), ticks(0));
+    }
+    let mut decisions = 1;
+    while core.decide(ticks(10 * MS)).until <= ticks(10 * MS) {
+        decisions += 1;
+    }
+    assert!(decisions == MAX_RESERVATIONS / MAX_EVENTS || decisions == MAX_RESERVATIONS / MAX_EVENTS + 1);
+}
+
+#[test]
+fn shares_round_up_and_leave_the_reserve() {
+    let limits = Limits::new(HZ, ticks(0));
+    assert_eq!(limits.share(ticks(1), ticks(3)).get(), (1_u64 << 32).div_ceil(3));
+    assert_eq!(
+        LIMITS.share(ticks(MS), ticks(10 * MS)).get(),
+        ((MS as u128 + 1_000) << 32).div_ceil(10 * MS as u128) as u64
+    );
+    assert_eq!(LIMITS.share(ticks(MS), ticks(MS)), Share::WHOLE);
+    assert!(LIMITS.share(ticks(MS - 1), ticks(MS)) > Share::WHOLE, "nearly everything and two switches is too much");
+    assert!(Share::WHOLE.has_room(Share::ZERO, Share::WHOLE));
+    assert!(!Share::WHOLE.has_room(Share::new(1), Share::WHOLE));
+    assert!(!CAPACITY.has_room(Share::ZERO, Share::WHOLE));
+    assert!(Share::WHOLE.has_room(Share::ZERO, CAPACITY));
+    assert!(!Share::WHOLE.has_room(Share::new(1), CAPACITY));
+    assert!(CAPACITY.get() * 20 <= Share::WHOLE.get() * 19);
+    assert!((CAPACITY.get() + 1) * 20 > Share::WHOLE.get() * 19, "the reserve is no more than 5 %");
+}
+
+#[test]
+fn what_can_be_sold_fits_and_one_tick_more_does_not_by_much() {
+    let mut random = Random::new(7);
+    for _ in 0..2_000 {
+        let period = ticks(random.within(LIMITS.min_period().get(), LIMITS.max_period().get()));
+        let room = Share::new(random.within(1 << 28, CAPACITY.get()));
+        let budget = LIMITS.budget_within(room, period);
+        assert!(LIMITS.share(budget, period) <= room);
+        assert!(LIMITS.share(ticks(budget.get() + 2), period) > room);
+    }
+}
+
+/// Counts from outside what each Vcpu received in each of its periods.
+struct Watched {
+    id: ReservationId,
+    /// What holds now and what will.
+    budget: u64,
+    period: u64,
+    pending: Option<(u64, u64, u64)>,
+    awake: bool,
+    /// Awake since before this instant; the count is of the period that contains it.
+    awake_since: u64,
+    received: u64,
+    /// When the count of the present period began.
+    counted_from: u64,
+}
+
+impl Watched {
+    /// Closes the periods that have ended at `now`.
+    fn close(&mut self, now: u64, seed: u64) {
+        let end = boundary_after(0, self.period, self.counted_from);
+        if now < end {
+            return;
+        }
+        assert!(self.received <= self.budget, "seed {seed}: more than its budget in a period");
+        let whole = self.awake && self.awake_since <= end - self.period && self.counted_from <= end - self.period;
+        if whole {
+            assert_eq!(self.received, self.budget, "seed {seed}: a runnable Vcpu came up short at {end}");
+        }
+        self.received = 0;
+        self.counted_from = end;
+        if let Some((budget, period, from)) = self.pending
+            && from <= end
+        {
+            (self.budget, self.period, self.pending) = (budget, period, None);
+        }
+    }
+}
+
+/// What a core can be asked for without a switch cost: sets of reservations up to the whole core, exactly.
+fn random_set(random: &mut Random, limits: &Limits, room: Share) -> Vec<(u64, u64)> {
+    let mut set = Vec::new();
+    let mut given = Share::ZERO;
+    for _ in 0..random.within(2, 12) {
+        let period = random.within(1, 20) * MS;
+        let budget = random.within(limits.min_budget().get(), period / 2);
+        let share = limits.share(ticks(budget), ticks(period));
+        if given.plus(share) <= room {
+            given = given.plus(share);
+            set.push((budget, period));
+        }
+    }
+    // Fill what is left, so that the core is as full as it may be.
+    let period = random.within(5, 20) * MS;
+    let budget = limits.budget_within(room.minus(given), ticks(period)).get();
+    if budget >= limits.min_budget().get() && budget < period {
+        set.push((budget, period));
+    }
+    set
+}
+
+/// EDF on an exact core: every runnable Vcpu has its whole budget in every period, whatever the others do, with the
+/// core sold to the last 2^-32.
+#[test]
+fn every_admitted_reservation_is_delivered_in_every_period() {
+    let limits = Limits::new(HZ, ticks(0));
+    for seed in 0..300 {
+        let mut random = Random::new(seed);
+        let set = random_set(&mut random, &limits, Share::WHOLE);
+        let mut core = Schedule::new(ticks(0), &limits);
+        let mut watched: Vec<Watched> = Vec::new();
+        for (&(budget, period), number) in set.iter().zip(1..) {
+            let id = core.bind(vcpu(number), ticks(budget), ticks(period), ticks(0), ticks(0)).unwrap();
+            watched.push(Watched {
+                id,
+                budget,
+                period,
+                pending: None,
+                awake: false,
+                awake_since: 0,
+                received: 0,
+                counted_from: 0,
+            });
+        }
+        // Half of them never sleep.
+        let steady = watched.len() / 2;
+        for one in &mut watched {
+            core.wake(one.id, ticks(0));
+            one.awake = true;
+        }
+        let mut now = 0;
+        while now < 200 * MS {
+            let decision = core.decide(ticks(now));
+            assert!(decision.until.get() > now || core.timers.head != NIL);
+            let event = now + random.within(1, 3 * MS);
+            let next = watched
+                .iter()
+                .map(|one| boundary_after(0, one.period, one.counted_from))
+                .fold(event.min(decision.until.get()), u64::min)
+                .max(now);
+            if let Some((id, _)) = decision.run
+                && let Some(one) = watched.iter_mut().find(|one| one.id == id)
+            {
+                one.received += next - now;
+            }
+            now = next;
+            for one in &mut watched {
+                one.close(now, seed);
+            }
+            if now == event && watched.len() > steady {
+                let pick = steady + random.below((watched.len() - steady) as u64) as usize;
+                let one = &mut watched[pick];
+                match random.below(4) {
+                    0 if one.awake => {
+                        core.block(one.id, NEVER, ticks(now));
+                        one.awake = false;
+                    }
+                    1 if one.pending.is_none() && one.awake => {
+                        // Shrinking is always admitted; the new budget holds from the next boundary on.
+                        let budget = random.within(limits.min_budget().get(), one.budget);
+                        let from = core.resize(one.id, ticks(budget), ticks(one.period), ticks(0), ticks(now)).from;
+                        one.pending = Some((budget, one.period, from.get()));
+                    }
+                    _ if !one.awake => {
+                        core.wake(one.id, ticks(now));
+                        one.awake = true;
+                        one.awake_since = now;
+                    }
+                    _ => {}
+                }
+            }
+        }
+        assert_eq!(core.worst_shortfall(), ticks(0), "seed {seed}");
+    }
+}
+
+/// Handing shares on between Vcpus, with the instants that the scheduler names, never takes from a third.
+#[test]
+fn shares_change_hands_without_loss_to_others() {
+    let limits = Limits::new(HZ, ticks(0));
+    for seed in 0..300 {
+        let mut random = Random::new(seed);
+        let steady_period = random.within(1, 10) * MS;
+        let mut core = Schedule::new(ticks(0), &limits);
+        // Two halves; the second changes hands all the time, with periods of any length.
+        let steady = core.bind(vcpu(1), ticks(steady_period / 2), ticks(steady_period), ticks(0), ticks(0)).unwrap();
+        core.wake(steady, ticks(0));
+        let mut period = random.within(1, 10) * MS;
+        let mut holder = core.bind(vcpu(2), ticks(period / 2), ticks(period), ticks(0), ticks(0)).unwrap();
+        core.wake(holder, ticks(0));
+        let mut now = 0;
+        while now < 300 * MS {
+            let decision = core.decide(ticks(now));
+            let event = now + random.within(1, 5 * MS);
+            now = event.min(decision.until.get());
+            if now == event {
+                period = random.within(1, 10) * MS;
+                if random.below(2) == 0 {
+                    let free = core.unbind(holder, ticks(now));
+                    holder = core.bind(vcpu(2), ticks(period / 2), ticks(period), free, ticks(now)).unwrap();
+                } else {
+                    core.resize(holder, ticks(period / 2), ticks(period), ticks(0), ticks(now));
+                }
+                core.wake(holder, ticks(now));
+            }
+        }
+        assert_eq!(core.worst_shortfall(), ticks(0), "seed {seed}");
+    }
+}
+
+/// With switches and late NMIs, sets that passed admission come up short by no more than the lateness itself.
+#[test]
+fn the_reserve_pays_for_switches_and_late_preemption() {
+    const LATE: u64 = 300;
+    for seed in 0..200 {
+        let mut random = Random::new(seed);
+        let set = random_set(&mut random, &LIMITS, CAPACITY);
+        let (mut core, ids) = core(&set);
+        for id in &ids {
+            core.wake(*id, ticks(0));
+        }
+        let (mut now, mut last) = (0, None);
+        while now < 200 * MS {
+            let decision = core.decide(ticks(now));
+            if decision.run != last {
+                // The switch itself: nobody is charged for it, as after an NMI.
+                core.pause(ticks(now));
+                now += LIMITS.switch().get();
+                last = decision.run;
+                continue;
+            }
+            now = decision.until.get() + random.below(LATE);
+        }
+        assert!(
+            core.worst_shortfall().get() <= LATE + LIMITS.switch().get(),
+            "seed {seed}: {:?}",
+            core.worst_shortfall()
+        );
+    }
+}
+
+/// What is refused by the stated formula really cannot be delivered: with two switches a period, or without the reserve.
+#[test]
+fn more_than_the_core_falls_short() {
+    let limits = Limits::new(HZ, ticks(0));
+    let set = [(5 * MS, 10 * MS), (5 * MS + MS / 10, 10 * MS)];
+    let total = set.iter().fold(Share::ZERO, |sum, &(b, p)| sum.plus(limits.share(ticks(b), ticks(p))));
+    assert!(total > Share::WHOLE);
+    let (mut core, ids) = core(&set);
+    for id in ids {
+        core.wake(id, ticks(0));
+    }
+    let mut now = 0;
+    while now < 100 * MS {
+        now = core.decide(ticks(now)).until.get();
+    }
+    assert!(core.worst_shortfall() >= ticks(MS / 10));
+}
+
+/// The lists stay what they claim to be under random use.
+#[test]
+fn lists_stay_sorted_and_complete() {
+    for seed in 0..100 {
+        let mut random = Random::new(seed);
+        let mut core = Schedule::new(ticks(0), &LIMITS);
+        let mut ids: Vec<ReservationId> = Vec::new();
+        let mut now = 0;
+        for _ in 0..2_000 {
+            now += random.below(MS);
+            let pick = random.below(ids.len().max(1) as u64) as usize;
+            match random.below(8) {
+                0 => {
+                    let period = random.within(1, 50) * MS;
+                    let budget = random.within(1, period);
+                    let from = ticks(now + random.below(MS));
+                    ids.extend(core.bind(vcpu(random.next() as u32), ticks(budget), ticks(period), from, ticks(now)));
+                }
+                1 if random.below(4) == 0 && !ids.is_empty() => {
+                    core.unbind(ids.swap_remove(pick), ticks(now));
+                }
+                2 if !ids.is_empty() => {
+                    let wake_at = if random.below(2) == 0 { NEVER } else { ticks(now + random.below(5 * MS)) };
+                    core.block(ids[pick], wake_at, ticks(now));
+                }
+                3 if !ids.is_empty() => {
+                    let period = random.within(1, 50) * MS;
+                    core.resize(ids[pick], ticks(random.within(1, period)), ticks(period), ticks(now), ticks(now));
+                }
+                4 => core.pause(ticks(now)),
+                5 | 6 if !ids.is_empty() => {
+                    core.wake(ids[pick], ticks(now));
+                }
+                _ => {
+                    core.decide(ticks(now));
+                }
+            }
+            check_lists(&core, seed);
+        }
+    }
+}
+
+fn check_lists(core: &Schedule, seed: u64) {
+    let mut linked = [0_u8; MAX_RESERVATIONS];
+    for (list, ready) in [(core.ready, true), (core.timers, false)] {
+        let (mut index, mut before, mut key) = (list.head, NIL, 0);
+        while index != NIL {
+            let entry = core.entry(index);
+            assert_eq!(entry.prev, before, "seed {seed}");
+            assert!(entry.key >= key, "seed {seed}: not sorted");
+            assert_eq!(entry.state == State::Ready, ready, "seed {seed}");
+            linked[index as usize] += 1;
+            assert_eq!(linked[index as usize], 1, "seed {seed}: a cycle");
+            (before, key, index) = (index, entry.key, entry.next);
+        }
+        assert_eq!(list.tail, before, "seed {seed}");
+    }
+    for (entry, count) in core.entries.iter().zip(linked) {
+        let expected = match entry.state {
+            State::Free => 0,
+            State::Ready | State::Depleted => 1,
+            State::Blocked => u8::from(entry.key != u64::MAX),
+        };
+        assert_eq!(count, expected, "seed {seed}");
+    }
+    assert!(core.current == NIL || core.entry(core.current).state == State::Ready, "seed {seed}");
+}
