@@ -64,6 +64,13 @@ pub struct Start {
     pub input_bytes: u64,
     /// Units of CPU time in the base.
     pub base_cpu: u32,
+    /// Pages of 4 KiB that can still be retyped from the base Untyped.
+    pub base_pages: u32,
+    /// Slots of the root CNode from `cap_spec::abi::slots::FREE` up to (not including) this one are empty; from here on
+    /// lie the frames and page tables that the VM was launched with.
+    pub free_slots_end: u16,
+    /// Every image page from `cap_spec::abi::IMAGE_BASE` up to this guest-physical address is mapped.
+    pub image_end: u64,
     /// Seed of everything random.
     pub seed: u64,
 }
