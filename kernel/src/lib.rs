@@ -7,6 +7,7 @@
 
 pub mod asid;
 pub mod machine;
+pub mod protocol;
 pub mod sched;
 #[cfg(test)]
 mod testing;
