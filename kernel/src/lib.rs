@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod asid;
+pub mod firmware;
 pub mod machine;
 pub mod protocol;
 pub mod sched;

@@ -1,2 +1,17 @@
-//! Skeleton.
-fn main() {}
+//! The nonkernel's bootable binary: boot, the processor's back end, and the storage under the capability core.
+//!
+//! Everything that decides anything lives in the library (`kernel`), which forbids `unsafe`. This binary holds the
+//! `unsafe` that hardware needs: entry code, registers, world switch, and the one module that turns object ids into
+//! references.
+#![no_std]
+#![no_main]
+
+mod arch;
+mod boot;
+
+#[panic_handler]
+fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+    use core::fmt::Write;
+    let _ = writeln!(arch::serial::Serial, "{info}");
+    arch::cpu::halt_forever()
+}

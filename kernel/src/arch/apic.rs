@@ -1,0 +1,94 @@
+//! The local APIC in x2APIC mode: enabling, NMI and start-up IPIs, end of interrupt, and the guests' one-shot timer.
+
+use super::cpu::{Msr, cpuid, rdmsr, wrmsr};
+
+/// APIC_BASE: x2APIC enable and global enable.
+const X2APIC_ON: u64 = 1 << 11 | 1 << 10;
+/// SVR: software enable, spurious vector 255.
+const SVR: u64 = 0x1ff;
+/// LVT: masked.
+pub const LVT_MASKED: u64 = 1 << 16;
+/// ICR: delivery mode NMI, assert.
+const ICR_NMI: u64 = 0x4400;
+/// ICR: delivery mode INIT, assert.
+const ICR_INIT: u64 = 0x4500;
+/// ICR: delivery mode start-up, assert.
+const ICR_STARTUP: u64 = 0x4600;
+/// Vectors that can be in service or requested at once: the bound of every drain.
+const MAX_IN_SERVICE: u32 = 256;
+
+/// True if the CPU has an x2APIC.
+pub fn present() -> bool {
+    cpuid(1, 0)[2] & 1 << 21 != 0
+}
+
+/// Turns this core's APIC on in x2APIC mode, with every local interrupt masked.
+pub fn init() {
+    let base = rdmsr(Msr::APIC_BASE);
+    // SAFETY: `present` was checked; the values only switch modes and mask local interrupts.
+    unsafe {
+        wrmsr(Msr::APIC_BASE, base | X2APIC_ON);
+        for lvt in [Msr::X2APIC_LVT_TIMER, Msr::X2APIC_LVT_LINT0, Msr::X2APIC_LVT_LINT1, Msr::X2APIC_LVT_ERROR] {
+            wrmsr(lvt, LVT_MASKED);
+        }
+        wrmsr(Msr::X2APIC_SVR, SVR);
+    }
+}
+
+/// This core's x2APIC id.
+pub fn id() -> u32 {
+    rdmsr(Msr::X2APIC_ID) as u32
+}
+
+fn send(apic_id: u32, command: u64) {
+    // SAFETY: an IPI touches no memory; its receivers are this kernel's own cores.
+    unsafe { wrmsr(Msr::X2APIC_ICR, u64::from(apic_id) << 32 | command) };
+}
+
+/// Sends an NMI.
+pub fn send_nmi(apic_id: u32) {
+    send(apic_id, ICR_NMI);
+}
+
+/// Sends INIT: the core waits for a start-up IPI.
+pub fn send_init(apic_id: u32) {
+    send(apic_id, ICR_INIT);
+}
+
+/// Sends a start-up IPI: the core starts in real mode at `page` * 4096.
+pub fn send_startup(apic_id: u32, page: u8) {
+    send(apic_id, ICR_STARTUP | u64::from(page));
+}
+
+/// Requests a vector from this core itself: it waits in the IRR until the guest that runs next takes it.
+pub fn self_ipi(vector: u8) {
+    // SAFETY: the kernel runs with GIF=0, so the vector can only be taken by a guest or by the recording stubs.
+    unsafe { wrmsr(Msr::X2APIC_SELF_IPI, u64::from(vector)) };
+}
+
+/// Ends every interrupt that is in service. The task priority must be 0, so that the PPR shows the ISR alone.
+#[inline]
+pub fn end_all() {
+    let mut bound = MAX_IN_SERVICE;
+    while rdmsr(Msr::X2APIC_PPR) != 0 && bound > 0 {
+        // SAFETY: an EOI touches no memory.
+        unsafe { wrmsr(Msr::X2APIC_EOI, 0) };
+        bound -= 1;
+    }
+}
+
+/// Programs the timer: LVT word and divide configuration, then the initial count (0 stops it).
+pub fn set_timer(lvt: u64, divide: u64, count: u64) {
+    // SAFETY: the caller passes a one-shot or masked LVT word with a vector of the guest that runs next; no memory is
+    // touched.
+    unsafe {
+        wrmsr(Msr::X2APIC_LVT_TIMER, lvt);
+        wrmsr(Msr::X2APIC_TIMER_DIVIDE, divide);
+        wrmsr(Msr::X2APIC_TIMER_INITIAL, count);
+    }
+}
+
+/// True while a vector is requested and not yet taken.
+pub fn requested(vector: u8) -> bool {
+    rdmsr(Msr::irr(u32::from(vector) / 32)) >> (vector % 32) & 1 != 0
+}

@@ -1,0 +1,104 @@
+# Stubs of the host's IDT. Exceptions are the kernel's own faults and end in a panic; NMI only leaves a mark; vectors
+# from 32 on are guests' interrupts, which are accepted at the drain point and recorded.
+.section .text.interrupts, "ax"
+.code64
+
+.balign 16
+.global exception_stubs
+exception_stubs:
+    .set vector, 0
+    .rept 32
+    .balign 16
+    # The CPU pushes an error code for 8, 10 to 14, 17, 21, 29 and 30.
+    .if (0x60227d00 >> vector) & 1
+    .else
+    pushq $0
+    .endif
+    pushq $vector
+    jmp exception_common
+    .set vector, vector + 1
+    .endr
+
+exception_common:
+    # vector, error code, rip, cs, rflags, rsp, ss
+    mov %rsp, %rdi
+    and $-16, %rsp
+    call host_exception
+    ud2
+
+.balign 16
+.global drain_stubs
+drain_stubs:
+    .set vector, 32
+    .rept 224
+    .balign 16
+    pushq $vector
+    jmp drain_common
+    .set vector, vector + 1
+    .endr
+
+drain_common:
+    push %rax
+    push %rcx
+    push %rdx
+    mov 24(%rsp), %ecx
+    mov %rsp, %rax
+    and $-{area_bytes}, %rax
+    lock bts %rcx, {drained}(%rax)
+    mov $0x80b, %ecx
+    xor %eax, %eax
+    xor %edx, %edx
+    wrmsr
+    pop %rdx
+    pop %rcx
+    pop %rax
+    add $8, %rsp
+    iretq
+
+.balign 16
+.global nmi_stub
+nmi_stub:
+    push %rax
+    mov %rsp, %rax
+    and $-{area_bytes}, %rax
+    movb $1, {nmi}(%rax)
+    # An NMI between STGI and HLT must not leave the core halted: the halt is skipped.
+    lea idle_halt(%rip), %rax
+    cmp %rax, 8(%rsp)
+    jne 1f
+    lea idle_after(%rip), %rax
+    mov %rax, 8(%rsp)
+1:  pop %rax
+    iretq
+
+# Takes pending NMIs; guests' interrupts stay where they are.
+.balign 16
+.global take_nmi
+take_nmi:
+    stgi
+    nop
+    clgi
+    ret
+
+# Takes pending NMIs and accepts every pending interrupt on the drain stubs.
+.balign 16
+.global take_all
+take_all:
+    stgi
+    sti
+    nop
+    nop
+    cli
+    clgi
+    ret
+
+# Halts until an NMI comes; returns at once if one is pending.
+.balign 16
+.global idle
+idle:
+    stgi
+idle_halt:
+    hlt
+idle_after:
+    clgi
+    ret

@@ -1,0 +1,91 @@
+//! Before the first VM starts: IOMMU translation off, every PCI function's bus mastering off, legacy interrupts masked.
+
+use super::physical::MAPPED_END;
+use crate::arch::cpu;
+use crate::arch::mmio::Registers;
+use kernel::firmware::acpi::{ConfigSpace, Iommu, Platform};
+
+/// Polls of a status register before an IOMMU is given up.
+const MAX_POLLS: u32 = 100_000;
+
+/// Masks both PICs.
+pub fn mask_pics() {
+    for port in [0x21, 0xa1] {
+        // SAFETY: masking the PICs touches no memory.
+        unsafe { cpu::port_out(port, 1, 0xff) };
+    }
+}
+
+/// Turns translation and interrupt remapping of every IOMMU off; returns how many were seen.
+pub fn iommus_off(platform: &Platform) -> usize {
+    platform.iommus.iter().filter(|iommu| iommu_off(*iommu)).count()
+}
+
+fn iommu_off(iommu: Iommu) -> bool {
+    let (Iommu::Vtd(base) | Iommu::AmdVi(base)) = iommu;
+    if base == 0 || base >= MAPPED_END {
+        return false;
+    }
+    // SAFETY: ACPI names these as the IOMMU's registers; they are in no usable RAM.
+    let registers = unsafe { Registers::new(base, 0x4000) };
+    match iommu {
+        Iommu::Vtd(_) => {
+            const GLOBAL_COMMAND: u64 = 0x18;
+            const GLOBAL_STATUS: u64 = 0x1c;
+            /// Translation, queued invalidation and interrupt remapping enabled.
+            const ENABLED: u32 = 1 << 31 | 1 << 26 | 1 << 25;
+            registers.write32(GLOBAL_COMMAND, 0);
+            (0..MAX_POLLS).any(|_| registers.read32(GLOBAL_STATUS) & ENABLED == 0)
+        }
+        Iommu::AmdVi(_) => {
+            const CONTROL: u64 = 0x18;
+            registers.write64(CONTROL, 0);
+            true
+        }
+    }
+}
+
+/// Clears the bus-master bit of every function that can be reached; returns how many functions there are. Buses are
+/// found through bridges, from bus 0 of each segment on: at most 256 each.
+pub fn bus_masters_off(platform: &Platform) -> usize {
+    platform.config_spaces.iter().filter(|space| space.address < MAPPED_END).map(segment_off).sum()
+}
+
+fn segment_off(space: ConfigSpace) -> usize {
+    /// Vendor that an absent function shows.
+    const ABSENT: u32 = 0xffff;
+    let buses = u64::from(space.last_bus) + 1;
+    // SAFETY: the MCFG names this as configuration space; it is in no usable RAM.
+    let config = unsafe { Registers::new(space.address, buses << 20) };
+    let mut wanted = [false; 256];
+    let mut seen = 0;
+    wanted[usize::from(space.first_bus)] = true;
+    // A bridge's secondary bus has a higher number than its primary one, so one ascending pass sees all.
+    for bus in 0..buses {
+        if !wanted[bus as usize] {
+            continue;
+        }
+        for device in 0..32 {
+            for function in 0..8 {
+                let at = bus << 20 | device << 15 | function << 12;
+                if config.read32(at) & 0xffff == ABSENT {
+                    if function == 0 {
+                        break;
+                    }
+                    continue;
+                }
+                seen += 1;
+                let command = config.read32(at + 4);
+                config.write32(at + 4, command & 0xffff & !(1 << 2));
+                let header = config.read32(at + 0xc) >> 16;
+                if header & 0x7f == 1 {
+                    wanted[(config.read32(at + 0x18) >> 8 & 0xff) as usize] = true;
+                }
+                if function == 0 && header & 0x80 == 0 {
+                    break;
+                }
+            }
+        }
+    }
+    seen
+}

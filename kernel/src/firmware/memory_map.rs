@@ -1,0 +1,193 @@
+//! Which physical memory is RAM that the kernel may hand out, and its cutting into naturally aligned blocks.
+//!
+//! Invariant: the regions of a [`MemoryMap`] are page-aligned, ascending and disjoint, whatever firmware said.
+
+use super::List;
+
+/// Most regions that are kept; firmware maps have about ten.
+pub const MAX_REGIONS: usize = 64;
+/// Bytes of a page.
+const PAGE: u64 = 4096;
+
+/// A range of physical memory: first byte, and first byte behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Region {
+    /// First byte.
+    pub start: u64,
+    /// First byte behind it.
+    pub end: u64,
+}
+
+impl Region {
+    /// Bytes in it.
+    pub const fn bytes(self) -> u64 {
+        self.end.saturating_sub(self.start)
+    }
+}
+
+/// Regions of RAM, page-aligned, ascending and disjoint.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MemoryMap {
+    regions: List<Region, MAX_REGIONS>,
+}
+
+impl MemoryMap {
+    /// Adds usable memory, rounded inwards to pages; parts that are known already, or that do not fit, are left out.
+    pub fn add(&mut self, start: u64, bytes: u64) {
+        let Some(start) = start.checked_next_multiple_of(PAGE) else { return };
+        let end = start_end(start, bytes.saturating_sub(start.wrapping_neg() % PAGE));
+        let mut fresh = MemoryMap::default();
+        let (mut new, mut placed) = (Region { start, end }, false);
+        for region in self.regions.iter() {
+            if new.start < region.end && region.start < new.end {
+                // Overlap: firmware contradicts itself; the union is one region.
+                new = Region { start: new.start.min(region.start), end: new.end.max(region.end) };
+                continue;
+            }
+            if !placed && new.start < region.start {
+                placed = true;
+                fresh.push(new);
+            }
+            fresh.push(region);
+        }
+        if !placed {
+            fresh.push(new);
+        }
+        *self = fresh;
+    }
+
+    /// Takes a range out, rounded outwards to pages.
+    pub fn remove(&mut self, start: u64, end: u64) {
+        let (start, end) = (start & !(PAGE - 1), end.checked_next_multiple_of(PAGE).unwrap_or(u64::MAX & !(PAGE - 1)));
+        let mut left = MemoryMap::default();
+        for region in self.regions.iter() {
+            left.push(Region { start: region.start, end: region.end.min(start) });
+            left.push(Region { start: region.start.max(end), end: region.end });
+        }
+        *self = left;
+    }
+
+    /// Takes the first `bytes` bytes (a multiple of a page) at an alignment (a power of two) from `floor` on out of the
+    /// map, and returns their address.
+    pub fn allocate(&mut self, bytes: u64, align: u64, floor: u64) -> Option<u64> {
+        let found = self.regions.iter().find_map(|region| {
+            let start = region.start.max(floor).checked_next_multiple_of(align)?;
+            (start.checked_add(bytes)? <= region.end).then_some(start)
+        })?;
+        self.remove(found, found + bytes);
+        Some(found)
+    }
+
+    /// The regions in ascending order.
+    pub fn regions(&self) -> impl Iterator<Item = Region> + '_ {
+        self.regions.iter()
+    }
+
+    /// Bytes in all.
+    pub fn bytes(&self) -> u64 {
+        self.regions().map(Region::bytes).sum()
+    }
+
+    /// True if the whole range is in the map.
+    pub fn contains(&self, start: u64, end: u64) -> bool {
+        self.regions().any(|region| region.start <= start && end <= region.end)
+    }
+
+    fn push(&mut self, region: Region) {
+        if region.start < region.end {
+            self.regions.push(region);
+        }
+    }
+}
+
+/// The page-aligned end of a range that may run off the address space.
+fn start_end(start: u64, bytes: u64) -> u64 {
+    start.saturating_add(bytes) & !(PAGE - 1)
+}
+
+/// Cuts a region into naturally aligned powers of two, each of at most 2^`max_bits` bytes, in ascending order:
+/// (address, log2 of the bytes).
+pub fn blocks(region: Region, max_bits: u8) -> impl Iterator<Item = (u64, u8)> {
+    let mut at = region.start;
+    core::iter::from_fn(move || {
+        let left = region.end.checked_sub(at).filter(|&left| left >= PAGE)?;
+        let aligned = if at == 0 { u32::from(max_bits) } else { at.trailing_zeros() };
+        let bits = aligned.min(left.ilog2()).min(u32::from(max_bits)) as u8;
+        let block = (at, bits);
+        at += 1 << bits;
+        Some(block)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate alloc;
+    use super::super::tests::random;
+    use super::*;
+    use alloc::vec::Vec;
+
+    fn map(regions: &[(u64, u64)]) -> MemoryMap {
+        let mut map = MemoryMap::default();
+        regions.iter().for_each(|&(start, bytes)| map.add(start, bytes));
+        map
+    }
+
+    fn list(map: &MemoryMap) -> Vec<(u64, u64)> {
+        map.regions().map(|region| (region.start, region.end)).collect()
+    }
+
+    #[test]
+    fn regions_are_rounded_inwards_sorted_and_joined() {
+        let map = map(&[(0x10_0000, 0x10_0000), (0x123, 0x9_f000), (0x18_0000, 0x10_0000), (0x50_0001, 0x1000)]);
+        assert_eq!(list(&map), [(0x1000, 0x9_f000), (0x10_0000, 0x28_0000)]);
+    }
+
+    #[test]
+    fn removal_rounds_outwards_and_splits() {
+        let mut map = map(&[(0x10_0000, 0x10_0000)]);
+        map.remove(0x12_0001, 0x12_0002);
+        assert_eq!(list(&map), [(0x10_0000, 0x12_0000), (0x12_1000, 0x20_0000)]);
+        map.remove(0, u64::MAX);
+        assert_eq!(list(&map), []);
+    }
+
+    #[test]
+    fn allocation_is_aligned_and_leaves_the_map() {
+        let mut map = map(&[(0x10_1000, 0x80_0000)]);
+        assert_eq!(map.allocate(0x20_0000, 0x20_0000, 0), Some(0x20_0000));
+        assert!(!map.contains(0x20_0000, 0x20_1000));
+        assert_eq!(map.allocate(0x1000, 0x1000, 0), Some(0x10_1000));
+        assert_eq!(map.allocate(0x100_0000, 0x1000, 0), None);
+    }
+
+    #[test]
+    fn blocks_cover_a_region_exactly_and_are_naturally_aligned() {
+        let mut state = 7;
+        for _ in 0..1000 {
+            let start = (random(&mut state) % 0x10_0000) << 12;
+            let region = Region { start, end: start + ((random(&mut state) % 0x4000) << 12) };
+            let mut at = region.start;
+            for (address, bits) in blocks(region, 22) {
+                assert_eq!(address, at);
+                assert!((12..=22).contains(&bits) && address % (1 << bits) == 0);
+                at += 1 << bits;
+            }
+            assert_eq!(at, region.end);
+        }
+    }
+
+    #[test]
+    fn any_sequence_of_entries_keeps_the_invariant() {
+        let mut state = 99;
+        for _ in 0..300 {
+            let mut map = MemoryMap::default();
+            for _ in 0..40 {
+                map.add(random(&mut state) >> (random(&mut state) % 60), random(&mut state) >> (random(&mut state) % 60));
+                map.remove(random(&mut state) >> 30, random(&mut state) >> 20);
+            }
+            let regions = list(&map);
+            assert!(regions.iter().all(|&(start, end)| start < end && start % 4096 == 0 && end % 4096 == 0));
+            assert!(regions.windows(2).all(|pair| pair[0].1 <= pair[1].0));
+        }
+    }
+}
