@@ -14,3 +14,4 @@ extern crate alloc;
 pub mod abi;
 #[cfg(feature = "model")]
 pub mod machine;
+pub mod page;

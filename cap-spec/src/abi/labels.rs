@@ -6,7 +6,7 @@ use super::objects::{ObjectType, Rights};
 /// What an argument of an invocation is. The kind implies the errors that checking it can give.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ArgKind {
-    /// A number; its range is in the argument's text. Errors: `OutOfRange`, or `Misaligned` for an address.
+    /// A number; its range is in the argument's text. Error: `OutOfRange`.
     Number,
     /// A capability of this type in the invoker's CSpace with at least these rights.
     /// Errors: `InvalidCapability`, `WrongType`, `MissingRight`.
@@ -31,6 +31,20 @@ pub struct ArgSpec {
     pub doc: &'static str,
 }
 
+impl ArgKind {
+    /// The errors that checking such an argument can give, in the order in which they are looked for.
+    pub const fn errors(self) -> &'static [Error] {
+        match self {
+            ArgKind::Number => &[Error::OutOfRange],
+            ArgKind::Capability(_, rights) if rights.is_empty() => &[Error::InvalidCapability, Error::WrongType],
+            ArgKind::Capability(..) => &[Error::InvalidCapability, Error::WrongType, Error::MissingRight],
+            ArgKind::AnyCapability => &[Error::InvalidCapability],
+            ArgKind::EmptySlot => &[Error::OutOfRange, Error::SlotOccupied],
+            ArgKind::FullSlot => &[Error::OutOfRange, Error::SlotEmpty],
+        }
+    }
+}
+
 /// One invocation.
 #[derive(Clone, Copy, Debug)]
 pub struct LabelSpec {
@@ -46,10 +60,24 @@ pub struct LabelSpec {
     pub args: &'static [ArgSpec],
     /// Meaning of the two results, empty where there is none.
     pub results: &'static [&'static str],
-    /// Errors beyond those that the kinds of the arguments imply.
+    /// Errors beyond those that the kinds of the arguments imply, in the order in which they are looked for.
     pub errors: &'static [Error],
     /// What it does.
     pub doc: &'static str,
+}
+
+impl LabelSpec {
+    /// True if this invocation can be refused with `error`: because of the invoked capability, an argument or the state.
+    pub fn can_fail_with(&self, error: Error) -> bool {
+        let of_invoked = match error {
+            Error::InvalidCapability => true,
+            // `Nop` is for every type.
+            Error::InvalidLabel => self.object as u8 != ObjectType::Null as u8,
+            Error::MissingRight => !self.rights.is_empty(),
+            _ => false,
+        };
+        of_invoked || self.errors.contains(&error) || self.args.iter().any(|arg| arg.kind.errors().contains(&error))
+    }
 }
 
 const fn num(name: &'static str, doc: &'static str) -> ArgSpec {
@@ -127,7 +155,7 @@ labels! {
 
     4 CNodeMove = CNode."Move" needs W;
     args [empty("index"), any("source", "what to move; its slot must be in a CNode reached with WRITE")]
-    results [] errors []
+    results [] errors [MissingRight]
     "Moves a capability with its place in the derivation."
 
     5 CNodeDelete = CNode."Delete" needs W; args [full("index")] results [] errors [InUse]
@@ -145,7 +173,7 @@ labels! {
     8 FrameMap = Frame."Map" needs NONE;
     args [cap("vm", ObjectType::Vm, W, "the address space"), num("gpa", "guest-physical address, aligned to the frame"),
           num("rights", "READ, WRITE, EXECUTE wanted; must include READ and be within the capability's")]
-    results [] errors [InUse, NoPageTable, AddressOccupied]
+    results [] errors [Misaligned, MissingRight, InUse, NoPageTable, AddressOccupied]
     "Maps the frame. One mapping per capability."
 
     9 FrameUnmap = Frame."Unmap" needs NONE; args [] results [] errors [NotMapped]
@@ -174,7 +202,7 @@ labels! {
 
     15 VcpuSetRegister = Vcpu."SetRegister" needs W;
     args [num("register", "number of a Register"), num("value", "must be legal for that register")]
-    results [] errors [NotConfigured, Running, Busy]
+    results [] errors [Misaligned, NotConfigured, Running, Busy]
     "Sets a register of a stopped Vcpu."
 
     16 VcpuGetRegister = Vcpu."GetRegister" needs R; args [num("register", "number of a Register")]
@@ -250,7 +278,7 @@ labels! {
 
     32 ChannelGrant = Channel."Grant" needs Rights::GRANT;
     args [any("source", "what to hand over"), num("rights", "mask of rights to keep"), num("move", "0 derive a child, 1 move")]
-    results [] errors [ChannelFull, NotCopyable, TooDeep]
+    results [] errors [MissingRight, ChannelFull, NotCopyable, TooDeep]
     "Puts a capability into the channel, for the other end to accept."
 
     33 ChannelAccept = Channel."Accept" needs R; args [DEST, empty("index")] results [] errors [ChannelEmpty]

@@ -1,0 +1,416 @@
+//! The state of the abstract machine.
+//!
+//! Objects and slots are named by the physical address of their first byte. That is no detail of an implementation:
+//! objects are made of memory that somebody holds, and "two objects never share a byte" is one of the invariants.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
+
+use crate::abi::{ObjectType, PAGE_BITS, Rights, SLOT_BITS};
+
+macro_rules! id {
+    ($(#[$doc:meta] $name:ident),* $(,)?) => { $(
+        #[$doc]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub u64);
+    )* };
+}
+
+id! {
+    /// A capability slot: the address of its first byte.
+    SlotId,
+    /// A CNode object.
+    CNodeId,
+    /// A table of nested page tables: a `PageTable`, or the root of a VM.
+    TableId,
+    /// A `Vm` object.
+    VmId,
+    /// A `Vcpu` object.
+    VcpuId,
+    /// A `Channel` object.
+    ChannelId,
+}
+
+impl CNodeId {
+    /// Slot `index` of this CNode.
+    pub fn slot(self, index: u64) -> SlotId {
+        SlotId(self.0 + (index << SLOT_BITS))
+    }
+}
+
+impl VmId {
+    /// The root of its page tables: the second page of the object.
+    pub fn root(self) -> TableId {
+        TableId(self.0 + (1 << PAGE_BITS))
+    }
+}
+
+/// A piece of physical memory, aligned to its size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Extent {
+    /// First byte.
+    pub base: u64,
+    /// log2 of its bytes.
+    pub bits: u8,
+}
+
+impl Extent {
+    /// Number of bytes.
+    pub fn bytes(self) -> u64 {
+        1 << self.bits
+    }
+
+    /// True if the address lies inside.
+    pub fn holds(self, address: u64) -> bool {
+        address >= self.base && address - self.base < self.bytes()
+    }
+
+    /// True if no byte is in both.
+    pub fn is_apart_from(self, other: Extent) -> bool {
+        self.base + self.bytes() <= other.base || other.base + other.bytes() <= self.base
+    }
+}
+
+/// Where a frame is mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Mapping {
+    /// The address space.
+    pub vm: VmId,
+    /// Guest-physical address of the frame's first byte.
+    pub gpa: u64,
+    /// READ, WRITE, EXECUTE.
+    pub rights: Rights,
+}
+
+/// Where a page table has been put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TablePlace {
+    /// The address space.
+    pub vm: VmId,
+    /// First guest-physical address that it covers.
+    pub gpa: u64,
+    /// 1 to 3; the root of a VM is level 4.
+    pub level: u8,
+}
+
+/// The vector and Vcpu of an interrupt route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Route {
+    /// Who takes it.
+    pub vcpu: VcpuId,
+    /// As which vector.
+    pub vector: u8,
+}
+
+/// What a reservation promises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Reservation {
+    /// Ticks in every period.
+    pub budget: u64,
+    /// Length of a period in ticks.
+    pub period: u64,
+}
+
+/// What a slot holds, and what is kept with the capability and not with an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cap {
+    /// Memory that can be retyped: the first `watermark` bytes are taken.
+    Untyped {
+        /// The memory.
+        extent: Extent,
+        /// Registers of a device, not RAM.
+        device: bool,
+        /// Bytes from its start that have been given out since the last Revoke.
+        watermark: u64,
+    },
+    /// A table of slots.
+    CNode {
+        /// The object.
+        id: CNodeId,
+        /// log2 of its slots.
+        slot_bits: u8,
+    },
+    /// Memory that can be mapped.
+    Frame {
+        /// The memory.
+        extent: Extent,
+        /// True for a page of a Vm, Vcpu or of the kernel, which the kernel writes.
+        kernel_page: bool,
+        /// Where this capability maps it.
+        mapping: Option<Mapping>,
+    },
+    /// One level of nested page tables.
+    PageTable {
+        /// The object.
+        id: TableId,
+        /// Where it was put.
+        place: Option<TablePlace>,
+    },
+    /// An address space.
+    Vm(VmId),
+    /// A virtual processor.
+    Vcpu(VcpuId),
+    /// CPU time of a core.
+    CpuTime {
+        /// The core.
+        core: u8,
+        /// What it promises, children included.
+        reservation: Reservation,
+        /// Share of the core, in 2^-32, that stays with this capability's parent's account until a time: what was given
+        /// back is promised until the period in which it was promised has ended.
+        releasing: Option<Releasing>,
+        /// Who uses it.
+        vcpu: Option<VcpuId>,
+    },
+    /// An end of a channel.
+    Channel {
+        /// The object.
+        id: ChannelId,
+        /// 1 or 2.
+        end: u8,
+    },
+    /// A range of interrupt routes.
+    Irq {
+        /// First route.
+        first: u16,
+        /// How many.
+        count: u32,
+        /// Where it goes (of a range of one).
+        route: Option<Route>,
+    },
+    /// A range of ports.
+    IoPort {
+        /// First port.
+        first: u16,
+        /// How many.
+        count: u32,
+    },
+    /// The machine.
+    Machine,
+}
+
+/// A share that is not free yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Releasing {
+    /// In 2^-32 of the core.
+    pub share: u64,
+    /// TSC value from which it is free.
+    pub until: u64,
+}
+
+impl Cap {
+    /// The type by which the ABI knows it.
+    pub fn object_type(&self) -> ObjectType {
+        match self {
+            Cap::Untyped { .. } => ObjectType::Untyped,
+            Cap::CNode { .. } => ObjectType::CNode,
+            Cap::Frame { .. } => ObjectType::Frame,
+            Cap::PageTable { .. } => ObjectType::PageTable,
+            Cap::Vm(_) => ObjectType::Vm,
+            Cap::Vcpu(_) => ObjectType::Vcpu,
+            Cap::CpuTime { .. } => ObjectType::CpuTime,
+            Cap::Channel { .. } => ObjectType::Channel,
+            Cap::Irq { .. } => ObjectType::Irq,
+            Cap::IoPort { .. } => ObjectType::IoPort,
+            Cap::Machine => ObjectType::Machine,
+        }
+    }
+}
+
+/// A full slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// The capability.
+    pub cap: Cap,
+    /// What it allows.
+    pub rights: Rights,
+    /// What it was derived from; `None` for a boot capability.
+    pub parent: Option<SlotId>,
+    /// Steps of derivation from a boot capability when it was made.
+    pub depth: u8,
+    /// True if the object lives as long as this capability.
+    pub original: bool,
+}
+
+/// An entry of a nested page table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Entry {
+    /// The next level.
+    Table(TableId),
+    /// Memory.
+    Leaf {
+        /// What is mapped.
+        extent: Extent,
+        /// READ, WRITE, EXECUTE.
+        rights: Rights,
+    },
+}
+
+/// An address space.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vm {
+    /// Its root CNode.
+    pub cspace: Option<CNodeId>,
+    /// The Untyped that it was made from.
+    pub region: Extent,
+    /// True from its first start on.
+    pub launched: bool,
+}
+
+/// What a Vcpu is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Run {
+    /// It does not run until it is started.
+    Stopped,
+    /// It runs whenever its CPU time lets it.
+    Runnable,
+    /// It sleeps in Wait.
+    Blocked {
+        /// Events that wake it.
+        mask: u64,
+        /// TSC value that wakes it, 0 for none.
+        deadline: u64,
+    },
+}
+
+/// A virtual processor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vcpu {
+    /// The VM that it runs in.
+    pub vm: Option<VmId>,
+    /// What it is doing.
+    pub run: Run,
+    /// Its event word.
+    pub events: u64,
+    /// Its registers, in the order of [`crate::abi::Register`].
+    pub registers: [u64; 21],
+    /// Vectors for fault and event upcalls, 0 for none.
+    pub upcall: [u8; 2],
+    /// The end whose peer is told when it stops by itself.
+    pub handler: Option<(ChannelId, u8)>,
+}
+
+/// Who receives at an end of a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Receiver {
+    /// The Vcpu.
+    pub vcpu: VcpuId,
+    /// The events that a signal sets.
+    pub bits: u64,
+}
+
+/// What the machine was asked to do to the world outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// A value was written to a port.
+    Port {
+        /// The port.
+        port: u16,
+        /// Bytes.
+        width: u8,
+        /// The value.
+        value: u32,
+    },
+    /// The machine was reset.
+    Reset,
+}
+
+/// What the specification leaves to the machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Shortest period of a reservation, in ticks.
+    pub min_period: u64,
+    /// Longest period.
+    pub max_period: u64,
+    /// Smallest budget.
+    pub min_budget: u64,
+    /// Ticks reserved for one switch; every period pays for two.
+    pub switch_ticks: u64,
+    /// Share of a core that can be promised, in 2^-32.
+    pub capacity: u64,
+    /// Ranges of ports that are never handed out: first and last.
+    pub forbidden_ports: Vec<(u16, u16)>,
+    /// The page of global statistics.
+    pub statistics_page: u64,
+}
+
+/// Everything there is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct State {
+    /// What the machine is like.
+    pub config: Config,
+    /// The full slots.
+    pub slots: BTreeMap<SlotId, Slot>,
+    /// The CNodes, with log2 of their slots. Slot 0 of each is the kernel's.
+    pub cnodes: BTreeMap<CNodeId, u8>,
+    /// The tables, roots of VMs included, with their entries.
+    pub tables: BTreeMap<TableId, BTreeMap<u16, Entry>>,
+    /// The address spaces.
+    pub vms: BTreeMap<VmId, Vm>,
+    /// The virtual processors.
+    pub vcpus: BTreeMap<VcpuId, Vcpu>,
+    /// The channels, with the receivers of ends 1 and 2.
+    pub channels: BTreeMap<ChannelId, [Option<Receiver>; 2]>,
+    /// Vcpus whose state another core still holds (the world's doing).
+    pub busy: BTreeSet<VcpuId>,
+    /// The time-stamp counter (the world's doing).
+    pub now: u64,
+    /// What the next read of a port returns (the world's doing).
+    pub port_input: u32,
+    /// What was done to the world, in order.
+    pub outputs: Vec<Output>,
+    /// Sleepers that woke, with the events that their Wait returns, in order.
+    pub completions: Vec<(VcpuId, u64)>,
+}
+
+impl State {
+    /// Nothing at all.
+    pub fn new(config: Config) -> State {
+        State {
+            config,
+            slots: BTreeMap::new(),
+            cnodes: BTreeMap::new(),
+            tables: BTreeMap::new(),
+            vms: BTreeMap::new(),
+            vcpus: BTreeMap::new(),
+            channels: BTreeMap::new(),
+            busy: BTreeSet::new(),
+            now: 0,
+            port_input: 0,
+            outputs: Vec::new(),
+            completions: Vec::new(),
+        }
+    }
+
+    /// The slots derived from this one directly.
+    pub fn children(&self, slot: SlotId) -> impl Iterator<Item = (SlotId, &Slot)> {
+        self.slots.iter().filter(move |(_, s)| s.parent == Some(slot)).map(|(id, s)| (*id, s))
+    }
+
+    /// True if something is derived from this slot.
+    pub fn has_children(&self, slot: SlotId) -> bool {
+        self.children(slot).next().is_some()
+    }
+
+    /// Every slot derived from this one, directly or not.
+    pub fn descendants(&self, slot: SlotId) -> BTreeSet<SlotId> {
+        let mut found = BTreeSet::new();
+        let mut open = alloc::vec![slot];
+        while let Some(next) = open.pop() {
+            for (child, _) in self.children(next) {
+                if found.insert(child) {
+                    open.push(child);
+                }
+            }
+        }
+        found
+    }
+
+    /// The reservation that a Vcpu is bound to: its slot.
+    pub fn time_of(&self, vcpu: VcpuId) -> Option<SlotId> {
+        self.slots
+            .iter()
+            .find(|(_, slot)| matches!(slot.cap, Cap::CpuTime { vcpu: Some(bound), .. } if bound == vcpu))
+            .map(|(id, _)| *id)
+    }
+}
