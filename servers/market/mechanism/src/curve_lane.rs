@@ -130,12 +130,22 @@ pub struct Step {
 
 impl Step {
     /// What each unit adds to welfare.
-    const fn gain(&self) -> u64 {
+    pub(crate) const fn gain(&self) -> u64 {
         u64::MAX - self.rank
     }
 
+    /// How many units.
+    pub(crate) const fn quantity(&self) -> u32 {
+        self.quantity
+    }
+
+    /// The part of the order that breaks ties, smallest first.
+    pub(crate) const fn tie(&self) -> u64 {
+        self.tie
+    }
+
     /// The whole order as one number, smallest first.
-    const fn order(&self) -> u128 {
+    pub(crate) const fn order(&self) -> u128 {
         (self.rank as u128) << 64 | self.tie as u128
     }
 }

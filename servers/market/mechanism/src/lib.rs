@@ -18,7 +18,10 @@
 
 pub mod board;
 pub mod curve_lane;
+pub mod explain;
 pub mod ledger;
+pub mod policy;
+pub mod rounds;
 pub mod types;
 
 pub use types::{AccountId, Bid, Credits, Curve, CurveError, GoodId, Price, Quantity, RoundNo, Segment, Ticks};
