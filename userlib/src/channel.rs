@@ -1,0 +1,221 @@
+//! A connection: two rings and the capability that wakes the other side.
+//!
+//! The pages of the rings may be the other side's. When it takes them away, or breaks the rules of the rings, the
+//! connection is [`Gone`](ChannelError::PeerGone) or [`Corrupt`](ChannelError::Corrupt) for good, and nothing else
+//! happens.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use cap_spec::abi::{CONSOLE_RING, MARKET_RING};
+use proto::MAX_MESSAGE;
+use proto::start::RING_STRIDE;
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::cap::{Cap, Channel, Fault, own};
+use crate::events;
+use crate::ring::{Consumer, Producer, RingError, Wake};
+use crate::shared::SharedMemory;
+
+/// Bytes of each of the two rings.
+const RING_BYTES: u64 = RING_STRIDE / 2;
+/// End of the window of addresses in which ring pages lie; it starts at [`MARKET_RING`].
+const WINDOW_END: u64 = 0x14_0000;
+
+/// Ring pages that were taken away, one bit each.
+static LOST: AtomicU64 = AtomicU64::new(0);
+
+/// True if an address lies in the window of ring pages.
+pub(crate) fn is_ring_page(gpa: u64) -> bool {
+    (MARKET_RING..WINDOW_END).contains(&gpa)
+}
+
+/// Notes that a ring page was taken away. Called when its use has faulted.
+#[cfg(any(target_os = "none", test))]
+pub(crate) fn page_lost(gpa: u64) {
+    LOST.fetch_or(page_bit(gpa), Ordering::Release);
+}
+
+const fn page_bit(gpa: u64) -> u64 {
+    1 << ((gpa - MARKET_RING) / 4096)
+}
+
+const _: () = assert!((WINDOW_END - MARKET_RING) / 4096 <= 64, "one bit per ring page");
+
+/// Why a connection did not do what was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChannelError {
+    /// No room in the ring now.
+    Full,
+    /// The message is longer than [`proto::MAX_MESSAGE`].
+    TooLong,
+    /// The other side broke the rules, or sent what is no message.
+    Corrupt,
+    /// The other side has ended, or has taken the ring away.
+    PeerGone,
+}
+
+impl From<RingError> for ChannelError {
+    fn from(error: RingError) -> ChannelError {
+        match error {
+            RingError::Full => ChannelError::Full,
+            RingError::TooLong => ChannelError::TooLong,
+            RingError::Corrupt => ChannelError::Corrupt,
+        }
+    }
+}
+
+/// One side of a connection.
+#[derive(Debug)]
+pub struct Endpoint {
+    out: Producer<SharedMemory>,
+    input: Consumer<SharedMemory>,
+    channel: Cap<Channel>,
+    /// Bits of the two pages in [`LOST`].
+    pages: u64,
+    buffer: [u8; MAX_MESSAGE],
+}
+
+impl Endpoint {
+    /// The application's side of its connection to the market server. Make it once.
+    pub fn to_market() -> Endpoint {
+        Endpoint::new(MARKET_RING, MARKET_RING + RING_BYTES, own::MARKET)
+    }
+
+    /// The application's side of its connection to the console server. Make it once.
+    pub fn to_console() -> Endpoint {
+        Endpoint::new(CONSOLE_RING, CONSOLE_RING + RING_BYTES, own::CONSOLE)
+    }
+
+    /// A server's side of its connection to client `client` (below [`proto::start::MAX_CLIENTS`]), whose two ring pages
+    /// it has mapped from `MARKET_RING + client * RING_STRIDE` on. Make it once per client, when the pages are mapped.
+    pub fn to_client(client: usize, channel: Cap<Channel>) -> Endpoint {
+        assert!(client < proto::start::MAX_CLIENTS);
+        let base = MARKET_RING + client as u64 * RING_STRIDE;
+        Endpoint::new(base + RING_BYTES, base, channel)
+    }
+
+    /// The side whose messages leave at `out` and arrive at `input`, both pages of the ring window.
+    pub fn new(out: u64, input: u64, channel: Cap<Channel>) -> Endpoint {
+        assert!(is_ring_page(out) && is_ring_page(input));
+        // SAFETY: the window is kept for ring pages, no Rust object is ever there; a page that is taken away is replaced
+        // (`crate::upcall`).
+        let [out_memory, in_memory] = [out, input].map(|page| unsafe { SharedMemory::new(page, RING_BYTES as usize) });
+        Endpoint {
+            out: Producer::new(out_memory),
+            input: Consumer::new(in_memory),
+            channel,
+            pages: page_bit(out) | page_bit(input),
+            buffer: [0; MAX_MESSAGE],
+        }
+    }
+
+    /// Sends bytes; wakes the other side if it sleeps.
+    #[inline]
+    pub fn send_bytes(&mut self, message: &[u8]) -> Result<(), ChannelError> {
+        if message.len() > MAX_MESSAGE {
+            return Err(ChannelError::TooLong);
+        }
+        let sent = self.out.send(message);
+        self.check_pages()?;
+        self.wake(sent?)
+    }
+
+    /// Sends a message; wakes the other side if it sleeps.
+    pub fn send<T: Serialize + ?Sized>(&mut self, message: &T) -> Result<(), ChannelError> {
+        let mut bytes = [0; MAX_MESSAGE];
+        let bytes = postcard::to_slice(message, &mut bytes).map_err(|_| ChannelError::TooLong)?;
+        self.send_bytes(bytes)
+    }
+
+    /// The next bytes that have arrived, if any.
+    #[inline]
+    pub fn receive_bytes(&mut self) -> Result<Option<&[u8]>, ChannelError> {
+        let received = self.input.receive(&mut self.buffer);
+        self.check_pages()?;
+        let Some((length, wake)) = received? else {
+            return Ok(None);
+        };
+        // A signal to a peer that has ended in the meantime does not make its last words unsaid.
+        match self.wake(wake) {
+            Ok(()) | Err(ChannelError::PeerGone) => Ok(Some(&self.buffer[..length])),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The next message that has arrived, if any.
+    pub fn receive<T: DeserializeOwned>(&mut self) -> Result<Option<T>, ChannelError> {
+        match self.receive_bytes()? {
+            Some(bytes) => postcard::from_bytes(bytes).map(Some).map_err(|_| ChannelError::Corrupt),
+            None => Ok(None),
+        }
+    }
+
+    /// Announces that this side is going to wait for a message. False if one has arrived already: then don't wait.
+    pub fn announce_sleep(&mut self) -> Result<bool, ChannelError> {
+        let sleeps = self.input.announce_sleep();
+        self.check_pages()?;
+        Ok(sleeps?)
+    }
+
+    /// Takes the announcement back, after the wait.
+    pub fn awake(&mut self) {
+        self.input.awake();
+    }
+
+    /// Gives the core up until a message has arrived, one of `events` (the event bits of this connection among them)
+    /// has happened, or the TSC has reached `deadline` (0: never). Returns the events that were taken.
+    pub fn wait(&mut self, events: u64, deadline: u64) -> Result<u64, ChannelError> {
+        if !self.announce_sleep()? {
+            return Ok(0);
+        }
+        let taken = events::wait(events, deadline);
+        self.awake();
+        taken.map_err(|_| ChannelError::PeerGone)
+    }
+
+    /// Sends a message, and waits for room as long as there is none, until the TSC has reached `deadline` (0: for
+    /// ever). `events` are the event bits of this connection.
+    pub fn send_waiting<T: Serialize + ?Sized>(
+        &mut self,
+        message: &T,
+        events: u64,
+        deadline: u64,
+    ) -> Result<(), ChannelError> {
+        let mut bytes = [0; MAX_MESSAGE];
+        let bytes = postcard::to_slice(message, &mut bytes).map_err(|_| ChannelError::TooLong)?;
+        loop {
+            match self.send_bytes(bytes) {
+                Err(ChannelError::Full) => {}
+                other => return other,
+            }
+            let sleeps = self.out.announce_sleep(bytes.len());
+            self.check_pages()?;
+            if sleeps? {
+                let taken = events::wait(events, deadline);
+                self.out.awake();
+                if taken.map_err(|_| ChannelError::PeerGone)? == 0 && deadline != 0 {
+                    return Err(ChannelError::Full);
+                }
+            }
+        }
+    }
+
+    /// The capability of this side.
+    pub fn channel(&self) -> Cap<Channel> {
+        self.channel
+    }
+
+    #[inline]
+    fn wake(&self, wake: Wake) -> Result<(), ChannelError> {
+        match wake {
+            Wake::Nobody => Ok(()),
+            // Whatever the kernel says against it, there is nobody to wake any more.
+            Wake::Peer => self.channel.signal().map_err(|_: Fault| ChannelError::PeerGone),
+        }
+    }
+
+    #[inline]
+    fn check_pages(&self) -> Result<(), ChannelError> {
+        if LOST.load(Ordering::Acquire) & self.pages != 0 { Err(ChannelError::PeerGone) } else { Ok(()) }
+    }
+}

@@ -1,0 +1,62 @@
+//! Events: bits that the kernel sets in the info page, taken by an atomic exchange and without an exit.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use cap_spec::abi::{INFO_PAGE, info_page};
+pub use proto::start::events::{CONSOLE, FIRST_FREE, MARKET};
+
+use crate::cap::{Fault, own};
+use crate::shared::{SharedMemory, Words};
+
+/// Taken out of the info page, but not asked for yet.
+static STASH: AtomicU64 = AtomicU64::new(0);
+
+// SAFETY: the launcher maps the info page of the first Vcpu there, for as long as the VM lives.
+const INFO: SharedMemory = unsafe { SharedMemory::new(INFO_PAGE, 4096) };
+
+/// Takes those of the events in `mask` that have happened. No exit.
+pub fn take(mask: u64) -> u64 {
+    // A load first: an exchange of a line that the kernel writes now and then is dearer than looking at it.
+    if INFO.load(info_page::EVENTS / 8, Ordering::Relaxed) != 0 {
+        STASH.fetch_or(INFO.swap(info_page::EVENTS / 8, 0), Ordering::Relaxed);
+    }
+    STASH.fetch_and(!mask, Ordering::Relaxed) & mask
+}
+
+/// Gives the core up until one of the events in `mask` has happened or the TSC has reached `deadline` (0: never).
+/// Returns the events, which are taken; 0 at the deadline.
+pub fn wait(mask: u64, deadline: u64) -> Result<u64, Fault> {
+    match take(mask) {
+        0 => own::VCPU.wait(mask, deadline),
+        events => Ok(events),
+    }
+}
+
+/// What the info page tells about the own CPU time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CpuShare {
+    /// Ticks that this Vcpu has been current on its core, up to when it was last switched away from.
+    pub used_ticks: u64,
+    /// Budget per period, in ticks.
+    pub budget_ticks: u64,
+    /// Period, in ticks.
+    pub period_ticks: u64,
+    /// Core that it runs on.
+    pub core: u64,
+}
+
+/// Reads the own CPU time. No exit. The words are read one by one, so that a change may show in some of them only.
+pub fn cpu_share() -> CpuShare {
+    let word = |offset: usize| INFO.load(offset / 8, Ordering::Relaxed);
+    CpuShare {
+        used_ticks: word(info_page::USED_TICKS),
+        budget_ticks: word(info_page::BUDGET_TICKS),
+        period_ticks: word(info_page::PERIOD_TICKS),
+        core: word(info_page::CORE),
+    }
+}
+
+/// Frequency of the TSC in Hz.
+pub fn tsc_hz() -> u64 {
+    INFO.load(info_page::TSC_HZ / 8, Ordering::Relaxed)
+}
