@@ -214,6 +214,16 @@ pub enum Record {
         /// Exits.
         exits: u64,
     },
+    /// CPU time that an application has really had: sent once a page interval for each that runs (from the statistics
+    /// page of its VM), so that its share over time can be shown.
+    Used {
+        /// When.
+        t: u64,
+        /// Application.
+        app: u16,
+        /// Ticks it was current on its core so far.
+        ticks: u64,
+    },
 }
 
 /// How an application ended.
