@@ -1,0 +1,373 @@
+//! The bench: measures the kernel's operations in instructions (TSC ticks under the instruction clock) and exits.
+//!
+//! A root image of its own. With one core it measures all rows but one; with two cores the message round trip between
+//! two cores that are both awake. Each row is the least of several runs, less what reading the clock costs.
+#![no_std]
+#![no_main]
+
+extern crate alloc;
+
+use alloc::format;
+use alloc::string::String;
+use cap_spec::abi::{ROOT_BOOT_INFO, Rights, boot_info, stats_page};
+use core::sync::atomic::{AtomicU64, Ordering};
+use guests::children;
+use guests::root::{CHILD_BITS, Root, exits, tsc, word};
+use proto::host::Record;
+use userlib::arch::{TrapFrame, set_handler};
+use userlib::cap::{CNode, Cap, Channel, Fault, Frame, PageTable, Slot, Untyped, own};
+
+userlib::entry!(main);
+
+/// Runs per row.
+const RUNS: usize = 8;
+/// Ticks of a period of 10 ms under the instruction clock.
+const PERIOD: u64 = 10_000_000;
+
+fn main() -> ! {
+    let mut root = Root::new().unwrap_or_else(|fault| panic!("no root: {fault:?}"));
+    let outcome = if root.cores > 1 { two_cores(&mut root) } else { one_core(&mut root) };
+    match outcome {
+        Ok(()) => {
+            root.record(&Record::End { t: 0, status: 0, reason: String::new() });
+            root.exit(0)
+        }
+        Err(fault) => {
+            root.text(&format!("bench: {fault:?}\n"));
+            root.record(&Record::End { t: 0, status: 1, reason: format!("{fault:?}") });
+            root.exit(1)
+        }
+    }
+}
+
+/// What one run cost: ticks and exits.
+#[derive(Clone, Copy)]
+struct Cost {
+    ticks: u64,
+    exits: u64,
+}
+
+/// Runs something once between two readings of clock and exits.
+fn once(work: impl FnOnce() -> Result<(), Fault>) -> Result<Cost, Fault> {
+    let before = exits();
+    let start = tsc();
+    work()?;
+    let end = tsc();
+    Ok(Cost { ticks: end - start - clock_cost(), exits: exits() - before })
+}
+
+/// What reading the clock twice costs by itself.
+fn clock_cost() -> u64 {
+    let start = tsc();
+    tsc() - start
+}
+
+fn least(a: Cost, b: Cost) -> Cost {
+    if b.ticks < a.ticks { b } else { a }
+}
+
+/// The least of several runs; each is set up by `before`, outside of the measured time.
+fn row<S>(
+    mut before: impl FnMut() -> Result<S, Fault>,
+    mut work: impl FnMut(&S) -> Result<(), Fault>,
+    mut after: impl FnMut(S) -> Result<(), Fault>,
+) -> Result<Cost, Fault> {
+    let mut best = Cost { ticks: u64::MAX, exits: 0 };
+    for _ in 0..RUNS {
+        let state = before()?;
+        best = least(best, once(|| work(&state))?);
+        after(state)?;
+    }
+    Ok(best)
+}
+
+fn tell(root: &Root, operation: &str, cost: Cost) {
+    root.record(&Record::Bench { operation: operation.into(), instructions: cost.ticks, exits: cost.exits });
+}
+
+/// A round trip with a child on another core, both awake: shared memory only.
+fn two_cores(root: &mut Root) -> Result<(), Fault> {
+    let (page, address) = root.shared_page()?;
+    let child = root.child(children::ping(), 1, &[page], 1, PERIOD / 2, PERIOD)?;
+    root.launch(&child)?;
+    own::VCPU.wait(1, 0)?;
+    // SAFETY: the page is mapped there for as long as the root VM lives, and shared with the child.
+    let (to, from) =
+        unsafe { (AtomicU64::from_ptr(address as *mut u64), AtomicU64::from_ptr((address + 64) as *mut u64)) };
+    let mut number = 0;
+    let mut best = Cost { ticks: u64::MAX, exits: 0 };
+    for _ in 0..200 {
+        number += 1;
+        best = least(
+            best,
+            once(|| {
+                to.store(number, Ordering::Release);
+                while from.load(Ordering::Acquire) != number {
+                    core::hint::spin_loop();
+                }
+                Ok(())
+            })?,
+        );
+    }
+    tell(root, "message round trip, both awake on two cores", best);
+    Ok(())
+}
+
+/// Everything else.
+fn one_core(root: &mut Root) -> Result<(), Fault> {
+    let first = Cost { ticks: word(ROOT_BOOT_INFO, boot_info::TSC_AT_START), exits: 0 };
+    tell(root, "reset to first application instruction", first);
+    entering(root)?;
+    capabilities(root)?;
+    revoking(root)?;
+    memory(root)?;
+    faults(root)?;
+    virtual_machines(root)?;
+    lock(root)
+}
+
+fn entering(root: &mut Root) -> Result<(), Fault> {
+    let cost = row(|| Ok(()), |_| own::VCPU.nop(), |()| Ok(()))?;
+    tell(root, "null invoke", cost);
+    let (_, address) = root.shared_page()?;
+    let cost = row(
+        || Ok(()),
+        |_| {
+            word(address, 0);
+            Ok(())
+        },
+        |()| Ok(()),
+    )?;
+    tell(root, "read a price", cost);
+    Ok(())
+}
+
+fn capabilities(root: &mut Root) -> Result<(), Fault> {
+    let work: Cap<Untyped> = root.make(20)?;
+    let first = root.slots(64);
+    let one = row(|| Ok(()), |()| work.retype::<Frame>(12, first).map(drop), |()| work.revoke())?;
+    tell(root, "retype 1 frame", one);
+    let many = row(|| Ok(()), |()| work.retype_many::<Frame>(12, first, 64), |()| work.revoke())?;
+    tell(root, "retype 64 frames, each", Cost { ticks: many.ticks / 64, exits: many.exits });
+    let frame: Cap<Frame> = work.retype(12, first)?;
+    let second = Slot::root(first.index() + 1);
+    let rights = Rights::READ | Rights::WRITE;
+    let copy = row(|| Ok(()), |()| second.copy(frame, rights).map(drop), |()| second.delete())?;
+    tell(root, "copy", copy);
+    let mint = row(|| Ok(()), |()| second.mint(frame, Rights::READ, 0).map(drop), |()| second.delete())?;
+    tell(root, "mint", mint);
+    let moved =
+        row(|| Ok(()), |()| second.move_from(frame).map(drop), |()| first.move_from(second.cap::<Frame>()).map(drop))?;
+    tell(root, "move", moved);
+    let deleted = row(|| second.copy(frame, rights).map(drop), |()| second.delete(), |()| Ok(()))?;
+    tell(root, "delete", deleted);
+    work.revoke()
+}
+
+/// A CNode of the bench's own, with room for 1,000 descendants.
+const MANY: u16 = 1000;
+
+fn revoking(root: &mut Root) -> Result<(), Fault> {
+    let node: Cap<CNode> = root.make(10)?;
+    let inside = |index: u16| Slot::in_node(node.slot().index(), index);
+    let work: Cap<Untyped> = root.make(23)?;
+    let source_slot = root.slot();
+    let window = root.window(u64::from(MANY));
+    for table in 0..2u64 {
+        // The window may reach into a second and third table.
+        let table_slot: Cap<PageTable> = root.make(0)?;
+        if table_slot.map(own::VM, window + (table + 1) * (2 << 20), 1).is_err() {
+            table_slot.delete()?;
+        }
+    }
+    let empty = row(|| work.retype::<Frame>(12, source_slot).map(drop), |()| source_slot.revoke(), |()| work.revoke())?;
+    for count in [1u16, 10, 100, 1000] {
+        let copies = row(
+            || {
+                let source: Cap<Frame> = work.retype(12, source_slot)?;
+                (1..=count.min(MANY)).try_for_each(|index| inside(index).copy(source, Rights::READ).map(drop))
+            },
+            |()| source_slot.revoke(),
+            |()| work.revoke(),
+        )?;
+        tell(root, &format!("revoke {count}, per child"), each(copies, empty, count));
+        // Frames are children of an Untyped of their own, so that scrubbing can be taken off by its own row.
+        let pages = |count: u16| -> Result<(), Fault> {
+            (0..count)
+                .step_by(50)
+                .try_for_each(|from| work.retype_many::<Frame>(12, inside(from + 1), 50.min(count - from)))
+        };
+        let scrub = scrub_cost(work, inside(1))?;
+        let frames = row(|| pages(count), |()| work.revoke(), |()| Ok(()))?;
+        tell(
+            root,
+            &format!("revoke {count}, per frame"),
+            less(each(frames, Cost { ticks: 0, exits: 0 }, count), scrub),
+        );
+        let mapped = row(
+            || {
+                pages(count)?;
+                (0..count).try_for_each(|index| {
+                    inside(index + 1).cap::<Frame>().map(own::VM, window + u64::from(index) * 4096, Rights::READ)
+                })
+            },
+            |()| work.revoke(),
+            |()| Ok(()),
+        )?;
+        tell(
+            root,
+            &format!("revoke {count}, per mapped frame"),
+            less(each(mapped, Cost { ticks: 0, exits: 0 }, count), scrub),
+        );
+    }
+    Ok(())
+}
+
+fn each(all: Cost, fixed: Cost, count: u16) -> Cost {
+    Cost { ticks: all.ticks.saturating_sub(fixed.ticks) / u64::from(count), exits: all.exits }
+}
+
+fn less(cost: Cost, other: u64) -> Cost {
+    Cost { ticks: cost.ticks.saturating_sub(other), exits: cost.exits }
+}
+
+/// What scrubbing one page costs: a large frame against a small one, each revoked.
+fn scrub_cost(work: Cap<Untyped>, slot: Slot) -> Result<u64, Fault> {
+    let small = row(|| work.retype::<Frame>(12, slot).map(drop), |()| work.revoke(), |()| Ok(()))?;
+    let large = row(|| work.retype::<Frame>(21, slot).map(drop), |()| work.revoke(), |()| Ok(()))?;
+    Ok((large.ticks - small.ticks) / 511)
+}
+
+fn memory(root: &mut Root) -> Result<(), Fault> {
+    let work: Cap<Untyped> = root.make(22)?;
+    let slot = root.slot();
+    let ticks = scrub_cost(work, slot)?;
+    tell(root, "scrub of a 4 KiB page", Cost { ticks, exits: 0 });
+    // The seller and the buyer in one VM: the lease is made, granted, accepted, retyped, mapped and touched; then the
+    // seller takes it back, which unmaps, flushes and scrubs.
+    let block: Cap<Untyped> = work.retype(12, slot)?;
+    let channel: Cap<Channel> = root.make(0)?;
+    let seller = root.slot().mint(channel, Rights::all(), 1)?;
+    let buyer = root.slot().mint(channel, Rights::all(), 2)?;
+    let (lease, accepted, frame) = (root.slot(), root.slot(), root.slot());
+    let address = root.window(1);
+    let cost = row(
+        || Ok(()),
+        |()| {
+            let lease: Cap<Untyped> = block.retype(12, lease)?;
+            seller.grant_move(lease, Rights::all())?;
+            let accepted: Cap<Untyped> = buyer.accept(accepted)?;
+            let frame: Cap<Frame> = accepted.retype(12, frame)?;
+            frame.map(own::VM, address, Rights::READ | Rights::WRITE)?;
+            // SAFETY: the page has just been mapped there.
+            unsafe { (address as *mut u64).write_volatile(1) };
+            block.revoke()
+        },
+        |()| Ok(()),
+    )?;
+    tell(root, "buy one page of memory, map it, touch it, give it back", cost);
+    Ok(())
+}
+
+/// Frame that the upcall's handler maps, and where.
+static UPCALL_FRAME: AtomicU64 = AtomicU64::new(0);
+static UPCALL_ADDRESS: AtomicU64 = AtomicU64::new(0);
+const UPCALL_VECTOR: u8 = 0x50;
+
+fn faults(root: &mut Root) -> Result<(), Fault> {
+    // A page fault of the guest's own tables, handled by the guest: its handler makes the page present again.
+    let page = guests::page_fault::prepare();
+    let cost = row(
+        || {
+            page.take_away();
+            Ok(())
+        },
+        |()| {
+            page.touch();
+            Ok(())
+        },
+        |()| Ok(()),
+    )?;
+    page.done();
+    tell(root, "page fault handled by the application itself", cost);
+    let (frame, _) = (root.make::<Frame>(12)?, ());
+    let address = root.window(1);
+    UPCALL_FRAME.store(u64::from(frame.slot().index()), Ordering::Relaxed);
+    UPCALL_ADDRESS.store(address, Ordering::Relaxed);
+    set_handler(UPCALL_VECTOR, Some(upcall));
+    own::VCPU.set_upcall(UPCALL_VECTOR, 0)?;
+    let cost = row(
+        || Ok(()),
+        |()| {
+            // SAFETY: nothing is mapped there; the upcall maps a page and the access is done again.
+            unsafe { (address as *mut u64).write_volatile(1) };
+            Ok(())
+        },
+        |()| frame.unmap(),
+    )?;
+    own::VCPU.set_upcall(0, 0)?;
+    tell(root, "nested fault, upcall, retry", cost);
+    Ok(())
+}
+
+fn upcall(_: &mut TrapFrame) {
+    let frame: Cap<Frame> = Slot::root(UPCALL_FRAME.load(Ordering::Relaxed) as u16).cap();
+    let _ = frame.map(own::VM, UPCALL_ADDRESS.load(Ordering::Relaxed), Rights::READ | Rights::WRITE);
+    let busy = (cap_spec::abi::INFO_PAGE as usize + cap_spec::abi::info_page::UPCALL_BUSY) as *mut u64;
+    // SAFETY: the info page is mapped there for as long as the VM lives.
+    unsafe { busy.write_volatile(0) };
+}
+
+fn virtual_machines(root: &mut Root) -> Result<(), Fault> {
+    let (page, address) = root.shared_page()?;
+    let stamp = || word(address, 0);
+    let block: Cap<Untyped> = root.make(CHILD_BITS)?;
+    let mut best = (Cost { ticks: u64::MAX, exits: 0 }, Cost { ticks: u64::MAX, exits: 0 });
+    for _ in 0..RUNS {
+        let time = root.core_time(0).split(PERIOD / 10, PERIOD, root.slot())?;
+        let before = exits();
+        let start = tsc();
+        let child = root.child_from(block, time, children::echo(), 14, &[page])?;
+        root.launch(&child)?;
+        own::VCPU.wait(1, 0)?;
+        best.0 = least(best.0, Cost { ticks: stamp() - start, exits: exits() - before });
+        let left = block.slot().identify()?.amount;
+        let _ = left;
+        time.delete()?;
+        let destroyed = once(|| block.revoke())?;
+        let scrubbed = scrub_cost(root.make(22)?, root.slot())? << (CHILD_BITS - 12);
+        best.1 = least(best.1, less(destroyed, scrubbed));
+        child.channel.delete()?;
+    }
+    tell(root, "new VM with one vCPU to its first instruction", best.0);
+    tell(root, "destroy a VM", best.1);
+
+    let child = root.child(children::echo(), 1, &[page], 0, PERIOD / 2, PERIOD)?;
+    root.launch(&child)?;
+    own::VCPU.wait(1, 0)?;
+    let mut trip = Cost { ticks: u64::MAX, exits: 0 };
+    let mut switch = Cost { ticks: u64::MAX, exits: 0 };
+    for _ in 0..100 {
+        let before = exits();
+        let start = tsc();
+        child.channel.signal_wait(1, 0)?;
+        let end = tsc();
+        trip = least(trip, Cost { ticks: end - start, exits: exits() - before + 1 });
+        switch = least(switch, Cost { ticks: stamp() - start, exits: 1 });
+    }
+    tell(root, "message round trip, one core, sleeping receivers", trip);
+    tell(root, "switch between two VMs", switch);
+    Ok(())
+}
+
+/// The longest hold of the kernel lock since the start, after all that went before.
+fn lock(root: &mut Root) -> Result<(), Fault> {
+    let slot = root.slot();
+    let machine: Cap<userlib::cap::Machine> = Slot::root(cap_spec::abi::slots::MARKET).cap();
+    let frame = machine.statistics_page(slot)?;
+    let address = root.window(1);
+    frame.map(own::VM, address, Rights::READ)?;
+    let ticks = word(address, stats_page::LONGEST_HOLD);
+    tell(root, "longest hold of the kernel lock, hostile load", Cost { ticks, exits: 0 });
+    Ok(())
+}

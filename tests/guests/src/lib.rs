@@ -1,0 +1,12 @@
+//! Small guests for tests: hostile applications, the victim beside them, probes and the bench.
+#![no_std]
+
+extern crate alloc;
+
+pub mod capabilities;
+pub mod children;
+pub mod instructions;
+pub mod memory;
+pub mod page_fault;
+pub mod root;
+pub mod trap;

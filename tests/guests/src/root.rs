@@ -1,0 +1,285 @@
+//! A root VM without a market: holds every capability, makes child VMs from a few instructions, and reports by itself.
+//!
+//! Probes and the bench are root images of their own, so that nothing but the kernel is between them and the machine.
+
+use alloc::vec::Vec;
+use cap_spec::abi::{INFO_PAGE, ROOT_BOOT_INFO, Register, Rights, STATS_PAGE, boot_info, slots, stats_page};
+use proto::host::Record;
+use userlib::cap::{
+    CNode, Cap, Channel, CpuTime, Fault, Frame, IoPort, PageTable, PortWidth, Slot, Untyped, Vcpu, Vm, own,
+};
+
+/// Where the root VM maps pages of children while it fills them. Its own tables for it are made at the start.
+const WINDOW: u64 = 0x8000_0000;
+/// Guest-physical layout of a child: top page table, its one lower level, code, then data pages.
+const CHILD_TOP: u64 = 0x1000;
+const CHILD_LOWER: u64 = 0x2000;
+/// Where a child's code starts.
+pub const CHILD_CODE: u64 = 0x3000;
+/// First of the pages that root and child share in the ring window, where foreign writable memory is allowed.
+pub const SHARED: u64 = cap_spec::abi::MARKET_RING;
+/// Bits of the base region of a child.
+pub const CHILD_BITS: u8 = 17;
+/// Slots of a child's root CNode, log2.
+const CHILD_CNODE_BITS: u8 = 6;
+/// Slot of a child in which it finds its end of the channel to the root VM.
+pub const CHILD_CHANNEL: u16 = slots::MARKET;
+/// Slots from here on in a child's CNode hold its frames and tables.
+const CHILD_FRAMES: u16 = 16;
+
+const COM1: u16 = 0x3f8;
+const COM2: u16 = 0x2f8;
+const DEBUG_EXIT: u16 = 0xf4;
+
+/// The root VM's hold on the machine.
+pub struct Root {
+    /// Frequency of the TSC.
+    pub tsc_hz: u64,
+    /// Cores.
+    pub cores: u64,
+    next_slot: u16,
+    next_window: u64,
+    untyped: u16,
+    untypeds: u16,
+    memory: Option<Cap<Untyped>>,
+}
+
+/// A child VM that has been made and not yet launched, or that runs.
+pub struct Child {
+    /// The block that it was made from: its parent Untyped, which revokes it.
+    pub block: Cap<Untyped>,
+    /// Its Vcpu, in the root VM's CSpace until launch.
+    pub vcpu: Cap<Vcpu>,
+    /// Its address space, likewise.
+    pub vm: Cap<Vm>,
+    /// Its root CNode, likewise.
+    pub cnode: Cap<CNode>,
+    /// Its CPU time, which the root VM keeps.
+    pub time: Cap<CpuTime>,
+    /// The root VM's end of the channel.
+    pub channel: Cap<Channel>,
+}
+
+/// Reads a word of a page that the kernel writes.
+pub fn word(page: u64, offset: usize) -> u64 {
+    // SAFETY: the pages named by cap-spec are mapped for as long as the VM lives; the word may change at any time.
+    unsafe { core::ptr::with_exposed_provenance::<u64>(page as usize + offset).read_volatile() }
+}
+
+/// The time-stamp counter.
+#[inline(always)]
+pub fn tsc() -> u64 {
+    // SAFETY: RDTSC is open to guests.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}
+
+/// Exits of the own VM so far, of every kind.
+pub fn exits() -> u64 {
+    (0..32).map(|kind| word(STATS_PAGE, stats_page::EXITS + kind * 8)).sum()
+}
+
+impl Root {
+    /// Reads `BootInfo` and makes the tables for the window.
+    pub fn new() -> Result<Root, Fault> {
+        let info = |offset| word(ROOT_BOOT_INFO, offset);
+        let mut root = Root {
+            tsc_hz: info(boot_info::TSC_HZ),
+            cores: info(boot_info::CORES),
+            next_slot: info(boot_info::FIRST_FREE) as u16,
+            next_window: WINDOW,
+            untyped: info(boot_info::FIRST_UNTYPED) as u16,
+            untypeds: info(boot_info::UNTYPEDS) as u16,
+            memory: None,
+        };
+        for level in [2, 1] {
+            let table = root.make::<PageTable>(0)?;
+            table.map(own::VM, WINDOW, level)?;
+        }
+        Ok(root)
+    }
+
+    /// A slot that is free.
+    pub fn slot(&mut self) -> Slot {
+        self.next_slot += 1;
+        Slot::root(self.next_slot - 1)
+    }
+
+    /// `count` consecutive free slots.
+    pub fn slots(&mut self, count: u16) -> Slot {
+        self.next_slot += count;
+        Slot::root(self.next_slot - count)
+    }
+
+    /// The CPU time of a core, whole.
+    pub fn core_time(&self, core: u16) -> Cap<CpuTime> {
+        Slot::root(word(ROOT_BOOT_INFO, boot_info::FIRST_CPU_TIME) as u16 + core).cap()
+    }
+
+    /// Makes an object from the root VM's memory.
+    pub fn make<T: userlib::cap::Object>(&mut self, size_bits: u8) -> Result<Cap<T>, Fault> {
+        let to = self.slot();
+        loop {
+            let memory = match self.memory {
+                Some(memory) => memory,
+                None => self.next_memory()?,
+            };
+            match memory.retype(size_bits, to) {
+                Err(Fault { error: cap_spec::abi::Error::NotEnoughMemory, .. }) => self.memory = None,
+                other => return other,
+            }
+        }
+    }
+
+    /// The next boot Untyped of at least 1 MiB, scrubbed.
+    fn next_memory(&mut self) -> Result<Cap<Untyped>, Fault> {
+        let first = word(ROOT_BOOT_INFO, boot_info::FIRST_UNTYPED) as u16;
+        loop {
+            let index = self.untyped - first;
+            if index >= self.untypeds {
+                return Err(Fault::new(cap_spec::abi::Error::NotEnoughMemory, 0));
+            }
+            self.untyped += 1;
+            let bits =
+                word(ROOT_BOOT_INFO, boot_info::UNTYPED_BITS + usize::from(index) / 8 * 8) >> (index % 8 * 8) & 0xff;
+            if (20..=24).contains(&bits) || (bits > 24 && self.memory.is_none()) {
+                let memory: Cap<Untyped> = Slot::root(first + index).cap();
+                memory.revoke()?;
+                self.memory = Some(memory);
+                return Ok(memory);
+            }
+        }
+    }
+
+    /// Addresses in the window for `pages` pages.
+    pub fn window(&mut self, pages: u64) -> u64 {
+        self.next_window += pages * 4096;
+        self.next_window - pages * 4096
+    }
+
+    /// Gives the addresses of [`Root::window`] back: nothing is mapped there any more from `to` on.
+    pub fn reset_window(&mut self, to: u64) {
+        self.next_window = to;
+    }
+
+    /// A page that the root VM sees, to be shared with children at [`SHARED`]. Returns capability and address.
+    pub fn shared_page(&mut self) -> Result<(Cap<Frame>, u64), Fault> {
+        let frame = self.make::<Frame>(12)?;
+        let address = self.window(1);
+        frame.map(own::VM, address, Rights::READ | Rights::WRITE)?;
+        Ok((frame, address))
+    }
+
+    /// Makes a child VM from a block of its own: tables, `code` at [`CHILD_CODE`] followed by `extra_pages` pages, info
+    /// page, shared pages at [`SHARED`], and `budget` of every `period` ticks on a core. Not launched.
+    pub fn child(
+        &mut self,
+        code: &[u8],
+        extra_pages: u16,
+        shared: &[Cap<Frame>],
+        core: u16,
+        budget: u64,
+        period: u64,
+    ) -> Result<Child, Fault> {
+        let block = self.make::<Untyped>(CHILD_BITS)?;
+        let time = self.core_time(core).split(budget, period, self.slot())?;
+        self.child_from(block, time, code, extra_pages, shared)
+    }
+
+    /// As [`Root::child`], from a block and a reservation that exist.
+    pub fn child_from(
+        &mut self,
+        block: Cap<Untyped>,
+        time: Cap<CpuTime>,
+        code: &[u8],
+        extra_pages: u16,
+        shared: &[Cap<Frame>],
+    ) -> Result<Child, Fault> {
+        let all = Rights::READ | Rights::WRITE | Rights::EXECUTE;
+        let base: Cap<Untyped> = block.retype(CHILD_BITS, self.slot())?;
+        let cnode: Cap<CNode> = base.retype(CHILD_CNODE_BITS, self.slot())?;
+        let vm: Cap<Vm> = base.retype(0, self.slot())?;
+        let vcpu: Cap<Vcpu> = base.retype(0, self.slot())?;
+        vm.set_cspace(cnode)?;
+        vcpu.attach(vm)?;
+        let node = cnode.slot().index();
+        let inside = |index: u16| Slot::in_node(node, index);
+        // Tables for the first 2 MiB: the levels 3, 2 and 1.
+        base.retype_many::<PageTable>(0, inside(CHILD_FRAMES), 3)?;
+        for (offset, level) in [(0, 3), (1, 2), (2, 1)] {
+            inside(CHILD_FRAMES + offset).cap::<PageTable>().map(vm, 0, level)?;
+        }
+        let pages = 3 + extra_pages;
+        let frames = CHILD_FRAMES + 3;
+        base.retype_many::<Frame>(12, inside(frames), pages)?;
+        let scratch = self.window(1);
+        for page in 0..pages {
+            let frame = inside(frames + page).cap::<Frame>();
+            frame.map(own::VM, scratch, Rights::READ | Rights::WRITE)?;
+            // SAFETY: the page has just been mapped there, writable, and nothing else lives in the window.
+            let bytes = unsafe { core::slice::from_raw_parts_mut(scratch as *mut u8, 4096) };
+            match page {
+                0 => bytes[..8].copy_from_slice(&(CHILD_LOWER | 3).to_le_bytes()),
+                // The first GiB as one page.
+                1 => bytes[..8].copy_from_slice(&0x83u64.to_le_bytes()),
+                2 => bytes[..code.len()].copy_from_slice(code),
+                _ => bytes.fill(page as u8),
+            }
+            frame.unmap()?;
+            frame.map(vm, CHILD_TOP + u64::from(page) * 4096, all)?;
+        }
+        self.next_window = scratch;
+        vcpu.page(userlib::cap::VcpuPage::Info, inside(12))?.map(vm, INFO_PAGE, Rights::READ | Rights::WRITE)?;
+        for (index, &page) in shared.iter().enumerate() {
+            let copy = self.slot().copy(page, Rights::READ | Rights::WRITE)?;
+            copy.map(vm, SHARED + index as u64 * 4096, Rights::READ | Rights::WRITE)?;
+        }
+        let channel = self.make::<Channel>(0)?;
+        let ours = self.slot().mint(channel, Rights::all(), 1)?;
+        inside(CHILD_CHANNEL).mint(channel, Rights::all(), 2)?;
+        ours.bind(own::VCPU, 1)?;
+        let theirs: Cap<Channel> = inside(CHILD_CHANNEL).cap();
+        theirs.bind(vcpu, 1)?;
+        vcpu.set_register(Register::Rip, CHILD_CODE)?;
+        vcpu.set_register(Register::Cr3, CHILD_TOP)?;
+        vcpu.set_register(Register::Rsp, CHILD_CODE + 4096 * (1 + u64::from(extra_pages)))?;
+        vcpu.bind_time(time)?;
+        inside(slots::BASE).move_from(base)?;
+        Ok(Child { block, vcpu, vm, cnode, time, channel: ours })
+    }
+
+    /// Launches a child: its VM, CNode and Vcpu move into its own CSpace.
+    pub fn launch(&mut self, child: &Child) -> Result<(), Fault> {
+        let node = child.cnode.slot().index();
+        Slot::in_node(node, slots::VM).move_from(child.vm)?;
+        Slot::in_node(node, slots::CNODE).move_from(child.cnode)?;
+        child.vcpu.launch(slots::BASE, slots::VCPU)
+    }
+
+    /// Shows text on the first serial port.
+    pub fn text(&self, text: &str) {
+        self.put(COM1, text.as_bytes());
+    }
+
+    /// Sends a record to the host over the second serial port.
+    pub fn record(&self, record: &Record) {
+        let frame: Vec<u8> = proto::frame::encode(record).unwrap_or_default();
+        self.put(COM2, &frame);
+    }
+
+    fn put(&self, port: u16, bytes: &[u8]) {
+        let ports: Cap<IoPort> = Slot::root(slots::CONSOLE).cap();
+        for piece in bytes.chunks(16) {
+            // Line status register, bit 5: the transmitter's FIFO is empty.
+            while ports.input(port + 5, PortWidth::Byte).is_ok_and(|status| status & 0x20 == 0) {}
+            let _ = ports.output_bytes(port, piece);
+        }
+    }
+
+    /// Ends the run with this value at the debug-exit port.
+    pub fn exit(&self, value: u8) -> ! {
+        let ports: Cap<IoPort> = Slot::root(slots::CONSOLE).cap();
+        loop {
+            let _ = ports.output(DEBUG_EXIT, PortWidth::Byte, u32::from(value));
+        }
+    }
+}
