@@ -199,6 +199,8 @@ fn write_items<'a>(out: &mut impl Write, lines: impl Iterator<Item = &'a str>, w
                 is_fresh = true;
                 count = 0;
             }
+            // A blank line ends what a comment can belong to.
+            _ if line.trim().is_empty() => count = 0,
             _ => {}
         }
     }

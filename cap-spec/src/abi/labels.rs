@@ -155,7 +155,7 @@ labels! {
 
     4 CNodeMove = CNode."Move" needs W;
     args [empty("index"), any("source", "what to move; its slot must be in a CNode reached with WRITE")]
-    results [] errors [MissingRight]
+    results [] errors [MissingRight, InUse]
     "Moves a capability with its place in the derivation."
 
     5 CNodeDelete = CNode."Delete" needs W; args [full("index")] results [] errors [InUse]
@@ -211,7 +211,7 @@ labels! {
 
     17 VcpuBindTime = Vcpu."BindTime" needs W;
     args [cap("time", ObjectType::CpuTime, NONE, "a reservation that is neither bound nor split")]
-    results [] errors [InUse, NotConfigured, Running, TooManyReservations]
+    results [] errors [InUse, NotConfigured, Running, TooManyReservations, Busy]
     "Gives it CPU time: it runs on that core, for that budget in every period."
 
     18 VcpuUnbindTime = Vcpu."UnbindTime" needs W; args [] results [] errors [NotConfigured, Running]
@@ -278,7 +278,7 @@ labels! {
 
     32 ChannelGrant = Channel."Grant" needs Rights::GRANT;
     args [any("source", "what to hand over"), num("rights", "mask of rights to keep"), num("move", "0 derive a child, 1 move")]
-    results [] errors [MissingRight, ChannelFull, NotCopyable, TooDeep]
+    results [] errors [MissingRight, ChannelFull, InUse, NotCopyable, TooDeep]
     "Puts a capability into the channel, for the other end to accept."
 
     33 ChannelAccept = Channel."Accept" needs R; args [DEST, empty("index")] results [] errors [ChannelEmpty]
@@ -291,7 +291,7 @@ labels! {
 
     35 IrqBind = Irq."Bind" needs NONE;
     args [cap("vcpu", ObjectType::Vcpu, W, "who takes the interrupt; must have CPU time"), num("vector", "32..=255")]
-    results [] errors [InUse, NotConfigured]
+    results [] errors [InUse, NotConfigured, Forbidden]
     "Routes the interrupt (of a range of one) to a Vcpu on its core, as that vector, with no exit while it runs."
 
     36 IrqUnbind = Irq."Unbind" needs NONE; args [] results [] errors [NotMapped]

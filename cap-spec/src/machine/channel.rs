@@ -6,8 +6,8 @@
 //! * **Signal** sets the other end's bits in its receiver's event word and wakes it; `NoReceiver` if there is none.
 //!   **SignalWait** is Signal and then the invoker's own Wait.
 //! * Towards each end there is a slot for one capability in flight. **Grant** derives a child of the source into the
-//!   other end's slot, or moves the source there: `ChannelFull`, and for a child `NotCopyable` and `TooDeep`, which name
-//!   the source (1). A source that is moved must lie in the root CNode or in a CNode reached with WRITE
+//!   other end's slot, or moves the source there: `ChannelFull`; `InUse` for a boot capability that should move; for a
+//!   child `NotCopyable` and `TooDeep`. These three name the source (1). A source that is moved must lie in the root CNode or in a CNode reached with WRITE
 //!   (`MissingRight`, 1); as only argument 3 says whether it is moved, this is checked after argument 3.
 //! * **Accept** moves what is in flight towards the end spoken for into an empty slot; `ChannelEmpty` if nothing is.
 
@@ -88,6 +88,9 @@ pub(super) fn grant(state: &mut State, call: Invoked) -> Result<Outcome, Fault> 
         return Err(Fault::new(Error::ChannelFull, 0));
     }
     if is_move {
+        if state.slots[&source].parent.is_none() {
+            return Err(Fault::new(Error::InUse, 1));
+        }
         relocate(state, source, destination);
         if let Some(slot) = state.slots.get_mut(&destination) {
             slot.rights &= mask;

@@ -5,7 +5,7 @@
 //! * **Mint** is Copy; from a Channel capability with CONTROL it chooses the end, 1 or 2. For everything else `badge`
 //!   must be 0.
 //! * **Move** moves a capability with its place in the derivation. The source must lie in the root CNode or in a CNode
-//!   reached with WRITE: `MissingRight`, 2.
+//!   reached with WRITE (`MissingRight`, 2), and not be a boot capability (`InUse`, 2).
 //! * **Delete** removes a capability as chapter `derivation` says. Boot capabilities are `InUse`.
 //! * **Revoke** removes every descendant. An Untyped that is still there then gets watermark 0.
 //! * **Identify** says what a slot holds, and tells no address.
@@ -73,6 +73,9 @@ pub(super) fn move_(state: &mut State, call: Invoked) -> Result<Outcome, Fault> 
     let source = call.any(state, 2)?;
     if !call.may_take(state, 2) {
         return Err(Fault::new(Error::MissingRight, 2));
+    }
+    if state.slots[&source].parent.is_none() {
+        return Err(Fault::new(Error::InUse, 2));
     }
     relocate(state, source, destination);
     Ok(Outcome::NOTHING)

@@ -2,21 +2,23 @@
 //!
 //! * The *share* of a reservation is what it takes of its core: budget and two switches in every period, in 2^-32 of the
 //!   core, rounded up. Budget = period is the whole core: it needs no switch.
-//! * **Split** makes a child reservation on the same core. The children's shares, and what was given back but is
-//!   promised until its period has ended, must together stay within the parent's share and within what a core can
-//!   promise ([`Config::capacity`]); the whole of a core can be promised only to one (`NotAdmitted`). A bound
-//!   reservation is not split (`InUse`).
+//! * **Split** makes a child reservation on the same core. The children's shares must together stay within the parent's
+//!   share and within what a core can promise ([`Config::capacity`]); the whole of a core can be promised only to one
+//!   (`NotAdmitted`). A reservation that is bound, or has [`MAX_SPLITS`] children, is not split (`InUse`).
 //! * **Resize** changes a reservation that is not split (`InUse`, also for a boot capability), taking from and giving to
 //!   its parent (`NotAdmitted`).
 //! * A budget lies between the smallest and the period (`OutOfRange`, 1 beyond the longest period, else 2), a period
 //!   between the shortest and the longest (`OutOfRange`, 2).
-//! * A reservation that goes gives its share back to its parent. If a Vcpu used it, the share is free from the end of
-//!   that Vcpu's present period on.
+//! * What is given back, by a reservation that is unbound, shrinks or goes, may be promised for a period that has not
+//!   ended. It can be handed on at once, but is not used before: every reservation knows from when on it is free, passes
+//!   that on to what is split off it, and back to its parent, and a Vcpu is given no time before.
+//! * A change of a reservation in use takes effect at the end of the Vcpu's present period, or at the first boundary of
+//!   that period's length at which what it grows by is free.
 
-use super::Outcome;
 use super::derivation::{Kind, check_depth, derive};
 use super::lookup::Invoked;
-use super::state::{Cap, Config, Releasing, Reservation, SlotId, State};
+use super::state::{Cap, Config, Period, Reservation, SlotId, State, VcpuId};
+use super::{MAX_SPLITS, Outcome};
 use crate::abi::{Error, Fault, Rights};
 
 /// The whole of a core.
@@ -53,23 +55,29 @@ fn wanted(state: &State, call: &Invoked) -> Result<Reservation, Fault> {
     Ok(Reservation { budget, period })
 }
 
-/// Share of a reservation that is promised to others than `but`: to its children, and what they gave back too recently.
-fn given(state: &State, slot: SlotId, but: Option<SlotId>) -> u64 {
-    let children: u64 = state
-        .children(slot)
-        .filter(|(id, _)| Some(*id) != but)
-        .map(|(id, _)| share(&state.config, reservation_of(state, id)))
-        .sum();
+/// From when on all of the reservation in `slot` is free.
+fn free_from(state: &State, slot: SlotId) -> u64 {
     match state.slots[&slot].cap {
-        Cap::CpuTime { releasing: Some(Releasing { share, until }), .. } if until > state.now => children + share,
-        _ => children,
+        Cap::CpuTime { free_from, .. } => free_from,
+        _ => unreachable!("the slot was checked to hold a CpuTime"),
+    }
+}
+
+/// Part of the reservation in `slot` is not free before `until`.
+fn hold(state: &mut State, slot: SlotId, until: u64) {
+    if let Some(Cap::CpuTime { free_from, .. }) = state.slots.get_mut(&slot).map(|slot| &mut slot.cap) {
+        *free_from = until.max(*free_from);
     }
 }
 
 /// True if the reservation in `slot` can promise `reservation`, besides what it has promised to others than `but`.
 fn has_room(state: &State, slot: SlotId, reservation: Reservation, but: Option<SlotId>) -> bool {
     let whole = share(&state.config, reservation_of(state, slot));
-    let given = given(state, slot, but);
+    let given: u64 = state
+        .children(slot)
+        .filter(|(id, _)| Some(*id) != but)
+        .map(|(id, _)| share(&state.config, reservation_of(state, id)))
+        .sum();
     let wanted = share(&state.config, reservation);
     if wanted == WHOLE { whole == WHOLE && given == 0 } else { given + wanted <= whole.min(state.config.capacity) }
 }
@@ -78,17 +86,17 @@ fn has_room(state: &State, slot: SlotId, reservation: Reservation, but: Option<S
 pub(super) fn split(state: &mut State, call: Invoked) -> Result<Outcome, Fault> {
     let reservation = wanted(state, &call)?;
     let destination = call.destination(state, 3)?;
-    let Cap::CpuTime { core, vcpu, .. } = state.slots[&call.slot].cap else {
+    let Cap::CpuTime { core, free_from, vcpu, .. } = state.slots[&call.slot].cap else {
         unreachable!("the label was checked against the type")
     };
-    if vcpu.is_some() {
+    if vcpu.is_some() || state.children(call.slot).count() >= MAX_SPLITS {
         return Err(Fault::new(Error::InUse, 0));
     }
     if !has_room(state, call.slot, reservation, None) {
         return Err(Fault::new(Error::NotAdmitted, 0));
     }
     check_depth(state, call.slot, 0)?;
-    let cap = Cap::CpuTime { core, reservation, releasing: None, vcpu: None };
+    let cap = Cap::CpuTime { core, reservation, free_from, vcpu: None };
     derive(state, call.slot, destination, cap, Rights::all(), Kind::Original);
     Ok(Outcome::NOTHING)
 }
@@ -103,11 +111,48 @@ pub(super) fn resize(state: &mut State, call: Invoked) -> Result<Outcome, Fault>
     if !has_room(state, parent, reservation, Some(call.slot)) {
         return Err(Fault::new(Error::NotAdmitted, 0));
     }
+
+    let before = share(&state.config, reservation_of(state, call.slot));
+    let after = share(&state.config, reservation);
+    if after > before {
+        hold(state, call.slot, free_from(state, parent));
+    }
+    if after < before {
+        hold(state, parent, effect_of_change(state, call.slot));
+    }
     if let Some(Cap::CpuTime { reservation: old, .. }) = state.slots.get_mut(&call.slot).map(|slot| &mut slot.cap) {
         *old = reservation;
     }
     Ok(Outcome::NOTHING)
 }
 
-/// Gives the share of the reservation in `slot`, which is about to go, back to its parent.
-pub(super) fn give_back(_state: &mut State, _slot: SlotId) {}
+/// When a change of the reservation in `slot` takes effect.
+fn effect_of_change(state: &State, slot: SlotId) -> u64 {
+    let free = free_from(state, slot);
+    let Cap::CpuTime { vcpu: Some(vcpu), .. } = state.slots[&slot].cap else { return free };
+    let end = period_end(state, vcpu);
+    match state.periods.get(&vcpu) {
+        // Boundaries are multiples of the length.
+        Some(Period { length, .. }) if end < free => free.next_multiple_of(*length),
+        _ => end.max(free),
+    }
+}
+
+/// When the present period of a Vcpu ends: now, if it slept through its end.
+fn period_end(state: &State, vcpu: VcpuId) -> u64 {
+    state.periods.get(&vcpu).map_or(state.now, |period| period.end.max(state.now))
+}
+
+/// Takes the Vcpu off the reservation in `slot`, if it has one. What it did not use is its until its period ends.
+pub(super) fn unbind(state: &mut State, slot: SlotId) {
+    let Some(Cap::CpuTime { vcpu, .. }) = state.slots.get_mut(&slot).map(|slot| &mut slot.cap) else { return };
+    let Some(vcpu) = vcpu.take() else { return };
+    hold(state, slot, period_end(state, vcpu));
+}
+
+/// Gives the reservation in `slot`, which is bound to nobody and about to go, back to its parent.
+pub(super) fn give_back(state: &mut State, slot: SlotId) {
+    if let Some(parent) = state.slots[&slot].parent {
+        hold(state, parent, free_from(state, slot));
+    }
+}

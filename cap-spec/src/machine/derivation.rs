@@ -18,6 +18,7 @@
 use alloc::vec::Vec;
 
 use super::state::{Cap, Run, Slot, SlotId, State};
+use super::vcpu::take_time;
 use super::{MAX_DEPTH, address_space, channel, cpu_time};
 use crate::abi::{Error, Fault, Rights};
 
@@ -94,7 +95,12 @@ fn release(state: &mut State, slot: SlotId, doomed: &mut Vec<SlotId>) {
                 *taken = watermark;
             }
         }
-        Cap::CpuTime { .. } => cpu_time::give_back(state, slot),
+        Cap::CpuTime { vcpu, .. } => {
+            if let Some(vcpu) = vcpu {
+                take_time(state, vcpu);
+            }
+            cpu_time::give_back(state, slot);
+        }
         Cap::CNode { id, .. } if original => {
             if let Some(slot_bits) = state.cnodes.remove(&id) {
                 doomed.extend(state.slots.range(id.slot(0)..id.slot(1 << slot_bits)).map(|(id, _)| *id));
@@ -116,13 +122,7 @@ fn release(state: &mut State, slot: SlotId, doomed: &mut Vec<SlotId>) {
             state.vms.remove(&id);
         }
         Cap::Vcpu(id) if original => {
-            for slot in state.slots.values_mut() {
-                match &mut slot.cap {
-                    Cap::CpuTime { vcpu, .. } if *vcpu == Some(id) => *vcpu = None,
-                    Cap::Irq { route, .. } if route.is_some_and(|route| route.vcpu == id) => *route = None,
-                    _ => {}
-                }
-            }
+            take_time(state, id);
             for receiver in state.channels.values_mut().flatten() {
                 if receiver.is_some_and(|receiver| receiver.vcpu == id) {
                     *receiver = None;

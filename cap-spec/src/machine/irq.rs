@@ -5,7 +5,8 @@
 //!   [`MAX_SPLITS`](super::MAX_SPLITS) children, or a child has one of the routes. What a child has, the parent can't use.
 //! * **Bind** routes the interrupt of a range of one to a Vcpu, as a vector of 32 to 255 (`OutOfRange`, 2). That the
 //!   range has one route is a property of the invoked capability (`OutOfRange`, 0), and so checked before the
-//!   arguments. `InUse` if it is bound or split; `NotConfigured` names a Vcpu (1) that has no CPU time.
+//!   arguments. `InUse` if it is bound or split; `NotConfigured` names a Vcpu (1) that has no CPU time;
+//!   `Forbidden` if the route is never handed out.
 //! * **Unbind** masks it; `NotMapped` if it is not bound.
 
 use super::derivation::{Kind, check_depth, derive};
@@ -56,7 +57,7 @@ pub(super) fn split(state: &mut State, call: Invoked) -> Result<Outcome, Fault> 
 
 /// `Irq.Bind`.
 pub(super) fn bind(state: &mut State, call: Invoked) -> Result<Outcome, Fault> {
-    let Cap::Irq { count, route, .. } = state.slots[&call.slot].cap else {
+    let Cap::Irq { first, count, route } = state.slots[&call.slot].cap else {
         unreachable!("the label was checked against the type")
     };
     if count != 1 {
@@ -71,6 +72,9 @@ pub(super) fn bind(state: &mut State, call: Invoked) -> Result<Outcome, Fault> {
     }
     if state.time_of(vcpu).is_none() {
         return Err(Fault::new(Error::NotConfigured, 1));
+    }
+    if state.config.forbidden_routes.contains(&first) {
+        return Err(Fault::new(Error::Forbidden, 0));
     }
     set_route(state, call.slot, Some(Route { vcpu, vector }));
     Ok(Outcome::NOTHING)

@@ -111,6 +111,15 @@ pub struct Reservation {
     pub period: u64,
 }
 
+/// The period that a Vcpu's core counts for it at present.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Period {
+    /// TSC value at which it ends.
+    pub end: u64,
+    /// Its length in ticks: the reservation's, or an earlier one until a change takes effect.
+    pub length: u64,
+}
+
 /// What a slot holds, and what is kept with the capability and not with an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cap {
@@ -156,9 +165,8 @@ pub enum Cap {
         core: u8,
         /// What it promises, children included.
         reservation: Reservation,
-        /// Share of the core, in 2^-32, that stays with this capability's parent's account until a time: what was given
-        /// back is promised until the period in which it was promised has ended.
-        releasing: Option<Releasing>,
+        /// TSC value before which some of it may still be promised to others: who takes it over starts then.
+        free_from: u64,
         /// Who uses it.
         vcpu: Option<VcpuId>,
     },
@@ -187,15 +195,6 @@ pub enum Cap {
     },
     /// The machine.
     Machine,
-}
-
-/// A share that is not free yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Releasing {
-    /// In 2^-32 of the core.
-    pub share: u64,
-    /// TSC value from which it is free.
-    pub until: u64,
 }
 
 impl Cap {
@@ -328,6 +327,8 @@ pub struct Config {
     pub switch_ticks: u64,
     /// Share of a core that can be promised, in 2^-32.
     pub capacity: u64,
+    /// Interrupt routes that are never handed out.
+    pub forbidden_routes: BTreeSet<u16>,
     /// Ranges of ports that are never handed out: first and last.
     pub forbidden_ports: Vec<(u16, u16)>,
     /// The page of global statistics.
@@ -351,8 +352,10 @@ pub struct State {
     pub vcpus: BTreeMap<VcpuId, Vcpu>,
     /// The channels, with the receivers of ends 1 and 2.
     pub channels: BTreeMap<ChannelId, [Option<Receiver>; 2]>,
-    /// Vcpus whose state another core still holds (the world's doing).
-    pub busy: BTreeSet<VcpuId>,
+    /// The present period of every Vcpu that has CPU time (its core's doing).
+    pub periods: BTreeMap<VcpuId, Period>,
+    /// Vcpus whose state a core still holds, with that core (its doing).
+    pub holders: BTreeMap<VcpuId, u8>,
     /// The time-stamp counter (the world's doing).
     pub now: u64,
     /// What the next read of a port returns (the world's doing).
@@ -374,7 +377,8 @@ impl State {
             vms: BTreeMap::new(),
             vcpus: BTreeMap::new(),
             channels: BTreeMap::new(),
-            busy: BTreeSet::new(),
+            periods: BTreeMap::new(),
+            holders: BTreeMap::new(),
             now: 0,
             port_input: 0,
             outputs: Vec::new(),

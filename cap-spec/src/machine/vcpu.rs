@@ -3,11 +3,12 @@
 //! * It is made detached and stopped. **Attach** makes it a processor of a VM, in 64-bit mode with paging on and
 //!   interrupts off: `InUse` if it has a VM. It stays with this VM until the VM is destroyed.
 //! * **SetRegister**, **GetRegister**: of a stopped Vcpu that has a VM. RIP, FS and GS base must be canonical, RFLAGS
-//!   have allowed bits only, CR3 be below 2^48 (`OutOfRange`) and aligned to 4 KiB (`Misaligned`). `Busy` while another
-//!   core still holds the registers.
+//!   have allowed bits only, CR3 be below 2^48 (`OutOfRange`) and aligned to 4 KiB (`Misaligned`). `Busy` while a core
+//!   still holds them.
 //! * **BindTime** gives it a reservation: `InUse` if it has one (0), or if the reservation is bound or split (1);
 //!   `TooManyReservations` names the reservation. **UnbindTime** takes it off; `NotConfigured` if there is none. Both of
-//!   stopped Vcpus only.
+//!   stopped Vcpus only; `Busy` if a core that still holds it is not the reservation's. A Vcpu that loses its CPU time
+//!   loses its interrupt routes, which lead to its core, and if it sleeps, its deadline.
 //! * **SetUpcall** chooses vectors, 0 or 32 to 255. **SetHandler** chooses who is told when it stops by itself, before
 //!   the VM is launched (`WrongPhase`); an end handles one Vcpu, the one that named it last.
 //! * **Start** makes a stopped Vcpu of a launched VM runnable; it needs a VM, a CSpace and CPU time (`NotConfigured`).
@@ -20,9 +21,9 @@
 use core::ops::RangeInclusive;
 
 use super::lookup::Invoked;
-use super::state::{Cap, Run, SlotId, State, Vcpu, VcpuId};
+use super::state::{Cap, Run, State, Vcpu, VcpuId};
 use super::vm::derive_page;
-use super::{MAX_RESERVATIONS, Outcome};
+use super::{MAX_RESERVATIONS, Outcome, cpu_time};
 use crate::abi::{Error, Fault, ObjectType, PAGE_BITS, Register, Rights};
 
 /// RFLAGS that may be set: the arithmetic flags, TF, IF, DF, IOPL, NT, RF, AC, ID, and bit 1, which is always set.
@@ -103,7 +104,7 @@ fn legal(register: Register, value: u64) -> Result<u64, Fault> {
 fn check_registers(state: &State, id: VcpuId) -> Result<(), Fault> {
     check_attached(state, id)?;
     check_stopped(state, id)?;
-    if state.busy.contains(&id) { Err(Fault::new(Error::Busy, 0)) } else { Ok(()) }
+    if state.holders.contains_key(&id) { Err(Fault::new(Error::Busy, 0)) } else { Ok(()) }
 }
 
 /// `Vcpu.SetRegister`.
@@ -141,7 +142,12 @@ pub(super) fn bind_time(state: &mut State, call: Invoked) -> Result<Outcome, Fau
     if reservations(state, core) >= MAX_RESERVATIONS {
         return Err(Fault::new(Error::TooManyReservations, 1));
     }
-    set_time(state, time, Some(id));
+    if state.holders.get(&id).is_some_and(|holder| *holder != core) {
+        return Err(Fault::new(Error::Busy, 0));
+    }
+    if let Some(Cap::CpuTime { vcpu, .. }) = state.slots.get_mut(&time).map(|slot| &mut slot.cap) {
+        *vcpu = Some(id);
+    }
     Ok(Outcome::NOTHING)
 }
 
@@ -154,20 +160,30 @@ fn reservations(state: &State, wanted: u8) -> usize {
         .count()
 }
 
-/// Binds or unbinds a reservation.
-fn set_time(state: &mut State, time: SlotId, to: Option<VcpuId>) {
-    if let Some(Cap::CpuTime { vcpu, .. }) = state.slots.get_mut(&time).map(|slot| &mut slot.cap) {
-        *vcpu = to;
-    }
-}
-
 /// `Vcpu.UnbindTime`.
 pub(super) fn unbind_time(state: &mut State, call: Invoked) -> Result<Outcome, Fault> {
     let id = vcpu_of(state, &call);
-    let time = state.time_of(id).ok_or(Fault::new(Error::NotConfigured, 0))?;
+    state.time_of(id).ok_or(Fault::new(Error::NotConfigured, 0))?;
     check_stopped(state, id)?;
-    set_time(state, time, None);
+    take_time(state, id);
     Ok(Outcome::NOTHING)
+}
+
+/// Takes a Vcpu off its CPU time and, as interrupts are routed to the core of that, off its interrupt routes.
+pub(super) fn take_time(state: &mut State, id: VcpuId) {
+    if let Some(time) = state.time_of(id) {
+        cpu_time::unbind(state, time);
+    }
+    if let Some(Run::Blocked { deadline, .. }) = state.vcpus.get_mut(&id).map(|vcpu| &mut vcpu.run) {
+        *deadline = 0;
+    }
+    for slot in state.slots.values_mut() {
+        if let Cap::Irq { route, .. } = &mut slot.cap
+            && route.is_some_and(|route| route.vcpu == id)
+        {
+            *route = None;
+        }
+    }
 }
 
 /// `Vcpu.SetUpcall`.
