@@ -9,7 +9,8 @@
 //! - Ties: the operator loses them (a unit worth exactly reserve and fee is sold); then whoever already holds the unit
 //!   wins; then the order `(position + round) mod n`, where `position` counts the round's bids by account number.
 //! - A budget cuts the curve at the last whole unit where the summed bid value fits, so `p_i` never exceeds it.
-//! - Nothing is allocated and nothing is rounded. Time: one sort of the units' steps; all payments in a logarithm each.
+//! - Nothing is allocated and nothing is rounded. Time: a selection of the best steps, linear on average; the payments
+//!   then take a logarithm each.
 //!
 //! Why greedy is exact: `keep` is added to the *first* units (those held) and the fee taken from the units *after*
 //! them, so what a unit adds never grows along a curve, and picking the best units one by one never skips one.
@@ -38,7 +39,7 @@ pub struct Entry {
     pub account: AccountId,
     /// What the round before gave it.
     pub held: Quantity,
-    /// Added to the value of each unit held.
+    /// Added to the value of each unit held, as far as the curve reaches.
     pub keep: Price,
     /// The most it can pay: the smaller of its `max_payment` and its free balance.
     pub budget: Credits,
@@ -230,10 +231,12 @@ pub(crate) fn for_each_step(terms: &Terms, entry: &Entry, turn: Turn, position: 
     }
 }
 
-/// The bid's value of `quantity` units: the curve, and `keep` for those that are held.
+/// The bid's value of `quantity` units: the curve, and `keep` for those that are held. A unit beyond the curve is not
+/// demanded, so it is worth nothing, held or not.
 #[must_use]
 pub fn bid_value(entry: &Entry, quantity: Quantity) -> Credits {
-    entry.curve.value_of(quantity) + Credits::of(entry.keep, quantity.min(entry.held))
+    let kept = quantity.min(entry.held).min(entry.curve.demand());
+    entry.curve.value_of(quantity) + Credits::of(entry.keep, kept)
 }
 
 /// Clears one round: fills `awards[i]` for `entries[i]` and returns what the round says about the good.
@@ -257,14 +260,14 @@ pub fn clear(
         return Err(ClearError::BufferTooShort);
     }
     let (steps, largest) = collect(terms, round, entries, scratch.steps);
-    steps.sort_unstable_by_key(Step::order);
     for (award, entry) in awards.iter_mut().zip(entries) {
         *award = Award { account: entry.account, ..Award::default() };
     }
     let sale = sell(terms, steps, awards);
-    let rejected = &steps[sale.first_rejected..];
+    let rejected = &mut steps[sale.first_rejected..];
     // Steps that were never candidates are worth less than the reserve.
     let best_rejected = rejected.first().map_or(0, Step::gain);
+    let rejected = sort_best(rejected, largest + u64::from(sale.partly_sold));
     let tallies = tally(rejected, sale.partly_sold, largest, scratch.tallies);
     for (position, award) in awards[..entries.len()].iter_mut().enumerate() {
         if award.quantity == Quantity::ZERO {
@@ -338,32 +341,64 @@ struct Sale {
     partly_sold: u32,
 }
 
-/// Sells the sorted steps until the supply ends, adding to `awards`.
-fn sell(terms: &Terms, steps: &[Step], awards: &mut [Award]) -> Sale {
-    let mut left = terms.supply.0;
-    let mut sale = Sale {
-        sold: Quantity::ZERO,
-        welfare: Credits::ZERO,
-        lowest_gain: None,
-        first_rejected: steps.len(),
-        partly_sold: 0,
+/// Sells the best steps until the supply ends, adding to `awards`. Afterwards the steps sold come first, in no order, and
+/// the one sold in part, if any, comes next, before the rest.
+fn sell(terms: &Terms, steps: &mut [Step], awards: &mut [Award]) -> Sale {
+    let (first_rejected, left) = split_by_units(steps, u64::from(terms.supply.0));
+    let mut sale =
+        Sale { sold: Quantity::ZERO, welfare: Credits::ZERO, lowest_gain: None, first_rejected, partly_sold: 0 };
+    let mut sell_one = |step: &Step, units: u32| {
+        awards[step.entry as usize].quantity.0 += units;
+        sale.sold.0 += units;
+        sale.welfare += Credits::of(Price(step.gain()), Quantity(units));
+        sale.lowest_gain = Some(sale.lowest_gain.map_or(step.gain(), |gain| gain.min(step.gain())));
     };
-    for (at, step) in steps.iter().enumerate() {
-        let taken = left.min(step.quantity);
-        if taken > 0 {
-            awards[step.entry as usize].quantity.0 += taken;
-            sale.welfare += Credits::of(Price(step.gain()), Quantity(taken));
-            sale.lowest_gain = Some(step.gain());
-            left -= taken;
-        }
-        if taken < step.quantity {
-            sale.first_rejected = at;
-            sale.partly_sold = taken;
-            break;
+    for step in &steps[..first_rejected] {
+        sell_one(step, step.quantity);
+    }
+    if let Some(step) = steps.get(first_rejected).filter(|_| left > 0) {
+        // Less than the step has, or it would have been sold whole.
+        sell_one(step, left as u32);
+        sale.partly_sold = left as u32;
+    }
+    sale
+}
+
+/// Below this many steps sorting is quicker than selecting.
+const SORT_BELOW: usize = 64;
+
+/// Reorders the steps so that the best ones whose units together do not exceed `units` come first, and the next best one
+/// right after them. Returns how many come first, and how many of the units are left. Linear on average.
+fn split_by_units(steps: &mut [Step], units: u64) -> (usize, u64) {
+    // Everything before `low` is better than the rest and fits; what lies from `high` on is worse and does not.
+    let (mut low, mut high, mut left) = (0, steps.len(), units);
+    while high - low > SORT_BELOW {
+        let half = (high - low) / 2;
+        steps[low..high].select_nth_unstable_by_key(half, Step::order);
+        let better = &steps[low..low + half];
+        let better: u64 = better.iter().map(|step| u64::from(step.quantity)).sum();
+        if better > left {
+            high = low + half;
+        } else {
+            left -= better;
+            low += half;
         }
     }
-    sale.sold = Quantity(terms.supply.0 - left);
-    sale
+    steps[low..high].sort_unstable_by_key(Step::order);
+    while low < high && u64::from(steps[low].quantity) <= left {
+        left -= u64::from(steps[low].quantity);
+        low += 1;
+    }
+    (low, left)
+}
+
+/// Sorts the best steps, of at least `units` units together or all there are, and returns them.
+fn sort_best(steps: &mut [Step], units: u64) -> &[Step] {
+    let (fitting, _) = split_by_units(steps, units);
+    let end = steps.len().min(fitting + 1);
+    let best = &mut steps[..end];
+    best.sort_unstable_by_key(Step::order);
+    best
 }
 
 /// Sums up the rejected steps, best first, as far as a payment can need them: `largest` units.

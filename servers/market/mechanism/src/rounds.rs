@@ -1,5 +1,4 @@
-//! The rounds of one good over time: standing bids, leases, notices, charges, the base and (in [`desk`]) what happens
-//! between rounds.
+//! The rounds of one good over time: standing bids, leases, notices, charges, the base, and what happens between rounds.
 //!
 //! [`Rounds`] is a state machine. Events go in as method calls, what has to be done comes out as [`Action`]s in the
 //! order in which it has to be done, and money moves in the [`Ledger`] that the caller passes. It does no I/O, so the
@@ -21,18 +20,19 @@
 //! - A base is delivered as long as it is paid. When it can't be paid, its owner gets a notice of
 //!   [`GoodTerms::stop_notice`] intervals, during which the base goes on, paid from a deposit.
 
+mod actions;
+mod close;
 mod desk;
 
+pub use actions::{Action, Lease, Purpose, RoundError};
 pub use desk::{Desk, DeskError, Returned};
-
-use core::fmt;
 
 use heapless::Vec;
 
 use crate::board;
-use crate::curve_lane::{self, Award, ClearError, Entry, Outcome, STEPS_PER_BID, Scratch, Step, Tally, Terms};
+use crate::curve_lane::{Award, Entry, Outcome, STEPS_PER_BID, Step, Tally, Terms};
 use crate::ledger::{Cause, Ledger, LedgerError};
-use crate::types::{AccountId, Bid, Credits, CurveError, GoodId, Price, Quantity, RoundNo, Ticks};
+use crate::types::{AccountId, Bid, Credits, GoodId, Price, Quantity, RoundNo, Ticks};
 
 /// What is fixed for a good as long as the market runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,160 +50,6 @@ pub struct GoodTerms {
     /// How many of this good's intervals a tenant has left after it could not pay its base; at least 1. MARKET.md wants
     /// one interval of pages, which is 1 for pages and 10 for CPU time.
     pub stop_notice: u32,
-}
-
-/// What has to be done, or was done to an account's money, in the order given.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Take these units now: their notice has run out, or the operator needs them.
-    ForcedShrink {
-        /// Whose.
-        account: AccountId,
-        /// How many.
-        units: Quantity,
-    },
-    /// Deliver these units now; they are paid.
-    Grow {
-        /// To whom.
-        account: AccountId,
-        /// How many.
-        units: Quantity,
-    },
-    /// Tell the account to give up units of its choice.
-    Notice {
-        /// Whom.
-        account: AccountId,
-        /// How many.
-        units: Quantity,
-        /// Not before this time is anything taken.
-        deadline: Ticks,
-    },
-    /// The account paid for an interval to come, or on the desk.
-    Charge {
-        /// Who.
-        account: AccountId,
-        /// For what.
-        purpose: Purpose,
-        /// Of which interval; the first one for a purchase on the desk.
-        interval: RoundNo,
-        /// How many units.
-        units: Quantity,
-        /// For all of them.
-        amount: Credits,
-    },
-    /// The account was paid back.
-    Refund {
-        /// Who.
-        account: AccountId,
-        /// How much.
-        amount: Credits,
-    },
-    /// The account was paid for a lease that the operator broke.
-    Penalty {
-        /// Who.
-        account: AccountId,
-        /// How much.
-        amount: Credits,
-    },
-    /// The base could not be paid: tell the account that it is stopped at the deadline unless it is topped up.
-    StopNotice {
-        /// Whom.
-        account: AccountId,
-        /// When.
-        deadline: Ticks,
-    },
-    /// The base was paid after all.
-    StopCancelled {
-        /// Whose.
-        account: AccountId,
-    },
-    /// Stop the account's VM, take back everything, then call [`Rounds::remove`] for each good.
-    Stop {
-        /// Which.
-        account: AccountId,
-    },
-}
-
-/// What a charge was for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose {
-    /// The base, at contract price.
-    Base,
-    /// Units won in a round.
-    Lease,
-    /// Units bought between rounds.
-    Desk,
-}
-
-/// Why an event was refused. It then changed nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RoundError {
-    /// The account takes no part in this good.
-    NoSuchMember,
-    /// The account takes part already.
-    AlreadyMember,
-    /// All slots are taken.
-    TooManyMembers,
-    /// The supply does not reach for all bases.
-    NoRoom,
-    /// The bid breaks a rule.
-    Bid(CurveError),
-    /// The round must not close yet: a notice is still running.
-    TooEarly {
-        /// When it may.
-        earliest: Ticks,
-    },
-    /// A price above [`Price::LIMIT`], an interval of 0 or a stop notice of 0.
-    BadTerms,
-    /// The ledger refused.
-    Ledger(LedgerError),
-    /// The round cannot be cleared. Never returned while [`Rounds`] is used through its methods.
-    Clear(ClearError),
-}
-
-impl fmt::Display for RoundError {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            RoundError::NoSuchMember => out.write_str("the account takes no part in this good"),
-            RoundError::AlreadyMember => out.write_str("the account takes part already"),
-            RoundError::TooManyMembers => out.write_str("all slots are taken"),
-            RoundError::NoRoom => out.write_str("the supply does not reach for all bases"),
-            RoundError::Bid(error) => write!(out, "bid: {error}"),
-            RoundError::TooEarly { earliest } => {
-                write!(out, "the round closes at {} at the earliest", earliest.0)
-            }
-            RoundError::BadTerms => out.write_str("price above the limit, or interval or stop notice of 0"),
-            RoundError::Ledger(error) => write!(out, "ledger: {error}"),
-            RoundError::Clear(error) => write!(out, "clearing: {error}"),
-        }
-    }
-}
-
-impl core::error::Error for RoundError {}
-
-impl From<LedgerError> for RoundError {
-    fn from(error: LedgerError) -> RoundError {
-        RoundError::Ledger(error)
-    }
-}
-
-/// What an account holds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Lease {
-    /// Paid at contract price, never auctioned.
-    pub base: Quantity,
-    /// Units above the base in the interval that is running.
-    pub running: Quantity,
-    /// Units above the base in the interval after it.
-    pub next: Quantity,
-}
-
-impl Lease {
-    /// How many units the account has to give up by the end of the running interval.
-    #[must_use]
-    pub fn under_notice(&self) -> Quantity {
-        self.running.saturating_sub(self.next)
-    }
 }
 
 /// What was paid for the units of one interval; the base is not part of it.
@@ -470,192 +316,6 @@ impl<const N: usize> Rounds<N> {
             return Err(RoundError::NoRoom);
         }
         self.supply = supply;
-        Ok(())
-    }
-
-    /// Closes the round as the module says. `now` is the present time; actions come out in the order to do them.
-    ///
-    /// # Errors
-    /// [`RoundError::TooEarly`]; [`LedgerError::JournalFull`] when fewer than [`POSTINGS_PER_MEMBER`] postings per member
-    /// fit.
-    pub fn close<const A: usize, const J: usize>(
-        &mut self,
-        now: Ticks,
-        ledger: &mut Ledger<A, J>,
-        work: &mut Workspace<N>,
-        emit: &mut impl FnMut(Action),
-    ) -> Result<Report, RoundError> {
-        if now < self.next_close {
-            let earliest = self.next_close;
-            return Err(RoundError::TooEarly { earliest });
-        }
-        if ledger.journal_room() < POSTINGS_PER_MEMBER * self.members.len() {
-            return Err(LedgerError::JournalFull.into());
-        }
-        let deadline = now.saturating_add(self.terms.interval);
-        self.begin_interval(emit);
-        self.collect_bases(now, ledger, emit)?;
-        self.supply_next = self.supply;
-        let terms = Terms {
-            supply: self.supply.saturating_sub(self.bases()),
-            reserve: self.terms.reserve,
-            fee: self.terms.fee,
-        };
-        self.set_aside(ledger, work)?;
-        let Workspace { entries, awards, steps, tallies } = work;
-        let mut scratch = Scratch { steps: steps.as_flattened_mut(), tallies: tallies.as_flattened_mut() };
-        let outcome =
-            curve_lane::clear(&terms, self.round, entries, &mut scratch, awards).map_err(RoundError::Clear)?;
-        self.settle(ledger, work, emit)?;
-        for member in &self.members {
-            let units = member.lease.under_notice();
-            if units > Quantity::ZERO {
-                emit(Action::Notice { account: member.account, units, deadline });
-            }
-        }
-        let report = Report { round: self.round, terms, outcome };
-        self.clearing_running = self.clearing_next;
-        self.clearing_next = outcome.clearing;
-        self.last = Some(report);
-        self.round = self.round.next();
-        self.next_close = deadline;
-        Ok(report)
-    }
-
-    /// Steps 1 and 2: the interval that was next begins.
-    fn begin_interval(&mut self, emit: &mut impl FnMut(Action)) {
-        for member in &mut self.members {
-            let account = member.account;
-            let units = member.lease.under_notice();
-            if units > Quantity::ZERO {
-                emit(Action::ForcedShrink { account, units });
-                member.lease.running = member.lease.next;
-            }
-        }
-        for member in &mut self.members {
-            let account = member.account;
-            let units = member.lease.next.saturating_sub(member.lease.running);
-            if units > Quantity::ZERO {
-                emit(Action::Grow { account, units });
-                member.lease.running = member.lease.next;
-            }
-            member.paid_running = member.paid_next;
-            member.paid_next = Paid::default();
-        }
-        self.supply_running = self.supply_next;
-        self.claims.advance();
-    }
-
-    /// Step 3: the bases of the interval after the one that begins.
-    fn collect_bases<const A: usize, const J: usize>(
-        &mut self,
-        now: Ticks,
-        ledger: &mut Ledger<A, J>,
-        emit: &mut impl FnMut(Action),
-    ) -> Result<(), RoundError> {
-        let cause = self.cause();
-        let (round, terms) = (self.round, self.terms);
-        for member in &mut self.members {
-            if member.stopped {
-                continue;
-            }
-            let (account, units) = (member.account, member.lease.base);
-            let due = member.base_due();
-            let full_deposit = Credits(due.0 * i128::from(terms.stop_notice - 1));
-            let refill = full_deposit - member.deposit;
-            let owed = if member.base_owed { due } else { Credits::ZERO };
-            let mut charged = |interval, amount: Credits| {
-                if amount > Credits::ZERO {
-                    emit(Action::Charge { account, purpose: Purpose::Base, interval, units, amount });
-                }
-            };
-            if ledger.free(account) >= due + owed + refill {
-                ledger.pay(account, owed, cause)?;
-                charged(round, owed);
-                ledger.pay(account, due, cause)?;
-                charged(round.next(), due);
-                ledger.escrow(account, refill, cause)?;
-                member.deposit = full_deposit;
-                member.base_owed = false;
-                if member.stop_before.take().is_some() {
-                    emit(Action::StopCancelled { account });
-                }
-            } else if member.stop_before.is_some_and(|interval| interval <= round) {
-                ledger.release(account, member.deposit, cause)?;
-                member.deposit = Credits::ZERO;
-                member.stopped = true;
-                emit(Action::Stop { account });
-            } else {
-                if member.deposit >= due {
-                    ledger.charge(account, due, cause)?;
-                    member.deposit -= due;
-                    charged(round.next(), due);
-                } else {
-                    member.base_owed = true;
-                }
-                if member.stop_before.is_none() {
-                    let span = terms.interval.0.saturating_mul(u64::from(terms.stop_notice));
-                    member.stop_before = Some(RoundNo(round.0 + u64::from(terms.stop_notice)));
-                    emit(Action::StopNotice { account, deadline: now.saturating_add(Ticks(span)) });
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Step 4, before clearing: the bids that count, each with its budget set aside.
-    fn set_aside<const A: usize, const J: usize>(
-        &mut self,
-        ledger: &mut Ledger<A, J>,
-        work: &mut Workspace<N>,
-    ) -> Result<(), RoundError> {
-        let (cause, round) = (self.cause(), self.round);
-        work.entries.clear();
-        for member in &mut self.members {
-            if member.bid.is_some_and(|bid| bid.valid_until < round) {
-                member.bid = None;
-            }
-            // Who cannot pay its base must not spend on anything else.
-            let Some(bid) = member.bid.filter(|_| member.stop_before.is_none()) else {
-                continue;
-            };
-            let budget = bid.max_payment.min(ledger.free(member.account));
-            ledger.escrow(member.account, budget, cause)?;
-            let entry =
-                Entry { account: member.account, held: member.lease.next, keep: bid.keep, budget, curve: bid.curve };
-            work.entries.push(entry).map_err(|_| RoundError::TooManyMembers)?;
-        }
-        Ok(())
-    }
-
-    /// Step 4, after clearing: charges, releases the rest, and writes the leases of the interval sold.
-    fn settle<const A: usize, const J: usize>(
-        &mut self,
-        ledger: &mut Ledger<A, J>,
-        work: &Workspace<N>,
-        emit: &mut impl FnMut(Action),
-    ) -> Result<(), RoundError> {
-        let cause = self.cause();
-        for member in &mut self.members {
-            member.lease.next = Quantity::ZERO;
-        }
-        for (entry, award) in work.entries().iter().zip(work.awards()) {
-            let account = award.account;
-            ledger.charge(account, award.payment, cause)?;
-            ledger.release(account, entry.budget - award.payment, cause)?;
-            let at = self.find(account).map_err(|_| RoundError::NoSuchMember)?;
-            self.members[at].lease.next = award.quantity;
-            self.members[at].paid_next.add(award.quantity, award.payment);
-            if award.quantity > Quantity::ZERO {
-                emit(Action::Charge {
-                    account,
-                    purpose: Purpose::Lease,
-                    interval: self.round.next(),
-                    units: award.quantity,
-                    amount: award.payment,
-                });
-            }
-        }
         Ok(())
     }
 

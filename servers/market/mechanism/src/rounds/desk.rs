@@ -289,9 +289,10 @@ impl<const N: usize> Rounds<N> {
         ledger.penalty(account, penalty, cause)?;
         member.lease.running = member.lease.running.saturating_sub(units);
         member.lease.next = member.lease.next.saturating_sub(units);
-        for supply in [&mut self.supply_running, &mut self.supply_next, &mut self.supply] {
-            *supply = supply.saturating_sub(units);
-        }
+        // In the two intervals sold these units were part of the supply besides all bases.
+        self.supply_running = self.supply_running.saturating_sub(units);
+        self.supply_next = self.supply_next.saturating_sub(units);
+        self.supply = self.supply.saturating_sub(units).max(self.bases());
         emit(Action::ForcedShrink { account, units });
         if amount > Credits::ZERO {
             emit(Action::Refund { account, amount });
