@@ -5,7 +5,7 @@ use super::cpu::{Msr, cpuid, rdmsr, wrmsr};
 /// APIC_BASE: x2APIC enable and global enable.
 const X2APIC_ON: u64 = 1 << 11 | 1 << 10;
 /// SVR: software enable, spurious vector 255.
-const SVR: u64 = 0x1ff;
+pub const SVR: u64 = 0x1ff;
 /// LVT: masked.
 pub const LVT_MASKED: u64 = 1 << 16;
 /// ICR: delivery mode NMI, assert.
@@ -75,6 +75,12 @@ pub fn end_all() {
         unsafe { wrmsr(Msr::X2APIC_EOI, 0) };
         bound -= 1;
     }
+}
+
+/// Ends the interrupt of the highest priority that is in service.
+pub fn end_one() {
+    // SAFETY: an EOI touches no memory.
+    unsafe { wrmsr(Msr::X2APIC_EOI, 0) };
 }
 
 /// Programs the timer: LVT word and divide configuration, then the initial count (0 stops it).

@@ -6,8 +6,9 @@
 use core::cell::UnsafeCell;
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use kernel::protocol::Gate;
 use kernel::types::CoreId;
-const MAX_CORES: usize = 8;
+use kernel::vm::MAX_CORES;
 
 /// Bytes, and alignment, of a core's area.
 pub const AREA_BYTES: usize = 32 * 1024;
@@ -17,8 +18,8 @@ pub const AREA_BYTES: usize = 32 * 1024;
 pub struct Core {
     /// Set by the NMI stub: look at every cause before the next entry.
     pub nmi: AtomicBool,
-    /// The core is in its guest, or committed to enter it: whoever wants it out sends an NMI and waits for false.
-    pub in_guest: AtomicBool,
+    /// Where it is, and whether it was called.
+    pub gate: Gate,
     /// The core has entered Rust and is ready.
     pub ready: AtomicBool,
     /// Vectors that the drain stubs accepted: bit per vector.
@@ -37,7 +38,7 @@ pub const DRAINED_OFFSET: usize = offset_of!(Core, drained);
 impl Core {
     const NEW: Core = Core {
         nmi: AtomicBool::new(false),
-        in_guest: AtomicBool::new(false),
+        gate: Gate::new(),
         ready: AtomicBool::new(false),
         drained: [const { AtomicU64::new(0) }; 4],
         apic_id: AtomicU32::new(0),

@@ -14,6 +14,8 @@ impl Msr {
     pub const APIC_BASE: Msr = Msr(0x1b);
     /// x2APIC: local APIC id.
     pub const X2APIC_ID: Msr = Msr(0x802);
+    /// x2APIC: version.
+    pub const X2APIC_VERSION: Msr = Msr(0x803);
     /// x2APIC: processor priority.
     pub const X2APIC_PPR: Msr = Msr(0x80a);
     /// x2APIC: end of interrupt.

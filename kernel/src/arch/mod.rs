@@ -9,3 +9,4 @@ pub mod ioapic;
 pub mod lock;
 pub mod mmio;
 pub mod serial;
+pub mod svm;

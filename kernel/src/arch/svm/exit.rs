@@ -1,0 +1,73 @@
+//! Why a guest was left: the exit codes of APM volume 2, appendix C, as far as the kernel intercepts them.
+
+/// An exit. Codes that the kernel does not ask for are kept, not lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// MOV to or from a debug register.
+    DebugRegister,
+    /// An intercepted exception with this vector.
+    Exception(u8),
+    /// NMI: still pending, taken at the next window.
+    Nmi,
+    /// INIT.
+    Init,
+    /// CPUID.
+    Cpuid,
+    /// IN or OUT.
+    Port,
+    /// RDMSR or WRMSR.
+    Msr,
+    /// Shutdown.
+    Shutdown,
+    /// VMMCALL.
+    Vmmcall,
+    /// XSETBV.
+    Xsetbv,
+    /// An instruction that guests don't have; the code.
+    Instruction(u32),
+    /// Nested page fault.
+    NestedFault,
+    /// VMRUN refused the state.
+    Invalid,
+    /// Anything else; the code.
+    Other(u32),
+}
+
+impl Exit {
+    /// The meaning of an exit code. Only the low half counts: processors and emulators differ in the high one.
+    #[inline]
+    pub const fn decode(code: u64) -> Exit {
+        match code as u32 {
+            0x81 => Exit::Vmmcall,
+            0x61 => Exit::Nmi,
+            0x400 => Exit::NestedFault,
+            code @ 0x40..=0x5f => Exit::Exception((code - 0x40) as u8),
+            0x20..=0x3f => Exit::DebugRegister,
+            0x63 => Exit::Init,
+            0x72 => Exit::Cpuid,
+            0x7b => Exit::Port,
+            0x7c => Exit::Msr,
+            0x7f => Exit::Shutdown,
+            0x8d => Exit::Xsetbv,
+            // RDPMC, RSM, INVD, INVLPGA, task switch; VMRUN, VMLOAD to SKINIT, WBINVD to MWAIT, RDPRU; INVLPGB,
+            // MCOMMIT, TLBSYNC.
+            code @ (0x6f | 0x73 | 0x76 | 0x7a | 0x7d | 0x80 | 0x82..=0x86 | 0x89..=0x8c | 0x8e | 0xa0 | 0xa1 | 0xa3
+            | 0xa4) => Exit::Instruction(code),
+            u32::MAX => Exit::Invalid,
+            code => Exit::Other(code),
+        }
+    }
+}
+
+/// Lengths of intercepted instructions without NRIPS. A prefix that a guest puts before one is not skipped: it then
+/// executes the rest of its own instruction again, which harms nobody else.
+pub mod length {
+    /// VMMCALL.
+    pub const VMMCALL: u64 = 3;
+    /// XSETBV.
+    pub const XSETBV: u64 = 3;
+    /// CPUID.
+    pub const CPUID: u64 = 2;
+    /// RDMSR and WRMSR.
+    pub const MSR: u64 = 2;
+}

@@ -1,0 +1,181 @@
+//! What the back end keeps of a Vcpu: general registers, extended state, debug registers, its timer, what it is owed.
+//! It lies in the Vcpu object, in page 0 behind the core's header; the control block is page 1.
+
+use super::permission;
+use super::vmcb::{Clean, Exceptions, Intercept1, Intercept2, Intercept3, Segment, Vmcb, segment};
+use core::mem::offset_of;
+use kernel::protocol::pending::Pending;
+use kernel::types::{Hpa, VcpuId};
+use kernel::vcpu::BACK_END_OFFSET;
+
+/// Bytes of the extended state: legacy area, header, AVX, and PKRU at its largest offset.
+pub const XSAVE_BYTES: usize = 2752;
+
+/// Registers and more of a Vcpu that does not run.
+#[repr(C, align(64))]
+pub struct Saved {
+    /// General registers in the order of their encoding; RAX and RSP are in the control block.
+    pub gpr: [u64; 16],
+    /// Physical address of the control block.
+    pub vmcb_pa: u64,
+    /// Events that it is owed.
+    pub pending: Pending,
+    /// DR0 to DR3 while it is out.
+    pub debug: [u64; 4],
+    /// It has touched DR0 to DR3: they are switched from then on.
+    pub debug_used: bool,
+    /// Number of the core whose registers hold its state, plus 1; 0 for none. Changed under the kernel lock.
+    pub loaded_on: u8,
+    /// Its initial count is watched although it has its core to itself: it has asked for the current count.
+    pub watch_timer: bool,
+    /// XCR0 as it set it.
+    pub xcr0: u64,
+    /// TSC_AUX.
+    pub tsc_aux: u64,
+    /// Task priority (CR8) while it is out.
+    pub task_priority: u64,
+    /// LVT timer word: vector and mask.
+    pub timer_lvt: u32,
+    /// Divide configuration of the timer.
+    pub timer_divide: u32,
+    /// TSC at which the timer expires, 0 while it is not armed.
+    pub timer_due: u64,
+    /// Extended state in the standard XSAVE format.
+    xsave: ExtendedState,
+}
+
+/// Extended state, aligned as XSAVE wants it.
+#[repr(C, align(64))]
+struct ExtendedState([u8; XSAVE_BYTES]);
+
+impl Saved {
+    /// Address of the extended state.
+    #[inline(always)]
+    pub fn xsave_area(&self) -> u64 {
+        self.xsave.0.as_ptr() as u64
+    }
+}
+
+const _: () = {
+    assert!(size_of::<Saved>() + BACK_END_OFFSET <= 4096);
+    assert!(BACK_END_OFFSET % align_of::<Saved>() == 0);
+};
+
+/// Offset of the general registers.
+pub const GPR_OFFSET: usize = offset_of!(Saved, gpr);
+/// Offset of the control block's address.
+pub const VMCB_OFFSET: usize = offset_of!(Saved, vmcb_pa);
+
+/// Index of RAX to R15 in [`Saved::gpr`] where Rust needs them.
+pub mod gpr {
+    /// RCX.
+    pub const RCX: usize = 1;
+    /// RDX.
+    pub const RDX: usize = 2;
+    /// RBX.
+    pub const RBX: usize = 3;
+    /// RSI.
+    pub const RSI: usize = 6;
+    /// RDI.
+    pub const RDI: usize = 7;
+    /// R8.
+    pub const R8: usize = 8;
+    /// R9.
+    pub const R9: usize = 9;
+    /// R10.
+    pub const R10: usize = 10;
+}
+
+/// EFER: SVM enable. Set while a guest runs, never shown to it.
+pub const EFER_SVME: u64 = 1 << 12;
+/// EFER of a new Vcpu: LME, LMA, NXE.
+const EFER_START: u64 = 1 << 8 | 1 << 10 | 1 << 11 | EFER_SVME;
+/// CR0 of a new Vcpu: PG, WP, NE, ET, MP, PE.
+const CR0_START: u64 = 1 << 31 | 1 << 16 | 1 << 5 | 1 << 4 | 1 << 1 | 1;
+/// CR4 of a new Vcpu: PAE, OSFXSR, OSXMMEXCPT.
+const CR4_START: u64 = 1 << 5 | 1 << 9 | 1 << 10;
+/// MXCSR after reset.
+const MXCSR_START: u32 = 0x1f80;
+/// x87 control word after FNINIT.
+const FCW_START: u16 = 0x37f;
+/// PAT after reset.
+const PAT_START: u64 = 0x0007_0406_0007_0406;
+/// DR0 to DR3, reads and writes.
+pub const ALL_DEBUG_ADDRESSES: u32 = 0x000f_000f;
+
+/// Where a Vcpu's saved state lies.
+#[inline]
+pub fn saved_at(vcpu: VcpuId) -> *mut Saved {
+    vcpu.address().plus(BACK_END_OFFSET as u64).get() as *mut Saved
+}
+
+/// Where a Vcpu's control block lies.
+#[inline]
+pub fn vmcb_at(vcpu: VcpuId) -> *mut Vmcb {
+    vcpu.address().plus(4096).get() as *mut Vmcb
+}
+
+/// Puts both into the initial state: 64-bit mode, interrupts off, everything intercepted that a guest must not do.
+pub fn init(saved: &mut Saved, vmcb: &mut Vmcb, nested_root: Hpa, xcr0: u64) {
+    saved.gpr = [0; 16];
+    saved.vmcb_pa = core::ptr::from_ref(vmcb) as u64;
+    saved.pending = Pending::NONE;
+    saved.debug = [0; 4];
+    saved.debug_used = false;
+    saved.watch_timer = false;
+    saved.xcr0 = xcr0;
+    saved.tsc_aux = 0;
+    saved.task_priority = 0;
+    saved.timer_lvt = crate::arch::apic::LVT_MASKED as u32;
+    saved.timer_divide = 0;
+    saved.timer_due = 0;
+    saved.xsave.0.fill(0);
+    saved.xsave.0[..2].copy_from_slice(&FCW_START.to_le_bytes());
+    saved.xsave.0[24..28].copy_from_slice(&MXCSR_START.to_le_bytes());
+
+    let control = &mut vmcb.control;
+    control.intercept_cr = 0;
+    control.intercept_dr = ALL_DEBUG_ADDRESSES;
+    control.intercept_exceptions = Exceptions::all();
+    control.intercept1 = Intercept1::all();
+    control.intercept2 = Intercept2::all();
+    control.intercept3 = Intercept3::all();
+    control.iopm_base_pa = permission::iopm();
+    control.msrpm_base_pa = permission::msrpm(false);
+    control.tsc_offset = 0;
+    control.tlb_control = 0;
+    control.int_ctl = 0;
+    control.interrupt_shadow = 0;
+    control.exit_int_info = 0;
+    control.nested_enable = 1;
+    control.event_inj = 0;
+    control.nested_cr3 = nested_root.get();
+    control.lbr_control = 0;
+    control.clean = Clean::empty();
+
+    const DATA: Segment = Segment { selector: 0x10, attributes: 0xc93, limit: u32::MAX, base: 0 };
+    const CODE: Segment = Segment { selector: 0x08, attributes: 0xa9b, limit: u32::MAX, base: 0 };
+    const EMPTY_TABLE: Segment = Segment { selector: 0, attributes: 0, limit: 0, base: 0 };
+    let save = &mut vmcb.save;
+    save.segments = [DATA; 6];
+    save.segments[segment::CS] = CODE;
+    save.gdtr = EMPTY_TABLE;
+    save.idtr = EMPTY_TABLE;
+    save.ldtr = Segment { attributes: 0x82, ..EMPTY_TABLE };
+    save.tr = Segment { attributes: 0x8b, limit: 0x67, ..EMPTY_TABLE };
+    save.cpl = 0;
+    save.efer = EFER_START;
+    save.cr0 = CR0_START;
+    save.cr3 = 0;
+    save.cr4 = CR4_START;
+    save.cr2 = 0;
+    save.dr6 = 0xffff_0ff0;
+    save.dr7 = 0x400;
+    save.rflags = 2;
+    save.rip = 0;
+    save.rsp = 0;
+    save.rax = 0;
+    (save.star, save.lstar, save.cstar, save.sfmask, save.kernel_gs_base) = (0, 0, 0, 0, 0);
+    (save.sysenter_cs, save.sysenter_esp, save.sysenter_eip) = (0, 0, 0);
+    save.g_pat = PAT_START;
+}

@@ -1,0 +1,262 @@
+//! Everything that is switched when another VM gets a core, beyond what VMRUN itself switches: VMLOAD/VMSAVE state,
+//! extended state, DR0 to DR3, TSC_AUX, task priority, timer, interrupts in service and requested.
+//!
+//! Done only when the Vcpu on a core really changes: [`load`] and [`unload`] come in pairs, and between them the core's
+//! registers hold the state ([`Saved::loaded_on`]).
+
+use super::permission;
+use super::state::{ALL_DEBUG_ADDRESSES, GPR_OFFSET, Saved, VMCB_OFFSET};
+use super::vmcb::{Clean, Vmcb};
+use crate::arch::core_area::Core;
+use crate::arch::cpu::{self, Msr, rdmsr, rdtsc, wrmsr};
+use crate::arch::{apic, interrupts};
+use core::arch::{asm, global_asm};
+use core::sync::atomic::Ordering;
+
+global_asm!(
+    include_str!("enter.s"),
+    vmcb = const VMCB_OFFSET,
+    gpr = const GPR_OFFSET,
+    options(att_syntax)
+);
+
+unsafe extern "C" {
+    fn svm_enter(saved: *mut Saved);
+}
+
+/// How far, in ticks, the time computed for an expiry may differ from the hardware's: within it the vector is raised
+/// again, and the guest may see it twice.
+const TIMER_SLACK: u64 = 2_000;
+
+/// What a core's registers hold that is cheaper to compare than to write.
+pub struct Loaded {
+    /// XCR0 now.
+    xcr0: u64,
+    /// TSC_AUX now.
+    tsc_aux: u64,
+    /// The timer's registers are the loaded Vcpu's.
+    timer: bool,
+    /// Address of the state that was loaded last.
+    last: u64,
+    /// Several Vcpus have been loaded here: timers are watched, as they must be switched.
+    shared: bool,
+}
+
+/// What does not change after boot.
+#[derive(Clone, Copy)]
+pub struct Constants {
+    /// All that a guest may enable in XCR0.
+    pub xcr0: u64,
+    /// TSC ticks per count of the APIC timer undivided, in 2^-32.
+    pub ticks_per_count: u64,
+}
+
+impl Constants {
+    /// TSC ticks that a count of the timer takes at a divide configuration.
+    pub fn span_of(&self, count: u32, divide: u32) -> u64 {
+        ((u128::from(count) * u128::from(self.ticks_per_count) << divide_log2(divide)) >> 32) as u64
+    }
+
+    /// Counts of the timer that a span of TSC ticks takes, rounded up, at least 1.
+    pub fn count_of(&self, span: u64, divide: u32) -> u32 {
+        let per_count = (u128::from(self.ticks_per_count) << divide_log2(divide)).max(1);
+        u32::try_from((u128::from(span) << 32).div_ceil(per_count)).unwrap_or(u32::MAX).max(1)
+    }
+}
+
+/// log2 of the divisor that a divide configuration (bits 0, 1 and 3) means.
+fn divide_log2(divide: u32) -> u32 {
+    let code = divide & 3 | divide >> 1 & 4;
+    (code + 1) & 7
+}
+
+impl Loaded {
+    /// A core after boot: XCR0 as `boot` set it, TSC_AUX 0, no timer.
+    pub const fn new(xcr0: u64) -> Loaded {
+        Loaded { xcr0, tsc_aux: 0, timer: false, last: 0, shared: false }
+    }
+
+    /// True if several Vcpus have shared this core.
+    pub fn is_shared(&self) -> bool {
+        self.shared
+    }
+
+    /// Loads a Vcpu's state into this core, which holds nobody's.
+    #[inline]
+    pub fn load(&mut self, saved: &mut Saved, vmcb: &mut Vmcb, core: &Core, constants: &Constants) {
+        saved.loaded_on = core.number.load(Ordering::Relaxed) as u8 + 1;
+        let address = core::ptr::from_ref(saved) as u64;
+        if address != self.last {
+            self.shared |= self.last != 0;
+            self.last = address;
+        }
+        // The block may have run on another core since: nothing that this core remembers of it is good.
+        vmcb.control.clean = Clean::empty();
+        // SAFETY: the control block is a whole VMCB; VMLOAD reads FS, GS, TR, LDTR and MSRs that the kernel never uses.
+        unsafe { asm!("vmload rax", in("rax") saved.vmcb_pa, options(nostack, readonly)) };
+        restore_extended(saved);
+        if saved.xcr0 != self.xcr0 {
+            self.set_xcr0(saved.xcr0);
+        }
+        if saved.tsc_aux != self.tsc_aux {
+            self.set_tsc_aux(saved.tsc_aux);
+        }
+        if saved.debug_used {
+            restore_debug(saved);
+        }
+        if saved.task_priority != 0 {
+            cpu::set_cr8(saved.task_priority);
+        }
+        if saved.timer_due != 0 || saved.timer_lvt & apic::LVT_MASKED as u32 == 0 {
+            self.load_timer(saved, constants);
+        }
+    }
+
+    /// Takes a Vcpu's state out of this core, with every interrupt that is in service or requested.
+    #[inline]
+    pub fn unload(&mut self, saved: &mut Saved, vmcb: &mut Vmcb, core: &Core, constants: &Constants) {
+        saved.loaded_on = 0;
+        // SAFETY: the control block is a whole VMCB in RAM that this Vcpu owns.
+        unsafe { asm!("vmsave rax", in("rax") saved.vmcb_pa, options(nostack)) };
+        if self.xcr0 != constants.xcr0 {
+            self.set_xcr0(constants.xcr0);
+        }
+        save_extended(saved);
+        if saved.debug_used {
+            save_debug(saved);
+        }
+        saved.task_priority = cpu::cr8();
+        if saved.task_priority != 0 {
+            cpu::set_cr8(0);
+        }
+        if self.timer {
+            self.unload_timer(saved, vmcb, constants);
+        }
+        apic::end_all();
+        interrupts::drain();
+        for (word, base) in core.drained.iter().zip([0u8, 64, 128, 192]) {
+            if word.load(Ordering::Relaxed) != 0 {
+                raise_word(saved, word.swap(0, Ordering::Relaxed), base);
+            }
+        }
+    }
+
+    /// Sets XCR0 and remembers it. The value is 1, 3, or more bits of what boot found legal.
+    #[cold]
+    pub fn set_xcr0(&mut self, xcr0: u64) {
+        self.xcr0 = xcr0;
+        // SAFETY: every value that gets into `Saved::xcr0` was checked against the constants; OSXSAVE is set at boot.
+        unsafe { cpu::xsetbv(xcr0) };
+    }
+
+    /// Sets TSC_AUX and remembers it.
+    #[cold]
+    pub fn set_tsc_aux(&mut self, value: u64) {
+        self.tsc_aux = value;
+        // SAFETY: the value has 32 bits, checked where it was taken in; the kernel does not use TSC_AUX.
+        unsafe { wrmsr(Msr::TSC_AUX, value) };
+    }
+
+    /// Programs the timer for the Vcpu that is loaded, or is being loaded.
+    #[cold]
+    pub fn load_timer(&mut self, saved: &mut Saved, constants: &Constants) {
+        let now = rdtsc();
+        let mut count = 0;
+        if saved.timer_due != 0 {
+            if saved.timer_due > now {
+                count = constants.count_of(saved.timer_due - now, saved.timer_divide);
+            } else {
+                saved.timer_due = 0;
+                if saved.timer_lvt & apic::LVT_MASKED as u32 == 0 {
+                    saved.pending.raise(saved.timer_lvt as u8);
+                }
+            }
+        }
+        apic::set_timer(u64::from(saved.timer_lvt), u64::from(saved.timer_divide), u64::from(count));
+        self.timer = true;
+    }
+
+    /// Stops the timer and computes what is left of it. A guest that has the core to itself may have armed it without an
+    /// exit; what it then set is counted from now, so that it comes late rather than early, once.
+    #[cold]
+    fn unload_timer(&mut self, saved: &mut Saved, vmcb: &mut Vmcb, constants: &Constants) {
+        let now = rdtsc();
+        if vmcb.control.msrpm_base_pa == permission::msrpm(true) {
+            vmcb.control.msrpm_base_pa = permission::msrpm(false);
+            let count = rdmsr(Msr::X2APIC_TIMER_INITIAL) as u32;
+            saved.timer_due = if count == 0 { 0 } else { now + constants.span_of(count, saved.timer_divide) };
+        } else if saved.timer_due <= now {
+            if now - saved.timer_due < TIMER_SLACK && saved.timer_lvt & apic::LVT_MASKED as u32 == 0 {
+                saved.pending.raise(saved.timer_lvt as u8);
+            }
+            saved.timer_due = 0;
+        }
+        apic::set_timer(apic::LVT_MASKED, 0, 0);
+        self.timer = false;
+    }
+}
+
+/// Enters the guest whose state this core holds, and returns when it is left, with its registers saved.
+///
+/// # Safety
+/// The Vcpu's state must be loaded on this core, its control block checked, and nothing may refer to `saved` or the
+/// block meanwhile.
+#[inline(always)]
+pub unsafe fn enter(saved: *mut Saved) {
+    // SAFETY: the caller's obligation; the assembly keeps Rust's registers.
+    unsafe { svm_enter(saved) };
+}
+
+#[inline(always)]
+fn save_extended(saved: &mut Saved) {
+    // SAFETY: the area is large enough for all that XCR0 enables (checked at boot) and aligned to 64 bytes.
+    unsafe {
+        asm!("xsave64 [{}]", in(reg) saved.xsave_area(), in("eax") u32::MAX, in("edx") u32::MAX, options(nostack));
+    }
+}
+
+#[inline(always)]
+fn restore_extended(saved: &Saved) {
+    // SAFETY: the area was written by XSAVE, or by `state::init` in the same format; no guest can write to it.
+    unsafe {
+        asm!("xrstor64 [{}]", in(reg) saved.xsave_area(), in("eax") u32::MAX, in("edx") u32::MAX, options(nostack, readonly));
+    }
+}
+
+#[cold]
+fn restore_debug(saved: &Saved) {
+    let [dr0, dr1, dr2, dr3] = saved.debug;
+    // SAFETY: breakpoint addresses act only with DR7, which is the guest's while it runs and off in the kernel.
+    unsafe {
+        asm!("mov dr0, {}", "mov dr1, {}", "mov dr2, {}", "mov dr3, {}", in(reg) dr0, in(reg) dr1, in(reg) dr2,
+            in(reg) dr3, options(nomem, nostack, preserves_flags));
+    }
+}
+
+#[cold]
+fn save_debug(saved: &mut Saved) {
+    let [dr0, dr1, dr2, dr3] = &mut saved.debug;
+    // SAFETY: reading DR0 to DR3 has no side effect.
+    unsafe {
+        asm!("mov {}, dr0", "mov {}, dr1", "mov {}, dr2", "mov {}, dr3", out(reg) *dr0, out(reg) *dr1, out(reg) *dr2,
+            out(reg) *dr3, options(nomem, nostack, preserves_flags));
+    }
+}
+
+/// Gives a guest its DR0 to DR3 at its first touch of one of them.
+#[cold]
+pub fn begin_debug(saved: &mut Saved, vmcb: &mut Vmcb) {
+    saved.debug_used = true;
+    vmcb.control.intercept_dr &= !ALL_DEBUG_ADDRESSES;
+    vmcb.control.clean.remove(Clean::INTERCEPTS);
+    restore_debug(saved);
+}
+
+#[cold]
+fn raise_word(saved: &mut Saved, word: u64, base: u8) {
+    for bit in 0..64 {
+        if word >> bit & 1 != 0 {
+            saved.pending.raise(base + bit);
+        }
+    }
+}

@@ -1,0 +1,351 @@
+//! The machine below the capability core: physical memory as object storage, and the hardware half of [`Machine`].
+//!
+//! This is the one module that turns object ids into references. It is sound because the core passes only ids that it
+//! took from live capabilities, because an object's memory is reached through its id alone (guests can't reach it: it is
+//! retyped, and its pages that guests may read or write are touched here word by word), and because a [`Hardware`] exists
+//! once, inside the kernel lock: whoever borrows from it has the lock.
+
+use crate::arch::hpet::Hpet;
+use crate::arch::ioapic::IoApic;
+use crate::arch::svm::state::{self, Saved, gpr};
+use crate::arch::svm::vmcb::{Clean, Vmcb, segment};
+use crate::arch::{apic, core_area, cpu};
+use cap_spec::abi::Register;
+use core::sync::atomic::{AtomicU64, Ordering};
+use kernel::channel::Channel;
+use kernel::machine::{Machine, SharedPage};
+use kernel::protocol::deadlines::{Alarm, Deadlines};
+use kernel::slot::Slot;
+use kernel::types::{ChannelId, CoreId, Hpa, SlotId, Ticks, VcpuId, VmId};
+use kernel::vcpu::Vcpu;
+use kernel::vm::{MAX_CORES, Vm};
+
+/// 2^32: the unit of the fixed-point ratios.
+const ONE: u128 = 1 << 32;
+
+/// Devices that the kernel drives itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Devices {
+    /// The clock and the alarm.
+    pub hpet: Hpet,
+    /// Pin at which the alarm comes in.
+    pub hpet_pin: u8,
+    /// The first IOAPIC.
+    pub io_apic: IoApic,
+    /// HPET counts per TSC tick, in 2^-32.
+    pub counts_per_tick: u64,
+}
+
+/// Physical memory and devices.
+#[derive(Debug)]
+pub struct Hardware {
+    devices: Option<Devices>,
+    deadlines: Deadlines,
+    /// What each core decided to be back at.
+    until: [u64; MAX_CORES],
+    statistics_page: Hpa,
+}
+
+impl Hardware {
+    /// Before the devices are known.
+    pub const fn new() -> Hardware {
+        Hardware {
+            devices: None,
+            deadlines: Deadlines::new(MAX_CORES),
+            until: [u64::MAX; MAX_CORES],
+            statistics_page: Hpa::new(0),
+        }
+    }
+
+    /// Takes the devices over. The alarm's pin delivers NMIs to the boot core from here on.
+    pub fn configure(&mut self, devices: Devices, statistics_page: Hpa) {
+        self.devices = Some(devices);
+        self.statistics_page = statistics_page;
+        self.aim_alarm(CoreId::new(0));
+        devices.hpet.route(devices.hpet_pin);
+    }
+
+    /// Makes sure that this core gets an NMI by `until` (`u64::MAX`: none is needed), and returns the time after the
+    /// alarm was set; 0 if it did not have to be touched. An alarm that is set already, and comes earlier, is left alone:
+    /// it costs one NMI, and most decisions in a row end later than the one before.
+    #[inline]
+    pub fn set_deadline(&mut self, core: CoreId, until: u64, now: u64) -> u64 {
+        let set = &mut self.until[usize::from(core.get()) % MAX_CORES];
+        if *set <= until && *set > now {
+            return 0;
+        }
+        *set = until;
+        self.program(core, until)
+    }
+
+    #[cold]
+    fn program(&mut self, core: CoreId, until: u64) -> u64 {
+        let alarm = self.deadlines.set(core, until);
+        self.carry_out(alarm)
+    }
+
+    /// Sets the alarm and calls every core whose deadline passed meanwhile; returns the time after that.
+    fn carry_out(&mut self, mut alarm: Option<Alarm>) -> u64 {
+        loop {
+            if let Some(alarm) = alarm
+                && alarm.at != u64::MAX
+            {
+                self.set_alarm(alarm);
+            }
+            let now = cpu::rdtsc();
+            let Some(due) = self.deadlines.passed(now) else { return now };
+            self.until[usize::from(due.get()) % MAX_CORES] = 0;
+            self.kick(due);
+            alarm = self.deadlines.earliest();
+        }
+    }
+
+    fn set_alarm(&mut self, alarm: Alarm) {
+        let Some(devices) = self.devices else { return };
+        self.aim_alarm(alarm.core);
+        let ticks = alarm.at.saturating_sub(cpu::rdtsc());
+        let counts = (u128::from(ticks) * u128::from(devices.counts_per_tick)).div_ceil(ONE);
+        if devices.hpet.set_alarm(u64::try_from(counts).unwrap_or(u64::MAX)) {
+            self.kick(alarm.core);
+        }
+    }
+
+    /// Points the alarm at a core. A core whose APIC id does not fit in the entry is called by the boot core instead.
+    fn aim_alarm(&mut self, core: CoreId) {
+        let Some(devices) = self.devices else { return };
+        let apic_id = core_area::core(core).apic_id.load(Ordering::Relaxed);
+        if !devices.io_apic.route_nmi(devices.hpet_pin, apic_id) {
+            let boot = core_area::core(CoreId::new(0)).apic_id.load(Ordering::Relaxed);
+            devices.io_apic.route_nmi(devices.hpet_pin, boot);
+        }
+    }
+
+    /// An NMI was taken: calls every core whose deadline has passed and sets the alarm anew.
+    pub fn look_at_deadlines(&mut self) {
+        self.carry_out(None);
+    }
+
+    /// The saved state and the control block of a Vcpu.
+    #[inline(always)]
+    pub fn guest(&mut self, vcpu: VcpuId) -> (&mut Saved, &mut Vmcb) {
+        // SAFETY: see the module; the two lie in different pages of the object, and behind the header.
+        unsafe { (&mut *state::saved_at(vcpu), &mut *state::vmcb_at(vcpu)) }
+    }
+
+    #[inline(always)]
+    fn word(&self, page: SharedPage, offset: usize) -> *mut u64 {
+        let page = match page {
+            SharedPage::Info(vcpu) => vcpu.info_page(),
+            SharedPage::Handler(vcpu) => vcpu.handler_page(),
+            SharedPage::Stats(vm) => vm.stats_page(),
+            SharedPage::GlobalStats => self.statistics_page,
+        };
+        (page.get() + (offset as u64 & 0xff8)) as *mut u64
+    }
+
+    #[inline(always)]
+    fn events(&self, vcpu: VcpuId) -> &AtomicU64 {
+        let word = self.word(SharedPage::Info(vcpu), cap_spec::abi::info_page::EVENTS);
+        // SAFETY: an aligned word of a page that belongs to the Vcpu object; the guest changes it at any time, which an
+        // atomic may bear.
+        unsafe { AtomicU64::from_ptr(word) }
+    }
+}
+
+impl Machine for Hardware {
+    #[inline(always)]
+    fn slot(&self, id: SlotId) -> &Slot {
+        // SAFETY: see the module: a slot of a live CNode, or of a live Channel; all-zero bytes are an empty slot.
+        unsafe { &*(id.address().get() as *const Slot) }
+    }
+
+    #[inline(always)]
+    fn slot_mut(&mut self, id: SlotId) -> &mut Slot {
+        // SAFETY: as for `slot`.
+        unsafe { &mut *(id.address().get() as *mut Slot) }
+    }
+
+    #[inline(always)]
+    fn vm(&self, id: VmId) -> &Vm {
+        // SAFETY: see the module; the header is the start of the object.
+        unsafe { &*(id.address().get() as *const Vm) }
+    }
+
+    #[inline(always)]
+    fn vm_mut(&mut self, id: VmId) -> &mut Vm {
+        // SAFETY: as for `vm`.
+        unsafe { &mut *(id.address().get() as *mut Vm) }
+    }
+
+    #[inline(always)]
+    fn vcpu(&self, id: VcpuId) -> &Vcpu {
+        // SAFETY: see the module; the header is the start of the object.
+        unsafe { &*(id.address().get() as *const Vcpu) }
+    }
+
+    #[inline(always)]
+    fn vcpu_mut(&mut self, id: VcpuId) -> &mut Vcpu {
+        // SAFETY: as for `vcpu`.
+        unsafe { &mut *(id.address().get() as *mut Vcpu) }
+    }
+
+    #[inline(always)]
+    fn channel(&self, id: ChannelId) -> &Channel {
+        // SAFETY: see the module.
+        unsafe { &*(id.address().get() as *const Channel) }
+    }
+
+    #[inline(always)]
+    fn channel_mut(&mut self, id: ChannelId) -> &mut Channel {
+        // SAFETY: as for `channel`.
+        unsafe { &mut *(id.address().get() as *mut Channel) }
+    }
+
+    #[inline]
+    fn table_entry(&self, table: Hpa, index: usize) -> u64 {
+        // SAFETY: a live table of 512 entries, which the processor may change (accessed, dirty): hence volatile.
+        unsafe { ((table.get() + (index as u64 & 511) * 8) as *const u64).read_volatile() }
+    }
+
+    #[inline]
+    fn set_table_entry(&mut self, table: Hpa, index: usize, entry: u64) {
+        // SAFETY: as for `table_entry`.
+        unsafe { ((table.get() + (index as u64 & 511) * 8) as *mut u64).write_volatile(entry) };
+    }
+
+    fn zero(&mut self, base: Hpa, bytes: u64) {
+        // SAFETY: the core zeroes memory only while it is nobody's: flushed, and in no live object.
+        unsafe {
+            core::arch::asm!("rep stosq", inout("rdi") base.get() => _, inout("rcx") bytes / 8 => _, in("rax") 0,
+                options(nostack, preserves_flags));
+        }
+    }
+
+    #[inline]
+    fn shared_word(&self, page: SharedPage, offset: usize) -> u64 {
+        // SAFETY: a word of a page that belongs to a live object; a guest may change it: hence volatile, and once.
+        unsafe { self.word(page, offset).read_volatile() }
+    }
+
+    #[inline]
+    fn set_shared_word(&mut self, page: SharedPage, offset: usize, value: u64) {
+        // SAFETY: as for `shared_word`.
+        unsafe { self.word(page, offset).write_volatile(value) };
+    }
+
+    #[inline]
+    fn or_events(&mut self, vcpu: VcpuId, bits: u64) -> u64 {
+        self.events(vcpu).fetch_or(bits, Ordering::AcqRel)
+    }
+
+    #[inline]
+    fn take_events(&mut self, vcpu: VcpuId, mask: u64) -> u64 {
+        self.events(vcpu).fetch_and(!mask, Ordering::AcqRel) & mask
+    }
+
+    #[inline(always)]
+    fn now(&self) -> Ticks {
+        Ticks::new(cpu::rdtsc())
+    }
+
+    fn expel(&mut self, core: CoreId) {
+        let own = core_area::this();
+        let other = core_area::core(core);
+        if core::ptr::eq(own, other) || !other.gate.is_in_guest() {
+            return;
+        }
+        apic::send_nmi(other.apic_id.load(Ordering::Relaxed));
+        while other.gate.is_in_guest() {
+            cpu::pause();
+        }
+    }
+
+    fn kick(&mut self, core: CoreId) {
+        let core = core_area::core(core);
+        if core.gate.call() {
+            apic::send_nmi(core.apic_id.load(Ordering::Relaxed));
+        }
+    }
+
+    #[inline]
+    fn must_yield(&self) -> bool {
+        let own = usize::from(core_area::this().id().get()) % MAX_CORES;
+        crate::KERNEL.contended() || cpu::rdtsc() >= self.until[own]
+    }
+
+    fn init_vcpu(&mut self, vcpu: VcpuId, root: Hpa) {
+        let (saved, vmcb) = self.guest(vcpu);
+        state::init(saved, vmcb, root, crate::arch::svm::emulate::supported_xcr0());
+    }
+
+    fn set_register(&mut self, vcpu: VcpuId, register: Register, value: u64) {
+        let (saved, vmcb) = self.guest(vcpu);
+        vmcb.control.clean = Clean::empty();
+        match register {
+            Register::Rax => vmcb.save.rax = value,
+            Register::Rsp => vmcb.save.rsp = value,
+            Register::Rip => vmcb.save.rip = value,
+            Register::Rflags => vmcb.save.rflags = value,
+            Register::Cr3 => vmcb.save.cr3 = value,
+            Register::FsBase => vmcb.save.segments[segment::FS].base = value,
+            Register::GsBase => vmcb.save.segments[segment::GS].base = value,
+            general => saved.gpr[general as usize & 15] = value,
+        }
+    }
+
+    fn set_results(&mut self, vcpu: VcpuId, results: [u64; 2]) {
+        let (saved, vmcb) = self.guest(vcpu);
+        vmcb.save.rax = 0;
+        [saved.gpr[gpr::RSI], saved.gpr[gpr::RDX]] = results;
+    }
+
+    fn register(&self, vcpu: VcpuId, register: Register) -> u64 {
+        // SAFETY: see the module; no core runs the Vcpu.
+        let (saved, vmcb) = unsafe { (&*state::saved_at(vcpu), &*state::vmcb_at(vcpu)) };
+        match register {
+            Register::Rax => vmcb.save.rax,
+            Register::Rsp => vmcb.save.rsp,
+            Register::Rip => vmcb.save.rip,
+            Register::Rflags => vmcb.save.rflags,
+            Register::Cr3 => vmcb.save.cr3,
+            Register::FsBase => vmcb.save.segments[segment::FS].base,
+            Register::GsBase => vmcb.save.segments[segment::GS].base,
+            general => saved.gpr[general as usize & 15],
+        }
+    }
+
+    fn route_irq(&mut self, route: u16, target: Option<(CoreId, u8)>) {
+        let Some(devices) = self.devices else { return };
+        let Ok(pin) = u8::try_from(route) else { return };
+        if pin >= devices.io_apic.pins() || pin == devices.hpet_pin {
+            return;
+        }
+        match target {
+            Some((core, vector)) => {
+                let apic_id = core_area::core(core).apic_id.load(Ordering::Relaxed);
+                devices.io_apic.route_vector(pin, apic_id, vector);
+            }
+            None => devices.io_apic.mask(pin),
+        }
+    }
+
+    fn port_in(&mut self, port: u16, width: u8) -> u32 {
+        // SAFETY: whoever holds the port's capability may; ports that reach memory (PCI configuration, DMA controllers)
+        // are never handed out.
+        unsafe { cpu::port_in(port, width) }
+    }
+
+    fn port_out(&mut self, port: u16, width: u8, value: u32) {
+        // SAFETY: as for `port_in`.
+        unsafe { cpu::port_out(port, width, value) };
+    }
+
+    fn reset(&mut self) {
+        // SAFETY: ports of the machine's own reset: chipset first, then keyboard controller. Nothing comes after.
+        unsafe {
+            cpu::port_out(0xcf9, 1, 0x02);
+            cpu::port_out(0xcf9, 1, 0x06);
+            cpu::port_out(0x64, 1, 0xfe);
+        }
+    }
+}
