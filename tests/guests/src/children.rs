@@ -11,6 +11,8 @@ macro_rules! children {
             global_asm!(
                 concat!(".global child_", stringify!($name)),
                 concat!("child_", stringify!($name), ":"),
+                // Every child may use every name.
+                "/* {shared} {signal_wait} {signal} {channel} {wait} {vcpu} {map} {unmap} {copy} {delete} {start} */",
                 $($line,)+
                 concat!(".global child_", stringify!($name), "_end"),
                 concat!("child_", stringify!($name), "_end:"),
@@ -18,6 +20,13 @@ macro_rules! children {
                 signal_wait = const cap_spec::abi::Label::ChannelWait as u64,
                 signal = const cap_spec::abi::Label::ChannelSignal as u64,
                 channel = const crate::root::CHILD_CHANNEL,
+                map = const cap_spec::abi::Label::FrameMap as u64,
+                unmap = const cap_spec::abi::Label::FrameUnmap as u64,
+                copy = const cap_spec::abi::Label::CNodeCopy as u64,
+                delete = const cap_spec::abi::Label::CNodeDelete as u64,
+                start = const cap_spec::abi::Label::VcpuStart as u64,
+                wait = const cap_spec::abi::Label::VcpuWait as u64,
+                vcpu = const cap_spec::abi::slots::VCPU,
             );
             $(#[$doc])*
             pub fn $name() -> &'static [u8] {
@@ -52,8 +61,7 @@ children! {
         "rdtsc",
         "mov [rbx], eax",
         "mov [rbx + 4], edx",
-        "jmp 2b",
-        "/* {signal} */";
+        "jmp 2b";
     /// Answers each increment of the first shared word by copying it to the second one (on another cache line), with
     /// no kernel in the way; tells that it runs by a signal first.
     ping:
@@ -71,13 +79,172 @@ children! {
         "3:",
         "mov rax, rcx",
         "mov [rbx + 64], rax",
-        "jmp 2b",
-        "/* {signal_wait} */";
+        "jmp 2b";
     /// Counts in the first shared word for ever.
     count:
         "mov rbx, {shared}",
         "2:",
         "inc qword ptr [rbx]",
+        "jmp 2b";
+    /// Fills every register that the kernel switches with numbers of its own (from the first shared word), then goes on
+    /// comparing them while it is preempted and gives the core up: rounds in the second shared word, and in the third
+    /// one the number of the first comparison that failed.
+    state:
+        "mov rbx, {shared}",
+        "mov r12, [rbx]",
+        ".set i, 0",
+        ".irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15",
+        "lea rax, [r12 + \\n]",
+        "movq xmm\\n, rax",
+        ".endr",
+        "fninit",
+        "push r12",
+        "fild qword ptr [rsp]",
+        "pop rax",
+        ".irp n, 0,1,2,3",
+        "lea rax, [r12 + \\n]",
+        "mov dr\\n, rax",
+        ".endr",
+        "mov rax, r12",
+        "and rax, 15",
+        "mov cr8, rax",
+        "mov cr2, r12",
+        ".irp msr, 0xc0000081,0xc0000082,0xc0000083,0xc0000084,0xc0000100,0xc0000101,0xc0000102,0x175,0x176,0xc0000103",
+        "mov ecx, \\msr",
+        "mov eax, r12d",
+        "xor edx, edx",
+        "wrmsr",
+        ".endr",
+        "mov rbp, r12",
+        "mov r8, r12",
+        "mov r9, r12",
+        "mov r11, r12",
+        "mov r14, r12",
+        "mov r15, r12",
+        "2:",
+        "mov r13d, 1",
+        ".irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15",
+        "movq rax, xmm\\n",
+        "lea rcx, [r12 + \\n]",
+        "cmp rax, rcx",
+        "jne 9f",
+        "inc r13d",
+        ".endr",
+        "sub rsp, 8",
+        "fld st(0)",
+        "fistp qword ptr [rsp]",
+        "pop rax",
+        "cmp rax, r12",
+        "jne 9f",
+        "inc r13d",
+        ".irp n, 0,1,2,3",
+        "mov rax, dr\\n",
+        "lea rcx, [r12 + \\n]",
+        "cmp rax, rcx",
+        "jne 9f",
+        "inc r13d",
+        ".endr",
+        "mov rax, cr8",
+        "mov rcx, r12",
+        "and rcx, 15",
+        "cmp rax, rcx",
+        "jne 9f",
+        "inc r13d",
+        "mov rax, cr2",
+        "cmp rax, r12",
+        "jne 9f",
+        "inc r13d",
+        ".irp msr, 0xc0000081,0xc0000082,0xc0000083,0xc0000084,0xc0000100,0xc0000101,0xc0000102,0x175,0x176,0xc0000103",
+        "mov ecx, \\msr",
+        "rdmsr",
+        "shl rdx, 32",
+        "or rax, rdx",
+        "cmp rax, r12",
+        "jne 9f",
+        "inc r13d",
+        ".endr",
+        ".irp reg, rbp,r8,r9,r11,r14,r15",
+        "cmp \\reg, r12",
+        "jne 9f",
+        "inc r13d",
+        ".endr",
+        "inc qword ptr [rbx + 8]",
+        "test byte ptr [rbx + 8], 3",
+        "jnz 2b",
+        // Every fourth round: sleep for a moment instead of being preempted.
+        "rdtsc",
+        "shl rdx, 32",
+        "or rdx, rax",
+        "add rdx, 20000",
+        "mov eax, {wait}",
+        "mov edi, {vcpu}",
+        "mov esi, 2",
+        "vmmcall",
         "jmp 2b",
-        "/* {signal_wait} {signal} {channel} */";
+        "9:",
+        "mov [rbx + 16], r13",
+        "jmp 9b";
+    /// Takes its own time: the ticks that it has seen pass without a gap, summed into the first shared word; a gap of
+    /// more than 2,000 ticks means that it was not current.
+    current:
+        "mov rbx, {shared}",
+        "rdtsc",
+        "shl rdx, 32",
+        "lea r8, [rdx + rax]",
+        "2:",
+        "rdtsc",
+        "shl rdx, 32",
+        "add rax, rdx",
+        "mov rcx, rax",
+        "sub rcx, r8",
+        "mov r8, rax",
+        "cmp rcx, 2000",
+        "ja 2b",
+        "add [rbx], rcx",
+        "jmp 2b";
+    /// Maps and unmaps the frame in its slot 24 at 1 MiB and a bit, in a loop, or takes a copy of it and deletes it:
+    /// what two cores do against each other. Rounds in the first shared word.
+    remap:
+        "mov rbx, {shared}",
+        // The VM's second Vcpu, which only the VM itself can start; refused when it runs.
+        "mov eax, {start}",
+        "mov edi, 26",
+        "vmmcall",
+        "2:",
+        "mov eax, {map}",
+        "mov edi, 24",
+        "mov esi, 2",
+        "mov edx, 0x150000",
+        "mov r10d, 3",
+        "vmmcall",
+        "mov eax, {unmap}",
+        "mov edi, 24",
+        "vmmcall",
+        "mov eax, {copy}",
+        "mov edi, 1",
+        "mov esi, 25",
+        "mov edx, 24",
+        "mov r10d, 3",
+        "vmmcall",
+        "mov eax, {delete}",
+        "mov edi, 1",
+        "mov esi, 25",
+        "vmmcall",
+        "lock inc qword ptr [rbx]",
+        "jmp 2b";
+    /// Reads the page at 0x150000 of another core's mapping for ever, counting in the first shared word; stops at the
+    /// first fault, as it has no upcall.
+    reader:
+        "mov rbx, {shared}",
+        "2:",
+        "mov rax, [0x140000]",
+        "inc qword ptr [rbx]",
+        "jmp 2b";
+    /// Interrupts off, for ever; says that it runs by counting in the first shared word.
+    spin:
+        "cli",
+        "mov rbx, {shared}",
+        "2:",
+        "inc qword ptr [rbx]",
+        "jmp 2b";
 }
