@@ -1,1 +1,20 @@
-//! Skeleton.
+//! Every developer command, as a library that `cargo xtask` and the end-to-end tests share.
+//!
+//! One file per subject: what a command does is in the file of its name; [`emulator`] runs machines, [`run_state`]
+//! collects what they report, [`scenario`] checks what is asked of them. Nothing here runs inside the machine.
+
+pub mod build;
+pub mod display;
+pub mod emulator;
+pub mod image;
+pub mod interrupt;
+pub mod paths;
+pub mod process;
+pub mod report;
+pub mod run;
+pub mod run_state;
+pub mod scenario;
+pub mod session;
+pub mod setup;
+pub mod sources;
+pub mod view;

@@ -1,0 +1,206 @@
+//! Builds what runs inside the machine: the kernel, the servers, the applications and the test guests.
+//!
+//! Kernel and guests have target folders of their own below the workspace's, so that neither waits for the host
+//! build's lock. Which packages there are is asked of cargo, so that a new folder in `apps/` needs no entry here.
+
+use crate::{image, paths, process, setup};
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Image of the root VM.
+pub const ROOT_IMAGE: &str = "market-server";
+/// Image of the console server.
+pub const CONSOLE_IMAGE: &str = "console-server";
+
+/// What a build made: the kernel and one flat image per program, all in [`paths::images`].
+#[derive(Clone, Debug)]
+pub struct Built {
+    /// The kernel's ELF file.
+    pub kernel: PathBuf,
+    /// Flat images by name.
+    pub images: BTreeMap<String, PathBuf>,
+}
+
+impl Built {
+    /// The image with this name.
+    ///
+    /// # Errors
+    /// When no package builds it.
+    pub fn image(&self, name: &str) -> Result<Vec<u8>> {
+        let Some(path) = self.images.get(name) else {
+            let known: Vec<&str> = self.images.keys().map(String::as_str).collect();
+            bail!("there is no image `{name}`; there are: {}", known.join(", "));
+        };
+        fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+    }
+}
+
+/// One package that builds programs for VMs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuestPackage {
+    /// Package name.
+    pub name: String,
+    /// Its programs; each becomes an image of that name.
+    pub programs: Vec<String>,
+    /// Folder of its manifest.
+    pub folder: PathBuf,
+}
+
+#[derive(Deserialize)]
+struct Metadata {
+    packages: Vec<Package>,
+}
+
+#[derive(Deserialize)]
+struct Package {
+    name: String,
+    manifest_path: PathBuf,
+    targets: Vec<Target>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    name: String,
+    kind: Vec<String>,
+}
+
+/// The packages below `apps/`, the servers and the test guests.
+///
+/// # Errors
+/// When the workspace is broken; cargo says how.
+pub fn guest_packages() -> Result<Vec<GuestPackage>> {
+    let arguments = ["metadata", "--no-deps", "--format-version", "1"];
+    let text = process::output(cargo().args(arguments))?;
+    let metadata: Metadata = serde_json::from_str(&text).context("cannot read cargo's metadata")?;
+    let root = paths::root();
+    let guest =
+        |folder: &Path| ["apps", "servers", "tests/guests"].iter().any(|parent| folder.starts_with(root.join(parent)));
+    let mut packages = Vec::new();
+    for package in metadata.packages {
+        let folder = package.manifest_path.parent().map(Path::to_path_buf).unwrap_or_default();
+        let is_bin = |target: &Target| target.kind.iter().any(|kind| kind == "bin");
+        let programs: Vec<String> = package.targets.into_iter().filter(is_bin).map(|target| target.name).collect();
+        if guest(&folder) && !programs.is_empty() {
+            packages.push(GuestPackage { name: package.name, programs, folder });
+        }
+    }
+    packages.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(packages)
+}
+
+/// The cargo that runs this, in the workspace, without what `cargo run` put into the environment for this program.
+pub fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(paths::root());
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") || text == "CARGO_BIN_NAME" {
+            command.env_remove(&name);
+        }
+    }
+    command
+}
+
+/// Arguments of every build for the machine, after `build` or `clippy`.
+pub fn kernel_arguments() -> Vec<String> {
+    let mut arguments: Vec<String> =
+        ["-p", "kernel", "--bin", "nonkernel", "--features", "machine"].map(str::to_string).into();
+    arguments.extend(common_arguments(&paths::kernel_target()));
+    arguments
+}
+
+/// As [`kernel_arguments`], for everything that runs in VMs.
+pub fn guest_arguments(packages: &[GuestPackage]) -> Vec<String> {
+    let mut arguments: Vec<String> =
+        packages.iter().flat_map(|package| ["-p".to_string(), package.name.clone()]).collect();
+    arguments.push("--bins".into());
+    arguments.extend(common_arguments(&paths::guest_target()));
+    arguments
+}
+
+fn common_arguments(target: &Path) -> [String; 5] {
+    let folder = target.display().to_string();
+    ["--target".into(), setup::TARGET.into(), "--release".into(), "--target-dir".into(), folder]
+}
+
+/// What every program for a VM is linked with; `userlib/image.ld` says why.
+const GUEST_FLAGS: [&str; 2] = ["-Crelocation-model=static", "-Clink-arg=-Tuserlib/image.ld"];
+
+/// [`cargo`] for programs that run in VMs.
+pub fn guest_cargo() -> Command {
+    let mut command = cargo();
+    command.env_remove("RUSTFLAGS").env("CARGO_ENCODED_RUSTFLAGS", GUEST_FLAGS.join("\x1f"));
+    command
+}
+
+/// Builds everything and makes flat images of it.
+///
+/// # Errors
+/// When a build fails (cargo has said why) or an image is malformed.
+pub fn build() -> Result<Built> {
+    let kernel = build_kernel()?;
+    let images = build_guests(&guest_packages()?)?;
+    Ok(Built { kernel, images })
+}
+
+/// Builds the kernel alone; returns its ELF file.
+///
+/// # Errors
+/// As [`build`].
+pub fn build_kernel() -> Result<PathBuf> {
+    process::run(cargo().arg("build").args(kernel_arguments()))?;
+    Ok(release_folder(&paths::kernel_target()).join("nonkernel"))
+}
+
+/// Builds these packages and makes a flat image of each program.
+///
+/// # Errors
+/// As [`build`].
+pub fn build_guests(packages: &[GuestPackage]) -> Result<BTreeMap<String, PathBuf>> {
+    process::run(guest_cargo().arg("build").args(guest_arguments(packages)))?;
+    let folder = paths::images();
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let mut images = BTreeMap::new();
+    for program in packages.iter().flat_map(|package| &package.programs) {
+        let elf = release_folder(&paths::guest_target()).join(program);
+        let data = fs::read(&elf).with_context(|| format!("cannot read {}", elf.display()))?;
+        let flat = image::flatten(&data).with_context(|| format!("{program} makes no image"))?;
+        let file = folder.join(format!("{program}.img"));
+        // An image that is the same keeps its time, so that nothing that depends on it is done again.
+        if fs::read(&file).ok().as_ref() != Some(&flat) {
+            fs::write(&file, flat).with_context(|| format!("cannot write {}", file.display()))?;
+        }
+        images.insert(program.clone(), file);
+    }
+    Ok(images)
+}
+
+fn release_folder(target: &Path) -> PathBuf {
+    target.join(setup::TARGET).join("release")
+}
+
+/// What an earlier build left, without building: for tests that `cargo xtask test` runs after it has built.
+///
+/// # Errors
+/// When nothing was built.
+pub fn built_before() -> Result<Built> {
+    let kernel = release_folder(&paths::kernel_target()).join("nonkernel");
+    let mut images = BTreeMap::new();
+    let folder = paths::images();
+    for entry in fs::read_dir(&folder).with_context(|| format!("nothing is built in {}", folder.display()))? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "img")
+            && let Some(name) = path.file_stem()
+        {
+            images.insert(name.to_string_lossy().into_owned(), path.clone());
+        }
+    }
+    if !kernel.is_file() || images.is_empty() {
+        bail!("nothing is built in {}; type: cargo xtask build", paths::target().display());
+    }
+    Ok(Built { kernel, images })
+}

@@ -1,0 +1,280 @@
+//! The live display: prices, holdings, balances, progress and CPU shares of a running machine, and keys that change it.
+//!
+//! The terminal is given back in every case: on close, on drop and on panic.
+
+use crate::run_state::{AppState, Phase, RunState, to_f64};
+use crate::scenario::Scenario;
+use crate::scenario::events::{Action, ONE_PPM};
+use crate::view::{View, Wish, ending};
+use anyhow::{Context, Result};
+use proto::host::{End, Record};
+use ratatui::DefaultTerminal;
+use ratatui::Frame;
+use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
+use ratatui::layout::{Constraint, Layout, Rect};
+use ratatui::style::{Color, Modifier, Style, Stylize};
+use ratatui::text::{Line, Span};
+use ratatui::widgets::{Block, Cell, Paragraph, Row, Sparkline, Table};
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// Between two pictures.
+const REDRAW: Duration = Duration::from_millis(100);
+/// Log lines kept.
+const LOG_LINES: usize = 200;
+/// The shock behind the key `s`.
+const SHOCK_PPM: u64 = 4 * ONE_PPM;
+const SHOCK_MS: u64 = 5_000;
+
+/// The display.
+pub struct Display {
+    terminal: Option<DefaultTerminal>,
+    title: String,
+    selected: usize,
+    /// What `h` starts: the applications that don't start by themselves.
+    hostile: Vec<u16>,
+    log: VecDeque<String>,
+    drawn: Option<Instant>,
+}
+
+impl Display {
+    /// Takes the terminal.
+    ///
+    /// # Errors
+    /// When it can't be put into raw mode.
+    pub fn open(scenario: &Scenario) -> Result<Display> {
+        let hostile = scenario.plan.apps.iter().zip(0u16..).filter(|(app, _)| !app.starts).map(|(_, number)| number);
+        let terminal = ratatui::try_init().context("cannot use the terminal; --plain does without")?;
+        Ok(Display {
+            terminal: Some(terminal),
+            title: scenario.title.clone(),
+            selected: 0,
+            hostile: hostile.collect(),
+            log: VecDeque::new(),
+            drawn: None,
+        })
+    }
+
+    fn push(&mut self, line: String) {
+        if self.log.len() == LOG_LINES {
+            self.log.pop_front();
+        }
+        self.log.push_back(line);
+    }
+
+    fn key(&mut self, code: KeyCode, state: &RunState) -> Option<Wish> {
+        let apps = state.apps.len();
+        let app = self.selected as u16;
+        let action = match code {
+            KeyCode::Up => {
+                self.selected = (self.selected + apps - 1) % apps;
+                return None;
+            }
+            KeyCode::Down | KeyCode::Tab => {
+                self.selected = (self.selected + 1) % apps;
+                return None;
+            }
+            KeyCode::Char(digit @ '1'..='9') => {
+                let wanted = digit as usize - '1' as usize;
+                self.selected = wanted.min(apps - 1);
+                return None;
+            }
+            KeyCode::Char('+' | '=') => Action::Raise(app),
+            KeyCode::Char('-') => Action::Lower(app),
+            KeyCode::Char('s') => Action::Shock { app, ppm: SHOCK_PPM, for_ms: SHOCK_MS },
+            KeyCode::Char('k') => Action::Kill(app),
+            KeyCode::Char('h') => {
+                let waiting = self.hostile.iter().copied();
+                let next = waiting.filter(|app| state.apps[usize::from(*app)].phase == Phase::Waiting).min();
+                match next {
+                    Some(app) => Action::Start(app),
+                    None => {
+                        self.push("there is no application left that could be started".into());
+                        return None;
+                    }
+                }
+            }
+            KeyCode::Char('q') | KeyCode::Esc => return Some(Wish::Quit),
+            _ => return None,
+        };
+        self.push(format!("you: {action:?}"));
+        Some(Wish::Act(action))
+    }
+
+    fn draw(&mut self, state: &RunState) {
+        let Some(mut terminal) = self.terminal.take() else { return };
+        // A terminal that can't be drawn to goes on without a picture; the run matters more.
+        let _ = terminal.draw(|frame| self.picture(frame, state));
+        self.terminal = Some(terminal);
+        self.drawn = Some(Instant::now());
+    }
+
+    fn picture(&self, frame: &mut Frame, state: &RunState) {
+        let goods = state.goods.len() as u16 + 3;
+        let apps = state.apps.len() as u16 + 3;
+        let rows = Layout::vertical([
+            Constraint::Length(1),
+            Constraint::Length(goods),
+            Constraint::Length(apps),
+            Constraint::Length(4),
+            Constraint::Min(3),
+            Constraint::Length(1),
+        ]);
+        let [head, price_area, app_area, share_area, log_area, foot] = rows.areas(frame.area());
+        let clock =
+            format!(" nonkernel  {}  {:.1} s virtual, {} rounds ", self.title, state.now as f64 / 1e6, state.rounds);
+        frame.render_widget(Paragraph::new(clock.bold().reversed()), head);
+        self.prices(frame, price_area, state);
+        self.apps(frame, app_area, state);
+        self.share(frame, share_area, state);
+        let height = log_area.height.saturating_sub(2) as usize;
+        let last = self.log.iter().skip(self.log.len().saturating_sub(height));
+        let lines: Vec<Line> = last.map(|line| Line::raw(line.as_str())).collect();
+        frame.render_widget(Paragraph::new(lines).block(Block::bordered().title("console")), log_area);
+        let keys = " up/down or 1-9: application   + -: valuation   s: demand shock   h: start a hostile neighbour   \
+                    k: kill   q: quit ";
+        frame.render_widget(Paragraph::new(keys.reversed()), foot);
+    }
+
+    fn prices(&self, frame: &mut Frame, area: Rect, state: &RunState) {
+        let [left, right] = Layout::horizontal([Constraint::Length(64), Constraint::Min(10)]).areas(area);
+        let rows = state.goods.iter().map(|good| {
+            let last = good.history.last();
+            let price = |price: Option<market_mechanism::Price>| match price {
+                Some(price) if price.0 != u64::MAX => format!("{:.6}", good.per_hour_f64(price)),
+                Some(_) => "sold out".into(),
+                None => "-".into(),
+            };
+            Row::new([
+                Cell::from(good.name.clone()),
+                Cell::from(price(last.map(|sample| sample.clearing))),
+                Cell::from(price(last.map(|sample| sample.ask))),
+                Cell::from(format!("{}/{}", last.map_or(0, |sample| sample.sold), good.supply)),
+                Cell::from(good.price_unit()),
+            ])
+        });
+        let widths = [8, 12, 12, 14, 18].map(Constraint::Length);
+        let header = Row::new(["good", "clearing", "ask", "sold", "unit"]).bold();
+        let table = Table::new(rows, widths).header(header).block(Block::bordered().title("prices"));
+        frame.render_widget(table, left);
+        let block = Block::bordered().title("clearing prices");
+        let inner = block.inner(right);
+        frame.render_widget(block, right);
+        for (good, row) in state.goods.iter().zip(0u16..) {
+            if row + 1 < inner.height {
+                let line = Rect { y: inner.y + 1 + row, height: 1, ..inner };
+                let data = tail(good.history.iter().map(|sample| sample.clearing.0), line.width);
+                frame.render_widget(Sparkline::default().data(&data).fg(Color::Cyan), line);
+            }
+        }
+    }
+
+    fn apps(&self, frame: &mut Frame, area: Rect, state: &RunState) {
+        let rows = state.apps.iter().enumerate().map(|(number, app)| {
+            let style = match (&app.phase, number == self.selected) {
+                (_, true) => Style::new().add_modifier(Modifier::REVERSED),
+                (Phase::Waiting, _) => Style::new().fg(Color::DarkGray),
+                (Phase::Ended(End::Exit { status: 0 }), _) => Style::new().fg(Color::Green),
+                (Phase::Ended(_), _) => Style::new().fg(Color::Red),
+                _ => Style::new(),
+            };
+            let cpu: u32 = app.base_cpu + app.holdings.iter().skip(1).sum::<u32>();
+            Row::new([
+                Cell::from(format!("{} {}", number + 1, app.name)),
+                Cell::from(format!("{:>6}", app.holdings.first().copied().unwrap_or(0))),
+                Cell::from(format!("{cpu:>3} of cpu.{}", app.core)),
+                Cell::from(format!("{:>5.1} %", 100.0 * app.share(state.tsc_hz).unwrap_or(0.0))),
+                Cell::from(format!("{:.9}", to_f64(app.balance))),
+                Cell::from(format!("{:.9}", to_f64(app.paid))),
+                Cell::from(progress(app)),
+            ])
+            .style(style)
+        });
+        let widths = [18, 7, 13, 8, 16, 16, 40].map(Constraint::Length);
+        let header = Row::new(["application", "pages", "CPU bought", "CPU had", "balance", "paid", "progress"]).bold();
+        let table = Table::new(rows, widths).header(header).block(Block::bordered().title("applications"));
+        frame.render_widget(table, area);
+    }
+
+    /// The selected application's share of its core over time: flat, whatever its neighbours do.
+    fn share(&self, frame: &mut Frame, area: Rect, state: &RunState) {
+        let Some(app) = state.apps.get(self.selected) else { return };
+        let title = format!("CPU time that {} has had, share of core {}", app.name, app.core);
+        let shares = app.shares(state.tsc_hz);
+        let data = tail(shares.iter().map(|(_, share)| (share * 1000.0) as u64), area.width.saturating_sub(2));
+        let line = Sparkline::default().data(&data).max(1000).fg(Color::Yellow).block(Block::bordered().title(title));
+        frame.render_widget(line, area);
+    }
+}
+
+/// The last `width` values.
+fn tail(values: impl DoubleEndedIterator<Item = u64>, width: u16) -> Vec<u64> {
+    let mut last: Vec<u64> = values.rev().take(usize::from(width)).collect();
+    last.reverse();
+    last
+}
+
+fn progress(app: &AppState) -> Line<'static> {
+    let bar = |done: u64, total: u64| {
+        let filled = (u128::from(done) * 20 / u128::from(total.max(1))).min(20) as usize;
+        format!("{}{} {:>3} %", "█".repeat(filled), "░".repeat(20 - filled), done * 100 / total.max(1))
+    };
+    match &app.phase {
+        Phase::Waiting => Line::raw("not started"),
+        Phase::Ended(end) => Line::from(Span::raw(ending(end))),
+        Phase::Running if app.total > 0 => Line::raw(bar(app.done, app.total)),
+        Phase::Running => Line::raw(format!("{} done", app.done)),
+    }
+}
+
+impl View for Display {
+    fn note(&mut self, text: &str) {
+        self.push(text.to_string());
+    }
+
+    fn line(&mut self, line: &str) {
+        self.push(line.to_string());
+    }
+
+    fn record(&mut self, state: &RunState, record: &Record) {
+        match record {
+            Record::Ended { t, app, end, .. } => {
+                self.push(format!("[{:.3} s] {}: {}", *t as f64 / 1e6, state.sender(*app), ending(end)));
+            }
+            Record::Started { t, app, .. } => {
+                self.push(format!("[{:.3} s] {} started", *t as f64 / 1e6, state.sender(*app)));
+            }
+            _ => {}
+        }
+    }
+
+    fn tick(&mut self, state: &RunState) -> Vec<Wish> {
+        let mut wishes = Vec::new();
+        while event::poll(Duration::ZERO).unwrap_or(false) {
+            let Ok(Event::Key(key)) = event::read() else { continue };
+            if key.kind == KeyEventKind::Release {
+                continue;
+            }
+            // In raw mode Ctrl-C is a key.
+            let interrupt = key.code == KeyCode::Char('c') && key.modifiers.contains(KeyModifiers::CONTROL);
+            let wish = if interrupt { Some(Wish::Quit) } else { self.key(key.code, state) };
+            wishes.extend(wish);
+        }
+        if self.drawn.is_none_or(|drawn| drawn.elapsed() >= REDRAW) {
+            self.draw(state);
+        }
+        wishes
+    }
+
+    fn close(&mut self) {
+        if self.terminal.take().is_some() {
+            ratatui::restore();
+        }
+    }
+}
+
+impl Drop for Display {
+    fn drop(&mut self) {
+        self.close();
+    }
+}

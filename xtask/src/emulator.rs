@@ -1,0 +1,392 @@
+//! One emulated machine: starts QEMU, takes console lines and records from it, sends commands to it, and always ends
+//! it. A [`Machine`] that is dropped leaves no process and no file behind.
+//!
+//! COM1 is the process's standard output and input: console text comes out, command frames go in. COM2 is a socket on
+//! which the machine sends records.
+
+use crate::{process, setup};
+use anyhow::{Context, Result, bail};
+use proto::host::{Command as HostCommand, Record};
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Port of QEMU's `isa-debug-exit`; a value `v` written there ends the emulator with status `2 v + 1`.
+pub const DEBUG_EXIT_PORT: u16 = 0xf4;
+
+/// How guest instructions are executed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Acceleration {
+    /// QEMU's translator with the instruction clock: slow, and the same in every run.
+    InstructionClock,
+    /// QEMU's translator with one thread per core and the real clock: for real races.
+    Threads,
+    /// The host's own SVM.
+    Kvm,
+}
+
+impl Acceleration {
+    /// KVM if the host really offers SVM to a guest hypervisor, else the instruction clock; and one line that says why.
+    pub fn choose() -> (Acceleration, String) {
+        match nested_svm() {
+            Ok(()) => (Acceleration::Kvm, "acceleration: KVM (this host offers nested SVM)".into()),
+            Err(reason) => (
+                Acceleration::InstructionClock,
+                format!(
+                    "acceleration: none, as {reason}; QEMU translates every guest instruction, which is 10 to 50 times \
+                     slower than hardware, and virtual time is counted in instructions, so every run is the same"
+                ),
+            ),
+        }
+    }
+
+    fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Acceleration::InstructionClock => &["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off"],
+            Acceleration::Threads => &["-accel", "tcg,thread=multi"],
+            Acceleration::Kvm => &["-accel", "kvm"],
+        }
+    }
+
+    fn cpu(self) -> &'static str {
+        match self {
+            // Without the random instructions two runs are the same even when a guest asks for randomness.
+            Acceleration::InstructionClock | Acceleration::Threads => "max,-rdrand,-rdseed",
+            Acceleration::Kvm => "host",
+        }
+    }
+}
+
+/// Why KVM can't run a hypervisor here, if it can't.
+fn nested_svm() -> Result<(), String> {
+    let flags = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let has_svm = flags
+        .lines()
+        .filter(|line| line.starts_with("flags"))
+        .any(|line| line.split_whitespace().any(|flag| flag == "svm"));
+    if !has_svm {
+        return Err("this host's processor shows no SVM".into());
+    }
+    let nested = fs::read_to_string("/sys/module/kvm_amd/parameters/nested").unwrap_or_default();
+    if !matches!(nested.trim(), "1" | "Y") {
+        return Err("KVM does not nest on this host".into());
+    }
+    match fs::OpenOptions::new().read(true).write(true).open("/dev/kvm") {
+        Ok(_) => Ok(()),
+        Err(error) => Err(format!("/dev/kvm cannot be opened ({error})")),
+    }
+}
+
+/// What machine to start.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Kernel ELF file.
+    pub kernel: PathBuf,
+    /// Boot module file, if any.
+    pub module: Option<PathBuf>,
+    /// Kernel command line.
+    pub command_line: String,
+    /// Cores.
+    pub cores: u16,
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// How instructions are executed.
+    pub acceleration: Acceleration,
+    /// Further arguments for QEMU.
+    pub extra: Vec<String>,
+}
+
+/// What comes from a machine.
+#[derive(Debug)]
+pub enum Output {
+    /// A line of the console, without its end.
+    Line(String),
+    /// A record.
+    Record(Record),
+    /// The machine is off: the emulator has ended.
+    Off(ExitStatus),
+}
+
+enum Piece {
+    Line(String),
+    Record(Record),
+    ConsoleEnd,
+    RecordsEnd,
+}
+
+/// A running machine.
+pub struct Machine {
+    child: Child,
+    input: Option<ChildStdin>,
+    pieces: Receiver<Piece>,
+    threads: Vec<JoinHandle<()>>,
+    open_streams: u8,
+    stop: Arc<AtomicBool>,
+    damaged: Arc<AtomicU64>,
+    folder: PathBuf,
+    off: Option<ExitStatus>,
+}
+
+static MACHINES: AtomicU64 = AtomicU64::new(0);
+
+impl Machine {
+    /// Starts the emulator.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub fn start(tools: &setup::Tools, config: &Config) -> Result<Machine> {
+        // Sockets have short paths only, so they aren't in the target folder.
+        let number = MACHINES.fetch_add(1, Ordering::Relaxed);
+        let folder = std::env::temp_dir().join(format!("nonkernel-{}-{number}", std::process::id()));
+        fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        Machine::start_in(tools, config, &folder).inspect_err(|_| {
+            let _ = fs::remove_dir_all(&folder);
+        })
+    }
+
+    fn start_in(tools: &setup::Tools, config: &Config, folder: &Path) -> Result<Machine> {
+        let socket = folder.join("com2");
+        let listener = UnixListener::bind(&socket).with_context(|| format!("cannot bind {}", socket.display()))?;
+        listener.set_nonblocking(true)?;
+        let mut command = command(tools, config, &socket);
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot start {}", tools.qemu.display()))?;
+        let (sender, pieces) = channel();
+        let stop = Arc::new(AtomicBool::new(false));
+        let damaged = Arc::new(AtomicU64::new(0));
+        let input = child.stdin.take();
+        let mut threads = Vec::new();
+        if let Some(stdout) = child.stdout.take() {
+            let lines = sender.clone();
+            threads.push(std::thread::spawn(move || read_lines(stdout, "", &lines, Piece::ConsoleEnd)));
+        }
+        if let Some(stderr) = child.stderr.take() {
+            let lines = sender.clone();
+            threads.push(std::thread::spawn(move || read_lines(stderr, "qemu: ", &lines, Piece::ConsoleEnd)));
+        }
+        let (stopped, counter) = (stop.clone(), damaged.clone());
+        threads.push(std::thread::spawn(move || {
+            if let Some(stream) = accept(&listener, &stopped) {
+                read_records(stream, &sender, &counter);
+            }
+            let _ = sender.send(Piece::RecordsEnd);
+        }));
+        let folder = folder.to_path_buf();
+        Ok(Machine { child, input, pieces, threads, open_streams: 3, stop, damaged, folder, off: None })
+    }
+
+    /// The next thing that comes from the machine, or `None` at the deadline. After [`Output::Off`], always that.
+    ///
+    /// # Errors
+    /// When the emulator's end can't be learnt.
+    pub fn next(&mut self, deadline: Instant) -> Result<Option<Output>> {
+        loop {
+            if let Some(status) = self.off {
+                return Ok(Some(Output::Off(status)));
+            }
+            if self.open_streams == 1 {
+                // Console and standard error are closed, so the process is gone or going; what is left is in the
+                // socket, whose reader ends when the emulator's side closes, or now if it never connected.
+                self.stop.store(true, Ordering::Relaxed);
+            }
+            if self.open_streams == 0 {
+                self.off = Some(self.child.wait().context("cannot wait for the emulator")?);
+                continue;
+            }
+            match self.pieces.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(Piece::Line(line)) => return Ok(Some(Output::Line(line))),
+                Ok(Piece::Record(record)) => return Ok(Some(Output::Record(record))),
+                Ok(Piece::ConsoleEnd | Piece::RecordsEnd) => self.open_streams -= 1,
+                Err(RecvTimeoutError::Timeout) => return Ok(None),
+                Err(RecvTimeoutError::Disconnected) => self.open_streams = 0,
+            }
+        }
+    }
+
+    /// Sends a command to the market server.
+    ///
+    /// # Errors
+    /// When the machine is off.
+    pub fn send(&mut self, command: &HostCommand) -> Result<()> {
+        let Some(frame) = proto::frame::encode(command) else { bail!("the command is too long for a frame") };
+        let Some(input) = self.input.as_mut() else { bail!("the machine is off") };
+        input.write_all(&frame).and_then(|()| input.flush()).context("cannot send to the machine")
+    }
+
+    /// Bytes and frames of the record line that were damaged; 0 in a good run.
+    pub fn damaged(&self) -> u64 {
+        self.damaged.load(Ordering::Relaxed)
+    }
+
+    /// Ends the emulator now. Harmless when it has ended.
+    pub fn stop(&mut self) {
+        self.input = None;
+        self.stop.store(true, Ordering::Relaxed);
+        let _ = self.child.kill();
+        if let Ok(status) = self.child.wait() {
+            self.off = Some(status);
+        }
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.stop();
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// The emulator's command line as one would type it, with the console on the terminal and records thrown away.
+pub fn typed(tools: &setup::Tools, config: &Config) -> String {
+    let mut command = Command::new(&tools.qemu);
+    add_arguments(&mut command, config, "null,id=com2");
+    process::typed(&command)
+}
+
+fn command(tools: &setup::Tools, config: &Config, socket: &Path) -> Command {
+    // Should this program be killed outright, the kernel kills the emulator too.
+    use std::os::unix::process::CommandExt;
+    let mut command = match process::find("setpriv") {
+        Some(setpriv) => {
+            let mut command = Command::new(setpriv);
+            command.args(["--pdeathsig", "KILL", "--"]).arg(&tools.qemu);
+            command
+        }
+        None => Command::new(&tools.qemu),
+    };
+    // Ctrl-C is for this program, which ends the run in good order.
+    command.process_group(0);
+    add_arguments(&mut command, config, &format!("socket,id=com2,path={}", socket.display()));
+    command
+}
+
+fn add_arguments(command: &mut Command, config: &Config, com2: &str) {
+    command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
+    // A clock that starts at the same time in each run.
+    command.args(["-rtc", "base=2026-01-01,clock=vm"]);
+    command.args(["-machine", "q35"]).args(["-cpu", config.acceleration.cpu()]);
+    command.args(config.acceleration.arguments());
+    command.args(["-smp", &config.cores.to_string()]).args(["-m", &format!("{}M", config.memory_mib)]);
+    command.args(["-chardev", "stdio,id=com1,signal=off", "-serial", "chardev:com1"]);
+    command.args(["-chardev", com2, "-serial", "chardev:com2"]);
+    command.args(["-device", &format!("isa-debug-exit,iobase={DEBUG_EXIT_PORT:#x},iosize=0x04")]);
+    command.arg("-kernel").arg(&config.kernel);
+    if let Some(module) = &config.module {
+        command.arg("-initrd").arg(module);
+    }
+    if !config.command_line.is_empty() {
+        command.args(["-append", &config.command_line]);
+    }
+    command.args(&config.extra);
+}
+
+/// Waits until the emulator connects or `stop` is set.
+fn accept(listener: &UnixListener, stop: &AtomicBool) -> Option<UnixStream> {
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => return stream.set_nonblocking(false).ok().map(|()| stream),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if stop.load(Ordering::Relaxed) {
+                    return None;
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err(_) => return None,
+        }
+    }
+}
+
+fn read_lines(mut stream: impl Read, prefix: &str, sender: &Sender<Piece>, end: Piece) {
+    let mut line: Vec<u8> = Vec::new();
+    let mut buffer = [0u8; 4096];
+    let send = |line: &mut Vec<u8>| {
+        let text = printable(line);
+        line.clear();
+        sender.send(Piece::Line(format!("{prefix}{text}"))).is_ok()
+    };
+    while let Ok(count) = stream.read(&mut buffer) {
+        if count == 0 {
+            break;
+        }
+        for &byte in &buffer[..count] {
+            // A line that never ends is shown in parts.
+            if (byte == b'\n' || line.len() >= 4096) && !send(&mut line) {
+                return;
+            }
+            if byte != b'\n' && byte != b'\r' {
+                line.push(byte);
+            }
+        }
+    }
+    if !line.is_empty() {
+        send(&mut line);
+    }
+    let _ = sender.send(end);
+}
+
+/// Console text as it may be shown on a terminal: what a guest prints can't control it.
+fn printable(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
+}
+
+fn read_records(mut stream: UnixStream, sender: &Sender<Piece>, damaged: &AtomicU64) {
+    let mut reader = proto::frame::Reader::new();
+    let mut buffer = [0u8; 65536];
+    while let Ok(count) = stream.read(&mut buffer) {
+        if count == 0 {
+            break;
+        }
+        reader.push(&buffer[..count]);
+        while let Some(record) = reader.next_message::<Record>() {
+            if sender.send(Piece::Record(record)).is_err() {
+                return;
+            }
+        }
+        damaged.store(reader.damaged(), Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_guest_prints_cannot_control_the_terminal() {
+        assert_eq!(printable(b"a\x1b[2Jb\tc"), "a\u{fffd}[2Jb\tc");
+    }
+
+    #[test]
+    fn an_emulator_that_fails_at_once_is_an_end_and_not_a_hang() {
+        let Some(qemu) = process::find("false") else { return };
+        let tools = setup::Tools { qemu, qemu_version: String::new() };
+        let config = Config {
+            kernel: "none".into(),
+            module: None,
+            command_line: String::new(),
+            cores: 1,
+            memory_mib: 64,
+            acceleration: Acceleration::InstructionClock,
+            extra: Vec::new(),
+        };
+        let mut machine = Machine::start(&tools, &config).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        match machine.next(deadline).unwrap() {
+            Some(Output::Off(status)) => assert!(!status.success()),
+            other => panic!("{other:?}"),
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Records and results as JSON. The schema is `docs/result.md`; amounts are decimal strings of credits, so that no
+//! reader rounds them.
+
+use crate::run_state::{AppState, GoodState, Phase, RunState, Sample};
+use crate::view::ending;
+use market_mechanism::Credits;
+use proto::host::{End, Record};
+use serde_json::{Map, Value, json};
+
+fn credits(amount: i128) -> String {
+    Credits(amount).to_string()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn good(state: &RunState, good: u16) -> &str {
+    state.goods.get(usize::from(good)).map_or("?", |good| good.name.as_str())
+}
+
+/// Holdings by application, only those that hold something.
+fn holdings(state: &RunState, units: &[u32]) -> Value {
+    let held = state.apps.iter().zip(units).filter(|(_, units)| **units > 0);
+    Value::Object(held.map(|(app, units)| (app.name.clone(), json!(units))).collect::<Map<_, _>>())
+}
+
+/// A record as an object, or `None` for the contents of files, which are written to files.
+pub fn record(state: &RunState, record: &Record) -> Option<Value> {
+    let name = |app: &u16| state.sender(*app).to_string();
+    Some(match record {
+        Record::Begin { version, tsc_hz, cores, restarts, supply } => {
+            let supply = state.goods.iter().zip(supply).map(|(good, units)| (good.name.clone(), json!(units)));
+            json!({ "kind": "begin", "version": version, "tsc_hz": tsc_hz, "cores": cores, "restarts": restarts,
+                "supply": supply.collect::<Map<_, _>>() })
+        }
+        Record::Round { t, good: number, round, ask, clearing, supply, sold, holdings: units, paid } => {
+            let per_hour = |price: u64| {
+                state.goods.get(usize::from(*number)).map(|good| good.per_hour(price_of(price)).to_string())
+            };
+            json!({ "kind": "round", "t_us": t, "good": good(state, *number), "round": round,
+                "ask": ask, "clearing": clearing, "ask_per_hour": per_hour(*ask),
+                "clearing_per_hour": per_hour(*clearing), "supply": supply, "sold": sold,
+                "holdings": holdings(state, units), "paid": credits(*paid) })
+        }
+        Record::Account { t, app, balance, escrow, paid } => {
+            json!({ "kind": "account", "t_us": t, "app": name(app), "balance": credits(*balance),
+                "escrow": credits(*escrow), "paid": credits(*paid) })
+        }
+        Record::Progress { t, app, done, total } => {
+            json!({ "kind": "progress", "t_us": t, "app": name(app), "done": done, "total": total })
+        }
+        Record::Line { t, app, text } => json!({ "kind": "line", "t_us": t, "app": name(app), "text": text }),
+        Record::FileBegin { .. } | Record::FileData { .. } => return None,
+        Record::FileEnd { app, file, bytes, sha256 } => {
+            let files = state.apps.get(usize::from(*app)).map(|app| app.files.as_slice()).unwrap_or_default();
+            let file = files.iter().find(|known| known.number == *file).map(|known| known.name.clone());
+            json!({ "kind": "file", "app": name(app), "name": file, "bytes": bytes, "sha256": hex(sha256) })
+        }
+        Record::Started { t, app, base_pages } => {
+            json!({ "kind": "started", "t_us": t, "app": name(app), "base_pages": base_pages })
+        }
+        Record::Ended { t, app, end, work, paid, .. } => {
+            json!({ "kind": "ended", "t_us": t, "app": name(app), "end": end_object(end), "work": work,
+                "paid": credits(*paid) })
+        }
+        Record::Used { t, app, ticks } => json!({ "kind": "used", "t_us": t, "app": name(app), "ticks": ticks }),
+        Record::Totals { t, .. } => {
+            let mut totals = totals(state);
+            totals["kind"] = json!("totals");
+            totals["t_us"] = json!(t);
+            totals
+        }
+        Record::End { t, status, reason } => {
+            json!({ "kind": "end", "t_us": t, "status": status, "reason": reason })
+        }
+        Record::Bench { operation, instructions, exits } => {
+            json!({ "kind": "bench", "operation": operation, "instructions": instructions, "exits": exits })
+        }
+    })
+}
+
+fn price_of(price: u64) -> market_mechanism::Price {
+    market_mechanism::Price(price)
+}
+
+fn end_object(end: &End) -> Value {
+    let kind = match end {
+        End::Exit { .. } => "exit",
+        End::Fault { .. } => "fault",
+        End::Killed => "killed",
+        End::Unpaid => "unpaid",
+        End::RunOver => "run_over",
+    };
+    let mut object = json!({ "kind": kind, "text": ending(end) });
+    match end {
+        End::Exit { status } => object["status"] = json!(status),
+        End::Fault { reason, detail, registers } => {
+            object["reason"] = json!(reason);
+            object["detail"] = json!(detail);
+            let named = crate::view::REGISTER_NAMES.iter().zip(registers);
+            let named = named.map(|(name, value)| (name.to_string(), json!(format!("{value:#x}"))));
+            object["registers"] = Value::Object(named.collect());
+        }
+        End::Killed | End::Unpaid | End::RunOver => {}
+    }
+    object
+}
+
+fn totals(state: &RunState) -> Value {
+    match &state.verified {
+        None => json!({}),
+        Some(verified) => json!({
+            "intervals": verified.intervals, "sum": verified.sum.to_string(), "expected": verified.expected.to_string(),
+            "leased": verified.leased, "existing": verified.existing, "mismatches": verified.mismatches,
+            "worst_shortfall_ticks": verified.worst_shortfall, "longest_hold_ticks": verified.longest_hold,
+            "agree": verified.agree(),
+        }),
+    }
+}
+
+/// The whole run: what `target/run/result.json` holds.
+pub fn result(state: &RunState, scenario: &str, seed: u64, wall_seconds: f64, failure: Option<&str>) -> Value {
+    json!({
+        "scenario": scenario,
+        "seed": seed,
+        "status": if failure.is_none() { "ok" } else { "failed" },
+        "failure": failure,
+        "virtual_ms": state.now / 1000,
+        "wall_seconds": (wall_seconds * 1000.0).round() / 1000.0,
+        "tsc_hz": state.tsc_hz,
+        "restarts": state.restarts,
+        "rounds": state.rounds,
+        "apps": state.apps.iter().map(|app| app_object(state, app)).collect::<Vec<_>>(),
+        "goods": state.goods.iter().map(|good| good_object(state, good)).collect::<Vec<_>>(),
+        "totals": totals(state),
+        "bench": state.bench.iter().map(|row| json!({ "operation": row.operation, "instructions": row.instructions,
+            "exits": row.exits })).collect::<Vec<_>>(),
+    })
+}
+
+fn app_object(state: &RunState, app: &AppState) -> Value {
+    let end = match &app.phase {
+        Phase::Waiting => json!({ "kind": "not_started", "text": "not started" }),
+        Phase::Running => json!({ "kind": "running", "text": "running when the machine went off" }),
+        Phase::Ended(end) => end_object(end),
+    };
+    let exits = app.totals.exits.iter().enumerate().filter(|(_, count)| **count > 0);
+    let exits: Map<String, Value> =
+        exits.map(|(kind, count)| (super::exit_kind(kind).to_string(), json!(count))).collect();
+    let files = app.files.iter().map(
+        |file| json!({ "name": file.name, "bytes": file.data.len(), "sha256": file.sha256.map(|hash| hex(&hash)) }),
+    );
+    let shares = app.shares(state.tsc_hz).into_iter().map(|(t, share)| json!([t, (share * 1e4).round() / 1e4]));
+    json!({
+        "name": app.name, "core": app.core, "awaited": app.awaited, "end": end,
+        "started_ms": app.started.map(|t| t / 1000), "ended_ms": app.ended.map(|t| t / 1000),
+        "work": app.done, "work_total": app.total, "paid": app.paid.to_string(), "balance": app.balance.to_string(),
+        "work_per_credit": super::work_per_credit(app),
+        "page_ms": app.totals.page_ms, "cpu_ticks_bought": app.totals.cpu_ticks_bought,
+        "used_ticks": app.totals.used_ticks, "reclaim_us": app.totals.reclaim_us, "exits": exits,
+        "files": files.collect::<Vec<_>>(), "lines": app.lines, "cpu_share": shares.collect::<Vec<_>>(),
+    })
+}
+
+fn good_object(state: &RunState, good: &GoodState) -> Value {
+    let sample = |sample: &Sample| {
+        json!({ "t_ms": sample.t / 1000, "ask": sample.ask.0, "clearing": sample.clearing.0, "sold": sample.sold,
+            "holdings": holdings(state, &sample.holdings) })
+    };
+    json!({
+        "name": good.name, "interval_ms": good.interval_ms, "supply": good.supply, "unit": good.price_unit(),
+        "paid": good.paid.to_string(), "clearing_per_hour": summary(good), "rounds": super::page_interval_samples(good)
+            .into_iter().map(sample).collect::<Vec<_>>(),
+    })
+}
+
+/// Lowest, mean and highest clearing price of the run.
+fn summary(good: &GoodState) -> Value {
+    let prices: Vec<f64> = good.history.iter().map(|sample| good.per_hour_f64(sample.clearing)).collect();
+    if prices.is_empty() {
+        return json!(null);
+    }
+    let mean = prices.iter().sum::<f64>() / prices.len() as f64;
+    let least = prices.iter().copied().fold(f64::INFINITY, f64::min);
+    let most = prices.iter().copied().fold(0.0, f64::max);
+    json!({ "min": least, "mean": mean, "max": most })
+}

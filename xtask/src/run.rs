@@ -1,0 +1,237 @@
+//! `cargo xtask run`: one scenario from its file to its results.
+
+use crate::build::{self, Built};
+use crate::emulator::{Acceleration, Config};
+use crate::run_state::RunState;
+use crate::scenario::events::ONE_PPM;
+use crate::scenario::{self, Overrides, Scenario};
+use crate::session::{Seen, Session};
+use crate::view::{Json, Plain, View, Wish};
+use crate::{image, interrupt, paths, report, setup};
+use anyhow::{Context, Result, anyhow};
+use proto::host::Command;
+use std::fs;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How often a view is asked for wishes.
+const TICK: Duration = Duration::from_millis(50);
+/// How long a run has for ending in good order once it is told to.
+const STOP_GRACE: Duration = Duration::from_secs(10);
+
+/// What `cargo xtask run` was asked for.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Scenario file.
+    pub scenario: PathBuf,
+    /// Changes to it.
+    pub overrides: Overrides,
+    /// One JSON object a line.
+    pub json: bool,
+    /// Plain lines even on a terminal.
+    pub plain: bool,
+    /// Wall time after which the run counts as hung.
+    pub timeout: Duration,
+}
+
+/// Exit status of an interrupted program, by convention.
+const INTERRUPTED: u8 = 130;
+
+/// Runs a scenario. Returns the exit status.
+///
+/// # Errors
+/// When the scenario is refused, the build fails or the emulator can't be started.
+pub fn run(options: &Options) -> Result<u8> {
+    interrupt::catch()?;
+    let say = |text: &str| if options.json { eprintln!("{text}") } else { println!("{text}") };
+    let tools = setup::ensure()?;
+    // The scenario is checked before anything is built.
+    let scenario = scenario::load(&options.scenario, &options.overrides, &application_images()?)?;
+    let built = build::build()?;
+    if interrupt::count() > 0 {
+        return Ok(INTERRUPTED);
+    }
+    let folder = paths::run_folder();
+    // What an earlier run left must not be taken for this one's.
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let (acceleration, why) = Acceleration::choose();
+    say(&why);
+    say(&format!(
+        "machine: {} cores, {} MiB; scenario {}: {}",
+        scenario.cores,
+        scenario.memory_mib,
+        paths::shown(&options.scenario),
+        scenario.title
+    ));
+    let config = config(&scenario, &built, acceleration, &folder)?;
+    let log = folder.join("console.log");
+    let mut session = Session::start(&tools, &config, RunState::new(&scenario), Some(&log))?;
+    let mut view: Box<dyn View> = match (options.json, options.plain || !std::io::stdout().is_terminal()) {
+        (true, _) => Box::new(Json),
+        (false, true) => Box::new(Plain::new()),
+        (false, false) => Box::new(crate::display::Display::open(&scenario)?),
+    };
+    let outcome = watch(&mut session, view.as_mut(), &scenario, options.timeout);
+    view.close();
+    let stopped = outcome?;
+    let failure = stopped.failure.or_else(|| session.failure());
+    let wall = session.elapsed().as_secs_f64();
+    let shown = paths::shown(&options.scenario);
+    let result = report::json::result(&session.state, &shown, scenario.plan.seed, wall, failure.as_deref());
+    report::write(&session.state, &result, &folder)?;
+    if options.json {
+        println!("{}", serde_json::json!({ "kind": "result", "result": result }));
+    } else {
+        println!("\n{}", report::closing(&session.state));
+        println!(
+            "{:.1} s of virtual time in {wall:.1} s; results in {}",
+            session.state.now as f64 / 1e6,
+            paths::shown(&folder)
+        );
+    }
+    match failure {
+        None if stopped.interrupted => Ok(INTERRUPTED),
+        None => Ok(0),
+        Some(failure) => {
+            eprintln!("error: {failure}\n{}", session.last_lines());
+            Ok(if stopped.interrupted { INTERRUPTED } else { 1 })
+        }
+    }
+}
+
+/// Names of the images that a scenario's applications may have: all but the servers'.
+///
+/// # Errors
+/// When the workspace can't be read.
+pub fn application_images() -> Result<Vec<String>> {
+    let programs = build::guest_packages()?.into_iter().flat_map(|package| package.programs);
+    Ok(programs.filter(|name| name != build::ROOT_IMAGE && name != build::CONSOLE_IMAGE).collect())
+}
+
+/// The machine of a scenario, with its boot module written into `folder`.
+///
+/// # Errors
+/// When an image is missing or the module can't be written.
+pub fn config(scenario: &Scenario, built: &Built, acceleration: Acceleration, folder: &Path) -> Result<Config> {
+    let archive = image::archive(&scenario.plan, &scenario.inputs, built)?;
+    let module = image::boot_module(&built.image(build::ROOT_IMAGE)?, &archive)?;
+    let path = folder.join("boot.module");
+    fs::write(&path, module).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(Config {
+        kernel: built.kernel.clone(),
+        module: Some(path),
+        command_line: String::new(),
+        cores: scenario.cores,
+        memory_mib: scenario.memory_mib,
+        acceleration,
+        extra: Vec::new(),
+    })
+}
+
+/// How watching ended.
+struct Stopped {
+    /// Why the run had to be stopped from outside, if it had.
+    failure: Option<String>,
+    /// True if the user interrupted it.
+    interrupted: bool,
+}
+
+fn watch(session: &mut Session, view: &mut dyn View, scenario: &Scenario, timeout: Duration) -> Result<Stopped> {
+    let mut ppm = vec![ONE_PPM; scenario.plan.apps.len()];
+    let mut ending: Option<Instant> = None;
+    let mut interrupted = false;
+    let end = |failure: Option<String>, interrupted: bool| Ok(Stopped { failure, interrupted });
+    loop {
+        match session.next(Instant::now() + TICK)? {
+            Seen::Line(line) => view.line(&line),
+            Seen::Record(record) => view.record(&session.state, &record),
+            Seen::Nothing => {}
+            Seen::Off => return end(None, interrupted),
+        }
+        for wish in view.tick(&session.state) {
+            match wish {
+                Wish::Act(action) => {
+                    let command = action.command(&mut ppm);
+                    if let Err(error) = session.send(&command) {
+                        view.note(&format!("{error:#}"));
+                    }
+                }
+                Wish::Quit if ending.is_none() => {
+                    view.note("ending the run in good order");
+                    let _ = session.send(&Command::Stop);
+                    ending = Some(Instant::now());
+                }
+                Wish::Quit => {
+                    session.stop();
+                    return end(Some("stopped by the user".into()), true);
+                }
+            }
+        }
+        match (interrupt::count(), ending) {
+            (0, _) => {}
+            (1, None) => {
+                view.note("interrupted: ending the run in good order (once more: at once)");
+                let _ = session.send(&Command::Stop);
+                (ending, interrupted) = (Some(Instant::now()), true);
+            }
+            (1, Some(_)) => interrupted = true,
+            _ => {
+                session.stop();
+                return end(Some("interrupted".into()), true);
+            }
+        }
+        if ending.is_some_and(|since| since.elapsed() > STOP_GRACE) {
+            session.stop();
+            return end(Some("the machine did not end when it was told to".into()), interrupted);
+        }
+        if session.elapsed() > timeout {
+            session.stop();
+            let seconds = timeout.as_secs();
+            return end(Some(format!("timed out after {seconds} s (--timeout sets another limit)")), interrupted);
+        }
+        if session.is_stuck() {
+            session.stop();
+            return end(Some("the machine sent its last record and did not go off".into()), interrupted);
+        }
+    }
+}
+
+/// The scenario that a name on the command line means: a file, or a name in `scenarios/`.
+///
+/// # Errors
+/// When there is none; the message lists what there is.
+pub fn scenario_file(name: Option<&Path>) -> Result<PathBuf> {
+    let folder = paths::scenarios();
+    let Some(name) = name else { return Ok(folder.join("default.toml")) };
+    if name.is_file() {
+        return Ok(name.to_path_buf());
+    }
+    let shipped = folder.join(name).with_extension("toml");
+    if shipped.is_file() {
+        return Ok(shipped);
+    }
+    let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
+    let mut known: Vec<String> =
+        entries.filter_map(|entry| Some(entry.path().file_stem()?.to_string_lossy().into_owned())).collect();
+    known.sort();
+    Err(anyhow!("there is no scenario {}; there are: {}", name.display(), known.join(", ")))
+}
+
+/// `cargo xtask image`: the boot module of a scenario in [`paths::images`], and how to boot it.
+///
+/// # Errors
+/// As [`run`].
+pub fn image(file: &Path, overrides: &Overrides) -> Result<u8> {
+    let tools = setup::ensure()?;
+    let scenario = scenario::load(file, overrides, &application_images()?)?;
+    let built = build::build()?;
+    let config = config(&scenario, &built, Acceleration::InstructionClock, &paths::images())?;
+    println!("kernel: {}", config.kernel.display());
+    if let Some(module) = &config.module {
+        println!("boot module: {}", module.display());
+    }
+    println!("boots with: {}", crate::emulator::typed(&tools, &config));
+    Ok(0)
+}

@@ -1,0 +1,97 @@
+//! Good runs are good, and each contradiction is found.
+
+use super::*;
+use crate::scenario::{self, Overrides};
+use std::path::Path;
+
+/// A state of two applications on one core.
+pub fn two() -> RunState {
+    let text = "[machine]\ncores = 1\n[[app]]\nname = \"a\"\nbudget = 1\n[[app]]\nname = \"b\"\nbudget = 2\n";
+    let images = ["a".to_string(), "b".to_string()];
+    RunState::new(&scenario::parse(Path::new("x.toml"), text, &Overrides::default(), &images).unwrap())
+}
+
+fn begin() -> Record {
+    Record::Begin { version: proto::VERSION, tsc_hz: 1_000_000_000, cores: 1, restarts: 0, supply: vec![1000, 90] }
+}
+
+fn end() -> Record {
+    Record::End { t: 9_000_000, status: 0, reason: String::new() }
+}
+
+fn file(app: u16, bytes: &[u8], sha256: [u8; 32]) -> [Record; 3] {
+    [
+        Record::FileBegin { app, file: 1, name: "out.txt".into() },
+        Record::FileData { app, file: 1, data: bytes.to_vec() },
+        Record::FileEnd { app, file: 1, bytes: bytes.len() as u64, sha256 },
+    ]
+}
+
+#[test]
+fn a_good_run_has_no_failure() {
+    let mut state = two();
+    state.apply(&begin());
+    let round = Record::Round {
+        t: 100_000,
+        good: 0,
+        round: 1,
+        ask: 105_963,
+        clearing: 5,
+        supply: 1000,
+        sold: 30,
+        holdings: vec![10, 20],
+        paid: 77,
+    };
+    state.apply(&round);
+    for record in file(0, b"hello", Sha256::digest(b"hello").into()) {
+        state.apply(&record);
+    }
+    state.apply(&Record::Used { t: 200_000, app: 1, ticks: 10_000_000 });
+    state.apply(&Record::Used { t: 300_000, app: 1, ticks: 60_000_000 });
+    state.apply(&end());
+    assert_eq!(state.failure(), None);
+    assert_eq!(state.apps[1].holdings, [20, 0]);
+    assert_eq!(state.goods[0].paid, Credits(77));
+    let near_one = state.goods[0].per_hour_f64(Price(105_963));
+    assert!((0.9999..=1.0).contains(&near_one), "{near_one}");
+    assert_eq!(state.apps[1].share(state.tsc_hz), Some(0.5));
+}
+
+#[test]
+fn every_contradiction_is_a_failure() {
+    let cases: Vec<(&str, Vec<Record>)> = vec![
+        ("without its last record", vec![begin()]),
+        ("damaged", [vec![begin()], file(0, b"hello", [0; 32]).into(), vec![end()]].concat()),
+        ("incomplete", vec![begin(), Record::FileBegin { app: 0, file: 1, name: "x".into() }, end()]),
+        ("no plain name", vec![begin(), Record::FileBegin { app: 0, file: 1, name: "../x".into() }, end()]),
+        ("not open", vec![begin(), Record::FileData { app: 0, file: 1, data: vec![1] }, end()]),
+        ("application 7", vec![begin(), Record::Used { t: 0, app: 7, ticks: 0 }, end()]),
+        (
+            "goes back",
+            vec![begin(), Record::Used { t: 5, app: 0, ticks: 0 }, Record::Used { t: 4, app: 0, ticks: 0 }, end()],
+        ),
+        ("in debt", vec![begin(), Record::Account { t: 0, app: 0, balance: -1, escrow: 0, paid: 0 }, end()]),
+        ("late", vec![begin(), Record::End { t: 0, status: 3, reason: "late".into() }]),
+        ("totals disagree", vec![begin(), totals(5, 6), end()]),
+    ];
+    for (expected, records) in cases {
+        let mut state = two();
+        records.iter().for_each(|record| state.apply(record));
+        let failure = state.failure().expect(expected);
+        assert!(failure.contains(expected), "{failure} does not contain {expected}");
+    }
+}
+
+fn totals(leased: u64, existing: u64) -> Record {
+    Record::Totals {
+        t: 0,
+        intervals: 1,
+        sum: 3,
+        expected: 3,
+        leased,
+        existing,
+        mismatches: 0,
+        worst_shortfall: 0,
+        longest_hold: 0,
+    }
+}

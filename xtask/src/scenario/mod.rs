@@ -1,0 +1,496 @@
+//! Scenarios: one TOML file says what machine runs which applications under which terms. Reading one checks all of it
+//! and makes the plan that the market server gets; every complaint names its line.
+//!
+//! The keys are documented in `docs/scenario.md`. Reading order: [`tree`] (values with places), [`reader`] (tables key
+//! by key), [`units`], [`events`], then [`load`] here.
+
+pub mod events;
+mod reader;
+mod tree;
+pub mod units;
+
+use crate::sources;
+use events::{Action, ONE_PPM};
+use market_mechanism::Credits;
+use market_mechanism::types::{PAGES_PER_GIB, Price, UNITS_PER_CORE};
+use proto::plan::{App, Event, Good, Plan};
+use reader::{Placed, Problem, Problems, Section};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use tree::{Node, Place};
+
+/// Units of each core that no base can have: the kernel's reserve and the servers' own reservations.
+const RESERVED_UNITS: u32 = 20;
+/// Memory that no base can have: kernel, servers and their tables.
+const RESERVED_BYTES: u64 = 32 << 20;
+/// What a VM costs besides its own pages.
+const VM_BYTES: u64 = 64 << 10;
+/// The page's size.
+const PAGE_BYTES: u64 = 4096;
+/// The input that means the repository's own sources.
+const SOURCES: &str = "@sources";
+/// Applications and the market server are the console server's clients.
+const MAX_APPS: usize = proto::start::MAX_CLIENTS - 1;
+
+/// What changes a scenario from the command line.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// `APP=FILE`.
+    pub inputs: Vec<String>,
+    /// `KEY=VALUE`.
+    pub sets: Vec<String>,
+    /// `T=KEY`.
+    pub events: Vec<String>,
+    /// Seed.
+    pub seed: Option<u64>,
+}
+
+impl Overrides {
+    fn arguments(&self) -> Vec<String> {
+        let named = |name: &'static str| move |argument: &String| format!("--{name} {argument}");
+        let sets = self.sets.iter().map(named("set"));
+        sets.chain(self.inputs.iter().map(named("input"))).chain(self.events.iter().map(named("event"))).collect()
+    }
+}
+
+/// A checked scenario.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// The file it was read from.
+    pub file: PathBuf,
+    /// What it is about.
+    pub title: String,
+    /// Cores of the machine.
+    pub cores: u16,
+    /// Memory of the machine in MiB.
+    pub memory_mib: u32,
+    /// The plan for the market server.
+    pub plan: Plan,
+    /// The applications' inputs, in the plan's order.
+    pub inputs: Vec<Option<Vec<u8>>>,
+}
+
+/// Everything that is wrong with a scenario.
+#[derive(Debug)]
+pub struct Refused {
+    file: String,
+    arguments: Vec<String>,
+    problems: Vec<Problem>,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, problem) in self.problems.iter().enumerate() {
+            if number > 0 {
+                writeln!(out)?;
+            }
+            match problem.place {
+                Place::Line(line) => write!(out, "{}:{line}: {}", self.file, problem.reason)?,
+                Place::Argument(number) => {
+                    let argument = self.arguments.get(number).map_or("command line", String::as_str);
+                    write!(out, "{argument}: {}", problem.reason)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Refused {}
+
+/// Reads and checks a scenario file. `images` are the images that applications may name.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn load(file: &Path, overrides: &Overrides, images: &[String]) -> Result<Scenario, Refused> {
+    match std::fs::read_to_string(file) {
+        Ok(text) => parse(file, &text, overrides, images),
+        Err(error) => Err(Refused {
+            file: file.display().to_string(),
+            arguments: Vec::new(),
+            problems: vec![Problem { place: Place::Line(0), reason: format!("cannot be read: {error}") }],
+        }),
+    }
+}
+
+/// As [`load`], of a text; `file` is for messages and for relative input paths.
+///
+/// # Errors
+/// As [`load`].
+pub fn parse(file: &Path, text: &str, overrides: &Overrides, images: &[String]) -> Result<Scenario, Refused> {
+    let refused = |problems| Refused { file: file.display().to_string(), arguments: overrides.arguments(), problems };
+    let mut tree =
+        tree::parse(text).map_err(|(line, reason)| refused(vec![Problem { place: Place::Line(line), reason }]))?;
+    let problems = Problems::default();
+    for (number, argument) in overrides.sets.iter().enumerate() {
+        if let Err(reason) = tree::set(&mut tree, number, argument) {
+            problems.add(Place::Argument(number), reason);
+        }
+    }
+    let scenario = check(file, tree, overrides, images, &problems);
+    let problems = problems.into_vec();
+    match scenario {
+        Some(scenario) if problems.is_empty() => Ok(scenario),
+        _ => Err(refused(problems)),
+    }
+}
+
+fn check(file: &Path, tree: Node, overrides: &Overrides, images: &[String], problems: &Problems) -> Option<Scenario> {
+    let mut top = Section::new("the scenario", Some(tree), problems);
+    let title = top.text("title").map_or_else(String::new, |title| title.value);
+    let limit_ms = top.milliseconds("limit").map_or(60_000, |limit| limit.value);
+    let seed = top.integer("seed", 0..=i64::MAX).map_or(1, |seed| seed.value as u64);
+
+    let mut machine = Section::new("[machine]", top.node("machine"), problems);
+    let cores = machine.integer("cores", 1..=64).map_or(2, |cores| cores.value as u16);
+    let memory = machine.bytes("memory").unwrap_or(Placed { value: 512 << 20, place: machine.place() });
+    if memory.value < 64 << 20 || memory.value > 64 << 30 || !memory.value.is_multiple_of(1 << 20) {
+        problems.add(memory.place, "`memory`: must be whole MiB, from 64 MiB to 64 GiB");
+    }
+    machine.finish();
+
+    let mut operator = Section::new("[operator]", top.node("operator"), problems);
+    let common_pool = operator.integer("common_pool_percent", 0..=50).map_or(5, |percent| percent.value as u8);
+    operator.finish();
+
+    let goods = goods(&mut top, cores, problems);
+    let apps: Vec<ReadApp> = top.tables("app").into_iter().map(|node| app(node, cores, images, problems)).collect();
+    let events: Vec<Node> = top.tables("event");
+    top.finish();
+
+    check_apps(&apps, limit_ms, problems);
+    let inputs = inputs(file, &apps, overrides, problems);
+    check_memory(&apps, &inputs, &memory, problems);
+    let events = read_events(events, &apps, overrides, limit_ms, problems);
+    check_starts(&apps, &events, problems);
+
+    let mut plan_apps = Vec::new();
+    for (app, input) in apps.into_iter().zip(&inputs) {
+        plan_apps.push(App { has_input: input.is_some(), ..app.plan? });
+    }
+    let plan = Plan {
+        version: proto::VERSION,
+        seed: overrides.seed.unwrap_or(seed),
+        goods,
+        apps: plan_apps,
+        events,
+        limit_ms,
+        common_pool_percent: common_pool,
+    };
+    let memory_mib = u32::try_from(memory.value >> 20).ok()?;
+    Some(Scenario { file: file.to_path_buf(), title, cores, memory_mib, plan, inputs })
+}
+
+/// A good's terms as the scenario writes them.
+#[derive(Clone, Copy)]
+struct Terms {
+    interval_ms: u32,
+    reserve: Credits,
+    fee: Credits,
+    base_price: Credits,
+    supply_limit: Option<u32>,
+}
+
+/// Reads `[page]` and `[cpu]`, with `[cpu.N]` for what is different on core N.
+fn goods(top: &mut Section<'_>, cores: u16, problems: &Problems) -> Vec<Good> {
+    let micro = |count: i128| Credits(count * Credits::ONE.0 / 1_000_000);
+    // About what clouds ask for a GiB-hour and a core-hour; the reserve is half of it.
+    let page = Terms {
+        interval_ms: 100,
+        reserve: micro(2_500),
+        fee: Credits::ZERO,
+        base_price: micro(5_000),
+        supply_limit: None,
+    };
+    let cpu = Terms { interval_ms: 10, reserve: micro(20_000), base_price: micro(40_000), ..page };
+    let mut section = Section::new("[page]", top.node("page"), problems);
+    let page = terms(&mut section, page);
+    section.finish();
+    let mut goods = vec![good("page".into(), page, PAGES_PER_GIB, Place::Line(1), problems)];
+
+    let mut section = Section::new("[cpu]", top.node("cpu"), problems);
+    let own = section.take_where(|key| key.bytes().all(|byte| byte.is_ascii_digit()));
+    let cpu = terms(&mut section, cpu);
+    section.finish();
+    let mut each = vec![(cpu, Place::Line(1)); usize::from(cores)];
+    for (key, node) in own {
+        let name = format!("[cpu.{key}]");
+        let place = node.place;
+        let mut section = Section::new(&name, Some(node), problems);
+        let terms = terms(&mut section, cpu);
+        section.finish();
+        match key.parse::<usize>().ok().and_then(|core| each.get_mut(core)) {
+            Some(slot) => *slot = (terms, place),
+            None => problems.add(place, format!("{name}: the machine has {cores} cores, counted from 0")),
+        }
+    }
+    for (core, (terms, place)) in each.into_iter().enumerate() {
+        goods.push(good(format!("cpu.{core}"), terms, UNITS_PER_CORE, place, problems));
+    }
+    goods
+}
+
+fn terms(section: &mut Section<'_>, default: Terms) -> Terms {
+    let interval = section.milliseconds("interval");
+    Terms {
+        interval_ms: interval.map_or(default.interval_ms, |interval| interval.value.clamp(1, 60_000) as u32),
+        reserve: section.credits("reserve").map_or(default.reserve, |credits| credits.value),
+        fee: section.credits("fee").map_or(default.fee, |credits| credits.value),
+        base_price: section.credits("base_price").map_or(default.base_price, |credits| credits.value),
+        supply_limit: section
+            .integer("supply", 0..=i64::from(u32::MAX))
+            .map_or(default.supply_limit, |units| u32::try_from(units.value).ok()),
+    }
+}
+
+fn good(name: String, terms: Terms, units: u32, place: Place, problems: &Problems) -> Good {
+    let price = |what: &str, per_hour: Credits| {
+        let price = Price::from_per_hour(per_hour, units, u64::from(terms.interval_ms) * 1_000_000);
+        price.map(|price| price.0).unwrap_or_else(|| {
+            problems.add(place, format!("`{what}` of {name}: {per_hour} credits an hour is too much"));
+            0
+        })
+    };
+    Good {
+        interval_ms: terms.interval_ms,
+        reserve: price("reserve", terms.reserve),
+        fee: price("fee", terms.fee),
+        base_price: price("base_price", terms.base_price),
+        supply_limit: terms.supply_limit,
+        name,
+    }
+}
+
+/// An application as far as it could be read, with the places that later checks name.
+struct ReadApp {
+    plan: Option<App>,
+    name: Option<Placed<String>>,
+    input: Option<Placed<String>>,
+    base_pages: Placed<u32>,
+    base_cpu: Placed<u32>,
+    deadline: Placed<u64>,
+    core: u8,
+    place: Place,
+}
+
+fn app(node: Node, cores: u16, images: &[String], problems: &Problems) -> ReadApp {
+    let mut section = Section::new("[[app]]", Some(node), problems);
+    let place = section.place();
+    let name = section.text("name");
+    if name.is_none() {
+        section.missing("name");
+    }
+    let image = section.text("image").or_else(|| name.clone());
+    if let Some(image) = &image
+        && !images.contains(&image.value)
+    {
+        let known = images.join(", ");
+        problems.add(image.place, format!("unknown application `{}`; there are: {known}", image.value));
+    }
+    let core = section.integer("core", 0..=63).unwrap_or(Placed { value: 0, place });
+    if core.value >= i64::from(cores) {
+        problems.add(core.place, format!("core {}: the machine has {cores} cores, counted from 0", core.value));
+    }
+    let valuation = section.credits("valuation");
+    let valuation_atto = match valuation.as_ref().map(|value| (u64::try_from(value.value.0), value.place)) {
+        None => 0,
+        Some((Ok(value), _)) => value,
+        Some((Err(_), place)) => {
+            problems.add(place, "`valuation`: more than 18,446 credits per unit of work");
+            0
+        }
+    };
+    let placed_u32 = |placed: Option<Placed<i64>>, default: u32| match placed {
+        Some(placed) => Placed { value: u32::try_from(placed.value).unwrap_or(u32::MAX), place: placed.place },
+        None => Placed { value: default, place },
+    };
+    let base_cpu = placed_u32(section.integer("base_cpu", 1..=i64::from(UNITS_PER_CORE)), 2);
+    let base_pages = placed_u32(section.integer("base_pages", 0..=i64::from(u32::MAX)), 64);
+    let deadline = section.milliseconds("deadline").unwrap_or(Placed { value: 0, place });
+    // Income is written per hour, like prices; the plan counts it per second.
+    let income = section.credits("income").map_or(Credits::ZERO, |income| income.value);
+    let starts = section.boolean("starts").unwrap_or(true);
+    let budget = section.credits("budget");
+    if budget.is_none() {
+        section.missing("budget");
+    }
+    let awaited = section.boolean("awaited").unwrap_or(starts);
+    let args = section.texts("args").unwrap_or_default();
+    let input = section.text("input");
+    section.finish();
+    let plan = match (&name, image, budget) {
+        (Some(name), Some(image), Some(budget)) => Some(App {
+            name: name.value.clone(),
+            image: image.value,
+            has_input: false,
+            args,
+            budget: budget.value.0,
+            income_per_second: income.0 / 3600,
+            valuation: valuation_atto,
+            core: u8::try_from(core.value).unwrap_or(0),
+            base_cpu: base_cpu.value,
+            base_pages: base_pages.value,
+            deadline_ms: deadline.value,
+            starts,
+            awaited,
+        }),
+        _ => None,
+    };
+    let core = u8::try_from(core.value).unwrap_or(0);
+    ReadApp { plan, name, input, base_pages, base_cpu, deadline, core, place }
+}
+
+/// Names, bases per core, deadlines.
+fn check_apps(apps: &[ReadApp], limit_ms: u64, problems: &Problems) {
+    if apps.is_empty() {
+        problems.add(Place::Line(1), "there is no [[app]]");
+    }
+    if apps.len() > MAX_APPS {
+        problems.add(apps[MAX_APPS].place, format!("more than {MAX_APPS} applications"));
+    }
+    for (number, app) in apps.iter().enumerate() {
+        if let Some(name) = &app.name {
+            let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+            if name.value.is_empty() || name.value.len() > 24 || !name.value.chars().all(plain) {
+                problems.add(name.place, "`name`: must be 1 to 24 lower-case letters, digits or hyphens");
+            }
+            let before = &apps[..number];
+            if before.iter().any(|other| other.name.as_ref().is_some_and(|other| other.value == name.value)) {
+                problems.add(name.place, format!("there is another application `{}`", name.value));
+            }
+        }
+        let same_core = apps[..=number].iter().filter(|other| other.core == app.core);
+        let sum: u64 = same_core.map(|other| u64::from(other.base_cpu.value)).sum();
+        let most = u64::from(UNITS_PER_CORE - RESERVED_UNITS);
+        if sum > most && sum - u64::from(app.base_cpu.value) <= most {
+            let reason =
+                format!("base CPU time of core {} comes to {sum} units, but it has {most} for bases", app.core);
+            problems.add(app.base_cpu.place, reason);
+        }
+        if app.deadline.value > limit_ms {
+            let reason = format!("`deadline`: {} ms is after the run's limit of {limit_ms} ms", app.deadline.value);
+            problems.add(app.deadline.place, reason);
+        }
+    }
+}
+
+/// Reads each application's input: the scenario's, or `--input`'s. Paths in a scenario are relative to its folder.
+fn inputs(file: &Path, apps: &[ReadApp], overrides: &Overrides, problems: &Problems) -> Vec<Option<Vec<u8>>> {
+    let folder = file.parent().unwrap_or(Path::new("."));
+    let mut wanted: Vec<Option<(PathBuf, Place)>> = apps
+        .iter()
+        .map(|app| {
+            let input = app.input.as_ref()?;
+            let path = if input.value == SOURCES { SOURCES.into() } else { folder.join(&input.value) };
+            Some((path, input.place))
+        })
+        .collect();
+    for (number, argument) in overrides.inputs.iter().enumerate() {
+        let place = Place::Argument(overrides.sets.len() + number);
+        let Some((name, path)) = argument.split_once('=') else {
+            problems.add(place, "it must be APP=FILE");
+            continue;
+        };
+        match apps.iter().position(|app| app.name.as_ref().is_some_and(|known| known.value == name)) {
+            Some(app) => wanted[app] = Some((path.into(), place)),
+            None => problems.add(place, format!("unknown application `{name}`; there are: {}", names(apps).join(", "))),
+        }
+    }
+    let read = |(path, place): (PathBuf, Place)| {
+        let read = if path == Path::new(SOURCES) {
+            sources::archive().map_err(|error| format!("{error:#}"))
+        } else {
+            std::fs::read(&path).map_err(|error| format!("input {} cannot be read: {error}", path.display()))
+        };
+        read.map_err(|reason| problems.add(place, reason)).ok()
+    };
+    wanted.into_iter().map(|wanted| wanted.and_then(read)).collect()
+}
+
+fn names(apps: &[ReadApp]) -> Vec<&str> {
+    apps.iter().filter_map(|app| app.name.as_ref()).map(|name| name.value.as_str()).collect()
+}
+
+/// All bases and inputs together must fit. An input counts twice: in the boot archive, and mapped into its VM.
+fn check_memory(apps: &[ReadApp], inputs: &[Option<Vec<u8>>], memory: &Placed<u64>, problems: &Problems) {
+    let room = memory.value.saturating_sub(RESERVED_BYTES);
+    let mut sum = 0u64;
+    for (app, input) in apps.iter().zip(inputs) {
+        let input = input.as_ref().map_or(0, |data| data.len() as u64);
+        let base = u64::from(app.base_pages.value) * PAGE_BYTES;
+        sum += base + VM_BYTES + 2 * input.next_multiple_of(PAGE_BYTES);
+        if sum > room {
+            let reason = format!(
+                "base memory up to this application comes to {} MiB with inputs, but a machine of {} MiB has {} MiB for \
+                 bases",
+                sum.div_ceil(1 << 20),
+                memory.value >> 20,
+                room >> 20
+            );
+            problems.add(app.base_pages.place, reason);
+            return;
+        }
+    }
+}
+
+fn read_events(
+    nodes: Vec<Node>,
+    apps: &[ReadApp],
+    overrides: &Overrides,
+    limit_ms: u64,
+    problems: &Problems,
+) -> Vec<Event> {
+    let names = names(apps);
+    let mut actions: Vec<(u64, Action)> = Vec::new();
+    let mut add = |at: u64, text: &str, place: Place| match Action::parse(text, &names) {
+        Ok(_) if at > limit_ms => {
+            problems.add(place, format!("the event at {at} ms is after the run's limit of {limit_ms} ms"));
+        }
+        Ok(action) => actions.push((at, action)),
+        Err(reason) => problems.add(place, reason),
+    };
+    for node in nodes {
+        let mut section = Section::new("[[event]]", Some(node), problems);
+        let (at, what) = (section.milliseconds("at"), section.text("do"));
+        match (at, what) {
+            (Some(at), Some(what)) => add(at.value, &what.value, what.place),
+            (at, what) => {
+                if at.is_none() {
+                    section.missing("at");
+                }
+                if what.is_none() {
+                    section.missing("do");
+                }
+            }
+        }
+        section.finish();
+    }
+    for (number, argument) in overrides.events.iter().enumerate() {
+        let place = Place::Argument(overrides.sets.len() + overrides.inputs.len() + number);
+        match argument.split_once('=') {
+            None => problems.add(place, "it must be T=KEY, for instance 5s=shock:cache"),
+            Some((at, what)) => match units::milliseconds(at) {
+                Ok(at) => add(at, what, place),
+                Err(reason) => problems.add(place, reason),
+            },
+        }
+    }
+    actions.sort_by_key(|(at, _)| *at);
+    let mut ppm = vec![ONE_PPM; names.len()];
+    actions.into_iter().map(|(at_ms, action)| Event { at_ms, command: action.command(&mut ppm) }).collect()
+}
+
+/// What is awaited must start some time, else the run can only end at its limit.
+fn check_starts(apps: &[ReadApp], events: &[Event], problems: &Problems) {
+    for (number, app) in apps.iter().enumerate() {
+        let Some(plan) = &app.plan else { continue };
+        let started =
+            |event: &Event| matches!(event.command, proto::host::Command::Start { app } if usize::from(app) == number);
+        if plan.awaited && !plan.starts && !events.iter().any(started) {
+            problems.add(app.place, format!("`{}` is awaited, but nothing starts it", plan.name));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

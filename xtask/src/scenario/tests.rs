@@ -1,0 +1,167 @@
+//! Each rule of a scenario, broken once.
+
+use super::*;
+use proto::host::Command;
+
+const GOOD: &str = r#"
+title = "two"
+limit = "20 s"
+
+[machine]
+cores = 2
+memory = "128 MiB"
+
+[page]
+reserve = 1.0
+
+[cpu]
+reserve = 1
+[cpu.1]
+reserve = "2"
+supply = 50
+
+[[app]]
+name = "one"
+image = "digest"
+budget = 5
+valuation = 1e-9
+core = 1
+deadline = "10 s"
+args = ["--fast", 3]
+
+[[app]]
+name = "two"
+image = "cache"
+budget = 0.5
+income = 3600
+starts = false
+
+[[event]]
+at = "5 s"
+do = "shock:two:3:2 s"
+"#;
+
+fn images() -> Vec<String> {
+    ["cache", "digest"].map(String::from).into()
+}
+
+fn read(text: &str, overrides: &Overrides) -> Result<Scenario, Refused> {
+    parse(Path::new("scenarios/test.toml"), text, overrides, &images())
+}
+
+#[test]
+fn a_good_scenario_becomes_a_plan() {
+    let scenario = read(GOOD, &Overrides::default()).unwrap();
+    let plan = &scenario.plan;
+    assert_eq!((scenario.cores, scenario.memory_mib, plan.limit_ms), (2, 128, 20_000));
+    let goods: Vec<&str> = plan.goods.iter().map(|good| good.name.as_str()).collect();
+    assert_eq!(goods, ["page", "cpu.0", "cpu.1"]);
+    // One credit per GiB-hour and per core-hour, as the mechanism converts them.
+    assert_eq!((plan.goods[0].reserve, plan.goods[1].reserve), (105_963, 27_777_777));
+    assert_eq!(plan.goods[2].reserve, 55_555_555);
+    assert_eq!((plan.goods[1].supply_limit, plan.goods[2].supply_limit), (None, Some(50)));
+    let one = &plan.apps[0];
+    assert_eq!((one.budget, one.valuation, one.core), (5 * Credits::ONE.0, 1_000_000, 1));
+    assert_eq!(one.args, ["--fast", "3"]);
+    assert!(one.starts && one.awaited);
+    let two = &plan.apps[1];
+    assert_eq!((two.income_per_second, two.starts, two.awaited), (Credits::ONE.0, false, false));
+    assert_eq!(plan.events[0].command, Command::Shock { app: 1, ppm: 3_000_000, for_ms: 2000 });
+}
+
+#[test]
+fn the_command_line_changes_it() {
+    let overrides = Overrides {
+        sets: vec!["app.one.valuation=0.001".into(), "page.reserve=2".into(), "app.two.image=digest".into()],
+        inputs: vec!["two=@sources".into()],
+        events: vec!["1s=value+:one".into(), "2s=value+:one".into()],
+        seed: Some(9),
+    };
+    let scenario = read(GOOD, &overrides).unwrap();
+    assert_eq!(scenario.plan.apps[0].valuation, 1_000_000_000_000);
+    assert_eq!(scenario.plan.apps[1].image, "digest");
+    assert!(scenario.plan.apps[1].has_input && !scenario.plan.apps[0].has_input);
+    assert!(scenario.inputs[1].as_ref().is_some_and(|input| input.len() > 1000));
+    assert_eq!(scenario.plan.seed, 9);
+    let at: Vec<u64> = scenario.plan.events.iter().map(|event| event.at_ms).collect();
+    assert_eq!(at, [1000, 2000, 5000]);
+    assert_eq!(scenario.plan.events[1].command, Command::Valuation { app: 0, ppm: 2_250_000 });
+}
+
+/// Replaces one line of the good scenario and expects the complaint at that line.
+fn refuses(old: &str, new: &str, reason: &str) {
+    assert!(GOOD.contains(old), "{old}");
+    let text = GOOD.replacen(old, new, 1);
+    let shown = read(&text, &Overrides::default()).expect_err(new).to_string();
+    let line = 1 + text[..text.find(new).unwrap()].matches('\n').count();
+    let expected = format!("scenarios/test.toml:{line}: ");
+    assert!(shown.lines().any(|found| found.starts_with(&expected) && found.contains(reason)), "{new}: {shown}");
+}
+
+#[test]
+fn every_rule_is_checked_with_its_line() {
+    refuses("image = \"cache\"", "image = \"cash\"", "unknown application `cash`; there are: cache, digest");
+    refuses("budget = 5", "budget = -5", "negative");
+    refuses("budget = 5", "budget = \"much\"", "no amount");
+    refuses("budget = 5", "budget = 1e-16", "no amount");
+    refuses("core = 1", "core = 2", "has 2 cores");
+    refuses("core = 1", "core = -1", "not from 0");
+    refuses("core = 1", "kore = 1", "unknown key `kore`");
+    refuses("income = 3600", "input = \"no-such-file\"", "cannot be read");
+    refuses("income = 3600", "base_pages = 40000", "base memory");
+    refuses("income = 3600", "base_cpu = 99", "units");
+    refuses("income = 3600", "base_cpu = 0", "not from 1");
+    refuses("name = \"two\"", "name = \"one\"", "another");
+    refuses("name = \"two\"", "name = \"Two!\"", "lower-case");
+    refuses("deadline = \"10 s\"", "deadline = \"30 s\"", "after the run's limit");
+    refuses("deadline = \"10 s\"", "deadline = 10", "duration");
+    refuses("memory = \"128 MiB\"", "memory = \"8 MiB\"", "64 MiB");
+    refuses("cores = 2", "cores = 0", "not from 1");
+    refuses("reserve = \"2\"", "reserve = 99999999999", "too much");
+    refuses("do = \"shock:two:3:2 s\"", "do = \"shock:three\"", "unknown application `three`");
+    refuses("args = [\"--fast\", 3]", "args = \"--fast\"", "array");
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    let shown = read("[[app]]\nimage = \"cache\"\n", &Overrides::default()).unwrap_err().to_string();
+    assert!(shown.contains("test.toml:1: [[app]] has no `name`"), "{shown}");
+    assert!(shown.contains("test.toml:1: [[app]] has no `budget`"), "{shown}");
+    let shown = read("title = \"none\"\n", &Overrides::default()).unwrap_err().to_string();
+    assert!(shown.contains("there is no [[app]]"), "{shown}");
+}
+
+#[test]
+fn what_nothing_starts_is_not_awaited() {
+    let text = GOOD.replace("starts = false", "starts = false\nawaited = true");
+    let shown = read(&text, &Overrides::default()).unwrap_err().to_string();
+    assert_eq!(shown, "scenarios/test.toml:27: `two` is awaited, but nothing starts it");
+    let start = Overrides { events: vec!["1s=start:two".into()], ..Overrides::default() };
+    assert!(read(&text, &start).is_ok());
+}
+
+#[test]
+fn a_late_event_and_a_core_that_is_not_there_are_refused() {
+    let late = Overrides { events: vec!["30s=kill:one".into()], ..Overrides::default() };
+    let shown = read(GOOD, &late).unwrap_err().to_string();
+    assert!(shown.starts_with("--event 30s=kill:one: ") && shown.contains("limit"), "{shown}");
+    let text = GOOD.replace("[cpu.1]", "[cpu.7]");
+    let shown = read(&text, &Overrides::default()).unwrap_err().to_string();
+    assert!(shown.contains("test.toml:14: [cpu.7]"), "{shown}");
+}
+
+#[test]
+fn wrong_arguments_are_named_as_typed() {
+    for (overrides, expected) in [
+        (Overrides { sets: vec!["app.one.core=9".into()], ..Overrides::default() }, "--set app.one.core=9: core 9"),
+        (
+            Overrides { sets: vec!["app.x.core=0".into()], ..Overrides::default() },
+            "--set app.x.core=0: there is no `x`",
+        ),
+        (Overrides { inputs: vec!["x=y".into()], ..Overrides::default() }, "--input x=y: unknown application"),
+        (Overrides { events: vec!["soon=stop".into()], ..Overrides::default() }, "--event soon=stop: "),
+    ] {
+        let shown = read(GOOD, &overrides).unwrap_err().to_string();
+        assert!(shown.contains(expected), "{shown}");
+    }
+}
