@@ -58,6 +58,11 @@ pub struct Award {
     pub payment: Credits,
 }
 
+impl Award {
+    /// What a buffer is filled with at first.
+    pub const EMPTY: Award = Award { account: AccountId(0), quantity: Quantity::ZERO, payment: Credits::ZERO };
+}
+
 /// What a round says about the good as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome {
@@ -130,6 +135,9 @@ pub struct Step {
 }
 
 impl Step {
+    /// What a buffer is filled with at first.
+    pub const EMPTY: Step = Step { rank: 0, tie: 0, quantity: 0, entry: 0 };
+
     /// What each unit adds to welfare.
     pub(crate) const fn gain(&self) -> u64 {
         u64::MAX - self.rank
@@ -158,6 +166,11 @@ pub struct Tally {
     gain: i128,
     /// How many units lie before this point.
     units: u64,
+}
+
+impl Tally {
+    /// What a buffer is filled with at first.
+    pub const EMPTY: Tally = Tally { gain: 0, units: 0 };
 }
 
 /// The buffers of a round; the caller owns them so that a round allocates nothing.

@@ -111,14 +111,14 @@ pub struct Workspace<const N: usize> {
 }
 
 impl<const N: usize> Workspace<N> {
-    /// Empty buffers.
+    /// Empty buffers; `const`, so that they can be a `static` instead of lying on a stack.
     #[must_use]
-    pub fn new() -> Self {
+    pub const fn new() -> Self {
         Workspace {
             entries: Vec::new(),
-            awards: [Award::default(); N],
-            steps: [[Step::default(); STEPS_PER_BID]; N],
-            tallies: [[Tally::default(); STEPS_PER_BID + 1]; N],
+            awards: [Award::EMPTY; N],
+            steps: [[Step::EMPTY; STEPS_PER_BID]; N],
+            tallies: [[Tally::EMPTY; STEPS_PER_BID + 1]; N],
         }
     }
 

@@ -159,3 +159,35 @@ fn a_working_set_is_bid_for_as_a_whole() {
     let offer = cache.decide(&line(0, 0), &holding(0, 0, 0, 77));
     assert_eq!(steps(&offer), [(20, 20), (5, 4)]);
 }
+
+#[test]
+fn extreme_numbers_make_no_policy_fail() {
+    let most = Quantity(u32::MAX);
+    let points: std::vec::Vec<HitPoint> = (0..40)
+        .map(|at| HitPoint { pages: Quantity(u32::MAX - 40 + at), hits: u64::MAX - 80 + 2 * u64::from(at) })
+        .collect();
+    let cache = MarginalHit { points: &points, per_hit: Price(u64::MAX), refill: Price(u64::MAX) };
+    let job = TargetDeadline {
+        work_left: u64::MAX,
+        work_per_unit: 0,
+        deadline: RoundNo(u64::MAX),
+        value: Credits::MAX,
+        expected_price: Price(u64::MAX),
+        max_units: most,
+    };
+    let fixed = FixedBid { units: most, value: Price(u64::MAX), keep: Price(u64::MAX) };
+    let pacer = Pacer::new(Credits::MAX, 1, u32::MAX);
+    for round in [0, u64::MAX] {
+        let board = line(round, u64::MAX);
+        for held in [0, u32::MAX] {
+            let holding = holding(held, held, held, Credits::MAX.0);
+            let paced = Paced { policy: fixed, pacer };
+            let hurried = TargetDeadline { work_per_unit: u64::MAX, ..job };
+            let policies: [&dyn Policy; 5] = [&cache, &job, &hurried, &fixed, &paced];
+            for policy in policies {
+                let bid = policy.decide(&board, &holding).bid(AccountId(1), RoundNo(0));
+                assert_eq!(bid.check(), Ok(()));
+            }
+        }
+    }
+}
