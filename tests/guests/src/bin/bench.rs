@@ -30,12 +30,12 @@ fn main() -> ! {
     match outcome {
         Ok(()) => {
             root.record(&Record::End { t: 0, status: 0, reason: String::new() });
-            root.exit(0)
+            root.exit(0x10)
         }
         Err(fault) => {
             root.text(&format!("bench: {fault:?}\n"));
             root.record(&Record::End { t: 0, status: 1, reason: format!("{fault:?}") });
-            root.exit(1)
+            root.exit(0x11)
         }
     }
 }
