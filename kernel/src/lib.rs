@@ -5,11 +5,40 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod address_space;
 pub mod asid;
+pub mod cap;
+pub mod channel;
+mod cnode;
+mod cpu_time;
+mod cspace;
+pub mod decode;
+mod derivation;
+mod destroy;
 pub mod firmware;
+mod flush;
+mod invoke;
+pub mod ioport;
+mod irq;
+mod kernel;
+mod launch;
 pub mod machine;
+pub mod nested;
 pub mod protocol;
+mod run;
 pub mod sched;
+pub mod slot;
+mod stats;
 #[cfg(test)]
 mod testing;
 pub mod types;
+mod untyped;
+pub mod vcpu;
+pub mod vm;
+
+pub use address_space::RING_WINDOW;
+pub use decode::{Call, Invocation};
+pub use derivation::MAX_SPLITS;
+pub use kernel::{Config, Kernel, MAX_ROUTES, Route};
+pub use launch::LAUNCH_MAX;
+pub use run::{Decision, FaultAction, Outcome};

@@ -70,6 +70,9 @@ pub trait Machine {
     fn init_vcpu(&mut self, vcpu: VcpuId, root: Hpa);
     /// Sets a register of a Vcpu whose state no core holds; `value` has been checked by [`crate::vcpu::check_register`].
     fn set_register(&mut self, vcpu: VcpuId, register: Register, value: u64);
+    /// Puts results into the registers of a Vcpu that sleeps in Wait: `rax` 0, `rsi` and `rdx` the results. Its
+    /// instruction pointer is past the hypercall already. A core may still hold its extended state, but not these.
+    fn set_results(&mut self, vcpu: VcpuId, results: [u64; 2]);
     /// Reads a register of a Vcpu whose state no core holds.
     fn register(&self, vcpu: VcpuId, register: Register) -> u64;
     /// Routes interrupt `route` to `core` as `vector` (unmasked), or masks it (`None`), and waits until it holds.

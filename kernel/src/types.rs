@@ -54,3 +54,151 @@ number! {
     /// Ticks of the time-stamp counter; a time or a span.
     Ticks(u64)
 }
+number! {
+    /// One end of a channel: its [`ChannelId`], whose low two bits are 0, plus 1 or 2. 0 is no end.
+    EndId(u32)
+}
+
+impl Hpa {
+    /// The address `bytes` further on (modulo 2^64, which no address of RAM reaches).
+    #[inline]
+    pub const fn plus(self, bytes: u64) -> Hpa {
+        Hpa(self.0.wrapping_add(bytes))
+    }
+
+    /// The slot that starts at this address.
+    #[inline]
+    pub const fn to_slot(self) -> SlotId {
+        SlotId((self.0 >> cap_spec::abi::SLOT_BITS) as u32)
+    }
+}
+
+impl SlotId {
+    /// No slot.
+    pub const NONE: SlotId = SlotId(0);
+
+    /// True if this names a slot.
+    #[inline]
+    pub const fn is_some(self) -> bool {
+        self.0 != 0
+    }
+
+    /// The slot `index` slots further on.
+    #[inline]
+    pub const fn plus(self, index: u32) -> SlotId {
+        SlotId(self.0.wrapping_add(index))
+    }
+
+    /// Its first byte.
+    #[inline]
+    pub const fn address(self) -> Hpa {
+        Hpa((self.0 as u64) << cap_spec::abi::SLOT_BITS)
+    }
+}
+
+impl VmId {
+    /// No VM.
+    pub const NONE: VmId = VmId(0);
+
+    /// True if this names a VM.
+    #[inline]
+    pub const fn is_some(self) -> bool {
+        self.0 != 0
+    }
+
+    /// First byte of the object.
+    #[inline]
+    pub const fn address(self) -> Hpa {
+        Hpa((self.0 as u64) << cap_spec::abi::PAGE_BITS)
+    }
+
+    /// The root of its nested page tables: page 1 of the object.
+    #[inline]
+    pub const fn root(self) -> Hpa {
+        self.address().plus(1 << cap_spec::abi::PAGE_BITS)
+    }
+
+    /// Its statistics page: page 2 of the object.
+    #[inline]
+    pub const fn stats_page(self) -> Hpa {
+        self.address().plus(2 << cap_spec::abi::PAGE_BITS)
+    }
+}
+
+impl VcpuId {
+    /// No Vcpu.
+    pub const NONE: VcpuId = VcpuId(0);
+
+    /// True if this names a Vcpu.
+    #[inline]
+    pub const fn is_some(self) -> bool {
+        self.0 != 0
+    }
+
+    /// First byte of the object.
+    #[inline]
+    pub const fn address(self) -> Hpa {
+        Hpa((self.0 as u64) << cap_spec::abi::PAGE_BITS)
+    }
+
+    /// Its info page: page 2 of the object.
+    #[inline]
+    pub const fn info_page(self) -> Hpa {
+        self.address().plus(2 << cap_spec::abi::PAGE_BITS)
+    }
+
+    /// Its handler page: page 3 of the object.
+    #[inline]
+    pub const fn handler_page(self) -> Hpa {
+        self.address().plus(3 << cap_spec::abi::PAGE_BITS)
+    }
+}
+
+impl ChannelId {
+    /// First byte of the object.
+    #[inline]
+    pub const fn address(self) -> Hpa {
+        Hpa((self.0 as u64) << cap_spec::abi::SLOT_BITS)
+    }
+
+    /// The slot of the capability in flight towards an end (1 or 2).
+    #[inline]
+    pub const fn in_flight(self, end: u8) -> SlotId {
+        SlotId(self.0.wrapping_add((end & 2) as u32 >> 1))
+    }
+}
+
+impl EndId {
+    /// No end.
+    pub const NONE: EndId = EndId(0);
+
+    /// End 1 or 2 of a channel.
+    #[inline]
+    pub const fn of(channel: ChannelId, end: u8) -> EndId {
+        EndId((channel.get() & !3) | (end & 3) as u32)
+    }
+
+    /// True if this names an end.
+    #[inline]
+    pub const fn is_some(self) -> bool {
+        self.0 != 0
+    }
+
+    /// Its channel.
+    #[inline]
+    pub const fn channel(self) -> ChannelId {
+        ChannelId(self.0 & !3)
+    }
+
+    /// 1 or 2.
+    #[inline]
+    pub const fn end(self) -> u8 {
+        (self.0 & 3) as u8
+    }
+
+    /// The other end of the channel.
+    #[inline]
+    pub const fn peer(self) -> EndId {
+        EndId(self.0 ^ 3)
+    }
+}

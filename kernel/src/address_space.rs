@@ -1,0 +1,210 @@
+//! Address spaces: the tree of tables of a VM, and the list of the capabilities that are mapped in it.
+//!
+//! Invariants:
+//! - Every entry that the root leads to was put there for a capability in the VM's list `mappings`, and that
+//!   capability's record names the VM and the address. (A record may be without entry: its table was taken away.)
+//! - The memory of a PageTable that is in no tree is zero.
+//! - Whatever leaves the tree is flushed before the capability is erased or changed: see `flush`.
+
+use crate::cap::{Cap, Mapping};
+use crate::decode::{Invocation, Invoked};
+use crate::flush::{Flushed, Withdrawn};
+use crate::kernel::Kernel;
+use crate::machine::Machine;
+use crate::nested::{Entry, GPA_BITS, ROOT_LEVEL, entry_bits, entry_index, leaf_level};
+use crate::types::{Gpa, Hpa, SlotId, VmId};
+use crate::untyped::bytes_of;
+use cap_spec::abi::{Error, Fault, PAGE_BITS, Rights};
+
+/// Guest-physical addresses at which a VM may have writable memory of others when it is launched: channel rings.
+pub const RING_WINDOW: core::ops::Range<u64> = cap_spec::abi::MARKET_RING..cap_spec::abi::CONSOLE_RING + 0x2_0000;
+
+const _: () = assert!(RING_WINDOW.start == 0x11_0000 && RING_WINDOW.end == 0x14_0000);
+
+/// Rights that a mapping can have.
+const MAPPABLE: Rights = Rights::READ.union(Rights::WRITE).union(Rights::EXECUTE);
+
+impl<M: Machine> Kernel<M> {
+    /// `Frame.Map`.
+    #[inline]
+    pub(crate) fn decode_map_frame(&self, call: &Invoked, bits: u8, mapped_in: VmId) -> Result<Invocation, Fault> {
+        let vm = self.vm_argument(call, 1)?;
+        let size = bytes_of(bits);
+        let gpa = call.number(2, 0, (1u64 << GPA_BITS).wrapping_sub(size))?;
+        if gpa & size.wrapping_sub(1) != 0 {
+            return Err(Fault::new(Error::Misaligned, 2));
+        }
+        let rights = call.rights(3, MAPPABLE)?;
+        if !rights.contains(Rights::READ) {
+            return Err(Fault::new(Error::OutOfRange, 3));
+        }
+        if !call.slot.rights.contains(rights) {
+            return Err(Fault::new(Error::MissingRight, 3));
+        }
+        if mapped_in.is_some() {
+            return Err(Fault::new(Error::InUse, 0));
+        }
+        let gpa = Gpa::new(gpa);
+        let table = self.free_entry(vm, gpa, leaf_level(bits))?;
+        Ok(Invocation::MapFrame { slot: call.id, vm, gpa, rights, table })
+    }
+
+    /// `PageTable.Map`.
+    pub(crate) fn decode_map_table(&self, call: &Invoked, mapped_in: VmId) -> Result<Invocation, Fault> {
+        let vm = self.vm_argument(call, 1)?;
+        let gpa = call.number(2, 0, (1u64 << GPA_BITS) - 1)?;
+        let level = call.number(3, 1, 3)? as u8;
+        if mapped_in.is_some() {
+            return Err(Fault::new(Error::InUse, 0));
+        }
+        let above = level.wrapping_add(1);
+        let gpa = Gpa::new(gpa & !bytes_of(entry_bits(above) as u8).wrapping_sub(1));
+        let table = self.free_entry(vm, gpa, above)?;
+        Ok(Invocation::MapTable { slot: call.id, vm, gpa, level, table })
+    }
+
+    /// The table of this level that covers an address.
+    ///
+    /// # Errors
+    /// `NoPageTable` with the level that is missing, or `AddressOccupied` if a larger frame is in the way; argument 2.
+    #[inline]
+    fn table_for(&self, vm: VmId, gpa: Gpa, level: u8) -> Result<Hpa, Fault> {
+        let mut table = vm.root();
+        let mut at = ROOT_LEVEL;
+        for _ in 1..ROOT_LEVEL {
+            if at <= level {
+                break;
+            }
+            let entry = self.machine.table_entry(table, entry_index(gpa, at));
+            match self.format.decode(entry, at) {
+                Entry::Table(next) => table = next,
+                Entry::Leaf(_) => return Err(Fault::new(Error::AddressOccupied, 2)),
+                Entry::Empty => {
+                    return Err(Fault::with_detail(Error::NoPageTable, 2, at.wrapping_sub(1) as u16));
+                }
+            }
+            at = at.wrapping_sub(1);
+        }
+        Ok(table)
+    }
+
+    /// The table of this level that covers an address, in which the entry for it is empty.
+    #[inline]
+    fn free_entry(&self, vm: VmId, gpa: Gpa, level: u8) -> Result<Hpa, Fault> {
+        let table = self.table_for(vm, gpa, level)?;
+        let entry = self.machine.table_entry(table, entry_index(gpa, level));
+        match self.format.decode(entry, level) {
+            Entry::Empty => Ok(table),
+            Entry::Table(_) | Entry::Leaf(_) => Err(Fault::new(Error::AddressOccupied, 2)),
+        }
+    }
+
+    /// Maps a frame, and records it.
+    #[inline]
+    pub(crate) fn map_frame(&mut self, slot: SlotId, vm: VmId, gpa: Gpa, rights: Rights, table: Hpa) {
+        let Cap::Frame { bits, device, base, .. } = self.slot(slot).cap else { return };
+        let level = leaf_level(bits);
+        let entry = self.format.leaf(base, rights, level, device);
+        self.machine.set_table_entry(table, entry_index(gpa, level), entry);
+        let header = self.machine.vm(vm);
+        let foreign = !header.launched
+            && rights.contains(Rights::WRITE)
+            && !RING_WINDOW.contains(&gpa.get())
+            && !header.region_holds(base, bytes_of(bits));
+        self.link_mapping(slot, Mapping { vm, gpa, rights, foreign, ..Mapping::NONE });
+    }
+
+    /// Puts a table into a tree, and records it.
+    pub(crate) fn map_table(&mut self, slot: SlotId, vm: VmId, gpa: Gpa, level: u8, table: Hpa) {
+        let Cap::PageTable { base, .. } = self.slot(slot).cap else { return };
+        self.machine.set_table_entry(table, entry_index(gpa, level.wrapping_add(1)), self.format.table(base));
+        let header = self.machine.vm(vm);
+        let foreign = !header.launched && !header.region_holds(base, 1 << PAGE_BITS);
+        self.link_mapping(slot, Mapping { vm, gpa, level, foreign, ..Mapping::NONE });
+    }
+
+    /// Takes the mapping of a Frame or PageTable back, if it has one. When this returns no core reaches anything by it.
+    #[inline]
+    pub(crate) fn unmap(&mut self, slot: SlotId) -> Flushed {
+        let cap = self.slot(slot).cap;
+        let Some(&mapping) = cap.mapping() else { return Flushed::nothing_withdrawn() };
+        let flushed = match cap {
+            Cap::Frame { bits, base, .. } => self.clear_entry(&mapping, leaf_level(bits), Entry::Leaf(base)),
+            Cap::PageTable { base, .. } => {
+                let flushed = self.clear_entry(&mapping, mapping.level.wrapping_add(1), Entry::Table(base));
+                self.machine.zero(base, 1 << PAGE_BITS);
+                flushed
+            }
+            _ => Flushed::nothing_withdrawn(),
+        };
+        self.unlink_mapping(slot, &mapping);
+        flushed
+    }
+
+    /// Clears the entry that a record names, if it still says `expected`, and flushes.
+    #[inline]
+    fn clear_entry(&mut self, mapping: &Mapping, level: u8, expected: Entry) -> Flushed {
+        let Ok(table) = self.table_for(mapping.vm, mapping.gpa, level) else { return Flushed::nothing_withdrawn() };
+        let index = entry_index(mapping.gpa, level);
+        if self.format.decode(self.machine.table_entry(table, index), level) != expected {
+            return Flushed::nothing_withdrawn();
+        }
+        self.machine.set_table_entry(table, index, 0);
+        self.flush(Withdrawn::from(mapping.vm))
+    }
+
+    // ---- the list of mappings ------------------------------------------------------------------------------------
+
+    /// Records a mapping with its capability and in the VM's list.
+    #[inline]
+    fn link_mapping(&mut self, slot: SlotId, mapping: Mapping) {
+        let vm = self.machine.vm_mut(mapping.vm);
+        let next = vm.mappings;
+        vm.mappings = slot;
+        vm.foreign = vm.foreign.wrapping_add(mapping.foreign as u32);
+        if let Some(next) = self.mapping_mut(next) {
+            next.prev = slot;
+        }
+        if let Some(record) = self.slot_mut(slot).cap.mapping_mut() {
+            *record = Mapping { next, prev: SlotId::NONE, ..mapping };
+        }
+    }
+
+    /// The record in a slot, `None` for no slot.
+    #[inline]
+    fn mapping_mut(&mut self, slot: SlotId) -> Option<&mut Mapping> {
+        if slot.is_some() { self.slot_mut(slot).cap.mapping_mut() } else { None }
+    }
+
+    /// Takes a capability out of its VM's list.
+    #[inline]
+    fn unlink_mapping(&mut self, slot: SlotId, mapping: &Mapping) {
+        if let Some(next) = self.mapping_mut(mapping.next) {
+            next.prev = mapping.prev;
+        }
+        if let Some(prev) = self.mapping_mut(mapping.prev) {
+            prev.next = mapping.next;
+        } else {
+            self.machine.vm_mut(mapping.vm).mappings = mapping.next;
+        }
+        if mapping.foreign {
+            let vm = self.machine.vm_mut(mapping.vm);
+            vm.foreign = vm.foreign.wrapping_sub(1);
+        }
+        if let Some(record) = self.slot_mut(slot).cap.mapping_mut() {
+            *record = Mapping::NONE;
+        }
+    }
+
+    /// A mapped capability has moved to another slot.
+    pub(crate) fn relink_mapping(&mut self, mapping: &Mapping, to: SlotId) {
+        if let Some(next) = self.mapping_mut(mapping.next) {
+            next.prev = to;
+        }
+        if let Some(prev) = self.mapping_mut(mapping.prev) {
+            prev.next = to;
+        } else {
+            self.machine.vm_mut(mapping.vm).mappings = to;
+        }
+    }
+}

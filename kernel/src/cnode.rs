@@ -1,0 +1,118 @@
+//! CNode: tables of slots, and what is done to slots, except Delete and Revoke (see `destroy`).
+//!
+//! Invariant: slot 0 of a live CNode is empty. No lookup reaches it; it is where the CNode's own capability waits while
+//! the CNode is being destroyed.
+
+use crate::cap::{Cap, Mapping};
+use crate::cspace::slots_of;
+use crate::decode::{Invocation, Invoked};
+use crate::kernel::Kernel;
+use crate::machine::Machine;
+use crate::slot::Slot;
+use crate::types::SlotId;
+use crate::untyped::identity;
+use cap_spec::abi::{Error, Fault, Label, Rights};
+
+impl<M: Machine> Kernel<M> {
+    /// Every label of CNode.
+    #[inline]
+    pub(crate) fn decode_cnode(
+        &self,
+        label: Label,
+        call: &Invoked,
+        base: SlotId,
+        bits: u8,
+    ) -> Result<Invocation, Fault> {
+        let slots = slots_of(bits);
+        let &[index, source, ..] = call.args;
+        match label {
+            Label::CNodeCopy | Label::CNodeMint => {
+                let to = self.empty_slot(base, slots, index, 1)?;
+                let from = self.any(call.root, source, 2)?.slot;
+                let mask = call.rights(3, Rights::all())?;
+                let end = if matches!(label, Label::CNodeMint) { self.decode_badge(call, from)? } else { 0 };
+                self.check_copyable(from, 2)?;
+                Ok(Invocation::Derive { from, to, mask, end })
+            }
+            Label::CNodeMove => {
+                let to = self.empty_slot(base, slots, index, 1)?;
+                let from = self.decode_taken(call, source, 2)?;
+                if self.slot(from).boot {
+                    return Err(Fault::new(Error::InUse, 2));
+                }
+                Ok(Invocation::Move { from, to, mask: Rights::all() })
+            }
+            Label::CNodeDelete => {
+                let slot = self.full_slot(base, slots, index, 1)?;
+                if self.slot(slot).boot {
+                    return Err(Fault::new(Error::InUse, 1));
+                }
+                Ok(Invocation::Delete(slot))
+            }
+            Label::CNodeRevoke => Ok(Invocation::Revoke(self.full_slot(base, slots, index, 1)?)),
+            _ => {
+                let slot = self.full_slot(base, slots, index, 1)?;
+                Ok(Invocation::Answer(self.identify(slot)))
+            }
+        }
+    }
+
+    /// The end that a Mint chooses, 0 for none.
+    fn decode_badge(&self, call: &Invoked, from: SlotId) -> Result<u8, Fault> {
+        let source = self.slot(from);
+        let chooses = matches!(source.cap, Cap::Channel { .. }) && source.rights.contains(Rights::CONTROL);
+        let badge = if chooses { call.number(4, 1, 2)? } else { call.number(4, 0, 0)? };
+        Ok(badge as u8)
+    }
+
+    /// The capability that argument `number` names, in a slot that it may be taken out of.
+    pub(crate) fn decode_taken(&self, call: &Invoked, cptr: u64, number: u8) -> Result<SlotId, Fault> {
+        let found = self.any(call.root, cptr, number)?;
+        if found.through.is_some() && !self.slot(found.through).rights.contains(Rights::WRITE) {
+            return Err(Fault::new(Error::MissingRight, number));
+        }
+        Ok(found.slot)
+    }
+
+    /// Checks that a child with the same object may be derived from `from`, which argument `number` names.
+    #[inline]
+    pub(crate) fn check_copyable(&self, from: SlotId, number: u8) -> Result<(), Fault> {
+        if self.slot(from).cap.object_type().is_unique() {
+            return Err(Fault::new(Error::NotCopyable, number));
+        }
+        if self.is_too_deep(from) {
+            return Err(Fault::new(Error::TooDeep, number));
+        }
+        Ok(())
+    }
+
+    /// What a slot holds, without any address of the machine.
+    fn identify(&self, id: SlotId) -> [u64; 2] {
+        let slot = self.slot(id);
+        let (size_bits, mut bound, detail) = identity(&slot.cap);
+        if let Cap::Irq { first, count: 1 } = slot.cap {
+            bound = self.route(first).is_some() && !slot.has_children();
+        }
+        let first = slot.cap.object_type() as u64
+            | (size_bits as u64) << 8
+            | (slot.rights.bits() as u64) << 16
+            | (slot.has_children() as u64) << 24
+            | (bound as u64) << 25;
+        [first, detail]
+    }
+
+    /// Puts a copy of `from` with at most the rights of `mask` into the empty slot `to`.
+    #[inline]
+    pub(crate) fn derive(&mut self, from: SlotId, to: SlotId, mask: Rights, chosen_end: u8) {
+        let source = self.slot(from);
+        let rights = source.rights.intersection(mask);
+        let mut cap = source.cap;
+        match &mut cap {
+            Cap::Frame { mapping, .. } => *mapping = Mapping::NONE,
+            Cap::CNode { vm, .. } => *vm = crate::types::VmId::NONE,
+            Cap::Channel { end, .. } if chosen_end != 0 => *end = chosen_end,
+            _ => {}
+        }
+        self.insert_child(from, to, Slot::of(cap, rights, false));
+    }
+}

@@ -1,0 +1,62 @@
+//! Flush before reuse, as types.
+//!
+//! Whoever takes memory out of reach of a VM gets a [`Withdrawn`], which nothing but a completed flush turns into a
+//! [`Flushed`]; and a slot whose capability made memory reachable is erased only against a [`Flushed`]. So forgetting the
+//! flush, or erasing first, does not compile.
+//!
+//! What a flush is: no core runs the VM (each that did has left the guest, and cannot enter again before the lock is
+//! free), and the VM's TLB generation has moved, so that every core gives it a new address-space number before it enters
+//! it again. Translations cached under the old numbers are never used again.
+
+use crate::kernel::Kernel;
+use crate::machine::{Machine, SharedPage};
+use crate::types::{CoreId, VmId};
+use cap_spec::abi::stats_page;
+
+/// A VM's tables have lost an entry, which its cores may still remember.
+#[must_use = "what was withdrawn is in reach until it is flushed"]
+#[derive(Debug)]
+pub(crate) struct Withdrawn {
+    vm: VmId,
+}
+
+/// Nothing that was withdrawn is in anybody's reach.
+#[must_use = "proof that memory may be reused"]
+#[derive(Debug)]
+pub(crate) struct Flushed(());
+
+impl Withdrawn {
+    /// An entry of this VM's tables has been cleared.
+    #[inline]
+    pub(crate) fn from(vm: VmId) -> Withdrawn {
+        Withdrawn { vm }
+    }
+}
+
+impl Flushed {
+    /// For a capability that made nothing reachable: there was nothing to flush.
+    #[inline]
+    pub(crate) fn nothing_withdrawn() -> Flushed {
+        Flushed(())
+    }
+}
+
+impl<M: Machine> Kernel<M> {
+    /// Completes a withdrawal.
+    #[inline]
+    pub(crate) fn flush(&mut self, withdrawn: Withdrawn) -> Flushed {
+        let vm = withdrawn.vm;
+        let header = self.machine.vm_mut(vm);
+        header.tlb_generation = header.tlb_generation.wrapping_add(1);
+        for core in 0..self.core_count {
+            let id = CoreId::new(core as u8);
+            let current = self.core(id).current;
+            if current.is_some() && self.machine.vcpu(current).vm == vm {
+                self.machine.expel(id);
+            }
+        }
+        self.bump(SharedPage::Stats(vm), stats_page::SHOOTDOWNS);
+        self.bump(SharedPage::GlobalStats, stats_page::SHOOTDOWNS);
+        Flushed(())
+    }
+}

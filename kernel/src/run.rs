@@ -1,0 +1,277 @@
+//! What the back end calls: a hypercall, the next decision of a core, a fault, a stop.
+//!
+//! The back end holds the kernel lock around each of these and between [`Kernel::schedule`] and the entry. The order of
+//! an exit: save the guest's general registers; let the core's `in_guest` mark go; take the lock; the call that the exit
+//! asks for; [`Kernel::schedule`]; enter what it says.
+
+use crate::asid;
+use crate::decode::Call;
+use crate::destroy::Work;
+use crate::invoke::Progress;
+use crate::kernel::Kernel;
+use crate::machine::{Machine, SharedPage};
+use crate::types::{CoreId, Gpa, Ticks, VcpuId};
+use crate::vcpu::Run;
+use cap_spec::abi::{Status, StopReason, handler_page, info_page, stats_page};
+
+/// Steps of a Delete or Revoke that are done before the lock is given up, however many wait for it. A tenant that makes
+/// capabilities while its memory is taken cannot keep up with that.
+const MIN_STEPS: u32 = 8;
+
+/// What became of a hypercall.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The instruction pointer moves past the hypercall; `rax` is the status, `rsi` and `rdx` are the results.
+    Done {
+        /// For `rax`.
+        status: Status,
+        /// For `rsi` and `rdx`.
+        results: [u64; 2],
+    },
+    /// The instruction pointer moves past the hypercall; the other registers are written when the Vcpu wakes
+    /// ([`Machine::set_results`]).
+    Blocked,
+    /// The Vcpu repeats the hypercall; give the lock up before.
+    Preempted,
+    /// The Vcpu has destroyed itself. Nothing of it may be touched.
+    Gone,
+}
+
+/// What a core does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// Whose state the core must save into its object before it does anything else: it held it until now.
+    pub save: Option<VcpuId>,
+    /// Who runs; `None`: the core halts until it is kicked or `until` has passed.
+    pub run: Option<VcpuId>,
+    /// When the core must decide again at the latest, [`crate::sched::NEVER`] for no such time. If it has passed
+    /// already, give the lock up and decide again.
+    pub until: Ticks,
+    /// The address-space number to enter with.
+    pub entry: asid::Entry,
+}
+
+/// What a nested page fault leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultAction {
+    /// Inject this vector as an external interrupt, whatever the interrupt flag says.
+    Inject(u8),
+    /// The Vcpu cannot be told: write its registers into the handler page and call [`Kernel::stop_by_itself`].
+    Stop,
+}
+
+impl<M: Machine> Kernel<M> {
+    /// A hypercall of the Vcpu that is current on `core`. Call [`Kernel::schedule`] afterwards in any case.
+    #[inline]
+    pub fn handle_call(&mut self, core: CoreId, call: &Call) -> Outcome {
+        self.active = core;
+        let invoker = self.core(core).current;
+        if !invoker.is_some() {
+            // Stopped or destroyed by another core while this one waited for the lock.
+            return if self.core(core).loaded.is_some() { Outcome::Preempted } else { Outcome::Gone };
+        }
+        let vm = self.machine.vcpu(invoker).vm;
+        self.count_invocation(vm, call.label);
+        match self.decode(invoker, call) {
+            Err(fault) => {
+                self.count_refusal(vm, fault);
+                Outcome::Done { status: Status::refused(fault), results: [0, 0] }
+            }
+            Ok(invocation) => match self.invoke(invoker, invocation) {
+                Progress::Done(results) => Outcome::Done { status: Status::OK, results },
+                Progress::Blocked => Outcome::Blocked,
+                Progress::Long(work) => self.run_long(core, work),
+            },
+        }
+    }
+
+    /// Does steps of a Delete or Revoke until it is done or others want the lock.
+    #[inline]
+    fn run_long(&mut self, core: CoreId, mut work: Work) -> Outcome {
+        let mut steps = 0u32;
+        // The bound of this loop is the work that exists; the bound between two looks at `must_yield` is one step.
+        loop {
+            if self.destroy_step(&mut work) {
+                break;
+            }
+            steps = steps.saturating_add(1);
+            if steps >= MIN_STEPS && self.machine.must_yield() {
+                return if self.core(core).loaded.is_some() { Outcome::Preempted } else { Outcome::Gone };
+            }
+        }
+        if self.core(core).loaded.is_some() {
+            Outcome::Done { status: Status::OK, results: [0, 0] }
+        } else {
+            Outcome::Gone
+        }
+    }
+
+    /// What `core` does next. Cheap if nothing has happened since the last decision.
+    #[inline]
+    pub fn schedule(&mut self, core: CoreId) -> Decision {
+        self.active = core;
+        let state = self.core(core);
+        let (mut save, before) = (None, state.loaded);
+        let mut run = state.current;
+        if state.disturbed || !run.is_some() {
+            run = self.decide(core);
+            if run != before && before.is_some() && (run.is_some() || self.must_let_go(before)) {
+                save = Some(before);
+                self.core_mut(core).loaded = VcpuId::NONE;
+                self.write_used(before);
+            }
+            if run.is_some() && run != before {
+                self.core_mut(core).loaded = run;
+                let vm = self.machine.vcpu(run).vm;
+                self.bump(SharedPage::Stats(vm), stats_page::SWITCHES);
+                self.bump(SharedPage::GlobalStats, stats_page::SWITCHES);
+            }
+        }
+        let until = self.core(core).until;
+        if !run.is_some() {
+            return Decision { save, run: None, until, entry: asid::Entry { asid: 0, flush_all: false } };
+        }
+        let vm = self.machine.vcpu(run).vm;
+        let header = self.machine.vm_mut(vm);
+        let generation = header.tlb_generation;
+        let mut entry = asid::Entry { asid: 0, flush_all: false };
+        if let Some(tag) = header.tags.get_mut(core.get() as usize) {
+            entry = self.cores[core.get() as usize & (crate::vm::MAX_CORES - 1)].asids.enter(tag, generation);
+        }
+        Decision { save, run: Some(run), until, entry }
+    }
+
+    /// Decides anew who runs on a core.
+    fn decide(&mut self, core: CoreId) -> VcpuId {
+        let now = self.machine.now();
+        let state = self.core_mut(core);
+        let decision = state.schedule.decide(now);
+        let run = decision.run.map_or(VcpuId::NONE, |(_, vcpu)| vcpu);
+        state.until = decision.until;
+        state.current = run;
+        // Events are left: whoever comes next decides again.
+        state.disturbed = decision.until <= now;
+        let shortfall = state.schedule.worst_shortfall().get();
+        if shortfall != state.shortfall {
+            state.shortfall = shortfall;
+            let worst = self.machine.shared_word(SharedPage::GlobalStats, stats_page::WORST_SHORTFALL).max(shortfall);
+            self.machine.set_shared_word(SharedPage::GlobalStats, stats_page::WORST_SHORTFALL, worst);
+        }
+        // A sleeper whose deadline has passed wakes with what there is.
+        if run.is_some() && self.machine.vcpu(run).run == Run::Blocked {
+            self.complete_wait(run);
+        }
+        run
+    }
+
+    /// True if somebody may be waiting for the state of a Vcpu that a core holds while it idles.
+    fn must_let_go(&self, vcpu: VcpuId) -> bool {
+        let header = self.machine.vcpu(vcpu);
+        header.run == Run::Stopped || !header.time.is_some()
+    }
+
+    /// Tells a Vcpu that is switched away from, and the statistics, how long it has been current.
+    fn write_used(&mut self, vcpu: VcpuId) {
+        let &crate::vcpu::Vcpu { vm, core, reservation, .. } = self.machine.vcpu(vcpu);
+        let Some(reservation) = reservation else { return };
+        let Some(reservation) = self.core(core).schedule.reservation(reservation) else { return };
+        let used = reservation.used.get();
+        let page = SharedPage::Info(vcpu);
+        let before = core::mem::replace(&mut self.machine.vcpu_mut(vcpu).used_told, used);
+        let more = used.wrapping_sub(before);
+        let total = self.machine.vcpu(vcpu).used_before.wrapping_add(more);
+        self.machine.vcpu_mut(vcpu).used_before = total;
+        self.machine.set_shared_word(page, info_page::USED_TICKS, total);
+        self.machine.set_shared_word(page, info_page::BUDGET_TICKS, reservation.budget.get());
+        self.machine.set_shared_word(page, info_page::PERIOD_TICKS, reservation.period.get());
+        if vm.is_some() {
+            self.add_to(SharedPage::Stats(vm), stats_page::USED_TICKS, more);
+        }
+        self.add_to(SharedPage::GlobalStats, stats_page::USED_TICKS, more);
+    }
+
+    /// The entry that [`Kernel::schedule`] decided on last was really executed.
+    #[inline]
+    pub fn entered(&mut self, core: CoreId, entry: asid::Entry) {
+        self.core_mut(core).asids.entered(entry);
+    }
+
+    /// The core left its guest or its halt because of an NMI, at `at`: what follows is not charged to the guest, and the
+    /// core decides again.
+    #[inline]
+    pub fn on_nmi(&mut self, core: CoreId, at: Ticks) {
+        self.active = core;
+        let state = self.core_mut(core);
+        state.schedule.pause(at);
+        state.disturbed = true;
+    }
+
+    /// The instant that the last decision named has passed, or the core was kicked: it decides again.
+    #[inline]
+    pub fn on_deadline(&mut self, core: CoreId) {
+        self.active = core;
+        self.core_mut(core).disturbed = true;
+    }
+
+    /// Who runs on a core, or is about to; `None` if it idles or its Vcpu was stopped or destroyed meanwhile.
+    #[inline]
+    pub fn current(&self, core: CoreId) -> Option<VcpuId> {
+        let current = self.core(core).current;
+        if current.is_some() { Some(current) } else { None }
+    }
+
+    /// The vector by which the current Vcpu of a core is to be told of events, if one is pending.
+    #[inline]
+    pub fn pending_event_vector(&self, core: CoreId) -> Option<u8> {
+        let vcpu = self.current(core)?;
+        let header = self.machine.vcpu(vcpu);
+        if header.event_pending { Some(header.event_vector) } else { None }
+    }
+
+    /// The event vector of the current Vcpu of a core was injected.
+    #[inline]
+    pub fn event_vector_injected(&mut self, core: CoreId) {
+        if let Some(vcpu) = self.current(core) {
+            self.machine.vcpu_mut(vcpu).event_pending = false;
+        }
+    }
+
+    /// A nested page fault of the current Vcpu of a core. `access` is as in [`info_page::FAULT_ACCESS`]; `delivering`:
+    /// it happened while an interrupt or exception was delivered.
+    #[inline]
+    pub fn nested_fault(&mut self, core: CoreId, gpa: Gpa, access: u64, delivering: bool) -> FaultAction {
+        self.active = core;
+        let Some(vcpu) = self.current(core) else { return FaultAction::Stop };
+        let &crate::vcpu::Vcpu { vm, fault_vector, .. } = self.machine.vcpu(vcpu);
+        let page = SharedPage::Info(vcpu);
+        if fault_vector == 0 || delivering || self.machine.shared_word(page, info_page::UPCALL_BUSY) != 0 {
+            return FaultAction::Stop;
+        }
+        self.machine.set_shared_word(page, info_page::UPCALL_BUSY, 1);
+        self.machine.set_shared_word(page, info_page::FAULT_GPA, gpa.get());
+        self.machine.set_shared_word(page, info_page::FAULT_ACCESS, access);
+        self.bump(page, info_page::FAULT_COUNT);
+        self.bump(SharedPage::Stats(vm), stats_page::UPCALLS);
+        self.bump(SharedPage::GlobalStats, stats_page::UPCALLS);
+        FaultAction::Inject(fault_vector)
+    }
+
+    /// The current Vcpu of a core stops by itself; its handler is told. The back end has written the registers into the
+    /// handler page, and calls [`Kernel::schedule`] next.
+    pub fn stop_by_itself(&mut self, core: CoreId, reason: StopReason, detail: u64, detail2: u64) {
+        self.active = core;
+        let Some(vcpu) = self.current(core) else { return };
+        self.stop_vcpu(vcpu);
+        let page = SharedPage::Handler(vcpu);
+        self.machine.set_shared_word(page, handler_page::REASON, reason as u64);
+        self.machine.set_shared_word(page, handler_page::DETAIL, detail);
+        self.machine.set_shared_word(page, handler_page::DETAIL2, detail2);
+        self.bump(page, handler_page::COUNT);
+        let end = self.machine.vcpu(vcpu).handler;
+        if end.is_some()
+            && let Ok((receiver, bits)) = self.receiver(end.peer())
+        {
+            self.signal(receiver, bits);
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! Counters that guests read: the statistics pages.
+
+use crate::kernel::Kernel;
+use crate::machine::{Machine, SharedPage};
+use crate::types::VmId;
+use cap_spec::abi::{ExitKind, Fault, stats_page};
+
+impl<M: Machine> Kernel<M> {
+    /// Adds one to a counter.
+    #[inline]
+    pub(crate) fn bump(&mut self, page: SharedPage, offset: usize) {
+        self.add_to(page, offset, 1);
+    }
+
+    /// Adds to a counter.
+    #[inline]
+    pub(crate) fn add_to(&mut self, page: SharedPage, offset: usize, amount: u64) {
+        let value = self.machine.shared_word(page, offset);
+        self.machine.set_shared_word(page, offset, value.wrapping_add(amount));
+    }
+
+    /// Counts an invocation, of a VM and of all. A label that does not exist is counted nowhere: its refusal is.
+    #[inline]
+    pub(crate) fn count_invocation(&mut self, vm: VmId, label: u64) {
+        if label < cap_spec::abi::Label::COUNT as u64 {
+            let offset = stats_page::INVOCATIONS.wrapping_add(label as usize * 8);
+            self.bump(SharedPage::Stats(vm), offset);
+            self.bump(SharedPage::GlobalStats, offset);
+        }
+    }
+
+    /// Counts a refusal, of a VM and of all.
+    pub(crate) fn count_refusal(&mut self, vm: VmId, fault: Fault) {
+        let offset = stats_page::REFUSALS.wrapping_add((fault.error as usize & 63) * 8);
+        self.bump(SharedPage::Stats(vm), offset);
+        self.bump(SharedPage::GlobalStats, offset);
+    }
+
+    /// Counts an exit of the Vcpu that is current on a core, of its VM and of all.
+    #[inline]
+    pub fn count_exit(&mut self, core: crate::types::CoreId, kind: ExitKind) {
+        let current = self.core(core).current;
+        let offset = stats_page::EXITS.wrapping_add((kind as usize & 31) * 8);
+        if current.is_some() {
+            let vm = self.machine.vcpu(current).vm;
+            if vm.is_some() {
+                self.bump(SharedPage::Stats(vm), offset);
+            }
+        }
+        self.bump(SharedPage::GlobalStats, offset);
+    }
+}

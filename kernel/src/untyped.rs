@@ -1,0 +1,187 @@
+//! Untyped: memory, and the only way to make objects.
+//!
+//! Invariants: every object that was made of an Untyped lies below its watermark; bytes of RAM from the watermark on are
+//! zero. So Retype takes memory at the watermark without touching what it does not initialise, and Revoke, which alone
+//! lowers the watermark, scrubs from the top down and lowers it page by page: between two steps both invariants hold.
+
+use crate::cap::{Cap, Mapping};
+use crate::channel::Channel;
+use crate::cspace::slots_of;
+use crate::decode::{Invocation, Invoked};
+use crate::kernel::Kernel;
+use crate::machine::Machine;
+use crate::slot::Slot;
+use crate::types::{ChannelId, Hpa, SlotId, VcpuId, VmId};
+use crate::vcpu::Vcpu;
+use crate::vm::Vm;
+use cap_spec::abi::{Error, Fault, ObjectType, PAGE_BITS, Rights, SLOT_BITS};
+
+/// Objects that one Retype makes at most.
+pub const MAX_RETYPE: u64 = 64;
+/// Bytes that one step of a scrub clears.
+const SCRUB_BYTES: u64 = 1 << PAGE_BITS;
+
+impl<M: Machine> Kernel<M> {
+    /// `Untyped.Retype`.
+    pub(crate) fn decode_retype(
+        &self,
+        call: &Invoked,
+        bits: u8,
+        device: bool,
+        watermark: u64,
+    ) -> Result<Invocation, Fault> {
+        let &[object, size_bits, cnode, index, _] = call.args;
+        let object = match ObjectType::from_number(object) {
+            Some(object) if object.is_made_from_untyped() => object,
+            _ => return Err(Fault::new(Error::OutOfRange, 1)),
+        };
+        let object_bits = object.object_bits(size_bits).ok_or(Fault::new(Error::OutOfRange, 2))?;
+        let (base, slots) = self.destination_node(call.root, cnode, 3)?;
+        let to = self.empty_slot(base, slots, index, 4)?;
+        let count = call.number(5, 1, MAX_RETYPE)?;
+        // index < slots <= 2^16, so neither sum can overflow.
+        if index.wrapping_add(count) > slots as u64 {
+            return Err(Fault::new(Error::OutOfRange, 5));
+        }
+        for offset in 1..count as u32 {
+            if !self.slot(to.plus(offset)).is_empty() {
+                return Err(Fault::new(Error::SlotOccupied, 5));
+            }
+        }
+        // Sizes are at most 2^47 and count at most 2^6: no overflow in 64 bits.
+        let size = 1u64.wrapping_shl(object_bits as u32);
+        let offset = watermark.wrapping_add(size - 1) & !(size - 1);
+        let end = offset.wrapping_add(size.wrapping_mul(count));
+        if end > 1u64.wrapping_shl(bits as u32) {
+            return Err(Fault::new(Error::NotEnoughMemory, 0));
+        }
+        if device && !matches!(object, ObjectType::Untyped | ObjectType::Frame) {
+            return Err(Fault::new(Error::DeviceMemory, 1));
+        }
+        if self.is_too_deep(call.id) {
+            return Err(Fault::new(Error::TooDeep, 0));
+        }
+        Ok(Invocation::Retype { untyped: call.id, object, bits: object_bits, to, count: count as u32, offset })
+    }
+
+    /// Makes the objects, and a row of children: the last made is the youngest.
+    #[inline]
+    pub(crate) fn retype(
+        &mut self,
+        untyped: SlotId,
+        object: ObjectType,
+        bits: u8,
+        to: SlotId,
+        count: u32,
+        offset: u64,
+    ) {
+        let size = 1u64.wrapping_shl(bits as u32);
+        let parent = self.slot_mut(untyped);
+        let Cap::Untyped { bits: region_bits, device, base: region, ref mut watermark, .. } = parent.cap else {
+            return;
+        };
+        *watermark = offset.wrapping_add(size.wrapping_mul(count as u64));
+        let elder = parent.first_child;
+        let depth = parent.depth.saturating_add(1);
+        parent.first_child = to.plus(count.wrapping_sub(1));
+        if elder.is_some() {
+            let first = to;
+            let elder = self.slot_mut(elder);
+            elder.prev = first;
+            elder.first = false;
+        } else {
+            parent.last_child = to;
+        }
+        let mut next = if elder.is_some() { elder } else { untyped };
+        let mut base = region.plus(offset);
+        for number in 0..count {
+            let slot = to.plus(number);
+            let first = number.wrapping_add(1) == count;
+            let cap = self.make(object, base, bits, device, region, region_bits);
+            *self.slot_mut(slot) = Slot {
+                prev: if first { untyped } else { slot.plus(1) },
+                next,
+                depth,
+                first,
+                last: number == 0 && !elder.is_some(),
+                ..Slot::of(cap, Rights::all(), true)
+            };
+            next = slot;
+            base = base.plus(size);
+        }
+    }
+
+    /// Makes one object in clean memory of the Untyped `region`.
+    #[inline]
+    fn make(&mut self, object: ObjectType, base: Hpa, bits: u8, device: bool, region: Hpa, region_bits: u8) -> Cap {
+        match object {
+            ObjectType::Untyped => Cap::Untyped { bits, device, vm: VmId::NONE, base, watermark: 0 },
+            ObjectType::Frame => Cap::Frame { bits, device, kernel_page: false, base, mapping: Mapping::NONE },
+            ObjectType::CNode => {
+                Cap::CNode { bits: bits.wrapping_sub(SLOT_BITS), vm: VmId::NONE, base: base.to_slot() }
+            }
+            ObjectType::PageTable => Cap::PageTable { base, mapping: Mapping::NONE },
+            ObjectType::Vm => {
+                let id = VmId::at(base);
+                *self.machine.vm_mut(id) = Vm::new(region, region_bits);
+                Cap::Vm { id }
+            }
+            ObjectType::Vcpu => {
+                let id = VcpuId::at(base);
+                *self.machine.vcpu_mut(id) = Vcpu::NEW;
+                Cap::Vcpu { id }
+            }
+            ObjectType::Channel => {
+                let id = ChannelId::at(base);
+                *self.machine.channel_mut(id) = Channel::NEW;
+                Cap::Channel { end: 1, id }
+            }
+            ObjectType::Null | ObjectType::CpuTime | ObjectType::Irq | ObjectType::IoPort | ObjectType::Machine => {
+                Cap::Null
+            }
+        }
+    }
+
+    /// One step of the scrub of an Untyped without children. True when its watermark is 0.
+    #[inline]
+    pub(crate) fn scrub_step(&mut self, slot: SlotId) -> bool {
+        let Cap::Untyped { device, base, ref mut watermark, .. } = self.slot_mut(slot).cap else { return true };
+        if device {
+            *watermark = 0;
+        }
+        if *watermark == 0 {
+            return true;
+        }
+        let top = *watermark;
+        let bottom = top.wrapping_sub(1) & !(SCRUB_BYTES - 1);
+        *watermark = bottom;
+        self.machine.zero(base.plus(bottom), top.wrapping_sub(bottom));
+        bottom == 0
+    }
+}
+
+/// Bytes that an Untyped of this size has.
+#[inline]
+pub(crate) const fn bytes_of(bits: u8) -> u64 {
+    1u64.wrapping_shl(bits as u32)
+}
+
+/// What Identify tells beside the type: `size_bits`, "mapped or bound" without routes, and the detail.
+#[inline]
+pub(crate) fn identity(cap: &Cap) -> (u8, bool, u64) {
+    match *cap {
+        Cap::Untyped { bits, watermark, .. } => (bits, false, bytes_of(bits).wrapping_sub(watermark)),
+        Cap::CNode { bits, .. } => (bits, false, slots_of(bits) as u64),
+        Cap::Frame { bits, mapping, .. } => (bits, mapping.vm.is_some(), 0),
+        Cap::PageTable { mapping, .. } => (0, mapping.vm.is_some(), 0),
+        Cap::CpuTime { vcpu, budget, .. } => (0, vcpu.is_some(), budget),
+        Cap::Irq { first, count } | Cap::IoPort { first, count } => (0, false, first as u64 | (count as u64) << 32),
+        Cap::Null
+        | Cap::Vm { .. }
+        | Cap::Vcpu { .. }
+        | Cap::Channel { .. }
+        | Cap::Machine
+        | Cap::Zombie(_)
+        | Cap::Doomed { .. } => (0, false, 0),
+    }
+}
