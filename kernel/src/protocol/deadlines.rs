@@ -4,9 +4,7 @@
 //! comparator, in the future, or its core has been called. Used under the kernel lock only.
 
 use crate::types::CoreId;
-
-/// Cores that can have a deadline.
-pub const MAX_CORES: usize = 64;
+use crate::vm::MAX_CORES;
 
 /// No deadline.
 pub const NEVER: u64 = u64::MAX;

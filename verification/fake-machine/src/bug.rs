@@ -1,0 +1,55 @@
+//! Bugs that can be seeded into the machine's side of the protocol. The kernel library itself is never changed.
+
+/// A mistake of the kind that emulators hide.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bug {
+    /// A core enters a VM with the address-space number that it had before its tables lost an entry.
+    ForgottenFlush,
+    /// The numbers start anew without the flush.
+    AsidReused,
+    /// An expulsion does not wait, so that the page walker of a running guest writes into a table that is free already.
+    FreedTable,
+    /// An NMI that arrives between the release of the lock and VMRUN is taken there and forgotten.
+    LostNmi,
+    /// The event whose delivery an exit cut off is not injected again.
+    LostInterrupt,
+    /// A core says that it has left its guest only when it has got the lock.
+    ShootdownDeadlock,
+    /// The comparator is set and the clock not read again: an instant that passed meanwhile never raises an NMI.
+    SilentTimer,
+    /// A core is not called while it is between its decision to halt and the halt.
+    LostWakeup,
+}
+
+impl Bug {
+    /// Every bug.
+    pub const ALL: [Bug; 8] = [
+        Bug::ForgottenFlush,
+        Bug::AsidReused,
+        Bug::FreedTable,
+        Bug::LostNmi,
+        Bug::LostInterrupt,
+        Bug::ShootdownDeadlock,
+        Bug::SilentTimer,
+        Bug::LostWakeup,
+    ];
+
+    /// Its name on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Bug::ForgottenFlush => "forgotten-flush",
+            Bug::AsidReused => "asid-reused",
+            Bug::FreedTable => "freed-table",
+            Bug::LostNmi => "lost-nmi",
+            Bug::LostInterrupt => "lost-interrupt",
+            Bug::ShootdownDeadlock => "shootdown-deadlock",
+            Bug::SilentTimer => "silent-timer",
+            Bug::LostWakeup => "lost-wakeup",
+        }
+    }
+
+    /// The bug with this name.
+    pub fn from_name(name: &str) -> Option<Bug> {
+        Bug::ALL.into_iter().find(|bug| bug.name() == name)
+    }
+}

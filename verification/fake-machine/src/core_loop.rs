@@ -1,0 +1,413 @@
+//! What a core does with the kernel lock held: settle the exit, ask the library what to do next, switch, set the timer,
+//! enter or halt. The mirror of the back end's loop, cut into the smallest pieces between which other cores may step.
+
+use crate::bug::Bug;
+use crate::guest;
+use crate::hardware::{Exit, FIRST_ROUTE, ROUTES, Run, Stage};
+use crate::machine::FakeMachine;
+use crate::setup::ROOT_VCPU;
+use cap_spec::abi::{Label, ObjectType, StopReason, info_page};
+use kernel::machine::{Machine, SharedPage};
+use kernel::protocol::deadlines::Alarm;
+use kernel::protocol::{Holding, Left};
+use kernel::types::{CoreId, Hpa, SlotId, Ticks, VcpuId};
+use kernel::{Call, Decision, FaultAction, Kernel, Outcome};
+
+/// What a core that holds the lock does next.
+#[derive(Clone, Copy, Debug)]
+enum Todo {
+    /// Settle the exit.
+    Settle,
+    /// Ask for the next decision.
+    Decide,
+    /// Carry a decision out: timer, then commit.
+    Commit(Decision),
+}
+
+/// What the loop counts.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counts {
+    /// Invocations that succeeded.
+    pub done: u64,
+    /// Invocations that were refused.
+    pub refused: u64,
+    /// Invocations that were preempted.
+    pub preempted: u64,
+    /// Vcpus switched to.
+    pub switches: u64,
+    /// Times the root VM was started again.
+    pub restarts: u64,
+}
+
+/// The kernel on its machine, and where each core is in the loop.
+#[derive(Debug)]
+pub struct World {
+    /// The library.
+    pub kernel: Box<Kernel<FakeMachine>>,
+    todo: Vec<Todo>,
+    /// What has been done.
+    pub counts: Counts,
+}
+
+impl World {
+    /// All cores want the lock.
+    pub fn new(mut kernel: Box<Kernel<FakeMachine>>) -> World {
+        let cores = kernel.machine.0.cores.len();
+        kernel.machine.0.queue = (0..cores).collect();
+        World { kernel, todo: vec![Todo::Decide; cores], counts: Counts::default() }
+    }
+
+    /// One step of a core.
+    pub fn step(&mut self, core: usize) {
+        let hardware = &mut self.kernel.machine.0;
+        if hardware.step_alone(core) {
+            return;
+        }
+        let first = hardware.queue.front() == Some(&core) && hardware.holder.is_none();
+        let stage = std::mem::replace(&mut hardware.cores[core].stage, Stage::Moving);
+        let next = match stage {
+            Stage::Queue(outside) if first => {
+                self.take_lock(core);
+                Stage::Holding(outside.locked())
+            }
+            Stage::LateQueue(token, by_nmi) if first => {
+                self.take_lock(core);
+                // Only now, with the lock: whoever expelled this core with the lock held has waited in vain.
+                let outside = match token.left(&self.kernel.machine.0.cores[core].gate, by_nmi) {
+                    Left::ByNmi(pending) => pending.taken(),
+                    Left::Otherwise(outside) => outside,
+                };
+                Stage::Holding(outside.locked())
+            }
+            Stage::Holding(holding) => self.work(core, holding),
+            Stage::Committed(token, run) => {
+                hardware.holder = None;
+                Stage::Enter(token, run)
+            }
+            Stage::CommittedHalt(token) => {
+                hardware.holder = None;
+                Stage::Halt(token)
+            }
+            other => other,
+        };
+        self.kernel.machine.0.cores[core].stage = next;
+    }
+
+    fn take_lock(&mut self, core: usize) {
+        let hardware = &mut self.kernel.machine.0;
+        hardware.queue.pop_front();
+        hardware.holder = Some(core);
+        hardware.say(|| format!("core {core} has the lock"));
+    }
+
+    fn give_lock_up(&mut self, core: usize, holding: Holding) -> Stage {
+        let hardware = &mut self.kernel.machine.0;
+        hardware.holder = None;
+        hardware.queue.push_back(core);
+        Stage::Queue(holding.gave_up())
+    }
+
+    fn work(&mut self, core: usize, holding: Holding) -> Stage {
+        let todo = self.todo[core];
+        match todo {
+            Todo::Settle => {
+                self.todo[core] = Todo::Decide;
+                let give_up = self.in_step(|world| world.settle(core));
+                if give_up { self.give_lock_up(core, holding) } else { Stage::Holding(holding) }
+            }
+            Todo::Decide => {
+                if self.kernel.machine.0.cores[core].gate.attention(&holding) {
+                    self.kernel.on_deadline(id(core));
+                }
+                self.kernel.machine.0.cores[core].called = None;
+                let decision = self.in_step(|world| world.kernel.schedule(id(core)));
+                self.kernel.machine.0.say(|| format!("core {core} decides {decision:?}"));
+                self.switch(core, &decision);
+                self.todo[core] = Todo::Commit(decision);
+                Stage::Holding(holding)
+            }
+            Todo::Commit(decision) => self.commit(core, holding, decision),
+        }
+    }
+
+    /// Runs a piece of the library; when it returns, what it withdrew is withdrawn.
+    fn in_step<T>(&mut self, piece: impl FnOnce(&mut World) -> T) -> T {
+        self.kernel.machine.0.in_step = true;
+        let result = piece(self);
+        self.kernel.machine.0.in_step = false;
+        self.kernel.machine.0.memory.step_done();
+        self.follow_routes();
+        result
+    }
+
+    // ---- settling an exit ----------------------------------------------------------------------------------------
+
+    /// What the exit asks for. True if the lock must be given up before anything else.
+    fn settle(&mut self, core: usize) -> bool {
+        let hardware = &mut self.kernel.machine.0;
+        let at = Ticks::new(hardware.present());
+        let state = &mut hardware.cores[core];
+        let (exit, run, cut_off) = (state.exit, state.run, std::mem::take(&mut state.cut_off));
+        if std::mem::take(&mut state.executed) {
+            self.kernel.entered(id(core), run.entry);
+        }
+        // The state of the Vcpu that was left is this core's only while the library says so.
+        let alive = self.kernel.current(id(core)) == Some(run.vcpu);
+        if let Some(guest) = self.kernel.machine.0.guests.get_mut(&run.vcpu)
+            && self.kernel.machine.0.bug != Some(Bug::LostInterrupt)
+        {
+            guest.pending.left(cut_off);
+        }
+        match exit {
+            Exit::Nmi => self.kernel.on_nmi(id(core), at),
+            Exit::Invoke if alive => return self.invoke(core, run.vcpu),
+            Exit::Fault { gpa, write } if alive => {
+                let delivering = cut_off != 0;
+                match self.kernel.nested_fault(id(core), gpa, u64::from(write) << 1, delivering) {
+                    FaultAction::Inject(vector) => {
+                        if let Some(guest) = self.kernel.machine.0.guests.get_mut(&run.vcpu)
+                            && !guest.pending.raise_upcall(vector)
+                        {
+                            self.kernel.machine.0.violate(format!("{:?} has two upcalls at once", run.vcpu));
+                        }
+                    }
+                    FaultAction::Stop => self.stop(core, run.vcpu, gpa.get()),
+                }
+            }
+            Exit::Invoke | Exit::Fault { .. } | Exit::Window | Exit::Other => {}
+        }
+        false
+    }
+
+    fn stop(&mut self, core: usize, vcpu: VcpuId, gpa: u64) {
+        self.kernel.stop_by_itself(id(core), StopReason::NestedFault, gpa, 0);
+        if vcpu == ROOT_VCPU {
+            self.counts.restarts += 1;
+            self.kernel.start_root(ROOT_VCPU, 0x20_0000, 0x20_1000);
+        }
+    }
+
+    /// A hypercall. A preempted one is repeated by the guest with the same registers.
+    fn invoke(&mut self, core: usize, vcpu: VcpuId) -> bool {
+        let call = match self.kernel.machine.0.guests.get_mut(&vcpu).and_then(|guest| guest.repeated.take()) {
+            Some(call) => call,
+            None => self.next_call(vcpu),
+        };
+        let outcome = self.kernel.handle_call(id(core), &call);
+        self.kernel.machine.0.say(|| format!("core {core} {vcpu:?} {call:x?}: {outcome:?}"));
+        match outcome {
+            Outcome::Done { status, .. } => {
+                if status.to_result().is_ok() {
+                    self.counts.done += 1;
+                    self.look_at_frames(vcpu, &call);
+                } else {
+                    self.counts.refused += 1;
+                }
+            }
+            Outcome::Blocked => self.counts.done += 1,
+            Outcome::Preempted => {
+                self.counts.preempted += 1;
+                if let Some(guest) = self.kernel.machine.0.guests.get_mut(&vcpu) {
+                    guest.repeated = Some(call);
+                }
+                return true;
+            }
+            Outcome::Gone => {
+                self.kernel.machine.0.guests.remove(&vcpu);
+            }
+        }
+        false
+    }
+
+    /// Mostly anything; but a guest keeps its own Vcpus running, so that runs stay lively.
+    fn next_call(&mut self, vcpu: VcpuId) -> Call {
+        let mut random = self.kernel.machine.0.random.clone();
+        let now = self.kernel.machine.0.present();
+        let mut call = guest::call(&self.kernel, vcpu, now, &mut random);
+        if random.one_in(6)
+            && let Some(slot) = guest::stopped_sibling(&self.kernel, vcpu)
+        {
+            call = Call { cap: slot as u64, label: Label::VcpuStart as u64, args: [0; 5] };
+        }
+        self.kernel.machine.0.random = random;
+        call
+    }
+
+    /// After a Retype: frames are scrubbed memory, and nothing older may be seen in them.
+    fn look_at_frames(&mut self, vcpu: VcpuId, call: &Call) {
+        if call.label != Label::UntypedRetype as u64 || call.args[0] != ObjectType::Frame as u64 {
+            return;
+        }
+        let vm = self.kernel.machine.vcpu(vcpu).vm;
+        let [_, _, cnode, index, count] = call.args;
+        let Some(base) = guest::cnode_base(&self.kernel, vm, cnode) else { return };
+        for number in 0..count {
+            let slot = self.kernel.machine.slot(SlotId::new(base.get() + (index + number) as u32));
+            if let kernel::cap::Cap::Frame { base, bits, .. } = slot.cap {
+                for page in 0..(1_u64 << bits) / crate::memory::PAGE {
+                    self.kernel.machine.0.frame_made(base.get() / crate::memory::PAGE + page);
+                }
+            }
+        }
+    }
+
+    // ---- switching -----------------------------------------------------------------------------------------------
+
+    /// Follows what the library bound: a line is open only towards a core on which its Vcpu is loaded.
+    fn follow_routes(&mut self) {
+        for line in 0..ROUTES {
+            let owner = self.kernel.route(FIRST_ROUTE + line as u16).map(|route| (route.vcpu, route.vector));
+            let hardware = &mut self.kernel.machine.0;
+            if hardware.lines[line].owner != owner {
+                if let Some((vcpu, vector)) = hardware.lines[line].owner
+                    && let Some(guest) = hardware.guests.get_mut(&vcpu)
+                {
+                    guest.owed.remove(&vector);
+                }
+                hardware.lines[line].owner = owner;
+                hardware.lines[line].latched = false;
+            }
+            let target = owner.and_then(|(vcpu, vector)| {
+                hardware.cores.iter().position(|core| core.open_for == vcpu).map(|core| (core, vector))
+            });
+            if hardware.lines[line].target != target {
+                hardware.route(line, target);
+            }
+        }
+    }
+
+    /// Unloads and loads the machine's part of Vcpus.
+    fn switch(&mut self, core: usize, decision: &Decision) {
+        let hardware = &mut self.kernel.machine.0;
+        let before = hardware.cores[core].open_for;
+        let next = match (decision.run, decision.save) {
+            (Some(run), _) => run,
+            (None, Some(_)) => VcpuId::NONE,
+            (None, None) => before,
+        };
+        if next == before {
+            return;
+        }
+        // Mask, read back, drain: what is requested here belongs to the one that leaves. If that was destroyed, to nobody.
+        hardware.cores[core].open_for = VcpuId::NONE;
+        self.follow_routes();
+        let hardware = &mut self.kernel.machine.0;
+        let requested = std::mem::take(&mut hardware.cores[core].requested);
+        if decision.save == Some(before)
+            && let Some(guest) = hardware.guests.get_mut(&before)
+        {
+            for vector in (0..=255_u8).filter(|vector| requested[*vector as usize / 64] >> (vector % 64) & 1 != 0) {
+                guest.pending.raise(vector);
+            }
+        }
+        hardware.cores[core].open_for = next;
+        self.counts.switches += 1;
+        self.follow_routes();
+    }
+
+    // ---- entering ------------------------------------------------------------------------------------------------
+
+    fn commit(&mut self, core: usize, holding: Holding, decision: Decision) -> Stage {
+        let hardware = &mut self.kernel.machine.0;
+        let until = decision.until.get();
+        hardware.cores[core].until = until;
+        let mut now = hardware.clock();
+        if until <= now {
+            self.kernel.on_deadline(id(core));
+            self.todo[core] = Todo::Decide;
+            return self.give_lock_up(core, holding);
+        }
+        let alarm = hardware.deadlines.set(id(core), until);
+        now = now.max(self.set_alarms(alarm));
+        let hardware = &mut self.kernel.machine.0;
+        let gate = &hardware.cores[core].gate;
+        let stage = match decision.run {
+            Some(_) => holding.enter(gate, until, now).map(|token| {
+                let run = self.prepare(core, &decision);
+                Stage::Committed(token, run)
+            }),
+            None => holding.halt(gate, until, now).map(Stage::CommittedHalt),
+        };
+        match stage {
+            Ok(stage) => {
+                self.todo[core] = Todo::Settle;
+                stage
+            }
+            Err(holding) => {
+                self.kernel.on_deadline(id(core));
+                self.todo[core] = Todo::Decide;
+                Stage::Holding(holding)
+            }
+        }
+    }
+
+    /// Sets the comparator, reads the clock again, and calls every core whose instant passed meanwhile.
+    fn set_alarms(&mut self, mut alarm: Option<Alarm>) -> u64 {
+        let hardware = &mut self.kernel.machine.0;
+        loop {
+            if let Some(alarm) = alarm {
+                let pause = hardware.random.below(4);
+                hardware.pass(pause);
+                hardware.set_comparator(alarm);
+            }
+            if hardware.bug == Some(Bug::SilentTimer) {
+                return 0;
+            }
+            let now = hardware.clock();
+            let Some(due) = hardware.deadlines.passed(now) else { return now };
+            hardware.call(due.get() as usize);
+            alarm = hardware.deadlines.earliest();
+        }
+    }
+
+    /// What VMRUN gets.
+    fn prepare(&mut self, core: usize, decision: &Decision) -> Run {
+        let vcpu = decision.run.unwrap_or(VcpuId::NONE);
+        let vm = self.kernel.machine.vcpu(vcpu).vm;
+        let event = self.kernel.pending_event_vector(id(core));
+        let hardware = &mut self.kernel.machine.0;
+        let mut inject = kernel::protocol::pending::Inject { event: 0, window: false };
+        if let Some(guest) = hardware.guests.get_mut(&vcpu) {
+            if let Some(vector) = event {
+                guest.pending.raise(vector);
+                guest.owed.entry(vector).or_insert(0);
+            }
+            inject = guest.pending.enter(guest.open);
+            guest.halted = false;
+        }
+        if event.is_some() {
+            self.kernel.event_vector_injected(id(core));
+        }
+        if inject.event as u8 == crate::hardware::UPCALL && inject.event != 0 {
+            // The guest reads the fault and gives the word free.
+            self.kernel.machine.set_shared_word(SharedPage::Info(vcpu), info_page::UPCALL_BUSY, 0);
+        }
+        Run { vcpu, vm, entry: decision.entry, event: inject.event, window: inject.window }
+    }
+}
+
+/// Invokes without being preempted, for the set-up: core 0 runs `vcpu` before and after.
+pub fn invoke_wholly(kernel: &mut Kernel<FakeMachine>, call: &Call) -> Result<(), cap_spec::abi::Fault> {
+    loop {
+        while kernel.schedule(id(0)).run != Some(ROOT_VCPU) {
+            kernel.machine.0.pass(50);
+            kernel.on_deadline(id(0));
+        }
+        let outcome = kernel.handle_call(id(0), call);
+        kernel.machine.0.memory.step_done();
+        match outcome {
+            Outcome::Done { status, .. } => return status.to_result(),
+            Outcome::Preempted => {}
+            Outcome::Blocked | Outcome::Gone => panic!("set-up: {call:x?} does not return"),
+        }
+    }
+}
+
+const fn id(core: usize) -> CoreId {
+    CoreId::new(core as u8)
+}
+
+/// The page of an address.
+pub const fn page_of(address: Hpa) -> u64 {
+    address.get() / crate::memory::PAGE
+}
