@@ -51,6 +51,11 @@ pub enum ToConsole {
         /// Exits.
         exits: u64,
     },
+    /// From the market server only: the run starts at this TSC value; times of records count from it.
+    Epoch {
+        /// TSC value.
+        tsc: u64,
+    },
 }
 
 /// From the console server.

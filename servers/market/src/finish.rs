@@ -1,0 +1,205 @@
+//! Reconciliation of every interval, and the end of the run.
+
+use crate::machine::{Invoke, Machine};
+use crate::root::GLOBAL_STATS_PAGE;
+use crate::server::{Phase, Server, account};
+use crate::tenant::State;
+use alloc::{format, string::String, vec::Vec};
+use cap_spec::abi::{ObjectType, stats_page};
+use market_mechanism::{Credits, Quantity};
+use proto::console::ToConsole;
+use proto::host::{End, Record};
+
+/// Value for the debug-exit port after a run of which everything is well: QEMU's exit status is then 33.
+pub const SUCCESS: u8 = 0x10;
+/// After any other: 35.
+pub const FAILURE: u8 = 0x11;
+/// How long the console server may take to write out what it has and to power off.
+const POWER_OFF_MS: u64 = 10_000;
+/// Totals go to the host once in so many intervals, and at the end.
+const TOTALS_EVERY: u64 = 10;
+
+/// Units by the ledger, and units that the kernel says exist.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Count {
+    leased: u64,
+    existing: u64,
+}
+
+impl<M: Machine> Server<'_, M> {
+    /// Compares ledger, leases and the kernel's capabilities, application by application and good by good. Every
+    /// difference is reported and makes the run fail.
+    pub(crate) fn reconcile(&mut self) {
+        let mut wrong: Vec<String> = Vec::new();
+        self.tally.leased = 0;
+        self.tally.existing = 0;
+        for app in 0..self.tenants.len() {
+            self.return_deleted(app);
+            for (what, count) in [("pages", self.count_pages(app)), ("CPU time", self.count_time(app))] {
+                self.tally.leased += count.leased;
+                self.tally.existing += count.existing;
+                if count.leased != count.existing {
+                    let (leased, existing) = (count.leased, count.existing);
+                    wrong.push(format!("{what} of {}: {leased} leased, {existing} exist", self.name(app)));
+                }
+            }
+        }
+        if let Err(corruption) = self.ledger.verify() {
+            wrong.push(format!("ledger: {corruption:?}"));
+        }
+        for (good, market) in self.markets.iter().enumerate() {
+            if !market.rounds.verify() {
+                wrong.push(format!("good {good}: more leased than there is"));
+            }
+        }
+        self.tally.intervals += 1;
+        self.tally.mismatches += wrong.len() as u64;
+        for reason in wrong {
+            self.fail(reason);
+        }
+        if self.tally.intervals.is_multiple_of(TOTALS_EVERY) {
+            self.report_totals();
+        }
+    }
+
+    /// A tenant that deletes the capability of its lease has given it back.
+    fn return_deleted(&mut self, app: usize) {
+        let gone: Vec<u32> = self.tenants[app].leases.keys().copied().collect();
+        for number in gone {
+            let Some(lease) = self.tenants[app].leases.get(&number).copied() else { continue };
+            let slot = self.root.memory.slot(lease.block);
+            let exists = self.root.machine.identify(slot).is_ok_and(|found| found.has_children);
+            // What it named for the running notice goes when the notice ends.
+            if exists || self.tenants[app].named.contains(&number) {
+                continue;
+            }
+            let released = self.markets[0].rounds.release(account(app), Quantity(lease.pages()));
+            if released.is_ok() {
+                self.take_lease(app, number);
+            }
+        }
+    }
+
+    /// Pages of the base and of all leases.
+    fn count_pages(&mut self, app: usize) -> Count {
+        let mut count = Count::default();
+        let tenant = &self.tenants[app];
+        let State::Running(running) = &tenant.state else {
+            // Nothing may be left of one that does not run.
+            count.existing = u64::from(tenant.leased_pages());
+            return count;
+        };
+        if let Some(lease) = self.markets[0].rounds.lease(account(app)) {
+            count.leased = u64::from(lease.base.0) + u64::from(lease.running.0);
+        }
+        let base = self.root.memory.slot(running.base);
+        if self.root.machine.identify(base).is_ok_and(|found| found.has_children) {
+            count.existing += u64::from(tenant.base_pages);
+        }
+        for (number, lease) in &self.tenants[app].leases {
+            let slot = self.root.memory.slot(lease.block);
+            let found = self.root.machine.identify(slot);
+            let whole = found.is_ok_and(|found| found.object == ObjectType::Untyped && found.bits == lease.bits);
+            let leased = found.is_ok_and(|found| found.has_children);
+            if whole && (leased || self.tenants[app].named.contains(number)) {
+                count.existing += u64::from(lease.pages());
+            }
+        }
+        count
+    }
+
+    /// Units of CPU time by the ledger, and by the budget that the kernel delivers.
+    fn count_time(&mut self, app: usize) -> Count {
+        let mut count = Count::default();
+        let tenant = &self.tenants[app];
+        if !tenant.is_running() {
+            return count;
+        }
+        let good = usize::from(self.archive.cpu_goods[app]);
+        let (time, period) = (tenant.time, tenant.reservation.1.max(1));
+        if let Some(lease) = self.markets[good].rounds.lease(account(app)) {
+            count.leased = u64::from(lease.base.0) + u64::from(lease.running.0);
+        }
+        if let Ok(found) = self.root.machine.identify(time)
+            && found.object == ObjectType::CpuTime
+            && found.in_use
+        {
+            let per_frame = u128::from(found.detail) * u128::from(self.clock.frame()) / u128::from(period);
+            count.existing = (per_frame / u128::from(self.clock.unit().max(1))) as u64;
+        }
+        count
+    }
+
+    pub(crate) fn report_totals(&mut self) {
+        let places = self.ledger.balances().iter().map(|balance| balance.free + balance.escrow);
+        let sum: Credits = self.ledger.bank() + self.ledger.treasury() + places.sum();
+        let word = |offset: usize| self.root.machine.read_word(GLOBAL_STATS_PAGE + offset as u64);
+        let record = Record::Totals {
+            t: self.micros(),
+            intervals: self.tally.intervals,
+            sum: sum.0,
+            expected: self.ledger.issued().0,
+            leased: self.tally.leased,
+            existing: self.tally.existing,
+            mismatches: self.tally.mismatches,
+            worst_shortfall: word(stats_page::WORST_SHORTFALL),
+            longest_hold: word(stats_page::LONGEST_HOLD),
+        };
+        self.record(record);
+    }
+
+    /// Takes everything back and ends the run. `reason` is why it ends before its time.
+    pub(crate) fn finish(&mut self, reason: Option<&str>) {
+        if self.phase != Phase::Running {
+            return;
+        }
+        // The last state of what is leased is the one worth reporting, so it is counted before it is taken back.
+        self.reconcile();
+        let (leased, existing) = (self.tally.leased, self.tally.existing);
+        for app in 0..self.tenants.len() {
+            if self.tenants[app].is_running() {
+                self.end_tenant(app, End::RunOver);
+            }
+        }
+        self.reconcile();
+        if self.tally.existing != 0 {
+            let left = self.tally.existing;
+            self.fail(format!("{left} units are left after everything was taken back"));
+        }
+        (self.tally.leased, self.tally.existing) = (leased, existing);
+        self.report_accounts();
+        self.report_totals();
+        let problems = self.problems(reason);
+        let status = u8::from(!problems.is_empty());
+        let t = self.micros();
+        self.record(Record::End { t, status, reason: problems.join("; ") });
+        let value = if status == 0 { SUCCESS } else { FAILURE };
+        self.console.send(&ToConsole::PowerOff { value });
+        let deadline = self.root.machine.now() + self.clock.ticks(POWER_OFF_MS);
+        self.phase = Phase::PowerOff { deadline, value };
+    }
+
+    /// Everything that keeps the run from being a success.
+    fn problems(&self, reason: Option<&str>) -> Vec<String> {
+        let mut problems: Vec<String> = reason.map(String::from).into_iter().collect();
+        problems.extend(self.failures.iter().cloned());
+        for (app, tenant) in self.plan().apps.iter().zip(&self.tenants).filter(|(app, _)| app.awaited) {
+            match &tenant.state {
+                State::Ended(End::Exit { status: 0 } | End::Killed) => {}
+                State::Ended(End::Exit { status }) => problems.push(format!("{} exited with {status}", app.name)),
+                State::Ended(End::Fault { reason, .. }) => {
+                    problems.push(format!("{} stopped at a fault (reason {reason})", app.name));
+                }
+                State::Ended(End::Unpaid) => problems.push(format!("{} could not pay its base", app.name)),
+                State::Ended(End::RunOver) => problems.push(format!("{} had not ended", app.name)),
+                State::Waiting | State::Starting | State::Running(_) => {
+                    problems.push(format!("{} never ran to its end", app.name));
+                }
+            }
+        }
+        if self.console.lost > 0 {
+            problems.push(format!("{} messages to the host were lost", self.console.lost));
+        }
+        problems
+    }
+}

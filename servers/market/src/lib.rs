@@ -1,0 +1,42 @@
+//! The market server: the root VM's program, as a library that also runs on the host.
+//!
+//! It reads the boot archive, launches the console server and the applications, and sells pages and CPU time to them in
+//! the rounds of [`market_mechanism`]. What is sold is delivered as capabilities: a lease of pages is a child Untyped of
+//! a block of the market's, a lease of CPU time is the budget of the tenant's reservation. What is lost is taken back by
+//! one revocation.
+//!
+//! Everything is written against [`machine::Machine`]: invocations, shared pages and rings. `main.rs` implements it in
+//! the root VM; the tests run whole markets against a model of the kernel's capabilities.
+//!
+//! Reading order:
+//! 1. [`machine`]: what the market needs, and its invocations by name. [`boot`] and [`archive`]: what it is given.
+//! 2. [`slots`], [`memory`], [`root`]: CSpace, blocks of RAM, the market's own objects and windows.
+//! 3. [`launch`]: how a VM is made. [`console_link`]: the console server's. [`life`]: an application's start and end.
+//! 4. [`server`]: state and loop. [`clock`], [`tenant`]: time, and what is known of an application.
+//! 5. [`trading`]: rounds, deliveries, reclaim. [`requests`], [`commands`]: what applications and the host ask.
+//! 6. [`finish`]: reconciliation and the end; [`report`]: records; [`last_words`]: an end without a console server.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod archive;
+pub mod boot;
+pub mod clock;
+pub mod commands;
+pub mod console_link;
+pub mod finish;
+pub mod last_words;
+pub mod launch;
+pub mod life;
+pub mod machine;
+pub mod memory;
+pub mod report;
+pub mod requests;
+pub mod root;
+pub mod server;
+pub mod slots;
+pub mod tenant;
+pub mod trading;

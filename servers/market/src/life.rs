@@ -1,0 +1,320 @@
+//! The life of an application: its start, and how everything it had is taken back.
+
+use crate::console_link::{CONSOLE_HANDLER_PAGE, bind_other_end, fill_start_page};
+use crate::launch::Builder;
+use crate::machine::{Invoke, Machine, Slot};
+use crate::memory::{BlockId, MemoryError, PAGE_BITS};
+use crate::root::{HANDLER_PAGE, STATS_PAGE, TENANT_STRIDE, TENANT_WINDOW};
+use crate::server::{CLIENT_EVENTS, HANDLER_EVENTS, Phase, Server, account, base_units};
+use crate::tenant::{Running, State};
+use alloc::{format, vec::Vec};
+use cap_spec::abi::{self, Label, ObjectType, Rights, handler_page, slots, stats_page};
+use market_mechanism::rounds::RoundError;
+use market_mechanism::{Price, Quantity};
+use proto::host::{End, Record};
+use proto::start::{INPUT_BASE, Start, events};
+
+/// log2 bytes of the block for a tenant's rings, start-up page and channels: four pages.
+pub const SIDE_BITS: u8 = PAGE_BITS + 2;
+const PAGE: u64 = 1 << PAGE_BITS;
+const READ_WRITE: Rights = Rights::READ.union(Rights::WRITE);
+/// Kinds of exits that the statistics page counts.
+const EXIT_KINDS: usize = 32;
+
+impl<M: Machine> Server<'_, M> {
+    /// Starts every application that waits for it and whose base is free.
+    pub(crate) fn start_waiting(&mut self) {
+        for app in 0..self.tenants.len() {
+            if matches!(self.tenants[app].state, State::Starting) && self.phase == Phase::Running {
+                self.try_start(app);
+            }
+        }
+    }
+
+    /// The application shall start: its base is put on offer, and it starts when no lease holds it any more.
+    pub(crate) fn order_start(&mut self, app: usize) {
+        if !matches!(self.tenants[app].state, State::Waiting) {
+            let name = self.name(app);
+            self.say(&format!("{name} was started before"));
+            return;
+        }
+        for good in 0..self.markets.len() {
+            let base = base_units(&self.archive, app, &self.tenants[app], good);
+            let market = &mut self.markets[good];
+            market.supply += base;
+            if let Err(error) = market.rounds.set_supply(Quantity(market.supply)) {
+                self.fail(format!("supply of good {good}: {error}"));
+            }
+        }
+        self.tenants[app].state = State::Starting;
+    }
+
+    fn try_start(&mut self, app: usize) {
+        let bases: Vec<(usize, Quantity)> = (0..self.markets.len())
+            .map(|good| (good, Quantity(base_units(&self.archive, app, &self.tenants[app], good))))
+            .collect();
+        if bases.iter().any(|(good, base)| self.markets[*good].rounds.unsold() < *base) {
+            return;
+        }
+        for (good, base) in &bases {
+            // A good in which it has no base is the CPU time of another core.
+            if *base == Quantity::ZERO {
+                continue;
+            }
+            let price = Price(self.plan().goods[*good].base_price);
+            let added = self.markets[*good].rounds.add(account(app), *base, price, &mut self.ledger, &mut |_| {});
+            self.drain_journal();
+            if let Err(error) = added {
+                let name = self.name(app);
+                self.say(&format!("{name} cannot start: {error}"));
+                let end = match error {
+                    RoundError::Ledger(_) => End::Unpaid,
+                    _ => launch_failure(),
+                };
+                return self.end_tenant(app, end);
+            }
+        }
+        let (base, input) = (self.tenants[app].base.take(), core::mem::take(&mut self.tenants[app].input));
+        let Some(base) = base else { return };
+        let mut running =
+            Running { base, side: None, input, channel: Slot::root(0), slots: Vec::new(), started: 0 };
+        let launched = self.launch(app, &mut running);
+        if launched.is_ok() {
+            running.started = self.root.machine.now();
+        }
+        self.tenants[app].state = State::Running(running);
+        match launched {
+            Ok(()) => {
+                let (t, base_pages) = (self.micros(), self.tenants[app].base_pages);
+                self.record(Record::Started { t, app: app as u16, base_pages });
+            }
+            Err(error) => {
+                let name = self.name(app);
+                self.fail(format!("{name} cannot be launched: {error:?}"));
+                self.end_tenant(app, launch_failure());
+            }
+        }
+    }
+
+    /// Makes the VM of an application and starts it. What is made is noted in `running`, also when it fails half-way.
+    fn launch(&mut self, app: usize, running: &mut Running) -> Result<(), MemoryError> {
+        let (layout, time) = (self.tenants[app].layout, self.tenants[app].time);
+        let image = self.archive.images[app];
+        let own_vcpu = Slot::root(slots::VCPU);
+        let root = &mut self.root;
+        let mut builder = Builder::new(root, running.base, layout, &image)?;
+        let vcpu = builder.vcpu();
+        root.machine.invoke(Label::VcpuBindTime, vcpu, [time.raw(), 0, 0, 0, 0])?;
+        let side = root.take(SIDE_BITS)?;
+        running.side = Some(side);
+        let side = root.memory.slot(side);
+        let window = TENANT_WINDOW + app as u64 * TENANT_STRIDE;
+
+        // Rings: the market's frames, mapped into its own space and, by a copy, into the tenant's.
+        for page in [0, PAGE] {
+            let frame = root.make(side, ObjectType::Frame, PAGE_BITS)?;
+            running.slots.push(frame);
+            root.map(frame, window + page, READ_WRITE)?;
+            let copy = root.slot()?;
+            running.slots.push(copy);
+            root.machine.copy(copy, frame, READ_WRITE)?;
+            builder.map(root, copy, abi::MARKET_RING + page, READ_WRITE)?;
+        }
+        let foreign = [
+            (self.console.app_rings[app][0], abi::CONSOLE_RING, READ_WRITE),
+            (self.console.app_rings[app][1], abi::CONSOLE_RING + PAGE, READ_WRITE),
+            (self.board, abi::PRICE_BOARD, Rights::READ),
+        ];
+        for (frame, gpa, rights) in foreign {
+            let copy = root.slot()?;
+            running.slots.push(copy);
+            root.machine.copy(copy, frame, rights)?;
+            builder.map(root, copy, gpa, rights)?;
+        }
+        let (handler, stats) = builder.map_kernel_pages(root)?;
+        running.slots.extend([handler, stats]);
+        root.map(handler, window + HANDLER_PAGE, Rights::READ)?;
+        root.map(stats, window + STATS_PAGE, Rights::READ)?;
+
+        let input = self.archive.inputs[app];
+        let mut rest = input;
+        let mut gpa = INPUT_BASE;
+        for block in &running.input {
+            let bits = root.memory.bits(*block);
+            let frame = root.make(root.memory.slot(*block), ObjectType::Frame, bits)?;
+            running.slots.push(frame);
+            let (part, left) = rest.split_at(rest.len().min(1 << bits));
+            root.fill(frame, part)?;
+            builder.map(root, frame, gpa, Rights::READ)?;
+            rest = left;
+            gpa += 1 << bits;
+        }
+        let page = root.make(side, ObjectType::Frame, PAGE_BITS)?;
+        running.slots.push(page);
+        let start = self.start_page(app, &builder);
+        let root = &mut self.root;
+        fill_start_page(root, page, &start)?;
+        builder.map(root, page, abi::START_PAGE, Rights::READ)?;
+
+        // Channels: the market speaks for end 1 of its own, the tenant for end 1 of the one to the console server.
+        let channel = root.make(side, ObjectType::Channel, 0)?;
+        running.slots.push(channel);
+        running.channel = channel;
+        root.machine.bind_channel(channel, own_vcpu, 1 << (CLIENT_EVENTS as usize + app))?;
+        bind_other_end(root, channel, vcpu, events::MARKET)?;
+        root.machine.mint_end(builder.slot(slots::MARKET), channel, READ_WRITE, 2)?;
+        let console = self.console.app_channels[app];
+        root.machine.bind_channel(console, vcpu, events::CONSOLE)?;
+        root.machine.mint_end(builder.slot(slots::CONSOLE), console, READ_WRITE, 1)?;
+        let stopped = root.make(side, ObjectType::Channel, 0)?;
+        running.slots.push(stopped);
+        bind_other_end(root, stopped, own_vcpu, 1 << (HANDLER_EVENTS as usize + app))?;
+        root.machine.invoke(Label::VcpuSetHandler, vcpu, [stopped.raw(), 0, 0, 0, 0])?;
+
+        root.machine.open_rings(Self::peer(app), window, window + PAGE);
+        builder.launch(root)
+    }
+
+    fn start_page(&self, app: usize, builder: &Builder) -> Start {
+        let (plan, tenant) = (self.plan(), &self.tenants[app]);
+        let of = &plan.apps[app];
+        Start {
+            version: proto::VERSION,
+            app: app as u16,
+            name: of.name.clone(),
+            args: of.args.clone(),
+            goods: plan.goods.iter().map(|good| good.name.clone()).collect(),
+            cpu_good: self.archive.cpu_goods[app],
+            interval_ticks: plan.goods.iter().map(|good| self.clock.ticks(good.interval_ms.into())).collect(),
+            epoch_tsc: self.clock.epoch,
+            tsc_hz: self.clock.tsc_hz,
+            valuation: (u128::from(of.valuation) * u128::from(tenant.valuation_ppm()) / 1_000_000) as u64,
+            budget: of.budget,
+            income_per_second: of.income_per_second,
+            deadline_tsc: if of.deadline_ms == 0 { 0 } else { self.clock.at(of.deadline_ms) },
+            input_bytes: self.archive.inputs[app].len() as u64,
+            base_cpu: of.base_cpu,
+            base_pages: of.base_pages,
+            free_slots_end: builder.free_slots_end(),
+            image_end: builder.image_end(),
+            seed: plan.seed.wrapping_add(app as u64),
+        }
+    }
+
+    /// Ends the applications whose Vcpu has stopped by itself, and the run if the console server has.
+    pub(crate) fn look_for_stopped(&mut self) {
+        for app in 0..self.tenants.len() {
+            if !self.tenants[app].is_running() {
+                continue;
+            }
+            let page = TENANT_WINDOW + app as u64 * TENANT_STRIDE + HANDLER_PAGE;
+            if let Some(end) = self.stopped(page) {
+                let name = self.name(app);
+                self.say(&format!("{name} was stopped by the kernel: {end:?}"));
+                self.end_tenant(app, end);
+            }
+        }
+        if let Some(end) = self.stopped(CONSOLE_HANDLER_PAGE) {
+            self.failures.push(format!("the console server stopped: {end:?}"));
+            self.phase = Phase::PowerOff { deadline: self.root.machine.now(), value: crate::finish::FAILURE };
+        }
+    }
+
+    /// What a handler page says about a stop.
+    fn stopped(&self, page: u64) -> Option<End> {
+        let word = |offset: usize| self.root.machine.read_word(page + offset as u64);
+        if word(handler_page::COUNT) == 0 {
+            return None;
+        }
+        Some(End::Fault {
+            reason: word(handler_page::REASON) as u8,
+            detail: [word(handler_page::DETAIL), word(handler_page::DETAIL2)],
+            registers: (0..handler_page::REGISTER_WORDS).map(|at| word(handler_page::REGISTERS + 8 * at)).collect(),
+        })
+    }
+
+    /// Takes everything back that an application has, ends its accounts' part in the rounds, and tells the host.
+    pub(crate) fn end_tenant(&mut self, app: usize, end: End) {
+        if self.tenants[app].has_ended() {
+            return;
+        }
+        let ordered = self.root.machine.now();
+        let launched = matches!(&self.tenants[app].state, State::Running(running) if running.started != 0);
+        let state = core::mem::replace(&mut self.tenants[app].state, State::Ended(end.clone()));
+        let (mut exits, mut used_ticks) = (Vec::new(), 0);
+        if let State::Running(running) = state {
+            // A launch that failed half-way has no statistics page yet, and has not run either.
+            if launched {
+                exits = (0..EXIT_KINDS).map(|kind| self.stats_word(app, stats_page::EXITS + 8 * kind)).collect();
+                used_ticks = self.stats_word(app, stats_page::USED_TICKS);
+            }
+            self.take_all(app, running);
+        }
+        let tenant = &mut self.tenants[app];
+        let spare: Vec<BlockId> = tenant.base.take().into_iter().chain(core::mem::take(&mut tenant.input)).collect();
+        let time = tenant.time;
+        self.give_blocks(&spare);
+        if let Err(error) = self.root.drop_slot(time) {
+            self.fail(format!("CPU time of application {app}: {error:?}"));
+        }
+        let reclaim_us = self.clock.span_micros(self.root.machine.now() - ordered);
+        for good in 0..self.markets.len() {
+            if self.markets[good].rounds.lease(account(app)).is_some() {
+                if let Err(error) = self.markets[good].rounds.remove(account(app), &mut self.ledger) {
+                    self.fail(format!("application {app} leaves good {good}: {error}"));
+                }
+                self.drain_journal();
+            }
+        }
+        let tenant = &self.tenants[app];
+        let (work, page_ms, cpu_ticks_bought) = (tenant.work, tenant.page_ms, tenant.cpu_ticks);
+        let (t, paid, app) = (self.micros(), self.paid(app), app as u16);
+        self.record(Record::Ended {
+            t,
+            app,
+            end,
+            work,
+            paid,
+            exits,
+            used_ticks,
+            page_ms,
+            cpu_ticks_bought,
+            reclaim_us,
+        });
+    }
+
+    /// Destroys the VM, then takes back leases, rings and input.
+    fn take_all(&mut self, app: usize, running: Running) {
+        self.root.machine.close_rings(Self::peer(app));
+        self.give_blocks(&[running.base]);
+        let tenant = &mut self.tenants[app];
+        let leases = core::mem::take(&mut tenant.leases);
+        tenant.waiting.clear();
+        tenant.outbox.clear();
+        tenant.named.clear();
+        for slot in leases.values().filter_map(|lease| lease.waiting) {
+            self.root.memory.slots.give(slot);
+        }
+        let blocks: Vec<BlockId> =
+            leases.values().map(|lease| lease.block).chain(running.side).chain(running.input).collect();
+        self.give_blocks(&blocks);
+        for slot in running.slots {
+            if let Err(error) = self.root.drop_slot(slot) {
+                self.fail(format!("capability of application {app}: {error:?}"));
+            }
+        }
+    }
+
+    fn give_blocks(&mut self, blocks: &[BlockId]) {
+        for block in blocks {
+            if let Err(error) = self.root.give(*block) {
+                self.fail(format!("memory cannot be taken back: {error:?}"));
+            }
+        }
+    }
+}
+
+/// The end of an application that could not be launched: no Vcpu has run, so there is no reason.
+fn launch_failure() -> End {
+    End::Fault { reason: abi::StopReason::None as u8, detail: [0; 2], registers: Vec::new() }
+}

@@ -1,0 +1,268 @@
+//! What applications ask of the market. Every message may be anything; every answer is an answer to its number.
+
+use crate::archive::GoodKind;
+use crate::machine::{Attention, Machine, Peer, Received};
+use crate::memory::{LARGE_BITS, PAGE_BITS};
+use crate::server::{CLIENT_EVENTS, Server, account};
+use crate::tenant::Tenant;
+use crate::trading::DESK_ROUND;
+use alloc::vec::Vec;
+use market_mechanism::curve_lane::{Award, Entry, Scratch, Step, steps_needed};
+use market_mechanism::rounds::{DeskError, RoundError};
+use market_mechanism::{Bid, Credits, Curve, Price, Quantity, RoundNo, Segment, explain};
+use proto::console::FromConsole;
+use proto::host::End;
+use proto::market::{Answer, FromMarket, Refusal, Request, RequestBody};
+
+/// Requests that a client may make in one interval of pages. What lies beyond is read in the next one.
+pub const MAX_REQUESTS: u32 = 128;
+/// Messages that are read from one client before the others have their turn.
+const BURST: u32 = 16;
+/// What a damaged ring counts as.
+const DAMAGE: u32 = MAX_REQUESTS;
+
+impl<M: Machine> Server<'_, M> {
+    /// True if a client has used up its requests of this interval.
+    pub(crate) fn over_limit(&self, tenant: &Tenant) -> bool {
+        tenant.requests >= MAX_REQUESTS
+    }
+
+    /// Serves every client's requests in turn. True if some are left.
+    pub(crate) fn serve_clients(&mut self, events: u64) -> bool {
+        let mut more = false;
+        for app in 0..self.tenants.len() {
+            let signalled = events & 1 << (CLIENT_EVENTS as usize + app) != 0;
+            more |= self.serve_client(app, signalled);
+        }
+        more
+    }
+
+    fn serve_client(&mut self, app: usize, signalled: bool) -> bool {
+        let mut served = 0;
+        while served < BURST && self.tenants[app].is_running() && !self.over_limit(&self.tenants[app]) {
+            match self.root.machine.receive(Peer::App(app as u16)) {
+                Received::Nothing => break,
+                Received::Message(bytes, attention) => {
+                    self.tenants[app].requests += 1;
+                    self.tenants[app].unsignalled |= attention == Attention::Asleep;
+                    self.serve_message(app, &bytes);
+                }
+                Received::Damaged => {
+                    self.tenants[app].requests += DAMAGE;
+                    self.refuse(app, 0, Refusal::Malformed);
+                }
+            }
+            served += 1;
+        }
+        if served == 0 && signalled {
+            // A signal without a message tells that a lease was accepted, or costs the market a wake-up for nothing.
+            self.tenants[app].requests += 1;
+        }
+        served == BURST
+    }
+
+    fn serve_message(&mut self, app: usize, bytes: &[u8]) {
+        match postcard::from_bytes::<Request>(bytes) {
+            Ok(request) if self.over_limit(&self.tenants[app]) => {
+                // An end is an end, however much was asked before.
+                if let RequestBody::Exit { status, work } = request.body {
+                    self.exit(app, status, work);
+                } else {
+                    self.refuse(app, request.number, Refusal::TooManyRequests);
+                }
+            }
+            Ok(request) => {
+                if let Some(body) = self.serve(app, request.body) {
+                    self.post(app, &FromMarket::Answer { number: request.number, body });
+                }
+            }
+            Err(_) => self.refuse(app, 0, Refusal::Malformed),
+        }
+    }
+
+    fn refuse(&mut self, app: usize, number: u32, refusal: Refusal) {
+        self.post(app, &FromMarket::Answer { number, body: Answer::Refused(refusal) });
+    }
+
+    fn exit(&mut self, app: usize, status: u32, work: u64) {
+        self.tenants[app].work = work;
+        self.end_tenant(app, End::Exit { status });
+    }
+
+    /// Serves one request; `None` if there is nobody left to answer.
+    fn serve(&mut self, app: usize, body: RequestBody) -> Option<Answer> {
+        let done = match body {
+            RequestBody::Bid { good, curve, keep, max_payment, valid_until, block_bits } => {
+                self.bid(app, good, &curve, keep, max_payment, valid_until, block_bits).map(|()| Answer::Done)
+            }
+            RequestBody::Desk { good, quantity } => self.desk(app, good, quantity),
+            RequestBody::Release { good, leases, quantity } => self.release(app, good, &leases, quantity),
+            RequestBody::GiveUp { leases } => self.give_up(app, leases),
+            RequestBody::Explain { good } => self.explain(app, good),
+            RequestBody::Estimate { good, quantity } => self.estimate(app, good, quantity),
+            RequestBody::Statement => {
+                let (balance, escrow) = self.money(app);
+                Ok(Answer::Statement { balance: balance.0, escrow: escrow.0, paid: self.paid(app) })
+            }
+            RequestBody::Exit { status, work } => {
+                self.exit(app, status, work);
+                return None;
+            }
+        };
+        Some(done.unwrap_or_else(Answer::Refused))
+    }
+
+    /// The good, if the application takes part in it.
+    fn member(&self, app: usize, good: u16) -> Result<usize, Refusal> {
+        let good = usize::from(good);
+        let market = self.markets.get(good).ok_or(Refusal::UnknownGood)?;
+        market.rounds.lease(account(app)).map(|_| good).ok_or(Refusal::UnknownGood)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the fields of one message")]
+    fn bid(
+        &mut self,
+        app: usize,
+        good: u16,
+        curve: &[proto::market::Segment],
+        keep: u64,
+        max_payment: u64,
+        valid_until: u64,
+        block_bits: u8,
+    ) -> Result<(), Refusal> {
+        let good = self.member(app, good)?;
+        let is_page = self.markets[good].kind == GoodKind::Page;
+        if is_page && !(PAGE_BITS..=LARGE_BITS).contains(&block_bits) {
+            return Err(Refusal::BadQuantity);
+        }
+        let segments: Vec<Segment> = curve
+            .iter()
+            .map(|segment| Segment { value: Price(segment.value), quantity: Quantity(segment.quantity) })
+            .collect();
+        let bid = Bid {
+            account: account(app),
+            curve: Curve::new(&segments).map_err(|_| Refusal::BadCurve)?,
+            keep: Price(keep),
+            max_payment: Credits(max_payment.into()),
+            valid_until: RoundNo(valid_until),
+        };
+        self.markets[good].rounds.bid(bid).map_err(|error| match error {
+            RoundError::Bid(_) => Refusal::BadCurve,
+            _ => Refusal::UnknownGood,
+        })?;
+        if is_page {
+            self.tenants[app].block_bits = block_bits;
+        }
+        Ok(())
+    }
+
+    fn desk(&mut self, app: usize, good: u16, quantity: u32) -> Result<Answer, Refusal> {
+        let good = self.member(app, good)?;
+        let is_page = self.markets[good].kind == GoodKind::Page;
+        let largest = 1 << (LARGE_BITS - PAGE_BITS);
+        if quantity == 0 || is_page && (!quantity.is_power_of_two() || quantity > largest) {
+            return Err(Refusal::BadQuantity);
+        }
+        // Deliveries and refunds follow from the state after the purchase.
+        let rounds = &mut self.markets[good].rounds;
+        let bought = rounds.buy(account(app), Quantity(quantity), &mut self.ledger, &mut |_| {});
+        self.drain_journal();
+        let cost = bought.map_err(|error| match error {
+            DeskError::NoSuchMember => Refusal::UnknownGood,
+            DeskError::NotOpen | DeskError::NotEnoughUnits { .. } | DeskError::JournalFull => Refusal::NotAvailable,
+            DeskError::CannotPay { .. } => Refusal::CannotPay,
+        })?;
+        let now = self.root.machine.now();
+        let from_tsc = if is_page {
+            self.deliver(app, quantity, LARGE_BITS, DESK_ROUND);
+            now
+        } else {
+            self.apply_time(good);
+            // What it buys holds from the next boundary of its period on.
+            now.next_multiple_of(self.tenants[app].reservation.1.max(1))
+        };
+        Ok(Answer::Bought { payment: u64::try_from(cost.0).unwrap_or(u64::MAX), from_tsc })
+    }
+
+    fn release(&mut self, app: usize, good: u16, leases: &[u32], quantity: u32) -> Result<Answer, Refusal> {
+        let good = self.member(app, good)?;
+        if self.markets[good].kind != GoodKind::Page {
+            let released = self.markets[good].rounds.release(account(app), Quantity(quantity));
+            released.map_err(|_| Refusal::BadQuantity)?;
+            self.apply_time(good);
+            return Ok(Answer::Done);
+        }
+        let leases = self.own_leases(app, leases)?;
+        let pages = leases.iter().map(|lease| self.tenants[app].leases[lease].pages()).sum();
+        let released = self.markets[good].rounds.release(account(app), Quantity(pages));
+        released.map_err(|_| Refusal::BadQuantity)?;
+        for lease in leases {
+            self.take_lease(app, lease);
+        }
+        Ok(Answer::Done)
+    }
+
+    fn give_up(&mut self, app: usize, leases: Vec<u32>) -> Result<Answer, Refusal> {
+        self.tenants[app].named = self.own_leases(app, &leases)?;
+        Ok(Answer::Done)
+    }
+
+    /// These leases without repetitions, if all of them are the application's.
+    fn own_leases(&self, app: usize, leases: &[u32]) -> Result<Vec<u32>, Refusal> {
+        let mut own: Vec<u32> = leases.to_vec();
+        own.sort_unstable();
+        own.dedup();
+        if own.is_empty() || own.iter().any(|lease| !self.tenants[app].leases.contains_key(lease)) {
+            return Err(Refusal::UnknownLease);
+        }
+        Ok(own)
+    }
+
+    fn explain(&self, app: usize, good: u16) -> Result<Answer, Refusal> {
+        let market = &self.markets[self.member(app, good)?];
+        let report = market.rounds.last().ok_or(Refusal::NotAvailable)?;
+        let (entries, awards): (Vec<Entry>, Vec<Award>) = market.last.iter().copied().unzip();
+        let wanted = entries.iter().find(|entry| entry.account == account(app));
+        let wanted = wanted.map_or(Quantity::ZERO, |entry| entry.curve.demand());
+        let found = explain::explain(&report.terms, report.round, &entries, &awards, account(app));
+        Ok(Answer::Explanation {
+            round: report.round.0,
+            won: found.map_or(0, |found| found.quantity.0),
+            wanted: wanted.0,
+            would_have_won: match found {
+                Some(found) => found.winning_value.map_or(u64::MAX, |price| price.0),
+                // Who did not bid would have paid what a newcomer pays.
+                None => report.outcome.ask.map_or(u64::MAX, |price| price.0),
+            },
+        })
+    }
+
+    fn estimate(&self, app: usize, good: u16, quantity: u32) -> Result<Answer, Refusal> {
+        let market = &self.markets[self.member(app, good)?];
+        let report = market.rounds.last().ok_or(Refusal::NotAvailable)?;
+        let entries: Vec<Entry> = market.last.iter().map(|(entry, _)| *entry).collect();
+        let mut steps = alloc::vec![Step::default(); steps_needed(entries.len())];
+        let mut scratch = Scratch { steps: &mut steps, tallies: &mut [] };
+        let (terms, round) = (&report.terms, report.round);
+        explain::estimate(terms, round, &entries, account(app), Quantity(quantity), &mut scratch)
+            .map(|cost| Answer::Estimate { cost: u64::try_from(cost.0).unwrap_or(u64::MAX) })
+            .ok_or(Refusal::BadQuantity)
+    }
+
+    /// Takes commands that the host sent. True if some are left.
+    pub(crate) fn serve_console(&mut self) -> bool {
+        for _ in 0..BURST {
+            match self.root.machine.receive(Peer::Console) {
+                Received::Message(bytes, attention) => {
+                    self.console.unsignalled |= attention == Attention::Asleep;
+                    match postcard::from_bytes(&bytes) {
+                        Ok(FromConsole::Command(command)) => self.obey(&command),
+                        Ok(FromConsole::FileDone { .. }) | Err(_) => {}
+                    }
+                }
+                Received::Nothing | Received::Damaged => return false,
+            }
+        }
+        true
+    }
+}

@@ -1,0 +1,475 @@
+//! The market server: its state, its start, and the loop that does what is due.
+//!
+//! [`Server::step`] does everything that is due at this moment and says when, and for which events, to wake it again;
+//! it never waits itself. So the same code runs in the root VM and, step by step, in the host's tests.
+
+use crate::archive::{Archive, ArchiveError, GoodKind};
+use crate::boot::Boot;
+use crate::clock::Clock;
+use crate::console_link::ConsoleLink;
+use crate::launch::{Layout, input_frames, input_pages};
+use crate::machine::{Invoke, Machine, Peer, Slot};
+use crate::memory::{Memory, MemoryError};
+use crate::root::{BOARD_PAGE, GLOBAL_STATS_PAGE, Root};
+use crate::slots::Slots;
+use crate::tenant::{State, Tenant};
+use alloc::{boxed::Box, format, string::String, vec::Vec};
+use cap_spec::abi::{self, Error, Rights, slots};
+use core::fmt;
+use market_mechanism::curve_lane::{Award, Entry};
+use market_mechanism::ledger::Ledger;
+use market_mechanism::rounds::{GoodTerms, RoundError, Rounds, Workspace};
+use market_mechanism::types::Ticks;
+use market_mechanism::{AccountId, Credits, GoodId, Price, Quantity};
+use proto::console::ToConsole;
+use proto::host::{Command, Record};
+use proto::plan::{Good, Plan};
+
+/// Accounts of the ledger.
+pub const ACCOUNTS: usize = 16;
+/// Postings that the journal holds between two drains: what one round of all accounts can make, and some.
+pub const JOURNAL: usize = 192;
+/// All the money there is; far more than any run can earn.
+const ISSUED: Credits = Credits(1 << 110);
+/// A round of CPU time closes this long before its interval begins, so that what it resizes holds from the interval's
+/// first tick: reservations change at period boundaries.
+const CPU_LEAD_MICROS: u64 = 1_500;
+/// One page in so many is kept for page tables and CNodes.
+const KEPT_PAGES: u64 = 24;
+/// Event bit of the first application's channel.
+pub const CLIENT_EVENTS: u32 = 0;
+/// Event bit of the first application's handler channel.
+pub const HANDLER_EVENTS: u32 = 16;
+/// Event bit of the console server's channel.
+pub const CONSOLE_EVENT: u64 = 1 << 32;
+/// How long to wait before something is tried again that another VM holds up.
+const RETRY_MICROS: u64 = 1_000;
+
+/// Why the market cannot start, or go on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// `BootInfo` is not what it must be.
+    Boot(&'static str),
+    /// The archive is wrong.
+    Archive(ArchiveError),
+    /// Something could not be made.
+    Memory(&'static str, MemoryError),
+    /// The mechanism refused a good's terms or an account.
+    Rounds(RoundError),
+    /// Not enough memory or CPU time for what the plan promises.
+    TooMuch(String),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Boot(problem) => write!(out, "boot information {problem}"),
+            Failure::Archive(error) => write!(out, "boot archive: {error}"),
+            Failure::Memory(what, MemoryError::NoMemory) => write!(out, "{what}: out of memory"),
+            Failure::Memory(what, MemoryError::NoSlots) => write!(out, "{what}: out of slots"),
+            Failure::Memory(what, MemoryError::Kernel(fault)) => {
+                write!(out, "{what}: {:?} at argument {} ({})", fault.error, fault.argument, fault.detail)
+            }
+            Failure::Rounds(error) => write!(out, "rounds: {error}"),
+            Failure::TooMuch(what) => write!(out, "the machine has too little {what}"),
+        }
+    }
+}
+
+/// One good.
+#[derive(Debug)]
+pub struct Market {
+    /// What it is made of.
+    pub kind: GoodKind,
+    /// Its rounds.
+    pub rounds: Rounds<ACCOUNTS>,
+    /// Units for sale from now on, bases included.
+    pub supply: u32,
+    /// A reservation could not be changed yet; it is tried again.
+    pub retry: bool,
+    /// How long before its interval a round closes, in ticks.
+    pub lead: u64,
+    /// Bids of the last round, and what they got.
+    pub last: Vec<(Entry, Award)>,
+    /// TSC value from which on this interval's warnings are due; `u64::MAX` when they were sent.
+    pub warn_at: u64,
+    /// Intervals of the nominal grid that passed without a round because the market was late.
+    pub skipped: u64,
+}
+
+impl Market {
+    /// TSC value at which the next round is due.
+    pub fn due(&self) -> u64 {
+        self.rounds.next_close().0.saturating_sub(self.lead)
+    }
+}
+
+/// What happens at a time.
+#[derive(Clone, Debug)]
+pub struct Due {
+    /// TSC value.
+    pub at: u64,
+    /// What.
+    pub command: Command,
+}
+
+/// Sums that are reported at the end.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tally {
+    /// Intervals reconciled.
+    pub intervals: u64,
+    /// Units leased by the ledger.
+    pub leased: u64,
+    /// Units that exist as capabilities.
+    pub existing: u64,
+    /// Mismatches of any interval.
+    pub mismatches: u64,
+}
+
+/// Whether the run goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// It goes on.
+    Running,
+    /// Everything was taken back; the console server is to power the machine off, at this time at the latest.
+    PowerOff {
+        /// TSC value from which on the market writes to the port itself.
+        deadline: u64,
+        /// Value for the port.
+        value: u8,
+    },
+}
+
+/// When and for what to wake the market.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wake {
+    /// TSC value at which there is something to do.
+    pub at: u64,
+    /// Events that matter.
+    pub mask: u64,
+}
+
+/// The market server.
+#[derive(Debug)]
+pub struct Server<'a, M> {
+    /// Machine and memory.
+    pub root: Root<M>,
+    /// Time.
+    pub clock: Clock,
+    /// The run, images and inputs.
+    pub archive: Archive<'a>,
+    /// Who owns what money.
+    pub ledger: Box<Ledger<ACCOUNTS, JOURNAL>>,
+    /// The goods, in the plan's order.
+    pub markets: Vec<Market>,
+    /// The applications, in the plan's order.
+    pub tenants: Vec<Tenant>,
+    /// The console server.
+    pub console: ConsoleLink,
+    /// Frame of the price board.
+    pub board: Slot,
+    /// What was reconciled.
+    pub tally: Tally,
+    /// Whether the run goes on.
+    pub phase: Phase,
+    pub(crate) work: Box<Workspace<ACCOUNTS>>,
+    pub(crate) events: Vec<Due>,
+    pub(crate) next_event: usize,
+    pub(crate) failures: Vec<String>,
+}
+
+/// The account of an application.
+pub fn account(app: usize) -> AccountId {
+    AccountId(app as u32)
+}
+
+impl<'a, M: Machine> Server<'a, M> {
+    /// Reads boot information and archive, launches the console server, and prepares goods and applications. Nothing of
+    /// the plan is started yet: that is the first step's work.
+    ///
+    /// # Errors
+    /// [`Failure`]; the caller tells the host and ends the run.
+    pub fn start(machine: M, archive: &'a [u8]) -> Result<Server<'a, M>, (M, Failure)> {
+        let boot = match Boot::read(&machine) {
+            Ok(boot) => boot,
+            Err(problem) => return Err((machine, Failure::Boot(problem))),
+        };
+        let archive = match Archive::open(archive, boot.cores) {
+            Ok(archive) => archive,
+            Err(error) => return Err((machine, Failure::Archive(error))),
+        };
+        let memory = Memory::new(Slots::new(boot.first_free, boot.slots), &boot.untypeds);
+        let mut root = Root::new(machine, memory);
+        match Self::prepare(&mut root, &boot, &archive) {
+            Ok(parts) => Ok(Self::assemble(root, archive, parts)),
+            Err(failure) => Err((root.machine, failure)),
+        }
+    }
+
+    fn prepare(root: &mut Root<M>, boot: &Boot, archive: &Archive<'a>) -> Result<Parts, Failure> {
+        let began = root.machine.now();
+        let failed = |what| move |error| Failure::Memory(what, error);
+        root.add_heap().map_err(failed("heap"))?;
+        let console = ConsoleLink::launch(root, boot, archive).map_err(failed("console server"))?;
+        let board = root.own_page(BOARD_PAGE).map_err(failed("price board"))?;
+        map_global_stats(root).map_err(failed("statistics page"))?;
+        // Launching the console server took this long; each application is of its kind.
+        let launch = root.machine.now().saturating_sub(began);
+        while root.memory.scrub_next(&mut root.machine).map_err(failed("memory"))? {}
+        let (plan, apps) = (&archive.plan, archive.plan.apps.len() as u64);
+        let now = root.machine.now();
+        let clock = Clock::starting_after(now, 2 * launch * (apps + 1), boot.tsc_hz);
+        let mut tenants = Vec::new();
+        for (at, app) in plan.apps.iter().enumerate() {
+            let input = archive.inputs[at].len() as u64;
+            let layout = Layout::new(&archive.images[at], app.base_pages.into(), input);
+            let base_pages = (layout.pages + input_pages(input)) as u32;
+            let time = root.slot().map_err(failed("CPU time"))?;
+            let good = &plan.goods[usize::from(archive.cpu_goods[at])];
+            let (budget, period) = clock.reservation(app.base_cpu, good.interval_ms);
+            root.machine.split_time(boot.time(app.core), budget, period, time).map_err(|fault| match fault.error {
+                Error::NotAdmitted => Failure::TooMuch(format!("CPU time for the base of {}", app.name)),
+                _ => Failure::Memory("CPU time", fault.into()),
+            })?;
+            let mut tenant = Tenant::new(layout, base_pages, time, (budget, period));
+            tenant.base = Some(root.take(layout.bits).map_err(failed("base"))?);
+            for bits in input_frames(input) {
+                tenant.input.push(root.take(bits).map_err(failed("input"))?);
+            }
+            tenants.push(tenant);
+        }
+        let mut markets = Vec::new();
+        for (at, good) in plan.goods.iter().enumerate() {
+            let kind = archive.kinds[at];
+            let elastic = match kind {
+                GoodKind::Page => elastic_pages(root, tenants.len()),
+                GoodKind::Cpu(core) => elastic_time(root, boot, core, &clock).map_err(failed("CPU time"))?,
+            };
+            markets.push(make_market(at, good, kind, elastic, archive, &tenants, &clock)?);
+        }
+        Ok(Parts { clock, console, board, tenants, markets, cores: boot.cores as u16, restarts: boot.restarts })
+    }
+
+    fn assemble(root: Root<M>, archive: Archive<'a>, parts: Parts) -> Server<'a, M> {
+        let clock = parts.clock;
+        let event = |event: &proto::plan::Event| Due { at: clock.at(event.at_ms), command: event.command.clone() };
+        let events = archive.plan.events.iter().map(event).collect();
+        let mut server = Server {
+            root,
+            clock,
+            archive,
+            ledger: Box::new(Ledger::new(ISSUED)),
+            markets: parts.markets,
+            tenants: parts.tenants,
+            console: parts.console,
+            board: parts.board,
+            tally: Tally::default(),
+            phase: Phase::Running,
+            work: Box::new(Workspace::new()),
+            events,
+            next_event: 0,
+            failures: Vec::new(),
+        };
+        server.console.send(&ToConsole::Epoch { tsc: clock.epoch });
+        let supply = server.markets.iter().map(|market| market.rounds.board_line(0).supply.0).collect();
+        server.record(Record::Begin {
+            version: proto::VERSION,
+            tsc_hz: clock.tsc_hz,
+            cores: parts.cores,
+            restarts: parts.restarts as u32,
+            supply,
+        });
+        server.open_accounts();
+        for good in 0..server.markets.len() {
+            server.publish(good);
+        }
+        for (app, tenant) in server.tenants.iter_mut().enumerate() {
+            if server.archive.plan.apps[app].starts {
+                tenant.state = State::Starting;
+            }
+        }
+        server
+    }
+
+    fn open_accounts(&mut self) {
+        for app in 0..self.tenants.len() {
+            let budget = Credits(self.archive.plan.apps[app].budget);
+            let opened = self.ledger.open(account(app)).and_then(|()| self.ledger.top_up(account(app), budget));
+            if let Err(error) = opened {
+                self.fail(format!("account of application {app}: {error}"));
+            }
+            self.drain_journal();
+        }
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> &Plan {
+        &self.archive.plan
+    }
+
+    /// Notes something that makes the run fail.
+    pub(crate) fn fail(&mut self, reason: String) {
+        self.say(&reason);
+        if self.failures.len() < 8 {
+            self.failures.push(reason);
+        }
+    }
+
+    /// The journal is kept in memory only as long as a round needs it; its chain stays in the ledger's head.
+    pub(crate) fn drain_journal(&mut self) {
+        while self.ledger.drain().is_some() {}
+    }
+
+    /// Does all that is due now. `events` are those that were taken when the market woke.
+    pub fn step(&mut self, events: u64) -> Wake {
+        if let Phase::PowerOff { deadline, .. } = self.phase {
+            self.flush();
+            let retry = self.root.machine.now() + self.clock.span(RETRY_MICROS);
+            return Wake { at: retry.min(deadline), mask: CONSOLE_EVENT };
+        }
+        self.look_for_stopped();
+        let more = self.serve_clients(events) | self.serve_console();
+        self.do_events();
+        self.close_rounds();
+        self.start_waiting();
+        self.warn();
+        let pending = self.flush();
+        self.check_end();
+        self.next_wake(more, pending)
+    }
+
+    fn next_wake(&self, more: bool, pending: bool) -> Wake {
+        let now = self.root.machine.now();
+        let mut at = self.clock.at(self.plan().limit_ms);
+        if more || self.phase != Phase::Running {
+            at = now;
+        }
+        if pending {
+            at = at.min(now + self.clock.span(RETRY_MICROS));
+        }
+        for market in &self.markets {
+            at = at.min(market.due()).min(market.warn_at);
+        }
+        if let Some(event) = self.events.get(self.next_event) {
+            at = at.min(event.at);
+        }
+        for shock in self.tenants.iter().flat_map(|tenant| &tenant.shocks) {
+            at = at.min(shock.until);
+        }
+        let mut mask = CONSOLE_EVENT;
+        for (app, tenant) in self.tenants.iter().enumerate().filter(|(_, tenant)| tenant.is_running()) {
+            mask |= 1 << (HANDLER_EVENTS as usize + app);
+            if !self.over_limit(tenant) {
+                mask |= 1 << (CLIENT_EVENTS as usize + app);
+            }
+        }
+        Wake { at, mask }
+    }
+
+    /// Ends the run when every awaited application has ended, or at its limit.
+    fn check_end(&mut self) {
+        if self.phase != Phase::Running {
+            return;
+        }
+        let now = self.root.machine.now();
+        let awaited = self.plan().apps.iter().zip(&self.tenants).filter(|(app, _)| app.awaited);
+        let done = awaited.clone().all(|(_, tenant)| tenant.has_ended());
+        if done && awaited.count() > 0 {
+            self.finish(None);
+        } else if now >= self.clock.at(self.plan().limit_ms) {
+            self.finish(Some("the run's limit was reached"));
+        }
+    }
+
+    /// The peer of a client, for messages.
+    pub(crate) fn peer(app: usize) -> Peer {
+        Peer::App(app as u16)
+    }
+}
+
+struct Parts {
+    clock: Clock,
+    console: ConsoleLink,
+    board: Slot,
+    tenants: Vec<Tenant>,
+    markets: Vec<Market>,
+    cores: u16,
+    restarts: u64,
+}
+
+fn map_global_stats<M: Machine>(root: &mut Root<M>) -> Result<(), MemoryError> {
+    let slot = root.slot()?;
+    let (cnode, index) = (slot.holder().raw(), u64::from(slot.index()));
+    root.machine.invoke(abi::Label::MachineGetPage, Slot::root(slots::MARKET), [cnode, index, 0, 0, 0])?;
+    root.map(slot, GLOBAL_STATS_PAGE, Rights::READ)
+}
+
+/// Pages that are left to sell beside the blocks that were set aside, the rings, and what page tables and CNodes take.
+fn elastic_pages<M: Machine>(root: &Root<M>, apps: usize) -> u32 {
+    let sides = apps as u64 * (1 << (crate::life::SIDE_BITS - crate::memory::PAGE_BITS));
+    let free = root.memory.free_pages();
+    u32::try_from(free.saturating_sub(sides + free / KEPT_PAGES)).unwrap_or(u32::MAX)
+}
+
+/// Units of CPU time that the core can promise beyond its bases: the kernel is asked, as it alone knows what switches
+/// cost; a further reservation with its switches is tried and given back.
+fn elastic_time<M: Machine>(root: &mut Root<M>, boot: &Boot, core: u8, clock: &Clock) -> Result<u32, MemoryError> {
+    let slot = root.slot()?;
+    let (mut fits, mut too_much) = (0, 101);
+    while too_much - fits > 1 {
+        let units = (fits + too_much) / 2;
+        match root.machine.split_time(boot.time(core), u64::from(units) * clock.unit(), clock.frame(), slot) {
+            Ok(()) => {
+                root.machine.delete(slot)?;
+                fits = units;
+            }
+            Err(fault) if matches!(fault.error, Error::NotAdmitted | Error::OutOfRange) => too_much = units,
+            Err(fault) => return Err(fault.into()),
+        }
+    }
+    root.memory.slots.give(slot);
+    Ok(fits)
+}
+
+fn make_market(
+    at: usize,
+    good: &Good,
+    kind: GoodKind,
+    elastic: u32,
+    archive: &Archive<'_>,
+    tenants: &[Tenant],
+    clock: &Clock,
+) -> Result<Market, Failure> {
+    let interval = clock.ticks(good.interval_ms.into());
+    let page_interval = u64::from(archive.plan.goods[0].interval_ms);
+    let terms = GoodTerms {
+        good: GoodId(at as u16),
+        interval: Ticks(interval),
+        reserve: Price(good.reserve),
+        fee: Price(good.fee),
+        penalty: Price(good.reserve),
+        // MARKET.md: a stop notice lasts one interval of pages.
+        stop_notice: page_interval.div_ceil(good.interval_ms.into()).max(1) as u32,
+    };
+    let elastic = good.supply_limit.map_or(elastic, |limit| limit.min(elastic));
+    // Bases of applications that start later are not for sale until then; `Server::start_waiting` adds them.
+    let bases: u32 = tenants
+        .iter()
+        .enumerate()
+        .filter(|(app, _)| archive.plan.apps[*app].starts)
+        .map(|(app, tenant)| base_units(archive, app, tenant, at))
+        .sum();
+    let supply = Quantity(elastic.saturating_add(bases));
+    let rounds = Rounds::new(terms, supply, Ticks(clock.epoch)).map_err(Failure::Rounds)?;
+    let lead = if kind == GoodKind::Page { 0 } else { clock.span(CPU_LEAD_MICROS).min(interval / 4) };
+    Ok(Market { kind, rounds, supply: supply.0, retry: false, lead, last: Vec::new(), warn_at: u64::MAX, skipped: 0 })
+}
+
+/// Units of a good in an application's base; 0 for the CPU time of other cores.
+pub fn base_units(archive: &Archive<'_>, app: usize, tenant: &Tenant, good: usize) -> u32 {
+    match archive.kinds[good] {
+        GoodKind::Page => tenant.base_pages,
+        GoodKind::Cpu(_) if usize::from(archive.cpu_goods[app]) == good => archive.plan.apps[app].base_cpu,
+        GoodKind::Cpu(_) => 0,
+    }
+}

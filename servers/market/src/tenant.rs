@@ -1,0 +1,200 @@
+//! What the market knows of one application.
+
+use crate::launch::Layout;
+use crate::machine::Slot;
+use crate::memory::BlockId;
+use alloc::{
+    collections::{BTreeMap, VecDeque},
+    vec::Vec,
+};
+use proto::host::End;
+
+/// Messages that wait for room in a tenant's ring; further ones are dropped, which hurts only the one that doesn't read.
+const MAX_OUTBOX: usize = 256;
+
+/// A lease of pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageLease {
+    /// The block, whose child the tenant has.
+    pub block: BlockId,
+    /// log2 bytes.
+    pub bits: u8,
+    /// The child while it waits in a slot of the market's for its way to the tenant.
+    pub waiting: Option<Slot>,
+    /// Round that sold it; `u64::MAX` for the desk.
+    pub round: u64,
+}
+
+impl PageLease {
+    /// Its units.
+    pub fn pages(&self) -> u32 {
+        1 << (self.bits - crate::memory::PAGE_BITS)
+    }
+}
+
+/// What a running VM is made of, as far as the market holds it.
+#[derive(Debug)]
+pub struct Running {
+    /// Its base.
+    pub base: BlockId,
+    /// Rings, start-up page and channels; `None` while it is being launched.
+    pub side: Option<BlockId>,
+    /// Frames of its input.
+    pub input: Vec<BlockId>,
+    /// The market's end of its channel.
+    pub channel: Slot,
+    /// All slots of the market's that hold something of it and are emptied when it ends.
+    pub slots: Vec<Slot>,
+    /// TSC value of its launch, 0 while it is being launched.
+    pub started: u64,
+}
+
+/// Where an application is in its life.
+#[derive(Debug)]
+pub enum State {
+    /// Not started.
+    Waiting,
+    /// To be started as soon as its base is free.
+    Starting,
+    /// Runs.
+    Running(Running),
+    /// Has ended, and everything was taken back.
+    Ended(End),
+}
+
+/// A demand shock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shock {
+    /// Millionths.
+    pub ppm: u64,
+    /// TSC value of its end.
+    pub until: u64,
+}
+
+/// One application.
+#[derive(Debug)]
+pub struct Tenant {
+    /// Where it is in its life.
+    pub state: State,
+    /// How its base is laid out.
+    pub layout: Layout,
+    /// Pages of its base and input: what it pays for at contract price.
+    pub base_pages: u32,
+    /// The block for its base, set aside until it starts or ends.
+    pub base: Option<BlockId>,
+    /// Blocks for its input, likewise.
+    pub input: Vec<BlockId>,
+    /// Its reservation of CPU time, which exists from the market's start to the application's end.
+    pub time: Slot,
+    /// Budget and period that the reservation was last given, in ticks.
+    pub reservation: (u64, u64),
+    /// TSC value at which a lease last went on its way to it.
+    pub granted: u64,
+    /// Its leases of pages by number.
+    pub leases: BTreeMap<u32, PageLease>,
+    /// Number of the next lease.
+    pub next_lease: u32,
+    /// Leases that are still on their way to it, in order.
+    pub waiting: VecDeque<u32>,
+    /// Leases that it named to be taken first.
+    pub named: Vec<u32>,
+    /// Largest block in which it wants pages.
+    pub block_bits: u8,
+    /// Encoded messages that found no room in its ring.
+    pub outbox: VecDeque<Vec<u8>>,
+    /// Something was put into its ring that it may sleep on.
+    pub unsignalled: bool,
+    /// Requests (and empty signals) since the last page interval began.
+    pub requests: u32,
+    /// Its valuation in millionths of the plan's, shocks apart.
+    pub ppm: u64,
+    /// Shocks that last.
+    pub shocks: Vec<Shock>,
+    /// Useful work, as it reported when it ended.
+    pub work: u64,
+    /// Income credited so far.
+    pub income: i128,
+    /// Page-milliseconds beyond the base.
+    pub page_ms: u64,
+    /// Ticks of CPU time beyond the base.
+    pub cpu_ticks: u64,
+    /// Balance, escrow and paid as last reported to the host.
+    pub reported: Option<(i128, i128, i128)>,
+}
+
+impl Tenant {
+    /// An application that was not started.
+    pub fn new(layout: Layout, base_pages: u32, time: Slot, reservation: (u64, u64)) -> Tenant {
+        Tenant {
+            state: State::Waiting,
+            layout,
+            base_pages,
+            time,
+            base: None,
+            input: Vec::new(),
+            reservation,
+            granted: 0,
+            leases: BTreeMap::new(),
+            next_lease: 1,
+            waiting: VecDeque::new(),
+            named: Vec::new(),
+            block_bits: crate::memory::LARGE_BITS,
+            outbox: VecDeque::new(),
+            unsignalled: false,
+            requests: 0,
+            ppm: 1_000_000,
+            shocks: Vec::new(),
+            work: 0,
+            income: 0,
+            page_ms: 0,
+            cpu_ticks: 0,
+            reported: None,
+        }
+    }
+
+    /// True while its VM exists.
+    pub fn is_running(&self) -> bool {
+        matches!(self.state, State::Running(_))
+    }
+
+    /// True when it has ended.
+    pub fn has_ended(&self) -> bool {
+        matches!(self.state, State::Ended(_))
+    }
+
+    /// Pages leased by the market's records.
+    pub fn leased_pages(&self) -> u32 {
+        self.leases.values().map(PageLease::pages).sum()
+    }
+
+    /// Its valuation in millionths of the plan's, shocks included.
+    pub fn valuation_ppm(&self) -> u64 {
+        self.shocks.iter().fold(self.ppm, |ppm, shock| {
+            u64::try_from(u128::from(ppm) * u128::from(shock.ppm) / 1_000_000).unwrap_or(u64::MAX)
+        })
+    }
+
+    /// Keeps an encoded message until its ring has room.
+    pub fn queue(&mut self, message: Vec<u8>) {
+        if self.outbox.len() < MAX_OUTBOX {
+            self.outbox.push_back(message);
+        }
+    }
+
+    /// The leases that go when `units` pages are lost: those it named, then the youngest, until it is enough.
+    pub fn choose(&self, units: u32) -> Vec<u32> {
+        let mut chosen: Vec<u32> = Vec::new();
+        let mut sum = 0;
+        let youngest = self.leases.keys().rev().filter(|lease| !self.named.contains(lease));
+        for lease in self.named.iter().chain(youngest) {
+            if sum >= units {
+                break;
+            }
+            if let Some(found) = self.leases.get(lease).filter(|_| !chosen.contains(lease)) {
+                sum += found.pages();
+                chosen.push(*lease);
+            }
+        }
+        chosen
+    }
+}

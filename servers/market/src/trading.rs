@@ -1,0 +1,420 @@
+//! Rounds as they fall due: closing them, and doing what comes out.
+
+use crate::archive::GoodKind;
+use crate::machine::{Attention, Full, Invoke, Machine};
+use crate::memory::{LARGE_BITS, MemoryError, PAGE_BITS};
+use crate::root::BOARD_PAGE;
+use crate::server::{Market, Phase, Server, account};
+use crate::tenant::PageLease;
+use alloc::{format, vec::Vec};
+use cap_spec::abi::{Error, ObjectType};
+use market_mechanism::board::WORDS;
+use market_mechanism::curve_lane::{self, Award, Entry, Scratch, Step, Tally, Terms};
+use market_mechanism::ledger::Cause;
+use market_mechanism::rounds::{Action, Report};
+use market_mechanism::types::Ticks;
+use market_mechanism::{Credits, RoundNo};
+use proto::host::{End, Record};
+use proto::market::FromMarket;
+
+/// A lease that its tenant does not accept for so long is tried again only when the market wakes for something else.
+const ACCEPT_MICROS: u64 = 20_000;
+/// `round` of a lease from the desk.
+pub const DESK_ROUND: u64 = u64::MAX;
+
+impl<M: Machine> Server<'_, M> {
+    /// Closes every round that is due, in order of time.
+    pub(crate) fn close_rounds(&mut self) {
+        while self.phase == Phase::Running {
+            let now = self.root.machine.now();
+            let due = self.markets.iter().enumerate().map(|(good, market)| (market.due(), good)).min();
+            match due {
+                Some((at, good)) if at <= now => {
+                    if self.markets[good].kind == GoodKind::Page {
+                        self.pay_income();
+                    }
+                    if !self.close(good, now) {
+                        return;
+                    }
+                    if self.markets[good].kind == GoodKind::Page {
+                        self.end_page_interval();
+                    }
+                }
+                _ => break,
+            }
+        }
+        for good in 0..self.markets.len() {
+            if self.markets[good].retry {
+                self.apply_time(good);
+            }
+        }
+    }
+
+    /// Closes one round and does what comes out. `false` if the rules refuse, which ends the run.
+    fn close(&mut self, good: usize, now: u64) -> bool {
+        let market = &mut self.markets[good];
+        let (planned, interval) = (market.rounds.next_close().0, market.rounds.terms().interval.0);
+        // Rounds stay on their grid. When the market was held up for whole intervals, their rounds are left out.
+        let missed = now.saturating_sub(planned) / interval;
+        market.skipped += missed;
+        let nominal = Ticks(planned + missed * interval);
+        let mut actions = Vec::new();
+        let closed = market.rounds.close(nominal, &mut self.ledger, &mut self.work, &mut |action| actions.push(action));
+        let report = match closed {
+            Ok(report) => report,
+            Err(error) => {
+                self.fail(format!("round of good {good}: {error}"));
+                self.finish(Some("the rules refused a round"));
+                return false;
+            }
+        };
+        market.last.clear();
+        market.last.extend(self.work.entries().iter().copied().zip(self.work.awards().iter().copied()));
+        market.warn_at = nominal.0 + interval / 2;
+        self.drain_journal();
+        self.publish(good);
+        self.perform(good, report.round, &actions);
+        if let GoodKind::Cpu(_) = self.markets[good].kind {
+            self.apply_time(good);
+        }
+        self.count_holdings(good);
+        self.tell_results(good, &report);
+        self.record_round(good, &report);
+        true
+    }
+
+    fn perform(&mut self, good: usize, round: RoundNo, actions: &[Action]) {
+        let is_page = self.markets[good].kind == GoodKind::Page;
+        let mut stopped = Vec::new();
+        for action in actions {
+            match *action {
+                Action::ForcedShrink { account, units } if is_page => {
+                    self.shrink(account.0 as usize, units.0, round.0);
+                }
+                Action::Grow { account, units } if is_page => {
+                    let bits = self.tenants[account.0 as usize].block_bits;
+                    self.deliver(account.0 as usize, units.0, bits, round.0.saturating_sub(1));
+                }
+                // Reservations of CPU time are set for all together afterwards.
+                Action::ForcedShrink { .. } | Action::Grow { .. } => {}
+                Action::Notice { account, units, deadline } => {
+                    let notice = FromMarket::Notice {
+                        good: good as u16,
+                        round: round.0,
+                        units: units.0,
+                        deadline_tsc: deadline.0,
+                    };
+                    self.post(account.0 as usize, &notice);
+                }
+                Action::StopNotice { account, deadline } => {
+                    let name = self.name(account.0 as usize);
+                    self.say(&format!("{name} cannot pay its base and will be stopped"));
+                    self.post(account.0 as usize, &FromMarket::StopNotice { deadline_tsc: deadline.0 });
+                }
+                Action::StopCancelled { account } => {
+                    let name = self.name(account.0 as usize);
+                    self.say(&format!("{name} can pay its base again"));
+                }
+                Action::Stop { account } => stopped.push(account.0 as usize),
+                Action::Charge { .. } | Action::Refund { .. } | Action::Penalty { .. } => {}
+            }
+        }
+        for app in stopped {
+            self.end_tenant(app, End::Unpaid);
+        }
+    }
+
+    /// Takes `units` pages from a tenant: what it named, then the youngest. What whole blocks exceed is given anew.
+    pub(crate) fn shrink(&mut self, app: usize, units: u32, round: u64) {
+        let chosen = self.tenants[app].choose(units);
+        let named = core::mem::take(&mut self.tenants[app].named);
+        let mut taken = 0;
+        for lease in &chosen {
+            taken += self.take_lease(app, *lease);
+        }
+        let forced: Vec<u32> = chosen.into_iter().filter(|lease| !named.contains(lease)).collect();
+        if !forced.is_empty() {
+            self.post(app, &FromMarket::Taken { leases: forced });
+        }
+        if taken > units {
+            self.deliver(app, taken - units, LARGE_BITS, round);
+        }
+    }
+
+    /// Takes a lease back at once; returns its pages.
+    pub(crate) fn take_lease(&mut self, app: usize, number: u32) -> u32 {
+        let Some(lease) = self.tenants[app].leases.remove(&number) else { return 0 };
+        self.tenants[app].waiting.retain(|waiting| *waiting != number);
+        if let Err(error) = self.root.give(lease.block) {
+            self.fail(format!("lease {number} of application {app} cannot be taken back: {error:?}"));
+        }
+        // The revocation above has emptied this slot.
+        if let Some(slot) = lease.waiting {
+            self.root.memory.slots.give(slot);
+        }
+        lease.pages()
+    }
+
+    /// Makes leases of `units` pages in blocks of at most 2^`bits` bytes and sends them on their way.
+    pub(crate) fn deliver(&mut self, app: usize, units: u32, bits: u8, round: u64) {
+        let (mut left, mut bits) = (units, bits);
+        while left > 0 && self.tenants[app].is_running() {
+            bits = bits.min(PAGE_BITS + left.ilog2() as u8);
+            match self.make_lease(bits, round) {
+                Ok(lease) => {
+                    let tenant = &mut self.tenants[app];
+                    let number = tenant.next_lease;
+                    tenant.next_lease += 1;
+                    tenant.leases.insert(number, lease);
+                    tenant.waiting.push_back(number);
+                    tenant.granted = self.root.machine.now();
+                    left -= lease.pages();
+                }
+                // Enough pages are free, but not in one piece.
+                Err(MemoryError::NoMemory) if bits > PAGE_BITS => bits -= 1,
+                Err(error) => {
+                    self.fail(format!("{left} pages for application {app} cannot be delivered: {error:?}"));
+                    return;
+                }
+            }
+        }
+    }
+
+    fn make_lease(&mut self, bits: u8, round: u64) -> Result<PageLease, MemoryError> {
+        let block = self.root.take(bits)?;
+        let parent = self.root.memory.slot(block);
+        let waiting = Some(self.root.make(parent, ObjectType::Untyped, bits)?);
+        Ok(PageLease { block, bits, waiting, round })
+    }
+
+    /// Sets every reservation of a core to what its holder has: first those that shrink, as their share is what the
+    /// others grow by.
+    pub(crate) fn apply_time(&mut self, good: usize) {
+        let interval_ms = self.plan().goods[good].interval_ms;
+        let mut changes = Vec::new();
+        for (app, tenant) in self.tenants.iter().enumerate().filter(|(_, tenant)| tenant.is_running()) {
+            if usize::from(self.archive.cpu_goods[app]) != good {
+                continue;
+            }
+            let Some(lease) = self.markets[good].rounds.lease(account(app)) else { continue };
+            let wanted = self.clock.reservation(lease.base.0 + lease.running.0, interval_ms);
+            if wanted != tenant.reservation {
+                let share = |(budget, period): (u64, u64)| (u128::from(budget) << 32) / u128::from(period.max(1));
+                let grows = share(wanted) > share(tenant.reservation);
+                changes.push((grows, app, wanted));
+            }
+        }
+        changes.sort_unstable();
+        self.markets[good].retry = false;
+        for (_, app, wanted) in changes {
+            match self.root.machine.resize_time(self.tenants[app].time, wanted.0, wanted.1) {
+                Ok(()) => self.tenants[app].reservation = wanted,
+                Err(fault) if fault.error == Error::NotAdmitted => self.markets[good].retry = true,
+                Err(fault) => self.fail(format!("CPU time of application {app}: {fault:?}")),
+            }
+        }
+    }
+
+    /// Adds what is held in the interval that begins to what is reported at the end.
+    fn count_holdings(&mut self, good: usize) {
+        let interval_ms = u64::from(self.plan().goods[good].interval_ms);
+        let frames = interval_ms / crate::clock::FRAME_MS;
+        let unit = self.clock.unit();
+        let market = &self.markets[good];
+        for (account, lease) in market.rounds.leases() {
+            let Some(tenant) = self.tenants.get_mut(account.0 as usize) else { continue };
+            let units = u64::from(lease.running.0);
+            match market.kind {
+                GoodKind::Page => tenant.page_ms += units * interval_ms,
+                GoodKind::Cpu(_) => tenant.cpu_ticks += units * unit * frames,
+            }
+        }
+    }
+
+    /// Tells everybody who bids or holds something how the round went.
+    fn tell_results(&mut self, good: usize, report: &Report) {
+        for app in 0..self.tenants.len() {
+            let market = &self.markets[good];
+            let Some(lease) = market.rounds.lease(account(app)) else { continue };
+            let award = market.last.iter().find(|(entry, _)| entry.account == account(app)).map(|(_, award)| *award);
+            if award.is_none() && lease.running.0 == 0 && lease.next.0 == 0 {
+                continue;
+            }
+            let payment = award.map_or(0, |award| u64::try_from(award.payment.0).unwrap_or(u64::MAX));
+            let message = FromMarket::Round {
+                good: good as u16,
+                round: report.round.0,
+                holding: lease.next.0,
+                payment,
+                balance: self.ledger.free(account(app)).0,
+            };
+            self.post(app, &message);
+        }
+    }
+
+    fn record_round(&mut self, good: usize, report: &Report) {
+        let market = &self.markets[good];
+        let line = market.rounds.board_line(0);
+        let holding = |app| market.rounds.lease(account(app)).map_or(0, |lease| lease.next.0);
+        let record = Record::Round {
+            t: self.micros(),
+            good: good as u16,
+            round: report.round.0,
+            ask: line.ask.0,
+            clearing: line.clearing.0,
+            supply: line.supply.0,
+            sold: line.sold.0,
+            holdings: (0..self.tenants.len()).map(holding).collect(),
+            paid: market.last.iter().map(|(_, award)| award.payment.0).sum(),
+        };
+        self.record(record);
+    }
+
+    /// Writes a good's line on the price board.
+    pub(crate) fn publish(&mut self, good: usize) {
+        let market = &self.markets[good];
+        let mut line = market.rounds.board_line(self.ledger.head());
+        line.next_close = Ticks(market.due());
+        let at = |word: usize| BOARD_PAGE + ((good * WORDS + word) * size_of::<u64>()) as u64;
+        // The protocol of `market_mechanism::board::publish`: word 1 is odd while the others are written.
+        let machine = &mut self.root.machine;
+        let sequence = machine.read_word(at(1)) | 1;
+        machine.write_word(at(1), sequence);
+        for (word, value) in line.encode().into_iter().enumerate().filter(|(word, _)| *word != 1) {
+            machine.write_word(at(word), value);
+        }
+        machine.write_word(at(1), sequence.wrapping_add(1));
+    }
+
+    /// Credits what has been earned since the start of the run, to the last whole unit.
+    fn pay_income(&mut self) {
+        let now = self.root.machine.now();
+        let elapsed = i128::from(now.saturating_sub(self.clock.epoch));
+        for app in 0..self.tenants.len() {
+            let rate = self.plan().apps[app].income_per_second;
+            let tenant = &mut self.tenants[app];
+            if rate == 0 || !tenant.is_running() {
+                continue;
+            }
+            let hz = i128::from(self.clock.tsc_hz);
+            // Whole and rest apart: the product of a rate of 96 bits and a time of 64 would not fit.
+            let due = rate / hz * elapsed + rate % hz * elapsed / hz;
+            let amount = Credits(due - tenant.income);
+            tenant.income = due;
+            let cause = Cause { good: None, round: self.markets[0].rounds.round() };
+            if let Err(error) = self.ledger.income(account(app), amount, cause) {
+                self.fail(format!("income of application {app}: {error}"));
+            }
+            self.drain_journal();
+        }
+    }
+
+    fn end_page_interval(&mut self) {
+        for tenant in &mut self.tenants {
+            tenant.requests = 0;
+        }
+        self.reconcile();
+        self.report_accounts();
+        self.report_use();
+    }
+
+    /// In the middle of an interval, tells who would lose units if the next round were closed with the present bids.
+    pub(crate) fn warn(&mut self) {
+        let now = self.root.machine.now();
+        for good in 0..self.markets.len() {
+            if self.markets[good].warn_at > now || self.phase != Phase::Running {
+                continue;
+            }
+            self.markets[good].warn_at = u64::MAX;
+            let entries = self.standing(good);
+            if entries.iter().all(|entry| entry.held.0 == 0) {
+                continue;
+            }
+            let market = &self.markets[good];
+            let Some(report) = market.rounds.last() else { continue };
+            let Some(awards) = try_round(&report.terms, market.rounds.round(), &entries) else { continue };
+            for (entry, award) in entries.iter().zip(awards) {
+                let units = entry.held.saturating_sub(award.quantity);
+                if units.0 > 0 {
+                    let warning = FromMarket::AtRisk { good: good as u16, units: units.0 };
+                    self.post(entry.account.0 as usize, &warning);
+                }
+            }
+        }
+    }
+
+    /// The standing bids of a good as they would count now.
+    fn standing(&self, good: usize) -> Vec<Entry> {
+        let Market { rounds, .. } = &self.markets[good];
+        let entry = |(account, lease): (_, market_mechanism::rounds::Lease)| {
+            let bid = rounds.standing_bid(account).filter(|bid| bid.valid_until >= rounds.round())?;
+            let budget = bid.max_payment.min(self.ledger.free(account));
+            Some(Entry { account, held: lease.next, keep: bid.keep, budget, curve: bid.curve })
+        };
+        rounds.leases().filter_map(entry).collect()
+    }
+
+    /// Sends a message to a tenant, at once if its ring has room.
+    pub(crate) fn post(&mut self, app: usize, message: &FromMarket) {
+        let Some(tenant) = self.tenants.get_mut(app).filter(|tenant| tenant.is_running()) else { return };
+        let Ok(bytes) = postcard::to_allocvec(message) else { return };
+        // Messages keep their order: what waits goes first.
+        let sent = if tenant.outbox.is_empty() { self.root.machine.send(Self::peer(app), &bytes) } else { Err(Full) };
+        match sent {
+            Ok(attention) => tenant.unsignalled |= attention == Attention::Asleep,
+            Err(Full) => tenant.queue(bytes),
+        }
+    }
+
+    /// Moves what waits for a tenant: messages into its ring, then leases into its channel. True if it should be tried
+    /// again soon.
+    pub(crate) fn flush_tenant(&mut self, app: usize) -> bool {
+        let tenant = &mut self.tenants[app];
+        let crate::tenant::State::Running(running) = &tenant.state else { return false };
+        let channel = running.channel;
+        while let Some(message) = tenant.outbox.front() {
+            let Ok(attention) = self.root.machine.send(Self::peer(app), message) else { break };
+            tenant.unsignalled |= attention == Attention::Asleep;
+            tenant.outbox.pop_front();
+        }
+        while self.tenants[app].outbox.is_empty() && self.grant_next(app, channel) {}
+        let now = self.root.machine.now();
+        let tenant = &mut self.tenants[app];
+        if tenant.unsignalled {
+            // A Vcpu that is gone is found by its handler page.
+            let _ = self.root.machine.signal(channel);
+            tenant.unsignalled = false;
+        }
+        let reads = now.saturating_sub(tenant.granted) < self.clock.span(ACCEPT_MICROS);
+        reads && !(tenant.waiting.is_empty() && tenant.outbox.is_empty())
+    }
+
+    /// Moves the next waiting lease into the channel, if the one before was accepted.
+    fn grant_next(&mut self, app: usize, channel: crate::machine::Slot) -> bool {
+        let Some(&number) = self.tenants[app].waiting.front() else { return false };
+        let Some(lease) = self.tenants[app].leases.get(&number).copied() else { return false };
+        let Some(slot) = lease.waiting else { return false };
+        if self.root.machine.grant_moving(channel, slot).is_err() {
+            return false;
+        }
+        self.root.memory.slots.give(slot);
+        let tenant = &mut self.tenants[app];
+        tenant.waiting.pop_front();
+        tenant.granted = self.root.machine.now();
+        if let Some(lease) = tenant.leases.get_mut(&number) {
+            lease.waiting = None;
+        }
+        self.post(app, &FromMarket::Lease { lease: number, bits: lease.bits, round: lease.round });
+        true
+    }
+}
+
+/// What these bids would get on these terms, without any consequence. `None` if they cannot be cleared.
+pub(crate) fn try_round(terms: &Terms, round: RoundNo, entries: &[Entry]) -> Option<Vec<Award>> {
+    let mut steps = alloc::vec![Step::default(); curve_lane::steps_needed(entries.len())];
+    let mut tallies = alloc::vec![Tally::default(); curve_lane::tallies_needed(entries.len())];
+    let mut awards = alloc::vec![Award::default(); entries.len()];
+    let mut scratch = Scratch { steps: &mut steps, tallies: &mut tallies };
+    curve_lane::clear(terms, round, entries, &mut scratch, &mut awards).ok()?;
+    Some(awards)
+}
