@@ -9,12 +9,15 @@ mod address_space;
 pub mod asid;
 pub mod cap;
 pub mod channel;
+#[cfg(any(test, feature = "host"))]
+pub mod check;
 mod cnode;
 mod cpu_time;
 mod cspace;
 pub mod decode;
 mod derivation;
 mod destroy;
+pub mod epitaph;
 pub mod firmware;
 mod flush;
 mod invoke;

@@ -8,10 +8,16 @@
 
 mod arch;
 mod boot;
+mod core_loop;
+mod panic;
+mod storage;
 
-#[panic_handler]
-fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
-    use core::fmt::Write;
-    let _ = writeln!(arch::serial::Serial, "{info}");
-    arch::cpu::halt_forever()
-}
+use arch::lock::TicketLock;
+use kernel::Kernel;
+use storage::Hardware;
+
+/// The capability core over this machine.
+pub type Nonkernel = Kernel<Hardware>;
+
+/// The kernel, behind its one lock.
+static KERNEL: TicketLock<Nonkernel> = TicketLock::new(Kernel::new(Hardware::new()));

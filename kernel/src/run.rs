@@ -44,6 +44,8 @@ pub struct Decision {
     pub save: Option<VcpuId>,
     /// Who runs; `None`: the core halts until it is kicked or `until` has passed.
     pub run: Option<VcpuId>,
+    /// The core does not hold the state of `run` yet: load it.
+    pub load: bool,
     /// When the core must decide again at the latest, [`crate::sched::NEVER`] for no such time. If it has passed
     /// already, give the lock up and decide again.
     pub until: Ticks,
@@ -111,7 +113,7 @@ impl<M: Machine> Kernel<M> {
     pub fn schedule(&mut self, core: CoreId) -> Decision {
         self.active = core;
         let state = self.core(core);
-        let (mut save, before) = (None, state.loaded);
+        let (mut save, mut load, before) = (None, false, state.loaded);
         let mut run = state.current;
         if state.disturbed || !run.is_some() {
             run = self.decide(core);
@@ -122,6 +124,7 @@ impl<M: Machine> Kernel<M> {
             }
             if run.is_some() && run != before {
                 self.core_mut(core).loaded = run;
+                load = true;
                 let vm = self.machine.vcpu(run).vm;
                 self.bump(SharedPage::Stats(vm), stats_page::SWITCHES);
                 self.bump(SharedPage::GlobalStats, stats_page::SWITCHES);
@@ -129,7 +132,7 @@ impl<M: Machine> Kernel<M> {
         }
         let until = self.core(core).until;
         if !run.is_some() {
-            return Decision { save, run: None, until, entry: asid::Entry { asid: 0, flush_all: false } };
+            return Decision { save, run: None, load, until, entry: asid::Entry { asid: 0, flush_all: false } };
         }
         let vm = self.machine.vcpu(run).vm;
         let header = self.machine.vm_mut(vm);
@@ -138,7 +141,7 @@ impl<M: Machine> Kernel<M> {
         if let Some(tag) = header.tags.get_mut(core.get() as usize) {
             entry = self.cores[core.get() as usize & (crate::vm::MAX_CORES - 1)].asids.enter(tag, generation);
         }
-        Decision { save, run: Some(run), until, entry }
+        Decision { save, run: Some(run), load, until, entry }
     }
 
     /// Decides anew who runs on a core.

@@ -7,10 +7,13 @@
 
 use crate::arch::hpet::Hpet;
 use crate::arch::ioapic::IoApic;
+use crate::arch::svm::features::Features;
 use crate::arch::svm::state::{self, Saved, gpr};
 use crate::arch::svm::vmcb::{Clean, Vmcb, segment};
+use crate::arch::svm::switch::Constants;
 use crate::arch::{apic, core_area, cpu};
-use cap_spec::abi::Register;
+use crate::boot::root::Root;
+use cap_spec::abi::{Register, handler_page};
 use core::sync::atomic::{AtomicU64, Ordering};
 use kernel::channel::Channel;
 use kernel::machine::{Machine, SharedPage};
@@ -36,9 +39,25 @@ pub struct Devices {
     pub counts_per_tick: u64,
 }
 
+/// What every core needs to run guests, fixed at boot.
+#[derive(Clone, Copy)]
+pub struct Booted {
+    /// Constants of the world switch.
+    pub constants: Constants,
+    /// What the processor has.
+    pub features: Features,
+    /// The clean field of a block that did not change since its last entry.
+    pub clean: Clean,
+    /// The root VM.
+    pub root: Root,
+}
+
 /// Physical memory and devices.
-#[derive(Debug)]
 pub struct Hardware {
+    /// Set once the root VM exists.
+    pub booted: Option<Booted>,
+    /// Longest hold of the kernel lock so far, in ticks.
+    pub longest_hold: u64,
     devices: Option<Devices>,
     deadlines: Deadlines,
     /// What each core decided to be back at.
@@ -50,6 +69,8 @@ impl Hardware {
     /// Before the devices are known.
     pub const fn new() -> Hardware {
         Hardware {
+            booted: None,
+            longest_hold: 0,
             devices: None,
             deadlines: Deadlines::new(MAX_CORES),
             until: [u64::MAX; MAX_CORES],
@@ -150,6 +171,24 @@ impl Hardware {
         // atomic may bear.
         unsafe { AtomicU64::from_ptr(word) }
     }
+}
+
+/// What a Vcpu that stopped by itself tells its handler: registers in the order of [`Register`], then CR0, CR2, CR4 and
+/// EFER as the guest knows it.
+pub fn handler_words(saved: &Saved, vmcb: &Vmcb) -> [u64; handler_page::REGISTER_WORDS] {
+    let save = &vmcb.save;
+    let mut words = [0; handler_page::REGISTER_WORDS];
+    words[..16].copy_from_slice(&saved.gpr);
+    let at = |register: Register| register as usize;
+    words[at(Register::Rax)] = save.rax;
+    words[at(Register::Rsp)] = save.rsp;
+    words[at(Register::Rip)] = save.rip;
+    words[at(Register::Rflags)] = save.rflags;
+    words[at(Register::Cr3)] = save.cr3;
+    words[at(Register::FsBase)] = save.segments[segment::FS].base;
+    words[at(Register::GsBase)] = save.segments[segment::GS].base;
+    words[Register::ALL.len()..].copy_from_slice(&[save.cr0, save.cr2, save.cr4, save.efer & !state::EFER_SVME]);
+    words
 }
 
 impl Machine for Hardware {

@@ -1,20 +1,43 @@
 //! From the boot loader to the first entry of the root VM.
 
+mod clock;
 mod cores;
 mod physical;
 mod quiet;
+pub mod root;
 
 use crate::arch::hpet::Hpet;
 use crate::arch::ioapic::IoApic;
 use crate::arch::mmio::Registers;
-use crate::arch::{apic, core_area, cpu, interrupts, serial};
+use crate::arch::svm::features::Features;
+use crate::arch::svm::switch::Constants;
+use crate::arch::svm::vmcb::Clean;
+use crate::arch::{apic, core_area, cpu, interrupts, serial, svm};
+use crate::storage::{Booted, Devices};
+use crate::{KERNEL, core_loop};
 use core::arch::global_asm;
-use core::sync::atomic::Ordering;
-use kernel::firmware::{Handover, acpi, command_line, multiboot2, pvh};
-use kernel::types::CoreId;
-use physical::Tables;
+use core::sync::atomic::{AtomicBool, Ordering};
+use kernel::Config;
+use kernel::firmware::memory_map::{MemoryMap, Region};
+use kernel::firmware::module::{self, Module};
+use kernel::firmware::{Handover, PhysicalMemory, acpi, command_line, multiboot2, pvh};
+use kernel::nested::EntryFormat;
+use kernel::types::{CoreId, Hpa, Ticks};
+use kernel::vm::MAX_CORES;
+use physical::{Tables, Taken};
+use root::Plan;
+
+/// First byte above the memory that belongs to firmware and to the cores' start-up.
+const LOW_END: u64 = 0x10_0000;
+/// First byte above the memory that slots can name: 2^32 slots of 64 bytes.
+const REACHABLE_END: u64 = 1 << 38;
+/// Longest switch between two Vcpus, the wait for the lock included, in microseconds; admission reserves two a period.
+const SWITCH_US: u64 = 5;
 
 global_asm!(include_str!("entry.s"), area_bytes = const core_area::AREA_BYTES, options(att_syntax));
+
+/// Set when the kernel is configured and the other cores may run guests.
+static RELEASED: AtomicBool = AtomicBool::new(false);
 
 /// First Rust code of the boot core. `magic` and `info` are what the boot loader left in eax and ebx.
 #[unsafe(no_mangle)]
@@ -28,7 +51,7 @@ extern "C" fn boot_main(magic: u64, info: u64) -> ! {
     }
     .unwrap_or_else(|error| panic!("boot loader: {error:?}"));
     let options = command_line::parse(handover.command_line);
-    log::info!("nonkernel {}: {} MiB of RAM", env!("CARGO_PKG_VERSION"), handover.memory.bytes() >> 20);
+    log::info!("nonkernel {}, {} MiB of RAM", env!("CARGO_PKG_VERSION"), handover.memory.bytes() >> 20);
     let platform = match handover.rsdp.map(|rsdp| acpi::parse(&Tables, rsdp)) {
         Some(Ok(platform)) => platform,
         other => panic!("ACPI: {other:?}"),
@@ -37,22 +60,72 @@ extern "C" fn boot_main(magic: u64, info: u64) -> ! {
     let iommus = quiet::iommus_off(&platform);
     let functions = quiet::bus_masters_off(&platform);
     log::info!("{iommus} IOMMUs off, {functions} PCI functions quiet");
+    let (mut memory, module_base, module) = take_memory(&handover);
+
     assert!(apic::present(), "the CPU has no x2APIC");
     apic::init();
+    let features = Features::detect().unwrap_or_else(|error| panic!("no virtualization: {error:?}"));
+    let boot_core = core_area::core(CoreId::new(0));
+    boot_core.apic_id.store(apic::id(), Ordering::Relaxed);
+    boot_core.ready.store(true, Ordering::Relaxed);
+    // SAFETY: SVM was detected, and the IDT is loaded.
+    unsafe { svm::turn_on(boot_core.id()) };
     // SAFETY: the HPET and the IOAPIC are where ACPI says, outside usable RAM.
     let hpet = Hpet::new(unsafe { Registers::new(platform.hpet, 0x400) }).expect("no usable HPET");
     let io_apic = platform.io_apics.get(0).expect("ACPI named one");
     // SAFETY: as above.
     let io_apic = IoApic::new(unsafe { Registers::new(io_apic.address, 0x20) });
-    let own = apic::id();
-    core_area::core(CoreId::new(0)).apic_id.store(own, Ordering::Relaxed);
-    let tsc_hz = measure_tsc(hpet);
-    let mut memory = handover.memory;
-    let page = memory.allocate(4096, 4096, 0x1000).filter(|&page| page < 0xa_0000).expect("no page below 1 MiB");
-    let limit = options.cores.min(8) - 1;
-    let count = cores::start(page, platform.cores.iter().filter(|&id| id != own).take(limit), tsc_hz);
-    log::info!("{count} cores at {} MHz, HPET at {} kHz, {} IOAPIC pins", tsc_hz / 1_000_000, hpet.hz() / 1000, io_apic.pins());
-    cpu::halt_forever()
+    let hpet_pin = hpet.best_pin(io_apic.pins()).expect("the HPET reaches no IOAPIC pin");
+    let tsc_hz = clock::measure_tsc(hpet);
+    let ticks_per_count = clock::measure_apic_timer(tsc_hz);
+
+    let page = memory.allocate(4096, 4096, 0x1000).filter(|&page| page < LOW_END).expect("no page below 1 MiB");
+    let others = platform.cores.iter().filter(|&id| id != apic::id()).take(options.cores.min(MAX_CORES) - 1);
+    let cores = cores::start(page, others, tsc_hz);
+    log::info!("{cores} cores, TSC {} MHz, HPET {} kHz at pin {hpet_pin}", tsc_hz / 1_000_000, hpet.hz() / 1000);
+    log::info!("SVM: {} ASIDs, next RIP {}, clean bits {}", features.asids, features.next_rip, features.clean_bits);
+
+    // Nothing below 1 MiB is handed out: firmware has its data there.
+    memory.remove(0, LOW_END);
+    let statistics_page = memory.allocate(4096, 4096, 0).map(Hpa::new).expect("no memory");
+    // SAFETY: the page has just left the memory map.
+    unsafe { Taken(Region { start: statistics_page.get(), end: statistics_page.get() + 4096 }).fill(&[]) };
+    let mut kernel = KERNEL.lock();
+    let counts_per_tick = ((u128::from(hpet.hz()) << 32) / u128::from(tsc_hz)) as u64;
+    kernel.machine.configure(Devices { hpet, hpet_pin, io_apic, counts_per_tick }, statistics_page);
+    kernel.configure(&Config {
+        cores,
+        tsc_hz,
+        switch: Ticks::new(tsc_hz / 1_000_000 * SWITCH_US),
+        epoch: Ticks::new(0),
+        asids: features.asids,
+        format: EntryFormat::Npt,
+        statistics_page,
+        forbidden_routes: 1 << hpet_pin,
+    });
+    let root = Plan {
+        memory: &mut memory,
+        module_base,
+        module,
+        command_line: handover.command_line,
+        options,
+        routes: io_apic.pins(),
+        tsc_hz,
+    }
+    .carry_out(&mut kernel);
+    let constants = Constants { xcr0: svm::emulate::supported_xcr0(), ticks_per_count };
+    let clean = if features.clean_bits { Clean::all() } else { Clean::empty() };
+    let booted = Booted { constants, features, clean, root };
+    kernel.machine.booted = Some(booted);
+    log::info!("root VM starts {} us after reset", cpu::rdtsc() / (tsc_hz / 1_000_000));
+    root.start(&mut kernel);
+    root.note_first_start(cpu::rdtsc());
+    drop(kernel);
+    RELEASED.store(true, Ordering::Release);
+    for core in core_area::cores(cores).skip(1) {
+        apic::send_nmi(core.apic_id.load(Ordering::Relaxed));
+    }
+    core_loop::run(boot_core, booted)
 }
 
 /// First Rust code of every other core, on its own stack.
@@ -60,23 +133,27 @@ extern "C" fn boot_main(magic: u64, info: u64) -> ! {
 extern "C" fn ap_main() -> ! {
     interrupts::load();
     apic::init();
-    core_area::this().ready.store(true, Ordering::Release);
-    cpu::halt_forever()
+    let core = core_area::this();
+    // SAFETY: the boot core has detected SVM, and the IDT is loaded.
+    unsafe { svm::turn_on(core.id()) };
+    core.ready.store(true, Ordering::Release);
+    while !RELEASED.load(Ordering::Acquire) {
+        interrupts::idle();
+    }
+    let booted = KERNEL.lock().machine.booted.expect("set before the release");
+    core_loop::run(core, booted)
 }
 
-/// Frequency of the TSC in Hz, measured against the HPET over 100 us and rounded to what a crystal gives.
-fn measure_tsc(hpet: Hpet) -> u64 {
-    let counts = hpet.hz() / 10_000;
-    let (from, tsc_from) = (hpet.counter(), cpu::rdtsc());
-    let (mut to, mut tsc_to) = (from, tsc_from);
-    while hpet.span(from, to) < counts {
-        cpu::pause();
-        (to, tsc_to) = (hpet.counter(), cpu::rdtsc());
-    }
-    let hz = u128::from(tsc_to.wrapping_sub(tsc_from)) * u128::from(hpet.hz()) / u128::from(hpet.span(from, to));
-    /// Frequencies are multiples of this; a measured value within a thousandth of one is that one.
-    const STEP: u64 = 1_000_000;
-    let hz = hz as u64;
-    let rounded = (hz + STEP / 2) / STEP * STEP;
-    if hz.abs_diff(rounded) < hz / 1000 { rounded } else { hz }
+/// The RAM that is left when kernel and boot module are taken out, the module's address, and its checked header.
+fn take_memory(handover: &Handover<'_>) -> (MemoryMap, u64, Module) {
+    let mut memory = handover.memory;
+    let kernel = physical::kernel_image();
+    memory.remove(kernel.start, kernel.end);
+    memory.remove(REACHABLE_END, u64::MAX);
+    let (base, bytes) = handover.module.expect("no boot module: pass the root VM's with -initrd or module2");
+    assert!(base % 4096 == 0, "the boot module is not page-aligned");
+    memory.remove(base, base.saturating_add(bytes));
+    let header = Tables.read(base, 4096).expect("the boot module is unreadable");
+    let module = module::parse(header, bytes).unwrap_or_else(|error| panic!("boot module: {error:?}"));
+    (memory, base, module)
 }

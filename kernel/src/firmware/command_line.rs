@@ -1,14 +1,14 @@
 //! The kernel command line: words `key=value`, separated by blanks. Unknown words are the root VM's business.
 
-/// Budget of the root VM's own reservation if the command line does not say, in microseconds per period.
+/// Budget of the root VM's own reservation if the command line does not say, in microseconds per 10 ms.
 pub const ROOT_BUDGET_US: u64 = 1_000;
 /// Period of the root VM's own reservation, in microseconds.
-pub const ROOT_PERIOD_US: u64 = 10_000;
+pub const ROOT_PERIOD_US: u64 = 2_000;
 
 /// What the kernel itself takes from its command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// `root_budget_us=`: microseconds per 10 ms that the root VM has on core 0, 100 to 9,000.
+    /// `root_budget_us=`: microseconds per 10 ms that the root VM has on core 0, 250 to 9,000.
     pub root_budget_us: u64,
     /// `cores=`: at most this many cores are started.
     pub cores: usize,
@@ -21,7 +21,7 @@ pub fn parse(line: &[u8]) -> Options {
         let Some(at) = word.iter().position(|&byte| byte == b'=') else { continue };
         let Some(number) = number(&word[at + 1..]) else { continue };
         match &word[..at] {
-            b"root_budget_us" if (100..=9_000).contains(&number) => options.root_budget_us = number,
+            b"root_budget_us" if (250..=9_000).contains(&number) => options.root_budget_us = number,
             b"cores" if number > 0 => options.cores = usize::try_from(number).unwrap_or(usize::MAX),
             _ => {}
         }

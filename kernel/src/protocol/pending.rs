@@ -72,6 +72,12 @@ impl Pending {
         self.cut_off != 0 || self.upcall != 0 || self.vectors != [0; 4]
     }
 
+    /// Takes all vectors that wait, bit per vector, for a back end that gives them to the APIC of its core instead, which
+    /// then delivers them when the guest can take them.
+    pub fn take_vectors(&mut self) -> [u64; 4] {
+        core::mem::take(&mut self.vectors)
+    }
+
     /// Takes out what the entry injects. `open`: the guest has interrupts on and is in no interrupt shadow.
     #[inline]
     pub fn enter(&mut self, open: bool) -> Inject {

@@ -38,6 +38,8 @@ pub struct Loaded {
     timer: bool,
     /// Address of the state that was loaded last.
     last: u64,
+    /// A Vcpu's state is loaded and has not been taken out.
+    live: bool,
     /// Several Vcpus have been loaded here: timers are watched, as they must be switched.
     shared: bool,
 }
@@ -73,7 +75,27 @@ fn divide_log2(divide: u32) -> u32 {
 impl Loaded {
     /// A core after boot: XCR0 as `boot` set it, TSC_AUX 0, no timer.
     pub const fn new(xcr0: u64) -> Loaded {
-        Loaded { xcr0, tsc_aux: 0, timer: false, last: 0, shared: false }
+        Loaded { xcr0, tsc_aux: 0, timer: false, live: false, last: 0, shared: false }
+    }
+
+    /// True if this core holds the state of a Vcpu.
+    pub fn is_live(&self) -> bool {
+        self.live
+    }
+
+    /// Forgets the state of a Vcpu that does not exist any more: nothing of it reaches who comes next.
+    #[cold]
+    pub fn discard(&mut self, core: &Core, constants: &Constants) {
+        self.live = false;
+        cpu::set_cr8(0);
+        if self.xcr0 != constants.xcr0 {
+            self.set_xcr0(constants.xcr0);
+        }
+        apic::set_timer(apic::LVT_MASKED, 0, 0);
+        self.timer = false;
+        apic::end_all();
+        interrupts::drain();
+        core.drained.iter().for_each(|word| word.store(0, Ordering::Relaxed));
     }
 
     /// True if several Vcpus have shared this core.
@@ -85,6 +107,7 @@ impl Loaded {
     #[inline]
     pub fn load(&mut self, saved: &mut Saved, vmcb: &mut Vmcb, core: &Core, constants: &Constants) {
         saved.loaded_on = core.number.load(Ordering::Relaxed) as u8 + 1;
+        self.live = true;
         let address = core::ptr::from_ref(saved) as u64;
         if address != self.last {
             self.shared |= self.last != 0;
@@ -116,6 +139,7 @@ impl Loaded {
     #[inline]
     pub fn unload(&mut self, saved: &mut Saved, vmcb: &mut Vmcb, core: &Core, constants: &Constants) {
         saved.loaded_on = 0;
+        self.live = false;
         // SAFETY: the control block is a whole VMCB in RAM that this Vcpu owns.
         unsafe { asm!("vmsave rax", in("rax") saved.vmcb_pa, options(nostack)) };
         if self.xcr0 != constants.xcr0 {
@@ -194,6 +218,13 @@ impl Loaded {
         apic::set_timer(apic::LVT_MASKED, 0, 0);
         self.timer = false;
     }
+}
+
+/// Copies the hidden part of a Vcpu's state that this core holds (segment bases, SYSCALL registers) into its block.
+#[cold]
+pub fn save_hidden(saved: &Saved) {
+    // SAFETY: the control block is a whole VMCB in RAM that this Vcpu owns.
+    unsafe { asm!("vmsave rax", in("rax") saved.vmcb_pa, options(nostack)) };
 }
 
 /// Enters the guest whose state this core holds, and returns when it is left, with its registers saved.

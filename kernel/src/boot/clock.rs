@@ -1,0 +1,50 @@
+//! How fast the clocks run: the TSC against the HPET, the APIC timer against the TSC. Short spans and no fixed delays.
+
+use crate::arch::core_area;
+use crate::arch::cpu::{pause, rdtsc};
+use crate::arch::hpet::Hpet;
+use crate::arch::{apic, interrupts};
+use core::sync::atomic::Ordering;
+
+/// Frequencies are multiples of this; one that is measured within a thousandth of a multiple is that multiple.
+const STEP_HZ: u64 = 1_000_000;
+
+/// Frequency of the TSC in Hz, measured over 100 us.
+pub fn measure_tsc(hpet: Hpet) -> u64 {
+    let counts = hpet.hz() / 10_000;
+    let (from, tsc_from) = (hpet.counter(), rdtsc());
+    let (mut to, mut tsc_to) = (from, tsc_from);
+    while hpet.span(from, to) < counts {
+        pause();
+        (to, tsc_to) = (hpet.counter(), rdtsc());
+    }
+    let span = u128::from(hpet.span(from, to));
+    rounded((u128::from(tsc_to.wrapping_sub(tsc_from)) * u128::from(hpet.hz()) / span) as u64)
+}
+
+/// TSC ticks per count of this core's APIC timer undivided, in 2^-32. The timer's current count is never read (an
+/// emulator aborts on it): it is let run out, with interrupts held off, until its vector is requested.
+pub fn measure_apic_timer(tsc_hz: u64) -> u64 {
+    const COUNTS: u64 = 20_000;
+    const UNDIVIDED: u64 = 0b1011;
+    const VECTOR: u8 = 254;
+    /// Longest wait, in seconds of the TSC: a timer slower than 100 kHz is none.
+    const PATIENCE_SECONDS: u64 = 1;
+    let start = rdtsc();
+    apic::set_timer(u64::from(VECTOR), UNDIVIDED, COUNTS);
+    while !apic::requested(VECTOR) {
+        pause();
+        assert!(rdtsc().wrapping_sub(start) < tsc_hz * PATIENCE_SECONDS, "the APIC timer does not run");
+    }
+    let ticks = rdtsc().wrapping_sub(start);
+    apic::set_timer(apic::LVT_MASKED, 0, 0);
+    interrupts::drain();
+    core_area::this().drained.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+    let hz = rounded((u128::from(COUNTS) * u128::from(tsc_hz) / u128::from(ticks.max(1))) as u64);
+    ((u128::from(tsc_hz) << 32) / u128::from(hz.max(1))) as u64
+}
+
+fn rounded(hz: u64) -> u64 {
+    let near = (hz + STEP_HZ / 2) / STEP_HZ * STEP_HZ;
+    if hz.abs_diff(near) < hz / 1000 { near } else { hz }
+}

@@ -1,0 +1,226 @@
+//! The root VM: its memory, its address space, its capabilities, its `BootInfo`; and its restart.
+//!
+//! Its objects lie outside every Untyped, so nothing it does can take them from it. The boot module stays untouched: the
+//! image is copied out of it at each start, the archive is mapped from where the boot loader put it.
+
+use super::physical::Taken;
+use crate::Nonkernel;
+use cap_spec::abi::{
+    BOOT_INFO_MAGIC, IMAGE_BASE, INFO_PAGE, ROOT_ARCHIVE, ROOT_BOOT_INFO, Rights, SLOT_BITS, STATS_PAGE, VCPU_BITS,
+    VERSION, VM_BITS, boot_info, slots,
+};
+use kernel::cap::Cap;
+use kernel::firmware::command_line::{Options, ROOT_PERIOD_US};
+use kernel::firmware::memory_map::{MemoryMap, Region, blocks};
+use kernel::firmware::module::{HEADER_BYTES, Module};
+use kernel::machine::Machine;
+use kernel::nested::EntryFormat;
+use kernel::sched::CAPACITY;
+use kernel::types::{CoreId, Hpa, SlotId, Ticks, VcpuId, VmId};
+
+/// log2 of the slots of the root CNode.
+const CNODE_BITS: u8 = 12;
+/// Slot of the root VM's own reservation.
+const OWN_TIME: u16 = 8;
+/// log2 of the bytes of the largest boot Untyped, unless that makes more than [`MAX_UNTYPEDS`] of them.
+const UNTYPED_BITS: u8 = 26;
+/// Most Untypeds that `BootInfo` can tell of.
+const MAX_UNTYPEDS: usize = 1024;
+const PAGE: u64 = 4096;
+const LARGE: u64 = 0x20_0000;
+/// Guest-physical bytes that one table of level 1 and of level 2 covers.
+const LEVEL2_SPAN: u64 = 1 << 30;
+/// log2 of the bytes of a level's entry.
+const fn entry_bits(level: u8) -> u32 {
+    12 + 9 * (level as u32 - 1)
+}
+
+/// Where the root VM's parts are.
+#[derive(Clone, Copy, Debug)]
+pub struct Root {
+    /// Its Vcpu.
+    pub vcpu: VcpuId,
+    image: Region,
+    memory: Region,
+    boot_info: Hpa,
+    entry: u64,
+    cr3: u64,
+}
+
+/// What boot knows when it makes the root VM.
+pub struct Plan<'a> {
+    /// RAM that is left.
+    pub memory: &'a mut MemoryMap,
+    /// Where the module lies.
+    pub module_base: u64,
+    /// What its header says.
+    pub module: Module,
+    /// The kernel command line.
+    pub command_line: &'a [u8],
+    /// What the kernel took from it.
+    pub options: Options,
+    /// Pins of the IOAPIC.
+    pub routes: u8,
+    /// Frequency of the TSC in Hz.
+    pub tsc_hz: u64,
+}
+
+impl Plan<'_> {
+    /// Clean memory for an object or a table: naturally aligned and zero.
+    fn clean(&mut self, bits: u8) -> u64 {
+        let bytes = 1 << bits;
+        let start = self.memory.allocate(bytes, bytes, 0).expect("no memory for the root VM");
+        // SAFETY: the region has just left the memory map.
+        unsafe { Taken(Region { start, end: start + bytes }).fill(&[]) };
+        start
+    }
+
+    /// Makes the root VM and everything it gets, not started yet. Takes all memory.
+    pub fn carry_out(mut self, kernel: &mut Nonkernel) -> Root {
+        let module = self.module;
+        let bytes = module.memory_bytes;
+        let start = self.memory.allocate(bytes, LARGE, 0).expect("no memory for the root VM's image");
+        let memory = Region { start, end: start + bytes };
+        let cnode = Hpa::new(self.clean(CNODE_BITS + SLOT_BITS)).to_slot();
+        let vm = VmId::at(Hpa::new(self.clean(VM_BITS)));
+        let vcpu = VcpuId::at(Hpa::new(self.clean(VCPU_BITS)));
+        let boot_info = Hpa::new(self.clean(12));
+        kernel.make_root(cnode, CNODE_BITS, vm, vcpu);
+
+        let read = Rights::READ;
+        let write = read.union(Rights::WRITE);
+        let all = write.union(Rights::EXECUTE);
+        for offset in (0..bytes).step_by(LARGE as usize) {
+            self.map(kernel, vm, IMAGE_BASE + offset, memory.start + offset, all, 2);
+        }
+        self.map(kernel, vm, INFO_PAGE, vcpu.info_page().get(), write, 1);
+        self.map(kernel, vm, STATS_PAGE, vm.stats_page().get(), read, 1);
+        self.map(kernel, vm, ROOT_BOOT_INFO, boot_info.get(), read, 1);
+        let archive = self.module_base + module.archive_offset;
+        assert!(module.archive_bytes <= LEVEL2_SPAN, "the archive is larger than its window");
+        for offset in (0..module.archive_bytes).step_by(PAGE as usize) {
+            self.map(kernel, vm, ROOT_ARCHIVE + offset, archive + offset, read, 1);
+        }
+
+        let slot = |index: u16| cnode.plus(u32::from(index));
+        kernel.give(slot(slots::MARKET), Cap::Machine);
+        kernel.give(slot(slots::CONSOLE), Cap::IoPort { first: 0, count: 0x1_0000 });
+        kernel.give(slot(slots::IRQ), Cap::Irq { first: 0, count: u32::from(self.routes) });
+        let cores = kernel.core_count() as u16;
+        for core in 0..cores {
+            kernel.give_cpu_time(slot(slots::FREE + core), CoreId::new(core as u8));
+        }
+        let per_us = self.tsc_hz / 1_000_000;
+        let period = Ticks::new(ROOT_PERIOD_US * per_us);
+        let budget = Ticks::new(self.options.root_budget_us * per_us * ROOT_PERIOD_US / 10_000);
+        kernel.split_at_boot(slot(slots::FREE), slot(OWN_TIME), budget, period);
+        kernel.bind_root(vcpu, slot(OWN_TIME));
+
+        let first_untyped = slots::FREE + cores;
+        let untypeds = self.give_memory(kernel, cnode.plus(u32::from(first_untyped)), boot_info);
+        let ten_ms = Ticks::new(self.tsc_hz / 100);
+        let sellable = kernel.limits().budget_within(CAPACITY, ten_ms);
+        let words = [
+            (boot_info::ABI_VERSION, u64::from(VERSION)),
+            (boot_info::MAGIC, BOOT_INFO_MAGIC),
+            (boot_info::TSC_HZ, self.tsc_hz),
+            (boot_info::CORES, u64::from(cores)),
+            (boot_info::FIRST_CPU_TIME, u64::from(slots::FREE)),
+            (boot_info::FIRST_UNTYPED, u64::from(first_untyped)),
+            (boot_info::UNTYPEDS, untypeds as u64),
+            (boot_info::FIRST_FREE, u64::from(first_untyped) + untypeds as u64),
+            (boot_info::SLOTS, 1 << CNODE_BITS),
+            (boot_info::ARCHIVE_BYTES, module.archive_bytes),
+            (boot_info::MEMORY_BYTES, bytes),
+            (boot_info::ROOT_BUDGET, budget.get()),
+            (boot_info::ROOT_PERIOD, period.get()),
+            (boot_info::SELLABLE_PER_10MS, sellable.get()),
+        ];
+        for (offset, value) in words {
+            put(boot_info, offset, &value.to_le_bytes());
+        }
+        let line = &self.command_line[..self.command_line.len().min(511)];
+        put(boot_info, boot_info::COMMAND_LINE, line);
+        log::info!("root VM: {} MiB, archive {} KiB, {} Untypeds", bytes >> 20, module.archive_bytes >> 10, untypeds);
+        log::info!("core time: {} us of 10 ms sellable, root VM {} of {} us", sellable.get() / per_us,
+            budget.get() / per_us, ROOT_PERIOD_US);
+        let image_start = self.module_base + HEADER_BYTES;
+        Root {
+            vcpu,
+            image: Region { start: image_start, end: image_start + module.image_bytes },
+            memory,
+            boot_info,
+            entry: module.entry,
+            cr3: module.cr3,
+        }
+    }
+
+    /// Gives all memory that is left, as dirty Untypeds in ascending order; returns how many.
+    fn give_memory(&mut self, kernel: &mut Nonkernel, first: SlotId, boot_info: Hpa) -> usize {
+        let by_count = (self.memory.bytes() / (MAX_UNTYPEDS as u64 / 2)).max(1).ilog2() as u8;
+        let largest = UNTYPED_BITS.max(by_count);
+        let mut count = 0;
+        for (base, bits) in self.memory.regions().flat_map(|region| blocks(region, largest)).take(MAX_UNTYPEDS) {
+            kernel.give_untyped(first.plus(count as u32), Hpa::new(base), bits, false);
+            put(boot_info, boot_info::UNTYPED_BITS + count, &[bits]);
+            count += 1;
+        }
+        count
+    }
+
+    /// Maps memory into the root VM at a level, with the tables that this takes.
+    fn map(&mut self, kernel: &mut Nonkernel, vm: VmId, gpa: u64, base: u64, rights: Rights, level: u8) {
+        let format = EntryFormat::Npt;
+        let mut table = vm.root();
+        for at in (level + 1..=4).rev() {
+            let index = (gpa >> entry_bits(at)) as usize & 511;
+            table = match format.decode(kernel.machine.table_entry(table, index), at) {
+                kernel::nested::Entry::Table(next) => next,
+                _ => {
+                    let next = Hpa::new(self.clean(12));
+                    kernel.machine.set_table_entry(table, index, format.table(next));
+                    next
+                }
+            };
+        }
+        let entry = format.leaf(Hpa::new(base), rights, level, false);
+        kernel.machine.set_table_entry(table, (gpa >> entry_bits(level)) as usize & 511, entry);
+    }
+}
+
+impl Root {
+    /// Starts the root VM, for the first time or again: memory as in the boot image, everything else zero, its CSpace as
+    /// it is.
+    pub fn start(&self, kernel: &mut Nonkernel) {
+        // SAFETY: the module's memory is in no Untyped and mapped for nobody to write; it was checked to hold the image.
+        let image = unsafe { core::slice::from_raw_parts(self.image.start as *const u8, self.image.bytes() as usize) };
+        // SAFETY: the root VM's memory is the root VM's alone, and it does not run now.
+        unsafe { Taken(self.memory).fill(image) };
+        kernel.start_root(self.vcpu, self.entry, self.cr3);
+    }
+
+    /// Notes in `BootInfo` that the root VM is started for the first time, at this TSC.
+    pub fn note_first_start(&self, tsc: u64) {
+        put(self.boot_info, boot_info::TSC_AT_START, &tsc.to_le_bytes());
+    }
+
+    /// Notes in `BootInfo` that the root VM is started once more; returns how often it has been now.
+    pub fn note_restart(&self) -> u64 {
+        let word = (self.boot_info.get() + boot_info::RESTARTS as u64) as *mut u64;
+        // SAFETY: the page belongs to the kernel; the root VM can only read it.
+        unsafe {
+            let restarts = word.read_volatile() + 1;
+            word.write_volatile(restarts);
+            restarts
+        }
+    }
+}
+
+/// Writes bytes into the `BootInfo` page.
+fn put(page: Hpa, offset: usize, bytes: &[u8]) {
+    assert!(offset + bytes.len() <= PAGE as usize, "BootInfo is one page");
+    // SAFETY: the page was taken out of the memory map for this; the root VM can only read it.
+    unsafe {
+        core::ptr::copy_nonoverlapping(bytes.as_ptr(), (page.get() as *mut u8).add(offset), bytes.len());
+    }
+}

@@ -1,0 +1,399 @@
+//! What a core does for ever: decide, enter a guest or halt, look why it is back.
+//!
+//! The order is `kernel::protocol`'s: registers are saved, the core says that it is out, an NMI is taken, the lock is
+//! taken, the exit is worked on, the schedule decides, the core says where it goes, the lock is released, it goes.
+
+use crate::arch::core_area::Core;
+use crate::arch::cpu::rdtsc;
+use crate::arch::svm::emulate::Guest;
+use crate::arch::svm::exit::{Exit, length};
+use crate::arch::svm::state::{Saved, gpr, saved_at, vmcb_at};
+use crate::arch::svm::switch::{self, Loaded};
+use crate::arch::svm::vmcb::{Clean, EVENT_VALID, FLUSH_ALL, Vmcb};
+use crate::arch::{apic, interrupts};
+use crate::arch::lock::Guard;
+use crate::boot::root::Root;
+use crate::storage::Booted;
+use crate::{KERNEL, Nonkernel, panic};
+use cap_spec::abi::{ExitKind, StopReason, handler_page, stats_page};
+use core::sync::atomic::Ordering;
+use kernel::asid;
+use kernel::epitaph::EventKind;
+use kernel::machine::{Machine, SharedPage};
+use kernel::protocol::{Holding, Left, Outside};
+use kernel::types::{CoreId, Gpa, Ticks, VcpuId};
+use kernel::vcpu::Run;
+use kernel::{Call, FaultAction, Outcome};
+
+/// Bits of a nested fault's first exit information that the ABI tells: present, write, user, fetch.
+const ACCESS_BITS: u64 = 0b1_0111;
+/// Type field of an event.
+const EVENT_TYPE: u64 = 7 << 8;
+/// Type of an event: software interrupt. It is executed again, not injected.
+const EVENT_SOFTWARE: u64 = 4 << 8;
+
+/// A core at work.
+struct Running {
+    core: &'static Core,
+    id: CoreId,
+    booted: Booted,
+    loaded: Loaded,
+    /// Start of this hold of the lock.
+    held_since: u64,
+    /// The flush that the last entry carried.
+    flushed: Option<asid::Entry>,
+    /// Something may be owed to the guest: look before the entry.
+    owed: bool,
+}
+
+type Lock = Guard<'static, Nonkernel>;
+
+/// Runs guests on this core for ever. SVM is on, GIF is 0, and the kernel is configured.
+pub fn run(core: &'static Core, booted: Booted) -> ! {
+    let loaded = Loaded::new(booted.constants.xcr0);
+    let mut running = Running { core, id: core.id(), booted, loaded, held_since: 0, flushed: None, owed: false };
+    let mut outside = Outside::started();
+    panic::record(EventKind::Started, 0, 0);
+    loop {
+        let (mut kernel, holding) = running.take_lock(outside);
+        kernel.on_deadline(running.id);
+        outside = running.go(kernel, holding);
+    }
+}
+
+impl Running {
+    #[inline(always)]
+    fn take_lock(&mut self, outside: Outside) -> (Lock, Holding) {
+        let kernel = KERNEL.lock();
+        self.held_since = rdtsc();
+        (kernel, outside.locked())
+    }
+
+    #[inline(always)]
+    fn release_lock(&self, mut kernel: Lock) {
+        let held = rdtsc().wrapping_sub(self.held_since);
+        if held > kernel.machine.longest_hold {
+            note_hold(&mut kernel, held);
+        }
+    }
+
+    /// Decides, goes, and works on exits, until something must be decided anew with the lock given up.
+    fn go(&mut self, mut kernel: Lock, mut holding: Holding) -> Outside {
+        loop {
+            let decision = kernel.schedule(self.id);
+            if let Some(before) = decision.save {
+                self.save(&mut kernel, before);
+            }
+            let until = decision.until.get();
+            let Some(vcpu) = decision.run else { return self.halt(kernel, holding, until) };
+            if decision.load {
+                self.load(&mut kernel, vcpu);
+                if self.restart_root(&mut kernel) {
+                    continue;
+                }
+            }
+            // SAFETY: the Vcpu is current on this core, so nobody else touches its saved state or control block, but
+            // `Machine`'s functions under the lock; the references below end before each use of the kernel.
+            let (saved, vmcb) = unsafe { (&mut *saved_at(vcpu), &mut *vmcb_at(vcpu)) };
+            if let Some(vector) = kernel.pending_event_vector(self.id) {
+                kernel.event_vector_injected(self.id);
+                saved.pending.raise(vector);
+                self.owed = true;
+            }
+            if self.owed {
+                self.owed = false;
+                pay(saved, vmcb);
+            }
+            self.address_space(vmcb, decision.entry);
+            let now = kernel.machine.set_deadline(self.id, until, self.held_since);
+            let entering = match holding.enter(&self.core.gate, until, now) {
+                Ok(entering) => entering,
+                Err(holding) => {
+                    self.release_lock(kernel);
+                    return holding.gave_up();
+                }
+            };
+            self.release_lock(kernel);
+            // SAFETY: the state is loaded, the control block is the kernel's own work, and the references are not used
+            // again before the guest is left.
+            unsafe { switch::enter(saved) };
+            let exit = Exit::decode(vmcb.control.exit_code);
+            let outside = match entering.left(&self.core.gate, exit == Exit::Nmi) {
+                Left::Otherwise(outside) => outside,
+                Left::ByNmi(pending) => {
+                    let at = rdtsc();
+                    interrupts::take_nmi();
+                    self.core.nmi.store(false, Ordering::Relaxed);
+                    self.after_exit(saved, vmcb);
+                    (kernel, holding) = self.take_lock(pending.taken());
+                    self.note_flush(&mut kernel);
+                    kernel.count_exit(self.id, ExitKind::Nmi);
+                    kernel.on_nmi(self.id, Ticks::new(at));
+                    kernel.machine.look_at_deadlines();
+                    continue;
+                }
+            };
+            vmcb.control.clean = self.booted.clean;
+            if exit == Exit::Vmmcall && vmcb.save.cpl == 0 {
+                let call = call_of(saved, vmcb);
+                (kernel, holding) = self.take_lock(outside);
+                self.note_flush(&mut kernel);
+                kernel.count_exit(self.id, ExitKind::Invoke);
+                match kernel.handle_call(self.id, &call) {
+                    Outcome::Done { status, results } => {
+                        let (saved, vmcb) = kernel.machine.guest(vcpu);
+                        vmcb.save.rax = status.0;
+                        [saved.gpr[gpr::RSI], saved.gpr[gpr::RDX]] = results;
+                        skip_call(vmcb);
+                    }
+                    Outcome::Blocked => skip_call(kernel.machine.guest(vcpu).1),
+                    Outcome::Gone => {}
+                    Outcome::Preempted => {
+                        self.release_lock(kernel);
+                        return holding.gave_up();
+                    }
+                }
+                continue;
+            }
+            self.after_exit(saved, vmcb);
+            let kind = self.settle(exit, saved, vmcb);
+            (kernel, holding) = self.take_lock(outside);
+            self.note_flush(&mut kernel);
+            kernel.count_exit(self.id, kind);
+            self.unsettled(&mut kernel, exit, vcpu);
+        }
+    }
+
+    /// Takes a Vcpu's state out of this core.
+    #[inline]
+    fn save(&mut self, kernel: &mut Lock, vcpu: VcpuId) {
+        let (saved, vmcb) = kernel.machine.guest(vcpu);
+        self.loaded.unload(saved, vmcb, self.core, &self.booted.constants);
+        self.look_after_window(kernel);
+    }
+
+    /// Brings a Vcpu's state into this core.
+    #[inline]
+    fn load(&mut self, kernel: &mut Lock, vcpu: VcpuId) {
+        if self.loaded.is_live() {
+            // Its owner was destroyed while this core held the state.
+            self.loaded.discard(self.core, &self.booted.constants);
+            self.look_after_window(kernel);
+        }
+        let (saved, vmcb) = kernel.machine.guest(vcpu);
+        self.loaded.load(saved, vmcb, self.core, &self.booted.constants);
+        self.owed = true;
+    }
+
+    /// Draining interrupts opened the NMI window too: what came in then has lost its voice.
+    #[inline]
+    fn look_after_window(&mut self, kernel: &mut Lock) {
+        if self.core.nmi.load(Ordering::Relaxed) {
+            self.core.nmi.store(false, Ordering::Relaxed);
+            kernel.machine.look_at_deadlines();
+        }
+    }
+
+    /// Halts until an NMI comes.
+    fn halt(&mut self, mut kernel: Lock, holding: Holding, until: u64) -> Outside {
+        if self.restart_root(&mut kernel) {
+            self.release_lock(kernel);
+            return holding.gave_up();
+        }
+        let now = kernel.machine.set_deadline(self.id, until, self.held_since);
+        let halting = match holding.halt(&self.core.gate, until, now) {
+            Ok(halting) => halting,
+            Err(holding) => {
+                self.release_lock(kernel);
+                return holding.gave_up();
+            }
+        };
+        self.release_lock(kernel);
+        interrupts::idle();
+        self.core.nmi.store(false, Ordering::Relaxed);
+        let at = rdtsc();
+        let (mut kernel, holding) = self.take_lock(halting.left(&self.core.gate));
+        kernel.on_nmi(self.id, Ticks::new(at));
+        kernel.machine.look_at_deadlines();
+        self.release_lock(kernel);
+        holding.gave_up()
+    }
+
+    /// Starts the root VM again if it has stopped; true if it has. Looked at when a core turns to another Vcpu or to
+    /// none, as one of them must when the root VM stops.
+    #[inline]
+    fn restart_root(&mut self, kernel: &mut Lock) -> bool {
+        let root: Root = self.booted.root;
+        if kernel.machine.vcpu(root.vcpu).run != Run::Stopped || kernel.machine.guest(root.vcpu).0.loaded_on != 0 {
+            return false;
+        }
+        let restarts = root.note_restart();
+        panic::record(EventKind::RootRestarted, restarts as u32, 0);
+        root.start(kernel);
+        true
+    }
+
+    /// Writes the address-space number and the flush for the next entry.
+    #[inline(always)]
+    fn address_space(&mut self, vmcb: &mut Vmcb, entry: asid::Entry) {
+        if vmcb.control.guest_asid != entry.asid {
+            vmcb.control.guest_asid = entry.asid;
+            vmcb.control.clean.remove(Clean::ASID);
+        }
+        if entry.flush_all {
+            vmcb.control.tlb_control = FLUSH_ALL;
+            self.flushed = Some(entry);
+        }
+    }
+
+    /// Tells the kernel that a flush was carried out.
+    #[inline(always)]
+    fn note_flush(&mut self, kernel: &mut Lock) {
+        if let Some(entry) = self.flushed.take() {
+            kernel.entered(self.id, entry);
+            // The Vcpu that carried it may be gone; the next entry of whoever runs writes the field.
+            if let Some(vcpu) = kernel.current(self.id) {
+                kernel.machine.guest(vcpu).1.control.tlb_control = 0;
+            }
+        }
+    }
+
+    /// What every exit but a hypercall may leave behind.
+    #[inline]
+    fn after_exit(&mut self, saved: &mut Saved, vmcb: &mut Vmcb) {
+        vmcb.control.clean = self.booted.clean;
+        let mut event = vmcb.control.exit_int_info;
+        if event & EVENT_VALID == 0 {
+            return;
+        }
+        if event & EVENT_TYPE == EVENT_SOFTWARE {
+            vmcb.control.exit_int_info = 0;
+            return;
+        }
+        if event as u8 >= 32 {
+            // An external interrupt, whatever type an emulator wrote.
+            event &= !EVENT_TYPE;
+            vmcb.control.exit_int_info = event;
+        }
+        saved.pending.left(event);
+        self.owed = true;
+    }
+
+    /// Settles what needs nothing but the Vcpu, without the lock.
+    #[cold]
+    fn settle(&mut self, exit: Exit, saved: &mut Saved, vmcb: &mut Vmcb) -> ExitKind {
+        let (constants, features) = (&self.booted.constants, &self.booted.features);
+        if !matches!(exit, Exit::NestedFault) {
+            panic::record(EventKind::Exit, vmcb.control.exit_code as u32, vmcb.control.exit_info1);
+        }
+        let mut guest = Guest { saved, vmcb, loaded: &mut self.loaded, constants, features };
+        match exit {
+            Exit::Cpuid => guest.cpuid(),
+            Exit::Msr => guest.msr(),
+            Exit::Xsetbv => guest.xsetbv(),
+            Exit::DebugRegister => guest.debug_registers(),
+            Exit::Port => guest.protection(),
+            Exit::Exception(vector) => guest.reflect(vector),
+            Exit::Instruction(_) | Exit::Vmmcall => guest.undefined(),
+            Exit::NestedFault | Exit::Shutdown | Exit::Invalid | Exit::Init | Exit::Nmi | Exit::Other(_) => {}
+        }
+        match exit {
+            Exit::Cpuid => ExitKind::Cpuid,
+            Exit::Msr => ExitKind::Msr,
+            Exit::Xsetbv => ExitKind::Xsetbv,
+            Exit::DebugRegister => ExitKind::Register,
+            Exit::Port => ExitKind::Port,
+            Exit::Exception(_) => ExitKind::Exception,
+            Exit::Instruction(_) | Exit::Vmmcall => ExitKind::Instruction,
+            Exit::NestedFault => ExitKind::NestedFault,
+            Exit::Shutdown => ExitKind::Shutdown,
+            Exit::Invalid => ExitKind::Invalid,
+            Exit::Init | Exit::Nmi | Exit::Other(_) => ExitKind::Other,
+        }
+    }
+
+    /// What needs the kernel: nested faults, and exits that end the guest.
+    #[inline]
+    fn unsettled(&mut self, kernel: &mut Lock, exit: Exit, vcpu: VcpuId) {
+        if kernel.current(self.id) != Some(vcpu) {
+            return;
+        }
+        let (saved, vmcb) = kernel.machine.guest(vcpu);
+        let (code, info1, info2) = (vmcb.control.exit_code, vmcb.control.exit_info1, vmcb.control.exit_info2);
+        match exit {
+            Exit::NestedFault => {
+                let delivering = saved.pending.is_delivering();
+                match kernel.nested_fault(self.id, Gpa::new(info2), info1 & ACCESS_BITS, delivering) {
+                    FaultAction::Inject(vector) => {
+                        kernel.machine.guest(vcpu).1.control.event_inj = EVENT_VALID | u64::from(vector);
+                    }
+                    FaultAction::Stop => self.stop(kernel, vcpu, StopReason::NestedFault, info2, info1 & ACCESS_BITS),
+                }
+            }
+            Exit::Shutdown => self.stop(kernel, vcpu, StopReason::Shutdown, 0, 0),
+            Exit::Invalid => self.stop(kernel, vcpu, StopReason::InvalidState, code, 0),
+            Exit::Exception(vector) if vector == MACHINE_CHECK => {
+                panic!("machine check in a guest");
+            }
+            Exit::Other(_) => self.stop(kernel, vcpu, StopReason::Instruction, code, info1),
+            _ => {}
+        }
+    }
+
+    /// The current Vcpu stops by itself: its registers go into the handler page.
+    #[cold]
+    fn stop(&mut self, kernel: &mut Lock, vcpu: VcpuId, reason: StopReason, detail: u64, detail2: u64) {
+        panic::record(EventKind::Stopped, vcpu.get(), reason as u64);
+        let (saved, vmcb) = kernel.machine.guest(vcpu);
+        // FS and GS base are in the core; so that the page tells them, they are brought out first.
+        switch::save_hidden(saved);
+        let words = crate::storage::handler_words(saved, vmcb);
+        for (index, word) in words.into_iter().enumerate() {
+            kernel.machine.set_shared_word(SharedPage::Handler(vcpu), handler_page::REGISTERS + index * 8, word);
+        }
+        kernel.stop_by_itself(self.id, reason, detail, detail2);
+    }
+}
+
+/// Vector of the machine-check exception.
+const MACHINE_CHECK: u8 = 18;
+
+/// The registers of a hypercall.
+#[inline(always)]
+fn call_of(saved: &Saved, vmcb: &Vmcb) -> Call {
+    let gpr = &saved.gpr;
+    Call {
+        cap: gpr[gpr::RDI],
+        label: vmcb.save.rax,
+        args: [gpr[gpr::RSI], gpr[gpr::RDX], gpr[gpr::R10], gpr[gpr::R8], gpr[gpr::R9]],
+    }
+}
+
+/// Goes past a hypercall.
+#[inline(always)]
+fn skip_call(vmcb: &mut Vmcb) {
+    vmcb.save.rip = vmcb.save.rip.wrapping_add(length::VMMCALL);
+    vmcb.control.interrupt_shadow = 0;
+}
+
+/// Gives a guest what it is owed: vectors through the core's APIC, an event that was cut off by injection.
+#[cold]
+fn pay(saved: &mut Saved, vmcb: &mut Vmcb) {
+    for (word, base) in saved.pending.take_vectors().into_iter().zip([0u8, 64, 128, 192]) {
+        let mut left = word;
+        while left != 0 {
+            apic::self_ipi(base + left.trailing_zeros() as u8);
+            left &= left - 1;
+        }
+    }
+    let event = saved.pending.enter(false).event;
+    if event != 0 {
+        vmcb.control.event_inj = event;
+    }
+}
+
+#[cold]
+fn note_hold(kernel: &mut Lock, held: u64) {
+    kernel.machine.longest_hold = held;
+    kernel.machine.set_shared_word(SharedPage::GlobalStats, stats_page::LONGEST_HOLD, held);
+}
