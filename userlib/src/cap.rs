@@ -104,6 +104,11 @@ impl Slot {
         self.index
     }
 
+    /// The slot `count` places further on in the same CNode.
+    pub const fn after(self, count: u16) -> Slot {
+        Slot { node: self.node, index: self.index + count }
+    }
+
     /// The CNode that it is a slot of.
     pub const fn cnode(self) -> Cap<CNode> {
         Cap::new(if self.node == 0 { Slot::root(slots::CNODE) } else { Slot::root(self.node) })

@@ -98,15 +98,15 @@ impl Endpoint {
     pub fn new(out: u64, input: u64, channel: Cap<Channel>) -> Endpoint {
         assert!(is_ring_page(out) && is_ring_page(input));
         // SAFETY: the window is kept for ring pages, no Rust object is ever there; a page that is taken away is replaced
-        // (`crate::upcall`).
+        // (`arch::upcall`).
         let [out_memory, in_memory] = [out, input].map(|page| unsafe { SharedMemory::new(page, RING_BYTES as usize) });
-        Endpoint {
-            out: Producer::new(out_memory),
-            input: Consumer::new(in_memory),
-            channel,
-            pages: page_bit(out) | page_bit(input),
-            buffer: [0; MAX_MESSAGE],
-        }
+        Endpoint::over(out_memory, in_memory, channel, page_bit(out) | page_bit(input))
+    }
+
+    /// The side over any two rings; `pages` are their bits in [`LOST`].
+    pub(crate) fn over(out: SharedMemory, input: SharedMemory, channel: Cap<Channel>, pages: u64) -> Endpoint {
+        let buffer = [0; MAX_MESSAGE];
+        Endpoint { out: Producer::new(out), input: Consumer::new(input), channel, pages, buffer }
     }
 
     /// Sends bytes; wakes the other side if it sleeps.
@@ -200,6 +200,24 @@ impl Endpoint {
         }
     }
 
+    /// Waits until the other side has taken every message, or until the TSC has reached `deadline` (0: for ever).
+    /// `events` are the event bits of this connection.
+    pub fn wait_until_taken(&mut self, events: u64, deadline: u64) -> Result<(), ChannelError> {
+        loop {
+            // Room for the longest message is room for everything.
+            let sleeps = self.out.announce_sleep(self.out.longest());
+            self.check_pages()?;
+            if !sleeps? {
+                return Ok(());
+            }
+            let taken = events::wait(events, deadline);
+            self.out.awake();
+            if taken.map_err(|_| ChannelError::PeerGone)? == 0 && deadline != 0 {
+                return Err(ChannelError::Full);
+            }
+        }
+    }
+
     /// The capability of this side.
     pub fn channel(&self) -> Cap<Channel> {
         self.channel
@@ -217,5 +235,70 @@ impl Endpoint {
     #[inline]
     fn check_pages(&self) -> Result<(), ChannelError> {
         if LOST.load(Ordering::Acquire) & self.pages != 0 { Err(ChannelError::PeerGone) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::cap::{Error, Label, Slot};
+    use crate::invoke::fake;
+    use std::cell::Cell;
+    use std::rc::Rc;
+    use std::string::String;
+
+    /// Two connected sides; `pages` is the bit by which the first one's pages are known to be lost.
+    pub(crate) fn pair(pages: u64) -> (Endpoint, Endpoint) {
+        let rings: &'static mut [[u64; 512]; 2] = std::boxed::Box::leak(std::boxed::Box::new([[0; 512]; 2]));
+        let bases = rings.each_mut().map(|ring| ring.as_mut_ptr() as u64);
+        // SAFETY: leaked, and used through these views only.
+        let ring = |at: usize| unsafe { SharedMemory::new(bases[at], 4096) };
+        let side = |out, input, slot, pages| Endpoint::over(ring(out), ring(input), Slot::root(slot).cap(), pages);
+        (side(0, 1, 20, pages), side(1, 0, 21, 0))
+    }
+
+    #[test]
+    fn messages_go_both_ways_and_only_sleepers_are_signalled() {
+        let signals = Rc::new(Cell::new(0));
+        let count = signals.clone();
+        fake::install(move |_, label, _| {
+            assert_eq!(label, Label::ChannelSignal);
+            count.set(count.get() + 1);
+            Ok((0, 0))
+        });
+        let (mut left, mut right) = pair(0);
+        left.send("to the right").unwrap();
+        assert_eq!(right.receive::<String>(), Ok(Some("to the right".into())));
+        assert_eq!(right.receive::<String>(), Ok(None));
+        assert_eq!(signals.get(), 0);
+        assert_eq!(left.announce_sleep(), Ok(true));
+        right.send(&(1u8, 2u64)).unwrap();
+        assert_eq!(signals.get(), 1);
+        assert_eq!(left.receive(), Ok(Some((1u8, 2u64))));
+        assert_eq!(left.send_bytes(&[0; MAX_MESSAGE + 1]), Err(ChannelError::TooLong));
+        left.send_bytes(&[0xff; 3]).unwrap();
+        assert_eq!(right.receive::<String>(), Err(ChannelError::Corrupt));
+    }
+
+    #[test]
+    fn an_ended_peer_is_gone_and_its_last_words_are_heard() {
+        fake::install(|_, _, _| Err(Fault::new(Error::NoReceiver, 0)));
+        let (mut left, mut right) = pair(0);
+        right.announce_sleep().unwrap();
+        assert_eq!(left.send("x"), Err(ChannelError::PeerGone));
+        assert_eq!(right.receive::<String>(), Ok(Some("x".into())));
+    }
+
+    #[test]
+    fn a_lost_page_ends_the_connection_that_uses_it_and_no_other() {
+        let page = WINDOW_END - 4096;
+        assert!(is_ring_page(page) && !is_ring_page(WINDOW_END) && is_ring_page(MARKET_RING));
+        let (mut left, mut right) = pair(page_bit(page));
+        left.send("before").unwrap();
+        page_lost(page);
+        assert_eq!(left.send("after"), Err(ChannelError::PeerGone));
+        assert_eq!(left.receive::<String>(), Err(ChannelError::PeerGone));
+        assert_eq!(left.announce_sleep(), Err(ChannelError::PeerGone));
+        assert_eq!(right.receive::<String>(), Ok(Some("before".into())));
     }
 }

@@ -1,47 +1,57 @@
 //! The end of an image that failed: panics and exceptions, told and then stopped.
 
 use core::fmt;
-use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
-use core::{mem, ptr};
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, Ordering};
 
 /// Exit status of an application that panicked, as Rust programs have it.
 pub const PANICKED: u32 = 101;
 
+/// How an image fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// It panicked. When the reporter returns, the Vcpu is stopped.
+    Panic,
+    /// An exception, or the use of memory that is not there. When the reporter returns, the Vcpu is stopped with the
+    /// registers as they were.
+    Fault,
+}
+
 /// Tells somebody why the image ends. Runs at most once; it may end the image by itself.
-pub type Reporter = fn(&dyn fmt::Display);
+pub type Reporter = fn(Kind, &dyn fmt::Display);
 
 static REPORTER: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
-#[cfg(target_os = "none")]
-static ENDING: AtomicBool = AtomicBool::new(false);
 
 /// Chooses who is told of panics and exceptions.
 pub fn set_reporter(reporter: Reporter) {
     REPORTER.store(reporter as *mut (), Ordering::Release);
 }
 
-/// Tells, unless telling is what failed.
-#[cfg(target_os = "none")]
-fn report(what: &dyn fmt::Display) {
-    let reporter = REPORTER.load(Ordering::Acquire);
-    if reporter.is_null() || ENDING.swap(true, Ordering::AcqRel) {
-        return;
-    }
-    // SAFETY: only `set_reporter` stores here, and what it stores came from a `Reporter`.
-    let reporter = unsafe { mem::transmute::<*mut (), Reporter>(reporter) };
-    reporter(what);
-}
-
 #[cfg(target_os = "none")]
 mod machine {
     use core::arch::asm;
-    use core::fmt;
+    use core::sync::atomic::{AtomicBool, Ordering};
+    use core::{fmt, mem};
 
-    use super::report;
+    use super::{Kind, REPORTER, Reporter};
     use crate::arch::TrapFrame;
+
+    static ENDING: AtomicBool = AtomicBool::new(false);
+
+    /// Tells, unless telling is what failed.
+    fn report(kind: Kind, what: &dyn fmt::Display) {
+        let reporter = REPORTER.load(Ordering::Acquire);
+        if reporter.is_null() || ENDING.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        // SAFETY: only `set_reporter` stores here, and what it stores came from a `Reporter`.
+        let reporter = unsafe { mem::transmute::<*mut (), Reporter>(reporter) };
+        reporter(kind, what);
+    }
 
     #[panic_handler]
     fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
-        report(info);
+        report(Kind::Panic, info);
         stop()
     }
 
@@ -53,13 +63,13 @@ mod machine {
 
     /// An exception of the image itself: tells it and stops.
     pub fn exception(frame: &TrapFrame) -> ! {
-        report(&Exception(frame));
+        report(Kind::Fault, &Exception(frame));
         stop_at(frame)
     }
 
     /// A use of memory that is not there: tells it and stops.
     pub fn lost_memory(frame: &TrapFrame, gpa: u64, access: u64) -> ! {
-        report(&LostMemory { frame, gpa, access });
+        report(Kind::Fault, &LostMemory { frame, gpa, access });
         stop_at(frame)
     }
 

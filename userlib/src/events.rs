@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use cap_spec::abi::{INFO_PAGE, info_page};
+use cap_spec::abi::info_page;
 pub use proto::start::events::{CONSOLE, FIRST_FREE, MARKET};
 
 use crate::cap::{Fault, own};
@@ -11,14 +11,28 @@ use crate::shared::{SharedMemory, Words};
 /// Taken out of the info page, but not asked for yet.
 static STASH: AtomicU64 = AtomicU64::new(0);
 
-// SAFETY: the launcher maps the info page of the first Vcpu there, for as long as the VM lives.
-const INFO: SharedMemory = unsafe { SharedMemory::new(INFO_PAGE, 4096) };
+/// The info page.
+#[cfg(target_os = "none")]
+#[inline(always)]
+pub(crate) fn info() -> SharedMemory {
+    // SAFETY: the launcher maps the info page of the first Vcpu there, for as long as the VM lives.
+    unsafe { SharedMemory::new(cap_spec::abi::INFO_PAGE, 4096) }
+}
+
+/// On the host, a page that no kernel writes.
+#[cfg(not(target_os = "none"))]
+pub(crate) fn info() -> SharedMemory {
+    static PAGE: [AtomicU64; 512] = [const { AtomicU64::new(0) }; 512];
+    // SAFETY: static, and accessed by atomic words only.
+    unsafe { SharedMemory::new(PAGE.as_ptr() as u64, 4096) }
+}
 
 /// Takes those of the events in `mask` that have happened. No exit.
 pub fn take(mask: u64) -> u64 {
     // A load first: an exchange of a line that the kernel writes now and then is dearer than looking at it.
-    if INFO.load(info_page::EVENTS / 8, Ordering::Relaxed) != 0 {
-        STASH.fetch_or(INFO.swap(info_page::EVENTS / 8, 0), Ordering::Relaxed);
+    let info = info();
+    if info.load(info_page::EVENTS / 8, Ordering::Relaxed) != 0 {
+        STASH.fetch_or(info.swap(info_page::EVENTS / 8, 0), Ordering::Relaxed);
     }
     STASH.fetch_and(!mask, Ordering::Relaxed) & mask
 }
@@ -47,7 +61,7 @@ pub struct CpuShare {
 
 /// Reads the own CPU time. No exit. The words are read one by one, so that a change may show in some of them only.
 pub fn cpu_share() -> CpuShare {
-    let word = |offset: usize| INFO.load(offset / 8, Ordering::Relaxed);
+    let word = |offset: usize| info().load(offset / 8, Ordering::Relaxed);
     CpuShare {
         used_ticks: word(info_page::USED_TICKS),
         budget_ticks: word(info_page::BUDGET_TICKS),
@@ -58,5 +72,5 @@ pub fn cpu_share() -> CpuShare {
 
 /// Frequency of the TSC in Hz.
 pub fn tsc_hz() -> u64 {
-    INFO.load(info_page::TSC_HZ / 8, Ordering::Relaxed)
+    info().load(info_page::TSC_HZ / 8, Ordering::Relaxed)
 }

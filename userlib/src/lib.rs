@@ -1,8 +1,26 @@
 //! What applications and servers link: everything between `main` and the kernel's one hypercall.
 //!
-//! An application owns its VM. This library is how it starts in it ([`entry!`]), names and uses its capabilities
-//! ([`cap`]), talks to others ([`ring`], [`channel`]), sleeps and is woken ([`events`]). All of it is ordinary code of
-//! the application: it can be replaced, and nobody else's safety depends on it.
+//! An application owns its VM. This library is how it starts in it ([`main!`]) and finds what it was given ([`App`]),
+//! names and uses its capabilities ([`cap`]), buys CPU time and memory ([`market`], [`pager`], [`heap`]), talks to others
+//! ([`ring`], [`channel`], [`console`]), sleeps and is woken ([`events`], [`clock`]). All of it is ordinary code of the
+//! application: it can be replaced, and nobody else's safety depends on it.
+//!
+//! A whole application:
+//! ```ignore
+//! #![no_std]
+//! #![no_main]
+//!
+//! use userlib::{App, Error, println};
+//!
+//! userlib::main!(run);
+//!
+//! fn run(app: &mut App) -> Result<(), Error> {
+//!     let lines = app.input().iter().filter(|&&byte| byte == b'\n').count();
+//!     println!("{} has {lines} lines", app.name());
+//!     app.work_done(lines as u64, lines as u64);
+//!     Ok(())
+//! }
+//! ```
 //!
 //! What needs a VM is in `arch` and compiled for it only. The rest also builds on the host, where its tests run.
 #![no_std]
@@ -12,16 +30,30 @@ extern crate alloc;
 #[cfg(not(target_os = "none"))]
 extern crate std;
 
+mod app;
 #[cfg(target_os = "none")]
 pub mod arch;
 pub mod cap;
 pub mod channel;
+pub mod clock;
+pub mod console;
 pub mod end;
+mod error;
 pub mod events;
 pub mod heap;
 pub mod invoke;
+pub mod market;
+pub mod pager;
 pub mod ring;
 pub mod shared;
+pub mod slots;
+
+pub use app::App;
+pub use error::Error;
+pub use proto::start::Start;
+
+#[doc(hidden)]
+pub use app::start;
 
 /// Names the function that an image begins with: `fn() -> !`. It runs with a stack, a heap and exceptions that are
 /// reported; everything else is its own business. Servers and small test guests begin like this.
@@ -33,6 +65,28 @@ macro_rules! entry {
         fn userlib_main() -> ! {
             let main: fn() -> ! = $main;
             main()
+        }
+    };
+}
+
+/// Names the function that an application begins with: `fn(&mut App) -> Result<(), Error>`. It runs with market and
+/// console connected. When it returns, output is flushed and the market is told that the application has ended: with
+/// status 0, or 1 for an error, which is printed; a panic ends it with status 101.
+///
+/// On the host the image is a program that says where it belongs.
+#[macro_export]
+macro_rules! main {
+    ($run:path) => {
+        #[cfg(target_os = "none")]
+        #[unsafe(no_mangle)]
+        fn userlib_main() -> ! {
+            $crate::start($run)
+        }
+
+        #[cfg(not(target_os = "none"))]
+        #[unsafe(no_mangle)]
+        extern "C" fn main() -> i32 {
+            $crate::start($run)
         }
     };
 }

@@ -55,7 +55,7 @@ impl SharedMemory {
     /// Copies bytes out, from a byte offset on; true unless the range reaches beyond the end. The bytes are read once,
     /// word by word; somebody may change them meanwhile, so they are no snapshot.
     pub fn read_bytes(&self, offset: usize, bytes: &mut [u8]) -> bool {
-        if !offset.checked_add(bytes.len()).is_some_and(|end| end <= self.words * 8) {
+        if offset.checked_add(bytes.len()).is_none_or(|end| end > self.words * 8) {
             return false;
         }
         let mut at = offset;

@@ -27,7 +27,7 @@ unsafe fn read_msr(msr: u32) -> u64 {
     u64::from(high) << 32 | u64::from(low)
 }
 
-/// Ends the interrupt in service. Not for events and fault upcalls: those are injected and never in service.
+/// Ends the interrupt in service. Not for fault upcalls: those are injected and never in service.
 pub fn end_of_interrupt() {
     // SAFETY: affects interrupt priority only.
     unsafe { write_msr(EOI, 0) };

@@ -3,14 +3,16 @@
 
 mod apic;
 mod copy;
+mod interrupts;
 mod start;
 mod traps;
 mod upcall;
 
 use core::arch::asm;
 
-pub use apic::{arm_timer, calibrate_timer, end_of_interrupt};
+pub use apic::end_of_interrupt;
 pub use copy::copy;
+pub use interrupts::{EVENT_VECTOR, TIMER_VECTOR, halt_until, on_event};
 pub use start::{guard_page, memory_end};
 pub use traps::{FIRST_VECTOR, Handler, TrapFrame, set_handler};
 pub use upcall::FAULT_VECTOR;

@@ -8,17 +8,15 @@
 
 use core::sync::atomic::Ordering;
 
-use cap_spec::abi::{INFO_PAGE, info_page};
+use cap_spec::abi::info_page;
 
 use super::{TrapFrame, set_handler, start};
 use crate::cap::own;
-use crate::shared::{SharedMemory, Words};
+use crate::events::info;
+use crate::shared::Words;
 
 /// Vector of fault upcalls.
 pub const FAULT_VECTOR: u8 = 0xf0;
-
-// SAFETY: the launcher maps the info page of the first Vcpu there, for as long as the VM lives.
-const INFO: SharedMemory = unsafe { SharedMemory::new(INFO_PAGE, 4096) };
 
 /// Asks the kernel for upcalls. Called once, at start-up.
 pub fn install() {
@@ -28,16 +26,16 @@ pub fn install() {
 }
 
 fn on_fault(frame: &mut TrapFrame) {
-    let gpa = INFO.load(info_page::FAULT_GPA / 8, Ordering::Relaxed);
+    let gpa = info().load(info_page::FAULT_GPA / 8, Ordering::Relaxed);
     if crate::channel::is_ring_page(gpa) {
         crate::channel::page_lost(gpa);
         start::replace_low_page(gpa & !0xfff);
     } else if let Some(resume) = super::copy::resume_after_fault(frame.rip) {
         frame.rip = resume;
     } else {
-        let access = INFO.load(info_page::FAULT_ACCESS / 8, Ordering::Relaxed);
+        let access = info().load(info_page::FAULT_ACCESS / 8, Ordering::Relaxed);
         // The busy word stays set, so that the same access, made again, stops the VM with this fault as the reason.
         crate::end::lost_memory(frame, gpa, access);
     }
-    INFO.store(info_page::UPCALL_BUSY / 8, 0, Ordering::Release);
+    info().store(info_page::UPCALL_BUSY / 8, 0, Ordering::Release);
 }

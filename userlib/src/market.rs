@@ -1,0 +1,366 @@
+//! The market, as an application sees it: prices, bids, leases, notices.
+//!
+//! [`Book`] is the state machine: it turns what the market says into [`Event`]s and into what is held, and does no I/O.
+//! [`Market`] adds the channel, the price board and the pager. The words are those of MARKET.md: a bid *stands* until it
+//! is replaced, round k sells interval k + 1, notice is one whole interval.
+//!
+//! The policies that turn prices into bids are `market_mechanism::policy`'s, re-exported here: the same code runs in the
+//! host's simulations.
+
+mod board;
+mod book;
+mod statement;
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+
+pub use board::Board;
+pub use book::{Book, Effect, Event, Good, Notice, RoundRecord};
+pub use market_mechanism::board::Line;
+pub use market_mechanism::policy::{
+    FixedBid, HitPoint, Holding, MarginalHit, Offer, Paced, Pacer, Policy, TargetDeadline,
+};
+pub use market_mechanism::rounds::Lease;
+pub use market_mechanism::types::{Credits, Curve, Price, Quantity, RoundNo, Segment};
+pub use proto::market::{Answer, FromMarket, Refusal, Request, RequestBody};
+pub use statement::{Charge, Statement};
+
+use crate::channel::{ChannelError, Endpoint};
+use crate::events;
+use crate::pager::Pager;
+
+/// How many rounds [`Market::history`] goes back.
+pub const HISTORY: usize = book::HISTORY;
+
+/// Why the market did not do what was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MarketError {
+    /// It said no.
+    Refused(Refusal),
+    /// The connection is broken.
+    Channel(ChannelError),
+    /// It did not answer in time, or with something else.
+    NoAnswer,
+}
+
+impl From<ChannelError> for MarketError {
+    fn from(error: ChannelError) -> MarketError {
+        MarketError::Channel(error)
+    }
+}
+
+/// How an application deals with a good: limits that its bids never exceed, and in which blocks it wants pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Limits {
+    max_price: Price,
+    budget: Credits,
+    block_bits: u8,
+}
+
+const NO_LIMITS: Limits = Limits { max_price: Price::LIMIT, budget: Credits::MAX, block_bits: 12 };
+
+/// The connection to the market.
+#[derive(Debug)]
+pub struct Market {
+    endpoint: Endpoint,
+    board: Board,
+    book: Book,
+    pager: Pager,
+    limits: Vec<Limits>,
+    /// Bids that stand, as they were sent: a bid that changes nothing is not sent again.
+    standing: Vec<Option<RequestBody>>,
+    happened: VecDeque<Event>,
+    patience_ticks: u64,
+}
+
+impl Market {
+    /// Takes up the connection. `goods` as in the start-up page; answers are waited for `patience_ticks` at most.
+    pub fn new(endpoint: Endpoint, board: Board, goods: Vec<Good>, pager: Pager, patience_ticks: u64) -> Market {
+        let count = goods.len();
+        Market {
+            endpoint,
+            board,
+            book: Book::new(goods),
+            pager,
+            limits: alloc::vec![NO_LIMITS; count],
+            standing: alloc::vec![None; count],
+            happened: VecDeque::new(),
+            patience_ticks,
+        }
+    }
+
+    /// What one further unit would cost a newcomer now: one load, no message, no exit. `None` if there is none for sale.
+    #[inline]
+    pub fn ask(&self, good: u16) -> Option<Price> {
+        self.board.ask(good)
+    }
+
+    /// The whole line of the price board.
+    pub fn line(&self, good: u16) -> Option<Line> {
+        self.board.line(good)
+    }
+
+    /// The last rounds of a good in which this application took part, oldest first, at most [`HISTORY`].
+    pub fn history(&self, good: u16) -> impl DoubleEndedIterator<Item = &RoundRecord> {
+        self.book.history(good)
+    }
+
+    /// What is held of a good, and the money that is free: what policies take.
+    pub fn holding(&self, good: u16) -> Holding {
+        self.book.holding(good)
+    }
+
+    /// The notices that are not answered yet.
+    pub fn notices(&self) -> &[Notice] {
+        self.book.notices()
+    }
+
+    /// No bid of this application's says more than this per unit, from the next one on.
+    pub fn max_price(&mut self, good: u16, price: Price) {
+        if let Some(limits) = self.limits.get_mut(usize::from(good)) {
+            limits.max_price = price;
+        }
+    }
+
+    /// No interval of this good costs more than this, from the next bid on.
+    pub fn budget(&mut self, good: u16, most: Credits) {
+        if let Some(limits) = self.limits.get_mut(usize::from(good)) {
+            limits.budget = most;
+        }
+    }
+
+    /// Pages shall come in blocks of 2^`bits` bytes (12 to 21), from the next bid on.
+    pub fn block_bits(&mut self, good: u16, bits: u8) {
+        if let Some(limits) = self.limits.get_mut(usize::from(good)) {
+            limits.block_bits = bits.clamp(12, crate::pager::LARGE_BITS);
+        }
+    }
+
+    /// Replaces the standing bid for a good, within the limits that were set. A bid that changes nothing is not sent. A
+    /// refusal comes as [`Event::Refused`].
+    pub fn bid(&mut self, good: u16, offer: &Offer) -> Result<(), MarketError> {
+        let at = usize::from(good);
+        let Some(limits) = self.limits.get(at) else {
+            return Err(MarketError::Refused(Refusal::UnknownGood));
+        };
+        let body = book::bid_message(good, offer, limits.max_price, limits.budget, limits.block_bits);
+        if self.standing[at].as_ref() != Some(&body) {
+            self.send(body.clone())?;
+            self.standing[at] = Some(body);
+        }
+        Ok(())
+    }
+
+    /// Decides with a policy and bids that.
+    pub fn bid_by(&mut self, good: u16, policy: &impl Policy) -> Result<(), MarketError> {
+        let Some(line) = self.line(good) else {
+            return Ok(());
+        };
+        let offer = policy.decide(&line, &self.holding(good));
+        self.bid(good, &offer)
+    }
+
+    /// Buys `quantity` (a power of two) pages at the desk, in one block, and waits for it. Returns its lease number.
+    pub fn lease(&mut self, good: u16, quantity: u32) -> Result<u32, MarketError> {
+        let before: Vec<u32> = self.pager.leases().map(|(lease, _)| lease).collect();
+        let deadline = crate::clock::now().saturating_add(self.patience_ticks);
+        self.call(RequestBody::Desk { good, quantity })?;
+        loop {
+            if let Some((lease, _)) = self.pager.leases().find(|(lease, _)| !before.contains(lease)) {
+                return Ok(lease);
+            }
+            if crate::clock::now() >= deadline {
+                return Err(MarketError::NoAnswer);
+            }
+            self.wait_for_message(deadline)?;
+        }
+    }
+
+    /// Buys CPU time at the desk. Returns what it cost and from which TSC value on it is delivered.
+    pub fn buy_cpu(&mut self, good: u16, units: u32) -> Result<(u64, u64), MarketError> {
+        match self.call(RequestBody::Desk { good, quantity: units })? {
+            Answer::Bought { payment, from_tsc } => Ok((payment, from_tsc)),
+            _ => Err(MarketError::NoAnswer),
+        }
+    }
+
+    /// Gives leases back: scrubs them, lets go of them and tells the market. Those that the heap still uses stay.
+    /// Returns the pages given back.
+    pub fn release(&mut self, good: u16, leases: &[u32]) -> Result<u64, MarketError> {
+        let (leases, pages) = self.let_go(leases);
+        if !leases.is_empty() {
+            self.send(RequestBody::Release { good, leases, quantity: 0 })?;
+        }
+        Ok(pages)
+    }
+
+    /// Gives units of CPU time back.
+    pub fn release_cpu(&mut self, good: u16, units: u32) -> Result<(), MarketError> {
+        self.send(RequestBody::Release { good, leases: Vec::new(), quantity: units }).map(drop)
+    }
+
+    /// Answers a notice with the leases that shall go. Returns the pages given up.
+    pub fn give_up(&mut self, leases: &[u32]) -> Result<u64, MarketError> {
+        let (leases, pages) = self.let_go(leases);
+        if !leases.is_empty() {
+            self.book.gave_up(pages);
+            self.send(RequestBody::GiveUp { leases })?;
+        }
+        Ok(pages)
+    }
+
+    /// Why the last round went as it did. Waits for the answer.
+    pub fn explain(&mut self, good: u16) -> Result<Answer, MarketError> {
+        self.call(RequestBody::Explain { good })
+    }
+
+    /// What so many units would have cost in the last round, per interval. Waits for the answer.
+    pub fn estimate(&mut self, good: u16, quantity: u32) -> Result<u64, MarketError> {
+        match self.call(RequestBody::Estimate { good, quantity })? {
+            Answer::Estimate { cost } => Ok(cost),
+            _ => Err(MarketError::NoAnswer),
+        }
+    }
+
+    /// The account, with the charges of the rounds that are remembered. Waits for the answer.
+    pub fn statement(&mut self) -> Result<Statement, MarketError> {
+        match self.call(RequestBody::Statement)? {
+            Answer::Statement { balance, escrow, paid } => Ok(self.book.statement(balance, escrow, paid)),
+            _ => Err(MarketError::NoAnswer),
+        }
+    }
+
+    /// The next thing that has happened, if any. No exit unless a lease has arrived.
+    pub fn poll(&mut self) -> Result<Option<Event>, MarketError> {
+        self.take_in()?;
+        Ok(self.happened.pop_front())
+    }
+
+    /// Gives the core up until something has happened or the TSC has reached `deadline` (0: never); `None` then.
+    pub fn wait(&mut self, deadline: u64) -> Result<Option<Event>, MarketError> {
+        loop {
+            if let Some(event) = self.poll()? {
+                return Ok(Some(event));
+            }
+            if deadline != 0 && crate::clock::now() >= deadline {
+                return Ok(None);
+            }
+            self.endpoint.wait(events::MARKET, deadline)?;
+        }
+    }
+
+    /// Leased memory.
+    pub fn pager(&mut self) -> &mut Pager {
+        &mut self.pager
+    }
+
+    /// Says what money is free, until the market says it after the next round (1e-15 credit).
+    pub fn set_free(&mut self, free: i128) {
+        self.book.set_free(Credits(free));
+    }
+
+    /// The goods.
+    pub fn goods(&self) -> &[Good] {
+        self.book.goods()
+    }
+
+    /// Tells the market that this application has ended. It takes everything back, so nothing may be used afterwards.
+    pub fn exit(&mut self, status: u32, work: u64) -> Result<(), MarketError> {
+        let number = self.book.next_number();
+        let request = Request { number, body: RequestBody::Exit { status, work } };
+        self.endpoint.send_waiting(&request, events::MARKET, 0).map_err(MarketError::from)
+    }
+
+    /// Lets go of those leases that nothing uses any more.
+    fn let_go(&mut self, leases: &[u32]) -> (Vec<u32>, u64) {
+        let mut pages = 0;
+        let mut gone = Vec::new();
+        for &lease in leases {
+            let bits = self.pager.bits(lease);
+            if let Some(bits) = bits
+                && self.pager.release(lease)
+            {
+                pages += 1 << (bits - cap_spec::abi::PAGE_BITS);
+                gone.push(lease);
+            }
+        }
+        (gone, pages)
+    }
+
+    /// Sends a request without waiting for its answer. A refusal becomes an event.
+    fn send(&mut self, body: RequestBody) -> Result<u32, MarketError> {
+        let number = self.book.next_number();
+        let request = Request { number, body };
+        match self.endpoint.send(&request) {
+            Ok(()) => Ok(number),
+            // Both rings could be full of each other's messages: taking ours in makes room for the market's.
+            Err(ChannelError::Full) => {
+                self.take_in()?;
+                let deadline = crate::clock::now().saturating_add(self.patience_ticks);
+                self.endpoint.send_waiting(&request, events::MARKET, deadline)?;
+                Ok(number)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Sends a request and waits for its answer; what else arrives meanwhile is kept for [`Market::poll`].
+    fn call(&mut self, body: RequestBody) -> Result<Answer, MarketError> {
+        let number = self.send(body)?;
+        self.book.expect(number);
+        let deadline = crate::clock::now().saturating_add(self.patience_ticks);
+        loop {
+            self.take_in()?;
+            match self.book.answer(number) {
+                Some(Answer::Refused(refusal)) => return Err(MarketError::Refused(refusal)),
+                Some(answer) => return Ok(answer),
+                None if crate::clock::now() >= deadline => {
+                    self.book.give_up_waiting(number);
+                    return Err(MarketError::NoAnswer);
+                }
+                None => drop(self.endpoint.wait(events::MARKET, deadline)?),
+            }
+        }
+    }
+
+    fn wait_for_message(&mut self, deadline: u64) -> Result<(), MarketError> {
+        self.endpoint.wait(events::MARKET, deadline)?;
+        self.take_in()
+    }
+
+    /// Takes in all messages that have arrived.
+    fn take_in(&mut self) -> Result<(), MarketError> {
+        while let Some(message) = self.endpoint.receive::<FromMarket>()? {
+            match self.book.take_in(message, |good| self.board.line(good)) {
+                Effect::Nothing => {}
+                Effect::Tell(event) => self.happened.push_back(event),
+                Effect::Accept { lease, bits } => self.accept(lease, bits)?,
+                Effect::Taken { leases } => {
+                    let heap_lost = leases.iter().filter(|&&lease| self.pager.taken(lease)).count();
+                    assert!(heap_lost == 0, "{heap_lost} leases that the heap lived on were taken by force");
+                    self.happened.push_back(Event::Taken { leases });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts an arrived lease to use, or gives it back at once if that can't be.
+    fn accept(&mut self, lease: u32, bits: u8) -> Result<(), MarketError> {
+        let channel = self.endpoint.channel();
+        let accepted = self.pager.accept(channel, lease, bits);
+        // The market may have a further block for us, which could not be in flight before this one was accepted.
+        let _ = channel.signal();
+        match accepted {
+            Ok(()) => self.happened.push_back(Event::Leased { lease, bits }),
+            Err(error) => {
+                self.send(RequestBody::Release { good: book::PAGE_GOOD, leases: alloc::vec![lease], quantity: 0 })?;
+                self.happened.push_back(Event::Unusable { lease, error });
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

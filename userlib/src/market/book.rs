@@ -1,0 +1,418 @@
+//! What an application knows about its dealings with the market; without I/O.
+
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use market_mechanism::board::Line;
+use market_mechanism::policy::{Holding, Offer};
+use market_mechanism::rounds::Lease;
+use market_mechanism::types::{Credits, Price, Quantity};
+use proto::market::{Answer, FromMarket, Refusal, RequestBody, Segment};
+
+use super::statement::{Charge, Statement};
+use crate::pager::PagerError;
+
+/// The good whose leases are blocks of memory.
+pub const PAGE_GOOD: u16 = 0;
+/// How many rounds are remembered per good.
+pub const HISTORY: usize = 128;
+
+/// A good, as the start-up page names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Good {
+    /// Its name.
+    pub name: String,
+    /// Its interval in TSC ticks.
+    pub interval_ticks: u64,
+    /// Units of it in the application's base.
+    pub base: Quantity,
+}
+
+/// What a round brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RoundRecord {
+    /// The round.
+    pub round: u64,
+    /// Units held in the interval that it sold, base excluded.
+    pub holding: u32,
+    /// What was paid for that interval.
+    pub payment: u64,
+    /// The clearing price on the board when the result arrived.
+    pub clearing: Price,
+    /// The ask then.
+    pub ask: Price,
+}
+
+/// Units to be given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// Of this good.
+    pub good: u16,
+    /// Lost in this round.
+    pub round: u64,
+    /// So many; for pages, those not given up yet.
+    pub units: u32,
+    /// By this TSC value.
+    pub deadline_tsc: u64,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A block of pages has arrived and is mapped.
+    Leased {
+        /// Its number.
+        lease: u32,
+        /// log2 bytes.
+        bits: u8,
+    },
+    /// A block of pages has arrived, could not be put to use, and goes back.
+    Unusable {
+        /// Its number.
+        lease: u32,
+        /// Why.
+        error: PagerError,
+    },
+    /// A round was cleared.
+    Round {
+        /// Good.
+        good: u16,
+        /// What it brought.
+        record: RoundRecord,
+    },
+    /// Units must be given up, else the market takes the youngest.
+    Notice(Notice),
+    /// At the present bids these units will be lost in the next round.
+    AtRisk {
+        /// Good.
+        good: u16,
+        /// Units.
+        units: u32,
+    },
+    /// Leases were taken by force. They are gone.
+    Taken {
+        /// Their numbers.
+        leases: Vec<u32>,
+    },
+    /// What a unit of work is worth has changed: millionths of the value at the start.
+    Valuation {
+        /// Millionths.
+        ppm: u64,
+    },
+    /// The base can't be paid: the end comes at this TSC value unless the account is topped up.
+    StopNotice {
+        /// TSC value.
+        deadline_tsc: u64,
+    },
+    /// A request whose answer nobody waits for was refused.
+    Refused {
+        /// Why.
+        refusal: Refusal,
+    },
+}
+
+/// What a message asks the I/O side to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Nothing.
+    Nothing,
+    /// Tell the application.
+    Tell(Event),
+    /// Accept a block from the channel.
+    Accept {
+        /// Its number.
+        lease: u32,
+        /// log2 bytes.
+        bits: u8,
+    },
+    /// Forget blocks, then tell the application.
+    Taken {
+        /// Their numbers.
+        leases: Vec<u32>,
+    },
+}
+
+/// Books of one good.
+#[derive(Debug, Default)]
+struct Account {
+    lease: Lease,
+    history: VecDeque<RoundRecord>,
+}
+
+/// The state machine of a market client.
+#[derive(Debug)]
+pub struct Book {
+    goods: Vec<Good>,
+    accounts: Vec<Account>,
+    free: Credits,
+    notices: Vec<Notice>,
+    number: u32,
+    /// Requests whose answer somebody waits for; `Some` once it is there.
+    waiting: BTreeMap<u32, Option<Answer>>,
+}
+
+impl Book {
+    /// Empty books.
+    pub fn new(goods: Vec<Good>) -> Book {
+        let account = |good: &Good| {
+            let lease = Lease { base: good.base, running: Quantity(0), next: Quantity(0) };
+            Account { lease, history: VecDeque::new() }
+        };
+        let accounts = goods.iter().map(account).collect();
+        Book { goods, accounts, free: Credits::ZERO, notices: Vec::new(), number: 0, waiting: BTreeMap::new() }
+    }
+
+    /// The free balance, as far as known.
+    pub fn set_free(&mut self, free: Credits) {
+        self.free = free;
+    }
+
+    /// The goods.
+    pub fn goods(&self) -> &[Good] {
+        &self.goods
+    }
+
+    /// What is held of a good.
+    pub fn holding(&self, good: u16) -> Holding {
+        let lease = self.accounts.get(usize::from(good)).map(|account| account.lease).unwrap_or_default();
+        Holding { lease, free: self.free }
+    }
+
+    /// The last rounds of a good, oldest first.
+    pub fn history(&self, good: u16) -> impl DoubleEndedIterator<Item = &RoundRecord> {
+        self.accounts.get(usize::from(good)).into_iter().flat_map(|account| account.history.iter())
+    }
+
+    /// The notices that are not answered yet.
+    pub fn notices(&self) -> &[Notice] {
+        &self.notices
+    }
+
+    /// The number for the next request.
+    pub fn next_number(&mut self) -> u32 {
+        self.number = self.number.wrapping_add(1);
+        self.number
+    }
+
+    /// Somebody waits for the answer to this request.
+    pub fn expect(&mut self, number: u32) {
+        self.waiting.insert(number, None);
+    }
+
+    /// The answer to a request that somebody waits for, once it is there.
+    pub fn answer(&mut self, number: u32) -> Option<Answer> {
+        let answer = self.waiting.get_mut(&number)?.take()?;
+        self.waiting.remove(&number);
+        Some(answer)
+    }
+
+    /// Nobody waits any more.
+    pub fn give_up_waiting(&mut self, number: u32) {
+        self.waiting.remove(&number);
+    }
+
+    /// Pages were given up: notices get smaller, the oldest first.
+    pub fn gave_up(&mut self, pages: u64) {
+        let mut left = u32::try_from(pages).unwrap_or(u32::MAX);
+        for notice in self.notices.iter_mut().filter(|notice| notice.good == PAGE_GOOD) {
+            let now = notice.units.min(left);
+            notice.units -= now;
+            left -= now;
+        }
+        self.notices.retain(|notice| notice.units > 0);
+    }
+
+    /// Takes in a message. `line` reads the price board.
+    pub fn take_in(&mut self, message: FromMarket, line: impl FnOnce(u16) -> Option<Line>) -> Effect {
+        match message {
+            FromMarket::Answer { number, body } => match self.waiting.get_mut(&number) {
+                Some(place) => {
+                    *place = Some(body);
+                    Effect::Nothing
+                }
+                None => match body {
+                    Answer::Refused(refusal) => Effect::Tell(Event::Refused { refusal }),
+                    Answer::Done
+                    | Answer::Bought { .. }
+                    | Answer::Explanation { .. }
+                    | Answer::Estimate { .. }
+                    | Answer::Statement { .. } => Effect::Nothing,
+                },
+            },
+            FromMarket::Lease { lease, bits, round: _ } => Effect::Accept { lease, bits },
+            FromMarket::Round { good, round, holding, payment, balance } => {
+                self.free = Credits(balance);
+                let Some(account) = self.accounts.get_mut(usize::from(good)) else {
+                    return Effect::Nothing;
+                };
+                account.lease.running = account.lease.next;
+                account.lease.next = Quantity(holding);
+                let board = line(good).unwrap_or_default();
+                let record = RoundRecord { round, holding, payment, clearing: board.clearing, ask: board.ask };
+                if account.history.len() == HISTORY {
+                    account.history.pop_front();
+                }
+                account.history.push_back(record);
+                // A notice of an earlier round has run out by now.
+                self.notices.retain(|notice| notice.good != good || notice.round >= round);
+                Effect::Tell(Event::Round { good, record })
+            }
+            FromMarket::Notice { good, round, units, deadline_tsc } => {
+                let notice = Notice { good, round, units, deadline_tsc };
+                // Of CPU time there is nothing to choose: it shrinks by itself.
+                if good == PAGE_GOOD {
+                    self.notices.push(notice);
+                }
+                Effect::Tell(Event::Notice(notice))
+            }
+            FromMarket::AtRisk { good, units } => Effect::Tell(Event::AtRisk { good, units }),
+            FromMarket::Taken { leases } => Effect::Taken { leases },
+            FromMarket::Valuation { ppm } => Effect::Tell(Event::Valuation { ppm }),
+            FromMarket::StopNotice { deadline_tsc } => Effect::Tell(Event::StopNotice { deadline_tsc }),
+        }
+    }
+
+    /// The account and the charges that are remembered.
+    pub fn statement(&self, balance: i128, escrow: i128, paid: i128) -> Statement {
+        let mut charges = Vec::new();
+        for (good, account) in self.goods.iter().zip(&self.accounts) {
+            let paid_for = account.history.iter().filter(|record| record.payment > 0);
+            charges.extend(paid_for.map(|record| Charge {
+                good: good.name.clone(),
+                // Round k sells interval k + 1.
+                interval: record.round + 1,
+                interval_ticks: good.interval_ticks,
+                quantity: record.holding,
+                payment: record.payment,
+            }));
+        }
+        Statement { balance: Credits(balance), escrow: Credits(escrow), paid: Credits(paid), charges }
+    }
+}
+
+/// An offer as a message, within limits: no value above `max_price`, no payment above `budget`.
+pub fn bid_message(good: u16, offer: &Offer, max_price: Price, budget: Credits, block_bits: u8) -> RequestBody {
+    let mut curve: Vec<Segment> = Vec::new();
+    for segment in offer.curve.segments() {
+        let value = segment.value.min(max_price).0;
+        match curve.last_mut() {
+            // What the limit has made equal is one segment: values fall strictly.
+            Some(last) if last.value == value => last.quantity = last.quantity.saturating_add(segment.quantity.0),
+            _ => curve.push(Segment { quantity: segment.quantity.0, value }),
+        }
+    }
+    let most = offer.max_payment.min(budget).max(Credits::ZERO);
+    RequestBody::Bid {
+        good,
+        curve,
+        keep: offer.keep.0,
+        max_payment: u64::try_from(most.0).unwrap_or(u64::MAX),
+        valid_until: u64::MAX,
+        block_bits,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use market_mechanism::policy::{FixedBid, Policy};
+    use market_mechanism::types::{Curve, Segment as Step};
+
+    fn book() -> Book {
+        let good = |name: &str, base| Good { name: name.into(), interval_ticks: 100, base: Quantity(base) };
+        Book::new(std::vec![good("page", 0), good("cpu.0", 3)])
+    }
+
+    fn round(good: u16, round: u64, holding: u32) -> FromMarket {
+        FromMarket::Round { good, round, holding, payment: u64::from(holding) * 2, balance: 50 }
+    }
+
+    fn no_line(_: u16) -> Option<Line> {
+        None
+    }
+
+    #[test]
+    fn what_was_won_runs_one_interval_later() {
+        let mut book = book();
+        for (at, holding) in [(4, 5), (5, 2)] {
+            assert!(matches!(book.take_in(round(1, at, holding), no_line), Effect::Tell(Event::Round { .. })));
+        }
+        let lease = book.holding(1).lease;
+        assert_eq!((lease.base, lease.running, lease.next), (Quantity(3), Quantity(5), Quantity(2)));
+        assert_eq!(book.holding(1).free, Credits(50));
+        assert_eq!(book.history(1).map(|record| record.round).collect::<Vec<_>>(), [4, 5]);
+        // A good that does not exist is no reason to fall over.
+        assert_eq!(book.take_in(round(9, 1, 1), no_line), Effect::Nothing);
+        for at in 0..2 * HISTORY as u64 {
+            book.take_in(round(0, at, 1), no_line);
+        }
+        assert_eq!(book.history(0).count(), HISTORY);
+    }
+
+    #[test]
+    fn answers_reach_whoever_waits_and_refusals_everybody() {
+        let mut book = book();
+        let (first, second) = (book.next_number(), book.next_number());
+        book.expect(second);
+        let refused = Answer::Refused(Refusal::CannotPay);
+        let answer = |number| FromMarket::Answer { number, body: refused.clone() };
+        let told = Effect::Tell(Event::Refused { refusal: Refusal::CannotPay });
+        assert_eq!(book.take_in(answer(first), no_line), told);
+        assert_eq!(book.answer(second), None);
+        assert_eq!(book.take_in(answer(second), no_line), Effect::Nothing);
+        assert_eq!(book.answer(second), Some(refused.clone()));
+        assert_eq!(book.answer(second), None);
+        assert_eq!(book.take_in(answer(second), no_line), told, "nobody waits any more");
+    }
+
+    #[test]
+    fn a_notice_stays_until_it_is_answered_or_over() {
+        let mut book = book();
+        let notice = |units, round| FromMarket::Notice { good: PAGE_GOOD, round, units, deadline_tsc: 9 };
+        book.take_in(notice(10, 3), no_line);
+        book.take_in(notice(4, 4), no_line);
+        book.gave_up(12);
+        assert_eq!(book.notices().iter().map(|notice| notice.units).collect::<Vec<_>>(), [2]);
+        book.take_in(round(0, 4, 1), no_line);
+        assert_eq!(book.notices().len(), 1);
+        book.take_in(round(0, 5, 1), no_line);
+        assert_eq!(book.notices(), []);
+    }
+
+    #[test]
+    fn a_bid_stays_within_its_limits() {
+        let steps = [(3, 90), (2, 50), (4, 10)]
+            .map(|(quantity, value)| Step { quantity: Quantity(quantity), value: Price(value) });
+        let offer = Offer { curve: Curve::new(&steps).unwrap(), keep: Price(1), max_payment: Credits(1 << 100) };
+        let RequestBody::Bid { curve, max_payment, keep, .. } = bid_message(0, &offer, Price(50), Credits(700), 12)
+        else {
+            panic!("a bid");
+        };
+        assert_eq!(curve, [Segment { quantity: 5, value: 50 }, Segment { quantity: 4, value: 10 }]);
+        assert_eq!((max_payment, keep), (700, 1));
+        let RequestBody::Bid { max_payment, .. } = bid_message(0, &offer, Price(50), Credits::MAX, 12) else {
+            panic!("a bid");
+        };
+        assert_eq!(max_payment, u64::MAX);
+        let fixed = FixedBid { units: Quantity(2), value: Price(5), keep: Price(0) };
+        let offer = fixed.decide(&Line::default(), &Holding::default());
+        let RequestBody::Bid { curve, .. } = bid_message(0, &offer, Price::LIMIT, Credits::MAX, 12) else {
+            panic!("a bid");
+        };
+        assert_eq!(curve, [Segment { quantity: 2, value: 5 }]);
+    }
+
+    #[test]
+    fn a_statement_lists_what_was_paid() {
+        let mut book = book();
+        for (at, holding) in [(4, 5), (5, 0), (6, 2)] {
+            book.take_in(round(1, at, holding), no_line);
+        }
+        let statement = book.statement(7, 8, 14);
+        assert_eq!(
+            statement.charges.iter().map(|charge| (charge.interval, charge.payment)).collect::<Vec<_>>(),
+            [(5, 10), (7, 4)]
+        );
+    }
+}

@@ -1,0 +1,121 @@
+//! The client against a small market of its own, over real rings; the kernel is a stand-in.
+
+use core::cell::RefCell;
+use core::sync::atomic::AtomicU64;
+use std::boxed::Box;
+use std::rc::Rc;
+use std::vec;
+
+use market_mechanism::board::{WORDS, publish};
+
+use super::*;
+use crate::cap::{Label, own};
+use crate::channel::tests::pair;
+use crate::invoke::fake;
+use crate::slots::Slots;
+
+/// The market's side: answers one request at a time, whenever the client waits.
+struct Server {
+    endpoint: Endpoint,
+    requests: Vec<RequestBody>,
+    answer: fn(&RequestBody) -> Vec<FromMarket>,
+}
+
+impl Server {
+    fn serve(&mut self) -> u64 {
+        while let Some(Request { number, body }) = self.endpoint.receive::<Request>().unwrap() {
+            for message in (self.answer)(&body) {
+                let message = match message {
+                    FromMarket::Answer { body, .. } => FromMarket::Answer { number, body },
+                    other => other,
+                };
+                self.endpoint.send(&message).unwrap();
+            }
+            self.requests.push(body);
+        }
+        events::MARKET
+    }
+}
+
+fn connect(answer: fn(&RequestBody) -> Vec<FromMarket>) -> (Market, Rc<RefCell<Server>>) {
+    let (client, endpoint) = pair(0);
+    let server = Rc::new(RefCell::new(Server { endpoint, requests: Vec::new(), answer }));
+    let kernel = server.clone();
+    fake::install(move |_, label, _| match label {
+        Label::VcpuWait => Ok((kernel.borrow_mut().serve(), 0)),
+        _ => Ok((0, 0)),
+    });
+    let lines: &'static [[AtomicU64; WORDS]] = Box::leak(Box::new([const { [const { AtomicU64::new(0) }; WORDS] }; 2]));
+    publish(&lines[1], &Line { ask: Price(31), clearing: Price(30), ..Line::default() });
+    let goods = ["page", "cpu.0"].map(|name| Good { name: name.into(), interval_ticks: 10, base: Quantity(1) });
+    let pager = Pager::new(Slots::new(200), own::BASE, own::VM);
+    let market = Market::new(client, Board::new(lines), goods.into(), pager, 1_000_000_000);
+    (market, server)
+}
+
+fn answer(body: Answer) -> Vec<FromMarket> {
+    vec![FromMarket::Answer { number: 0, body }]
+}
+
+#[test]
+fn a_question_gets_its_answer_and_what_comes_between_is_kept() {
+    let (mut market, _) = connect(|body| match body {
+        RequestBody::Estimate { .. } => {
+            let mut messages = vec![FromMarket::AtRisk { good: 1, units: 2 }];
+            messages.extend(answer(Answer::Estimate { cost: 77 }));
+            messages
+        }
+        _ => answer(Answer::Refused(Refusal::TooManyRequests)),
+    });
+    assert_eq!(market.estimate(1, 5), Ok(77));
+    assert_eq!(market.poll(), Ok(Some(Event::AtRisk { good: 1, units: 2 })));
+    assert_eq!(market.poll(), Ok(None));
+    assert_eq!(market.explain(1), Err(MarketError::Refused(Refusal::TooManyRequests)));
+    assert_eq!((market.ask(1), market.ask(7)), (Some(Price(31)), None));
+}
+
+#[test]
+fn a_standing_bid_is_sent_once() {
+    let (mut market, server) = connect(|_| answer(Answer::Done));
+    let policy = |value| FixedBid { units: Quantity(3), value: Price(value), keep: Price(0) };
+    for value in [5, 5, 6, 6, 5] {
+        market.bid_by(1, &policy(value)).unwrap();
+    }
+    server.borrow_mut().serve();
+    assert_eq!(server.borrow().requests.len(), 3);
+    market.max_price(1, Price(5));
+    market.bid_by(1, &policy(90)).unwrap();
+    server.borrow_mut().serve();
+    assert_eq!(server.borrow().requests.len(), 3, "the limit makes it the same bid");
+}
+
+#[test]
+fn a_lease_bought_at_the_desk_is_mapped_and_goes_back() {
+    let (mut market, server) = connect(|body| match body {
+        RequestBody::Desk { good: 0, quantity: 4 } => {
+            let mut messages = answer(Answer::Bought { payment: 8, from_tsc: 0 });
+            messages.push(FromMarket::Lease { lease: 9, bits: 14, round: u64::MAX });
+            messages
+        }
+        RequestBody::Desk { .. } => answer(Answer::Refused(Refusal::NotAvailable)),
+        _ => answer(Answer::Done),
+    });
+    assert_eq!(market.lease(0, 4), Ok(9));
+    assert_eq!(market.pager().pages(), 4);
+    assert_eq!(market.poll(), Ok(Some(Event::Leased { lease: 9, bits: 14 })));
+    assert_eq!(market.lease(0, 8), Err(MarketError::Refused(Refusal::NotAvailable)));
+    assert_eq!(market.release(0, &[9, 10]), Ok(4));
+    server.borrow_mut().serve();
+    let release = RequestBody::Release { good: 0, leases: vec![9], quantity: 0 };
+    assert_eq!(server.borrow().requests.last(), Some(&release));
+    assert_eq!(market.pager().pages(), 0);
+}
+
+#[test]
+fn a_market_that_is_silent_or_talks_nonsense_is_an_error_not_a_hang() {
+    let (mut market, server) = connect(|_| Vec::new());
+    market.patience_ticks = 1_000_000;
+    assert_eq!(market.statement(), Err(MarketError::NoAnswer));
+    server.borrow_mut().endpoint.send_bytes(&[0xff; 40]).unwrap();
+    assert_eq!(market.poll(), Err(MarketError::Channel(ChannelError::Corrupt)));
+}
