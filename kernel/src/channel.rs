@@ -127,7 +127,10 @@ impl<M: Machine> Kernel<M> {
             return Err(Fault::new(Error::ChannelFull, 0));
         }
         if moves {
-            if self.slot(from).boot {
+            // What was derived from it, or mapped by it, must not have a right that it loses.
+            let slot = self.slot(from);
+            let needed = slot.has_children() || slot.cap.mapping().is_some();
+            if slot.boot || (needed && !mask.contains(slot.rights)) {
                 return Err(Fault::new(Error::InUse, 1));
             }
             return Ok(Invocation::Move { from, to, mask });

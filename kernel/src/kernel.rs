@@ -68,7 +68,7 @@ impl Route {
 }
 
 /// The capability core over a machine.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Kernel<M> {
     /// Storage and hardware.
     pub machine: M,
@@ -134,6 +134,12 @@ impl<M: Machine> Kernel<M> {
     /// Who takes an interrupt route, for the back end, which masks the routes of a Vcpu that is switched out.
     pub fn route(&self, route: u16) -> Option<Route> {
         self.routes.get(route as usize).copied().filter(|route| route.vcpu.is_some())
+    }
+
+    /// How the reservation of a Vcpu stands on its core, for those who look at the kernel from outside.
+    pub fn reservation_of(&self, vcpu: VcpuId) -> Option<crate::sched::Reservation> {
+        let &Vcpu { core, reservation, .. } = self.machine.vcpu(vcpu);
+        self.core(core).schedule.reservation(reservation?)
     }
 
     /// How many cores are in use.

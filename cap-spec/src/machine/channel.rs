@@ -6,8 +6,9 @@
 //! * **Signal** sets the other end's bits in its receiver's event word and wakes it; `NoReceiver` if there is none.
 //!   **SignalWait** is Signal and then the invoker's own Wait.
 //! * Towards each end there is a slot for one capability in flight. **Grant** derives a child of the source into the
-//!   other end's slot, or moves the source there: `ChannelFull`; `InUse` for a boot capability that should move; for a
-//!   child `NotCopyable` and `TooDeep`. These three name the source (1). A source that is moved must lie in the root CNode or in a CNode reached with WRITE
+//!   other end's slot, or moves the source there: `ChannelFull`; for a move `InUse` if it is a boot capability, or
+//!   is mapped or has children and would lose a right that these have; for a child `NotCopyable` and `TooDeep`. These
+//!   three name the source (1). A source that is moved must lie in the root CNode or in a CNode reached with WRITE
 //!   (`MissingRight`, 1); as only argument 3 says whether it is moved, this is checked after argument 3.
 //! * **Accept** moves what is in flight towards the end spoken for into an empty slot; `ChannelEmpty` if nothing is.
 
@@ -15,7 +16,7 @@ use super::Outcome;
 use super::cnode::{check_copyable, put_copy};
 use super::derivation::relocate;
 use super::lookup::Invoked;
-use super::state::{Cap, ChannelId, Receiver, SlotId, State};
+use super::state::{Cap, ChannelId, Receiver, Slot, SlotId, State};
 use super::vcpu::{SOME_EVENTS, raise, sleep};
 use crate::abi::{Error, Fault, ObjectType, Rights, SLOT_BITS};
 
@@ -88,7 +89,10 @@ pub(super) fn grant(state: &mut State, call: Invoked) -> Result<Outcome, Fault> 
         return Err(Fault::new(Error::ChannelFull, 0));
     }
     if is_move {
-        if state.slots[&source].parent.is_none() {
+        let Slot { cap, rights, parent, .. } = &state.slots[&source];
+        let is_mapped = matches!(cap, Cap::Frame { mapping: Some(_), .. } | Cap::PageTable { place: Some(_), .. });
+        let is_needed = is_mapped || state.has_children(source);
+        if parent.is_none() || (is_needed && !mask.contains(*rights)) {
             return Err(Fault::new(Error::InUse, 1));
         }
         relocate(state, source, destination);

@@ -13,8 +13,10 @@
 //!   Channel is nobody's handler. A destroyed CNode is nobody's CSpace.
 //! * An Untyped that goes gives its extent back only if it was its parent's whole extent; then the parent's watermark
 //!   becomes what the child's was, so that a lease which was never used costs nobody a scrub. Otherwise the parent's
-//!   watermark stays, until Revoke.
+//!   watermark stays, until Revoke. It may also stay (this is left to the kernel) if the Untyped was *captive*: if its slot
+//!   went with an object that was made of it, as when a VM revokes its own base.
 
+use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
 use super::state::{Cap, Run, Slot, SlotId, State};
@@ -54,7 +56,19 @@ pub(super) fn relocate(state: &mut State, from: SlotId, to: SlotId) {
 
 /// Removes one capability, with everything that must go with it.
 pub(super) fn remove(state: &mut State, slot: SlotId) {
-    let mut doomed = alloc::vec![slot];
+    let captives = captives(state);
+    remove_all(state, alloc::vec![slot], &captives);
+}
+
+/// Removes every descendant.
+pub(super) fn remove_descendants(state: &mut State, slot: SlotId) {
+    let captives = captives(state);
+    let descendants = state.descendants(slot).into_iter().collect();
+    remove_all(state, descendants, &captives);
+}
+
+/// Removes what is doomed, and what must go with it.
+fn remove_all(state: &mut State, mut doomed: Vec<SlotId>, captives: &BTreeSet<SlotId>) {
     while let Some(next) = doomed.pop() {
         let Some(found) = state.slots.get(&next) else { continue };
         let children: Vec<SlotId> = state.children(next).map(|(id, _)| id).collect();
@@ -69,32 +83,83 @@ pub(super) fn remove(state: &mut State, slot: SlotId) {
                 child.parent = parent;
             }
         }
-        release(state, next, &mut doomed);
+        release(state, next, &mut doomed, captives);
         state.slots.remove(&next);
     }
 }
 
-/// Removes every descendant.
-pub(super) fn remove_descendants(state: &mut State, slot: SlotId) {
-    for below in state.descendants(slot) {
-        remove(state, below);
+/// The slots in the object whose original this is: they go with it.
+fn slots_of_object(state: &State, slot: SlotId) -> Vec<SlotId> {
+    match state.slots[&slot] {
+        Slot { cap: Cap::CNode { id, slot_bits }, original: true, .. } => {
+            state.slots.range(id.slot(0)..id.slot(1 << slot_bits)).map(|(id, _)| *id).collect()
+        }
+        Slot { cap: Cap::Channel { id, .. }, original: true, .. } => [1, 2]
+            .map(|end| channel::in_flight_slot(id, end))
+            .into_iter()
+            .filter(|s| state.slots.contains_key(s))
+            .collect(),
+        _ => Vec::new(),
     }
+}
+
+/// The Untypeds that are their parent's whole extent and captive in what is derived from them.
+fn captives(state: &State) -> BTreeSet<SlotId> {
+    state
+        .slots
+        .keys()
+        .copied()
+        .filter(|slot| whole_of_parent(state, *slot).is_some() && is_captive(state, *slot))
+        .collect()
+}
+
+/// True if the slot goes with an object that is derived from it.
+fn is_captive(state: &State, slot: SlotId) -> bool {
+    let mut goes = BTreeSet::new();
+    let mut open: Vec<SlotId> =
+        state.descendants(slot).into_iter().flat_map(|below| slots_of_object(state, below)).collect();
+    while let Some(next) = open.pop() {
+        if goes.insert(next) {
+            if state.slots[&next].original {
+                open.extend(state.children(next).map(|(id, _)| id));
+            }
+            open.extend(slots_of_object(state, next));
+        }
+    }
+    goes.contains(&slot)
+}
+
+/// The parent of the Untyped in `slot`, if this is its parent's whole extent.
+fn whole_of_parent(state: &State, slot: SlotId) -> Option<SlotId> {
+    let Slot { cap: Cap::Untyped { extent, .. }, parent: Some(parent), .. } = state.slots[&slot] else { return None };
+    match state.slots[&parent].cap {
+        Cap::Untyped { extent: whole, .. } if whole == extent => Some(parent),
+        _ => None,
+    }
+}
+
+/// The Untyped in `slot` goes: its watermark becomes its parent's, if that has the same extent.
+fn give_memory_back(state: &mut State, slot: SlotId, captives: &BTreeSet<SlotId>) {
+    let Some(parent) = whole_of_parent(state, slot) else { return };
+    let Cap::Untyped { watermark: left, .. } = state.slots[&slot].cap else { return };
+    let Some(Cap::Untyped { watermark, .. }) = state.slots.get_mut(&parent).map(|slot| &mut slot.cap) else { return };
+    if captives.contains(&slot) {
+        let alternatives = [left, *watermark].into_iter().chain(state.choices.remove(&slot).into_iter().flatten());
+        state.choices.insert(parent, alternatives.collect());
+    } else if let Some(alternatives) = state.choices.remove(&slot) {
+        state.choices.insert(parent, alternatives);
+    }
+    *watermark = left;
 }
 
 /// Lets go of what the capability in `slot` holds: its mapping, and for an original its object. The slots that die with
 /// the object join `doomed`.
-fn release(state: &mut State, slot: SlotId, doomed: &mut Vec<SlotId>) {
-    let Slot { cap, original, parent, .. } = state.slots[&slot].clone();
+fn release(state: &mut State, slot: SlotId, doomed: &mut Vec<SlotId>, captives: &BTreeSet<SlotId>) {
+    doomed.extend(slots_of_object(state, slot));
+    let Slot { cap, original, .. } = state.slots[&slot].clone();
     match cap {
         Cap::Frame { .. } => address_space::unmap_frame(state, slot),
-        Cap::Untyped { extent, watermark, .. } => {
-            if let Some(Slot { cap: Cap::Untyped { extent: whole, watermark: taken, .. }, .. }) =
-                parent.and_then(|parent| state.slots.get_mut(&parent))
-                && *whole == extent
-            {
-                *taken = watermark;
-            }
-        }
+        Cap::Untyped { .. } => give_memory_back(state, slot, captives),
         Cap::CpuTime { vcpu, .. } => {
             if let Some(vcpu) = vcpu {
                 take_time(state, vcpu);
@@ -102,9 +167,7 @@ fn release(state: &mut State, slot: SlotId, doomed: &mut Vec<SlotId>) {
             cpu_time::give_back(state, slot);
         }
         Cap::CNode { id, .. } if original => {
-            if let Some(slot_bits) = state.cnodes.remove(&id) {
-                doomed.extend(state.slots.range(id.slot(0)..id.slot(1 << slot_bits)).map(|(id, _)| *id));
-            }
+            state.cnodes.remove(&id);
             for vm in state.vms.values_mut().filter(|vm| vm.cspace == Some(id)) {
                 vm.cspace = None;
             }
@@ -137,7 +200,6 @@ fn release(state: &mut State, slot: SlotId, doomed: &mut Vec<SlotId>) {
                     vcpu.handler = None;
                 }
             }
-            doomed.extend([1, 2].map(|end| channel::in_flight_slot(id, end)));
         }
         Cap::CNode { .. }
         | Cap::Vm(_)

@@ -44,7 +44,7 @@ pub use channel::in_flight_slot;
 pub use cpu_time::share;
 pub use launch::{RING_WINDOW, foreign_parts};
 pub use state::*;
-pub use vcpu::{advance, initial_registers};
+pub use vcpu::{expire, initial_registers};
 
 use crate::abi::{Error, Fault, Label, ObjectType};
 use lookup::Invoked;
@@ -74,7 +74,7 @@ pub struct Call {
 pub enum Outcome {
     /// It is done, with these results.
     Done([u64; 2]),
-    /// The invoker sleeps; [`State::completions`] will hold its results.
+    /// The invoker sleeps; [`State::completions`] or [`expire`] will tell its results.
     Blocked,
 }
 

@@ -352,6 +352,8 @@ pub struct State {
     pub vcpus: BTreeMap<VcpuId, Vcpu>,
     /// The channels, with the receivers of ends 1 and 2.
     pub channels: BTreeMap<ChannelId, [Option<Receiver>; 2]>,
+    /// Watermarks that the rules leave to the kernel, with the values that it may choose; emptied by who observed them.
+    pub choices: BTreeMap<SlotId, BTreeSet<u64>>,
     /// The present period of every Vcpu that has CPU time (its core's doing).
     pub periods: BTreeMap<VcpuId, Period>,
     /// Vcpus whose state a core still holds, with that core (its doing).
@@ -362,7 +364,7 @@ pub struct State {
     pub port_input: u32,
     /// What was done to the world, in order.
     pub outputs: Vec<Output>,
-    /// Sleepers that woke, with the events that their Wait returns, in order.
+    /// Sleepers that were signalled and woke, with the events that their Wait returns; emptied by who told them.
     pub completions: Vec<(VcpuId, u64)>,
 }
 
@@ -377,6 +379,7 @@ impl State {
             vms: BTreeMap::new(),
             vcpus: BTreeMap::new(),
             channels: BTreeMap::new(),
+            choices: BTreeMap::new(),
             periods: BTreeMap::new(),
             holders: BTreeMap::new(),
             now: 0,

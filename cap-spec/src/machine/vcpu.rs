@@ -309,12 +309,18 @@ fn wake(state: &mut State, id: VcpuId) {
     }
 }
 
-/// The world lets time pass: sleepers whose deadline is reached wake.
-pub fn advance(state: &mut State, now: u64) {
-    state.now = now;
-    let due = |vcpu: &Vcpu| matches!(vcpu.run, Run::Blocked { deadline, .. } if deadline != 0 && deadline <= now);
-    let ids: alloc::vec::Vec<VcpuId> = state.vcpus.iter().filter(|(_, vcpu)| due(vcpu)).map(|(id, _)| *id).collect();
-    for id in ids {
-        wake(state, id);
+/// A core finds that the deadline of a sleeper has passed: it wakes with the events that there are, which are returned.
+/// `None` if it does not sleep or may sleep on.
+pub fn expire(state: &mut State, id: VcpuId) -> Option<u64> {
+    let now = state.now;
+    let vcpu = state.vcpus.get_mut(&id)?;
+    match vcpu.run {
+        Run::Blocked { mask, deadline } if deadline != 0 && deadline <= now => {
+            let taken = vcpu.events & mask;
+            vcpu.events &= !mask;
+            vcpu.run = Run::Runnable;
+            Some(taken)
+        }
+        _ => None,
     }
 }

@@ -1,0 +1,134 @@
+//! Random sequences, and what to do with one that fails.
+
+use std::collections::BTreeMap;
+
+use cap_spec::abi::Label;
+
+use crate::generate;
+use crate::mutants::Mutant;
+use crate::pairs::Seen;
+use crate::random::Random;
+use crate::script::{self, Step};
+use crate::system::{Divergence, System};
+
+/// Steps of one sequence.
+const LENGTH: usize = 2_000;
+
+/// What a campaign has done.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Steps taken.
+    pub steps: usize,
+    /// Invocations that were not refused, by label.
+    pub done: BTreeMap<Label, usize>,
+    /// Errors that were seen.
+    pub seen: Seen,
+}
+
+impl Report {
+    /// Takes over what another campaign did.
+    pub fn add(&mut self, other: Report) {
+        self.steps += other.steps;
+        for (label, count) in other.done {
+            *self.done.entry(label).or_default() += count;
+        }
+        self.seen.add(other.seen);
+    }
+}
+
+/// A sequence on which the machines part.
+#[derive(Debug)]
+pub struct Failure {
+    /// The seed of the sequence.
+    pub seed: u64,
+    /// The sequence, shrunk.
+    pub steps: Vec<Step>,
+    /// What differs after its last step.
+    pub divergence: Divergence,
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        writeln!(out, "seed {:#x}, {} steps:\n{}", self.seed, self.steps.len(), script::print(&self.steps))?;
+        write!(out, "{}", self.divergence)
+    }
+}
+
+/// Runs `sequences` random sequences, the first with seed `seed`, against the kernel with a bug or without.
+///
+/// # Errors
+/// The first sequence that fails, shrunk.
+pub fn run(seed: u64, sequences: u64, mutant: Option<Mutant>) -> Result<Report, Box<Failure>> {
+    let mut report = Report::default();
+    for seed in seed..seed + sequences {
+        let mut steps = Vec::new();
+        if let Err(divergence) = sequence(seed, mutant, &mut steps, &mut report) {
+            let (steps, divergence) = shrink(steps, divergence, mutant);
+            return Err(Box::new(Failure { seed, steps, divergence }));
+        }
+    }
+    Ok(report)
+}
+
+/// One random sequence; `steps` are those taken.
+fn sequence(seed: u64, mutant: Option<Mutant>, steps: &mut Vec<Step>, report: &mut Report) -> Result<(), Divergence> {
+    let mut random = Random::new(seed);
+    let mut system = System::new(mutant);
+    let mut start = match seed % 4 {
+        0 => Vec::new(),
+        1 => script::build_tenant(),
+        2 => [script::build_tenant(), script::hand_over()].concat(),
+        _ => script::launched_tenant(),
+    };
+    // Some starts lack a step, so that what depends on it is refused.
+    if !start.is_empty() && random.one_in(4) {
+        start.remove(random.below(start.len()));
+    }
+    let mut start = start.into_iter();
+    for _ in 0..LENGTH {
+        let step = start.next().unwrap_or_else(|| generate::step(&system, &mut random));
+        steps.push(step);
+        report.steps += 1;
+        if let Some((label, reply)) = system.step(step)? {
+            match reply {
+                Ok(_) => *report.done.entry(label).or_default() += 1,
+                Err(fault) => report.seen.insert(label, fault.error),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Takes the steps one after the other.
+///
+/// # Errors
+/// What differs first, and after how many steps.
+pub fn replay(steps: &[Step], mutant: Option<Mutant>) -> Result<(), (usize, Divergence)> {
+    let mut system = System::new(mutant);
+    for (at, step) in steps.iter().enumerate() {
+        system.step(*step).map_err(|divergence| (at + 1, divergence))?;
+    }
+    Ok(())
+}
+
+/// Leaves out every step without which the sequence still fails: first large pieces, then smaller ones.
+fn shrink(mut steps: Vec<Step>, mut divergence: Divergence, mutant: Option<Mutant>) -> (Vec<Step>, Divergence) {
+    let mut piece = steps.len() / 2;
+    while piece > 0 {
+        let mut at = 0;
+        while at < steps.len() {
+            let mut shorter = steps.clone();
+            shorter.drain(at..(at + piece).min(steps.len()));
+            match replay(&shorter, mutant) {
+                Err((length, found)) => {
+                    shorter.truncate(length);
+                    steps = shorter;
+                    divergence = found;
+                }
+                Ok(()) => at += piece,
+            }
+        }
+        piece /= 2;
+    }
+    (steps, divergence)
+}

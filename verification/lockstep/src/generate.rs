@@ -1,0 +1,269 @@
+//! Random steps that are nearly valid: an invocation is chosen by what the invoker holds, and now and then spoiled.
+
+use cap_spec::abi::{ArgKind, CptrParts, LABELS, Label, LabelSpec, ObjectType};
+use cap_spec::machine::{CNodeId, Call, Cap, SlotId, State, VcpuId};
+
+use crate::random::Random;
+use crate::script::Step;
+use crate::system::{CORES, System};
+
+/// How often each label is chosen, relative to each other; labels that are not here: 4.
+const WEIGHTS: &[(Label, usize)] = &[
+    (Label::Nop, 1),
+    (Label::UntypedRetype, 30),
+    (Label::CNodeCopy, 12),
+    (Label::CNodeMint, 8),
+    (Label::CNodeMove, 16),
+    (Label::CNodeDelete, 12),
+    (Label::CNodeRevoke, 5),
+    (Label::FrameMap, 14),
+    (Label::FrameUnmap, 5),
+    (Label::PageTableMap, 14),
+    (Label::PageTableUnmap, 3),
+    (Label::VcpuStart, 8),
+    (Label::VcpuBindTime, 8),
+    (Label::VcpuAttach, 8),
+    (Label::VcpuLaunch, 8),
+    (Label::VcpuWait, 2),
+    (Label::ChannelWait, 2),
+    (Label::CpuTimeSplit, 8),
+    (Label::ChannelGrant, 8),
+    (Label::ChannelAccept, 8),
+    (Label::MachineReset, 1),
+];
+
+/// Guest-physical addresses near which things are mapped.
+const REGIONS: [u64; 7] = [0, 0x11_0000, 0x20_0000, 0x4000_0000, 0x80_0000_0000, (1 << 48) - 0x4000_0000, 1 << 48];
+/// Numbers that are legal or illegal in many places.
+const ODDITIES: [u64; 12] = [0, 1, 2, 7, 31, 63, 64, 0xffff, 1 << 16, 1 << 32, 1 << 47, u64::MAX];
+/// Slots from 1 up to this are preferred, so that they fill up.
+const BUSY_SLOTS: u64 = 60;
+
+/// What a Vcpu can name.
+struct View {
+    caps: Vec<(u64, SlotId)>,
+    cnodes: Vec<(u64, CNodeId, u8)>,
+}
+
+impl View {
+    fn of(state: &State, vcpu: VcpuId) -> Option<View> {
+        let root = state.vms[&state.vcpus.get(&vcpu)?.vm?].cspace?;
+        let mut view = View { caps: Vec::new(), cnodes: Vec::new() };
+        view.add(state, root, 0);
+        for (cptr, cnode, _) in view.cnodes.clone() {
+            if let Some(CptrParts { node: 0, index }) = CptrParts::from_raw(cptr) {
+                view.add(state, cnode, index);
+            }
+        }
+        Some(view)
+    }
+
+    /// Adds the slots of a CNode that is reached through slot `node` of the root CNode.
+    fn add(&mut self, state: &State, cnode: CNodeId, node: u16) {
+        let Some(bits) = state.cnodes.get(&cnode) else { return };
+        for (id, slot) in state.slots.range(cnode.slot(1)..cnode.slot(1 << bits)) {
+            let index = ((id.0 - cnode.0) >> cap_spec::abi::SLOT_BITS) as u16;
+            let cptr = CptrParts { node, index }.to_raw();
+            self.caps.push((cptr, *id));
+            if let Cap::CNode { id, slot_bits } = slot.cap {
+                self.cnodes.push((cptr, id, slot_bits));
+            }
+        }
+    }
+
+    /// A capability of this type; any if there is none.
+    fn pick(&self, state: &State, random: &mut Random, object_type: ObjectType) -> Option<(u64, SlotId)> {
+        let fitting: Vec<(u64, SlotId)> =
+            self.caps.iter().filter(|(_, slot)| state.slots[slot].cap.object_type() == object_type).copied().collect();
+        random.pick(&fitting).or_else(|| random.pick(&self.caps))
+    }
+
+    /// An index of a CNode that is full, or empty, as wanted; mostly.
+    fn index(&self, state: &State, random: &mut Random, cnode: Option<(CNodeId, u8)>, full: bool) -> u64 {
+        let Some((cnode, bits)) = cnode else { return 1 + random.below(BUSY_SLOTS as usize) as u64 };
+        let end = BUSY_SLOTS.min((1 << bits) - 1) as usize;
+        let mut index = 0;
+        for _ in 0..8 {
+            index = 1 + random.below(end) as u64;
+            if state.slots.contains_key(&cnode.slot(index)) == full {
+                break;
+            }
+        }
+        index
+    }
+}
+
+/// The next step from here.
+pub fn step(system: &System, random: &mut Random) -> Step {
+    let state = &system.spec;
+    match random.below(60) {
+        0 => return Step::Input(random.bits() as u32),
+        1 | 2 => return Step::Advance(1 + random.below(300) as u64),
+        3 => return Step::Advance(1 + random.below(3_000) as u64),
+        4..=8 => return Step::Decide(random.below(CORES.into()) as u8),
+        _ => {}
+    }
+    let running: Vec<(u8, VcpuId)> =
+        (0..CORES).filter_map(|core| system.current(core).map(|vcpu| (core, vcpu))).collect();
+    let Some((core, invoker)) = random.pick(&running) else {
+        return if random.one_in(4) { Step::Restart } else { Step::Advance(1_000) };
+    };
+    let Some(view) = View::of(state, invoker) else {
+        return Step::Invoke(core, Call { cptr: 1, label: 0, args: [0; 5] });
+    };
+    let label = choose_label(state, random, &view);
+    Step::Invoke(core, invocation(state, random, &view, label))
+}
+
+/// A label, preferably one for which there is a capability.
+fn choose_label(state: &State, random: &mut Random, view: &View) -> Label {
+    let weight = |label: Label| WEIGHTS.iter().find(|(other, _)| *other == label).map_or(4, |(_, weight)| *weight);
+    let usable = |spec: &&LabelSpec| {
+        spec.object == ObjectType::Null
+            || view.caps.iter().any(|(_, slot)| state.slots[slot].cap.object_type() == spec.object)
+    };
+    let usable: Vec<Label> = LABELS.iter().filter(usable).map(|spec| spec.label).collect();
+    let total: usize = usable.iter().map(|label| weight(*label)).sum();
+    let mut at = random.below(total.max(1));
+    for label in usable {
+        if at < weight(label) {
+            return label;
+        }
+        at -= weight(label);
+    }
+    Label::Nop
+}
+
+/// An invocation with mostly sensible arguments.
+fn invocation(state: &State, random: &mut Random, view: &View, label: Label) -> Call {
+    let spec = label.spec();
+    let (cptr, slot) = match view.pick(state, random, spec.object) {
+        Some(found) => found,
+        None => return Call { cptr: 1, label: label as u64, args: [0; 5] },
+    };
+    // What a DEST argument named last, or the invoked CNode.
+    let mut cnode = match state.slots[&slot].cap {
+        Cap::CNode { id, slot_bits } => Some((id, slot_bits)),
+        _ => None,
+    };
+    let mut args = [0; 5];
+    for (at, arg) in spec.args.iter().enumerate() {
+        args[at] = match arg.kind {
+            ArgKind::Number => number(state, random, label, at as u8 + 1, &args, slot),
+            ArgKind::Capability(ObjectType::CNode, _) => match random.pick(&view.cnodes) {
+                Some((cptr, id, bits)) => {
+                    cnode = Some((id, bits));
+                    cptr
+                }
+                None => 1,
+            },
+            ArgKind::Capability(object_type, _) => view.pick(state, random, object_type).map_or(1, |(cptr, _)| cptr),
+            ArgKind::AnyCapability => random.pick(&view.caps).map_or(1, |(cptr, _)| cptr),
+            ArgKind::EmptySlot => view.index(state, random, cnode, false),
+            ArgKind::FullSlot => view.index(state, random, cnode, true),
+        };
+    }
+    if label == Label::VcpuLaunch {
+        args = launch_arguments(state, random, slot);
+    }
+    let mut call = Call { cptr, label: label as u64, args };
+    if random.one_in(12) {
+        spoil(random, view, &mut call);
+    }
+    call
+}
+
+/// The base in the VM's own CSpace, and an empty slot of its root CNode.
+fn launch_arguments(state: &State, random: &mut Random, slot: SlotId) -> [u64; 5] {
+    let Cap::Vcpu(vcpu) = state.slots[&slot].cap else { return [0; 5] };
+    let Some(view) = View::of(state, vcpu) else { return [4, 3, 0, 0, 0] };
+    let base = view.pick(state, random, ObjectType::Untyped).map_or(4, |(cptr, _)| cptr);
+    [base, 1 + random.below(BUSY_SLOTS as usize) as u64, 0, 0, 0]
+}
+
+/// Changes one register of a call.
+fn spoil(random: &mut Random, view: &View, call: &mut Call) {
+    let value = match random.below(4) {
+        0 => random.bits(),
+        1 => random.pick(&view.caps).map_or(0, |(cptr, _)| cptr),
+        _ => ODDITIES[random.below(ODDITIES.len())],
+    };
+    match random.below(12) {
+        0 => call.cptr = value,
+        1 => call.label = random.below(LABELS.len() + 2) as u64,
+        2..=4 => call.args[random.below(5)] ^= 1 << random.below(64),
+        _ => call.args[random.below(5)] = value,
+    }
+}
+
+/// A guest-physical address.
+fn gpa(random: &mut Random) -> u64 {
+    // The last is out of range.
+    let regions = if random.one_in(20) { REGIONS.len() } else { REGIONS.len() - 1 };
+    let near = REGIONS[random.below(regions)];
+    near + 0x1000 * random.below(6) as u64
+}
+
+/// One of these.
+fn one_of(random: &mut Random, from: &[u64]) -> u64 {
+    from[random.below(from.len())]
+}
+
+/// A sensible number for argument `number`; `args` are those before it.
+fn number(state: &State, random: &mut Random, label: Label, number: u8, args: &[u64; 5], slot: SlotId) -> u64 {
+    match (label, number) {
+        (Label::UntypedRetype, 1) => {
+            let kinds = [1, 1, 2, 2, 3, 3, 3, 3, 4, 4, 4, 5, 6, 6, 8, 8];
+            one_of(random, &kinds)
+        }
+        (Label::UntypedRetype, 2) => match ObjectType::from_number(args[0]) {
+            Some(ObjectType::Untyped) => one_of(random, &[12, 13, 14, 15, 16, 17, 18, 19, 20]),
+            Some(ObjectType::Frame) => one_of(random, &[12, 12, 12, 12, 12, 21, 30]),
+            Some(ObjectType::CNode) => one_of(random, &[6, 6, 6, 7]),
+            _ => 0,
+        },
+        (Label::UntypedRetype, 5) => one_of(random, &[1, 1, 1, 1, 2, 3, 4, 64]),
+        (Label::CNodeCopy | Label::CNodeMint, 3) | (Label::ChannelGrant, 2) => match random.below(3) {
+            0 => random.below(32) as u64,
+            _ => 31,
+        },
+        (Label::CNodeMint, 4) => one_of(random, &[0, 0, 0, 1, 2]),
+        (Label::ChannelGrant, 3) => random.below(2) as u64,
+        (Label::FrameMap, 2) => match state.slots[&slot].cap {
+            Cap::Frame { extent, .. } => gpa(random) & !(extent.bytes() - 1),
+            _ => gpa(random),
+        },
+        (Label::FrameMap, 3) => one_of(random, &[1, 3, 5, 7, 7]),
+        (Label::PageTableMap, 2) => gpa(random),
+        (Label::PageTableMap, 3) => 1 + random.below(3) as u64,
+        (Label::VcpuSetRegister | Label::VcpuGetRegister, 1) => random.below(22) as u64,
+        (Label::VcpuSetRegister, 2) => one_of(random, &[0, 2, 0x202, 0x1000, 0x1001, 1 << 47, u64::MAX << 47, 1 << 48]),
+        (Label::VcpuSetUpcall, _) => one_of(random, &[0, 31, 32, 64, 255, 256]),
+        (Label::VcpuGetPage, 1) => random.below(2) as u64,
+        (Label::VcpuSignal, 1) | (Label::ChannelBind, 2) | (Label::VcpuWait | Label::ChannelWait, 1) => {
+            1 << random.below(4)
+        }
+        (Label::VcpuWait | Label::ChannelWait, 2) => match random.below(3) {
+            0 => 0,
+            1 => state.now.saturating_sub(random.below(100) as u64),
+            _ => state.now + random.below(5_000) as u64,
+        },
+        (Label::CpuTimeSplit | Label::CpuTimeResize, 1) => {
+            one_of(random, &[49, 50, 100, 500, 900, 1_000, 5_000, 9_000, 100_000, 1_000_000])
+        }
+        (Label::CpuTimeSplit | Label::CpuTimeResize, 2) => {
+            one_of(random, &[999, 1_000, 2_000, 10_000, 100_000, 1_000_000, 1_000_001]).max(args[0])
+        }
+        (Label::IrqSplit, 1) => random.below(24) as u64,
+        (Label::IrqSplit, 2) => 1 + random.below(2) as u64,
+        (Label::IrqBind, 2) => one_of(random, &[31, 32, 48, 255]),
+        (Label::IoPortSplit | Label::IoPortIn | Label::IoPortOut | Label::IoPortOutBytes, 1) => {
+            one_of(random, &[0, 0x1f, 0x60, 0x61, 0x3f7, 0x3f8, 0x3ff, 0xcf8, 0xffff])
+        }
+        (Label::IoPortSplit, 2) => one_of(random, &[1, 2, 8, 0x400]),
+        (Label::IoPortIn | Label::IoPortOut, 2) => one_of(random, &[1, 1, 2, 3, 4]),
+        (Label::IoPortOut, 3) => one_of(random, &[0, 0x55, 0xff, 0x100, 0xffff_ffff]),
+        (Label::IoPortOutBytes, 2) => random.below(18) as u64,
+        _ => random.bits(),
+    }
+}

@@ -1,0 +1,246 @@
+//! A machine for the kernel library: memory that is an array, and hardware that does nothing but remember.
+//!
+//! Memory is as hostile as real memory: slots, words and headers overlay each other, so what a guest wrote into a frame
+//! is there when the frame's memory becomes something else, unless the kernel scrubbed it. An access to a header that no
+//! retype has made panics.
+
+use std::collections::BTreeMap;
+
+use cap_spec::abi::{PAGE_BITS, Register, Rights, SLOT_BITS};
+use cap_spec::machine::{Output, initial_registers};
+use kernel::cap::Cap;
+use kernel::channel::Channel;
+use kernel::machine::{Machine, SharedPage};
+use kernel::slot::Slot;
+use kernel::types::{ChannelId, CoreId, Hpa, SlotId, Ticks, VcpuId, VmId};
+use kernel::vcpu::Vcpu;
+use kernel::vm::Vm;
+
+/// First byte of the memory.
+pub const BASE: u64 = 0x10_0000;
+/// Bytes of the memory.
+pub const BYTES: u64 = 0x20_0000;
+
+/// What a guest writes into the words of its frames: as a table entry, present and leading to the memory's start.
+const SCRIBBLE: u64 = BASE | 0xfff;
+
+/// The machine.
+#[derive(Clone)]
+pub struct Host {
+    slots: Vec<Slot>,
+    words: Vec<u64>,
+    vms: BTreeMap<VmId, Vm>,
+    vcpus: BTreeMap<VcpuId, Vcpu>,
+    channels: BTreeMap<ChannelId, Channel>,
+    registers: BTreeMap<VcpuId, [u64; 21]>,
+    /// Where each interrupt route goes.
+    pub routes: BTreeMap<u16, (CoreId, u8)>,
+    /// The time-stamp counter.
+    pub now: u64,
+    /// What the next read of a port returns.
+    pub port_input: u32,
+    /// What was done to the world.
+    pub outputs: Vec<Output>,
+    /// Sleepers whose results the kernel has set, with the events.
+    pub woken: Vec<(VcpuId, u64)>,
+    /// Somebody waits for the kernel lock, always.
+    pub must_yield: bool,
+}
+
+impl Host {
+    /// Clean memory, quiet hardware.
+    pub fn new() -> Host {
+        Host {
+            slots: vec![Slot::EMPTY; (BYTES >> SLOT_BITS) as usize],
+            words: vec![0; (BYTES / 8) as usize],
+            vms: BTreeMap::new(),
+            vcpus: BTreeMap::new(),
+            channels: BTreeMap::new(),
+            registers: BTreeMap::new(),
+            routes: BTreeMap::new(),
+            now: 0,
+            port_input: 0,
+            outputs: Vec::new(),
+            woken: Vec::new(),
+            must_yield: false,
+        }
+    }
+
+    fn slot_index(id: SlotId) -> usize {
+        let address = id.address().get();
+        assert!((BASE..BASE + BYTES).contains(&address), "slot at {address:#x}, which is no memory");
+        ((address - BASE) >> SLOT_BITS) as usize
+    }
+
+    fn word_index(address: u64) -> usize {
+        assert!((BASE..BASE + BYTES).contains(&address), "word at {address:#x}, which is no memory");
+        ((address - BASE) / 8) as usize
+    }
+
+    fn shared_address(page: SharedPage, offset: usize) -> u64 {
+        let page = match page {
+            SharedPage::Info(vcpu) => vcpu.info_page(),
+            SharedPage::Handler(vcpu) => vcpu.handler_page(),
+            SharedPage::Stats(vm) => vm.stats_page(),
+            SharedPage::GlobalStats => Hpa::new(STATISTICS_PAGE),
+        };
+        assert!(offset < 1 << PAGE_BITS, "offset {offset:#x} of a page");
+        page.get() + offset as u64
+    }
+
+    /// True if every byte of this memory reads as zero, whatever it is read as.
+    pub fn is_clean(&self, base: u64, bytes: u64) -> bool {
+        let words = Self::word_index(base)..Self::word_index(base) + (bytes / 8) as usize;
+        let slots = Self::slot_index(Hpa::new(base).to_slot());
+        let slots = slots..slots + (bytes >> SLOT_BITS) as usize;
+        self.words[words].iter().all(|word| *word == 0) && self.slots[slots].iter().all(Slot::is_empty)
+    }
+
+    /// What a guest could do to a frame: fill it with what would be dangerous as a table or as slots.
+    pub fn scribble(&mut self, base: u64, bytes: u64) {
+        let word = Self::word_index(base);
+        self.words[word..word + (bytes / 8) as usize].fill(SCRIBBLE);
+        let slot = Self::slot_index(Hpa::new(base).to_slot());
+        self.slots[slot..slot + (bytes >> SLOT_BITS) as usize].fill(Slot::of(Cap::Machine, Rights::all(), true));
+    }
+
+    /// The registers of a Vcpu that was attached at least once.
+    pub fn registers(&self, vcpu: VcpuId) -> [u64; 21] {
+        self.registers.get(&vcpu).copied().unwrap_or(initial_registers())
+    }
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Host::new()
+    }
+}
+
+/// The page of global statistics.
+pub const STATISTICS_PAGE: u64 = BASE + 0x1_0000;
+
+impl Machine for Host {
+    fn slot(&self, id: SlotId) -> &Slot {
+        &self.slots[Self::slot_index(id)]
+    }
+
+    fn slot_mut(&mut self, id: SlotId) -> &mut Slot {
+        &mut self.slots[Self::slot_index(id)]
+    }
+
+    fn vm(&self, id: VmId) -> &Vm {
+        &self.vms[&id]
+    }
+
+    fn vm_mut(&mut self, id: VmId) -> &mut Vm {
+        self.vms.entry(id).or_insert(Vm::new(Hpa::new(0), 0))
+    }
+
+    fn vcpu(&self, id: VcpuId) -> &Vcpu {
+        &self.vcpus[&id]
+    }
+
+    fn vcpu_mut(&mut self, id: VcpuId) -> &mut Vcpu {
+        self.vcpus.entry(id).or_insert(Vcpu::NEW)
+    }
+
+    fn channel(&self, id: ChannelId) -> &Channel {
+        &self.channels[&id]
+    }
+
+    fn channel_mut(&mut self, id: ChannelId) -> &mut Channel {
+        self.channels.entry(id).or_insert(Channel::NEW)
+    }
+
+    fn table_entry(&self, table: Hpa, index: usize) -> u64 {
+        assert!(index < 512);
+        self.words[Self::word_index(table.get()) + index]
+    }
+
+    fn set_table_entry(&mut self, table: Hpa, index: usize, entry: u64) {
+        assert!(index < 512);
+        self.words[Self::word_index(table.get()) + index] = entry;
+    }
+
+    fn zero(&mut self, base: Hpa, bytes: u64) {
+        let start = base.get();
+        let word = Self::word_index(start);
+        self.words[word..word + (bytes / 8) as usize].fill(0);
+        let slot = Self::slot_index(base.to_slot());
+        self.slots[slot..slot + (bytes >> SLOT_BITS) as usize].fill(Slot::EMPTY);
+        let is_apart = |address: Hpa| !(start..start + bytes).contains(&address.get());
+        self.vms.retain(|id, _| is_apart(id.address()));
+        self.vcpus.retain(|id, _| is_apart(id.address()));
+        self.channels.retain(|id, _| is_apart(id.address()));
+        self.registers.retain(|id, _| is_apart(id.address()));
+    }
+
+    fn shared_word(&self, page: SharedPage, offset: usize) -> u64 {
+        self.words[Self::word_index(Self::shared_address(page, offset))]
+    }
+
+    fn set_shared_word(&mut self, page: SharedPage, offset: usize, value: u64) {
+        self.words[Self::word_index(Self::shared_address(page, offset))] = value;
+    }
+
+    fn or_events(&mut self, vcpu: VcpuId, bits: u64) -> u64 {
+        let word = &mut self.words[Self::word_index(Self::shared_address(SharedPage::Info(vcpu), 0))];
+        let before = *word;
+        *word |= bits;
+        before
+    }
+
+    fn take_events(&mut self, vcpu: VcpuId, mask: u64) -> u64 {
+        let word = &mut self.words[Self::word_index(Self::shared_address(SharedPage::Info(vcpu), 0))];
+        let taken = *word & mask;
+        *word &= !mask;
+        taken
+    }
+
+    fn now(&self) -> Ticks {
+        Ticks::new(self.now)
+    }
+
+    fn expel(&mut self, _: CoreId) {}
+
+    fn kick(&mut self, _: CoreId) {}
+
+    fn must_yield(&self) -> bool {
+        self.must_yield
+    }
+
+    fn init_vcpu(&mut self, vcpu: VcpuId, _: Hpa) {
+        self.registers.insert(vcpu, initial_registers());
+    }
+
+    fn set_register(&mut self, vcpu: VcpuId, register: Register, value: u64) {
+        self.registers.entry(vcpu).or_insert(initial_registers())[register as usize] = value;
+    }
+
+    fn set_results(&mut self, vcpu: VcpuId, results: [u64; 2]) {
+        self.woken.push((vcpu, results[0]));
+    }
+
+    fn register(&self, vcpu: VcpuId, register: Register) -> u64 {
+        self.registers(vcpu)[register as usize]
+    }
+
+    fn route_irq(&mut self, route: u16, target: Option<(CoreId, u8)>) {
+        match target {
+            Some(target) => self.routes.insert(route, target),
+            None => self.routes.remove(&route),
+        };
+    }
+
+    fn port_in(&mut self, _: u16, width: u8) -> u32 {
+        self.port_input & (u32::MAX >> (32 - 8 * u32::from(width)))
+    }
+
+    fn port_out(&mut self, port: u16, width: u8, value: u32) {
+        self.outputs.push(Output::Port { port, width, value });
+    }
+
+    fn reset(&mut self) {
+        self.outputs.push(Output::Reset);
+    }
+}

@@ -1,0 +1,360 @@
+//! The abstraction function: what state of the abstract machine a state of the kernel stands for.
+//!
+//! On the way it checks the representation: that the links of the derivation forest, the lists of mappings, Vcpus and
+//! receivers, and the counters agree with what they stand for, and that every full slot of a live CNode is in the forest.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cap_spec::abi::Rights;
+use cap_spec::machine::{
+    CNodeId, Cap, ChannelId, Config, Entry, Extent, Mapping, Receiver, Reservation, Route, Run, Slot, SlotId, State,
+    TableId, TablePlace, Vcpu, VcpuId, Vm, VmId, foreign_parts,
+};
+use kernel::Kernel;
+use kernel::cap::Cap as KernelCap;
+use kernel::machine::Machine;
+use kernel::nested::{Entry as NestedEntry, EntryFormat};
+use kernel::slot::Slot as KernelSlot;
+use kernel::types as k;
+
+use crate::host::Host;
+
+/// What is wrong with a representation.
+pub type Defect = String;
+
+/// The slot's address.
+fn slot_id(id: k::SlotId) -> SlotId {
+    SlotId(id.address().get())
+}
+
+fn vm_id(id: k::VmId) -> VmId {
+    VmId(id.address().get())
+}
+
+fn vcpu_id(id: k::VcpuId) -> VcpuId {
+    VcpuId(id.address().get())
+}
+
+fn some_vcpu(id: k::VcpuId) -> Option<VcpuId> {
+    id.is_some().then(|| vcpu_id(id))
+}
+
+fn channel_id(id: k::ChannelId) -> ChannelId {
+    ChannelId(id.address().get())
+}
+
+/// The state that the kernel stands for. `boot` are the slots of the boot capabilities.
+pub fn observe(kernel: &Kernel<Host>, boot: &[k::SlotId], config: &Config) -> Result<State, Defect> {
+    let mut state = State::new(config.clone());
+    for slot in boot {
+        walk(kernel, &mut state, *slot, None)?;
+    }
+    collect_objects(kernel, &mut state)?;
+    check_places(kernel, &state)?;
+    check_lists(kernel, &state)?;
+    Ok(state)
+}
+
+/// Visits a slot and everything below it.
+fn walk(kernel: &Kernel<Host>, state: &mut State, root: k::SlotId, parent: Option<SlotId>) -> Result<(), Defect> {
+    let mut open = vec![(root, parent)];
+    while let Some((id, parent)) = open.pop() {
+        let slot = kernel.machine.slot(id);
+        if slot.is_empty() {
+            return Err(format!("{id:?} is linked and empty"));
+        }
+        if slot.boot != parent.is_none() {
+            return Err(format!("{id:?}: boot is {}", slot.boot));
+        }
+        let content = Slot {
+            cap: abstract_cap(kernel, id, slot)?,
+            rights: slot.rights,
+            parent,
+            depth: slot.depth,
+            original: slot.original,
+        };
+        if state.slots.insert(slot_id(id), content).is_some() {
+            return Err(format!("{id:?} is linked twice"));
+        }
+        let children = children(kernel, id, slot)?;
+        open.extend(children.into_iter().map(|child| (child, Some(slot_id(id)))));
+    }
+    Ok(())
+}
+
+/// The children of a slot, with all links checked.
+fn children(kernel: &Kernel<Host>, id: k::SlotId, slot: &KernelSlot) -> Result<Vec<k::SlotId>, Defect> {
+    let mut found = Vec::new();
+    if !slot.first_child.is_some() {
+        if slot.last_child.is_some() {
+            return Err(format!("{id:?} has a last child only"));
+        }
+        return Ok(found);
+    }
+    let mut at = slot.first_child;
+    let mut before = id;
+    loop {
+        let child = kernel.machine.slot(at);
+        if child.prev != before || child.first != found.is_empty() {
+            return Err(format!("{at:?}: prev {:?}, first {}; expected prev {before:?}", child.prev, child.first));
+        }
+        found.push(at);
+        if found.len() > 1 << 16 {
+            return Err(format!("children of {id:?} form a circle"));
+        }
+        if child.last {
+            let ends_well = child.next == id && slot.last_child == at;
+            return if ends_well { Ok(found) } else { Err(format!("the list of children of {id:?} ends wrong")) };
+        }
+        before = at;
+        at = child.next;
+    }
+}
+
+/// What a capability stands for.
+fn abstract_cap(kernel: &Kernel<Host>, id: k::SlotId, slot: &KernelSlot) -> Result<Cap, Defect> {
+    Ok(match slot.cap {
+        KernelCap::Null | KernelCap::Zombie(_) | KernelCap::Doomed { .. } => {
+            return Err(format!("{id:?} holds {:?}", slot.cap));
+        }
+        KernelCap::Untyped { bits, device, base, watermark, .. } => {
+            Cap::Untyped { extent: Extent { base: base.get(), bits }, device, watermark }
+        }
+        KernelCap::CNode { bits, base, .. } => Cap::CNode { id: CNodeId(base.address().get()), slot_bits: bits },
+        KernelCap::Frame { bits, kernel_page, base, ref mapping, .. } => Cap::Frame {
+            extent: Extent { base: base.get(), bits },
+            kernel_page,
+            mapping: mapping.vm.is_some().then(|| Mapping {
+                vm: vm_id(mapping.vm),
+                gpa: mapping.gpa.get(),
+                rights: mapping.rights,
+            }),
+        },
+        KernelCap::PageTable { base, ref mapping } => Cap::PageTable {
+            id: TableId(base.get()),
+            place: mapping.vm.is_some().then(|| TablePlace {
+                vm: vm_id(mapping.vm),
+                gpa: mapping.gpa.get(),
+                level: mapping.level,
+            }),
+        },
+        KernelCap::Vm { id } => Cap::Vm(vm_id(id)),
+        KernelCap::Vcpu { id } => Cap::Vcpu(vcpu_id(id)),
+        KernelCap::CpuTime { core, vcpu, budget, period, free_from, .. } => Cap::CpuTime {
+            core: core.get(),
+            reservation: Reservation { budget, period },
+            free_from,
+            vcpu: some_vcpu(vcpu),
+        },
+        KernelCap::Channel { end, id } => Cap::Channel { id: channel_id(id), end },
+        KernelCap::Irq { first, count } => {
+            let bound = kernel.route(first).filter(|_| count == 1 && !slot.has_children());
+            let route = bound.map(|route| Route { vcpu: vcpu_id(route.vcpu), vector: route.vector });
+            Cap::Irq { first, count, route }
+        }
+        KernelCap::IoPort { first, count } => Cap::IoPort { first, count },
+        KernelCap::Machine => Cap::Machine,
+    })
+}
+
+/// The objects that original capabilities name.
+fn collect_objects(kernel: &Kernel<Host>, state: &mut State) -> Result<(), Defect> {
+    let originals: Vec<Cap> = state.slots.values().filter(|slot| slot.original).map(|slot| slot.cap.clone()).collect();
+    for cap in originals {
+        match cap {
+            Cap::CNode { id, slot_bits } => {
+                state.cnodes.insert(id, slot_bits);
+            }
+            Cap::Vm(id) => {
+                let header = kernel.machine.vm(k::VmId::at(k::Hpa::new(id.0)));
+                let cspace = header.cspace.is_some().then(|| CNodeId(header.cspace.address().get()));
+                let region = Extent { base: header.region_base.get(), bits: header.region_bits };
+                state.vms.insert(id, Vm { cspace, region, launched: header.launched });
+                collect_tables(kernel, state, id)?;
+            }
+            Cap::Vcpu(id) => {
+                let vcpu = abstract_vcpu(kernel, k::VcpuId::at(k::Hpa::new(id.0)));
+                state.vcpus.insert(id, vcpu);
+            }
+            Cap::Channel { id, .. } => {
+                let channel = kernel.machine.channel(k::ChannelId::at(k::Hpa::new(id.0)));
+                let ends =
+                    channel.ends.map(|end| some_vcpu(end.receiver).map(|vcpu| Receiver { vcpu, bits: end.bits }));
+                state.channels.insert(id, ends);
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn abstract_vcpu(kernel: &Kernel<Host>, id: k::VcpuId) -> Vcpu {
+    let header = kernel.machine.vcpu(id);
+    Vcpu {
+        vm: header.vm.is_some().then(|| vm_id(header.vm)),
+        run: match header.run {
+            kernel::vcpu::Run::Stopped => Run::Stopped,
+            kernel::vcpu::Run::Runnable => Run::Runnable,
+            kernel::vcpu::Run::Blocked => Run::Blocked { mask: header.wait_mask, deadline: 0 },
+        },
+        events: kernel.machine.shared_word(kernel::machine::SharedPage::Info(id), cap_spec::abi::info_page::EVENTS),
+        registers: kernel.machine.registers(id),
+        upcall: [header.fault_vector, header.event_vector],
+        handler: header.handler.is_some().then(|| (channel_id(header.handler.channel()), header.handler.end())),
+    }
+}
+
+/// The tables that the root of a VM leads to, as hardware walks them.
+fn collect_tables(kernel: &Kernel<Host>, state: &mut State, vm: VmId) -> Result<(), Defect> {
+    let mut open = vec![(vm.root(), 4u8)];
+    while let Some((table, level)) = open.pop() {
+        let mut entries = BTreeMap::new();
+        for index in 0..512u16 {
+            let raw = kernel.machine.table_entry(k::Hpa::new(table.0), usize::from(index));
+            if raw == 0 {
+                continue;
+            }
+            let entry = match EntryFormat::Npt.decode(raw, level) {
+                NestedEntry::Empty => return Err(format!("{table:?}[{index}] is {raw:#x}")),
+                NestedEntry::Table(next) => {
+                    open.push((TableId(next.get()), level - 1));
+                    Entry::Table(TableId(next.get()))
+                }
+                NestedEntry::Leaf(base) => Entry::Leaf {
+                    extent: Extent { base: base.get(), bits: 3 + 9 * level },
+                    rights: EntryFormat::Npt.rights(raw),
+                },
+            };
+            entries.insert(index, entry);
+        }
+        if state.tables.insert(table, entries).is_some() {
+            return Err(format!("{table:?} is in two places"));
+        }
+    }
+    Ok(())
+}
+
+/// Every full slot of a live CNode or Channel is in the forest, and slot 0 of every CNode is empty.
+fn check_places(kernel: &Kernel<Host>, state: &State) -> Result<(), Defect> {
+    let check = |id: SlotId| {
+        let slot = kernel.machine.slot(k::Hpa::new(id.0).to_slot());
+        if !slot.is_empty() && !state.slots.contains_key(&id) {
+            return Err(format!("{id:?} holds {:?} outside the forest", slot.cap));
+        }
+        Ok(())
+    };
+    for (cnode, slot_bits) in &state.cnodes {
+        if !kernel.machine.slot(k::Hpa::new(cnode.0).to_slot()).is_empty() {
+            return Err(format!("slot 0 of {cnode:?} is full"));
+        }
+        for index in 1..1 << slot_bits {
+            check(cnode.slot(index))?;
+        }
+    }
+    for channel in state.channels.keys() {
+        for end in [1, 2] {
+            check(cap_spec::machine::in_flight_slot(*channel, end))?;
+        }
+    }
+    Ok(())
+}
+
+/// The lists through VMs and Vcpus name exactly what they should.
+fn check_lists(kernel: &Kernel<Host>, state: &State) -> Result<(), Defect> {
+    for (id, vm) in &state.vms {
+        let header = kernel.machine.vm(k::VmId::at(k::Hpa::new(id.0)));
+        let mut listed = BTreeSet::new();
+        let mut at = header.mappings;
+        while at.is_some() {
+            if !listed.insert(slot_id(at)) {
+                return Err(format!("mappings of {id:?} form a circle"));
+            }
+            at = kernel.machine.slot(at).cap.mapping().map(|mapping| mapping.next).ok_or(format!("{at:?} unmapped"))?;
+        }
+        let recorded: BTreeSet<SlotId> = state
+            .slots
+            .iter()
+            .filter(|(_, slot)| match &slot.cap {
+                Cap::Frame { mapping, .. } => mapping.is_some_and(|mapping| mapping.vm == *id),
+                Cap::PageTable { place, .. } => place.is_some_and(|place| place.vm == *id),
+                _ => false,
+            })
+            .map(|(slot, _)| *slot)
+            .collect();
+        if listed != recorded {
+            return Err(format!("mappings of {id:?}: listed {listed:?}, recorded {recorded:?}"));
+        }
+        let mut listed = BTreeSet::new();
+        let mut at = header.vcpus;
+        while at.is_some() {
+            if !listed.insert(vcpu_id(at)) {
+                return Err(format!("Vcpus of {id:?} form a circle"));
+            }
+            at = kernel.machine.vcpu(at).next;
+        }
+        let attached: BTreeSet<VcpuId> =
+            state.vcpus.iter().filter(|(_, vcpu)| vcpu.vm == Some(*id)).map(|(vcpu, _)| *vcpu).collect();
+        if listed != attached {
+            return Err(format!("Vcpus of {id:?}: listed {listed:?}, attached {attached:?}"));
+        }
+        let foreign = foreign_parts(state, *id);
+        if !vm.launched && header.foreign as usize != foreign {
+            return Err(format!("{id:?} counts {} foreign parts, has {foreign}", header.foreign));
+        }
+    }
+    for id in state.vcpus.keys() {
+        let header = kernel.machine.vcpu(k::VcpuId::at(k::Hpa::new(id.0)));
+        let mut listed = BTreeSet::new();
+        let mut at = header.receives;
+        while at.is_some() {
+            if !listed.insert((channel_id(at.channel()), at.end())) {
+                return Err(format!("ends of {id:?} form a circle"));
+            }
+            at = kernel.machine.channel(at.channel()).end(at.end()).next;
+        }
+        let receives: BTreeSet<(ChannelId, u8)> = state
+            .channels
+            .iter()
+            .flat_map(|(channel, ends)| {
+                [1, 2].into_iter().zip(ends).map(move |(end, receiver)| (*channel, end, receiver))
+            })
+            .filter(|(_, _, receiver)| receiver.is_some_and(|receiver| receiver.vcpu == *id))
+            .map(|(channel, end, _)| (channel, end))
+            .collect();
+        if listed != receives {
+            return Err(format!("ends of {id:?}: listed {listed:?}, received {receives:?}"));
+        }
+        let time = header.time.is_some().then(|| slot_id(header.time));
+        if time != state.time_of(*id) {
+            return Err(format!("{id:?}: time {time:?}, bound {:?}", state.time_of(*id)));
+        }
+        let routes = state
+            .slots
+            .values()
+            .filter(|slot| matches!(slot.cap, Cap::Irq { route: Some(route), .. } if route.vcpu == *id))
+            .count();
+        if usize::from(header.routes) != routes {
+            return Err(format!("{id:?} counts {} routes, has {routes}", header.routes));
+        }
+    }
+    Ok(())
+}
+
+/// The abstract machine's state as far as the kernel's tells it: tables that no root leads to are unspecified.
+pub fn comparable(state: &State) -> State {
+    let mut state = state.clone();
+    let mut reachable = BTreeSet::new();
+    for vm in state.vms.keys() {
+        reachable.insert(vm.root());
+        for (_, entry) in cap_spec::machine::mappings(&state, *vm) {
+            if let Entry::Table(table) = entry {
+                reachable.insert(table);
+            }
+        }
+    }
+    state.tables.retain(|table, _| reachable.contains(table));
+    state
+}
+
+/// Rights of a mapping that hardware knows.
+pub const MAPPABLE: Rights = Rights::READ.union(Rights::WRITE).union(Rights::EXECUTE);

@@ -1,0 +1,524 @@
+//! Both machines side by side: the same world, the same steps, the same answers.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use cap_spec::abi::{Fault, Label, Rights, SLOT_BITS, slots};
+use cap_spec::machine::{
+    self as spec, CNodeId, Call, Cap, Config, Extent, Outcome, Period, Reservation, Run, Slot, SlotId, State, Vcpu,
+    VcpuId, Vm, VmId,
+};
+use kernel::cap::Cap as KernelCap;
+use kernel::nested::EntryFormat;
+use kernel::types as k;
+use kernel::{Kernel, Outcome as KernelOutcome};
+
+use crate::host::{BASE, Host, STATISTICS_PAGE};
+use crate::mutants::Mutant;
+use crate::observe::{comparable, observe};
+use crate::script::Step;
+
+/// Slots of the root VM's CNode, which has 128.
+pub mod place {
+    use cap_spec::abi::slots;
+    /// The root CNode.
+    pub const CNODE: u64 = slots::CNODE as u64;
+    /// The root VM.
+    pub const VM: u64 = slots::VM as u64;
+    /// Its Vcpu.
+    pub const VCPU: u64 = slots::VCPU as u64;
+    /// The machine.
+    pub const MACHINE: u64 = slots::MARKET as u64;
+    /// All ports.
+    pub const PORTS: u64 = slots::CONSOLE as u64;
+    /// Routes 0 to 23.
+    pub const ROUTES: u64 = slots::IRQ as u64;
+    /// CPU time of core 0; that of core 1 follows.
+    pub const CPU_TIME: u64 = 8;
+    /// 512 KiB that are clean.
+    pub const CLEAN: u64 = 10;
+    /// 1 MiB that has not been scrubbed yet.
+    pub const DIRTY: u64 = 11;
+    /// 2 GiB of device registers.
+    pub const DEVICE: u64 = 12;
+    /// The root VM's own CPU time: nine tenths of core 0.
+    pub const OWN_TIME: u64 = 13;
+}
+
+/// log2 of the slots of the root CNode.
+const ROOT_BITS: u8 = 7;
+/// The root CNode.
+const ROOT_CNODE: CNodeId = CNodeId(BASE);
+/// The root VM.
+pub const ROOT_VM: VmId = VmId(BASE + 0x8000);
+/// The root VM's Vcpu.
+pub const ROOT_VCPU: VcpuId = VcpuId(BASE + 0xc000);
+/// Memory that is given out: base and log2 of its size.
+const CLEAN: Extent = Extent { base: BASE + 0x8_0000, bits: 19 };
+const DIRTY: Extent = Extent { base: BASE + 0x10_0000, bits: 20 };
+const DEVICE: Extent = Extent { base: 0x80_0000_0000, bits: 31 };
+/// Ticks per second: a period is 1,000 ticks at least, a budget 50.
+const TSC_HZ: u64 = 1_000_000;
+/// Ticks of one switch.
+const SWITCH: u64 = 10;
+/// Cores.
+pub const CORES: u8 = 2;
+/// Where the root VM is started.
+const ENTRY: u64 = 0x20_0000;
+
+/// How the two machines part.
+#[derive(Clone, Debug)]
+pub struct Divergence(pub String);
+
+impl fmt::Display for Divergence {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.0)
+    }
+}
+
+/// What an invocation was answered.
+pub type Reply = Result<Outcome, Fault>;
+
+/// The two machines.
+pub struct System {
+    /// The kernel library.
+    pub kernel: Kernel<Host>,
+    /// The abstract machine.
+    pub spec: State,
+    boot: Vec<k::SlotId>,
+    /// Whose state each core holds.
+    held: [Option<VcpuId>; CORES as usize],
+    mutant: Option<Mutant>,
+}
+
+fn kernel_slot(index: u64) -> k::SlotId {
+    k::Hpa::new(ROOT_CNODE.0).to_slot().plus(index as u32)
+}
+
+fn kernel_vcpu(id: VcpuId) -> k::VcpuId {
+    k::VcpuId::at(k::Hpa::new(id.0))
+}
+
+/// The kernel as boot leaves it, and its boot capabilities.
+fn boot_kernel(host: Host) -> (Kernel<Host>, Vec<k::SlotId>) {
+    let mut kernel = Kernel::new(host);
+    kernel.configure(&kernel::Config {
+        cores: CORES.into(),
+        tsc_hz: TSC_HZ,
+        switch: k::Ticks::new(SWITCH),
+        epoch: k::Ticks::new(0),
+        asids: 16,
+        format: EntryFormat::Npt,
+        statistics_page: k::Hpa::new(STATISTICS_PAGE),
+        forbidden_routes: 1 << 20,
+    });
+    let vm = k::VmId::at(k::Hpa::new(ROOT_VM.0));
+    kernel.make_root(kernel_slot(0), ROOT_BITS, vm, kernel_vcpu(ROOT_VCPU));
+    kernel.give(kernel_slot(place::MACHINE), KernelCap::Machine);
+    kernel.give(kernel_slot(place::PORTS), KernelCap::IoPort { first: 0, count: 1 << 16 });
+    kernel.give(kernel_slot(place::ROUTES), KernelCap::Irq { first: 0, count: 24 });
+    for core in 0..CORES {
+        kernel.give_cpu_time(kernel_slot(place::CPU_TIME + u64::from(core)), k::CoreId::new(core));
+    }
+    kernel.give_untyped(kernel_slot(place::CLEAN), k::Hpa::new(CLEAN.base), CLEAN.bits, false);
+    if let KernelCap::Untyped { watermark, .. } =
+        &mut kernel::machine::Machine::slot_mut(&mut kernel.machine, kernel_slot(place::CLEAN)).cap
+    {
+        *watermark = 0;
+    }
+    kernel.machine.scribble(DIRTY.base, DIRTY.bytes());
+    kernel.give_untyped(kernel_slot(place::DIRTY), k::Hpa::new(DIRTY.base), DIRTY.bits, false);
+    kernel.give_untyped(kernel_slot(place::DEVICE), k::Hpa::new(DEVICE.base), DEVICE.bits, true);
+    kernel.split_at_boot(
+        kernel_slot(place::CPU_TIME),
+        kernel_slot(place::OWN_TIME),
+        k::Ticks::new(900),
+        k::Ticks::new(1_000),
+    );
+    kernel.bind_root(kernel_vcpu(ROOT_VCPU), kernel_slot(place::OWN_TIME));
+    kernel.start_root(kernel_vcpu(ROOT_VCPU), ENTRY, 0);
+    let boot = [
+        place::CNODE,
+        place::VM,
+        place::VCPU,
+        place::MACHINE,
+        place::PORTS,
+        place::ROUTES,
+        place::CPU_TIME,
+        place::CPU_TIME + 1,
+        place::CLEAN,
+        place::DIRTY,
+        place::DEVICE,
+    ];
+    (kernel, boot.map(kernel_slot).to_vec())
+}
+
+/// The abstract machine as boot leaves it.
+fn boot_spec() -> State {
+    let config = Config {
+        min_period: TSC_HZ / 1_000,
+        max_period: TSC_HZ,
+        min_budget: TSC_HZ / 20_000,
+        switch_ticks: SWITCH,
+        // All but 5 %, rounded up.
+        capacity: (1 << 32) - (1u64 << 32).div_ceil(20),
+        forbidden_routes: BTreeSet::from([0, 2, 20]),
+        forbidden_ports: kernel::ioport::FORBIDDEN.to_vec(),
+        statistics_page: STATISTICS_PAGE,
+    };
+    let mut state = State::new(config);
+    let whole_core = Reservation { budget: TSC_HZ, period: TSC_HZ };
+    let time = |core| Cap::CpuTime { core, reservation: whole_core, free_from: 0, vcpu: None };
+    let given = [
+        (place::CNODE, Cap::CNode { id: ROOT_CNODE, slot_bits: ROOT_BITS }),
+        (place::VM, Cap::Vm(ROOT_VM)),
+        (place::VCPU, Cap::Vcpu(ROOT_VCPU)),
+        (place::MACHINE, Cap::Machine),
+        (place::PORTS, Cap::IoPort { first: 0, count: 1 << 16 }),
+        (place::ROUTES, Cap::Irq { first: 0, count: 24, route: None }),
+        (place::CPU_TIME, time(0)),
+        (place::CPU_TIME + 1, time(1)),
+        (place::CLEAN, Cap::Untyped { extent: CLEAN, device: false, watermark: 0 }),
+        (place::DIRTY, Cap::Untyped { extent: DIRTY, device: false, watermark: DIRTY.bytes() }),
+        (place::DEVICE, Cap::Untyped { extent: DEVICE, device: true, watermark: 0 }),
+    ];
+    for (index, cap) in given {
+        let slot = Slot { cap, rights: Rights::all(), parent: None, depth: 0, original: true };
+        state.slots.insert(ROOT_CNODE.slot(index), slot);
+    }
+    let own_time = Slot {
+        cap: Cap::CpuTime {
+            core: 0,
+            reservation: Reservation { budget: 900, period: 1_000 },
+            free_from: 0,
+            vcpu: Some(ROOT_VCPU),
+        },
+        rights: Rights::all(),
+        parent: Some(ROOT_CNODE.slot(place::CPU_TIME)),
+        depth: 1,
+        original: true,
+    };
+    state.slots.insert(ROOT_CNODE.slot(place::OWN_TIME), own_time);
+    state.cnodes.insert(ROOT_CNODE, ROOT_BITS);
+    let region = Extent { base: 0, bits: 0 };
+    state.vms.insert(ROOT_VM, Vm { cspace: Some(ROOT_CNODE), region, launched: true });
+    state.tables.insert(ROOT_VM.root(), Default::default());
+    let root = Vcpu {
+        vm: Some(ROOT_VM),
+        run: Run::Stopped,
+        events: 0,
+        registers: spec::initial_registers(),
+        upcall: [0, 0],
+        handler: None,
+    };
+    state.vcpus.insert(ROOT_VCPU, root);
+    restart(&mut state);
+    state
+}
+
+/// The kernel's doing: the root VM starts again.
+fn restart(state: &mut State) {
+    if let Some(root) = state.vcpus.get_mut(&ROOT_VCPU) {
+        root.run = Run::Runnable;
+        root.registers = spec::initial_registers();
+        root.registers[cap_spec::abi::Register::Rip as usize] = ENTRY;
+    }
+}
+
+impl System {
+    /// Both machines after boot; the kernel with a bug or without.
+    pub fn new(mutant: Option<Mutant>) -> System {
+        let (kernel, boot) = boot_kernel(Host::new());
+        let mut system = System { kernel, spec: boot_spec(), boot, held: [None; CORES as usize], mutant };
+        for core in 0..CORES {
+            system.decide(core);
+        }
+        system
+    }
+
+    /// Who can invoke on a core now.
+    pub fn current(&self, core: u8) -> Option<VcpuId> {
+        let current = self.kernel.current(k::CoreId::new(core))?;
+        Some(VcpuId(current.address().get()))
+    }
+
+    /// One step of both machines. What was invoked, and the answer; `None` if the step was no invocation, or its core
+    /// idles.
+    ///
+    /// # Errors
+    /// What differs: answers, states, the kernel's own records, or a broken invariant of the specification.
+    pub fn step(&mut self, step: Step) -> Result<Option<(Label, Reply)>, Divergence> {
+        let answer = match step {
+            Step::Invoke(core, call) => self.invoke(core % CORES, call)?,
+            Step::Advance(ticks) => {
+                self.advance(ticks)?;
+                None
+            }
+            Step::Decide(core) => {
+                self.kernel.on_deadline(k::CoreId::new(core % CORES));
+                self.decide(core % CORES);
+                self.follow_expiries()?;
+                None
+            }
+            Step::Input(value) => {
+                self.kernel.machine.port_input = value;
+                self.spec.port_input = value;
+                None
+            }
+            Step::Restart => {
+                self.kernel.start_root(kernel_vcpu(ROOT_VCPU), ENTRY, 0);
+                restart(&mut self.spec);
+                None
+            }
+        };
+        self.compare()?;
+        Ok(answer)
+    }
+
+    /// The world as the abstract machine must know it: what cores do, and whose state they hold.
+    fn tell_world(&mut self) {
+        self.spec.now = self.kernel.machine.now;
+        self.spec.periods.clear();
+        for vcpu in self.spec.vcpus.keys() {
+            if let Some(reservation) = self.kernel.reservation_of(kernel_vcpu(*vcpu)) {
+                let period = Period { end: reservation.deadline.get(), length: reservation.period.get() };
+                self.spec.periods.insert(*vcpu, period);
+            }
+        }
+        self.spec.holders.clear();
+        for (core, held) in self.held.iter().enumerate() {
+            if let Some(vcpu) = held {
+                self.spec.holders.insert(*vcpu, core as u8);
+            }
+        }
+    }
+
+    /// An invocation on a core, by who runs there.
+    fn invoke(&mut self, core: u8, call: Call) -> Result<Option<(Label, Reply)>, Divergence> {
+        let Some(invoker) = self.current(core) else { return Ok(None) };
+        self.tell_world();
+        let before = self.spec.clone();
+        let expected = spec::step(&mut self.spec, invoker, call);
+        if expected.is_err() && before != self.spec {
+            return Err(Divergence(format!("the specification refuses {expected:?} and changes its state")));
+        }
+        let made = self.made(&before)?;
+        // Only an invoker that lives on, and finds what it invoked again, can repeat a preempted call.
+        let survives = self.spec.vcpus.get(&invoker).is_some_and(|vcpu| vcpu.run == Run::Runnable)
+            && self.spec.time_of(invoker).is_some()
+            && before
+                .slots
+                .keys()
+                .all(|slot| self.spec.slots.contains_key(slot) || !is_path(&before, invoker, *slot, call));
+        self.kernel.machine.must_yield = survives;
+        let found = self.call_kernel(core, invoker, call, &before);
+        for frame in made {
+            self.kernel.machine.scribble(frame.base, frame.bytes());
+        }
+        self.release_held();
+        let has_invoker = self.spec.vcpus.contains_key(&invoker);
+        match found {
+            Some(found) if found == expected => {}
+            None if !has_invoker || self.spec.vcpus[&invoker].vm.is_none() => {}
+            found => {
+                return Err(Divergence(format!("expected {expected:x?}, the kernel says {found:x?}")));
+            }
+        }
+        self.take_choices();
+        self.decide(core);
+        self.follow_expiries()?;
+        Ok(Label::from_number(call.label).map(|label| (label, expected)))
+    }
+
+    /// The kernel's answer; `None` if the invoker is gone.
+    fn call_kernel(&mut self, core: u8, invoker: VcpuId, call: Call, before: &State) -> Option<Reply> {
+        let core = k::CoreId::new(core);
+        let mut kernel_call = kernel::Call { cap: call.cptr, label: call.label, args: call.args };
+        let slot = self.mutant.and_then(|mutant| mutant.before(&mut self.kernel, before, invoker, &mut kernel_call));
+        let reply = loop {
+            match self.kernel.handle_call(core, &kernel_call) {
+                KernelOutcome::Done { status, results } => {
+                    break Some(status.to_result().map(|()| Outcome::Done(results)));
+                }
+                KernelOutcome::Blocked => break Some(Ok(Outcome::Blocked)),
+                KernelOutcome::Gone => break None,
+                KernelOutcome::Preempted if self.current(core.get()) == Some(invoker) => {}
+                KernelOutcome::Preempted => break None,
+            }
+        };
+        if let Some(mutant) = self.mutant {
+            mutant.after(&mut self.kernel, before, &self.spec, slot);
+        }
+        reply
+    }
+
+    /// Frames that the specification has just made; all memory that it gave out must be clean.
+    fn made(&self, before: &State) -> Result<Vec<Extent>, Divergence> {
+        let mut frames = Vec::new();
+        for (id, slot) in &self.spec.slots {
+            if before.slots.contains_key(id) || !slot.original || slot.parent.is_none() {
+                continue;
+            }
+            let Some(extent) = spec::invariants::extent_of(&slot.cap).filter(|extent| extent.base < DEVICE.base) else {
+                continue;
+            };
+            let is_retyped = slot.parent.and_then(|parent| before.slots.get(&parent)).is_some_and(|parent| {
+                matches!(parent.cap, Cap::Untyped { extent: from, watermark, .. } if extent.base >= from.base + watermark)
+            });
+            if !is_retyped {
+                continue;
+            }
+            if !self.kernel.machine.is_clean(extent.base, extent.bytes()) {
+                return Err(Divergence(format!("{extent:x?} is given out dirty")));
+            }
+            if matches!(slot.cap, Cap::Frame { .. }) {
+                frames.push(extent);
+            }
+        }
+        Ok(frames)
+    }
+
+    /// Cores forget the state of Vcpus that were destroyed or lost their VM.
+    fn release_held(&mut self) {
+        for held in &mut self.held {
+            if held.is_some_and(|vcpu| self.spec.vcpus.get(&vcpu).is_none_or(|vcpu| vcpu.vm.is_none())) {
+                *held = None;
+            }
+        }
+    }
+
+    /// Where the rules leave a watermark to the kernel, the abstract machine does as the kernel did.
+    fn take_choices(&mut self) {
+        for (slot, alternatives) in std::mem::take(&mut self.spec.choices) {
+            let found = kernel::machine::Machine::slot(&self.kernel.machine, k::Hpa::new(slot.0).to_slot());
+            if let (
+                KernelCap::Untyped { watermark: chosen, .. },
+                Some(Slot { cap: Cap::Untyped { watermark, .. }, .. }),
+            ) = (found.cap, self.spec.slots.get_mut(&slot))
+                && alternatives.contains(&chosen)
+            {
+                *watermark = chosen;
+            }
+        }
+    }
+
+    /// A core decides who runs; returns until when.
+    fn decide(&mut self, core: u8) -> u64 {
+        loop {
+            let decision = self.kernel.schedule(k::CoreId::new(core));
+            let held = &mut self.held[usize::from(core)];
+            if decision.save.is_some() {
+                *held = None;
+            }
+            if let Some(run) = decision.run {
+                *held = Some(VcpuId(run.address().get()));
+                self.kernel.entered(k::CoreId::new(core), decision.entry);
+            }
+            if decision.until.get() > self.kernel.machine.now {
+                return decision.until.get();
+            }
+        }
+    }
+
+    /// Sleepers that the kernel woke because of their deadline wake in the abstract machine, if they may. What it says to
+    /// sleepers that were signalled must be what the abstract machine said.
+    fn follow_expiries(&mut self) -> Result<(), Divergence> {
+        let woken = std::mem::take(&mut self.kernel.machine.woken);
+        for (vcpu, events) in woken {
+            let id = VcpuId(vcpu.address().get());
+            if let Some(at) = self.spec.completions.iter().position(|completion| *completion == (id, events)) {
+                self.spec.completions.remove(at);
+            } else if spec::expire(&mut self.spec, id) != Some(events) {
+                return Err(Divergence(format!("{id:x?} wakes with events {events:#x}, which it must not")));
+            }
+        }
+        let missed = std::mem::take(&mut self.spec.completions);
+        if missed.is_empty() { Ok(()) } else { Err(Divergence(format!("must wake, and does not: {missed:x?}"))) }
+    }
+
+    /// Time passes in small pieces: every core decides when it said it would.
+    fn advance(&mut self, ticks: u64) -> Result<(), Divergence> {
+        let end = self.kernel.machine.now + ticks;
+        while self.kernel.machine.now < end {
+            let due = (0..CORES).map(|core| self.decide(core)).min();
+            let now = due.unwrap_or(end).clamp(self.kernel.machine.now + 1, end);
+            self.kernel.machine.now = now;
+            self.spec.now = now;
+            for core in 0..CORES {
+                self.kernel.on_deadline(k::CoreId::new(core));
+                self.decide(core);
+            }
+            self.follow_expiries()?;
+        }
+        Ok(())
+    }
+
+    /// Compares the states.
+    fn compare(&mut self) -> Result<(), Divergence> {
+        let mut found = observe(&self.kernel, &self.boot, &self.spec.config).map_err(Divergence)?;
+        self.tell_world();
+        found.now = self.spec.now;
+        found.port_input = self.spec.port_input;
+        found.periods = self.spec.periods.clone();
+        found.holders = self.spec.holders.clone();
+        found.outputs = std::mem::take(&mut self.kernel.machine.outputs);
+        // The kernel keeps a sleeper's deadline in the schedule, where it shows when it passes.
+        for (id, vcpu) in &mut found.vcpus {
+            if let (Run::Blocked { deadline, .. }, Some(Vcpu { run: Run::Blocked { deadline: expected, .. }, .. })) =
+                (&mut vcpu.run, self.spec.vcpus.get(id))
+            {
+                *deadline = *expected;
+            }
+        }
+        let expected = comparable(&self.spec);
+        self.spec.outputs.clear();
+        if found != expected {
+            return Err(Divergence(difference(&expected, &found)));
+        }
+        spec::invariants::check(&self.spec)
+            .map_err(|broken| Divergence(format!("broken in both machines: {broken:x?}")))
+    }
+}
+
+/// True if the invoker finds the invoked capability through this slot.
+fn is_path(state: &State, invoker: VcpuId, slot: SlotId, call: Call) -> bool {
+    let Some(parts) = cap_spec::abi::CptrParts::from_raw(call.cptr) else { return false };
+    let Some(root) = state.vcpus[&invoker].vm.and_then(|vm| state.vms[&vm].cspace) else { return false };
+    if slot == root.slot(parts.node.into()) || (parts.node == 0 && slot == root.slot(parts.index.into())) {
+        return true;
+    }
+    // The original of the root CNode, and the slot itself if it lies in a second CNode.
+    match (&state.slots[&slot].cap, state.slots.get(&root.slot(parts.node.into())).map(|slot| &slot.cap)) {
+        (Cap::CNode { id, .. }, _) if *id == root => true,
+        (_, Some(Cap::CNode { id, .. })) => slot.0 == id.0 + (u64::from(parts.index) << SLOT_BITS),
+        _ => false,
+    }
+}
+
+/// Lists what differs, a line each.
+fn difference(expected: &State, found: &State) -> String {
+    let mut text = String::from("the states differ (expected | found):\n");
+    let mut line = |what: String, left: String, right: String| {
+        if left != right {
+            text.push_str(&format!("  {what}: {left} | {right}\n"));
+        }
+    };
+    macro_rules! maps {
+        ($($field:ident),*) => { $(
+            let keys: BTreeSet<_> = expected.$field.keys().chain(found.$field.keys()).collect();
+            for key in keys {
+                line(
+                    format!("{key:x?}"),
+                    format!("{:x?}", expected.$field.get(key)),
+                    format!("{:x?}", found.$field.get(key)),
+                );
+            }
+        )* };
+    }
+    maps!(slots, cnodes, tables, vms, vcpus, channels);
+    line("outputs".into(), format!("{:x?}", expected.outputs), format!("{:x?}", found.outputs));
+    text
+}
+
+/// The slot that the ABI names for the root VM's first free one.
+pub const FIRST_FREE: u64 = slots::FREE as u64;
