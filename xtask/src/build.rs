@@ -53,10 +53,12 @@ pub struct GuestPackage {
 #[derive(Deserialize)]
 struct Metadata {
     packages: Vec<Package>,
+    workspace_default_members: Vec<String>,
 }
 
 #[derive(Deserialize)]
 struct Package {
+    id: String,
     name: String,
     manifest_path: PathBuf,
     targets: Vec<Target>,
@@ -66,6 +68,33 @@ struct Package {
 struct Target {
     name: String,
     kind: Vec<String>,
+    test: bool,
+}
+
+impl Target {
+    fn is(&self, wanted: &str) -> bool {
+        self.kind.iter().any(|kind| kind == wanted)
+    }
+}
+
+fn metadata() -> Result<Metadata> {
+    let text = process::output(cargo().args(["metadata", "--no-deps", "--format-version", "1"]))?;
+    serde_json::from_str(&text).context("cannot read cargo's metadata")
+}
+
+/// Packages with tests that run on the host: those that are for the host altogether, and those of which only the
+/// library is.
+///
+/// # Errors
+/// When the workspace is broken; cargo says how.
+pub fn host_packages() -> Result<(Vec<String>, Vec<String>)> {
+    let metadata = metadata()?;
+    let defaults = &metadata.workspace_default_members;
+    let (whole, rest): (Vec<Package>, Vec<Package>) =
+        metadata.packages.into_iter().partition(|package| defaults.contains(&package.id));
+    let tested = |package: &Package| package.targets.iter().any(|target| target.is("lib") && target.test);
+    let libraries = rest.into_iter().filter(tested).map(|package| package.name).collect();
+    Ok((whole.into_iter().map(|package| package.name).collect(), libraries))
 }
 
 /// The packages below `apps/`, the servers and the test guests.
@@ -73,17 +102,15 @@ struct Target {
 /// # Errors
 /// When the workspace is broken; cargo says how.
 pub fn guest_packages() -> Result<Vec<GuestPackage>> {
-    let arguments = ["metadata", "--no-deps", "--format-version", "1"];
-    let text = process::output(cargo().args(arguments))?;
-    let metadata: Metadata = serde_json::from_str(&text).context("cannot read cargo's metadata")?;
+    let metadata = metadata()?;
     let root = paths::root();
     let guest =
         |folder: &Path| ["apps", "servers", "tests/guests"].iter().any(|parent| folder.starts_with(root.join(parent)));
     let mut packages = Vec::new();
     for package in metadata.packages {
         let folder = package.manifest_path.parent().map(Path::to_path_buf).unwrap_or_default();
-        let is_bin = |target: &Target| target.kind.iter().any(|kind| kind == "bin");
-        let programs: Vec<String> = package.targets.into_iter().filter(is_bin).map(|target| target.name).collect();
+        let programs: Vec<String> =
+            package.targets.into_iter().filter(|target| target.is("bin")).map(|target| target.name).collect();
         if guest(&folder) && !programs.is_empty() {
             packages.push(GuestPackage { name: package.name, programs, folder });
         }
@@ -137,11 +164,29 @@ pub fn guest_cargo() -> Command {
     command
 }
 
-/// Builds everything and makes flat images of it.
+/// Builds the kernel and the programs with these names (only their packages), and makes flat images of them.
 ///
 /// # Errors
-/// When a build fails (cargo has said why) or an image is malformed.
-pub fn build() -> Result<Built> {
+/// When a build fails (cargo has said why), there is no such program, or an image is malformed.
+pub fn build(programs: &[&str]) -> Result<Built> {
+    let packages = guest_packages()?;
+    let known: Vec<&String> = packages.iter().flat_map(|package| &package.programs).collect();
+    if let Some(unknown) = programs.iter().find(|name| !known.iter().any(|program| program == *name)) {
+        let known: Vec<&str> = known.into_iter().map(String::as_str).collect();
+        bail!("there is no program `{unknown}`; there are: {}", known.join(", "));
+    }
+    let needed = |package: &GuestPackage| package.programs.iter().any(|name| programs.contains(&name.as_str()));
+    let packages: Vec<GuestPackage> = packages.into_iter().filter(needed).collect();
+    let kernel = build_kernel()?;
+    let images = if packages.is_empty() { BTreeMap::new() } else { build_guests(&packages)? };
+    Ok(Built { kernel, images })
+}
+
+/// Builds everything.
+///
+/// # Errors
+/// As [`build`].
+pub fn build_all() -> Result<Built> {
     let kernel = build_kernel()?;
     let images = build_guests(&guest_packages()?)?;
     Ok(Built { kernel, images })

@@ -102,19 +102,31 @@ pub fn archive(plan: &Plan, inputs: &[Option<Vec<u8>>], built: &build::Built) ->
     let mut archive = tar::Builder::new(Vec::new());
     let plan_bytes = postcard::to_allocvec(plan).context("cannot encode the plan")?;
     sources::append(&mut archive, "plan", &plan_bytes)?;
-    let mut images: Vec<&str> = plan.apps.iter().map(|app| app.image.as_str()).collect();
-    images.push(build::CONSOLE_IMAGE);
-    images.sort_unstable();
-    images.dedup();
-    for name in images {
-        sources::append(&mut archive, &format!("images/{name}"), &built.image(name)?)?;
-    }
+    let mut images: Vec<String> = plan.apps.iter().map(|app| app.image.clone()).collect();
+    images.push(build::CONSOLE_IMAGE.into());
+    append_images(&mut archive, images, built)?;
     for (app, input) in plan.apps.iter().zip(inputs) {
         if let Some(input) = input {
             sources::append(&mut archive, &format!("inputs/{}", app.name), input)?;
         }
     }
     archive.into_inner().context("cannot end the archive")
+}
+
+/// An archive of images alone, for a root VM that is not the market server.
+///
+/// # Errors
+/// When an image is missing.
+pub fn archive_of_images(images: &[String], built: &build::Built) -> Result<Vec<u8>> {
+    let mut archive = tar::Builder::new(Vec::new());
+    append_images(&mut archive, images.to_vec(), built)?;
+    archive.into_inner().context("cannot end the archive")
+}
+
+fn append_images(archive: &mut tar::Builder<Vec<u8>>, mut images: Vec<String>, built: &build::Built) -> Result<()> {
+    images.sort_unstable();
+    images.dedup();
+    images.iter().try_for_each(|name| sources::append(archive, &format!("images/{name}"), &built.image(name)?))
 }
 
 /// The boot module of a root image and an archive.

@@ -3,11 +3,16 @@
 //! One file per subject: what a command does is in the file of its name; [`emulator`] runs machines, [`run_state`]
 //! collects what they report, [`scenario`] checks what is asked of them. Nothing here runs inside the machine.
 
+pub mod abi;
+pub mod bench;
+pub mod boot;
 pub mod build;
 pub mod display;
 pub mod emulator;
 pub mod image;
 pub mod interrupt;
+pub mod market;
+pub mod new;
 pub mod paths;
 pub mod process;
 pub mod report;
@@ -17,4 +22,6 @@ pub mod scenario;
 pub mod session;
 pub mod setup;
 pub mod sources;
+pub mod tcb;
+pub mod test;
 pub mod view;

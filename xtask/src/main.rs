@@ -5,8 +5,9 @@ use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
+use xtask::boot::Guest;
 use xtask::scenario::{Overrides, Refused};
-use xtask::{build, run, setup};
+use xtask::{abi, bench, boot, build, market, new, run, setup, tcb, test};
 
 /// Every developer command of the nonkernel.
 #[derive(Parser)]
@@ -20,12 +21,77 @@ struct Cli {
 enum Command {
     /// Install what is missing: QEMU 10 or later, the Rust target, clippy and rustfmt.
     Setup,
-    /// Build the kernel, the servers, the applications and the test guests.
-    Build,
+    /// Build the kernel and programs for VMs, and make flat images of them.
+    Build {
+        /// Programs (default: all of the servers, applications and test guests).
+        program: Vec<String>,
+    },
     /// Build, and write the boot module of a scenario for use with another emulator or machine.
     Image(ImageArguments),
     /// Run a scenario: set up, build, boot, show it live, and leave the results in target/run/.
     Run(RunArguments),
+    /// Run everything that CI runs: format, lints, host tests, whole machines, bench; the last line is the result.
+    Test {
+        /// Only tests whose names contain this; leaves out format, lints and bench.
+        filter: Option<String>,
+        /// Leave out everything that needs the emulator.
+        #[arg(long)]
+        host_only: bool,
+    },
+    /// Measure the kernel's operations in instructions; fail when one is more than 2 % worse than the baseline.
+    Bench {
+        /// Also write the table as JSON (- for standard output).
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+        /// Write bench/baseline.json anew instead of comparing with it.
+        #[arg(long)]
+        update: bool,
+    },
+    /// Count lines of code by trust class, and bring the table in README.md up to date.
+    Tcb {
+        /// Also write the table as JSON (- for standard output).
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
+    /// Make a new application in apps/ from the template: it builds, bids and has a test.
+    New {
+        /// Its name: lower-case letters, digits, hyphens.
+        name: String,
+    },
+    /// Try the market's rules on the host.
+    #[command(subcommand)]
+    Market(MarketCommand),
+    /// Write docs/abi.md from the ABI's data.
+    Abi,
+    /// Boot one image as the root VM, without market: for test guests and benches.
+    Boot(BootArguments),
+}
+
+#[derive(Subcommand)]
+enum MarketCommand {
+    /// Clear one round by the code that ships; the schema is in servers/market/mechanism/README.md.
+    Clear(market::ClearArgs),
+}
+
+#[derive(Args)]
+struct BootArguments {
+    /// The image, such as probe.
+    image: String,
+    /// Cores.
+    #[arg(long, default_value_t = 1)]
+    cores: u16,
+    /// Memory in MiB.
+    #[arg(long, default_value_t = 128, value_name = "MIB")]
+    memory: u32,
+    /// Kernel command line, which the image finds in its BootInfo.
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    command_line: String,
+    /// Images to put into its boot archive.
+    #[arg(long, value_name = "IMAGE")]
+    with: Vec<String>,
+    /// Wall time in seconds after which it counts as hung.
+    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    timeout: u64,
 }
 
 #[derive(Args)]
@@ -89,9 +155,10 @@ fn main() -> ExitCode {
 fn execute(command: Command) -> Result<u8> {
     match command {
         Command::Setup => setup::setup().map(|()| 0),
-        Command::Build => {
+        Command::Build { program } => {
             setup::ensure()?;
-            let built = build::build()?;
+            let names: Vec<&str> = program.iter().map(String::as_str).collect();
+            let built = if names.is_empty() { build::build_all()? } else { build::build(&names)? };
             println!("kernel: {}", xtask::paths::shown(&built.kernel));
             for (name, path) in &built.images {
                 let bytes = std::fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?.len();
@@ -107,6 +174,25 @@ fn execute(command: Command) -> Result<u8> {
             plain: arguments.plain,
             timeout: Duration::from_secs(arguments.timeout),
         }),
+        Command::Test { filter, host_only } => {
+            let passed = test::test(&test::Options { host_only, filter })?;
+            Ok(if passed { 0 } else { 1 })
+        }
+        Command::Bench { json, update } => bench::bench(&bench::Options { json, update }).map(|()| 0),
+        Command::Tcb { json } => tcb::tcb(json.as_deref()).map(|()| 0),
+        Command::New { name } => new::new(&name).map(|()| 0),
+        Command::Market(MarketCommand::Clear(arguments)) => market::clear(&arguments).map(|()| 0),
+        Command::Abi => abi::write().map(|()| 0),
+        Command::Boot(arguments) => {
+            let guest = Guest {
+                cores: arguments.cores,
+                memory_mib: arguments.memory,
+                command_line: arguments.command_line,
+                images: arguments.with,
+                ..Guest::new(&arguments.image)
+            };
+            boot::boot(&guest, Duration::from_secs(arguments.timeout)).map(|()| 0)
+        }
     }
 }
 

@@ -48,7 +48,7 @@ pub fn run(options: &Options) -> Result<u8> {
     let tools = setup::ensure()?;
     // The scenario is checked before anything is built.
     let scenario = scenario::load(&options.scenario, &options.overrides, &application_images()?)?;
-    let built = build::build()?;
+    let built = build_for(&scenario)?;
     if interrupt::count() > 0 {
         return Ok(INTERRUPTED);
     }
@@ -99,6 +99,16 @@ pub fn run(options: &Options) -> Result<u8> {
             Ok(if stopped.interrupted { INTERRUPTED } else { 1 })
         }
     }
+}
+
+/// Builds what a scenario needs.
+///
+/// # Errors
+/// When a build fails.
+pub fn build_for(scenario: &Scenario) -> Result<Built> {
+    let mut programs = vec![build::ROOT_IMAGE, build::CONSOLE_IMAGE];
+    programs.extend(scenario.plan.apps.iter().map(|app| app.image.as_str()));
+    build::build(&programs)
 }
 
 /// Names of the images that a scenario's applications may have: all but the servers'.
@@ -226,7 +236,7 @@ pub fn scenario_file(name: Option<&Path>) -> Result<PathBuf> {
 pub fn image(file: &Path, overrides: &Overrides) -> Result<u8> {
     let tools = setup::ensure()?;
     let scenario = scenario::load(file, overrides, &application_images()?)?;
-    let built = build::build()?;
+    let built = build_for(&scenario)?;
     let config = config(&scenario, &built, Acceleration::InstructionClock, &paths::images())?;
     println!("kernel: {}", config.kernel.display());
     if let Some(module) = &config.module {

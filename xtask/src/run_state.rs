@@ -252,6 +252,23 @@ pub struct RunState {
 }
 
 impl RunState {
+    /// For a machine without market: a test guest or a bench as its root VM.
+    pub fn bare() -> RunState {
+        RunState {
+            now: 0,
+            tsc_hz: 0,
+            restarts: 0,
+            begun: false,
+            goods: Vec::new(),
+            apps: Vec::new(),
+            rounds: 0,
+            verified: None,
+            bench: Vec::new(),
+            end: None,
+            violations: Vec::new(),
+        }
+    }
+
     /// Before the first record.
     pub fn new(scenario: &Scenario) -> RunState {
         let plan = &scenario.plan;
@@ -283,17 +300,9 @@ impl RunState {
             output_bytes: 0,
         };
         RunState {
-            now: 0,
-            tsc_hz: 0,
-            restarts: 0,
-            begun: false,
             goods: plan.goods.iter().map(good).collect(),
             apps: plan.apps.iter().map(app).collect(),
-            rounds: 0,
-            verified: None,
-            bench: Vec::new(),
-            end: None,
-            violations: Vec::new(),
+            ..RunState::bare()
         }
     }
 

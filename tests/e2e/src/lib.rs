@@ -1,1 +1,350 @@
-//! Skeleton.
+//! Whole machines for tests: boot a scenario or a guest, watch it, and look at what it left.
+//!
+//! A test either runs a machine to its end ([`run`], [`boot`]) or holds a [`Machine`] and waits for what it expects.
+//! Every wait has a limit of wall time; a machine that is dropped is ended. The kernel and the images are built once
+//! per test program, or were built before by `cargo xtask test`.
+//!
+//! ```ignore
+//! let run = e2e::run("tiny", &e2e::Change::set("app.digest.budget=0.5"));
+//! assert_eq!(run.failure, None);
+//! assert_eq!(run.file("digest", "digest.txt"), expected);
+//! ```
+
+use anyhow::{Context, Result, bail};
+use proto::host::{Command, End, Record};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use xtask::boot::Guest;
+use xtask::build::{self, Built};
+use xtask::emulator::Acceleration;
+use xtask::run_state::{AppState, Phase, RunState};
+use xtask::scenario::{self, Overrides, Scenario};
+use xtask::session::{Seen, Session};
+use xtask::{paths, run as runner, setup, test};
+
+pub use xtask;
+
+/// Wall time after which a machine counts as hung.
+pub const TIMEOUT: Duration = Duration::from_secs(240);
+
+/// Changes to a scenario, as the command line makes them.
+#[derive(Clone, Debug, Default)]
+pub struct Change(pub Overrides);
+
+impl Change {
+    /// None.
+    pub fn none() -> Change {
+        Change::default()
+    }
+
+    /// `--set KEY=VALUE`.
+    pub fn set(argument: &str) -> Change {
+        Change::default().and_set(argument)
+    }
+
+    /// A further `--set KEY=VALUE`.
+    #[must_use]
+    pub fn and_set(mut self, argument: &str) -> Change {
+        self.0.sets.push(argument.into());
+        self
+    }
+
+    /// `--event T=KEY`.
+    #[must_use]
+    pub fn event(mut self, argument: &str) -> Change {
+        self.0.events.push(argument.into());
+        self
+    }
+
+    /// `--input APP=FILE`.
+    #[must_use]
+    pub fn input(mut self, app: &str, file: &Path) -> Change {
+        self.0.inputs.push(format!("{app}={}", file.display()));
+        self
+    }
+
+    /// `--seed N`.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Change {
+        self.0.seed = Some(seed);
+        self
+    }
+}
+
+/// A machine under test.
+pub struct Machine {
+    session: Session,
+    /// Every record so far, in order.
+    pub records: Vec<Record>,
+    folder: PathBuf,
+    timeout: Duration,
+}
+
+/// What a machine left.
+pub struct Finished {
+    /// What its records told.
+    pub state: RunState,
+    /// Every record.
+    pub records: Vec<Record>,
+    /// Console lines.
+    pub console: Vec<String>,
+    /// Why the run was not good, if it wasn't; with the console's last lines.
+    pub failure: Option<String>,
+}
+
+impl Finished {
+    /// An application.
+    ///
+    /// # Panics
+    /// When the scenario has none of this name.
+    pub fn app(&self, name: &str) -> &AppState {
+        let app = self.state.apps.iter().find(|app| app.name == name);
+        app.unwrap_or_else(|| panic!("the scenario has no application {name}"))
+    }
+
+    /// How an application ended.
+    ///
+    /// # Panics
+    /// When it didn't.
+    pub fn end(&self, name: &str) -> &End {
+        match &self.app(name).phase {
+            Phase::Ended(end) => end,
+            phase => panic!("{name} did not end but is {phase:?}; {:?}", self.failure),
+        }
+    }
+
+    /// The contents of an output file.
+    ///
+    /// # Panics
+    /// When the application didn't write it whole.
+    pub fn file(&self, app: &str, name: &str) -> &[u8] {
+        let files = &self.app(app).files;
+        match files.iter().find(|file| file.name == name && file.sha256.is_some()) {
+            Some(file) => &file.data,
+            None => {
+                let names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
+                panic!("{app} wrote no whole file {name}, but {names:?}; {:?}", self.failure)
+            }
+        }
+    }
+
+    /// Fails the test with the reason and the console's last lines unless the run was good.
+    ///
+    /// # Panics
+    /// When it wasn't.
+    pub fn expect_good(&self) -> &Finished {
+        if let Some(failure) = &self.failure {
+            panic!("{failure}");
+        }
+        self
+    }
+
+    /// True if a console line contains this.
+    pub fn console_has(&self, text: &str) -> bool {
+        self.console.iter().any(|line| line.contains(text))
+    }
+}
+
+/// Builds what is needed, once per test program and program name; nothing when `cargo xtask test` has built.
+///
+/// # Errors
+/// When the set-up or a build fails.
+pub fn built(programs: &[&str]) -> Result<Built> {
+    if std::env::var_os(test::BUILT).is_some() {
+        return build::built_before();
+    }
+    // Cargo would wait for its own lock anyway, with a line of output for each wait.
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    build::build(programs)
+}
+
+/// Reads a scenario of `scenarios/` by its name, or one that a test brings as text (with a line end in it).
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn scenario(name_or_text: &str, change: &Change) -> Result<Scenario> {
+    let images = runner::application_images()?;
+    if name_or_text.contains('\n') {
+        let file = paths::scenarios().join("in-the-test.toml");
+        return Ok(scenario::parse(&file, name_or_text, &change.0, &images)?);
+    }
+    let file = runner::scenario_file(Some(Path::new(name_or_text)))?;
+    Ok(scenario::load(&file, &change.0, &images)?)
+}
+
+impl Machine {
+    /// Boots a scenario (see [`scenario`]).
+    ///
+    /// # Errors
+    /// When it is refused, a build fails, or the emulator can't be started.
+    pub fn start(name_or_text: &str, change: &Change) -> Result<Machine> {
+        Machine::start_with(&scenario(name_or_text, change)?, Acceleration::InstructionClock)
+    }
+
+    /// Boots a scenario that was read, with this acceleration.
+    ///
+    /// # Errors
+    /// As [`Machine::start`].
+    pub fn start_with(scenario: &Scenario, acceleration: Acceleration) -> Result<Machine> {
+        let tools = setup::ensure()?;
+        let mut programs = vec![build::ROOT_IMAGE, build::CONSOLE_IMAGE];
+        programs.extend(scenario.plan.apps.iter().map(|app| app.image.as_str()));
+        let built = built(&programs)?;
+        let folder = own_folder()?;
+        let config = runner::config(scenario, &built, acceleration, &folder)?;
+        Machine::of(Session::start(&tools, &config, RunState::new(scenario), None)?, folder)
+    }
+
+    /// Boots a guest as the root VM, without market.
+    ///
+    /// # Errors
+    /// As [`Machine::start`].
+    pub fn start_guest(guest: &Guest) -> Result<Machine> {
+        let tools = setup::ensure()?;
+        let mut programs = vec![guest.image.as_str()];
+        programs.extend(guest.images.iter().map(String::as_str));
+        let built = built(&programs)?;
+        let folder = own_folder()?;
+        let config = guest.config(&built, &folder.join("boot.module"))?;
+        Machine::of(Session::start(&tools, &config, RunState::bare(), None)?, folder)
+    }
+
+    fn of(session: Session, folder: PathBuf) -> Result<Machine> {
+        Ok(Machine { session, records: Vec::new(), folder, timeout: TIMEOUT })
+    }
+
+    /// Another limit of wall time than [`TIMEOUT`].
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Machine {
+        self.timeout = timeout;
+        self
+    }
+
+    /// What its records told so far.
+    pub fn state(&self) -> &RunState {
+        &self.session.state
+    }
+
+    /// Console lines so far.
+    pub fn console(&self) -> &[String] {
+        &self.session.console
+    }
+
+    /// Sends a command to the market server.
+    ///
+    /// # Errors
+    /// When the machine is off.
+    pub fn send(&mut self, command: &Command) -> Result<()> {
+        self.session.send(command)
+    }
+
+    /// Goes on until a record satisfies `wanted`, and returns it.
+    ///
+    /// # Errors
+    /// When the machine goes off or the time is up before; the message has the console's last lines.
+    pub fn wait_record(&mut self, wanted: impl Fn(&Record) -> bool) -> Result<Record> {
+        loop {
+            match self.step()? {
+                Seen::Record(record) if wanted(&record) => return Ok(record),
+                Seen::Off => bail!("the machine went off before\n{}", self.session.last_lines()),
+                _ => {}
+            }
+        }
+    }
+
+    /// Goes on until a console line contains `text`, and returns the line.
+    ///
+    /// # Errors
+    /// As [`Machine::wait_record`].
+    pub fn wait_line(&mut self, text: &str) -> Result<String> {
+        loop {
+            match self.step()? {
+                Seen::Line(line) if line.contains(text) => return Ok(line),
+                Seen::Off => bail!("the machine went off before `{text}`\n{}", self.session.last_lines()),
+                _ => {}
+            }
+        }
+    }
+
+    fn step(&mut self) -> Result<Seen> {
+        if self.session.elapsed() > self.timeout {
+            self.session.stop();
+            bail!("timed out after {} s\n{}", self.timeout.as_secs(), self.session.last_lines());
+        }
+        let seen = self.session.next(Instant::now() + Duration::from_millis(100))?;
+        if let Seen::Record(record) = &seen {
+            self.records.push(record.clone());
+        }
+        Ok(seen)
+    }
+
+    /// Goes on to the end.
+    ///
+    /// # Errors
+    /// When the emulator's end can't be learnt; a run that isn't good is no error but [`Finished::failure`].
+    pub fn finish(mut self) -> Result<Finished> {
+        let mut failure = None;
+        loop {
+            match self.step() {
+                Ok(Seen::Off) => break,
+                Ok(_) if self.session.is_stuck() => {
+                    self.session.stop();
+                    failure = Some("the machine sent its last record and did not go off".to_string());
+                    break;
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    failure = Some(format!("{error:#}"));
+                    break;
+                }
+            }
+        }
+        let failure = failure.or_else(|| {
+            let failure = self.session.failure()?;
+            Some(format!("{failure}\n{}", self.session.last_lines()))
+        });
+        Ok(Finished {
+            state: self.session.state.clone(),
+            records: std::mem::take(&mut self.records),
+            console: self.session.console.clone(),
+            failure,
+        })
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.session.stop();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// A folder for one machine's boot module.
+fn own_folder() -> Result<PathBuf> {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let folder = paths::target().join("e2e").join(format!("{}-{number}", std::process::id()));
+    std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    Ok(folder)
+}
+
+/// Runs a scenario (see [`scenario`]) to its end.
+///
+/// # Panics
+/// When it can't be started; how it ended is in the result.
+pub fn run(name_or_text: &str, change: &Change) -> Finished {
+    let finished = Machine::start(name_or_text, change).and_then(Machine::finish);
+    finished.unwrap_or_else(|error| panic!("{error:#}"))
+}
+
+/// Boots a guest as the root VM and runs it to its end.
+///
+/// # Panics
+/// As [`run`].
+pub fn boot(guest: &Guest) -> Finished {
+    let finished = Machine::start_guest(guest).and_then(Machine::finish);
+    finished.unwrap_or_else(|error| panic!("{error:#}"))
+}

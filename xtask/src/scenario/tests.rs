@@ -93,7 +93,7 @@ fn refuses(old: &str, new: &str, reason: &str) {
     assert!(GOOD.contains(old), "{old}");
     let text = GOOD.replacen(old, new, 1);
     let shown = read(&text, &Overrides::default()).expect_err(new).to_string();
-    let line = 1 + text[..text.find(new).unwrap()].matches('\n').count();
+    let line = 1 + text[..GOOD.find(old).unwrap()].matches('\n').count();
     let expected = format!("scenarios/test.toml:{line}: ");
     assert!(shown.lines().any(|found| found.starts_with(&expected) && found.contains(reason)), "{new}: {shown}");
 }
@@ -117,7 +117,7 @@ fn every_rule_is_checked_with_its_line() {
     refuses("deadline = \"10 s\"", "deadline = 10", "duration");
     refuses("memory = \"128 MiB\"", "memory = \"8 MiB\"", "64 MiB");
     refuses("cores = 2", "cores = 0", "not from 1");
-    refuses("reserve = \"2\"", "reserve = 99999999999", "too much");
+    refuses("reserve = \"2\"", "reserve = 999999999999", "too much");
     refuses("do = \"shock:two:3:2 s\"", "do = \"shock:three\"", "unknown application `three`");
     refuses("args = [\"--fast\", 3]", "args = \"--fast\"", "array");
 }

@@ -1,0 +1,269 @@
+//! `cargo xtask bench`: boots the bench guest under the instruction clock, compares its rows with the targets and with
+//! the committed baseline, and fails when a row has become more than 2 % worse.
+//!
+//! The figures are instructions, the same on every host, so that a change of one shows in the change that caused it:
+//! `cargo xtask bench --update` writes the baseline anew.
+
+use crate::boot::{self, Guest};
+use crate::build::{self, Built};
+use crate::emulator::Acceleration;
+use crate::run_state::{BenchRow, RunState};
+use crate::session::Session;
+use crate::tcb::write_json;
+use crate::{interrupt, paths, report, setup};
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Image of the bench guest.
+pub const IMAGE: &str = "bench";
+/// One machine of the bench takes at most this long.
+const TIMEOUT: Duration = Duration::from_secs(240);
+/// A row may get worse by this many per cent without a new baseline.
+const TOLERANCE_PERCENT: u64 = 2;
+
+/// A target: at most so many instructions and, where it is said, exits.
+struct Target {
+    /// The operation's name, or its end if it starts with `*`.
+    operation: &'static str,
+    instructions: u64,
+    exits: Option<u64>,
+}
+
+const fn target(operation: &'static str, instructions: u64) -> Target {
+    Target { operation, instructions, exits: None }
+}
+
+const fn without_exits(operation: &'static str, instructions: u64) -> Target {
+    Target { operation, instructions, exits: Some(0) }
+}
+
+/// What the nonkernel must reach; the rows that need a device belong to later issues.
+const TARGETS: [Target; 21] = [
+    target("null invoke", 150),
+    without_exits("read a price", 5),
+    without_exits("message round trip, both awake on two cores", 120),
+    target("message round trip, one core, sleeping receivers", 450),
+    target("buy one page of memory, map it, touch it, give it back", 2_000),
+    without_exits("page fault handled by the application itself", 200),
+    target("nested fault, upcall, retry", 700),
+    target("switch between two VMs", 350),
+    target("longest hold of the kernel lock, hostile load", 20_000),
+    target("scrub of a 4 KiB page", 530),
+    target("retype 1 frame", 400),
+    target("retype 64 frames, each", 50),
+    target("copy", 350),
+    target("mint", 350),
+    target("move", 350),
+    target("delete", 350),
+    target("*, per child", 150),
+    target("*, per frame", 200),
+    target("*, per mapped frame", 300),
+    target("new VM with one vCPU to its first instruction", 25_000),
+    target("destroy a VM", 8_000),
+];
+
+/// The boot, which is counted in millions.
+const BOOT: Target = target("reset to first application instruction", 12_000_000);
+
+fn target_of(operation: &str) -> Option<&'static Target> {
+    let matches = |target: &&Target| match target.operation.strip_prefix('*') {
+        Some(end) => operation.ends_with(end),
+        None => operation == target.operation,
+    };
+    TARGETS.iter().chain(std::iter::once(&BOOT)).find(matches)
+}
+
+/// A row of the table, as `--json` writes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Row {
+    /// What was measured.
+    pub operation: String,
+    /// Instructions.
+    pub instructions: u64,
+    /// Exits.
+    pub exits: u64,
+    /// At most so many instructions, if there is a target.
+    pub target: Option<u64>,
+    /// True if the target is met, exits included.
+    pub met: Option<bool>,
+}
+
+/// A row of the baseline.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct BaselineRow {
+    operation: String,
+    instructions: u64,
+    exits: u64,
+}
+
+/// What was asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Where to write JSON.
+    pub json: Option<PathBuf>,
+    /// Write the baseline instead of comparing with it.
+    pub update: bool,
+}
+
+/// Runs the bench.
+///
+/// # Errors
+/// When a machine fails or a row is worse than the baseline allows.
+pub fn bench(options: &Options) -> Result<()> {
+    interrupt::catch()?;
+    let tools = setup::ensure()?;
+    let built = build::build(&[IMAGE])?;
+    let rows = measure(&tools, &built)?;
+    print!("{}", table(&rows));
+    if let Some(path) = &options.json {
+        write_json(path, &serde_json::to_string_pretty(&rows).context("cannot encode the rows")?)?;
+    }
+    if options.update {
+        return write_baseline(&rows);
+    }
+    let worse = compare(&rows, &read_baseline()?);
+    if !worse.is_empty() {
+        bail!("{}\n(a worse figure that is meant: cargo xtask bench --update)", worse.join("\n"));
+    }
+    Ok(())
+}
+
+/// Measures all rows: one core, then the two-core row.
+///
+/// # Errors
+/// When a machine fails.
+pub fn measure(tools: &setup::Tools, built: &Built) -> Result<Vec<Row>> {
+    let folder = paths::target().join("bench");
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let mut rows: Vec<BenchRow> = Vec::new();
+    for cores in [1, 2] {
+        let guest = Guest { cores, memory_mib: 512, ..Guest::new(IMAGE) };
+        let config = guest.config(built, &folder.join(format!("{cores}.module")))?;
+        debug_assert_eq!(config.acceleration, Acceleration::InstructionClock);
+        let log = folder.join(format!("{cores}.log"));
+        let mut session = Session::start(tools, &config, RunState::bare(), Some(&log))?;
+        boot::to_end(&mut session, TIMEOUT, |_| ()).with_context(|| format!("the bench with {cores} cores failed"))?;
+        let new = session.state.bench.drain(..);
+        rows.extend(new.filter(|row| !row.operation.is_empty()));
+    }
+    if rows.is_empty() {
+        bail!("the bench measured nothing");
+    }
+    Ok(rows.into_iter().map(judged).collect())
+}
+
+fn judged(row: BenchRow) -> Row {
+    let target = target_of(&row.operation);
+    let met = target
+        .map(|target| row.instructions <= target.instructions && target.exits.is_none_or(|most| row.exits <= most));
+    Row {
+        operation: row.operation,
+        instructions: row.instructions,
+        exits: row.exits,
+        target: target.map(|target| target.instructions),
+        met,
+    }
+}
+
+/// The table of the terminal.
+pub fn table(rows: &[Row]) -> String {
+    let mut cells = vec![["operation", "instructions", "exits", "target", "met"].map(String::from).to_vec()];
+    for row in rows {
+        let met = match row.met {
+            None => "",
+            Some(true) => "yes",
+            Some(false) => "NO",
+        };
+        cells.push(vec![
+            row.operation.clone(),
+            report::grouped(row.instructions),
+            row.exits.to_string(),
+            row.target.map_or("-".into(), |target| format!("<= {}", report::grouped(target))),
+            met.into(),
+        ]);
+    }
+    report::aligned(&cells, 1)
+}
+
+fn baseline_file() -> PathBuf {
+    paths::root().join("bench/baseline.json")
+}
+
+fn read_baseline() -> Result<Vec<BaselineRow>> {
+    let path = baseline_file();
+    let text = fs::read_to_string(&path)
+        .with_context(|| format!("cannot read {}; type: cargo xtask bench --update", path.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("{} is malformed", path.display()))
+}
+
+fn write_baseline(rows: &[Row]) -> Result<()> {
+    let rows: Vec<BaselineRow> = rows
+        .iter()
+        .map(|row| BaselineRow { operation: row.operation.clone(), instructions: row.instructions, exits: row.exits })
+        .collect();
+    let path = baseline_file();
+    fs::create_dir_all(path.parent().unwrap_or(Path::new("."))).context("cannot make bench/")?;
+    write_json(&path, &serde_json::to_string_pretty(&rows).context("cannot encode the baseline")?)?;
+    println!("{} is written", paths::shown(&path));
+    Ok(())
+}
+
+/// What is worse than the baseline allows, or gone.
+fn compare(rows: &[Row], baseline: &[BaselineRow]) -> Vec<String> {
+    let now: BTreeMap<&str, &Row> = rows.iter().map(|row| (row.operation.as_str(), row)).collect();
+    let mut worse = Vec::new();
+    for before in baseline {
+        match now.get(before.operation.as_str()) {
+            None => worse.push(format!("`{}` is in the baseline and was not measured", before.operation)),
+            Some(row) => {
+                let allowed = before.instructions + before.instructions * TOLERANCE_PERCENT / 100;
+                if row.instructions > allowed || row.exits > before.exits {
+                    worse.push(format!(
+                        "`{}` got worse: {} instructions and {} exits, baseline {} and {}",
+                        row.operation, row.instructions, row.exits, before.instructions, before.exits
+                    ));
+                }
+            }
+        }
+    }
+    worse
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(operation: &str, instructions: u64, exits: u64) -> Row {
+        judged(BenchRow { operation: operation.into(), instructions, exits })
+    }
+
+    #[test]
+    fn targets_are_found_by_name_and_by_end() {
+        assert_eq!(row("null invoke", 150, 1).met, Some(true));
+        assert_eq!(row("null invoke", 151, 1).met, Some(false));
+        assert_eq!(row("read a price", 3, 1).met, Some(false), "exits count where the target names them");
+        assert_eq!(row("revoke 10, per mapped frame", 300, 9).target, Some(300));
+        assert_eq!(row("revoke 1000, per frame", 1, 9).target, Some(200));
+        assert_eq!(row("something else", 1, 1).met, None);
+    }
+
+    #[test]
+    fn more_than_two_per_cent_or_an_exit_more_is_worse() {
+        let baseline = [BaselineRow { operation: "copy".into(), instructions: 200, exits: 1 }];
+        assert!(compare(&[row("copy", 204, 1)], &baseline).is_empty());
+        assert_eq!(compare(&[row("copy", 205, 1)], &baseline).len(), 1);
+        assert_eq!(compare(&[row("copy", 100, 2)], &baseline).len(), 1);
+        assert_eq!(compare(&[], &baseline).len(), 1, "a row may not vanish");
+        assert!(compare(&[row("copy", 1, 1), row("new", 9, 9)], &baseline).is_empty());
+    }
+
+    #[test]
+    fn the_table_shows_what_is_missed() {
+        let text = table(&[row("null invoke", 1000, 1), row("other", 5, 0)]);
+        assert!(text.contains("1,000") && text.contains("NO") && text.contains("<= 150"), "{text}");
+    }
+}

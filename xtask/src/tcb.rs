@@ -1,0 +1,367 @@
+//! `cargo xtask tcb`: lines of code by trust class, counted from tokens, and the table in README.md.
+//!
+//! A line counts when a token of code is on it: not when it is blank, a comment or documentation, and not when it
+//! belongs to a test (`#[cfg(test)]`, `#[test]`, files named `tests.rs` or below a `tests` folder). Assembly counts
+//! the lines that are neither blank nor comment.
+
+use crate::{paths, report};
+use anyhow::{Context, Result, anyhow, bail};
+use proc_macro2::{Delimiter, TokenStream, TokenTree};
+use serde::Serialize;
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+/// Where README's table begins and ends.
+const BEGIN: &str = "<!-- tcb: written by `cargo xtask tcb` -->";
+const END: &str = "<!-- tcb end -->";
+
+/// Trust classes: name, what they are trusted for, folders.
+const CLASSES: [(&str, &str, &[&str]); 5] = [
+    ("kernel", "isolation", &["kernel/src", "cap-spec/src/abi"]),
+    ("market", "who gets what; money", &["servers/market/src", "servers/market/mechanism/src"]),
+    ("other servers", "their own device's shared part", &["servers/console/src", "servers/proto/src"]),
+    ("userlib", "nothing but its own application", &["userlib/src"]),
+    ("applications", "nothing", &["apps"]),
+];
+
+/// What was counted in one class.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Count {
+    /// Trust class.
+    pub class: String,
+    /// What it is trusted for.
+    pub trusted_for: String,
+    /// Lines of code.
+    pub lines: usize,
+    /// Of which assembly.
+    pub assembly_lines: usize,
+    /// `unsafe` blocks.
+    pub unsafe_blocks: usize,
+    /// Lines inside them.
+    pub unsafe_lines: usize,
+}
+
+impl Count {
+    fn add(&mut self, other: &Count) {
+        self.lines += other.lines;
+        self.assembly_lines += other.assembly_lines;
+        self.unsafe_blocks += other.unsafe_blocks;
+        self.unsafe_lines += other.unsafe_lines;
+    }
+}
+
+/// Counts, prints the table (or JSON), and brings README's table up to date.
+///
+/// # Errors
+/// When a file can't be read or is no Rust.
+pub fn tcb(json: Option<&Path>) -> Result<()> {
+    let counts = count_all(&paths::root())?;
+    print!("{}", table(&counts));
+    if let Some(path) = json {
+        let text = serde_json::to_string_pretty(&counts).context("cannot encode the counts")?;
+        write_json(path, &text)?;
+    }
+    let readme = paths::root().join("README.md");
+    let Ok(text) = fs::read_to_string(&readme) else { return Ok(()) };
+    let new = replaced(&text, &markdown(&counts))?;
+    if new != text {
+        fs::write(&readme, new).context("cannot write README.md")?;
+        println!("README.md is brought up to date");
+    }
+    Ok(())
+}
+
+/// Writes JSON to a file, or to standard output for `-`.
+///
+/// # Errors
+/// When the file can't be written.
+pub fn write_json(path: &Path, text: &str) -> Result<()> {
+    if path == Path::new("-") {
+        println!("{text}");
+        return Ok(());
+    }
+    fs::write(path, format!("{text}\n")).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Counts every class below `root`.
+///
+/// # Errors
+/// As [`tcb`].
+pub fn count_all(root: &Path) -> Result<Vec<Count>> {
+    let mut counts = Vec::new();
+    for (class, trusted_for, folders) in CLASSES {
+        let mut sum = Count { class: class.into(), trusted_for: trusted_for.into(), ..Count::default() };
+        for folder in folders {
+            for file in source_files(&root.join(folder))? {
+                let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+                let count = if file.extension().is_some_and(|extension| extension == "rs") {
+                    count_rust(&text).with_context(|| format!("cannot count {}", file.display()))?
+                } else {
+                    count_assembly(&text)
+                };
+                sum.add(&count);
+            }
+        }
+        counts.push(sum);
+    }
+    Ok(counts)
+}
+
+/// Rust and assembly files that are not tests.
+fn source_files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    let Ok(entries) = fs::read_dir(folder) else { return Ok(files) };
+    for entry in entries {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let test = ["tests", "tests.rs", "testing", "testing.rs", "examples"].contains(&name.as_str());
+        if path.is_dir() && !test {
+            files.extend(source_files(&path)?);
+        } else if !test && (name.ends_with(".rs") || name.ends_with(".s")) {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn count_assembly(text: &str) -> Count {
+    let code = |line: &&str| {
+        let line = line.trim_start();
+        !line.is_empty() && !["#", "//", "/*", "*"].iter().any(|comment| line.starts_with(comment))
+    };
+    let lines = text.lines().filter(code).count();
+    Count { lines, assembly_lines: lines, ..Count::default() }
+}
+
+fn count_rust(text: &str) -> Result<Count> {
+    // A first line such as `#!/usr/bin/env` never occurs here; inner attributes are tokens.
+    let tokens = TokenStream::from_str(text).map_err(|error| anyhow!("it is no Rust: {error}"))?;
+    let mut counter = Counter::default();
+    if counter.is_test_file(&tokens) {
+        return Ok(Count::default());
+    }
+    counter.stream(tokens, false);
+    Ok(Count {
+        lines: counter.lines.len(),
+        unsafe_blocks: counter.blocks,
+        unsafe_lines: counter.unsafe_lines.len(),
+        ..Count::default()
+    })
+}
+
+#[derive(Default)]
+struct Counter {
+    lines: BTreeSet<usize>,
+    unsafe_lines: BTreeSet<usize>,
+    blocks: usize,
+}
+
+impl Counter {
+    /// True for `#![cfg(test)]` at the top.
+    fn is_test_file(&self, tokens: &TokenStream) -> bool {
+        let mut before = [None, None];
+        for token in tokens.clone() {
+            if let (Some('#'), Some('!'), TokenTree::Group(group)) = (before[0], before[1], &token)
+                && is_test_attribute(&group.stream())
+            {
+                return true;
+            }
+            let mark = if let TokenTree::Punct(punct) = &token { Some(punct.as_char()) } else { None };
+            before = [before[1], mark];
+        }
+        false
+    }
+
+    fn stream(&mut self, tokens: TokenStream, in_unsafe: bool) {
+        let mut tokens = tokens.into_iter().peekable();
+        while let Some(token) = tokens.next() {
+            if is_punct(&token, '#') {
+                let inner = tokens.peek().is_some_and(|next| is_punct(next, '!'));
+                let mark = if inner { tokens.next() } else { None };
+                if let Some(TokenTree::Group(group)) = tokens
+                    .next_if(|next| matches!(next, TokenTree::Group(group) if group.delimiter() == Delimiter::Bracket))
+                {
+                    if is_documentation(&group.stream()) {
+                        continue;
+                    }
+                    if !inner && is_test_attribute(&group.stream()) {
+                        skip_item(&mut tokens);
+                        continue;
+                    }
+                    self.token(TokenTree::Group(group), in_unsafe);
+                }
+                self.token(token, in_unsafe);
+                if let Some(mark) = mark {
+                    self.token(mark, in_unsafe);
+                }
+                continue;
+            }
+            let is_unsafe = matches!(&token, TokenTree::Ident(ident) if ident == "unsafe");
+            self.token(token, in_unsafe);
+            if is_unsafe
+                && let Some(TokenTree::Group(group)) = tokens
+                    .next_if(|next| matches!(next, TokenTree::Group(group) if group.delimiter() == Delimiter::Brace))
+            {
+                self.blocks += 1;
+                self.token(TokenTree::Group(group), true);
+            }
+        }
+    }
+
+    fn token(&mut self, token: TokenTree, in_unsafe: bool) {
+        match token {
+            TokenTree::Group(group) => {
+                self.line(group.span_open().start().line, group.span_open().end().line, in_unsafe);
+                self.line(group.span_close().start().line, group.span_close().end().line, in_unsafe);
+                self.stream(group.stream(), in_unsafe);
+            }
+            other => {
+                let span = other.span();
+                self.line(span.start().line, span.end().line, in_unsafe);
+            }
+        }
+    }
+
+    fn line(&mut self, first: usize, last: usize, in_unsafe: bool) {
+        for line in first..=last {
+            self.lines.insert(line);
+            if in_unsafe {
+                self.unsafe_lines.insert(line);
+            }
+        }
+    }
+}
+
+fn is_punct(token: &TokenTree, wanted: char) -> bool {
+    matches!(token, TokenTree::Punct(punct) if punct.as_char() == wanted)
+}
+
+/// `doc = ...`, which is also what documentation comments become.
+fn is_documentation(attribute: &TokenStream) -> bool {
+    matches!(attribute.clone().into_iter().next(), Some(TokenTree::Ident(ident)) if ident == "doc")
+}
+
+/// `test`, `cfg(test)`, `cfg(all(test, ...))`.
+fn is_test_attribute(attribute: &TokenStream) -> bool {
+    let mut tokens = attribute.clone().into_iter();
+    match (tokens.next(), tokens.next()) {
+        (Some(TokenTree::Ident(ident)), None) => ident == "test",
+        (Some(TokenTree::Ident(ident)), Some(TokenTree::Group(group))) if ident == "cfg" => {
+            let inner = group.stream().to_string().replace(' ', "");
+            inner == "test" || inner.starts_with("all(test,")
+        }
+        _ => false,
+    }
+}
+
+/// Skips the item behind a test attribute: up to its `;` or its braces.
+fn skip_item(tokens: &mut impl Iterator<Item = TokenTree>) {
+    for token in tokens {
+        let brace = matches!(&token, TokenTree::Group(group) if group.delimiter() == Delimiter::Brace);
+        if brace || is_punct(&token, ';') {
+            return;
+        }
+    }
+}
+
+fn rows(counts: &[Count]) -> Vec<Vec<String>> {
+    let row = |count: &Count| {
+        let number = |number: usize| report::grouped(number as u64);
+        vec![
+            count.class.clone(),
+            count.trusted_for.clone(),
+            number(count.lines),
+            number(count.unsafe_blocks),
+            number(count.unsafe_lines),
+        ]
+    };
+    counts.iter().map(row).collect()
+}
+
+const HEADER: [&str; 5] = ["part", "trusted for", "lines of code", "unsafe blocks", "lines in them"];
+
+fn table(counts: &[Count]) -> String {
+    let mut all = vec![HEADER.map(String::from).to_vec()];
+    all.extend(rows(counts));
+    report::aligned(&all, 2)
+}
+
+fn markdown(counts: &[Count]) -> String {
+    let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
+    let mut text = line(HEADER.map(String::from).to_vec());
+    text += "|---|---|---:|---:|---:|\n";
+    text.extend(rows(counts).into_iter().map(line));
+    text
+}
+
+/// README with the table between the marks replaced.
+fn replaced(readme: &str, table: &str) -> Result<String> {
+    let marks = readme.split_once(BEGIN).and_then(|(head, rest)| Some((head, rest.split_once(END)?.1)));
+    let Some((head, tail)) = marks else {
+        bail!("README.md lacks the lines `{BEGIN}` and `{END}` between which the table belongs");
+    };
+    Ok(format!("{head}{BEGIN}\n{table}{END}{tail}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_code_counts() {
+        let text = r##"//! Module.
+/// Documentation
+/// of two lines.
+#[inline]
+pub fn f() -> u32 { // comment
+    /* block
+       comment */
+    let text = "two
+lines";
+    // SAFETY: none.
+    unsafe {
+        g();
+    }
+    text.len() as u32
+}
+
+#[doc = "more"]
+unsafe fn g() {}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn t() {}
+}
+
+#[test]
+fn u() { f(); }
+"##;
+        let count = count_rust(text).unwrap();
+        // #[inline], fn, two lines of the string, unsafe, g, brace, text.len, brace, unsafe fn.
+        assert_eq!((count.lines, count.unsafe_blocks, count.unsafe_lines), (10, 1, 3));
+        assert_eq!(count_rust("#![cfg(test)]\nfn f() {}\n").unwrap().lines, 0);
+        assert!(count_rust("fn (").is_err());
+    }
+
+    #[test]
+    fn assembly_counts_instructions() {
+        assert_eq!(count_assembly("# c\n\n  mov rax, rbx\n// d\nlabel:\n").lines, 2);
+    }
+
+    #[test]
+    fn the_table_goes_between_its_marks() {
+        let readme = format!("a\n{BEGIN}\nold\n{END}\nz\n");
+        assert_eq!(replaced(&readme, "new\n").unwrap(), format!("a\n{BEGIN}\nnew\n{END}\nz\n"));
+        assert!(replaced("no marks", "x").is_err());
+    }
+
+    #[test]
+    fn this_repository_has_a_kernel() {
+        let counts = count_all(&paths::root()).unwrap();
+        assert!(counts[0].class == "kernel" && counts[0].lines > 100);
+    }
+}
