@@ -118,49 +118,50 @@ impl Running {
             // again before the guest is left.
             unsafe { switch::enter(saved) };
             let exit = Exit::decode(vmcb.control.exit_code);
+            // All that the exit leaves in the Vcpu is written before the core says that it is out: from then on, and until
+            // this core has the lock, the Vcpu may be destroyed and its memory be somebody else's.
+            let (call, kind) = if exit == Exit::Vmmcall && vmcb.save.cpl == 0 {
+                vmcb.control.clean = self.booted.clean;
+                (Some(call_of(saved, vmcb)), ExitKind::Invoke)
+            } else {
+                self.after_exit(saved, vmcb);
+                (None, if exit == Exit::Nmi { ExitKind::Nmi } else { self.settle(exit, saved, vmcb) })
+            };
             let outside = match entering.left(&self.core.gate, exit == Exit::Nmi) {
                 Left::Otherwise(outside) => outside,
                 Left::ByNmi(pending) => {
                     let at = rdtsc();
                     interrupts::take_nmi();
                     self.core.nmi.store(false, Ordering::Relaxed);
-                    self.after_exit(saved, vmcb);
                     (kernel, holding) = self.take_lock(pending.taken());
                     self.note_flush(&mut kernel);
-                    kernel.count_exit(self.id, ExitKind::Nmi);
+                    kernel.count_exit(self.id, kind);
                     kernel.on_nmi(self.id, Ticks::new(at));
                     kernel.machine.look_at_deadlines();
                     continue;
                 }
             };
-            vmcb.control.clean = self.booted.clean;
-            if exit == Exit::Vmmcall && vmcb.save.cpl == 0 {
-                let call = call_of(saved, vmcb);
-                (kernel, holding) = self.take_lock(outside);
-                self.note_flush(&mut kernel);
-                kernel.count_exit(self.id, ExitKind::Invoke);
-                match kernel.handle_call(self.id, &call) {
-                    Outcome::Done { status, results } => {
-                        let (saved, vmcb) = kernel.machine.guest(vcpu);
-                        vmcb.save.rax = status.0;
-                        [saved.gpr[gpr::RSI], saved.gpr[gpr::RDX]] = results;
-                        skip_call(vmcb);
-                    }
-                    Outcome::Blocked => skip_call(kernel.machine.guest(vcpu).1),
-                    Outcome::Gone => {}
-                    Outcome::Preempted => {
-                        self.release_lock(kernel);
-                        return holding.gave_up();
-                    }
-                }
-                continue;
-            }
-            self.after_exit(saved, vmcb);
-            let kind = self.settle(exit, saved, vmcb);
             (kernel, holding) = self.take_lock(outside);
             self.note_flush(&mut kernel);
             kernel.count_exit(self.id, kind);
-            self.unsettled(&mut kernel, exit, vcpu);
+            let Some(call) = call else {
+                self.unsettled(&mut kernel, exit, vcpu);
+                continue;
+            };
+            match kernel.handle_call(self.id, &call) {
+                Outcome::Done { status, results } => {
+                    let (saved, vmcb) = kernel.machine.guest(vcpu);
+                    vmcb.save.rax = status.0;
+                    [saved.gpr[gpr::RSI], saved.gpr[gpr::RDX]] = results;
+                    skip_call(vmcb);
+                }
+                Outcome::Blocked => skip_call(kernel.machine.guest(vcpu).1),
+                Outcome::Gone => {}
+                Outcome::Preempted => {
+                    self.release_lock(kernel);
+                    return holding.gave_up();
+                }
+            }
         }
     }
 
