@@ -1,2 +1,15 @@
-//! Skeleton.
-fn main() {}
+//! The console server's program: `console_server` on the serial ports.
+#![cfg_attr(target_os = "none", no_std, no_main)]
+
+#[cfg(target_os = "none")]
+mod vm;
+
+#[cfg(target_os = "none")]
+userlib::entry!(vm::main);
+
+/// On the host this program only says where it belongs.
+#[cfg(not(target_os = "none"))]
+fn main() {
+    eprintln!("the console server is started by the market server: cargo xtask run");
+    std::process::exit(2);
+}

@@ -21,8 +21,8 @@ pub const PORTS: [(u16, u16); 3] = [(0x3f8, 8), (0x2f8, 8), (0xf4, 4)];
 pub const CONSOLE_STOPPED_EVENT: u64 = 1 << 33;
 /// Where the console server's handler page is mapped.
 pub const CONSOLE_HANDLER_PAGE: u64 = SERVER_WINDOW + 0x4000;
-/// Pages that the console server can retype: its heap.
-const HEAP_PAGES: u64 = 256;
+/// Pages that the console server can retype: none, its image has the memory it needs.
+const FREE_PAGES: u64 = 0;
 /// Its CPU time on core 0, in microseconds: a short period, so that lines do not wait.
 const BUDGET_MICROS: u64 = 300;
 const PERIOD_MICROS: u64 = 5_000;
@@ -56,7 +56,7 @@ impl ConsoleLink {
         boot: &Boot,
         archive: &Archive<'_>,
     ) -> Result<ConsoleLink, MemoryError> {
-        let layout = Layout::new(&archive.console, HEAP_PAGES, 0);
+        let layout = Layout::new(&archive.console, FREE_PAGES, 0);
         let block = root.take(layout.bits)?;
         let mut builder = Builder::new(root, block, layout, &archive.console)?;
         let vcpu = builder.vcpu();
@@ -197,7 +197,7 @@ fn console_start(boot: &Boot, archive: &Archive<'_>, builder: &Builder) -> Start
         deadline_tsc: 0,
         input_bytes: 0,
         base_cpu: 0,
-        base_pages: HEAP_PAGES as u32,
+        base_pages: FREE_PAGES as u32,
         free_slots_end: builder.free_slots_end(),
         image_end: builder.image_end(),
         seed: plan.seed,

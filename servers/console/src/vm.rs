@@ -1,0 +1,215 @@
+//! The hardware below the console server: two UARTs, the debug-exit port, and the clients' rings.
+
+extern crate alloc;
+
+use alloc::{collections::VecDeque, vec::Vec};
+use cap_spec::abi::START_PAGE;
+use console_server::{Console, Effect};
+use proto::console::FromConsole;
+use proto::start::{FIRST_CLIENT_SLOT, MARKET_CLIENT, MAX_CLIENTS, PORT_SLOTS, Start};
+use userlib::cap::{Cap, IoPort, PortWidth, Slot};
+use userlib::channel::{ChannelError, Endpoint};
+use userlib::shared::SharedMemory;
+use userlib::{clock, end, events};
+
+/// First ports of the two UARTs, and the debug-exit port.
+const COM: [u16; 2] = [0x3f8, 0x2f8];
+const DEBUG_EXIT: u16 = 0xf4;
+/// Registers of a 16550 UART.
+const INTERRUPT_ENABLE: u16 = 1;
+const FIFO_CONTROL: u16 = 2;
+const MODEM_CONTROL: u16 = 4;
+const LINE_STATUS: u16 = 5;
+/// Line status: a byte was received; the transmitter is empty.
+const RECEIVED: u32 = 1;
+const CAN_TRANSMIT: u32 = 0x20;
+/// FIFO on; terminal ready and request to send, without the interrupt output.
+const FIFO_ON: u32 = 1;
+const READY: u32 = 3;
+/// Bytes that the transmitter's FIFO takes.
+const FIFO: usize = 16;
+/// Bytes that are written to a port, or read from it, before the clients have their turn again.
+const TURN_BYTES: usize = 1024;
+/// Messages that are read from a client before the next one has its turn. The market's are records of all others.
+const TURN_MESSAGES: usize = 8;
+const MARKET_TURN_MESSAGES: usize = 32;
+/// The longest time without a look at what the host has sent, in microseconds: the port has no interrupt here.
+const POLL_MICROS: u64 = 10_000;
+
+/// One serial port.
+struct Uart {
+    ports: Cap<IoPort>,
+    base: u16,
+}
+
+impl Uart {
+    fn new(ports: Cap<IoPort>, base: u16) -> Uart {
+        let uart = Uart { ports, base };
+        for (register, value) in [(INTERRUPT_ENABLE, 0), (FIFO_CONTROL, FIFO_ON), (MODEM_CONTROL, READY)] {
+            // A port that does not take this has no UART; then nothing is ever ready.
+            let _ = uart.ports.output(base + register, PortWidth::Byte, value);
+        }
+        uart
+    }
+
+    fn status(&self) -> u32 {
+        self.ports.input(self.base + LINE_STATUS, PortWidth::Byte).unwrap_or(0)
+    }
+
+    /// Writes as much as the port takes, at most one turn's. True if something was written.
+    fn write(&self, waiting: &mut VecDeque<u8>) -> bool {
+        let mut written = 0;
+        while !waiting.is_empty() && written < TURN_BYTES && self.status() & CAN_TRANSMIT != 0 {
+            let count = waiting.len().min(FIFO);
+            let bytes: Vec<u8> = waiting.iter().take(count).copied().collect();
+            if self.ports.output_bytes(self.base, &bytes).is_err() {
+                break;
+            }
+            waiting.drain(..count);
+            written += count;
+        }
+        written > 0
+    }
+
+    /// Reads what was received, at most one turn's.
+    fn read(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while bytes.len() < TURN_BYTES && self.status() & RECEIVED != 0 {
+            match self.ports.input(self.base, PortWidth::Byte) {
+                Ok(byte) => bytes.push(byte as u8),
+                Err(_) => break,
+            }
+        }
+        bytes
+    }
+}
+
+/// One client's connection.
+struct Client {
+    endpoint: Endpoint,
+    /// It broke the rules of its ring or has gone; nothing is read from it any more.
+    lost: bool,
+    /// What waits for room in its ring.
+    answers: VecDeque<FromConsole>,
+}
+
+/// Most answers that wait for a client; it does not read, so further ones are dropped.
+const MAX_ANSWERS: usize = 64;
+
+impl Client {
+    fn answer(&mut self, answer: FromConsole) {
+        if self.answers.len() < MAX_ANSWERS {
+            self.answers.push_back(answer);
+        }
+    }
+
+    fn send_answers(&mut self) {
+        while let Some(answer) = self.answers.front() {
+            match self.endpoint.send(answer) {
+                Err(ChannelError::Full) => return,
+                // It is gone, or hears no more.
+                _ => drop(self.answers.pop_front()),
+            }
+        }
+    }
+}
+
+/// Serves for ever.
+pub fn main() -> ! {
+    // SAFETY: the launcher maps the start-up page there, to be read, for as long as the VM lives.
+    let page = unsafe { SharedMemory::new(START_PAGE, 4096) };
+    let Some(start) = read_start(&page) else { end::stop() };
+    let [ports_1, ports_2, debug_exit] = PORT_SLOTS.map(|slot| Slot::root(slot).cap::<IoPort>());
+    let (text_port, frame_port) = (Uart::new(ports_1, COM[0]), Uart::new(ports_2, COM[1]));
+    let mut console = Console::new(start.args.iter().take(MAX_CLIENTS).cloned(), start.tsc_hz);
+    let mut clients: Vec<Client> = (0..console.clients())
+        .map(|client| {
+            let channel = Slot::root(FIRST_CLIENT_SLOT + client as u16).cap();
+            Client { endpoint: Endpoint::to_client(client, channel), lost: false, answers: VecDeque::new() }
+        })
+        .collect();
+    let all_clients = (1u64 << clients.len()) - 1;
+    let mut power_off = None;
+    let mut first = 0;
+    loop {
+        let mut busy = false;
+        for turn in 0..clients.len() {
+            // Who is first changes, so that a full port delays nobody for ever.
+            let at = (first + turn) % clients.len();
+            busy |= serve(&mut console, &mut clients[at], at, &mut power_off);
+        }
+        first = (first + 1) % clients.len().max(1);
+        busy |= text_port.write(console.text());
+        busy |= frame_port.write(console.frames());
+        let received = text_port.read();
+        if !received.is_empty()
+            && let Some(market) = clients.get_mut(MARKET_CLIENT)
+        {
+            console.received(&received).into_iter().for_each(|command| market.answer(command));
+            busy = true;
+        }
+        clients.iter_mut().for_each(Client::send_answers);
+        let written = console.text().is_empty() && console.frames().is_empty();
+        if let Some(value) = power_off.filter(|_| written && !busy) {
+            // When the machine has no such port, the market ends it by a reset.
+            let _ = debug_exit.output(DEBUG_EXIT, PortWidth::Byte, value);
+            end::stop();
+        }
+        if !busy {
+            rest(&mut clients, all_clients, written, start.tsc_hz);
+        }
+    }
+}
+
+/// Reads from one client, as far as its turn and the room for output go. True if there was something.
+fn serve(console: &mut Console, client: &mut Client, at: usize, power_off: &mut Option<u32>) -> bool {
+    let turn = if at == MARKET_CLIENT { MARKET_TURN_MESSAGES } else { TURN_MESSAGES };
+    for count in 0..turn {
+        if client.lost || !console.has_room() {
+            return count > 0;
+        }
+        let effect = match client.endpoint.receive_bytes() {
+            Ok(Some(bytes)) => console.take(at, bytes, clock::now()),
+            Ok(None) => return count > 0,
+            Err(_) => {
+                client.lost = true;
+                console.lost(at, clock::now());
+                return true;
+            }
+        };
+        match effect {
+            Effect::Nothing => {}
+            Effect::Answer(answer) => client.answer(answer),
+            Effect::PowerOff(value) => *power_off = Some(value.into()),
+        }
+    }
+    true
+}
+
+/// Sleeps until a client has something or it is time to look at the port again.
+fn rest(clients: &mut [Client], all_clients: u64, written: bool, tsc_hz: u64) {
+    // A port that is full for now is looked at soon.
+    let micros = if written { POLL_MICROS } else { POLL_MICROS / 50 };
+    let deadline = clock::now() + tsc_hz / 1_000_000 * micros;
+    let mut quiet = true;
+    for client in clients.iter_mut().filter(|client| !client.lost) {
+        quiet &= client.endpoint.announce_sleep() != Ok(false);
+    }
+    if quiet {
+        let _ = events::wait(all_clients, deadline);
+    }
+    for client in clients.iter_mut().filter(|client| !client.lost) {
+        client.endpoint.awake();
+    }
+}
+
+/// Reads the start-up page.
+fn read_start(page: &SharedMemory) -> Option<Start> {
+    let mut length = [0; 4];
+    if !page.read_bytes(0, &mut length) {
+        return None;
+    }
+    let mut bytes = alloc::vec![0; (u32::from_le_bytes(length) as usize).min(4092)];
+    page.read_bytes(4, &mut bytes);
+    postcard::from_bytes(&bytes).ok()
+}
