@@ -2,7 +2,7 @@
 //!
 //! Slots from [`SCRATCH`] on are used freely; an attack may well destroy its own VM, which is a good end too.
 
-use cap_spec::abi::{Error, Label, ObjectType, Rights, Status};
+use cap_spec::abi::{ArgKind, Error, Label, ObjectType, Rights, Status};
 use userlib::cap::{CNode, Cap, Frame, Slot, Untyped, own};
 use userlib::invoke::raw;
 
@@ -53,19 +53,32 @@ pub struct Invocations {
     pub nonsense: u64,
 }
 
-/// Random capabilities, labels and arguments. What would end this VM at once (stopping its own Vcpu, waiting for ever)
-/// is left out, so that all of them are made.
-pub fn random_invocations(seed: u64, count: u64) -> Invocations {
+/// Random capabilities, labels and arguments, half of them such that each argument is of the kind that the ABI wants.
+/// What would end this VM at once (deleting its own image, stopping its own Vcpu, waiting for ever) is left out, so that
+/// all of them are made. `end` is the first slot that the attacker must leave alone.
+pub fn random_invocations(seed: u64, count: u64, end: u16) -> Invocations {
     let mut random = Random(seed);
     let mut tally = Invocations::default();
     while tally.made < count {
+        if tally.made % REFILL == 0 {
+            refill();
+        }
         let label = if random.below(16) == 0 { random.interesting() } else { random.below(Label::COUNT as u64) };
-        let cptr = if random.below(4) == 0 { random.interesting() } else { random.below(u64::from(SCRATCH) + 32) };
+        let mut cptr = if random.below(4) == 0 { random.interesting() } else { random.below(u64::from(SCRATCH) + 32) };
         let mut args = [0; 5];
         for arg in &mut args {
             *arg = random.interesting();
         }
-        if is_suicide(label, cptr, &args) {
+        if let Some(label) = Label::from_number(label)
+            && random.below(2) == 0
+        {
+            let spec = label.spec();
+            cptr = likely_slot(&mut random, spec.object);
+            for (arg, kind) in args.iter_mut().zip(spec.args) {
+                *arg = likely(&mut random, kind.kind).unwrap_or(*arg);
+            }
+        }
+        if is_suicide(label, cptr, &args, end) {
             continue;
         }
         let (status, ..) = raw(cptr, label, args);
@@ -79,15 +92,84 @@ pub fn random_invocations(seed: u64, count: u64) -> Invocations {
     tally
 }
 
+/// After so many invocations the attacker makes itself new objects to play with.
+const REFILL: u64 = 2_000;
+/// The block that the objects come from, and the slots that they are made in.
+const WORK: u16 = SCRATCH;
+const KINDS: [(ObjectType, u64); 7] = [
+    (ObjectType::Untyped, 14),
+    (ObjectType::CNode, 6),
+    (ObjectType::Frame, 12),
+    (ObjectType::PageTable, 0),
+    (ObjectType::Vm, 0),
+    (ObjectType::Vcpu, 0),
+    (ObjectType::Channel, 0),
+];
+/// Objects of each kind.
+const EACH: u16 = 2;
+/// Slots that random capabilities go into.
+const PLAYGROUND: u64 = 24;
+
+/// Empties the playground and makes [`EACH`] objects of every kind again, from a block that is revoked for it.
+fn refill() {
+    let work: Cap<Untyped> = Slot::root(WORK).cap();
+    if work.revoke().is_err() {
+        let _ = own::BASE.retype::<Untyped>(18, Slot::root(WORK));
+    }
+    for offset in 1..=u64::from(EACH) * KINDS.len() as u64 + PLAYGROUND {
+        let _ = Slot::root(SCRATCH + offset as u16).delete();
+    }
+    for (number, (kind, bits)) in KINDS.into_iter().enumerate() {
+        let first = u64::from(SCRATCH) + 1 + number as u64 * u64::from(EACH);
+        let args = [kind as u64, bits, own::CNODE.cptr(), first, u64::from(EACH)];
+        let _ = raw(work.cptr(), Label::UntypedRetype as u64, args);
+    }
+}
+
+/// A slot that is likely to hold an object of this type.
+fn likely_slot(random: &mut Random, kind: ObjectType) -> u64 {
+    let made = KINDS.iter().position(|&(known, _)| known == kind);
+    let own_slot = match kind {
+        ObjectType::CNode => Some(own::CNODE.cptr()),
+        ObjectType::Vm => Some(own::VM.cptr()),
+        ObjectType::Vcpu => Some(own::VCPU.cptr()),
+        ObjectType::Channel => Some([own::MARKET.cptr(), own::CONSOLE.cptr()][random.below(2) as usize]),
+        _ => None,
+    };
+    match (random.below(4), made, own_slot) {
+        (0, _, Some(slot)) => slot,
+        (1, ..) => u64::from(SCRATCH) + 1 + random.below(u64::from(EACH) * KINDS.len() as u64 + PLAYGROUND),
+        (_, Some(number), _) => {
+            u64::from(SCRATCH) + 1 + number as u64 * u64::from(EACH) + random.below(u64::from(EACH))
+        }
+        (_, None, Some(slot)) => slot,
+        _ => random.below(u64::from(SCRATCH)),
+    }
+}
+
+/// A value that is likely to be right for an argument of this kind; `None` for any number.
+fn likely(random: &mut Random, kind: ArgKind) -> Option<u64> {
+    let objects = u64::from(EACH) * KINDS.len() as u64;
+    match kind {
+        ArgKind::Number => None,
+        ArgKind::Capability(kind, _) => Some(likely_slot(random, kind)),
+        ArgKind::AnyCapability => Some(u64::from(SCRATCH) + 1 + random.below(objects + PLAYGROUND)),
+        ArgKind::EmptySlot => Some(u64::from(SCRATCH) + 1 + objects + random.below(PLAYGROUND)),
+        ArgKind::FullSlot => Some(u64::from(SCRATCH) + 1 + random.below(objects + PLAYGROUND)),
+    }
+}
+
 /// True for what would take the attacker's own image, or let it wait without end.
-fn is_suicide(label: u64, cptr: u64, args: &[u64; 5]) -> bool {
+fn is_suicide(label: u64, cptr: u64, args: &[u64; 5], end: u16) -> bool {
     let Some(label) = Label::from_number(label) else { return false };
-    let names_own = |slot: u64| slot & 0xffff < u64::from(SCRATCH);
+    let names_own = |slot: u64| !(u64::from(WORK) + 1..u64::from(end)).contains(&(slot & 0xffff));
     match label {
         Label::CNodeDelete | Label::CNodeRevoke => names_own(args[0]),
         Label::CNodeMove => names_own(args[1]),
         Label::ChannelGrant => names_own(args[0]),
         Label::VcpuStop | Label::VcpuWait | Label::ChannelWait | Label::VcpuUnbindTime => true,
+        // What it makes of its base is never given back.
+        Label::UntypedRetype => names_own(cptr) && cptr != u64::from(WORK),
         Label::FrameUnmap | Label::PageTableUnmap => names_own(cptr),
         _ => false,
     }
@@ -211,4 +293,15 @@ pub fn flood_with_signals(count: u64) -> u64 {
         wrong += u64::from(own::CONSOLE.signal().is_err());
     }
     wrong
+}
+
+/// Deletes every capability that it has, from the top: its image, tables and stack go under it. Nothing returns.
+pub fn delete_everything() -> ! {
+    let slots = own::CNODE.slot().identify().map_or(1 << 16, |node| node.amount);
+    for index in (1..slots.min(1 << 16)).rev() {
+        let _ = Slot::root(index as u16).delete();
+    }
+    loop {
+        let _ = raw(1, 0, [0; 5]);
+    }
 }

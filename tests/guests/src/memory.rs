@@ -91,6 +91,23 @@ pub fn fault_in_delivery() -> ! {
     }
 }
 
+/// The stack lies in memory that is not there when the upcall is to be delivered.
+pub fn upcall_without_stack() -> ! {
+    let _ = own::VCPU.set_upcall(UPCALL, 0);
+    // SAFETY: nothing returns; the VM ends.
+    unsafe {
+        core::arch::asm!(
+            "mov rsp, {stack}",
+            "2:",
+            "mov al, [{outside}]",
+            "jmp 2b",
+            stack = in(reg) OUTSIDE[5] + 0x800,
+            outside = in(reg) OUTSIDE[4],
+            options(noreturn)
+        )
+    }
+}
+
 /// Guest page tables that point anywhere: a table in the image is filled with random frame numbers and walked.
 /// Returns (accesses, of which went through to memory that is not the image's).
 pub fn wild_page_tables(seed: u64, count: u64) -> (u64, u64) {
