@@ -5,6 +5,9 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+extern crate std;
+
 mod address_space;
 pub mod asid;
 pub mod cap;
@@ -34,6 +37,8 @@ pub mod slot;
 mod stats;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 pub mod types;
 mod untyped;
 pub mod vcpu;

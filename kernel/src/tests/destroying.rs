@@ -1,0 +1,279 @@
+//! Lifetime: what goes when something goes. The named tests of the design.
+
+use super::base::*;
+use crate::cap::Cap;
+use crate::decode::Call;
+use crate::machine::Machine;
+use crate::run::Outcome;
+use crate::types::CoreId;
+use cap_spec::abi::{Error, Label, ObjectType};
+
+/// Runs a test with every patience: how many steps are done before others want the lock (at least 8 are).
+fn with_every_patience(test: impl Fn(&mut World)) {
+    for patience in [None, Some(0), Some(1), Some(5)] {
+        let mut world = World::new();
+        world.kernel.machine.patience.set(patience);
+        test(&mut world);
+        world.kernel.machine.patience.set(None);
+        world.revoke(MEMORY);
+        assert_eq!(world.watermark(MEMORY), 0);
+        assert!(!world.slot(MEMORY).has_children());
+    }
+}
+
+#[test]
+fn cnodes_in_cnodes() {
+    with_every_patience(|world| {
+        world.retype(MEMORY, ObjectType::CNode, 6, 20, 4);
+        world.retype(MEMORY, ObjectType::Frame, 12, 30, 1);
+        world.copy(30, 31);
+        world.move_into(31, 23, 63);
+        world.move_into(23, 22, 1);
+        world.move_into(22, 21, 5);
+        world.move_into(21, 20, 63);
+        world.delete(20);
+        assert!(!world.slot(30).has_children());
+    });
+}
+
+#[test]
+fn deep_nesting_of_cnodes() {
+    with_every_patience(|world| {
+        world.retype(MEMORY, ObjectType::CNode, 6, 100, 64);
+        world.retype(MEMORY, ObjectType::CNode, 6, 200, 64);
+        let chain: std::vec::Vec<u64> = (100..164).chain(200..264).collect();
+        for pair in chain.windows(2).rev() {
+            world.move_into(pair[1], pair[0], 7);
+        }
+        world.delete(100);
+        assert!(chain.iter().all(|index| world.slot(*index).is_empty()));
+        world.revoke(MEMORY);
+    });
+}
+
+#[test]
+fn a_cnode_that_holds_its_own_original() {
+    with_every_patience(|world| {
+        world.retype(MEMORY, ObjectType::CNode, 6, 20, 1);
+        world.copy(20, 21);
+        world.move_into(20, 21, 9);
+        world.ok(Label::CNodeCopy, 21, [10, 21 << 16 | 9, ALL, 0, 0]);
+        world.revoke(MEMORY);
+        assert!(world.slot(21).is_empty());
+    });
+}
+
+#[test]
+fn a_cnode_deletes_its_own_original_in_itself() {
+    let mut world = World::new();
+    world.retype(MEMORY, ObjectType::CNode, 6, 20, 1);
+    world.copy(20, 21);
+    world.move_into(20, 21, 9);
+    world.ok(Label::CNodeDelete, 21, [9, 0, 0, 0, 0]);
+    assert!(world.slot(21).is_empty());
+    world.revoke(MEMORY);
+}
+
+#[test]
+fn cnodes_in_a_cycle() {
+    with_every_patience(|world| {
+        world.retype(MEMORY, ObjectType::CNode, 6, 20, 3);
+        for index in 20..23 {
+            world.copy(index, index + 10);
+        }
+        for index in 0..3 {
+            world.move_into(20 + index, 30 + (index + 1) % 3, 5);
+        }
+        world.retype(MEMORY, ObjectType::Frame, 12, 40, 1);
+        world.copy(40, 41);
+        world.move_into(41, 31, 8);
+        world.delete(40);
+        world.call_on(0, Label::CNodeDelete, 30, [5, 0, 0, 0, 0]);
+        world.check();
+    });
+}
+
+#[test]
+fn a_cnode_that_holds_the_untyped_it_was_made_of() {
+    with_every_patience(|world| {
+        world.retype(MEMORY, ObjectType::Untyped, 16, 20, 1);
+        world.retype(20, ObjectType::CNode, 6, 21, 1);
+        world.retype(20, ObjectType::Frame, 12, 22, 2);
+        world.move_into(20, 21, 3);
+        world.delete(21);
+        assert!((20..24).all(|index| world.slot(index).is_empty()));
+    });
+}
+
+#[test]
+fn a_cnode_revokes_its_own_base() {
+    with_every_patience(|world| {
+        world.retype(MEMORY, ObjectType::Untyped, 16, 20, 1);
+        world.retype(20, ObjectType::CNode, 6, 21, 1);
+        world.retype(20, ObjectType::Frame, 12, 22, 2);
+        world.copy(21, 30);
+        world.move_into(20, 21, 3);
+        world.move_into(21, 30, 4);
+        world.call_on(0, Label::CNodeRevoke, 30, [3, 0, 0, 0, 0]);
+        world.check();
+    });
+}
+
+#[test]
+fn untypeds_and_cnodes_that_hold_each_other() {
+    with_every_patience(|world| {
+        // Two CNodes, each in the other's keeping together with the Untyped that the other was made of, at some depth.
+        world.retype(MEMORY, ObjectType::Untyped, 17, 20, 2);
+        for side in 0..2 {
+            world.retype(20 + side, ObjectType::Untyped, 16, 30 + side, 1);
+            world.retype(30 + side, ObjectType::Untyped, 15, 40 + side, 1);
+            world.retype(40 + side, ObjectType::CNode, 6, 50 + side, 1);
+            world.retype(40 + side, ObjectType::Frame, 12, 60 + side, 1);
+            world.copy(50 + side, 70 + side);
+        }
+        for side in 0..2 {
+            world.move_into(20 + side, 71 - side, 1);
+            world.move_into(40 + side, 71 - side, 2);
+            world.move_into(30 + side, 70 + side, 3);
+        }
+        world.delete(50);
+        assert!(world.slot(51).is_empty() && world.slot(60).is_empty() && world.slot(61).is_empty());
+    });
+}
+
+#[test]
+fn what_is_in_flight_dies_with_the_channel() {
+    with_every_patience(|world| {
+        world.retype(MEMORY, ObjectType::Channel, 0, 20, 2);
+        world.retype(MEMORY, ObjectType::CNode, 6, 30, 1);
+        world.retype(MEMORY, ObjectType::Frame, 12, 40, 1);
+        world.copy(40, 41);
+        world.move_into(41, 30, 6);
+        world.ok(Label::ChannelGrant, 20, [30, ALL, 1, 0, 0]);
+        world.ok(Label::ChannelGrant, 21, [20, ALL, 1, 0, 0]);
+        world.delete(21);
+        assert!(!world.slot(40).has_children(), "a channel in flight, with a CNode in flight, with a copy");
+    });
+}
+
+#[test]
+fn an_abandoned_deletion_is_finished_by_the_one_above() {
+    for steps in 1..20 {
+        let mut world = World::new();
+        world.retype(MEMORY, ObjectType::Untyped, 18, 19, 1);
+        world.retype(19, ObjectType::CNode, 6, 20, 4);
+        for index in 20..24 {
+            world.copy(index, index + 10);
+        }
+        for index in 0..4 {
+            world.move_into(20 + index, 30 + (index + 1) % 4, 5);
+        }
+        world.kernel.machine.patience.set(Some(0));
+        let call = Call { cap: 31, label: Label::CNodeDelete as u64, args: [5, 0, 0, 0, 0] };
+        for _ in 0..steps {
+            let _ = world.kernel.handle_call(CoreId::new(0), &call);
+            world.check();
+        }
+        world.kernel.machine.patience.set(None);
+        world.revoke(19);
+        world.retype(19, ObjectType::Frame, 12, 200, 64);
+    }
+}
+
+#[test]
+fn a_vm_dies_with_its_vcpus_stopped_and_its_mappings_gone() {
+    let mut world = World::new();
+    world.retype(MEMORY, ObjectType::Vm, 0, 20, 1);
+    world.retype(MEMORY, ObjectType::Vcpu, 0, 21, 3);
+    world.retype(MEMORY, ObjectType::CNode, 6, 30, 1);
+    world.ok(Label::VmSetCSpace, 20, [30, 0, 0, 0, 0]);
+    world.refused(Label::VmSetCSpace, 20, [30, 0, 0, 0, 0], Error::WrongPhase, 0);
+    for vcpu in 21..24 {
+        world.ok(Label::VcpuAttach, vcpu, [20, 0, 0, 0, 0]);
+    }
+    world.refused(Label::VcpuAttach, 21, [20, 0, 0, 0, 0], Error::InUse, 0);
+    world.ok(Label::VmGetPage, 20, [CNODE, 40, 0, 0, 0]);
+    world.ok(Label::VcpuGetPage, 22, [0, CNODE, 41, 0, 0]);
+    world.delete(22);
+    assert!(world.slot(41).is_empty());
+    world.delete(20);
+    assert!(world.slot(40).is_empty());
+    for vcpu in [21, 23] {
+        world.refused(Label::VcpuStop, vcpu, [0; 5], Error::NotConfigured, 0);
+    }
+    world.retype(MEMORY, ObjectType::Vm, 0, 20, 1);
+    world.ok(Label::VmSetCSpace, 20, [30, 0, 0, 0, 0]);
+    world.delete(30);
+    world.ok(Label::VcpuAttach, 21, [20, 0, 0, 0, 0]);
+}
+
+#[test]
+fn an_invoker_may_destroy_itself() {
+    let mut world = World::new();
+    // A second VM on core 1, which holds its own Untyped and revokes it.
+    world.retype(MEMORY, ObjectType::Untyped, 18, 20, 1);
+    world.retype(20, ObjectType::Vm, 0, 21, 1);
+    world.retype(20, ObjectType::Vcpu, 0, 22, 1);
+    world.retype(20, ObjectType::CNode, 8, 23, 1);
+    world.ok(Label::VmSetCSpace, 21, [23, 0, 0, 0, 0]);
+    world.ok(Label::VcpuAttach, 22, [21, 0, 0, 0, 0]);
+    world.ok(Label::CpuTimeSplit, TIME[1], [MS, 10 * MS, CNODE, 24, 0]);
+    world.ok(Label::VcpuBindTime, 22, [24, 0, 0, 0, 0]);
+    world.copy(23, 30);
+    for (from, to) in [(20, 4), (21, 2), (23, 1)] {
+        world.move_into(from, 30, to);
+    }
+    world.delete(30);
+    world.ok(Label::VcpuLaunch, 22, [4, 3, 0, 0, 0]);
+    let core = CoreId::new(1);
+    assert!(world.kernel.schedule(core).run.is_some());
+    world.kernel.machine.patience.set(Some(0));
+    let call = Call { cap: 1, label: Label::CNodeRevoke as u64, args: [4, 0, 0, 0, 0] };
+    let outcome = world.kernel.handle_call(core, &call);
+    assert!(matches!(outcome, Outcome::Gone | Outcome::Preempted), "{outcome:?}");
+    world.check();
+    assert_eq!(world.kernel.schedule(core).run, None);
+    world.kernel.machine.patience.set(None);
+    world.revoke(MEMORY);
+    assert_eq!(world.watermark(MEMORY), 0);
+}
+
+#[test]
+fn boot_capabilities_stay() {
+    let mut world = World::new();
+    for index in [CNODE, VM, VCPU, MACHINE, PORTS, IRQS, MEMORY, TIME[0]] {
+        world.refused(Label::CNodeDelete, CNODE, [index, 0, 0, 0, 0], Error::InUse, 1);
+    }
+    world.refused(Label::CNodeDelete, CNODE, [FREE, 0, 0, 0, 0], Error::SlotEmpty, 1);
+    world.refused(Label::CNodeRevoke, CNODE, [0; 5], Error::OutOfRange, 1);
+}
+
+#[test]
+fn a_revoke_is_preempted_between_bounded_steps() {
+    let mut world = World::new();
+    world.retype(MEMORY, ObjectType::Untyped, 18, 20, 1);
+    world.retype(20, ObjectType::Frame, 12, 30, 64);
+    world.kernel.machine.patience.set(Some(0));
+    let call = Call { cap: CNODE, label: Label::CNodeRevoke as u64, args: [20, 0, 0, 0, 0] };
+    let mut preempted = 0;
+    while world.kernel.handle_call(CoreId::new(0), &call) == Outcome::Preempted {
+        preempted += 1;
+        world.check();
+    }
+    assert!((64 + 64) / 9 <= preempted && preempted <= 20, "{preempted} pieces");
+    assert_eq!(world.watermark(20), 0);
+}
+
+#[test]
+fn reclaiming_a_base_stops_its_vm_first() {
+    let mut world = World::new();
+    let vm = super::hostile_launch::tenant(&mut world);
+    super::hostile_launch::launch(&mut world).unwrap();
+    world.kernel.machine.patience.set(Some(0));
+    let call = Call { cap: CNODE, label: Label::CNodeRevoke as u64, args: [MEMORY, 0, 0, 0, 0] };
+    assert_eq!(world.kernel.handle_call(CoreId::new(0), &call), Outcome::Preempted);
+    world.check();
+    assert!(world.kernel.machine.vm(vm).dying);
+    assert_eq!(world.kernel.schedule(CoreId::new(1)).run, None);
+    assert!(matches!(world.slot(MEMORY).cap, Cap::Untyped { .. }));
+}

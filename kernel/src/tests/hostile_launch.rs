@@ -1,0 +1,284 @@
+//! Launch: what a hostile market tries, and must not get.
+
+use super::base::*;
+use crate::cap::Cap;
+use crate::machine::Machine;
+use crate::types::{CoreId, VmId};
+use cap_spec::abi::{Error, Fault, Label, ObjectType};
+
+/// Slots of the root VM in which the tenant's things are before the launch.
+const PARENT: u64 = 20;
+const BASE: u64 = 21;
+const TENANT: u64 = 22;
+const THREAD: u64 = 23;
+const SPACE: u64 = 24;
+const TABLES: u64 = 25;
+const FRAMES: u64 = 28;
+/// A copy of the tenant's CNode capability, deleted before the launch.
+const INTO: u64 = 40;
+const LEASE: u64 = 41;
+/// Free for what the market tries.
+const TRICK: u64 = 50;
+
+/// Makes a tenant with two mapped frames, whose capabilities are all in the root VM's CSpace.
+fn prepare(world: &mut World) -> VmId {
+    world.retype(MEMORY, ObjectType::Untyped, 18, PARENT, 1);
+    world.retype(PARENT, ObjectType::Untyped, 18, BASE, 1);
+    world.retype(BASE, ObjectType::Vm, 0, TENANT, 1);
+    world.retype(BASE, ObjectType::Vcpu, 0, THREAD, 1);
+    world.retype(BASE, ObjectType::CNode, 8, SPACE, 1);
+    world.retype(BASE, ObjectType::PageTable, 0, TABLES, 3);
+    world.retype(BASE, ObjectType::Frame, 12, FRAMES, 2);
+    let vm = world.vm_id(TENANT);
+    world.refused(Label::VcpuLaunch, THREAD, [4, 3, 0, 0, 0], Error::NotConfigured, 0);
+    world.ok(Label::VmSetCSpace, TENANT, [SPACE, 0, 0, 0, 0]);
+    world.ok(Label::VcpuAttach, THREAD, [TENANT, 0, 0, 0, 0]);
+    for (table, level) in [(TABLES, 3), (TABLES + 1, 2), (TABLES + 2, 1)] {
+        world.ok(Label::PageTableMap, table, [TENANT, 0x10_0000, level, 0, 0]);
+    }
+    for frame in 0..2 {
+        world.ok(Label::FrameMap, FRAMES + frame, [TENANT, 0x10_8000 + frame * 0x1000, 7, 0, 0]);
+    }
+    world.ok(Label::CpuTimeSplit, TIME[1], [MS, 10 * MS, CNODE, LEASE, 0]);
+    world.ok(Label::VcpuBindTime, THREAD, [LEASE, 0, 0, 0, 0]);
+    world.copy(SPACE, INTO);
+    vm
+}
+
+/// Moves everything but the Vcpu into the tenant's CSpace.
+fn move_in(world: &mut World) {
+    for (from, to) in [(BASE, 4), (TENANT, 2), (SPACE, 1), (TABLES, 20), (TABLES + 1, 21), (TABLES + 2, 22)] {
+        world.move_into(from, INTO, to);
+    }
+    for frame in 0..2 {
+        world.move_into(FRAMES + frame, INTO, 30 + frame);
+    }
+    world.delete(INTO);
+}
+
+/// Makes a tenant that is ready for launch.
+pub(super) fn tenant(world: &mut World) -> VmId {
+    let vm = prepare(world);
+    move_in(world);
+    vm
+}
+
+pub(super) fn launch(world: &mut World) -> Result<[u64; 2], Fault> {
+    world.call(Label::VcpuLaunch, THREAD, [4, 3, 0, 0, 0])
+}
+
+fn is_refused(world: &mut World) {
+    let fault = launch(world).expect_err("the tenant was launched");
+    assert_eq!((fault.error, fault.argument), (Error::NotConfined, 1));
+}
+
+#[test]
+fn a_confined_vm_is_launched() {
+    let mut world = World::new();
+    let vm = tenant(&mut world);
+    world.refused(Label::VcpuStart, THREAD, [0; 5], Error::WrongPhase, 0);
+    world.refused(Label::VcpuLaunch, THREAD, [9, 3, 0, 0, 0], Error::InvalidCapability, 1);
+    world.refused(Label::VcpuLaunch, THREAD, [2, 3, 0, 0, 0], Error::WrongType, 1);
+    world.refused(Label::VcpuLaunch, THREAD, [4, 2, 0, 0, 0], Error::SlotOccupied, 2);
+    world.refused(Label::VcpuLaunch, THREAD, [4, 256, 0, 0, 0], Error::OutOfRange, 2);
+    launch(&mut world).unwrap();
+    assert!(world.slot(THREAD).is_empty());
+    assert!(world.kernel.machine.vm(vm).launched);
+    let running = world.kernel.schedule(CoreId::new(1)).run.expect("nobody runs");
+    assert_eq!(world.kernel.machine.vcpu(running).vm, vm);
+    // The launcher has a way to everything only through the parent.
+    world.revoke(PARENT);
+    assert_eq!(world.kernel.schedule(CoreId::new(1)).run, None);
+    assert_eq!(world.watermark(PARENT), 0);
+    world.retype(PARENT, ObjectType::Frame, 12, 60, 64);
+}
+
+#[test]
+fn a_vm_is_launched_once() {
+    let mut world = World::new();
+    tenant(&mut world);
+    launch(&mut world).unwrap();
+    // The tenant itself tries again.
+    world.kernel.schedule(CoreId::new(1));
+    let outcome = world.call_on(1, Label::VcpuLaunch, 3, [4, 5, 0, 0, 0]);
+    let expected = cap_spec::abi::Status::refused(Fault::new(Error::WrongPhase, 0));
+    assert_eq!(outcome, crate::run::Outcome::Done { status: expected, results: [0, 0] });
+}
+
+#[test]
+fn no_copy_of_a_frame_stays_outside() {
+    let mut world = World::new();
+    prepare(&mut world);
+    world.copy(FRAMES, TRICK);
+    move_in(&mut world);
+    is_refused(&mut world);
+    world.delete(TRICK);
+    launch(&mut world).unwrap();
+}
+
+#[test]
+fn no_frame_of_the_tenant_is_mapped_in_the_market() {
+    let mut world = World::new();
+    prepare(&mut world);
+    world.retype(MEMORY, ObjectType::PageTable, 0, 60, 3);
+    for (table, level) in [(60, 3), (61, 2), (62, 1)] {
+        world.ok(Label::PageTableMap, table, [VM, 0, level, 0, 0]);
+    }
+    world.copy(FRAMES, TRICK);
+    world.ok(Label::FrameMap, TRICK, [VM, 0x5000, RW, 0, 0]);
+    // Even if the capability lies inside, the mapping is the market's.
+    world.move_into(TRICK, INTO, 33);
+    move_in(&mut world);
+    is_refused(&mut world);
+}
+
+#[test]
+fn no_capability_to_vm_cnode_table_or_vcpu_stays_outside() {
+    for kept in [TENANT, SPACE, THREAD] {
+        let mut world = World::new();
+        prepare(&mut world);
+        world.copy(kept, TRICK);
+        move_in(&mut world);
+        is_refused(&mut world);
+    }
+    for kept in [TABLES, FRAMES + 1, TENANT] {
+        let mut world = World::new();
+        prepare(&mut world);
+        world.move_into(kept, CNODE, TRICK);
+        world.copy(SPACE, TRICK + 1);
+        world.retype(BASE, ObjectType::Frame, 12, kept, 1);
+        move_in(&mut world);
+        world.delete(TRICK + 1);
+        is_refused(&mut world);
+    }
+}
+
+#[test]
+fn the_base_itself_lies_inside() {
+    let mut world = World::new();
+    prepare(&mut world);
+    // A second-level CNode of the market's, in the tenant's CSpace, holds the base.
+    world.retype(MEMORY, ObjectType::CNode, 6, TRICK, 1);
+    world.ok(Label::CNodeCopy, INTO, [9, TRICK, ALL, 0, 0]);
+    world.move_into(BASE, TRICK, 5);
+    world.retype(TRICK << 16 | 5, ObjectType::Frame, 12, BASE, 1);
+    move_in(&mut world);
+    let fault = world.call(Label::VcpuLaunch, THREAD, [9 << 16 | 5, 3, 0, 0, 0]).unwrap_err();
+    assert_eq!(fault, Fault::new(Error::NotConfined, 1));
+}
+
+#[test]
+fn no_second_vm_in_the_base() {
+    let mut world = World::new();
+    prepare(&mut world);
+    world.retype(BASE, ObjectType::Vm, 0, TRICK, 1);
+    world.move_into(TRICK, INTO, 40);
+    move_in(&mut world);
+    is_refused(&mut world);
+}
+
+#[test]
+fn no_writable_frame_of_others_but_rings() {
+    let mut world = World::new();
+    prepare(&mut world);
+    world.retype(MEMORY, ObjectType::Frame, 12, TRICK, 2);
+    world.ok(Label::FrameMap, TRICK, [TENANT, 0x10_a000, 1, 0, 0]);
+    world.ok(Label::FrameMap, TRICK + 1, [TENANT, 0x11_0000, RW, 0, 0]);
+    world.copy(TRICK, TRICK + 2);
+    world.ok(Label::FrameMap, TRICK + 2, [TENANT, 0x14_0000, RW, 0, 0]);
+    move_in(&mut world);
+    is_refused(&mut world);
+    world.ok(Label::FrameUnmap, TRICK + 2, [0; 5]);
+    launch(&mut world).unwrap();
+}
+
+#[test]
+fn no_table_of_others() {
+    let mut world = World::new();
+    prepare(&mut world);
+    world.retype(MEMORY, ObjectType::PageTable, 0, TRICK, 1);
+    world.ok(Label::PageTableMap, TRICK, [TENANT, 0x40_0000, 1, 0, 0]);
+    move_in(&mut world);
+    is_refused(&mut world);
+    world.delete(TRICK);
+    launch(&mut world).unwrap();
+}
+
+#[test]
+fn no_vcpu_of_others() {
+    let mut world = World::new();
+    prepare(&mut world);
+    world.retype(MEMORY, ObjectType::Vcpu, 0, TRICK, 1);
+    world.ok(Label::VcpuAttach, TRICK, [TENANT, 0, 0, 0, 0]);
+    move_in(&mut world);
+    is_refused(&mut world);
+    world.delete(TRICK);
+    launch(&mut world).unwrap();
+}
+
+#[test]
+fn a_vcpu_of_the_base_runs_in_no_other_vm() {
+    let mut world = World::new();
+    prepare(&mut world);
+    world.retype(BASE, ObjectType::Vcpu, 0, TRICK, 1);
+    world.ok(Label::VcpuAttach, TRICK, [VM, 0, 0, 0, 0]);
+    world.move_into(TRICK, INTO, 40);
+    move_in(&mut world);
+    is_refused(&mut world);
+}
+
+#[test]
+fn pages_that_the_kernel_writes_stay_outside_read_only() {
+    let mut world = World::new();
+    prepare(&mut world);
+    world.ok(Label::VcpuGetPage, THREAD, [1, CNODE, TRICK, 0, 0]);
+    world.ok(Label::VmGetPage, TENANT, [CNODE, TRICK + 1, 0, 0, 0]);
+    world.ok(Label::VcpuGetPage, THREAD, [0, CNODE, TRICK + 2, 0, 0]);
+    move_in(&mut world);
+    is_refused(&mut world);
+    world.delete(TRICK + 2);
+    launch(&mut world).unwrap();
+}
+
+#[test]
+fn nothing_of_the_tenant_is_in_flight() {
+    let mut world = World::new();
+    prepare(&mut world);
+    world.retype(MEMORY, ObjectType::Channel, 0, TRICK, 1);
+    world.ok(Label::ChannelGrant, TRICK, [FRAMES, 1, 0, 0, 0]);
+    move_in(&mut world);
+    is_refused(&mut world);
+}
+
+#[test]
+fn a_base_with_too_many_capabilities_is_not_checked() {
+    let mut world = World::new();
+    prepare(&mut world);
+    world.retype(BASE, ObjectType::CNode, 10, TRICK, 1);
+    for index in 0..1016 {
+        world.call_on(0, Label::CNodeCopy, TRICK, [1 + index, FRAMES, ALL, 0, 0]);
+    }
+    world.move_into(TRICK, INTO, 40);
+    move_in(&mut world);
+    let fault = launch(&mut world).unwrap_err();
+    assert_eq!(fault, Fault::new(Error::TooManyToCheck, 1));
+}
+
+#[test]
+fn a_vm_that_is_launched_keeps_its_cspace_and_handler() {
+    let mut world = World::new();
+    prepare(&mut world);
+    world.retype(MEMORY, ObjectType::Channel, 0, TRICK, 1);
+    world.ok(Label::CNodeCopy, INTO, [41, TRICK, ALL, 0, 0]);
+    move_in(&mut world);
+    launch(&mut world).unwrap();
+    world.kernel.schedule(CoreId::new(1));
+    let refused = |error| crate::run::Outcome::Done {
+        status: cap_spec::abi::Status::refused(Fault::new(error, 0)),
+        results: [0, 0],
+    };
+    assert_eq!(world.call_on(1, Label::VcpuSetHandler, 3, [41, 0, 0, 0, 0]), refused(Error::WrongPhase));
+    assert_eq!(world.call_on(1, Label::VmSetCSpace, 2, [1, 0, 0, 0, 0]), refused(Error::WrongPhase));
+    world.check();
+    assert!(matches!(world.slot(PARENT).cap, Cap::Untyped { .. }));
+}

@@ -1,0 +1,141 @@
+//! Frames, page tables, and the flush before reuse.
+
+use super::base::*;
+use crate::machine::Machine;
+use crate::types::{CoreId, VmId};
+use cap_spec::abi::{Error, Label, ObjectType};
+
+/// A VM in slot 20 with tables for the first GiB in 21 (level 3), 22 (level 2), 23 (level 1), frames from 30 on.
+fn world_with_vm() -> World {
+    let mut world = World::new();
+    world.retype(MEMORY, ObjectType::Vm, 0, 20, 1);
+    world.retype(MEMORY, ObjectType::PageTable, 0, 21, 3);
+    world.retype(MEMORY, ObjectType::Frame, 12, 30, 4);
+    world
+}
+
+fn map_tables(world: &mut World) {
+    for level in [3, 2, 1] {
+        world.ok(Label::PageTableMap, 24 - level, [20, 0x1000, level, 0, 0]);
+    }
+}
+
+fn leaf(world: &World, vm: VmId, gpa: u64) -> u64 {
+    let mut table = vm.root();
+    for level in [4, 3, 2] {
+        let index = crate::nested::entry_index(crate::types::Gpa::new(gpa), level);
+        table = crate::types::Hpa::new(world.kernel.machine.table_entry(table, index) & 0xf_ffff_f000);
+    }
+    world.kernel.machine.table_entry(table, crate::nested::entry_index(crate::types::Gpa::new(gpa), 1))
+}
+
+#[test]
+fn a_frame_is_mapped_through_tables_that_are_there() {
+    let mut world = world_with_vm();
+    for level in [3, 2, 1] {
+        let fault = world.call(Label::FrameMap, 30, [20, 0x5000, RW, 0, 0]).unwrap_err();
+        assert_eq!((fault.error, fault.argument, fault.detail), (Error::NoPageTable, 2, level));
+        world.ok(Label::PageTableMap, 24 - u64::from(level), [20, 0, level.into(), 0, 0]);
+    }
+    world.ok(Label::FrameMap, 30, [20, 0x5000, RW, 0, 0]);
+    assert_ne!(leaf(&world, world.vm_id(20), 0x5000), 0);
+    world.refused(Label::FrameMap, 31, [20, 0x5000, RW, 0, 0], Error::AddressOccupied, 2);
+    world.refused(Label::FrameMap, 30, [20, 0x6000, RW, 0, 0], Error::InUse, 0);
+    world.refused(Label::FrameMap, 31, [20, 0x6001, RW, 0, 0], Error::Misaligned, 2);
+    world.refused(Label::FrameMap, 31, [20, 1 << 48, RW, 0, 0], Error::OutOfRange, 2);
+    world.refused(Label::FrameMap, 31, [20, 0x6000, 2, 0, 0], Error::OutOfRange, 3);
+    world.refused(Label::FrameMap, 31, [20, 0x6000, 9, 0, 0], Error::OutOfRange, 3);
+    world.refused(Label::FrameMap, 31, [21, 0x6000, 1, 0, 0], Error::WrongType, 1);
+    world.ok(Label::CNodeCopy, CNODE, [40, 31, 1, 0, 0]);
+    world.refused(Label::FrameMap, 40, [20, 0x6000, RW, 0, 0], Error::MissingRight, 3);
+    world.ok(Label::FrameMap, 40, [20, 0x6000, 1, 0, 0]);
+    world.refused(Label::PageTableMap, 21, [20, 0, 3, 0, 0], Error::InUse, 0);
+    world.ok(Label::FrameUnmap, 30, [0; 5]);
+    assert_eq!(leaf(&world, world.vm_id(20), 0x5000), 0);
+    world.refused(Label::FrameUnmap, 30, [0; 5], Error::NotMapped, 0);
+}
+
+#[test]
+fn a_frame_under_a_table_that_was_taken_away_is_mapped_for_its_holder_only() {
+    let mut world = world_with_vm();
+    map_tables(&mut world);
+    world.ok(Label::FrameMap, 30, [20, 0x5000, RW, 0, 0]);
+    world.ok(Label::PageTableUnmap, 23, [0; 5]);
+    world.refused(Label::FrameMap, 30, [20, 0x5000, RW, 0, 0], Error::InUse, 0);
+    world.ok(Label::PageTableMap, 23, [20, 0, 1, 0, 0]);
+    world.ok(Label::FrameMap, 31, [20, 0x5000, RW, 0, 0]);
+    world.ok(Label::FrameUnmap, 30, [0; 5]);
+    assert_ne!(leaf(&world, world.vm_id(20), 0x5000), 0, "the other frame's entry stays");
+}
+
+#[test]
+fn deleting_a_frame_a_table_or_a_vm_takes_the_mapping_with_it() {
+    let mut world = world_with_vm();
+    map_tables(&mut world);
+    world.ok(Label::FrameMap, 30, [20, 0x5000, RW, 0, 0]);
+    world.copy(30, 40);
+    world.ok(Label::FrameMap, 40, [20, 0x6000, RW, 0, 0]);
+    world.delete(30);
+    assert_eq!(leaf(&world, world.vm_id(20), 0x6000), 0);
+    world.ok(Label::FrameMap, 31, [20, 0x5000, RW, 0, 0]);
+    world.delete(23);
+    world.delete(20);
+    world.refused(Label::FrameUnmap, 31, [0; 5], Error::NotMapped, 0);
+    world.refused(Label::PageTableUnmap, 22, [0; 5], Error::NotMapped, 0);
+    world.retype(MEMORY, ObjectType::Vm, 0, 20, 1);
+    world.ok(Label::PageTableMap, 22, [20, 0, 3, 0, 0]);
+}
+
+#[test]
+fn a_moved_capability_keeps_its_mapping() {
+    let mut world = world_with_vm();
+    map_tables(&mut world);
+    for (frame, gpa) in [(30, 0x5000), (31, 0x6000), (32, 0x7000)] {
+        world.ok(Label::FrameMap, frame, [20, gpa, RW, 0, 0]);
+    }
+    for (from, to) in [(31, 50), (30, 51), (32, 52), (22, 53)] {
+        world.move_into(from, CNODE, to);
+    }
+    world.delete(50);
+    world.delete(20);
+    world.refused(Label::FrameUnmap, 51, [0; 5], Error::NotMapped, 0);
+}
+
+#[test]
+fn large_frames_are_leaves_of_the_upper_levels() {
+    let mut world = World::new();
+    world.retype(MEMORY, ObjectType::Untyped, 20, 20, 1);
+    world.retype(20, ObjectType::Vm, 0, 21, 1);
+    world.retype(20, ObjectType::PageTable, 0, 22, 3);
+    world.ok(Label::PageTableMap, 22, [21, 0, 3, 0, 0]);
+    world.ok(Label::PageTableMap, 23, [21, 0, 2, 0, 0]);
+    world.ok(Label::PageTableMap, 24, [21, 0x20_0000, 1, 0, 0]);
+    world.retype(MEMORY, ObjectType::Frame, 21, 31, 1);
+    world.refused(Label::FrameMap, 31, [21, 0x10_0000, RW, 0, 0], Error::Misaligned, 2);
+    world.refused(Label::FrameMap, 31, [21, 0x20_0000, RW, 0, 0], Error::AddressOccupied, 2);
+    world.ok(Label::FrameMap, 31, [21, 0x40_0000, RW, 0, 0]);
+    world.retype(DEVICE, ObjectType::Frame, 12, 30, 1);
+    world.refused(Label::FrameMap, 30, [21, 0x40_1000, RW, 0, 0], Error::AddressOccupied, 2);
+    world.ok(Label::FrameMap, 30, [21, 0x20_0000, RW, 0, 0]);
+    assert_eq!(leaf(&world, world.vm_id(21), 0x20_0000) & 0x18, 0x18, "device memory is uncached");
+}
+
+#[test]
+fn unmapping_expels_every_core_that_runs_the_vm() {
+    let mut world = World::new();
+    let vm = world.vm_id(VM);
+    world.retype(MEMORY, ObjectType::PageTable, 0, 20, 3);
+    for level in [3, 2, 1] {
+        world.ok(Label::PageTableMap, 19 + 4 - level, [VM, 0, level, 0, 0]);
+    }
+    world.retype(MEMORY, ObjectType::Frame, 12, 30, 1);
+    world.ok(Label::FrameMap, 30, [VM, 0x1000, RW, 0, 0]);
+    let before = world.kernel.machine.vm(vm).tlb_generation;
+    let old = world.kernel.schedule(CoreId::new(0)).entry;
+    world.kernel.machine.expelled.clear();
+    world.ok(Label::FrameUnmap, 30, [0; 5]);
+    assert_eq!(world.kernel.machine.vm(vm).tlb_generation, before + 1);
+    assert_eq!(world.kernel.machine.expelled, [CoreId::new(0)]);
+    let new = world.kernel.schedule(CoreId::new(0)).entry;
+    assert_ne!(old.asid, new.asid, "translations of the old number are never used again");
+}
