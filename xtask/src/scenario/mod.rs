@@ -185,34 +185,29 @@ fn check(file: &Path, tree: Node, overrides: &Overrides, images: &[String], prob
 #[derive(Clone, Copy)]
 struct Terms {
     interval_ms: u32,
-    reserve: Credits,
-    fee: Credits,
-    base_price: Credits,
+    reserve: Placed<Credits>,
+    fee: Placed<Credits>,
+    base_price: Placed<Credits>,
     supply_limit: Option<u32>,
 }
 
 /// Reads `[page]` and `[cpu]`, with `[cpu.N]` for what is different on core N.
 fn goods(top: &mut Section<'_>, cores: u16, problems: &Problems) -> Vec<Good> {
-    let micro = |count: i128| Credits(count * Credits::ONE.0 / 1_000_000);
+    let micro = |count: i128| Placed { value: Credits(count * Credits::ONE.0 / 1_000_000), place: Place::Line(1) };
     // About what clouds ask for a GiB-hour and a core-hour; the reserve is half of it.
-    let page = Terms {
-        interval_ms: 100,
-        reserve: micro(2_500),
-        fee: Credits::ZERO,
-        base_price: micro(5_000),
-        supply_limit: None,
-    };
+    let page =
+        Terms { interval_ms: 100, reserve: micro(2_500), fee: micro(0), base_price: micro(5_000), supply_limit: None };
     let cpu = Terms { interval_ms: 10, reserve: micro(20_000), base_price: micro(40_000), ..page };
     let mut section = Section::new("[page]", top.node("page"), problems);
     let page = terms(&mut section, page);
     section.finish();
-    let mut goods = vec![good("page".into(), page, PAGES_PER_GIB, Place::Line(1), problems)];
+    let mut goods = vec![good("page".into(), page, PAGES_PER_GIB, problems)];
 
     let mut section = Section::new("[cpu]", top.node("cpu"), problems);
     let own = section.take_where(|key| key.bytes().all(|byte| byte.is_ascii_digit()));
     let cpu = terms(&mut section, cpu);
     section.finish();
-    let mut each = vec![(cpu, Place::Line(1)); usize::from(cores)];
+    let mut each = vec![cpu; usize::from(cores)];
     for (key, node) in own {
         let name = format!("[cpu.{key}]");
         let place = node.place;
@@ -220,12 +215,12 @@ fn goods(top: &mut Section<'_>, cores: u16, problems: &Problems) -> Vec<Good> {
         let terms = terms(&mut section, cpu);
         section.finish();
         match key.parse::<usize>().ok().and_then(|core| each.get_mut(core)) {
-            Some(slot) => *slot = (terms, place),
+            Some(slot) => *slot = terms,
             None => problems.add(place, format!("{name}: the machine has {cores} cores, counted from 0")),
         }
     }
-    for (core, (terms, place)) in each.into_iter().enumerate() {
-        goods.push(good(format!("cpu.{core}"), terms, UNITS_PER_CORE, place, problems));
+    for (core, terms) in each.into_iter().enumerate() {
+        goods.push(good(format!("cpu.{core}"), terms, UNITS_PER_CORE, problems));
     }
     goods
 }
@@ -234,20 +229,20 @@ fn terms(section: &mut Section<'_>, default: Terms) -> Terms {
     let interval = section.milliseconds("interval");
     Terms {
         interval_ms: interval.map_or(default.interval_ms, |interval| interval.value.clamp(1, 60_000) as u32),
-        reserve: section.credits("reserve").map_or(default.reserve, |credits| credits.value),
-        fee: section.credits("fee").map_or(default.fee, |credits| credits.value),
-        base_price: section.credits("base_price").map_or(default.base_price, |credits| credits.value),
+        reserve: section.credits("reserve").unwrap_or(default.reserve),
+        fee: section.credits("fee").unwrap_or(default.fee),
+        base_price: section.credits("base_price").unwrap_or(default.base_price),
         supply_limit: section
             .integer("supply", 0..=i64::from(u32::MAX))
             .map_or(default.supply_limit, |units| u32::try_from(units.value).ok()),
     }
 }
 
-fn good(name: String, terms: Terms, units: u32, place: Place, problems: &Problems) -> Good {
-    let price = |what: &str, per_hour: Credits| {
-        let price = Price::from_per_hour(per_hour, units, u64::from(terms.interval_ms) * 1_000_000);
+fn good(name: String, terms: Terms, units: u32, problems: &Problems) -> Good {
+    let price = |what: &str, per_hour: Placed<Credits>| {
+        let price = Price::from_per_hour(per_hour.value, units, u64::from(terms.interval_ms) * 1_000_000);
         price.map(|price| price.0).unwrap_or_else(|| {
-            problems.add(place, format!("`{what}` of {name}: {per_hour} credits an hour is too much"));
+            problems.add(per_hour.place, format!("`{what}` of {name}: {} credits an hour is too much", per_hour.value));
             0
         })
     };

@@ -35,7 +35,7 @@ impl Problems {
 }
 
 /// A value with the place that a later complaint about it names.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Placed<T> {
     /// The value.
     pub value: T,
