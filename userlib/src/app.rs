@@ -152,7 +152,7 @@ mod imp {
     const PAGE: usize = 4096;
     /// Of the base, this part is kept for page tables and CNodes, but no more pages than so many.
     const KEPT_PART: u32 = 4;
-    const MOST_KEPT: u32 = 64;
+    const MOST_KEPT: u32 = 256;
     /// Seconds for which output may take to leave at the end.
     const FLUSH_SECONDS: u64 = 20;
     /// Longest text about a failure, in bytes.

@@ -21,7 +21,7 @@ pub use market_mechanism::policy::{
     FixedBid, HitPoint, Holding, MarginalHit, Offer, Paced, Pacer, Policy, TargetDeadline,
 };
 pub use market_mechanism::rounds::Lease;
-pub use market_mechanism::types::{Credits, Curve, Price, Quantity, RoundNo, Segment};
+pub use market_mechanism::types::{Credits, Curve, Price, Quantity, RoundNo, Segment, Ticks, UNITS_PER_CORE};
 pub use proto::market::{Answer, FromMarket, Refusal, Request, RequestBody};
 pub use statement::{Charge, Statement};
 

@@ -315,7 +315,7 @@ impl Pager {
 #[cfg(target_os = "none")]
 unsafe fn copy(to: u64, from: u64, bytes: usize) -> Result<(), Gone> {
     // SAFETY: as the caller says.
-    if unsafe { crate::arch::copy(to, from, bytes as u64) } == 0 { Ok(()) } else { Err(Gone) }
+    if unsafe { crate::arch::copy(to, from, bytes as u64) } { Ok(()) } else { Err(Gone) }
 }
 
 /// On the host there is no leased memory.
