@@ -224,6 +224,32 @@ impl<M: Machine> Checker<'_, M> {
             }
         }
         self.check_siblings(&nodes);
+        self.check_coverage(&nodes);
+    }
+
+    /// Whatever lies in the memory of an Untyped is derived from it: nobody can scrub memory in which something lives.
+    fn check_coverage(&mut self, nodes: &[Node]) {
+        let untypeds: Vec<(SlotId, u64, u64)> = nodes
+            .iter()
+            .filter(|node| matches!(node.slot.cap, Cap::Untyped { .. }))
+            .filter_map(|node| Self::extent(&node.slot.cap).map(|(base, bytes)| (node.id, base, bytes)))
+            .collect();
+        for node in nodes.iter().filter(|node| node.slot.original && !matches!(node.slot.cap, Cap::Untyped { .. })) {
+            let Some((base, _)) = Self::extent(&node.slot.cap) else { continue };
+            let mut above = BTreeSet::new();
+            let mut at = node.parent;
+            while let Some(id) = at {
+                above.insert(id);
+                at = self.nodes.get(&id).and_then(|node| node.parent);
+            }
+            if matches!(node.slot.cap, Cap::Doomed { .. }) {
+                continue;
+            }
+            for &(id, start, size) in &untypeds {
+                let inside = base >= start && base - start < size;
+                hold!(self, !inside || above.contains(&id), "{:?} lies in {id:?} and is not below it", node.id);
+            }
+        }
     }
 
     /// Untypeds with the same parent have no byte in common.

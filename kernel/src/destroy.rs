@@ -62,12 +62,19 @@ impl<M: Machine> Kernel<M> {
     /// One bounded step. True when the work is done.
     #[inline]
     pub(crate) fn destroy_step(&mut self, work: &mut Work) -> bool {
-        if work.focus.is_some() {
-            if self.circle_step(&mut work.focus) {
-                work.focus = SlotId::NONE;
-            }
-            return !work.focus.is_some() && self.slot(work.target).is_empty();
+        if !work.focus.is_some() && self.leaf_step(work) {
+            return true;
         }
+        if work.focus.is_some() && self.circle_step(&mut work.focus) {
+            work.focus = SlotId::NONE;
+            return self.slot(work.target).is_empty();
+        }
+        false
+    }
+
+    /// Takes one leaf, or finds the zombie whose circle must be finished first. True when the work is done.
+    #[inline]
+    fn leaf_step(&mut self, work: &mut Work) -> bool {
         let target = self.slot(work.target);
         if target.is_empty() {
             return true;
@@ -76,30 +83,22 @@ impl<M: Machine> Kernel<M> {
             return self.take_away(work.target);
         }
         let leaf = self.leaf_to_destroy(work.target);
-        let slot = self.slot(leaf);
-        let cap = slot.cap;
-        if leaf == work.target {
-            match cap {
-                Cap::Zombie(_) => work.focus = leaf,
-                Cap::Untyped { .. } if work.keep => return self.scrub_step(leaf),
-                Cap::Doomed { .. } => return self.take_away(leaf),
-                _ if work.keep => return true,
-                _ => {
-                    if self.is_to_be_emptied(leaf) {
-                        self.make_zombie(leaf);
-                        work.focus = leaf;
-                    } else {
-                        return self.take_away(leaf);
-                    }
-                }
-            }
-        } else if matches!(cap, Cap::Zombie(_)) {
+        let cap = self.slot(leaf).cap;
+        if matches!(cap, Cap::Zombie(_)) {
             work.focus = leaf;
+        } else if leaf == work.target && work.keep {
+            return match cap {
+                Cap::Untyped { .. } => self.scrub_step(leaf),
+                Cap::Doomed { .. } => self.take_away(leaf),
+                _ => true,
+            };
         } else if self.is_to_be_emptied(leaf) {
             self.make_zombie(leaf);
-            work.focus = self.move_home(leaf);
+            // The zombie that Delete begins with stays where the repeated call looks for it.
+            work.focus = if leaf == work.target { leaf } else { self.move_home(leaf) };
         } else {
-            self.take_away(leaf);
+            let gone = self.take_away(leaf);
+            return gone && leaf == work.target;
         }
         false
     }
