@@ -174,7 +174,7 @@ pub fn fill_start_page<M: Machine>(root: &mut Root<M>, page: Slot, start: &Start
             break;
         }
     }
-    root.fill(page, &bytes)
+    root.fill(page, PAGE_BITS, &bytes)
 }
 
 /// The console server is told its clients' names as arguments, in the order of their numbers.

@@ -177,7 +177,7 @@ impl Builder {
         let length = image.bytes.len();
         let start = ((gpa - IMAGE_BASE) as usize).min(length);
         let end = ((gpa - IMAGE_BASE + size) as usize).min(length);
-        root.fill(frame, &image.bytes[start..end])?;
+        root.fill(frame, size.ilog2() as u8, &image.bytes[start..end])?;
         self.map(root, frame, gpa, ALL_ACCESS)
     }
 

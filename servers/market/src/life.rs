@@ -144,7 +144,7 @@ impl<M: Machine> Server<'_, M> {
             let frame = root.make(root.memory.slot(*block), ObjectType::Frame, bits)?;
             running.slots.push(frame);
             let (part, left) = rest.split_at(rest.len().min(1 << bits));
-            root.fill(frame, part)?;
+            root.fill(frame, bits, part)?;
             builder.map(root, frame, gpa, Rights::READ)?;
             rest = left;
             gpa += 1 << bits;

@@ -6,6 +6,8 @@ use cap_spec::abi::{Error, ObjectType, Rights, slots};
 
 /// Where the market maps frames to fill them, in its own address space.
 pub const COPY_WINDOW: u64 = 0x8000_0000;
+/// The same for frames of 2 MiB: a table of 4 KiB pages would be in their way.
+pub const LARGE_COPY_WINDOW: u64 = 0x8020_0000;
 /// Where the pages shared with tenant i are mapped, from `TENANT_WINDOW + i * TENANT_STRIDE` on: ring from it, ring to
 /// it, its handler page, its statistics page.
 pub const TENANT_WINDOW: u64 = 0x9000_0000;
@@ -152,16 +154,17 @@ impl<M: Machine> Root<M> {
         Ok(())
     }
 
-    /// Copies `bytes` to the start of a frame that is mapped nowhere, through the copy window.
+    /// Copies `bytes` to the start of a frame of 2^`bits` bytes (12 or 21) that is mapped nowhere.
     ///
     /// # Errors
     /// [`MemoryError`].
-    pub fn fill(&mut self, frame: Slot, bytes: &[u8]) -> Result<(), MemoryError> {
+    pub fn fill(&mut self, frame: Slot, bits: u8, bytes: &[u8]) -> Result<(), MemoryError> {
         if bytes.is_empty() {
             return Ok(());
         }
-        self.map(frame, COPY_WINDOW, Rights::READ | Rights::WRITE)?;
-        self.machine.write(COPY_WINDOW, bytes);
+        let window = if bits == LARGE_BITS { LARGE_COPY_WINDOW } else { COPY_WINDOW };
+        self.map(frame, window, Rights::READ | Rights::WRITE)?;
+        self.machine.write(window, bytes);
         self.machine.unmap_frame(frame).map_err(MemoryError::from)
     }
 }
