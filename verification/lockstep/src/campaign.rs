@@ -86,7 +86,7 @@ fn sequence(seed: u64, mutant: Option<Mutant>, steps: &mut Vec<Step>, report: &m
     }
     let mut start = start.into_iter();
     for _ in 0..LENGTH {
-        let step = start.next().unwrap_or_else(|| generate::step(&system, &mut random));
+        let Some(step) = start.next().or_else(|| generate::step(&system, &mut random)) else { break };
         steps.push(step);
         report.steps += 1;
         if let Some((label, reply)) = system.step(step)? {

@@ -1,11 +1,12 @@
 //! Random steps that are nearly valid: an invocation is chosen by what the invoker holds, and now and then spoiled.
 
-use cap_spec::abi::{ArgKind, CptrParts, LABELS, Label, LabelSpec, ObjectType};
-use cap_spec::machine::{CNodeId, Call, Cap, SlotId, State, VcpuId};
+use cap_spec::abi::{ArgKind, CptrParts, LABELS, Label, LabelSpec, ObjectType, Rights};
+use cap_spec::machine::{CNodeId, Call, Cap, Entry, Run, SlotId, State, VcpuId, VmId, in_flight_slot};
 
+use crate::observe::MAPPABLE;
 use crate::random::Random;
 use crate::script::Step;
-use crate::system::{CORES, System};
+use crate::system::{CORES, ROOT_VCPU, System};
 
 /// How often each label is chosen, relative to each other; labels that are not here: 4.
 const WEIGHTS: &[(Label, usize)] = &[
@@ -37,12 +38,12 @@ const REGIONS: [u64; 7] = [0, 0x11_0000, 0x20_0000, 0x4000_0000, 0x80_0000_0000,
 /// Numbers that are legal or illegal in many places.
 const ODDITIES: [u64; 12] = [0, 1, 2, 7, 31, 63, 64, 0xffff, 1 << 16, 1 << 32, 1 << 47, u64::MAX];
 /// Slots from 1 up to this are preferred, so that they fill up.
-const BUSY_SLOTS: u64 = 60;
+const BUSY_SLOTS: u64 = 100;
 
 /// What a Vcpu can name.
 struct View {
     caps: Vec<(u64, SlotId)>,
-    cnodes: Vec<(u64, CNodeId, u8)>,
+    cnodes: Vec<(u64, CNodeId)>,
 }
 
 impl View {
@@ -50,7 +51,7 @@ impl View {
         let root = state.vms[&state.vcpus.get(&vcpu)?.vm?].cspace?;
         let mut view = View { caps: Vec::new(), cnodes: Vec::new() };
         view.add(state, root, 0);
-        for (cptr, cnode, _) in view.cnodes.clone() {
+        for (cptr, cnode) in view.cnodes.clone() {
             if let Some(CptrParts { node: 0, index }) = CptrParts::from_raw(cptr) {
                 view.add(state, cnode, index);
             }
@@ -65,17 +66,38 @@ impl View {
             let index = ((id.0 - cnode.0) >> cap_spec::abi::SLOT_BITS) as u16;
             let cptr = CptrParts { node, index }.to_raw();
             self.caps.push((cptr, *id));
-            if let Cap::CNode { id, slot_bits } = slot.cap {
-                self.cnodes.push((cptr, id, slot_bits));
+            if let Cap::CNode { id, .. } = slot.cap {
+                self.cnodes.push((cptr, id));
             }
         }
     }
 
-    /// A capability of this type; any if there is none.
-    fn pick(&self, state: &State, random: &mut Random, object_type: ObjectType) -> Option<(u64, SlotId)> {
-        let fitting: Vec<(u64, SlotId)> =
-            self.caps.iter().filter(|(_, slot)| state.slots[slot].cap.object_type() == object_type).copied().collect();
-        random.pick(&fitting).or_else(|| random.pick(&self.caps))
+    /// A capability of this type for argument `number` of a label: mostly one with which the call can succeed.
+    fn pick(
+        &self,
+        state: &State,
+        random: &mut Random,
+        object_type: ObjectType,
+        label: Label,
+        number: u8,
+    ) -> Option<(u64, SlotId)> {
+        let needed = match number {
+            0 => label.spec().rights,
+            _ => match label.spec().args[usize::from(number) - 1].kind {
+                ArgKind::Capability(_, rights) => rights,
+                _ => Rights::empty(),
+            },
+        };
+        let of_type =
+            |slot: &SlotId| object_type == ObjectType::Null || state.slots[slot].cap.object_type() == object_type;
+        let fitting: Vec<(u64, SlotId)> = self.caps.iter().filter(|(_, slot)| of_type(slot)).copied().collect();
+        let good: Vec<(u64, SlotId)> = fitting
+            .iter()
+            .filter(|(_, slot)| state.slots[slot].rights.contains(needed) && is_promising(state, *slot, label, number))
+            .copied()
+            .collect();
+        let choice = if random.one_in(12) { None } else { random.pick(&good) };
+        choice.or_else(|| random.pick(&fitting)).or_else(|| random.pick(&self.caps))
     }
 
     /// An index of a CNode that is full, or empty, as wanted; mostly.
@@ -93,26 +115,64 @@ impl View {
     }
 }
 
-/// The next step from here.
-pub fn step(system: &System, random: &mut Random) -> Step {
+/// True if the state of what is in the slot does not speak against the call.
+fn is_promising(state: &State, id: SlotId, label: Label, number: u8) -> bool {
+    let slot = &state.slots[&id];
+    match (label, number, &slot.cap) {
+        (Label::UntypedRetype, 0, Cap::Untyped { extent, device, watermark }) => !device && *watermark < extent.bytes(),
+        (Label::FrameMap, 0, Cap::Frame { mapping, .. }) => mapping.is_none(),
+        (Label::FrameUnmap, 0, Cap::Frame { mapping, .. }) => mapping.is_some(),
+        (Label::PageTableMap, 0, Cap::PageTable { place, .. }) => place.is_none(),
+        (Label::PageTableUnmap, 0, Cap::PageTable { place, .. }) => place.is_some(),
+        (Label::VmSetCSpace, 0, Cap::Vm(vm)) => state.vms[vm].cspace.is_none(),
+        (Label::VmSetCSpace, 1, Cap::CNode { .. }) => slot.original && slot.parent.is_some(),
+        (Label::VcpuAttach, 0, Cap::Vcpu(vcpu)) => state.vcpus[vcpu].vm.is_none(),
+        (Label::VcpuBindTime, 0, Cap::Vcpu(vcpu)) => state.vcpus[vcpu].vm.is_some() && state.time_of(*vcpu).is_none(),
+        (Label::VcpuBindTime, 1, Cap::CpuTime { vcpu, .. }) => vcpu.is_none() && !state.has_children(id),
+        (
+            Label::VcpuSetRegister | Label::VcpuGetRegister | Label::VcpuStart | Label::VcpuUnbindTime,
+            0,
+            Cap::Vcpu(vcpu),
+        ) => state.vcpus[vcpu].run == Run::Stopped,
+        (Label::VcpuStop | Label::VcpuWait, 0, Cap::Vcpu(vcpu)) => {
+            state.vcpus[vcpu].run == Run::Runnable && (*vcpu != ROOT_VCPU || label == Label::VcpuWait)
+        }
+        (Label::CpuTimeSplit, 0, Cap::CpuTime { vcpu, .. }) => vcpu.is_none(),
+        (Label::CpuTimeResize, 0, _) => slot.parent.is_some() && !state.has_children(id),
+        (Label::ChannelAccept, 0, Cap::Channel { id, end }) => state.slots.contains_key(&in_flight_slot(*id, *end)),
+        (Label::ChannelGrant, 0, Cap::Channel { id, end }) => !state.slots.contains_key(&in_flight_slot(*id, 3 - *end)),
+        (Label::ChannelBind, 0, Cap::Channel { id, end }) => state.channels[id][usize::from(*end) - 1].is_none(),
+        (Label::IrqBind, 0, Cap::Irq { count, route, .. }) => *count == 1 && route.is_none(),
+        (Label::IrqBind, 1, Cap::Vcpu(vcpu)) => state.time_of(*vcpu).is_some(),
+        (Label::IrqUnbind, 0, Cap::Irq { route, .. }) => route.is_some(),
+        (Label::CNodeCopy | Label::CNodeMint, 2, cap) => !cap.object_type().is_unique(),
+        (Label::CNodeMove, 2, _) | (Label::ChannelGrant, 1, _) => slot.parent.is_some(),
+        _ => true,
+    }
+}
+
+/// The next step from here; `None` if nobody will ever run again.
+pub fn step(system: &System, random: &mut Random) -> Option<Step> {
     let state = &system.spec;
     match random.below(60) {
-        0 => return Step::Input(random.bits() as u32),
-        1 | 2 => return Step::Advance(1 + random.below(300) as u64),
-        3 => return Step::Advance(1 + random.below(3_000) as u64),
-        4..=8 => return Step::Decide(random.below(CORES.into()) as u8),
+        0 => return Some(Step::Input(random.bits() as u32)),
+        1 | 2 => return Some(Step::Advance(1 + random.below(300) as u64)),
+        3 => return Some(Step::Advance(1 + random.below(2_000) as u64)),
+        4..=8 => return Some(Step::Decide(random.below(CORES.into()) as u8)),
         _ => {}
     }
     let running: Vec<(u8, VcpuId)> =
         (0..CORES).filter_map(|core| system.current(core).map(|vcpu| (core, vcpu))).collect();
     let Some((core, invoker)) = random.pick(&running) else {
-        return if random.one_in(4) { Step::Restart } else { Step::Advance(1_000) };
+        state.time_of(ROOT_VCPU)?;
+        let is_up = state.vcpus[&ROOT_VCPU].run == Run::Runnable;
+        return Some(if is_up || random.one_in(2) { Step::Advance(300) } else { Step::Restart });
     };
     let Some(view) = View::of(state, invoker) else {
-        return Step::Invoke(core, Call { cptr: 1, label: 0, args: [0; 5] });
+        return Some(Step::Invoke(core, Call { cptr: 1, label: 0, args: [0; 5] }));
     };
     let label = choose_label(state, random, &view);
-    Step::Invoke(core, invocation(state, random, &view, label))
+    Some(Step::Invoke(core, invocation(state, random, &view, label)))
 }
 
 /// A label, preferably one for which there is a capability.
@@ -137,7 +197,7 @@ fn choose_label(state: &State, random: &mut Random, view: &View) -> Label {
 /// An invocation with mostly sensible arguments.
 fn invocation(state: &State, random: &mut Random, view: &View, label: Label) -> Call {
     let spec = label.spec();
-    let (cptr, slot) = match view.pick(state, random, spec.object) {
+    let (cptr, slot) = match view.pick(state, random, spec.object, label, 0) {
         Some(found) => found,
         None => return Call { cptr: 1, label: label as u64, args: [0; 5] },
     };
@@ -149,15 +209,21 @@ fn invocation(state: &State, random: &mut Random, view: &View, label: Label) -> 
     let mut args = [0; 5];
     for (at, arg) in spec.args.iter().enumerate() {
         args[at] = match arg.kind {
-            ArgKind::Number => number(state, random, label, at as u8 + 1, &args, slot),
-            ArgKind::Capability(ObjectType::CNode, _) => match random.pick(&view.cnodes) {
-                Some((cptr, id, bits)) => {
-                    cnode = Some((id, bits));
-                    cptr
+            ArgKind::Number => number(state, random, view, label, at as u8 + 1, &args, slot),
+            ArgKind::Capability(ObjectType::CNode, _) => {
+                match view.pick(state, random, ObjectType::CNode, label, at as u8 + 1) {
+                    Some((cptr, slot)) => {
+                        if let Cap::CNode { id, slot_bits } = state.slots[&slot].cap {
+                            cnode = Some((id, slot_bits));
+                        }
+                        cptr
+                    }
+                    None => 1,
                 }
-                None => 1,
-            },
-            ArgKind::Capability(object_type, _) => view.pick(state, random, object_type).map_or(1, |(cptr, _)| cptr),
+            }
+            ArgKind::Capability(object_type, _) => {
+                view.pick(state, random, object_type, label, at as u8 + 1).map_or(1, |(cptr, _)| cptr)
+            }
             ArgKind::AnyCapability => random.pick(&view.caps).map_or(1, |(cptr, _)| cptr),
             ArgKind::EmptySlot => view.index(state, random, cnode, false),
             ArgKind::FullSlot => view.index(state, random, cnode, true),
@@ -177,7 +243,7 @@ fn invocation(state: &State, random: &mut Random, view: &View, label: Label) -> 
 fn launch_arguments(state: &State, random: &mut Random, slot: SlotId) -> [u64; 5] {
     let Cap::Vcpu(vcpu) = state.slots[&slot].cap else { return [0; 5] };
     let Some(view) = View::of(state, vcpu) else { return [4, 3, 0, 0, 0] };
-    let base = view.pick(state, random, ObjectType::Untyped).map_or(4, |(cptr, _)| cptr);
+    let base = view.pick(state, random, ObjectType::Untyped, Label::VcpuLaunch, 1).map_or(4, |(cptr, _)| cptr);
     [base, 1 + random.below(BUSY_SLOTS as usize) as u64, 0, 0, 0]
 }
 
@@ -198,10 +264,44 @@ fn spoil(random: &mut Random, view: &View, call: &mut Call) {
 
 /// A guest-physical address.
 fn gpa(random: &mut Random) -> u64 {
-    // The last is out of range.
+    // The last region is out of range.
     let regions = if random.one_in(20) { REGIONS.len() } else { REGIONS.len() - 1 };
     let near = REGIONS[random.below(regions)];
     near + 0x1000 * random.below(6) as u64
+}
+
+/// The level of the first table that is missing on the way to `gpa`, 0 if none is.
+fn missing_level(state: &State, vm: VmId, gpa: u64) -> u8 {
+    let mut table = vm.root();
+    for above in [4, 3, 2] {
+        let index = (gpa >> (12 + 9 * (above - 1)) & 0x1ff) as u16;
+        match state.tables[&table].get(&index) {
+            Some(Entry::Table(next)) => table = *next,
+            _ => return above - 1,
+        }
+    }
+    0
+}
+
+/// An address at which a table of `level` is there (0: none is needed), if a few tries find one.
+fn gpa_with_table(state: &State, random: &mut Random, vm: Option<VmId>, level: u8) -> u64 {
+    let mut found = gpa(random);
+    for _ in 0..8 {
+        if vm.is_none_or(|vm| found < 1 << 48 && missing_level(state, vm, found) < level) {
+            break;
+        }
+        found = gpa(random);
+    }
+    found
+}
+
+/// The VM that argument 1 named.
+fn vm_argument(state: &State, view: &View, cptr: u64) -> Option<VmId> {
+    let (_, slot) = view.caps.iter().find(|(other, _)| *other == cptr)?;
+    match state.slots[slot].cap {
+        Cap::Vm(vm) => Some(vm),
+        _ => None,
+    }
 }
 
 /// One of these.
@@ -210,7 +310,15 @@ fn one_of(random: &mut Random, from: &[u64]) -> u64 {
 }
 
 /// A sensible number for argument `number`; `args` are those before it.
-fn number(state: &State, random: &mut Random, label: Label, number: u8, args: &[u64; 5], slot: SlotId) -> u64 {
+fn number(
+    state: &State,
+    random: &mut Random,
+    view: &View,
+    label: Label,
+    number: u8,
+    args: &[u64; 5],
+    slot: SlotId,
+) -> u64 {
     match (label, number) {
         (Label::UntypedRetype, 1) => {
             let kinds = [1, 1, 2, 2, 3, 3, 3, 3, 4, 4, 4, 5, 6, 6, 8, 8];
@@ -222,20 +330,35 @@ fn number(state: &State, random: &mut Random, label: Label, number: u8, args: &[
             Some(ObjectType::CNode) => one_of(random, &[6, 6, 6, 7]),
             _ => 0,
         },
-        (Label::UntypedRetype, 5) => one_of(random, &[1, 1, 1, 1, 2, 3, 4, 64]),
-        (Label::CNodeCopy | Label::CNodeMint, 3) | (Label::ChannelGrant, 2) => match random.below(3) {
+        (Label::UntypedRetype, 5) => {
+            if random.one_in(30) {
+                64
+            } else {
+                one_of(random, &[1, 1, 1, 1, 2, 3, 4])
+            }
+        }
+        (Label::CNodeCopy | Label::CNodeMint, 3) | (Label::ChannelGrant, 2) => match random.below(5) {
             0 => random.below(32) as u64,
             _ => 31,
         },
         (Label::CNodeMint, 4) => one_of(random, &[0, 0, 0, 1, 2]),
         (Label::ChannelGrant, 3) => random.below(2) as u64,
         (Label::FrameMap, 2) => match state.slots[&slot].cap {
-            Cap::Frame { extent, .. } => gpa(random) & !(extent.bytes() - 1),
+            Cap::Frame { extent, .. } => {
+                let vm = vm_argument(state, view, args[0]);
+                gpa_with_table(state, random, vm, 1 + (extent.bits - 12) / 9) & !(extent.bytes() - 1)
+            }
             _ => gpa(random),
         },
-        (Label::FrameMap, 3) => one_of(random, &[1, 3, 5, 7, 7]),
+        (Label::FrameMap, 3) => match random.below(4) {
+            0 => one_of(random, &[1, 3, 5, 7]),
+            _ => u64::from((state.slots[&slot].rights & MAPPABLE).bits()),
+        },
         (Label::PageTableMap, 2) => gpa(random),
-        (Label::PageTableMap, 3) => 1 + random.below(3) as u64,
+        (Label::PageTableMap, 3) => match vm_argument(state, view, args[0]) {
+            Some(vm) if args[1] < 1 << 48 && !random.one_in(4) => missing_level(state, vm, args[1]).max(1).into(),
+            _ => 1 + random.below(3) as u64,
+        },
         (Label::VcpuSetRegister | Label::VcpuGetRegister, 1) => random.below(22) as u64,
         (Label::VcpuSetRegister, 2) => one_of(random, &[0, 2, 0x202, 0x1000, 0x1001, 1 << 47, u64::MAX << 47, 1 << 48]),
         (Label::VcpuSetUpcall, _) => one_of(random, &[0, 31, 32, 64, 255, 256]),

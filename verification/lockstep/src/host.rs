@@ -18,8 +18,6 @@ use kernel::vm::Vm;
 
 /// First byte of the memory.
 pub const BASE: u64 = 0x10_0000;
-/// Bytes of the memory.
-pub const BYTES: u64 = 0x20_0000;
 
 /// What a guest writes into the words of its frames: as a table entry, present and leading to the memory's start.
 const SCRIBBLE: u64 = BASE | 0xfff;
@@ -27,6 +25,8 @@ const SCRIBBLE: u64 = BASE | 0xfff;
 /// The machine.
 #[derive(Clone)]
 pub struct Host {
+    /// First byte after the memory.
+    end: u64,
     slots: Vec<Slot>,
     words: Vec<u64>,
     vms: BTreeMap<VmId, Vm>,
@@ -48,11 +48,12 @@ pub struct Host {
 }
 
 impl Host {
-    /// Clean memory, quiet hardware.
-    pub fn new() -> Host {
+    /// This many bytes of clean memory from [`BASE`] on, quiet hardware.
+    pub fn new(bytes: u64) -> Host {
         Host {
-            slots: vec![Slot::EMPTY; (BYTES >> SLOT_BITS) as usize],
-            words: vec![0; (BYTES / 8) as usize],
+            end: BASE + bytes,
+            slots: vec![Slot::EMPTY; (bytes >> SLOT_BITS) as usize],
+            words: vec![0; (bytes / 8) as usize],
             vms: BTreeMap::new(),
             vcpus: BTreeMap::new(),
             channels: BTreeMap::new(),
@@ -66,14 +67,14 @@ impl Host {
         }
     }
 
-    fn slot_index(id: SlotId) -> usize {
+    fn slot_index(&self, id: SlotId) -> usize {
         let address = id.address().get();
-        assert!((BASE..BASE + BYTES).contains(&address), "slot at {address:#x}, which is no memory");
+        assert!((BASE..self.end).contains(&address), "slot at {address:#x}, which is no memory");
         ((address - BASE) >> SLOT_BITS) as usize
     }
 
-    fn word_index(address: u64) -> usize {
-        assert!((BASE..BASE + BYTES).contains(&address), "word at {address:#x}, which is no memory");
+    fn word_index(&self, address: u64) -> usize {
+        assert!((BASE..self.end).contains(&address), "word at {address:#x}, which is no memory");
         ((address - BASE) / 8) as usize
     }
 
@@ -90,17 +91,17 @@ impl Host {
 
     /// True if every byte of this memory reads as zero, whatever it is read as.
     pub fn is_clean(&self, base: u64, bytes: u64) -> bool {
-        let words = Self::word_index(base)..Self::word_index(base) + (bytes / 8) as usize;
-        let slots = Self::slot_index(Hpa::new(base).to_slot());
+        let words = self.word_index(base)..self.word_index(base) + (bytes / 8) as usize;
+        let slots = self.slot_index(Hpa::new(base).to_slot());
         let slots = slots..slots + (bytes >> SLOT_BITS) as usize;
         self.words[words].iter().all(|word| *word == 0) && self.slots[slots].iter().all(Slot::is_empty)
     }
 
     /// What a guest could do to a frame: fill it with what would be dangerous as a table or as slots.
     pub fn scribble(&mut self, base: u64, bytes: u64) {
-        let word = Self::word_index(base);
+        let word = self.word_index(base);
         self.words[word..word + (bytes / 8) as usize].fill(SCRIBBLE);
-        let slot = Self::slot_index(Hpa::new(base).to_slot());
+        let slot = self.slot_index(Hpa::new(base).to_slot());
         self.slots[slot..slot + (bytes >> SLOT_BITS) as usize].fill(Slot::of(Cap::Machine, Rights::all(), true));
     }
 
@@ -110,22 +111,17 @@ impl Host {
     }
 }
 
-impl Default for Host {
-    fn default() -> Self {
-        Host::new()
-    }
-}
-
 /// The page of global statistics.
 pub const STATISTICS_PAGE: u64 = BASE + 0x1_0000;
 
 impl Machine for Host {
     fn slot(&self, id: SlotId) -> &Slot {
-        &self.slots[Self::slot_index(id)]
+        &self.slots[self.slot_index(id)]
     }
 
     fn slot_mut(&mut self, id: SlotId) -> &mut Slot {
-        &mut self.slots[Self::slot_index(id)]
+        let index = self.slot_index(id);
+        &mut self.slots[index]
     }
 
     fn vm(&self, id: VmId) -> &Vm {
@@ -154,19 +150,20 @@ impl Machine for Host {
 
     fn table_entry(&self, table: Hpa, index: usize) -> u64 {
         assert!(index < 512);
-        self.words[Self::word_index(table.get()) + index]
+        self.words[self.word_index(table.get()) + index]
     }
 
     fn set_table_entry(&mut self, table: Hpa, index: usize, entry: u64) {
         assert!(index < 512);
-        self.words[Self::word_index(table.get()) + index] = entry;
+        let at = self.word_index(table.get()) + index;
+        self.words[at] = entry;
     }
 
     fn zero(&mut self, base: Hpa, bytes: u64) {
         let start = base.get();
-        let word = Self::word_index(start);
+        let word = self.word_index(start);
         self.words[word..word + (bytes / 8) as usize].fill(0);
-        let slot = Self::slot_index(base.to_slot());
+        let slot = self.slot_index(base.to_slot());
         self.slots[slot..slot + (bytes >> SLOT_BITS) as usize].fill(Slot::EMPTY);
         let is_apart = |address: Hpa| !(start..start + bytes).contains(&address.get());
         self.vms.retain(|id, _| is_apart(id.address()));
@@ -176,22 +173,25 @@ impl Machine for Host {
     }
 
     fn shared_word(&self, page: SharedPage, offset: usize) -> u64 {
-        self.words[Self::word_index(Self::shared_address(page, offset))]
+        self.words[self.word_index(Self::shared_address(page, offset))]
     }
 
     fn set_shared_word(&mut self, page: SharedPage, offset: usize, value: u64) {
-        self.words[Self::word_index(Self::shared_address(page, offset))] = value;
+        let at = self.word_index(Self::shared_address(page, offset));
+        self.words[at] = value;
     }
 
     fn or_events(&mut self, vcpu: VcpuId, bits: u64) -> u64 {
-        let word = &mut self.words[Self::word_index(Self::shared_address(SharedPage::Info(vcpu), 0))];
+        let index = self.word_index(Self::shared_address(SharedPage::Info(vcpu), 0));
+        let word = &mut self.words[index];
         let before = *word;
         *word |= bits;
         before
     }
 
     fn take_events(&mut self, vcpu: VcpuId, mask: u64) -> u64 {
-        let word = &mut self.words[Self::word_index(Self::shared_address(SharedPage::Info(vcpu), 0))];
+        let index = self.word_index(Self::shared_address(SharedPage::Info(vcpu), 0));
+        let word = &mut self.words[index];
         let taken = *word & mask;
         *word &= !mask;
         taken

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use cap_spec::abi::{Fault, Label, Rights, SLOT_BITS, slots};
+use cap_spec::abi::{Fault, Label, Rights, SLOT_BITS};
 use cap_spec::machine::{
     self as spec, CNodeId, Call, Cap, Config, Extent, Outcome, Period, Reservation, Run, Slot, SlotId, State, Vcpu,
     VcpuId, Vm, VmId,
@@ -37,7 +37,7 @@ pub mod place {
     pub const CPU_TIME: u64 = 8;
     /// 512 KiB that are clean.
     pub const CLEAN: u64 = 10;
-    /// 1 MiB that has not been scrubbed yet.
+    /// 1 MiB, mostly, that has not been scrubbed yet.
     pub const DIRTY: u64 = 11;
     /// 2 GiB of device registers.
     pub const DEVICE: u64 = 12;
@@ -55,7 +55,7 @@ pub const ROOT_VM: VmId = VmId(BASE + 0x8000);
 pub const ROOT_VCPU: VcpuId = VcpuId(BASE + 0xc000);
 /// Memory that is given out: base and log2 of its size.
 const CLEAN: Extent = Extent { base: BASE + 0x8_0000, bits: 19 };
-const DIRTY: Extent = Extent { base: BASE + 0x10_0000, bits: 20 };
+const DIRTY_BASE: u64 = BASE + 0x10_0000;
 const DEVICE: Extent = Extent { base: 0x80_0000_0000, bits: 31 };
 /// Ticks per second: a period is 1,000 ticks at least, a budget 50.
 const TSC_HZ: u64 = 1_000_000;
@@ -99,9 +99,15 @@ fn kernel_vcpu(id: VcpuId) -> k::VcpuId {
     k::VcpuId::at(k::Hpa::new(id.0))
 }
 
+/// The memory that has not been scrubbed yet.
+fn dirty(bits: u8) -> Extent {
+    Extent { base: DIRTY_BASE, bits }
+}
+
 /// The kernel as boot leaves it, and its boot capabilities.
-fn boot_kernel(host: Host) -> (Kernel<Host>, Vec<k::SlotId>) {
-    let mut kernel = Kernel::new(host);
+fn boot_kernel(dirty_bits: u8) -> (Kernel<Host>, Vec<k::SlotId>) {
+    let dirty = dirty(dirty_bits);
+    let mut kernel = Kernel::new(Host::new(dirty.base + dirty.bytes() - BASE));
     kernel.configure(&kernel::Config {
         cores: CORES.into(),
         tsc_hz: TSC_HZ,
@@ -126,8 +132,8 @@ fn boot_kernel(host: Host) -> (Kernel<Host>, Vec<k::SlotId>) {
     {
         *watermark = 0;
     }
-    kernel.machine.scribble(DIRTY.base, DIRTY.bytes());
-    kernel.give_untyped(kernel_slot(place::DIRTY), k::Hpa::new(DIRTY.base), DIRTY.bits, false);
+    kernel.machine.scribble(dirty.base, dirty.bytes());
+    kernel.give_untyped(kernel_slot(place::DIRTY), k::Hpa::new(dirty.base), dirty.bits, false);
     kernel.give_untyped(kernel_slot(place::DEVICE), k::Hpa::new(DEVICE.base), DEVICE.bits, true);
     kernel.split_at_boot(
         kernel_slot(place::CPU_TIME),
@@ -154,7 +160,8 @@ fn boot_kernel(host: Host) -> (Kernel<Host>, Vec<k::SlotId>) {
 }
 
 /// The abstract machine as boot leaves it.
-fn boot_spec() -> State {
+fn boot_spec(dirty_bits: u8) -> State {
+    let dirty = dirty(dirty_bits);
     let config = Config {
         min_period: TSC_HZ / 1_000,
         max_period: TSC_HZ,
@@ -179,7 +186,7 @@ fn boot_spec() -> State {
         (place::CPU_TIME, time(0)),
         (place::CPU_TIME + 1, time(1)),
         (place::CLEAN, Cap::Untyped { extent: CLEAN, device: false, watermark: 0 }),
-        (place::DIRTY, Cap::Untyped { extent: DIRTY, device: false, watermark: DIRTY.bytes() }),
+        (place::DIRTY, Cap::Untyped { extent: dirty, device: false, watermark: dirty.bytes() }),
         (place::DEVICE, Cap::Untyped { extent: DEVICE, device: true, watermark: 0 }),
     ];
     for (index, cap) in given {
@@ -228,8 +235,13 @@ fn restart(state: &mut State) {
 impl System {
     /// Both machines after boot; the kernel with a bug or without.
     pub fn new(mutant: Option<Mutant>) -> System {
-        let (kernel, boot) = boot_kernel(Host::new());
-        let mut system = System { kernel, spec: boot_spec(), boot, held: [None; CORES as usize], mutant };
+        System::with_dirty_memory(20, mutant)
+    }
+
+    /// The same with 2^`bits` bytes (20 or 21) of memory that has not been scrubbed yet.
+    pub fn with_dirty_memory(bits: u8, mutant: Option<Mutant>) -> System {
+        let (kernel, boot) = boot_kernel(bits);
+        let mut system = System { kernel, spec: boot_spec(bits), boot, held: [None; CORES as usize], mutant };
         for core in 0..CORES {
             system.decide(core);
         }
@@ -519,6 +531,3 @@ fn difference(expected: &State, found: &State) -> String {
     line("outputs".into(), format!("{:x?}", expected.outputs), format!("{:x?}", found.outputs));
     text
 }
-
-/// The slot that the ABI names for the root VM's first free one.
-pub const FIRST_FREE: u64 = slots::FREE as u64;

@@ -11,6 +11,8 @@ fn smoke() {
         Ok(report) => {
             println!("{} steps {:?}", report.steps, t.elapsed());
             println!("{:?}", report.done);
+            let counts = report.seen.counts();
+            println!("refusals {} {:?}", counts.iter().map(|c| c.0).sum::<usize>(), &counts[..40]);
             println!("missing {:?}", report.seen.missing());
             println!("unknown {:?}", report.seen.unknown());
         }
