@@ -6,8 +6,8 @@
 use crate::arch::core_area::Core;
 use crate::arch::cpu::rdtsc;
 use crate::arch::svm::emulate::Guest;
-use crate::arch::svm::exit::{Exit, length};
-use crate::arch::svm::state::{Saved, gpr, saved_at, vmcb_at};
+use crate::arch::svm::exit::{self, Exit, length};
+use crate::arch::svm::state::{Saved, saved_at, vmcb_at};
 use crate::arch::svm::switch::{self, Loaded};
 use crate::arch::svm::vmcb::{Clean, EVENT_VALID, FLUSH_ALL, Vmcb};
 use crate::arch::{apic, interrupts};
@@ -23,7 +23,7 @@ use kernel::machine::{Machine, SharedPage};
 use kernel::protocol::{Holding, Left, Outside};
 use kernel::types::{CoreId, Gpa, Ticks, VcpuId};
 use kernel::vcpu::Run;
-use kernel::{Call, FaultAction, Outcome};
+use kernel::{FaultAction, Outcome};
 
 /// Bits of a nested fault's first exit information that the ABI tells: present, write, user, fetch.
 const ACCESS_BITS: u64 = 0b1_0111;
@@ -38,8 +38,8 @@ struct Running {
     id: CoreId,
     booted: Booted,
     loaded: Loaded,
-    /// Start of this hold of the lock.
-    held_since: u64,
+    /// Start of this hold of the lock: half of the counter is enough for a hold, and shorter to read.
+    held_since: u32,
     /// The flush that the last entry carried.
     flushed: Option<asid::Entry>,
     /// Something may be owed to the guest: look before the entry.
@@ -65,13 +65,13 @@ impl Running {
     #[inline(always)]
     fn take_lock(&mut self, outside: Outside) -> (Lock, Holding) {
         let kernel = KERNEL.lock();
-        self.held_since = rdtsc();
+        self.held_since = rdtsc() as u32;
         (kernel, outside.locked())
     }
 
     #[inline(always)]
     fn release_lock(&self, mut kernel: Lock) {
-        let held = rdtsc().wrapping_sub(self.held_since);
+        let held = (rdtsc() as u32).wrapping_sub(self.held_since);
         if held > kernel.machine.longest_hold {
             note_hold(&mut kernel, held);
         }
@@ -79,7 +79,8 @@ impl Running {
 
     /// Decides, goes, and works on exits, until something must be decided anew with the lock given up.
     fn go(&mut self, mut kernel: Lock, mut holding: Holding) -> Outside {
-        loop {
+        let id = self.id;
+        'decide: loop {
             let decision = kernel.schedule(self.id);
             if let Some(before) = decision.save {
                 self.save(&mut kernel, before);
@@ -92,9 +93,7 @@ impl Running {
                     continue;
                 }
             }
-            // SAFETY: the Vcpu is current on this core, so nobody else touches its saved state or control block, but
-            // `Machine`'s functions under the lock; the references below end before each use of the kernel.
-            let (saved, vmcb) = unsafe { (&mut *saved_at(vcpu), &mut *vmcb_at(vcpu)) };
+            let (mut saved, mut vmcb) = guest_of(vcpu);
             if let Some(vector) = kernel.pending_event_vector(self.id) {
                 kernel.event_vector_injected(self.id);
                 saved.pending.raise(vector);
@@ -105,7 +104,7 @@ impl Running {
                 pay(saved, vmcb);
             }
             self.address_space(vmcb, decision.entry);
-            let now = kernel.machine.set_deadline(self.id, until, self.held_since);
+            let now = kernel.machine.set_deadline(self.id, until, rdtsc());
             let entering = match holding.enter(&self.core.gate, until, now) {
                 Ok(entering) => entering,
                 Err(holding) => {
@@ -114,54 +113,81 @@ impl Running {
                 }
             };
             self.release_lock(kernel);
-            // SAFETY: the state is loaded, the control block is the kernel's own work, and the references are not used
-            // again before the guest is left.
-            unsafe { switch::enter(saved) };
-            let exit = Exit::decode(vmcb.control.exit_code);
+            let mut entering = entering;
+            let exit = loop {
+                // SAFETY: the state is loaded, the control block is the kernel's own work, and nothing else uses it until
+                // the guest is left.
+                unsafe { switch::enter(saved) };
+                let code = vmcb.control.exit_code;
+                if code as u32 != exit::VMMCALL || vmcb.save.cpl != 0 || self.flushed.is_some() {
+                    break Exit::decode(code);
+                }
+                // The short way: a hypercall after which the same guest goes on. Nothing of the Vcpu is touched before
+                // the lock is held and it is known to be current still.
+                let Left::Otherwise(outside) = entering.left(&self.core.gate, false) else { return Outside::started() };
+                (kernel, holding) = self.take_lock(outside);
+                if kernel.current(id) != Some(vcpu) {
+                    continue 'decide;
+                }
+                let label = vmcb.save.rax;
+                saved.registers.call.label = label;
+                let decoded = kernel.decode(vcpu, &saved.registers.call);
+                let outcome = kernel.carry_out(id, vcpu, label, decoded);
+                (saved, vmcb) = guest_of(vcpu);
+                match outcome {
+                    Outcome::Done { status, results } => {
+                        vmcb.save.rax = status.0;
+                        saved.registers.set_results(results);
+                        skip_call(vmcb);
+                    }
+                    Outcome::Blocked => {
+                        skip_call(vmcb);
+                        continue 'decide;
+                    }
+                    Outcome::Gone => continue 'decide,
+                    Outcome::Preempted => {
+                        self.release_lock(kernel);
+                        return holding.gave_up();
+                    }
+                }
+                if !kernel.stays(id) {
+                    continue 'decide;
+                }
+                entering = match holding.enter(&self.core.gate, u64::MAX, 0) {
+                    Ok(entering) => entering,
+                    Err(holding) => {
+                        self.release_lock(kernel);
+                        return holding.gave_up();
+                    }
+                };
+                self.release_lock(kernel);
+            };
             // All that the exit leaves in the Vcpu is written before the core says that it is out: from then on, and until
             // this core has the lock, the Vcpu may be destroyed and its memory be somebody else's.
-            let (call, kind) = if exit == Exit::Vmmcall && vmcb.save.cpl == 0 {
-                vmcb.control.clean = self.booted.clean;
-                (Some(call_of(saved, vmcb)), ExitKind::Invoke)
-            } else {
-                self.after_exit(saved, vmcb);
-                (None, if exit == Exit::Nmi { ExitKind::Nmi } else { self.settle(exit, saved, vmcb) })
-            };
-            let outside = match entering.left(&self.core.gate, exit == Exit::Nmi) {
-                Left::Otherwise(outside) => outside,
-                Left::ByNmi(pending) => {
-                    let at = rdtsc();
-                    interrupts::take_nmi();
-                    self.core.nmi.store(false, Ordering::Relaxed);
-                    (kernel, holding) = self.take_lock(pending.taken());
-                    self.note_flush(&mut kernel);
-                    kernel.count_exit(self.id, kind);
-                    kernel.on_nmi(self.id, Ticks::new(at));
-                    kernel.machine.look_at_deadlines();
-                    continue;
-                }
-            };
+            self.after_exit(saved, vmcb);
+            if exit == Exit::Nmi {
+                let at = rdtsc();
+                let Left::ByNmi(pending) = entering.left(&self.core.gate, true) else { return Outside::started() };
+                interrupts::take_nmi();
+                self.core.nmi.store(false, Ordering::Relaxed);
+                (kernel, holding) = self.take_lock(pending.taken());
+                self.note_flush(&mut kernel);
+                kernel.count_exit(self.id, ExitKind::Nmi);
+                kernel.on_nmi(self.id, Ticks::new(at));
+                kernel.machine.look_at_deadlines();
+                continue;
+            }
+            let call = exit == Exit::Vmmcall && vmcb.save.cpl == 0;
+            let kind = if call { ExitKind::Invoke } else { self.settle(exit, saved, vmcb) };
+            let Left::Otherwise(outside) = entering.left(&self.core.gate, false) else { return Outside::started() };
             (kernel, holding) = self.take_lock(outside);
             self.note_flush(&mut kernel);
-            kernel.count_exit(self.id, kind);
-            let Some(call) = call else {
+            if !call {
+                kernel.count_exit(self.id, kind);
                 self.unsettled(&mut kernel, exit, vcpu);
-                continue;
-            };
-            match kernel.handle_call(self.id, &call) {
-                Outcome::Done { status, results } => {
-                    let (saved, vmcb) = kernel.machine.guest(vcpu);
-                    vmcb.save.rax = status.0;
-                    [saved.gpr[gpr::RSI], saved.gpr[gpr::RDX]] = results;
-                    skip_call(vmcb);
-                }
-                Outcome::Blocked => skip_call(kernel.machine.guest(vcpu).1),
-                Outcome::Gone => {}
-                Outcome::Preempted => {
-                    self.release_lock(kernel);
-                    return holding.gave_up();
-                }
             }
+            // A hypercall that came with a flush is repeated, now that the flush is noted: its instruction pointer has not
+            // moved.
         }
     }
 
@@ -201,7 +227,7 @@ impl Running {
             self.release_lock(kernel);
             return holding.gave_up();
         }
-        let now = kernel.machine.set_deadline(self.id, until, self.held_since);
+        let now = kernel.machine.set_deadline(self.id, until, rdtsc());
         let halting = match holding.halt(&self.core.gate, until, now) {
             Ok(halting) => halting,
             Err(holding) => {
@@ -241,10 +267,8 @@ impl Running {
             vmcb.control.guest_asid = entry.asid;
             vmcb.control.clean.remove(Clean::ASID);
         }
-        if entry.flush_all {
-            vmcb.control.tlb_control = FLUSH_ALL;
-            self.flushed = Some(entry);
-        }
+        vmcb.control.tlb_control = if entry.flush_all { FLUSH_ALL } else { 0 };
+        self.flushed = entry.flush_all.then_some(entry);
     }
 
     /// Tells the kernel that a flush was carried out.
@@ -252,10 +276,6 @@ impl Running {
     fn note_flush(&mut self, kernel: &mut Lock) {
         if let Some(entry) = self.flushed.take() {
             kernel.entered(self.id, entry);
-            // The Vcpu that carried it may be gone; the next entry of whoever runs writes the field.
-            if let Some(vcpu) = kernel.current(self.id) {
-                kernel.machine.guest(vcpu).1.control.tlb_control = 0;
-            }
         }
     }
 
@@ -359,15 +379,12 @@ impl Running {
 /// Vector of the machine-check exception.
 const MACHINE_CHECK: u8 = 18;
 
-/// The registers of a hypercall.
+/// The saved state and the control block of the Vcpu that is current on this core.
 #[inline(always)]
-fn call_of(saved: &Saved, vmcb: &Vmcb) -> Call {
-    let gpr = &saved.gpr;
-    Call {
-        cap: gpr[gpr::RDI],
-        label: vmcb.save.rax,
-        args: [gpr[gpr::RSI], gpr[gpr::RDX], gpr[gpr::R10], gpr[gpr::R8], gpr[gpr::R9]],
-    }
+fn guest_of<'a>(vcpu: VcpuId) -> (&'a mut Saved, &'a mut Vmcb) {
+    // SAFETY: only the core on which a Vcpu is current touches these, but for `Machine`'s functions under the lock; the
+    // caller fetches them anew after each use of the kernel that may have reached the same Vcpu.
+    unsafe { (&mut *saved_at(vcpu), &mut *vmcb_at(vcpu)) }
 }
 
 /// Goes past a hypercall.
@@ -394,7 +411,7 @@ fn pay(saved: &mut Saved, vmcb: &mut Vmcb) {
 }
 
 #[cold]
-fn note_hold(kernel: &mut Lock, held: u64) {
+fn note_hold(kernel: &mut Lock, held: u32) {
     kernel.machine.longest_hold = held;
-    kernel.machine.set_shared_word(SharedPage::GlobalStats, stats_page::LONGEST_HOLD, held);
+    kernel.machine.set_shared_word(SharedPage::GlobalStats, stats_page::LONGEST_HOLD, u64::from(held));
 }

@@ -13,7 +13,8 @@ use crate::types::{ChannelId, EndId, Gpa, Hpa, SlotId, VcpuId, VmId};
 use cap_spec::abi::{Error, Fault, Label, ObjectType, Register, Rights};
 
 /// What a guest put into its registers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
 pub struct Call {
     /// `rdi`: pointer to the invoked capability.
     pub cap: u64,

@@ -52,6 +52,8 @@ impl<M: Machine> Kernel<M> {
             let id = CoreId::new(core as u8);
             let current = self.core(id).current;
             if current.is_some() && self.machine.vcpu(current).vm == vm {
+                // It needs another number, also if it is in the kernel on its way back.
+                self.core_mut(id).disturbed = true;
                 self.machine.expel(id);
             }
         }

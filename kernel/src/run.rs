@@ -5,18 +5,20 @@
 //! asks for; [`Kernel::schedule`]; enter what it says.
 
 use crate::asid;
-use crate::decode::Call;
+use crate::decode::{Call, Invocation};
 use crate::destroy::Work;
 use crate::invoke::Progress;
 use crate::kernel::Kernel;
 use crate::machine::{Machine, SharedPage};
 use crate::types::{CoreId, Gpa, Ticks, VcpuId};
 use crate::vcpu::Run;
-use cap_spec::abi::{Status, StopReason, handler_page, info_page, stats_page};
+use cap_spec::abi::{ExitKind, Fault, Status, StopReason, handler_page, info_page, stats_page};
 
 /// Steps of a Delete or Revoke that are done before the lock is given up, however many wait for it. A tenant that makes
 /// capabilities while its memory is taken cannot keep up with that.
 const MIN_STEPS: u32 = 8;
+
+const _: () = assert!(ExitKind::Invoke as usize == 0, "counted at the start of the counters of exits");
 
 /// What became of a hypercall.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +65,8 @@ pub enum FaultAction {
 }
 
 impl<M: Machine> Kernel<M> {
-    /// A hypercall of the Vcpu that is current on `core`. Call [`Kernel::schedule`] afterwards in any case.
+    /// A hypercall of the Vcpu that is current on `core`, counted as an exit. Call [`Kernel::schedule`] afterwards, or if
+    /// it is done and [`Kernel::stays`], enter again at once.
     #[inline]
     pub fn handle_call(&mut self, core: CoreId, call: &Call) -> Outcome {
         self.active = core;
@@ -72,13 +75,31 @@ impl<M: Machine> Kernel<M> {
             // Stopped or destroyed by another core while this one waited for the lock.
             return if self.core(core).loaded.is_some() { Outcome::Preempted } else { Outcome::Gone };
         }
+        let decoded = self.decode(invoker, call);
+        self.carry_out(core, invoker, call.label, decoded)
+    }
+
+    /// The second half of [`Kernel::handle_call`], for a back end that lends the call's registers to [`Kernel::decode`]
+    /// where they lie: does what was decoded for the Vcpu that is current on `core`, and counts it.
+    #[inline]
+    pub fn carry_out(
+        &mut self,
+        core: CoreId,
+        invoker: VcpuId,
+        label: u64,
+        decoded: Result<Invocation, Fault>,
+    ) -> Outcome {
+        self.active = core;
         let vm = self.machine.vcpu(invoker).vm;
-        self.count_invocation(vm, call.label);
-        match self.decode(invoker, call) {
+        self.bump(SharedPage::Stats(vm), stats_page::EXITS);
+        self.bump(SharedPage::GlobalStats, stats_page::EXITS);
+        self.count_invocation(vm, label);
+        match decoded {
             Err(fault) => {
                 self.count_refusal(vm, fault);
                 Outcome::Done { status: Status::refused(fault), results: [0, 0] }
             }
+            Ok(Invocation::Answer(results)) => Outcome::Done { status: Status::OK, results },
             Ok(invocation) => match self.invoke(invoker, invocation) {
                 Progress::Done(results) => Outcome::Done { status: Status::OK, results },
                 Progress::Blocked => Outcome::Blocked,
@@ -106,6 +127,13 @@ impl<M: Machine> Kernel<M> {
         } else {
             Outcome::Gone
         }
+    }
+
+    /// True if nothing has happened since the last decision of `core`: it may enter the same Vcpu with the same number
+    /// again.
+    #[inline]
+    pub fn stays(&self, core: CoreId) -> bool {
+        !self.core(core).disturbed
     }
 
     /// What `core` does next. Cheap if nothing has happened since the last decision.

@@ -8,8 +8,8 @@
 use crate::arch::hpet::Hpet;
 use crate::arch::ioapic::IoApic;
 use crate::arch::svm::features::Features;
-use crate::arch::svm::state::{self, Saved, gpr};
-use crate::arch::svm::vmcb::{Clean, Vmcb, segment};
+use crate::arch::svm::state::{self, Saved};
+use crate::arch::svm::vmcb::{Clean, Vmcb};
 use crate::arch::svm::switch::Constants;
 use crate::arch::{apic, core_area, cpu};
 use crate::boot::root::Root;
@@ -57,7 +57,7 @@ pub struct Hardware {
     /// Set once the root VM exists.
     pub booted: Option<Booted>,
     /// Longest hold of the kernel lock so far, in ticks.
-    pub longest_hold: u64,
+    pub longest_hold: u32,
     devices: Option<Devices>,
     deadlines: Deadlines,
     /// What each core decided to be back at.
@@ -175,18 +175,12 @@ impl Hardware {
 
 /// What a Vcpu that stopped by itself tells its handler: registers in the order of [`Register`], then CR0, CR2, CR4 and
 /// EFER as the guest knows it.
-pub fn handler_words(saved: &Saved, vmcb: &Vmcb) -> [u64; handler_page::REGISTER_WORDS] {
-    let save = &vmcb.save;
+pub fn handler_words(saved: &mut Saved, vmcb: &mut Vmcb) -> [u64; handler_page::REGISTER_WORDS] {
     let mut words = [0; handler_page::REGISTER_WORDS];
-    words[..16].copy_from_slice(&saved.gpr);
-    let at = |register: Register| register as usize;
-    words[at(Register::Rax)] = save.rax;
-    words[at(Register::Rsp)] = save.rsp;
-    words[at(Register::Rip)] = save.rip;
-    words[at(Register::Rflags)] = save.rflags;
-    words[at(Register::Cr3)] = save.cr3;
-    words[at(Register::FsBase)] = save.segments[segment::FS].base;
-    words[at(Register::GsBase)] = save.segments[segment::GS].base;
+    for (word, register) in words.iter_mut().zip(Register::ALL) {
+        *word = *state::register_of(saved, vmcb, register);
+    }
+    let save = &vmcb.save;
     words[Register::ALL.len()..].copy_from_slice(&[save.cr0, save.cr2, save.cr4, save.efer & !state::EFER_SVME]);
     words
 }
@@ -320,37 +314,19 @@ impl Machine for Hardware {
     fn set_register(&mut self, vcpu: VcpuId, register: Register, value: u64) {
         let (saved, vmcb) = self.guest(vcpu);
         vmcb.control.clean = Clean::empty();
-        match register {
-            Register::Rax => vmcb.save.rax = value,
-            Register::Rsp => vmcb.save.rsp = value,
-            Register::Rip => vmcb.save.rip = value,
-            Register::Rflags => vmcb.save.rflags = value,
-            Register::Cr3 => vmcb.save.cr3 = value,
-            Register::FsBase => vmcb.save.segments[segment::FS].base = value,
-            Register::GsBase => vmcb.save.segments[segment::GS].base = value,
-            general => saved.gpr[general as usize & 15] = value,
-        }
+        *state::register_of(saved, vmcb, register) = value;
     }
 
     fn set_results(&mut self, vcpu: VcpuId, results: [u64; 2]) {
         let (saved, vmcb) = self.guest(vcpu);
         vmcb.save.rax = 0;
-        [saved.gpr[gpr::RSI], saved.gpr[gpr::RDX]] = results;
+        saved.registers.set_results(results);
     }
 
     fn register(&self, vcpu: VcpuId, register: Register) -> u64 {
-        // SAFETY: see the module; no core runs the Vcpu.
-        let (saved, vmcb) = unsafe { (&*state::saved_at(vcpu), &*state::vmcb_at(vcpu)) };
-        match register {
-            Register::Rax => vmcb.save.rax,
-            Register::Rsp => vmcb.save.rsp,
-            Register::Rip => vmcb.save.rip,
-            Register::Rflags => vmcb.save.rflags,
-            Register::Cr3 => vmcb.save.cr3,
-            Register::FsBase => vmcb.save.segments[segment::FS].base,
-            Register::GsBase => vmcb.save.segments[segment::GS].base,
-            general => saved.gpr[general as usize & 15],
-        }
+        // SAFETY: see the module; no core runs the Vcpu, and the lock is held, so that nobody else refers to either.
+        let (saved, vmcb) = unsafe { (&mut *state::saved_at(vcpu), &mut *state::vmcb_at(vcpu)) };
+        *state::register_of(saved, vmcb, register)
     }
 
     fn route_irq(&mut self, route: u16, target: Option<(CoreId, u8)>) {

@@ -356,8 +356,8 @@ impl<M: Machine> Kernel<M> {
             Run::Runnable | Run::Stopped => {
                 if event_vector != 0 {
                     self.machine.vcpu_mut(vcpu).event_pending = true;
-                    if self.core(core).current == vcpu && core != self.active {
-                        self.machine.kick(core);
+                    if self.core(core).current == vcpu {
+                        self.disturb(core);
                     }
                 }
             }

@@ -6,7 +6,7 @@
 use super::exit::length;
 use super::features::Features;
 use super::permission;
-use super::state::{EFER_SVME, Saved, gpr};
+use super::state::{EFER_SVME, Saved};
 use super::switch::{self, Constants, Loaded};
 use super::vmcb::{Clean, EVENT_ERROR, EVENT_EXCEPTION, EVENT_VALID, Vmcb};
 use crate::arch::apic;
@@ -99,13 +99,13 @@ impl Guest<'_> {
     /// CPUID: the processor's answer without what guests don't have.
     #[cold]
     pub fn cpuid(&mut self) {
-        let (leaf, subleaf) = (self.vmcb.save.rax as u32, self.saved.gpr[gpr::RCX] as u32);
+        let (leaf, subleaf) = (self.vmcb.save.rax as u32, self.saved.registers.rcx as u32);
         let osxsave = self.vmcb.save.cr4 & CR4_OSXSAVE != 0;
         let [eax, ebx, ecx, edx] = self.features.guest_cpuid(leaf, subleaf, osxsave, self.constants.xcr0);
         self.vmcb.save.rax = u64::from(eax);
-        self.saved.gpr[gpr::RBX] = u64::from(ebx);
-        self.saved.gpr[gpr::RCX] = u64::from(ecx);
-        self.saved.gpr[gpr::RDX] = u64::from(edx);
+        self.saved.registers.rbx = u64::from(ebx);
+        self.saved.registers.rcx = u64::from(ecx);
+        *self.saved.registers.rdx() = u64::from(edx);
         self.advance(length::CPUID);
     }
 
@@ -115,8 +115,8 @@ impl Guest<'_> {
         const X87: u64 = 1;
         const SSE: u64 = 2;
         const AVX: u64 = 4;
-        let value = self.vmcb.save.rax & 0xffff_ffff | self.saved.gpr[gpr::RDX] << 32;
-        let register = self.saved.gpr[gpr::RCX] as u32;
+        let value = self.vmcb.save.rax & 0xffff_ffff | *self.saved.registers.rdx() << 32;
+        let register = self.saved.registers.rcx as u32;
         let legal = value & !self.constants.xcr0 == 0 && value & X87 != 0 && (value & AVX == 0 || value & SSE != 0);
         if self.vmcb.save.cpl != 0 || register != 0 || !legal {
             return self.protection();
@@ -129,16 +129,16 @@ impl Guest<'_> {
     /// RDMSR or WRMSR of a register that is not open.
     #[cold]
     pub fn msr(&mut self) {
-        let register = self.saved.gpr[gpr::RCX] as u32;
+        let register = self.saved.registers.rcx as u32;
         let result = if self.vmcb.save.cpl != 0 {
             Err(Refused)
         } else if self.vmcb.control.exit_info1 & 1 != 0 {
-            let value = self.vmcb.save.rax & 0xffff_ffff | self.saved.gpr[gpr::RDX] << 32;
+            let value = self.vmcb.save.rax & 0xffff_ffff | *self.saved.registers.rdx() << 32;
             self.write_msr(register, value)
         } else {
             self.read_msr(register).map(|value| {
                 self.vmcb.save.rax = value & 0xffff_ffff;
-                self.saved.gpr[gpr::RDX] = value >> 32;
+                *self.saved.registers.rdx() = value >> 32;
             })
         };
         match result {

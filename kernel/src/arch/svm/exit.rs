@@ -1,5 +1,8 @@
 //! Why a guest was left: the exit codes of APM volume 2, appendix C, as far as the kernel intercepts them.
 
+/// The code of a VMMCALL exit.
+pub const VMMCALL: u32 = 0x81;
+
 /// An exit. Codes that the kernel does not ask for are kept, not lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -38,7 +41,7 @@ impl Exit {
     #[inline]
     pub const fn decode(code: u64) -> Exit {
         match code as u32 {
-            0x81 => Exit::Vmmcall,
+            VMMCALL => Exit::Vmmcall,
             0x61 => Exit::Nmi,
             0x400 => Exit::NestedFault,
             code @ 0x40..=0x5f => Exit::Exception((code - 0x40) as u8),

@@ -3,7 +3,8 @@
 
 use super::permission;
 use super::vmcb::{Clean, Exceptions, Intercept1, Intercept2, Intercept3, Segment, Vmcb, segment};
-use core::mem::offset_of;
+use cap_spec::abi::Register;
+use kernel::Call;
 use kernel::protocol::pending::Pending;
 use kernel::types::{Hpa, VcpuId};
 use kernel::vcpu::BACK_END_OFFSET;
@@ -14,8 +15,8 @@ pub const XSAVE_BYTES: usize = 2752;
 /// Registers and more of a Vcpu that does not run.
 #[repr(C, align(64))]
 pub struct Saved {
-    /// General registers in the order of their encoding; RAX and RSP are in the control block.
-    pub gpr: [u64; 16],
+    /// General registers; RSP and, but for a hypercall, RAX are in the control block.
+    pub registers: Registers,
     /// Physical address of the control block.
     pub vmcb_pa: u64,
     /// Events that it is owed.
@@ -61,29 +62,61 @@ const _: () = {
     assert!(BACK_END_OFFSET % align_of::<Saved>() == 0);
 };
 
-/// Offset of the general registers.
-pub const GPR_OFFSET: usize = offset_of!(Saved, gpr);
-/// Offset of the control block's address.
-pub const VMCB_OFFSET: usize = offset_of!(Saved, vmcb_pa);
-
-/// Index of RAX to R15 in [`Saved::gpr`] where Rust needs them.
-pub mod gpr {
+/// General registers of a guest. Those that a hypercall uses come first, as the core wants to read them.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Registers {
+    /// RDI; RAX, which is copied here for a hypercall only; RSI, RDX, R10, R8, R9.
+    pub call: Call,
     /// RCX.
-    pub const RCX: usize = 1;
-    /// RDX.
-    pub const RDX: usize = 2;
+    pub rcx: u64,
     /// RBX.
-    pub const RBX: usize = 3;
-    /// RSI.
-    pub const RSI: usize = 6;
-    /// RDI.
-    pub const RDI: usize = 7;
-    /// R8.
-    pub const R8: usize = 8;
-    /// R9.
-    pub const R9: usize = 9;
-    /// R10.
-    pub const R10: usize = 10;
+    pub rbx: u64,
+    /// RBP.
+    pub rbp: u64,
+    /// R11 to R15.
+    pub r11_to_r15: [u64; 5],
+}
+
+impl Registers {
+    /// RSI and RDX, in which results are returned.
+    #[inline(always)]
+    pub fn set_results(&mut self, results: [u64; 2]) {
+        [self.call.args[0], self.call.args[1]] = results;
+    }
+
+    /// RDX.
+    pub fn rdx(&mut self) -> &mut u64 {
+        &mut self.call.args[1]
+    }
+}
+
+/// Where a register that [`Registers`] or the control block holds is, to read it or set it.
+pub fn register_of<'a>(saved: &'a mut Saved, vmcb: &'a mut Vmcb, register: Register) -> &'a mut u64 {
+    let save = &mut vmcb.save;
+    match register {
+        Register::Rax => &mut save.rax,
+        Register::Rsp => &mut save.rsp,
+        Register::Rip => &mut save.rip,
+        Register::Rflags => &mut save.rflags,
+        Register::Cr3 => &mut save.cr3,
+        Register::FsBase => &mut save.segments[segment::FS].base,
+        Register::GsBase => &mut save.segments[segment::GS].base,
+        Register::Rcx => &mut saved.registers.rcx,
+        Register::Rbx => &mut saved.registers.rbx,
+        Register::Rbp => &mut saved.registers.rbp,
+        Register::Rdi => &mut saved.registers.call.cap,
+        Register::Rsi => &mut saved.registers.call.args[0],
+        Register::Rdx => &mut saved.registers.call.args[1],
+        Register::R10 => &mut saved.registers.call.args[2],
+        Register::R8 => &mut saved.registers.call.args[3],
+        Register::R9 => &mut saved.registers.call.args[4],
+        Register::R11 => &mut saved.registers.r11_to_r15[0],
+        Register::R12 => &mut saved.registers.r11_to_r15[1],
+        Register::R13 => &mut saved.registers.r11_to_r15[2],
+        Register::R14 => &mut saved.registers.r11_to_r15[3],
+        Register::R15 => &mut saved.registers.r11_to_r15[4],
+    }
 }
 
 /// EFER: SVM enable. Set while a guest runs, never shown to it.
@@ -117,7 +150,7 @@ pub fn vmcb_at(vcpu: VcpuId) -> *mut Vmcb {
 
 /// Puts both into the initial state: 64-bit mode, interrupts off, everything intercepted that a guest must not do.
 pub fn init(saved: &mut Saved, vmcb: &mut Vmcb, nested_root: Hpa, xcr0: u64) {
-    saved.gpr = [0; 16];
+    saved.registers = Registers::default();
     saved.vmcb_pa = core::ptr::from_ref(vmcb) as u64;
     saved.pending = Pending::NONE;
     saved.debug = [0; 4];

@@ -5,24 +5,14 @@
 //! registers hold the state ([`Saved::loaded_on`]).
 
 use super::permission;
-use super::state::{ALL_DEBUG_ADDRESSES, GPR_OFFSET, Saved, VMCB_OFFSET};
+use super::state::{ALL_DEBUG_ADDRESSES, Saved};
 use super::vmcb::{Clean, Vmcb};
 use crate::arch::core_area::Core;
 use crate::arch::cpu::{self, Msr, rdmsr, rdtsc, wrmsr};
 use crate::arch::{apic, interrupts};
-use core::arch::{asm, global_asm};
+use core::arch::asm;
+use core::mem::offset_of;
 use core::sync::atomic::Ordering;
-
-global_asm!(
-    include_str!("enter.s"),
-    vmcb = const VMCB_OFFSET,
-    gpr = const GPR_OFFSET,
-    options(att_syntax)
-);
-
-unsafe extern "C" {
-    fn svm_enter(saved: *mut Saved);
-}
 
 /// How far, in ticks, the time computed for an expiry may differ from the hardware's: within it the vector is raised
 /// again, and the guest may see it twice.
@@ -234,8 +224,34 @@ pub fn save_hidden(saved: &Saved) {
 /// block meanwhile.
 #[inline(always)]
 pub unsafe fn enter(saved: *mut Saved) {
-    // SAFETY: the caller's obligation; the assembly keeps Rust's registers.
-    unsafe { svm_enter(saved) };
+    const ARGS: usize = offset_of!(Saved, registers.call.args);
+    const R11_TO_R15: usize = offset_of!(Saved, registers.r11_to_r15);
+    // SAFETY: the caller's obligation. Every register that the guest changes is declared, or pushed where Rust does not
+    // allow to declare it; RAX and RSP are switched by VMRUN. What the guest's memory is to Rust is not memory.
+    unsafe {
+        asm!(
+            include_str!("enter.s"),
+            vmcb = const offset_of!(Saved, vmcb_pa),
+            rdi = const offset_of!(Saved, registers.call.cap),
+            rsi = const ARGS,
+            rdx = const ARGS + 8,
+            r10 = const ARGS + 16,
+            r8 = const ARGS + 24,
+            r9 = const ARGS + 32,
+            rcx = const offset_of!(Saved, registers.rcx),
+            rbx = const offset_of!(Saved, registers.rbx),
+            rbp = const offset_of!(Saved, registers.rbp),
+            r11 = const R11_TO_R15,
+            r12 = const R11_TO_R15 + 8,
+            r13 = const R11_TO_R15 + 16,
+            r14 = const R11_TO_R15 + 24,
+            r15 = const R11_TO_R15 + 32,
+            inout("rdi") saved => _,
+            out("rax") _, out("rcx") _, out("rdx") _, out("rsi") _, out("r8") _, out("r9") _, out("r10") _,
+            out("r11") _, out("r12") _, out("r13") _, out("r14") _, out("r15") _,
+            options(att_syntax)
+        );
+    }
 }
 
 #[inline(always)]
