@@ -6,6 +6,7 @@ use crate::emulator::{Config, Machine, Output};
 use crate::run_state::RunState;
 use crate::setup::Tools;
 use anyhow::{Context, Result};
+use kernel::epitaph::{EPITAPH_MARK, EVENTS_MARK, Epitaph, Event, EventKind, events_from_line};
 use proto::host::{Command, Record};
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -17,8 +18,8 @@ use std::time::{Duration, Instant};
 const LAST_LINES: usize = 20;
 /// How long a machine has for going off after its last record.
 const OFF_GRACE: Duration = Duration::from_secs(10);
-/// How the kernel's epitaph starts on the console.
-pub const EPITAPH: &str = "nonkernel: EPITAPH";
+/// Events of each core that an error message repeats.
+const LAST_EVENTS: usize = 8;
 /// The status with which QEMU ends when the value 0x10 was written to its exit port.
 const GOOD_STATUS: i32 = (0x10 << 1) | 1;
 
@@ -120,16 +121,17 @@ impl Session {
         self.machine.stop();
     }
 
-    /// The kernel's epitaph and what follows it, if the kernel panicked.
-    pub fn epitaph(&self) -> Option<&[String]> {
-        let start = self.console.iter().position(|line| line.contains(EPITAPH))?;
-        Some(&self.console[start..])
+    /// The kernel's epitaph, if it panicked. Only the kernel writes at the start of a line: what the console server
+    /// prints for others stands behind their names.
+    pub fn epitaph(&self) -> Option<Epitaph> {
+        self.console.iter().filter(|line| line.starts_with(EPITAPH_MARK)).find_map(|line| Epitaph::from_line(line))
     }
 
     /// Why the run wasn't good, if it wasn't. Call it when the machine is off.
     pub fn failure(&self) -> Option<String> {
-        if self.epitaph().is_some() {
-            return Some("the kernel panicked".into());
+        if let Some(epitaph) = self.epitaph() {
+            let (core, file, line) = (epitaph.core, epitaph.file(), epitaph.line);
+            return Some(format!("the kernel panicked on core {core} at {file}:{line}: {}", epitaph.message()));
         }
         let failure = self.state.failure();
         let odd = self.status.filter(|status| status.code() != Some(GOOD_STATUS));
@@ -146,14 +148,90 @@ impl Session {
         }
     }
 
-    /// The console's last lines, or the whole epitaph, for an error message.
+    /// The console's last lines, and after a panic the last events of each core, for an error message.
     pub fn last_lines(&self) -> String {
-        let lines = self.epitaph().unwrap_or(&self.console);
-        let first = if self.epitaph().is_some() { 0 } else { lines.len().saturating_sub(LAST_LINES) };
+        let marked = |line: &&String| line.starts_with(EPITAPH_MARK) || line.starts_with(EVENTS_MARK);
+        let lines: Vec<&String> = self.console.iter().filter(|line| !marked(line)).collect();
         if lines.is_empty() {
             return "the console is empty".into();
         }
-        let shown: String = lines[first..].iter().map(|line| format!("\n  {line}")).collect();
-        format!("the console's last lines:{shown}")
+        let mut text = String::from("the console's last lines:");
+        for line in &lines[lines.len().saturating_sub(LAST_LINES)..] {
+            text += &format!("\n  {line}");
+        }
+        if self.epitaph().is_some() {
+            self.console.iter().filter_map(|line| events_from_line(line)).for_each(|(core, events)| {
+                text += &last_events(core, events.into_iter().flatten().collect());
+            });
+        }
+        text
+    }
+}
+
+/// A core's last events, one on a line.
+fn last_events(core: u32, events: Vec<Event>) -> String {
+    let mut text = format!("\nthe last events of core {core}:");
+    for event in &events[events.len().saturating_sub(LAST_EVENTS)..] {
+        let (detail, detail2) = (event.detail, event.detail2);
+        let what = match event.kind {
+            EventKind::Started => "started".into(),
+            EventKind::Exit => format!("exit {detail:#x}, information {detail2:#x}"),
+            EventKind::NestedFault => format!("nested fault of Vcpu {detail} at {detail2:#x}"),
+            EventKind::Stopped => format!("Vcpu {detail} stopped by itself, reason {detail2}"),
+            EventKind::RootRestarted => format!("the root VM was started again ({detail} times)"),
+            EventKind::Invalid => format!("the state of Vcpu {detail} was refused, exit code {detail2:#x}"),
+        };
+        text += &format!("\n  tick {}: {what}", event.tsc);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::emulator::Acceleration;
+    use std::os::unix::fs::PermissionsExt;
+
+    /// A session with a shell script as its emulator.
+    fn session(script: &str, name: &str) -> Session {
+        let folder = std::env::temp_dir().join(format!("nonkernel-session-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let qemu = folder.join("emulator");
+        std::fs::write(&qemu, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&qemu, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let config = Config {
+            kernel: "none".into(),
+            module: None,
+            command_line: String::new(),
+            cores: 1,
+            memory_mib: 64,
+            acceleration: Acceleration::InstructionClock,
+            extra: Vec::new(),
+        };
+        let mut session =
+            Session::start(&Tools { qemu, qemu_version: String::new() }, &config, RunState::bare(), None).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !matches!(session.next(deadline).unwrap(), Seen::Off | Seen::Nothing) {}
+        let _ = std::fs::remove_dir_all(&folder);
+        session
+    }
+
+    #[test]
+    fn a_panic_is_decoded_and_an_imitated_one_is_not() {
+        let epitaph = Epitaph::new(7, 1, "kernel/src/x.rs", 42);
+        let digits: String = epitaph.to_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+        let real = session(&format!("echo 'kernel: panic'; echo '{EPITAPH_MARK}{digits}'; exit 85"), "real");
+        assert!(real.failure().unwrap().contains("panicked on core 1 at kernel/src/x.rs:42"), "{:?}", real.failure());
+        assert!(real.last_lines().contains("kernel: panic") && !real.last_lines().contains(EPITAPH_MARK));
+        let imitated = session(&format!("echo 'app: {EPITAPH_MARK}{digits}'; exit 33"), "imitated");
+        assert!(!imitated.failure().unwrap().contains("panicked"));
+    }
+
+    #[test]
+    fn an_emulator_that_complains_is_quoted() {
+        let failed = session("echo 'no such machine' >&2; exit 1", "complains");
+        let failure = failed.failure().unwrap();
+        assert!(failure.contains("without its last record") && failure.contains("exit status: 1"), "{failure}");
+        assert!(failed.last_lines().contains("qemu: no such machine"));
     }
 }
