@@ -58,7 +58,7 @@ impl MemoryMap {
 
     /// Takes a range out, rounded outwards to pages.
     pub fn remove(&mut self, start: u64, end: u64) {
-        let (start, end) = (start & !(PAGE - 1), end.checked_next_multiple_of(PAGE).unwrap_or(u64::MAX & !(PAGE - 1)));
+        let (start, end) = (start & !(PAGE - 1), end.checked_next_multiple_of(PAGE).unwrap_or(!(PAGE - 1)));
         let mut left = MemoryMap::default();
         for region in self.regions.iter() {
             left.push(Region { start: region.start, end: region.end.min(start) });

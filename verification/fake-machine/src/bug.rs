@@ -19,11 +19,13 @@ pub enum Bug {
     SilentTimer,
     /// A core is not called while it is between its decision to halt and the halt.
     LostWakeup,
+    /// A core says that it has left its guest before it has saved what it must into the Vcpu.
+    LateSave,
 }
 
 impl Bug {
     /// Every bug.
-    pub const ALL: [Bug; 8] = [
+    pub const ALL: [Bug; 9] = [
         Bug::ForgottenFlush,
         Bug::AsidReused,
         Bug::FreedTable,
@@ -32,6 +34,7 @@ impl Bug {
         Bug::ShootdownDeadlock,
         Bug::SilentTimer,
         Bug::LostWakeup,
+        Bug::LateSave,
     ];
 
     /// Its name on the command line.
@@ -45,6 +48,7 @@ impl Bug {
             Bug::ShootdownDeadlock => "shootdown-deadlock",
             Bug::SilentTimer => "silent-timer",
             Bug::LostWakeup => "lost-wakeup",
+            Bug::LateSave => "late-save",
         }
     }
 

@@ -3,14 +3,15 @@
 
 use crate::bug::Bug;
 use crate::guest;
-use crate::hardware::{Exit, FIRST_ROUTE, ROUTES, Run, Stage};
+use crate::hardware::{Exit, FIRST_ROUTE, ROUTES, Run, Stage, UPCALL};
 use crate::machine::FakeMachine;
 use crate::setup::ROOT_VCPU;
 use cap_spec::abi::{Label, ObjectType, StopReason, info_page};
 use kernel::machine::{Machine, SharedPage};
 use kernel::protocol::deadlines::Alarm;
 use kernel::protocol::{Holding, Left};
-use kernel::types::{CoreId, Hpa, SlotId, Ticks, VcpuId};
+use kernel::types::{CoreId, SlotId, Ticks, VcpuId};
+use kernel::vcpu::Run::Stopped;
 use kernel::{Call, Decision, FaultAction, Kernel, Outcome};
 
 /// What a core that holds the lock does next.
@@ -25,7 +26,7 @@ enum Todo {
 }
 
 /// What the loop counts.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Invocations that succeeded.
     pub done: u64,
@@ -97,6 +98,7 @@ impl World {
         let hardware = &mut self.kernel.machine.0;
         hardware.queue.pop_front();
         hardware.holder = Some(core);
+        hardware.save_late(core);
         hardware.say(|| format!("core {core} has the lock"));
     }
 
@@ -123,6 +125,10 @@ impl World {
                 let decision = self.in_step(|world| world.kernel.schedule(id(core)));
                 self.kernel.machine.0.say(|| format!("core {core} decides {decision:?}"));
                 self.switch(core, &decision);
+                if self.restart_root() {
+                    self.kernel.on_deadline(id(core));
+                    return Stage::Holding(holding);
+                }
                 self.todo[core] = Todo::Commit(decision);
                 Stage::Holding(holding)
             }
@@ -147,22 +153,19 @@ impl World {
         let hardware = &mut self.kernel.machine.0;
         let at = Ticks::new(hardware.present());
         let state = &mut hardware.cores[core];
-        let (exit, run, cut_off) = (state.exit, state.run, std::mem::take(&mut state.cut_off));
+        let (exit, run, delivering) = (state.exit, state.run, state.delivering);
         if std::mem::take(&mut state.executed) {
             self.kernel.entered(id(core), run.entry);
         }
         // The state of the Vcpu that was left is this core's only while the library says so.
         let alive = self.kernel.current(id(core)) == Some(run.vcpu);
-        if let Some(guest) = self.kernel.machine.0.guests.get_mut(&run.vcpu)
-            && self.kernel.machine.0.bug != Some(Bug::LostInterrupt)
-        {
-            guest.pending.left(cut_off);
-        }
         match exit {
-            Exit::Nmi => self.kernel.on_nmi(id(core), at),
+            Exit::Nmi => {
+                self.kernel.on_nmi(id(core), at);
+                self.set_alarms(None);
+            }
             Exit::Invoke if alive => return self.invoke(core, run.vcpu),
             Exit::Fault { gpa, write } if alive => {
-                let delivering = cut_off != 0;
                 match self.kernel.nested_fault(id(core), gpa, u64::from(write) << 1, delivering) {
                     FaultAction::Inject(vector) => {
                         if let Some(guest) = self.kernel.machine.0.guests.get_mut(&run.vcpu)
@@ -171,20 +174,23 @@ impl World {
                             self.kernel.machine.0.violate(format!("{:?} has two upcalls at once", run.vcpu));
                         }
                     }
-                    FaultAction::Stop => self.stop(core, run.vcpu, gpa.get()),
+                    FaultAction::Stop => self.kernel.stop_by_itself(id(core), StopReason::NestedFault, gpa.get(), 0),
                 }
             }
-            Exit::Invoke | Exit::Fault { .. } | Exit::Window | Exit::Other => {}
+            Exit::Invoke | Exit::Fault { .. } | Exit::Other => {}
         }
         false
     }
 
-    fn stop(&mut self, core: usize, vcpu: VcpuId, gpa: u64) {
-        self.kernel.stop_by_itself(id(core), StopReason::NestedFault, gpa, 0);
-        if vcpu == ROOT_VCPU {
-            self.counts.restarts += 1;
-            self.kernel.start_root(ROOT_VCPU, 0x20_0000, 0x20_1000);
+    /// Starts the root VM again if it has stopped and no core holds its state any more; true if so.
+    fn restart_root(&mut self) -> bool {
+        let machine = &self.kernel.machine;
+        if machine.vcpu(ROOT_VCPU).run != Stopped || machine.0.cores.iter().any(|core| core.open_for == ROOT_VCPU) {
+            return false;
         }
+        self.counts.restarts += 1;
+        self.in_step(|world| world.kernel.start_root(ROOT_VCPU, 0x20_0000, 0x20_1000));
+        true
     }
 
     /// A hypercall. A preempted one is repeated by the guest with the same registers.
@@ -280,18 +286,17 @@ impl World {
     fn switch(&mut self, core: usize, decision: &Decision) {
         let hardware = &mut self.kernel.machine.0;
         let before = hardware.cores[core].open_for;
-        let next = match (decision.run, decision.save) {
-            (Some(run), _) => run,
-            (None, Some(_)) => VcpuId::NONE,
-            (None, None) => before,
+        let next = match decision.run {
+            Some(run) if decision.load => run,
+            _ if decision.save.is_some() => VcpuId::NONE,
+            _ => return,
         };
-        if next == before {
-            return;
-        }
         // Mask, read back, drain: what is requested here belongs to the one that leaves. If that was destroyed, to nobody.
-        hardware.cores[core].open_for = VcpuId::NONE;
-        self.follow_routes();
-        let hardware = &mut self.kernel.machine.0;
+        for line in 0..ROUTES {
+            if hardware.lines[line].target.is_some_and(|(to, _)| to == core) {
+                hardware.route(line, None);
+            }
+        }
         let requested = std::mem::take(&mut hardware.cores[core].requested);
         if decision.save == Some(before)
             && let Some(guest) = hardware.guests.get_mut(&before)
@@ -317,8 +322,13 @@ impl World {
             self.todo[core] = Todo::Decide;
             return self.give_lock_up(core, holding);
         }
-        let alarm = hardware.deadlines.set(id(core), until);
-        now = now.max(self.set_alarms(alarm));
+        // A deadline that is set already, and comes earlier, is left alone: it costs one NMI.
+        let set = hardware.cores[core].deadline;
+        if set > until || set <= now {
+            hardware.cores[core].deadline = until;
+            let alarm = hardware.deadlines.set(id(core), until);
+            now = now.max(self.set_alarms(alarm));
+        }
         let hardware = &mut self.kernel.machine.0;
         let gate = &hardware.cores[core].gate;
         let stage = match decision.run {
@@ -355,6 +365,7 @@ impl World {
             }
             let now = hardware.clock();
             let Some(due) = hardware.deadlines.passed(now) else { return now };
+            hardware.cores[due.get() as usize].deadline = 0;
             hardware.call(due.get() as usize);
             alarm = hardware.deadlines.earliest();
         }
@@ -366,30 +377,43 @@ impl World {
         let vm = self.kernel.machine.vcpu(vcpu).vm;
         let event = self.kernel.pending_event_vector(id(core));
         let hardware = &mut self.kernel.machine.0;
-        let mut inject = kernel::protocol::pending::Inject { event: 0, window: false };
+        let mut injected = 0;
         if let Some(guest) = hardware.guests.get_mut(&vcpu) {
             if let Some(vector) = event {
                 guest.pending.raise(vector);
                 guest.owed.entry(vector).or_insert(0);
             }
-            inject = guest.pending.enter(guest.open);
+            // Vectors go through the core's own interrupt controller; what was cut off, and upcalls, are injected.
+            let vectors = guest.pending.take_vectors();
+            injected = guest.pending.enter(false).event;
             guest.halted = false;
+            for (requested, new) in hardware.cores[core].requested.iter_mut().zip(vectors) {
+                *requested |= new;
+            }
         }
-        if event.is_some() {
+        if let Some(vector) = event {
+            hardware.say(|| format!("core {core} {vcpu:?} is told of events by {vector}"));
             self.kernel.event_vector_injected(id(core));
         }
-        if inject.event as u8 == crate::hardware::UPCALL && inject.event != 0 {
+        if injected != 0 && injected as u8 == UPCALL {
             // The guest reads the fault and gives the word free.
             self.kernel.machine.set_shared_word(SharedPage::Info(vcpu), info_page::UPCALL_BUSY, 0);
         }
-        Run { vcpu, vm, entry: decision.entry, event: inject.event, window: inject.window }
+        Run { vcpu, vm, entry: decision.entry, event: injected }
     }
 }
 
 /// Invokes without being preempted, for the set-up: core 0 runs `vcpu` before and after.
 pub fn invoke_wholly(kernel: &mut Kernel<FakeMachine>, call: &Call) -> Result<(), cap_spec::abi::Fault> {
     loop {
-        while kernel.schedule(id(0)).run != Some(ROOT_VCPU) {
+        loop {
+            let decision = kernel.schedule(id(0));
+            if let Some(vcpu) = decision.run {
+                kernel.machine.0.cores[0].open_for = vcpu;
+            }
+            if decision.run == Some(ROOT_VCPU) {
+                break;
+            }
             kernel.machine.0.pass(50);
             kernel.on_deadline(id(0));
         }
@@ -405,9 +429,4 @@ pub fn invoke_wholly(kernel: &mut Kernel<FakeMachine>, call: &Call) -> Result<()
 
 const fn id(core: usize) -> CoreId {
     CoreId::new(core as u8)
-}
-
-/// The page of an address.
-pub const fn page_of(address: Hpa) -> u64 {
-    address.get() / crate::memory::PAGE
 }

@@ -6,6 +6,7 @@
 use crate::hardware::FIRST_ROUTE;
 use crate::machine::FakeMachine;
 use crate::random::Random;
+use crate::setup::ROOT_VCPU;
 use cap_spec::abi::{ArgKind, CptrParts, LABELS, Label, LabelSpec, ObjectType};
 use kernel::cap::Cap;
 use kernel::machine::Machine;
@@ -14,9 +15,8 @@ use kernel::vcpu::Run;
 use kernel::{Call, Kernel};
 
 /// Guest-physical pages that guests touch and map, in two regions that need tables of their own.
-pub const PAGES: [u64; 10] = [
-    0x20_0000, 0x20_1000, 0x20_2000, 0x20_3000, 0x20_4000, 0x20_5000, 0x40_0000, 0x40_1000, 0x40_2000, 0x8000_0000,
-];
+pub const PAGES: [u64; 10] =
+    [0x20_0000, 0x20_1000, 0x20_2000, 0x20_3000, 0x20_4000, 0x20_5000, 0x40_0000, 0x40_1000, 0x40_2000, 0x8000_0000];
 
 /// The first slot that guests use as they like; what is below they lose rarely, so that they go on living.
 const FREE: u16 = 16;
@@ -127,6 +127,10 @@ pub fn call(kernel: &Kernel<FakeMachine>, vcpu: VcpuId, now: u64, random: &mut R
             ArgKind::FullSlot => holdings.any_expendable(random) as u64,
         };
     }
+    if matches!(label, Label::VcpuWait | Label::ChannelWait) && vcpu == ROOT_VCPU {
+        // Somebody must stay awake to wake the others.
+        args[1] = now + random.below(2_000);
+    }
     if label == Label::UntypedRetype {
         retype_arguments(&mut args, random);
     }
@@ -160,7 +164,11 @@ fn number_for(spec: &LabelSpec, number: usize, now: u64, random: &mut Random) ->
         (Label::CpuTimeSplit | Label::CpuTimeResize, 1) => 1_000 * (1 + random.below(4)),
         (Label::VcpuWait | Label::ChannelWait, 0) => 0xff,
         (Label::VcpuWait | Label::ChannelWait, 1) => {
-            if random.one_in(2) { 0 } else { now + random.below(2_000) }
+            if random.one_in(2) {
+                0
+            } else {
+                now + random.below(2_000)
+            }
         }
         (Label::VcpuSignal | Label::ChannelBind, _) => 1 << random.below(8),
         (Label::VcpuSetUpcall, _) | (Label::IrqBind, 1) => 32 + random.below(8),

@@ -17,4 +17,6 @@ pub mod memory;
 pub mod random;
 pub mod run;
 pub mod setup;
+mod signals;
 pub mod tlb;
+mod translate;

@@ -310,6 +310,11 @@ impl Memory {
         self.undo.iter().find(|&&(at, _)| at == address).map_or_else(|| self.word(address), |&(_, old)| old)
     }
 
+    /// True if the kernel's present step has changed tables.
+    pub fn has_withdrawn(&self) -> bool {
+        !self.undo.is_empty()
+    }
+
     /// The kernel's step is complete: what was withdrawn in it is withdrawn.
     pub fn step_done(&mut self) {
         self.undo.clear();
@@ -318,7 +323,7 @@ impl Memory {
     /// Fills whole lines with zero.
     pub fn zero(&mut self, base: Hpa, bytes: u64) {
         let (first, end) = (base.get() / 64, (base.get() + bytes) / 64);
-        if end as usize > self.lines.len() || base.get() % 64 != 0 || bytes % 64 != 0 {
+        if end as usize > self.lines.len() || !base.get().is_multiple_of(64) || !bytes.is_multiple_of(64) {
             self.fault(format!("zero of {bytes:#x} bytes at {:#x}", base.get()));
             return;
         }

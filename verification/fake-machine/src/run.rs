@@ -4,7 +4,11 @@ use crate::bug::Bug;
 use crate::core_loop::{Counts, World};
 use crate::hardware::{Hardware, Stage};
 use crate::machine::FakeMachine;
-use crate::setup::{CORES, PAGES, boot};
+use crate::setup::{CORES, PAGES, ROOT_CNODE, boot};
+use cap_spec::abi::{info_page, stats_page};
+use kernel::check::{invariants, reservation};
+use kernel::machine::{Machine, SharedPage};
+use kernel::vcpu::Run;
 
 /// What to run.
 #[derive(Clone, Copy, Debug)]
@@ -20,10 +24,10 @@ pub struct Options {
 }
 
 /// Steps of a run if nothing else is asked for.
-pub const STEPS: u64 = 1_200;
+pub const STEPS: u64 = 3_000;
 
 /// What a run without findings did.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// Kernel work.
     pub counts: Counts,
@@ -35,6 +39,8 @@ pub struct Report {
     pub expulsions: u64,
     /// Ticks that passed.
     pub ticks: u64,
+    /// The most that a Vcpu came up short in a period.
+    pub shortfall: u64,
 }
 
 impl Report {
@@ -50,6 +56,7 @@ impl Report {
         self.interrupts += other.interrupts;
         self.expulsions += other.expulsions;
         self.ticks += other.ticks;
+        self.shortfall = self.shortfall.max(other.shortfall);
     }
 }
 
@@ -59,8 +66,9 @@ impl std::fmt::Display for Report {
         write!(
             f,
             "{done} invocations done, {refused} refused, {preempted} preempted, {switches} switches, {} shootdowns, \
-             {} accesses, {} interrupts, {restarts} restarts, {} ticks",
-            self.expulsions, self.accesses, self.interrupts, self.ticks
+             {} accesses, {} interrupts, {restarts} restarts, {} ticks, \
+             at most {} short in a period",
+            self.expulsions, self.accesses, self.interrupts, self.ticks, self.shortfall
         )
     }
 }
@@ -90,11 +98,23 @@ pub fn replay(options: &Options, steps: u64) -> String {
     format!("cargo run -p fake-machine -- --seed {} --steps {steps}{bug} --trace", options.seed)
 }
 
+/// Says how to replay when the kernel panics.
+struct Replay(Options);
+
+impl Drop for Replay {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("replay: {}", replay(&self.0, self.0.steps));
+        }
+    }
+}
+
 /// Runs a seed.
 ///
 /// # Errors
 /// The first thing that was found wrong.
 pub fn run(options: &Options) -> Result<Report, Failure> {
+    let _replay = Replay(*options);
     let mut hardware = Hardware::new(options.seed, PAGES, CORES, options.bug);
     // Few numbers, so that they run out often.
     let asids = 3 + hardware.random.below(3) as u32;
@@ -102,6 +122,7 @@ pub fn run(options: &Options) -> Result<Report, Failure> {
     world.kernel.machine.0.trace = options.trace;
     for step in 0..options.steps {
         let hardware = &mut world.kernel.machine.0;
+        hardware.skip_idle_time();
         let ticks = 1 + hardware.random.below(3);
         hardware.pass(ticks);
         let core = match hardware.holder {
@@ -109,11 +130,16 @@ pub fn run(options: &Options) -> Result<Report, Failure> {
             _ => hardware.random.below(CORES as u64) as usize,
         };
         world.step(core);
-        check(&mut world);
+        check(&mut world, step);
         let hardware = &mut world.kernel.machine.0;
         if let Some(text) = hardware.violation.take().or_else(|| hardware.memory.faults.pop()) {
             return Err(Failure { options: *options, step, text });
         }
+    }
+    let shortfall = world.kernel.machine.shared_word(SharedPage::GlobalStats, stats_page::WORST_SHORTFALL);
+    if shortfall > SHORTFALL {
+        let text = format!("a period came up {shortfall} ticks short");
+        return Err(Failure { options: *options, step: options.steps, text });
     }
     let hardware = &world.kernel.machine.0;
     Ok(Report {
@@ -122,29 +148,74 @@ pub fn run(options: &Options) -> Result<Report, Failure> {
         interrupts: hardware.interrupts,
         expulsions: hardware.expulsions,
         ticks: hardware.present(),
+        shortfall,
     })
 }
 
 /// What must hold after every step.
-fn check(world: &mut World) {
+fn check(world: &mut World, step: u64) {
+    if let Some(text) = late_core(world).or_else(|| lost_wakeup(world)) {
+        world.kernel.machine.0.violate(text);
+    }
+    if step.is_multiple_of(INVARIANT_STEPS) {
+        let (cnode, slots) = ROOT_CNODE;
+        let faults =
+            invariants(&world.kernel, cnode, slots, |machine, base, bytes| machine.0.memory.is_zero(base, bytes));
+        for fault in faults {
+            world.kernel.machine.0.violate(fault);
+        }
+    }
+}
+
+/// A core that should have left its guest or its halt, and has not.
+fn late_core(world: &World) -> Option<String> {
     let hardware = &world.kernel.machine.0;
     let now = hardware.present();
-    let mut found = None;
     for (number, core) in hardware.cores.iter().enumerate() {
         if !matches!(core.stage, Stage::Enter(..) | Stage::Guest(_) | Stage::Halt(_) | Stage::Halted(_)) {
             continue;
         }
         if core.until.saturating_add(LATE) < now {
-            found = Some(format!("core {number} should have decided at {} and has not", core.until));
+            return Some(format!("core {number} should have decided at {} and has not", core.until));
         }
         if core.called.is_some_and(|called| called + LATE < now) {
-            found = Some(format!("core {number} was called and does not come"));
+            return Some(format!("core {number} was called and does not come"));
         }
     }
-    if let Some(text) = found {
-        world.kernel.machine.0.violate(text);
+    None
+}
+
+/// A Vcpu that sleeps although what it waits for has come, or that could run on a core that halts.
+fn lost_wakeup(world: &World) -> Option<String> {
+    let machine = &world.kernel.machine;
+    for &vcpu in machine.0.guests.keys() {
+        if !machine.0.memory.has_vcpu(vcpu) {
+            continue;
+        }
+        let header = machine.0.memory.vcpu(vcpu);
+        match header.run {
+            Run::Stopped => {}
+            Run::Blocked => {
+                let events = machine.shared_word(SharedPage::Info(vcpu), info_page::EVENTS);
+                if events & header.wait_mask != 0 {
+                    return Some(format!("{vcpu:?} sleeps although {events:#x} has come"));
+                }
+            }
+            Run::Runnable => {
+                let core = &machine.0.cores[header.core.get() as usize];
+                let left = reservation(&world.kernel, vcpu).map_or(0, |reservation| reservation.remaining.get());
+                if left != 0 && core.called.is_none() && matches!(core.stage, Stage::Halted(_)) {
+                    return Some(format!("{vcpu:?} has {left} ticks left and its core halts"));
+                }
+            }
+        }
     }
+    None
 }
 
 /// Ticks within which a core that is called, or whose instant has come, must have left its guest or its halt.
 const LATE: u64 = 400;
+/// Ticks that a period of 1,000 and more may come up short, because cores step late and wait for the lock.
+const SHORTFALL: u64 = 200;
+/// Steps between two visits of everything.
+const INVARIANT_STEPS: u64 = 500;

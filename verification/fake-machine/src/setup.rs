@@ -20,8 +20,9 @@ pub const HZ: u64 = 1_000_000;
 /// Ticks of a switch, as admission counts them.
 pub const SWITCH: u64 = 10;
 
-const ROOT_CNODE: u64 = 4;
 const ROOT_CNODE_BITS: u8 = 7;
+/// Slot 0 of the root VM's CNode, in page 4, and its slots.
+pub const ROOT_CNODE: (SlotId, u32) = (SlotId::new(4 * 64), 1 << ROOT_CNODE_BITS);
 /// The root VM's Vcpu.
 pub const ROOT_VCPU: VcpuId = VcpuId::new(16);
 const ROOT_VM: VmId = VmId::new(12);
@@ -31,7 +32,8 @@ mod root {
     pub const CHURN: u16 = 16;
     pub const CPU: u16 = 64;
     pub const OWN: u16 = 70;
-    pub const TENANT: u16 = 71;
+    /// Within reach of the random guest: now and then it takes all of a tenant's memory back.
+    pub const TENANT: u16 = 32;
     pub const TABLES: u16 = 76;
     pub const WORK: u16 = 80;
 }
@@ -53,7 +55,7 @@ pub fn boot(machine: FakeMachine, asids: u32) -> Box<Kernel<FakeMachine>> {
         statistics_page: STATISTICS,
         forbidden_routes: 0,
     });
-    let cnode = Hpa::new(ROOT_CNODE * PAGE).to_slot();
+    let (cnode, _) = ROOT_CNODE;
     kernel.make_root(cnode, ROOT_CNODE_BITS, ROOT_VM, ROOT_VCPU);
     let slot = |index: u16| SlotId::new(cnode.get() + index as u32);
     kernel.give(slot(slots::MARKET), Cap::Machine);
@@ -66,7 +68,7 @@ pub fn boot(machine: FakeMachine, asids: u32) -> Box<Kernel<FakeMachine>> {
         kernel.give_untyped(slot(index), Hpa::new(page * PAGE), bits, false);
     }
     let root_time = slot(root::CPU + CORES as u16);
-    kernel.split_at_boot(slot(root::CPU), root_time, Ticks::new(300), Ticks::new(1_000));
+    kernel.split_at_boot(slot(root::CPU), root_time, Ticks::new(440), Ticks::new(1_000));
     kernel.bind_root(ROOT_VCPU, root_time);
     kernel.start_root(ROOT_VCPU, 0x20_0000, 0x20_1000);
     let mut setup = Setup { kernel };
@@ -143,8 +145,9 @@ impl Setup {
         for (vcpu, core) in (VCPU..).zip(cores) {
             self.invoke(vcpu, Label::VcpuAttach, &[cptr(VM)]);
             // The CPU time stays with the root VM, which resizes it and takes it away now and then.
-            let time = 28 + number * 2 + vcpu - VCPU;
-            self.invoke(root::CPU + core, Label::CpuTimeSplit, &[250, 1_000, cptr(slots::CNODE), time as u64]);
+            let budget = if core == 2 { 900 } else { 440 };
+            let time = 10 + number * 2 + vcpu - VCPU;
+            self.invoke(root::CPU + core, Label::CpuTimeSplit, &[budget, 1_000, cptr(slots::CNODE), time as u64]);
             self.invoke(vcpu, Label::VcpuBindTime, &[cptr(time)]);
             self.invoke(vcpu, Label::VcpuSetUpcall, &[UPCALL as u64, EVENT as u64]);
         }

@@ -1,0 +1,152 @@
+//! What is under way between cores, devices and the clock: NMIs, interrupts, the comparator, expulsions. None of it is
+//! there at once.
+
+use crate::bug::Bug;
+use crate::hardware::{Hardware, ROUTES, Stage};
+use kernel::protocol::deadlines::Alarm;
+
+/// The longest time that is skipped at once while every core halts: a guest may ask to sleep for ages.
+const LONGEST_SKIP: u64 = 1 << 20;
+/// Turns of the others within which an expelled core must have left its guest.
+const EXPEL_TURNS: usize = 2_000;
+
+impl Hardware {
+    /// Reads the clock, which takes a tick.
+    pub fn clock(&self) -> u64 {
+        self.clock.set(self.clock.get() + 1);
+        self.clock.get()
+    }
+
+    /// Reads the clock, which takes no time: for checks.
+    pub fn present(&self) -> u64 {
+        self.clock.get()
+    }
+
+    /// Time passes; what is in flight may arrive; devices raise interrupts.
+    pub fn pass(&mut self, ticks: u64) {
+        self.clock.set(self.clock.get() + ticks);
+        if let Some(alarm) = self.comparator
+            && alarm.at <= self.clock.get()
+        {
+            self.comparator = None;
+            self.send_nmi(alarm.core.get() as usize);
+        }
+        for core in 0..self.cores.len() {
+            if self.cores[core].nmi_coming && self.random.one_in(2) {
+                self.cores[core].nmi_coming = false;
+                self.cores[core].nmi_pending = true;
+            }
+        }
+        if !self.messages.is_empty() && self.random.one_in(2) {
+            let (line, core, vector) = self.messages.remove(0);
+            self.accept(line, core, vector);
+        }
+        if self.random.one_in(24) {
+            let line = self.random.below(ROUTES as u64) as usize;
+            self.raise(line);
+        }
+    }
+
+    /// While every core halts and nothing is in flight, time runs on to the comparator's instant.
+    pub fn skip_idle_time(&mut self) {
+        let quiet = self.messages.is_empty()
+            && self
+                .cores
+                .iter()
+                .all(|core| matches!(core.stage, Stage::Halted(_)) && !core.nmi_pending && !core.nmi_coming);
+        if let Some(alarm) = self.comparator
+            && quiet
+            && (1..LONGEST_SKIP).contains(&alarm.at.saturating_sub(self.clock.get()))
+        {
+            self.clock.set(alarm.at);
+        }
+    }
+
+    /// Sets the comparator. One that is set to the past stays silent.
+    pub fn set_comparator(&mut self, alarm: Alarm) {
+        self.comparator = (alarm.at > self.clock() && alarm.at != u64::MAX).then_some(alarm);
+    }
+
+    /// An NMI for a core sets out.
+    pub fn send_nmi(&mut self, core: usize) {
+        if self.random.one_in(2) {
+            self.cores[core].nmi_pending = true;
+        } else {
+            self.cores[core].nmi_coming = true;
+        }
+    }
+
+    /// A device raises its interrupt.
+    fn raise(&mut self, line: usize) {
+        let Some((vcpu, vector)) = self.lines[line].owner else { return };
+        if let Some(guest) = self.guests.get_mut(&vcpu) {
+            guest.owed.entry(vector).or_insert(0);
+        }
+        match self.lines[line].target {
+            Some((core, vector)) => self.messages.push((line, core, vector)),
+            None => self.lines[line].latched = true,
+        }
+    }
+
+    /// A message reaches the interrupt controller of a core.
+    fn accept(&mut self, line: usize, core: usize, vector: u8) {
+        if let Some((owner, _)) = self.lines[line].owner
+            && self.cores[core].open_for != owner
+        {
+            self.violate(format!("interrupt {vector} of {owner:?} reaches core {core}, which runs another"));
+        }
+        self.cores[core].requested[vector as usize / 64] |= 1 << (vector % 64);
+    }
+
+    /// Opens or masks a line; when this returns, messages that were in flight have arrived (the write was read back).
+    pub fn route(&mut self, line: usize, target: Option<(usize, u8)>) {
+        let (arrived, coming): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.messages).into_iter().partition(|message| message.0 == line);
+        self.messages = coming;
+        for (line, core, vector) in arrived {
+            self.accept(line, core, vector);
+        }
+        self.lines[line].target = target;
+        if let Some((core, vector)) = target
+            && self.lines[line].latched
+        {
+            self.lines[line].latched = false;
+            self.messages.push((line, core, vector));
+        }
+    }
+
+    /// Makes a core leave its guest and waits for it, while everybody else goes on.
+    pub fn expel(&mut self, active: usize, core: usize) {
+        if !self.cores[core].gate.is_in_guest() {
+            return;
+        }
+        self.expulsions += 1;
+        self.send_nmi(core);
+        if self.bug == Some(Bug::FreedTable) && self.memory.has_withdrawn() {
+            return;
+        }
+        for _ in 0..EXPEL_TURNS {
+            if !self.cores[core].gate.is_in_guest() {
+                return;
+            }
+            self.pass(1);
+            let other = self.random.below(self.cores.len() as u64) as usize;
+            if other != active {
+                self.step_alone(other);
+            }
+        }
+        self.violate(format!("core {core} does not acknowledge that it was expelled by core {active}"));
+    }
+
+    /// Calls a core to decide anew.
+    pub fn call(&mut self, core: usize) {
+        let now = self.present();
+        self.cores[core].called.get_or_insert(now);
+        if self.cores[core].gate.call() {
+            if self.bug == Some(Bug::LostWakeup) && matches!(self.cores[core].stage, Stage::Halt(_)) {
+                return;
+            }
+            self.send_nmi(core);
+        }
+    }
+}
