@@ -9,7 +9,7 @@
 //! - lent to the heap with [`Pager::lend_to_heap`]. Then it must be taken back from the heap in time (the notice is one
 //!   whole interval); a program whose heap is taken away by force is stopped at its next use.
 
-use alloc::collections::BTreeSet;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
 use cap_spec::abi::PAGE_BITS;
@@ -47,7 +47,6 @@ impl From<Fault> for PagerError {
 /// A block that was leased.
 #[derive(Debug)]
 struct Block {
-    lease: u32,
     bits: u8,
     gpa: u64,
     untyped: Cap<Untyped>,
@@ -62,7 +61,8 @@ pub struct Pager {
     slots: Slots,
     small: Addresses,
     large: Addresses,
-    blocks: Vec<Block>,
+    /// By lease number.
+    blocks: BTreeMap<u32, Block>,
     base: Cap<Untyped>,
     vm: Cap<Vm>,
 }
@@ -74,7 +74,7 @@ impl Pager {
             slots,
             small: Addresses::new(LEASE_BASE, WINDOW_BITS),
             large: Addresses::new(LEASE_BASE + (1 << WINDOW_BITS), WINDOW_BITS),
-            blocks: Vec::new(),
+            blocks: BTreeMap::new(),
             base,
             vm,
         }
@@ -97,11 +97,14 @@ impl Pager {
             self.drop_untyped(untyped);
             return Err(PagerError::NoAddresses);
         };
-        let mut block = Block { lease, bits, gpa, untyped, frames: Vec::new(), heap: None };
+        let mut block = Block { bits, gpa, untyped, frames: Vec::new(), heap: None };
         let mapped = self.map(&mut block);
         match mapped {
             Ok(()) => {
-                self.blocks.push(block);
+                // A number that is used twice is the market's mistake; the older block is let go of.
+                if let Some(older) = self.blocks.insert(lease, block) {
+                    self.forget(older);
+                }
                 Ok(())
             }
             Err(fault) => {
@@ -176,20 +179,18 @@ impl Pager {
         if !self.take_from_heap(lease) {
             return false;
         }
-        let Some(at) = self.position(lease) else {
+        let Some(block) = self.blocks.remove(&lease) else {
             return false;
         };
-        let block = self.blocks.swap_remove(at);
         self.forget(block);
         true
     }
 
     /// Takes note that a lease was taken by force. True if the heap used it: then the program can't go on for long.
     pub fn taken(&mut self, lease: u32) -> bool {
-        let Some(at) = self.position(lease) else {
+        let Some(mut block) = self.blocks.remove(&lease) else {
             return false;
         };
-        let mut block = self.blocks.swap_remove(at);
         let in_heap = block.heap.take().is_some();
         self.forget(block);
         in_heap
@@ -197,10 +198,9 @@ impl Pager {
 
     /// Lends a lease to the heap. False if there is no such lease or the heap has it already.
     pub fn lend_to_heap(&mut self, lease: u32) -> bool {
-        let Some(at) = self.position(lease) else {
+        let Some(block) = self.blocks.get_mut(&lease) else {
             return false;
         };
-        let block = &mut self.blocks[at];
         if block.heap.is_none() {
             // SAFETY: the block is mapped, and nothing else uses its addresses while the heap has it: `read` and `write`
             // refuse, `release` takes it back first. Memory that is taken by force faults and stops the program.
@@ -212,10 +212,9 @@ impl Pager {
 
     /// Takes a lease back from the heap if nothing is allocated in it. True if the heap does not have it (any more).
     pub fn take_from_heap(&mut self, lease: u32) -> bool {
-        let Some(at) = self.position(lease) else {
+        let Some(block) = self.blocks.get_mut(&lease) else {
             return false;
         };
-        let block = &mut self.blocks[at];
         match block.heap.take().map(heap::take_back) {
             None | Some(Ok(())) => true,
             Some(Err(piece)) => {
@@ -248,24 +247,24 @@ impl Pager {
         unsafe { copy(bytes.as_mut_ptr() as u64, gpa, bytes.len()) }
     }
 
-    /// Every lease: number and log2 bytes, in no order.
+    /// Every lease: number and log2 bytes, in the order of the numbers.
     pub fn leases(&self) -> impl Iterator<Item = (u32, u8)> + '_ {
-        self.blocks.iter().map(|block| (block.lease, block.bits))
+        self.blocks.iter().map(|(&lease, block)| (lease, block.bits))
     }
 
     /// log2 bytes of a lease.
     pub fn bits(&self, lease: u32) -> Option<u8> {
-        self.position(lease).map(|at| self.blocks[at].bits)
+        self.blocks.get(&lease).map(|block| block.bits)
     }
 
     /// Where a lease is mapped.
     pub fn address(&self, lease: u32) -> Option<u64> {
-        self.position(lease).map(|at| self.blocks[at].gpa)
+        self.blocks.get(&lease).map(|block| block.gpa)
     }
 
     /// Pages of 4 KiB in all leases.
     pub fn pages(&self) -> u64 {
-        self.blocks.iter().map(|block| 1 << (block.bits - PAGE_BITS)).sum()
+        self.blocks.values().map(|block| 1 << (block.bits - PAGE_BITS)).sum()
     }
 
     /// The empty slots, for other uses.
@@ -275,16 +274,12 @@ impl Pager {
 
     /// Address of a range of a lease that the heap does not have.
     fn range(&self, lease: u32, offset: u64, length: usize) -> Result<u64, Gone> {
-        let block = &self.blocks[self.position(lease).ok_or(Gone)?];
+        let block = self.blocks.get(&lease).ok_or(Gone)?;
         let end = offset.checked_add(length as u64).ok_or(Gone)?;
         if block.heap.is_some() || end > 1 << block.bits {
             return Err(Gone);
         }
         Ok(block.gpa + offset)
-    }
-
-    fn position(&self, lease: u32) -> Option<usize> {
-        self.blocks.iter().position(|block| block.lease == lease)
     }
 
     fn addresses(&mut self, bits: u8) -> &mut Addresses {
