@@ -196,6 +196,25 @@ fn untypeds_and_cnodes_that_hold_each_other() {
 }
 
 #[test]
+fn an_abandoned_zombie_is_finished_with_the_untyped_above_it() {
+    for steps in 1..8 {
+        let mut world = World::new();
+        world.retype(MEMORY, ObjectType::Untyped, 18, 20, 1);
+        world.retype(20, ObjectType::CNode, 6, 21, 1);
+        world.retype(MEMORY, ObjectType::Frame, 12, 22, 1);
+        for index in 1..9 {
+            world.ok(Label::CNodeCopy, 21, [index, 22, ALL, 0, 0]);
+        }
+        let given_up = Drive { forget_after: usize::MAX, give_up_after: steps };
+        world.drive_delete(given_up, 21);
+        world.retype(MEMORY, ObjectType::CNode, 6, 30, 1);
+        world.move_into(20, 30, 3);
+        world.drive_delete(Drive { give_up_after: usize::MAX, ..given_up }, 30);
+        assert!(!world.slot(22).has_children(), "after {steps} steps");
+    }
+}
+
+#[test]
 fn what_is_in_flight_dies_with_the_channel() {
     driven(|world, drive| {
         world.retype(MEMORY, ObjectType::Channel, 0, 20, 2);
