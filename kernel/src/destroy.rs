@@ -259,7 +259,7 @@ impl<M: Machine> Kernel<M> {
     }
 
     /// Stops a Vcpu, and makes every core forget that it held its state: it is not saved again.
-    fn expel_for_good(&mut self, vcpu: VcpuId) {
+    pub(crate) fn expel_for_good(&mut self, vcpu: VcpuId) {
         let now = self.machine.now();
         self.block_vcpu(vcpu, Run::Stopped, NEVER, now);
         for core in (0..self.core_count as u8).map(CoreId::new) {

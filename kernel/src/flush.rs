@@ -53,8 +53,10 @@ impl<M: Machine> Kernel<M> {
             let current = self.core(id).current;
             if current.is_some() && self.machine.vcpu(current).vm == vm {
                 // It needs another number, also if it is in the kernel on its way back.
-                self.core_mut(id).disturbed = true;
-                self.machine.expel(id);
+                self.core_mut(id).renumber = true;
+                if id != self.active {
+                    self.machine.expel(id);
+                }
             }
         }
         self.bump(SharedPage::Stats(vm), stats_page::SHOOTDOWNS);

@@ -6,10 +6,10 @@ use crate::asid;
 use crate::cap::Cap;
 use crate::machine::Machine;
 use crate::nested::EntryFormat;
-use crate::sched::{Limits, NEVER, Schedule};
+use crate::sched::{Limits, Schedule};
 use crate::slot::Slot;
 use crate::types::{CoreId, Hpa, SlotId, Ticks, VcpuId, VmId};
-use crate::vcpu::{Run, Vcpu};
+use crate::vcpu::Vcpu;
 use crate::vm::{MAX_CORES, Vm};
 use cap_spec::abi::{Register, Rights};
 
@@ -48,6 +48,8 @@ pub(crate) struct Core {
     pub(crate) loaded: VcpuId,
     /// Something has happened that the last decision did not know.
     pub(crate) disturbed: bool,
+    /// The tables of the current Vcpu's VM have lost something since the last decision: it enters with a new number.
+    pub(crate) renumber: bool,
     /// When the last decision ends.
     pub(crate) until: Ticks,
     /// The worst shortfall that the statistics page has been told.
@@ -95,6 +97,7 @@ impl<M: Machine> Kernel<M> {
             current: VcpuId::NONE,
             loaded: VcpuId::NONE,
             disturbed: true,
+            renumber: false,
             until: Ticks::new(0),
             shortfall: 0,
         };
@@ -209,9 +212,8 @@ impl<M: Machine> Kernel<M> {
     /// Starts the root VM's Vcpu, or starts it again after it stopped, at `entry` with a top page table. Every other
     /// register is as after Attach.
     pub fn start_root(&mut self, vcpu: VcpuId, entry: u64, cr3: u64) {
-        let now = self.machine.now();
         let root = self.machine.vcpu(vcpu).vm.root();
-        self.block_vcpu(vcpu, Run::Stopped, NEVER, now);
+        self.expel_for_good(vcpu);
         self.machine.init_vcpu(vcpu, root);
         self.machine.set_register(vcpu, Register::Rip, entry);
         self.machine.set_register(vcpu, Register::Cr3, cr3);

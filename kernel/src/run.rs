@@ -133,13 +133,15 @@ impl<M: Machine> Kernel<M> {
     /// again.
     #[inline]
     pub fn stays(&self, core: CoreId) -> bool {
-        !self.core(core).disturbed
+        let state = self.core(core);
+        !state.disturbed && !state.renumber
     }
 
     /// What `core` does next. Cheap if nothing has happened since the last decision.
     #[inline]
     pub fn schedule(&mut self, core: CoreId) -> Decision {
         self.active = core;
+        self.core_mut(core).renumber = false;
         let state = self.core(core);
         let (mut save, mut load, before) = (None, false, state.loaded);
         let mut run = state.current;
@@ -195,10 +197,11 @@ impl<M: Machine> Kernel<M> {
         run
     }
 
-    /// True if somebody may be waiting for the state of a Vcpu that a core holds while it idles.
+    /// True if somebody may be waiting for the state of a Vcpu that a core holds while it idles, or if a device may: what
+    /// wakes it must then be an NMI.
     fn must_let_go(&self, vcpu: VcpuId) -> bool {
         let header = self.machine.vcpu(vcpu);
-        header.run == Run::Stopped || !header.time.is_some()
+        header.run == Run::Stopped || !header.time.is_some() || header.routes != 0
     }
 
     /// Tells a Vcpu that is switched away from, and the statistics, how long it has been current.
@@ -265,6 +268,20 @@ impl<M: Machine> Kernel<M> {
         if let Some(vcpu) = self.current(core) {
             self.machine.vcpu_mut(vcpu).event_pending = false;
         }
+    }
+
+    /// An interrupt may have come for a Vcpu that is out: if it waits, it wakes with what events there are.
+    pub fn wake_by_interrupt(&mut self, vcpu: VcpuId) {
+        if self.machine.vcpu(vcpu).run == Run::Blocked {
+            let now = self.machine.now();
+            self.complete_wait(vcpu);
+            self.wake_vcpu(vcpu, now);
+        }
+    }
+
+    /// The core that a Vcpu runs on.
+    pub fn vcpu_core(&self, vcpu: VcpuId) -> CoreId {
+        self.machine.vcpu(vcpu).core
     }
 
     /// A nested page fault of the current Vcpu of a core. `access` is as in [`info_page::FAULT_ACCESS`]; `delivering`:

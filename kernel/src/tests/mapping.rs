@@ -121,21 +121,27 @@ fn large_frames_are_leaves_of_the_upper_levels() {
 }
 
 #[test]
-fn unmapping_expels_every_core_that_runs_the_vm() {
+fn unmapping_expels_every_other_core_that_runs_the_vm() {
     let mut world = World::new();
     let vm = world.vm_id(VM);
     world.retype(MEMORY, ObjectType::PageTable, 0, 20, 3);
-    for level in [3, 2, 1] {
-        world.ok(Label::PageTableMap, 19 + 4 - level, [VM, 0, level, 0, 0]);
+    for (table, level) in [(20, 3), (21, 2), (22, 1)] {
+        world.ok(Label::PageTableMap, table, [VM, 0, level, 0, 0]);
     }
     world.retype(MEMORY, ObjectType::Frame, 12, 30, 1);
     world.ok(Label::FrameMap, 30, [VM, 0x1000, RW, 0, 0]);
+    world.retype(MEMORY, ObjectType::Vcpu, 0, 40, 1);
+    world.ok(Label::VcpuAttach, 40, [VM, 0, 0, 0, 0]);
+    world.ok(Label::CpuTimeSplit, TIME[1], [MS, 10 * MS, CNODE, 41, 0]);
+    world.ok(Label::VcpuBindTime, 40, [41, 0, 0, 0, 0]);
+    world.ok(Label::VcpuStart, 40, [0; 5]);
+    let cores = [0, 1].map(CoreId::new);
     let before = world.kernel.machine.vm(vm).tlb_generation;
-    let old = world.kernel.schedule(CoreId::new(0)).entry;
+    let old = cores.map(|core| world.kernel.schedule(core).entry.asid);
     world.kernel.machine.expelled.clear();
     world.ok(Label::FrameUnmap, 30, [0; 5]);
     assert_eq!(world.kernel.machine.vm(vm).tlb_generation, before + 1);
-    assert_eq!(world.kernel.machine.expelled, [CoreId::new(0)]);
-    let new = world.kernel.schedule(CoreId::new(0)).entry;
-    assert_ne!(old.asid, new.asid, "translations of the old number are never used again");
+    assert_eq!(world.kernel.machine.expelled, [CoreId::new(1)]);
+    let new = cores.map(|core| world.kernel.schedule(core).entry.asid);
+    assert!(old[0] != new[0] && old[1] != new[1], "translations of the old numbers are never used again");
 }
