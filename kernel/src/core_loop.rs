@@ -5,16 +5,16 @@
 
 use crate::arch::core_area::Core;
 use crate::arch::cpu::rdtsc;
+use crate::arch::lock::Guard;
 use crate::arch::svm::emulate::Guest;
 use crate::arch::svm::exit::{self, Exit, length};
 use crate::arch::svm::state::{Saved, saved_at, vmcb_at};
 use crate::arch::svm::switch::{self, Loaded};
 use crate::arch::svm::vmcb::{Clean, EVENT_VALID, FLUSH_ALL, Vmcb};
 use crate::arch::{apic, interrupts};
-use crate::arch::lock::Guard;
 use crate::boot::root::Root;
 use crate::storage::Booted;
-use crate::{KERNEL, Nonkernel, panic};
+use crate::{KERNEL, Nonkernel, panic, routes};
 use cap_spec::abi::{ExitKind, StopReason, handler_page, stats_page};
 use core::sync::atomic::Ordering;
 use kernel::asid;
@@ -42,8 +42,6 @@ struct Running {
     held_since: u32,
     /// The flush that the last entry carried.
     flushed: Option<asid::Entry>,
-    /// Something may be owed to the guest: look before the entry.
-    owed: bool,
 }
 
 type Lock = Guard<'static, Nonkernel>;
@@ -51,7 +49,7 @@ type Lock = Guard<'static, Nonkernel>;
 /// Runs guests on this core for ever. SVM is on, GIF is 0, and the kernel is configured.
 pub fn run(core: &'static Core, booted: Booted) -> ! {
     let loaded = Loaded::new(booted.constants.xcr0);
-    let mut running = Running { core, id: core.id(), booted, loaded, held_since: 0, flushed: None, owed: false };
+    let mut running = Running { core, id: core.id(), booted, loaded, held_since: 0, flushed: None };
     let mut outside = Outside::started();
     panic::record(EventKind::Started, 0, 0);
     loop {
@@ -93,14 +91,20 @@ impl Running {
                     continue;
                 }
             }
+            if (decision.load && kernel.machine.vcpu(vcpu).routes != 0) || kernel.machine.routes.are_fresh(id) {
+                routes::open(&mut kernel, id, vcpu);
+            }
+            if !kernel.stays(id) {
+                // Draining interrupts woke somebody, or events are left.
+                self.release_lock(kernel);
+                return holding.gave_up();
+            }
             let (mut saved, mut vmcb) = guest_of(vcpu);
             if let Some(vector) = kernel.pending_event_vector(self.id) {
                 kernel.event_vector_injected(self.id);
-                saved.pending.raise(vector);
-                self.owed = true;
+                saved.raise(vector);
             }
-            if self.owed {
-                self.owed = false;
+            if saved.owed {
                 pay(saved, vmcb);
             }
             self.address_space(vmcb, decision.entry);
@@ -175,6 +179,7 @@ impl Running {
                 kernel.count_exit(self.id, ExitKind::Nmi);
                 kernel.on_nmi(self.id, Ticks::new(at));
                 kernel.machine.look_at_deadlines();
+                routes::after_nmi(&mut kernel, id);
                 continue;
             }
             let call = exit == Exit::Vmmcall && vmcb.save.cpl == 0;
@@ -194,8 +199,15 @@ impl Running {
     /// Takes a Vcpu's state out of this core.
     #[inline]
     fn save(&mut self, kernel: &mut Lock, vcpu: VcpuId) {
+        if kernel.machine.vcpu(vcpu).routes != 0 {
+            routes::park(kernel, self.id, vcpu);
+        }
         let (saved, vmcb) = kernel.machine.guest(vcpu);
         self.loaded.unload(saved, vmcb, self.core, &self.booted.constants);
+        if saved.owed {
+            // An interrupt came before it slept.
+            kernel.wake_by_interrupt(vcpu);
+        }
         self.look_after_window(kernel);
     }
 
@@ -209,7 +221,6 @@ impl Running {
         }
         let (saved, vmcb) = kernel.machine.guest(vcpu);
         self.loaded.load(saved, vmcb, self.core, &self.booted.constants);
-        self.owed = true;
     }
 
     /// Draining interrupts opened the NMI window too: what came in then has lost its voice.
@@ -218,12 +229,16 @@ impl Running {
         if self.core.nmi.load(Ordering::Relaxed) {
             self.core.nmi.store(false, Ordering::Relaxed);
             kernel.machine.look_at_deadlines();
+            routes::after_nmi(kernel, self.id);
         }
     }
 
     /// Halts until an NMI comes.
     fn halt(&mut self, mut kernel: Lock, holding: Holding, until: u64) -> Outside {
-        if self.restart_root(&mut kernel) {
+        if kernel.machine.routes.are_fresh(self.id) {
+            routes::open(&mut kernel, self.id, VcpuId::NONE);
+        }
+        if !kernel.stays(self.id) || self.restart_root(&mut kernel) {
             self.release_lock(kernel);
             return holding.gave_up();
         }
@@ -242,6 +257,7 @@ impl Running {
         let (mut kernel, holding) = self.take_lock(halting.left(&self.core.gate));
         kernel.on_nmi(self.id, Ticks::new(at));
         kernel.machine.look_at_deadlines();
+        routes::after_nmi(&mut kernel, self.id);
         self.release_lock(kernel);
         holding.gave_up()
     }
@@ -297,7 +313,7 @@ impl Running {
             vmcb.control.exit_int_info = event;
         }
         saved.pending.left(event);
-        self.owed = true;
+        saved.owed = true;
     }
 
     /// Settles what needs nothing but the Vcpu, without the lock.
@@ -397,6 +413,7 @@ fn skip_call(vmcb: &mut Vmcb) {
 /// Gives a guest what it is owed: vectors through the core's APIC, an event that was cut off by injection.
 #[cold]
 fn pay(saved: &mut Saved, vmcb: &mut Vmcb) {
+    saved.owed = false;
     for (word, base) in saved.pending.take_vectors().into_iter().zip([0u8, 64, 128, 192]) {
         let mut left = word;
         while left != 0 {

@@ -10,6 +10,7 @@ mod arch;
 mod boot;
 mod core_loop;
 mod panic;
+mod routes;
 mod storage;
 
 use arch::lock::TicketLock;

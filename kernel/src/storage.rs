@@ -9,10 +9,11 @@ use crate::arch::hpet::Hpet;
 use crate::arch::ioapic::IoApic;
 use crate::arch::svm::features::Features;
 use crate::arch::svm::state::{self, Saved};
-use crate::arch::svm::vmcb::{Clean, Vmcb};
 use crate::arch::svm::switch::Constants;
+use crate::arch::svm::vmcb::{Clean, Vmcb};
 use crate::arch::{apic, core_area, cpu};
 use crate::boot::root::Root;
+use crate::routes::Routes;
 use cap_spec::abi::{Register, handler_page};
 use core::sync::atomic::{AtomicU64, Ordering};
 use kernel::channel::Channel;
@@ -58,6 +59,8 @@ pub struct Hardware {
     pub booted: Option<Booted>,
     /// Longest hold of the kernel lock so far, in ticks.
     pub longest_hold: u32,
+    /// What the interrupt pins do.
+    pub routes: Routes,
     devices: Option<Devices>,
     deadlines: Deadlines,
     /// What each core decided to be back at.
@@ -71,6 +74,7 @@ impl Hardware {
         Hardware {
             booted: None,
             longest_hold: 0,
+            routes: Routes::new(),
             devices: None,
             deadlines: Deadlines::new(MAX_CORES),
             until: [u64::MAX; MAX_CORES],
@@ -84,6 +88,11 @@ impl Hardware {
         self.statistics_page = statistics_page;
         self.aim_alarm(CoreId::new(0));
         devices.hpet.route(devices.hpet_pin);
+    }
+
+    /// The IOAPIC, once it is known.
+    pub fn io_apic(&self) -> Option<IoApic> {
+        self.devices.map(|devices| devices.io_apic)
     }
 
     /// Makes sure that this core gets an NMI by `until` (`u64::MAX`: none is needed), and returns the time after the
@@ -330,17 +339,16 @@ impl Machine for Hardware {
     }
 
     fn route_irq(&mut self, route: u16, target: Option<(CoreId, u8)>) {
-        let Some(devices) = self.devices else { return };
-        let Ok(pin) = u8::try_from(route) else { return };
+        let (Some(devices), Ok(pin)) = (self.devices, u8::try_from(route)) else { return };
         if pin >= devices.io_apic.pins() || pin == devices.hpet_pin {
             return;
         }
-        match target {
-            Some((core, vector)) => {
-                let apic_id = core_area::core(core).apic_id.load(Ordering::Relaxed);
-                devices.io_apic.route_vector(pin, apic_id, vector);
-            }
-            None => devices.io_apic.mask(pin),
+        devices.io_apic.mask(pin);
+        self.routes.unbound(pin);
+        // Whether it is opened or parked depends on what its core does: the core finds out before it goes on.
+        if let Some((core, _)) = target {
+            self.routes.bound(core);
+            self.kick(core);
         }
     }
 

@@ -24,6 +24,8 @@ pub struct Core {
     pub ready: AtomicBool,
     /// Vectors that the drain stubs accepted: bit per vector.
     pub drained: [AtomicU64; 4],
+    /// `drained` may hold something.
+    pub drained_any: AtomicBool,
     /// Its x2APIC id.
     pub apic_id: AtomicU32,
     /// Its number; set before it starts.
@@ -32,18 +34,29 @@ pub struct Core {
 
 /// Offset of [`Core::nmi`] for the NMI stub.
 pub const NMI_OFFSET: usize = offset_of!(Core, nmi);
+/// Offset of [`Core::drained_any`] for the drain stubs.
+pub const DRAINED_ANY_OFFSET: usize = offset_of!(Core, drained_any);
 /// Offset of [`Core::drained`] for the drain stubs.
 pub const DRAINED_OFFSET: usize = offset_of!(Core, drained);
 
 impl Core {
-    const NEW: Core = Core {
-        nmi: AtomicBool::new(false),
-        gate: Gate::new(),
-        ready: AtomicBool::new(false),
-        drained: [const { AtomicU64::new(0) }; 4],
-        apic_id: AtomicU32::new(0),
-        number: AtomicU32::new(0),
-    };
+    const fn new() -> Core {
+        Core {
+            nmi: AtomicBool::new(false),
+            gate: Gate::new(),
+            ready: AtomicBool::new(false),
+            drained: [const { AtomicU64::new(0) }; 4],
+            drained_any: AtomicBool::new(false),
+            apic_id: AtomicU32::new(0),
+            number: AtomicU32::new(0),
+        }
+    }
+
+    /// Forgets what the drain stubs accepted.
+    pub fn forget_drained(&self) {
+        self.drained_any.store(false, Ordering::Relaxed);
+        self.drained.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+    }
 
     /// Its number.
     pub fn id(&self) -> CoreId {
@@ -66,7 +79,7 @@ unsafe impl Sync for CoreArea {}
 /// The areas of all cores; the entry code takes the first one's stack.
 #[unsafe(no_mangle)]
 static core_areas: [CoreArea; MAX_CORES] =
-    [const { CoreArea { core: Core::NEW, stack: UnsafeCell::new([0; AREA_BYTES - size_of::<Core>()]) } }; MAX_CORES];
+    [const { CoreArea { core: Core::new(), stack: UnsafeCell::new([0; AREA_BYTES - size_of::<Core>()]) } }; MAX_CORES];
 
 /// The state of a core.
 pub fn core(id: CoreId) -> &'static Core {

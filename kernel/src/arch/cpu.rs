@@ -60,7 +60,9 @@ impl Msr {
 pub fn rdmsr(msr: Msr) -> u64 {
     let (low, high): (u32, u32);
     // SAFETY: an `Msr` exists (see the module), and reading those listed has no side effect.
-    unsafe { asm!("rdmsr", in("ecx") msr.0, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags)) };
+    unsafe {
+        asm!("rdmsr", in("ecx") msr.0, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags))
+    };
     u64::from(high) << 32 | u64::from(low)
 }
 

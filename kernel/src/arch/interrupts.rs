@@ -4,7 +4,7 @@
 //! leaves a mark ([`super::core_area::Core::nmi`]), whoever finds it looks at every cause. Guests' interrupts are
 //! accepted by [`drain`] alone.
 
-use super::core_area::{AREA_BYTES, DRAINED_OFFSET, NMI_OFFSET};
+use super::core_area::{AREA_BYTES, DRAINED_ANY_OFFSET, DRAINED_OFFSET, NMI_OFFSET};
 use core::arch::{asm, global_asm};
 use core::cell::UnsafeCell;
 
@@ -12,6 +12,7 @@ global_asm!(
     include_str!("interrupts.s"),
     area_bytes = const AREA_BYTES,
     drained = const DRAINED_OFFSET,
+    drained_any = const DRAINED_ANY_OFFSET,
     nmi = const NMI_OFFSET,
     options(att_syntax)
 );

@@ -45,6 +45,7 @@ drain_common:
     mov %rsp, %rax
     and $-{area_bytes}, %rax
     lock bts %rcx, {drained}(%rax)
+    movb $1, {drained_any}(%rax)
     mov $0x80b, %ecx
     xor %eax, %eax
     xor %edx, %edx

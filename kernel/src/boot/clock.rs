@@ -4,7 +4,6 @@ use crate::arch::core_area;
 use crate::arch::cpu::{pause, rdtsc};
 use crate::arch::hpet::Hpet;
 use crate::arch::{apic, interrupts};
-use core::sync::atomic::Ordering;
 
 /// Frequencies are multiples of this; one that is measured within a thousandth of a multiple is that multiple.
 const STEP_HZ: u64 = 1_000_000;
@@ -39,7 +38,7 @@ pub fn measure_apic_timer(tsc_hz: u64) -> u64 {
     let ticks = rdtsc().wrapping_sub(start);
     apic::set_timer(apic::LVT_MASKED, 0, 0);
     interrupts::drain();
-    core_area::this().drained.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+    core_area::this().forget_drained();
     let hz = rounded((u128::from(COUNTS) * u128::from(tsc_hz) / u128::from(ticks.max(1))) as u64);
     ((u128::from(tsc_hz) << 32) / u128::from(hz.max(1))) as u64
 }

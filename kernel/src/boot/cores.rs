@@ -40,7 +40,9 @@ pub fn start(page: u64, ids: impl Iterator<Item = u32>, tsc_hz: u64) -> usize {
         let answered = (0..ATTEMPTS).any(|_| {
             apic::send_startup(apic_id, (page >> 12) as u8);
             let start = cpu::rdtsc();
-            while !core.ready.load(Ordering::Acquire) && cpu::rdtsc().wrapping_sub(start) < tsc_hz / 1_000_000 * PATIENCE_US {
+            while !core.ready.load(Ordering::Acquire)
+                && cpu::rdtsc().wrapping_sub(start) < tsc_hz / 1_000_000 * PATIENCE_US
+            {
                 cpu::pause();
             }
             core.ready.load(Ordering::Acquire)

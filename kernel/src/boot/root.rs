@@ -142,8 +142,12 @@ impl Plan<'_> {
         let line = &self.command_line[..self.command_line.len().min(511)];
         put(boot_info, boot_info::COMMAND_LINE, line);
         log::info!("root VM: {} MiB, archive {} KiB, {} Untypeds", bytes >> 20, module.archive_bytes >> 10, untypeds);
-        log::info!("core time: {} us of 10 ms sellable, root VM {} of {} us", sellable.get() / per_us,
-            budget.get() / per_us, ROOT_PERIOD_US);
+        log::info!(
+            "core time: {} us of 10 ms sellable, root VM {} of {} us",
+            sellable.get() / per_us,
+            budget.get() / per_us,
+            ROOT_PERIOD_US
+        );
         let image_start = self.module_base + HEADER_BYTES;
         Root {
             vcpu,

@@ -134,7 +134,12 @@ fn table(memory: &impl PhysicalMemory, address: u64) -> Option<&[u8]> {
 
 /// Calls `visit` with (type, entry) for every entry of a list whose entries start with their type and length, in the
 /// field widths of that table. An entry shorter than its own head, or longer than the table, ends the list.
-fn entries<'a>(table: Fields<'a>, from: usize, head: impl Fn(Fields<'a>) -> Option<(u16, usize)>, mut visit: impl FnMut(u16, Fields<'a>)) {
+fn entries<'a>(
+    table: Fields<'a>,
+    from: usize,
+    head: impl Fn(Fields<'a>) -> Option<(u16, usize)>,
+    mut visit: impl FnMut(u16, Fields<'a>),
+) {
     let mut at = from;
     while let Some((kind, length)) = table.0.get(at..).and_then(|rest| head(Fields(rest))) {
         let Some(entry) = table.bytes(at, length).filter(|entry| entry.len() >= 2) else { return };
@@ -270,8 +275,14 @@ mod tests {
         let mut ivrs = alloc::vec![0; 12 + 24];
         (ivrs[12], ivrs[14]) = (0x10, 24);
         ivrs[20..28].copy_from_slice(&0xfeb8_0000u64.to_le_bytes());
-        let tables =
-            [(b"APIC", madt), (b"HPET", hpet), (b"MCFG", mcfg), (b"DMAR", dmar), (b"IVRS", ivrs), (b"FACP", Vec::new())];
+        let tables = [
+            (b"APIC", madt),
+            (b"HPET", hpet),
+            (b"MCFG", mcfg),
+            (b"DMAR", dmar),
+            (b"IVRS", ivrs),
+            (b"FACP", Vec::new()),
+        ];
         let mut list = Vec::new();
         for (index, (signature, body)) in tables.into_iter().enumerate() {
             let at = 0x2000 + index as u64 * 0x200;
@@ -297,7 +308,9 @@ mod tests {
 
     #[test]
     fn a_wrong_checksum_leaves_the_table_out() {
-        for (at, error) in [(0x2000u64, AcpiError::NoCores), (0x2200, AcpiError::NoHpet), (0x1000, AcpiError::RootTable)] {
+        for (at, error) in
+            [(0x2000u64, AcpiError::NoCores), (0x2200, AcpiError::NoHpet), (0x1000, AcpiError::RootTable)]
+        {
             let mut memory = sample();
             memory.bytes[(at - 0x1000) as usize + 30] ^= 1;
             assert_eq!(parse(&memory, &rsdp()).unwrap_err(), error);

@@ -49,7 +49,9 @@ mod tests {
         assert_eq!(default.root_budget_us, ROOT_BUDGET_US);
         assert_eq!(parse(b"quiet root_budget_us=2500 cores=1").root_budget_us, 2500);
         assert_eq!(parse(b"cores=1").cores, 1);
-        for bad in [&b"root_budget_us="[..], b"root_budget_us=9999999", b"root_budget_us=1x", b"cores=0", b"=", b"cores"] {
+        for bad in
+            [&b"root_budget_us="[..], b"root_budget_us=9999999", b"root_budget_us=1x", b"cores=0", b"=", b"cores"]
+        {
             assert_eq!(parse(bad), default);
         }
         assert_eq!(parse(b"root_budget_us=99999999999999999999999"), default);

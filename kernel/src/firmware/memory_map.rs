@@ -182,7 +182,10 @@ mod tests {
         for _ in 0..300 {
             let mut map = MemoryMap::default();
             for _ in 0..40 {
-                map.add(random(&mut state) >> (random(&mut state) % 60), random(&mut state) >> (random(&mut state) % 60));
+                map.add(
+                    random(&mut state) >> (random(&mut state) % 60),
+                    random(&mut state) >> (random(&mut state) % 60),
+                );
                 map.remove(random(&mut state) >> 30, random(&mut state) >> 20);
             }
             let regions = list(&map);

@@ -72,7 +72,9 @@ mod tests {
         memory.put(0x1108, &0x5000u64.to_le_bytes());
         memory.put(0x1200, b"quiet cores=2\0");
         memory.put(0x1300, b"RSD PTR ");
-        for (entry, (start, bytes, kind)) in [(0u64, 0x9_fc00u64, 1u32), (0xf_0000, 0x1_0000, 2)].into_iter().enumerate() {
+        for (entry, (start, bytes, kind)) in
+            [(0u64, 0x9_fc00u64, 1u32), (0xf_0000, 0x1_0000, 2)].into_iter().enumerate()
+        {
             let at = 0x1400 + entry as u64 * 24;
             memory.put(at, &start.to_le_bytes());
             memory.put(at + 8, &bytes.to_le_bytes());

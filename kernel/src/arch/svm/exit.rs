@@ -54,7 +54,18 @@ impl Exit {
             0x8d => Exit::Xsetbv,
             // RDPMC, RSM, INVD, INVLPGA, task switch; VMRUN, VMLOAD to SKINIT, WBINVD to MWAIT, RDPRU; INVLPGB,
             // MCOMMIT, TLBSYNC.
-            code @ (0x6f | 0x73 | 0x76 | 0x7a | 0x7d | 0x80 | 0x82..=0x86 | 0x89..=0x8c | 0x8e | 0xa0 | 0xa1 | 0xa3
+            code @ (0x6f
+            | 0x73
+            | 0x76
+            | 0x7a
+            | 0x7d
+            | 0x80
+            | 0x82..=0x86
+            | 0x89..=0x8c
+            | 0x8e
+            | 0xa0
+            | 0xa1
+            | 0xa3
             | 0xa4) => Exit::Instruction(code),
             u32::MAX => Exit::Invalid,
             code => Exit::Other(code),

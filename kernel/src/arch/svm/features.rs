@@ -29,11 +29,7 @@ pub enum Unsupported {
 }
 
 /// Name of the hypervisor in leaf 0x4000_0000.
-const NAME: [u32; 3] = [
-    u32::from_le_bytes(*b"NonK"),
-    u32::from_le_bytes(*b"erne"),
-    u32::from_le_bytes(*b"lVMM"),
-];
+const NAME: [u32; 3] = [u32::from_le_bytes(*b"NonK"), u32::from_le_bytes(*b"erne"), u32::from_le_bytes(*b"lVMM")];
 
 impl Features {
     /// Looks at the processor.
@@ -72,7 +68,8 @@ impl Features {
         /// CET indirect branch tracking and everything that is behind an MSR which guests don't have.
         const LEAF7_EDX_HIDDEN: u32 = 1 << 20 | 1 << 26 | 1 << 27 | 1 << 28 | 1 << 29 | 1 << 30 | 1 << 31;
         /// SVM, OSVW, IBS, SKINIT, LWP, performance counters, MONITORX.
-        const EXTENDED_ECX_HIDDEN: u32 = 1 << 2 | 1 << 9 | 1 << 10 | 1 << 12 | 1 << 15 | 1 << 23 | 1 << 24 | 1 << 28 | 1 << 29;
+        const EXTENDED_ECX_HIDDEN: u32 =
+            1 << 2 | 1 << 9 | 1 << 10 | 1 << 12 | 1 << 15 | 1 << 23 | 1 << 24 | 1 << 28 | 1 << 29;
         /// INVLPGB, RDPRU, MCOMMIT, WBNOINVD and speculation control.
         const SIZES_EBX_HIDDEN: u32 = 1 << 3 | 1 << 4 | 1 << 8 | 1 << 9 | 0xfff << 12;
         /// XSAVEC, XSAVES.

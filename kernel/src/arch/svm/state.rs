@@ -21,6 +21,8 @@ pub struct Saved {
     pub vmcb_pa: u64,
     /// Events that it is owed.
     pub pending: Pending,
+    /// `pending` may hold something.
+    pub owed: bool,
     /// DR0 to DR3 while it is out.
     pub debug: [u64; 4],
     /// It has touched DR0 to DR3: they are switched from then on.
@@ -59,8 +61,16 @@ impl Saved {
 
 const _: () = {
     assert!(size_of::<Saved>() + BACK_END_OFFSET <= 4096);
-    assert!(BACK_END_OFFSET % align_of::<Saved>() == 0);
+    assert!(BACK_END_OFFSET.is_multiple_of(align_of::<Saved>()));
 };
+
+impl Saved {
+    /// A vector has arrived for it: it gets it at the next entry, as soon as it can take it.
+    pub fn raise(&mut self, vector: u8) {
+        self.pending.raise(vector);
+        self.owed = true;
+    }
+}
 
 /// General registers of a guest. Those that a hypercall uses come first, as the core wants to read them.
 #[derive(Clone, Copy, Debug, Default)]
@@ -153,6 +163,7 @@ pub fn init(saved: &mut Saved, vmcb: &mut Vmcb, nested_root: Hpa, xcr0: u64) {
     saved.registers = Registers::default();
     saved.vmcb_pa = core::ptr::from_ref(vmcb) as u64;
     saved.pending = Pending::NONE;
+    saved.owed = false;
     saved.debug = [0; 4];
     saved.debug_used = false;
     saved.watch_timer = false;

@@ -46,7 +46,7 @@ pub struct Constants {
 impl Constants {
     /// TSC ticks that a count of the timer takes at a divide configuration.
     pub fn span_of(&self, count: u32, divide: u32) -> u64 {
-        ((u128::from(count) * u128::from(self.ticks_per_count) << divide_log2(divide)) >> 32) as u64
+        (((u128::from(count) * u128::from(self.ticks_per_count)) << divide_log2(divide)) >> 32) as u64
     }
 
     /// Counts of the timer that a span of TSC ticks takes, rounded up, at least 1.
@@ -85,7 +85,7 @@ impl Loaded {
         self.timer = false;
         apic::end_all();
         interrupts::drain();
-        core.drained.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+        core.forget_drained();
     }
 
     /// True if several Vcpus have shared this core.
@@ -148,10 +148,8 @@ impl Loaded {
         }
         apic::end_all();
         interrupts::drain();
-        for (word, base) in core.drained.iter().zip([0u8, 64, 128, 192]) {
-            if word.load(Ordering::Relaxed) != 0 {
-                raise_word(saved, word.swap(0, Ordering::Relaxed), base);
-            }
+        if core.drained_any.load(Ordering::Relaxed) {
+            take_drained(saved, core);
         }
     }
 
@@ -182,7 +180,7 @@ impl Loaded {
             } else {
                 saved.timer_due = 0;
                 if saved.timer_lvt & apic::LVT_MASKED as u32 == 0 {
-                    saved.pending.raise(saved.timer_lvt as u8);
+                    saved.raise(saved.timer_lvt as u8);
                 }
             }
         }
@@ -201,7 +199,7 @@ impl Loaded {
             saved.timer_due = if count == 0 { 0 } else { now + constants.span_of(count, saved.timer_divide) };
         } else if saved.timer_due <= now {
             if now - saved.timer_due < TIMER_SLACK && saved.timer_lvt & apic::LVT_MASKED as u32 == 0 {
-                saved.pending.raise(saved.timer_lvt as u8);
+                saved.raise(saved.timer_lvt as u8);
             }
             saved.timer_due = 0;
         }
@@ -285,8 +283,17 @@ fn save_debug(saved: &mut Saved) {
     let [dr0, dr1, dr2, dr3] = &mut saved.debug;
     // SAFETY: reading DR0 to DR3 has no side effect.
     unsafe {
-        asm!("mov {}, dr0", "mov {}, dr1", "mov {}, dr2", "mov {}, dr3", out(reg) *dr0, out(reg) *dr1, out(reg) *dr2,
-            out(reg) *dr3, options(nomem, nostack, preserves_flags));
+        asm!(
+            "mov {}, dr0",
+            "mov {}, dr1",
+            "mov {}, dr2",
+            "mov {}, dr3",
+            out(reg) * dr0,
+            out(reg) * dr1,
+            out(reg) * dr2,
+            out(reg) * dr3,
+            options(nomem, nostack, preserves_flags)
+        );
     }
 }
 
@@ -299,11 +306,15 @@ pub fn begin_debug(saved: &mut Saved, vmcb: &mut Vmcb) {
     restore_debug(saved);
 }
 
+/// Gives a Vcpu the vectors that the stubs recorded.
 #[cold]
-fn raise_word(saved: &mut Saved, word: u64, base: u8) {
-    for bit in 0..64 {
-        if word >> bit & 1 != 0 {
-            saved.pending.raise(base + bit);
+fn take_drained(saved: &mut Saved, core: &Core) {
+    core.drained_any.store(false, Ordering::Relaxed);
+    for (word, base) in core.drained.iter().zip([0u8, 64, 128, 192]) {
+        let mut left = word.swap(0, Ordering::Relaxed);
+        while left != 0 {
+            saved.raise(base + left.trailing_zeros() as u8);
+            left &= left - 1;
         }
     }
 }

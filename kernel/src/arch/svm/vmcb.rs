@@ -280,14 +280,8 @@ pub struct Vmcb {
 
 /// Index of a segment in [`Save::segments`].
 pub mod segment {
-    /// ES.
-    pub const ES: usize = 0;
     /// CS.
     pub const CS: usize = 1;
-    /// SS.
-    pub const SS: usize = 2;
-    /// DS.
-    pub const DS: usize = 3;
     /// FS.
     pub const FS: usize = 4;
     /// GS.
@@ -316,6 +310,3 @@ const _: () = {
     assert!(offset_of!(Save, cr2) == 0x240);
     assert!(offset_of!(Save, g_pat) == 0x268);
 };
-
-/// Offset of RAX in the block, for the world switch.
-pub const RAX_OFFSET: usize = offset_of!(Vmcb, save) + offset_of!(Save, rax);
