@@ -73,9 +73,42 @@ pub fn sleep_until(deadline: u64) {
     }
 }
 
+/// Measures the CPU time of a stretch of work, which may be interrupted by other VMs.
+#[derive(Clone, Copy, Debug)]
+pub struct CpuTimer {
+    tsc: u64,
+    used: u64,
+}
+
+impl CpuTimer {
+    /// Begins to measure.
+    pub fn start() -> CpuTimer {
+        CpuTimer { tsc: now(), used: events::cpu_share().used_ticks }
+    }
+
+    /// Ticks that the VM has run since. The kernel counts them at each switch away from it, so the error is up to what is
+    /// run between two switches; without a switch it is none.
+    pub fn elapsed(&self) -> u64 {
+        cpu_ticks(now().saturating_sub(self.tsc), events::cpu_share().used_ticks.saturating_sub(self.used))
+    }
+}
+
+/// CPU time, from the ticks that have passed and those that the kernel has counted meanwhile.
+const fn cpu_ticks(passed: u64, counted: u64) -> u64 {
+    if counted == 0 || counted > passed { passed } else { counted }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cpu_time_is_what_was_counted_unless_nothing_was() {
+        assert_eq!(cpu_ticks(100, 0), 100);
+        assert_eq!(cpu_ticks(100, 30), 30);
+        // What was counted late was run before the start.
+        assert_eq!(cpu_ticks(100, 130), 100);
+    }
 
     #[test]
     fn ticks_and_microseconds_agree_without_overflow() {

@@ -1,2 +1,5 @@
-//! Skeleton.
-fn main() {}
+//! The image: everything is in the library.
+#![no_std]
+#![no_main]
+
+userlib::main!(compress::run);
