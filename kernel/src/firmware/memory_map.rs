@@ -34,8 +34,8 @@ pub struct MemoryMap {
 impl MemoryMap {
     /// Adds usable memory, rounded inwards to pages; parts that are known already, or that do not fit, are left out.
     pub fn add(&mut self, start: u64, bytes: u64) {
-        let Some(start) = start.checked_next_multiple_of(PAGE) else { return };
-        let end = start_end(start, bytes.saturating_sub(start.wrapping_neg() % PAGE));
+        let end = start.saturating_add(bytes) & !(PAGE - 1);
+        let Some(start) = start.checked_next_multiple_of(PAGE).filter(|&start| start < end) else { return };
         let mut fresh = MemoryMap::default();
         let (mut new, mut placed) = (Region { start, end }, false);
         for region in self.regions.iter() {
@@ -98,11 +98,6 @@ impl MemoryMap {
             self.regions.push(region);
         }
     }
-}
-
-/// The page-aligned end of a range that may run off the address space.
-fn start_end(start: u64, bytes: u64) -> u64 {
-    start.saturating_add(bytes) & !(PAGE - 1)
 }
 
 /// Cuts a region into naturally aligned powers of two, each of at most 2^`max_bits` bytes, in ascending order:
