@@ -121,6 +121,49 @@ fn an_overrun_is_taken_off_the_next_period() {
 }
 
 #[test]
+fn an_overrun_is_paid_back_once() {
+    let (mut core, ids) = core(&[(MS, 5 * MS)]);
+    core.wake(ids[0], ticks(0));
+    core.decide(ticks(0));
+    core.decide(ticks(MS + 300));
+    assert_eq!(run(&mut core, 5 * MS, 10 * MS), MS - 300);
+    assert_eq!(run(&mut core, 10 * MS, 15 * MS), MS);
+}
+
+#[test]
+fn of_equal_deadlines_the_first_to_come_runs_on() {
+    let (mut core, ids) = core(&[(MS, 5 * MS), (MS, 5 * MS)]);
+    core.wake(ids[1], ticks(0));
+    core.decide(ticks(0));
+    assert!(!core.wake(ids[0], ticks(100)), "each switch costs; admission counts two a period");
+    assert_eq!(core.decide(ticks(200)).run, Some((ids[1], vcpu(2))));
+}
+
+#[test]
+fn a_period_that_ends_with_budget_left_is_looked_at() {
+    let (mut core, ids) = core(&[(4 * MS, 5 * MS)]);
+    core.wake(ids[0], ticks(0));
+    core.decide(ticks(0));
+    // The core was away for 3 ms: an NMI storm, say.
+    core.pause(ticks(MS));
+    assert_eq!(core.decide(ticks(4 * MS)).until, ticks(5 * MS));
+    assert_eq!(core.decide(ticks(5 * MS)).until, ticks(9 * MS));
+    assert_eq!(core.worst_shortfall(), ticks(2 * MS));
+}
+
+#[test]
+fn a_resize_that_is_seen_late_counts_from_its_instant() {
+    let (mut core, ids) = core(&[(MS, 2 * MS)]);
+    core.wake(ids[0], ticks(0));
+    core.decide(ticks(0));
+    core.resize(ids[0], ticks(8 * MS), ticks(10 * MS), ticks(2 * MS + 100_000), ticks(MS / 2));
+    core.decide(ticks(MS));
+    // The period ended at 2 ms; the core looks 200 us later, when the share has been free for 100 us.
+    let until = core.decide(ticks(2 * MS + 200_000)).until.get();
+    assert_eq!(until.next_multiple_of(10), 2 * MS + 200_000 + 7_900_000 * 8 / 10);
+}
+
+#[test]
 fn time_after_a_pause_is_not_charged() {
     let (mut core, ids) = core(&[(2 * MS, 5 * MS)]);
     core.wake(ids[0], ticks(0));
