@@ -29,6 +29,10 @@ const APIC_BASE: u64 = 0xfee0_0c00;
 /// LVT timer bits that a guest may set: vector and mask (one-shot mode is 0).
 const LVT_ALLOWED: u64 = apic::LVT_MASKED | 0xff;
 
+/// Initial counts in a row, with no question for the current count between, after which a guest that has its core to
+/// itself writes them without an exit: whoever calibrates the timer has done so by then.
+const COUNTS_WATCHED: u8 = 1;
+
 /// A guest that was left, with what its core holds of it.
 pub struct Guest<'a> {
     /// Its registers.
@@ -178,15 +182,19 @@ impl Guest<'_> {
             0x80f if value == apic::SVR => {}
             0x832 if value & !LVT_ALLOWED == 0 && (value as u8 >= 32 || value & apic::LVT_MASKED != 0) => {
                 self.note_count();
+                self.open_timer(false);
                 self.saved.timer_lvt = value as u32;
-                let own = !self.loaded.is_shared() && !self.saved.watch_timer && value & apic::LVT_MASKED == 0;
-                self.open_timer(own);
                 self.loaded.load_timer(self.saved, self.constants);
             }
             0x838 if value <= u64::from(u32::MAX) => {
                 let span = self.constants.span_of(value as u32, self.saved.timer_divide);
                 self.saved.timer_due = if value == 0 { 0 } else { rdtsc() + span };
                 self.loaded.load_timer(self.saved, self.constants);
+                self.saved.counts_written = self.saved.counts_written.saturating_add(1);
+                let unmasked = self.saved.timer_lvt & apic::LVT_MASKED as u32 == 0;
+                if self.saved.counts_written > COUNTS_WATCHED && unmasked && !self.loaded.is_shared() {
+                    self.open_timer(true);
+                }
             }
             0x83e if value & !0xb == 0 => {
                 self.note_count();
@@ -227,14 +235,12 @@ impl Guest<'_> {
         }
     }
 
-    /// The timer's current count, computed: the register itself is never read. The first time it is asked for, a guest
-    /// that armed the timer without an exit gets the initial count; from then on its initial count is watched.
+    /// The timer's current count, computed: the register itself is never read. A guest that asks is watched when it
+    /// writes the next initial counts; if it armed the timer without an exit, it is told as if it had done so just now.
     fn current_count(&mut self) -> u64 {
         self.note_count();
-        if !self.saved.watch_timer {
-            self.saved.watch_timer = true;
-            self.open_timer(false);
-        }
+        self.open_timer(false);
+        self.saved.counts_written = 0;
         let now = rdtsc();
         if self.saved.timer_due <= now {
             return 0;

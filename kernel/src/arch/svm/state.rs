@@ -29,8 +29,8 @@ pub struct Saved {
     pub debug_used: bool,
     /// Number of the core whose registers hold its state, plus 1; 0 for none. Changed under the kernel lock.
     pub loaded_on: u8,
-    /// Its initial count is watched although it has its core to itself: it has asked for the current count.
-    pub watch_timer: bool,
+    /// Initial counts that it has written since it last asked for the current count, as far as seen.
+    pub counts_written: u8,
     /// XCR0 as it set it.
     pub xcr0: u64,
     /// TSC_AUX.
@@ -166,7 +166,7 @@ pub fn init(saved: &mut Saved, vmcb: &mut Vmcb, nested_root: Hpa, xcr0: u64) {
     saved.owed = false;
     saved.debug = [0; 4];
     saved.debug_used = false;
-    saved.watch_timer = false;
+    saved.counts_written = 0;
     saved.xcr0 = xcr0;
     saved.tsc_aux = 0;
     saved.task_priority = 0;
