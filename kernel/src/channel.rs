@@ -87,12 +87,7 @@ impl<M: Machine> Kernel<M> {
                 let (vcpu, bits) = self.receiver(own.peer())?;
                 Ok(Invocation::Signal { vcpu, bits })
             }
-            Label::ChannelWait => {
-                let mask = call.number(1, 1, u64::MAX)?;
-                let (signal, bits) = self.receiver(own.peer())?;
-                let &[_, deadline, ..] = call.args;
-                Ok(Invocation::Wait { signal, bits, mask, deadline })
-            }
+            Label::ChannelWait => self.decode_signal_wait(call, channel, end),
             Label::ChannelBind => {
                 let vcpu = self.vcpu_argument(call, 1)?;
                 let bits = call.number(2, 1, u64::MAX)?;
@@ -112,6 +107,17 @@ impl<M: Machine> Kernel<M> {
                 Ok(Invocation::Move { from, to, mask: Rights::all() })
             }
         }
+    }
+
+    /// `Channel.SignalWait`.
+    #[inline]
+    pub(crate) fn decode_signal_wait(&self, call: &Invoked, channel: ChannelId, end: u8) -> Result<Invocation, Fault> {
+        let &[mask, deadline, ..] = call.args;
+        if mask == 0 {
+            return Err(Fault::new(Error::OutOfRange, 1));
+        }
+        let (signal, bits) = self.receiver(EndId::of(channel, end).peer())?;
+        Ok(Invocation::Wait { signal, bits, mask, deadline })
     }
 
     /// `Channel.Grant` into the slot `to`.

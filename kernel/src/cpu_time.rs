@@ -124,7 +124,7 @@ impl<M: Machine> Kernel<M> {
         self.set_reservation(parent, Reservation { allocated, free_from, ..above });
         self.set_reservation(slot, own);
         if own.vcpu.is_some() {
-            self.write_info(own.vcpu);
+            self.machine.vcpu_mut(own.vcpu).resized = true;
         }
     }
 

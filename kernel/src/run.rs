@@ -11,7 +11,6 @@ use crate::destroy::Work;
 use crate::invoke::Progress;
 use crate::kernel::Kernel;
 use crate::machine::{Machine, SharedPage};
-use crate::sched::ReservationId;
 use crate::types::{CoreId, Gpa, Ticks, VcpuId};
 use crate::vcpu::{Run, Vcpu};
 use cap_spec::abi::{ExitKind, Fault, Status, StopReason, handler_page, info_page, stats_page};
@@ -194,9 +193,15 @@ impl<M: Machine> Kernel<M> {
             let worst = self.machine.shared_word(SharedPage::GlobalStats, stats_page::WORST_SHORTFALL).max(shortfall);
             self.machine.set_shared_word(SharedPage::GlobalStats, stats_page::WORST_SHORTFALL, worst);
         }
-        // A sleeper whose deadline has passed wakes with what there is.
-        if run.is_some() && self.machine.vcpu(run).run == Run::Blocked {
-            self.complete_wait(run);
+        if run.is_some() {
+            let &Vcpu { run: doing, resized, .. } = self.machine.vcpu(run);
+            // A sleeper whose deadline has passed wakes with what there is.
+            if doing == Run::Blocked {
+                self.complete_wait(run);
+            }
+            if resized {
+                self.tell_reservation(core, run);
+            }
         }
         run
     }
@@ -211,7 +216,7 @@ impl<M: Machine> Kernel<M> {
     /// Tells a Vcpu that is switched away from, and the statistics, how long it has been current.
     #[inline]
     fn write_used(&mut self, core: CoreId, vcpu: VcpuId) {
-        let &Vcpu { vm, reservation, resized, .. } = self.machine.vcpu(vcpu);
+        let &Vcpu { vm, reservation, .. } = self.machine.vcpu(vcpu);
         let Some(id) = reservation else { return };
         let used = self.core(core).schedule.used(id).get();
         let header = self.machine.vcpu_mut(vcpu);
@@ -220,9 +225,6 @@ impl<M: Machine> Kernel<M> {
         header.used_before = header.used_before.wrapping_add(more);
         let total = header.used_before;
         self.machine.set_shared_word(SharedPage::Info(vcpu), info_page::USED_TICKS, total);
-        if resized {
-            self.tell_reservation(core, vcpu, id);
-        }
         if vm.is_some() {
             self.add_to(SharedPage::Stats(vm), stats_page::USED_TICKS, more);
         }
@@ -231,7 +233,8 @@ impl<M: Machine> Kernel<M> {
 
     /// Tells a Vcpu whose reservation was resized what holds now, until what was asked for holds.
     #[cold]
-    fn tell_reservation(&mut self, core: CoreId, vcpu: VcpuId, id: ReservationId) {
+    fn tell_reservation(&mut self, core: CoreId, vcpu: VcpuId) {
+        let Some(id) = self.machine.vcpu(vcpu).reservation else { return };
         let Some(now) = self.core(core).schedule.reservation(id) else { return };
         let page = SharedPage::Info(vcpu);
         self.machine.set_shared_word(page, info_page::BUDGET_TICKS, now.budget.get());

@@ -317,6 +317,65 @@ impl Schedule {
         }
     }
 
+    /// The current Vcpu goes to sleep (as [`Schedule::block`]) and wakes another ([`Schedule::wake`]), which runs next
+    /// ([`Schedule::decide`]): all three at once. Returns the new decision's `until`. `None` if it is not as simple as
+    /// that; then nothing has happened.
+    #[inline]
+    pub fn hand_over(&mut self, from: ReservationId, to: ReservationId, wake_at: Ticks, now: Ticks) -> Option<Ticks> {
+        let (now, wake_at) = (now.get(), wake_at.get());
+        let timer = if self.timers.head == NIL { u64::MAX } else { self.entry(self.timers.head).key };
+        let giver = self.entry(from.0);
+        let taker = self.entry(to.0);
+        let next = giver.next;
+        let simple = self.current == from.0
+            && self.ready.head == from.0
+            && self.charging
+            && giver.state == State::Ready
+            && taker.state == State::Blocked
+            && taker.key == u64::MAX
+            && giver.deadline >= now
+            && taker.deadline > now
+            && timer > now;
+        if !simple || next != NIL && self.entry(next).deadline <= taker.deadline {
+            return None;
+        }
+        let remaining = taker.remaining.min(taker.part_of(taker.deadline - now));
+        if remaining < self.switch || remaining == 0 {
+            return None;
+        }
+        let deadline = taker.deadline;
+        let alone = taker.is_whole() && taker.pending_period == 0 && next == NIL;
+        let until = if alone { timer } else { timer.min(now.saturating_add(remaining)).min(deadline) };
+
+        let used = now.saturating_sub(self.since);
+        let giver = self.entry_mut(from.0);
+        giver.used = giver.used.wrapping_add(used);
+        giver.spend(used);
+        giver.state = State::Blocked;
+        giver.key = wake_at;
+        let taker = self.entry_mut(to.0);
+        taker.remaining = remaining;
+        taker.state = State::Ready;
+        taker.key = deadline;
+        taker.prev = NIL;
+        taker.next = next;
+        if next == NIL {
+            self.ready.tail = to.0;
+        } else {
+            self.entry_mut(next).prev = to.0;
+        }
+        self.ready.head = to.0;
+        self.current = to.0;
+        self.since = now;
+        self.planned = until;
+        if wake_at == u64::MAX {
+            return Some(Ticks::new(until));
+        }
+        self.link_timer(from.0);
+        self.planned = until.min(wake_at);
+        Some(Ticks::new(self.planned))
+    }
+
     /// Charges the current Vcpu up to `now` and nothing after that: the core has left the guest because of an NMI, and
     /// what follows is not its doing.
     #[inline]
@@ -361,6 +420,12 @@ impl Schedule {
             remaining: Ticks::new(entry.remaining),
             runnable: entry.state != State::Blocked,
         })
+    }
+
+    /// Ticks that a reservation's Vcpu has been current, as far as charged.
+    #[inline]
+    pub fn used(&self, id: ReservationId) -> Ticks {
+        Ticks::new(self.entry(id.0).used)
     }
 
     /// The most that any period of a Vcpu, runnable from its start or its wake-up in it to its end, came up short.

@@ -55,6 +55,8 @@ pub struct Vcpu {
     pub event_pending: bool,
     /// Counted in the VM's `foreign`.
     pub foreign: bool,
+    /// Its reservation was resized and the info page has not been told all of it.
+    pub resized: bool,
     /// How many interrupt routes are bound to it.
     pub routes: u16,
     /// Its reservation in the core's schedule.
@@ -84,6 +86,7 @@ impl Vcpu {
         event_vector: 0,
         event_pending: false,
         foreign: false,
+        resized: false,
         routes: 0,
         reservation: None,
         wait_mask: 0,
@@ -362,6 +365,43 @@ impl<M: Machine> Kernel<M> {
                 }
             }
         }
+    }
+
+    /// Signal and Wait in one: the invoker sleeps, and the receiver, which sleeps on the same core for one of these events,
+    /// runs next. False if it is not as simple as that; then nothing has happened.
+    #[inline]
+    pub(crate) fn hand_over(&mut self, invoker: VcpuId, mask: u64, deadline: u64, to: VcpuId, bits: u64) -> bool {
+        let core = self.active;
+        let &Vcpu { run, wait_mask, core: home, reservation, .. } = self.machine.vcpu(to);
+        let (Some(from), Some(id)) = (self.machine.vcpu(invoker).reservation, reservation) else { return false };
+        let awaited = bits & wait_mask;
+        if run != Run::Blocked
+            || home != core
+            || awaited == 0
+            || deadline != 0
+            || self.core(core).disturbed
+            || self.machine.shared_word(SharedPage::Info(invoker), info_page::EVENTS) & mask != 0
+        {
+            return false;
+        }
+        let now = self.machine.now();
+        let state = self.core_mut(core);
+        let Some(until) = state.schedule.hand_over(from, id, NEVER, now) else { return false };
+        state.current = to;
+        state.until = until;
+        let header = self.machine.vcpu_mut(invoker);
+        header.run = Run::Blocked;
+        header.wait_mask = mask;
+        self.machine.vcpu_mut(to).run = Run::Runnable;
+        let mut events = awaited;
+        if self.machine.shared_word(SharedPage::Info(to), info_page::EVENTS) & wait_mask != 0 {
+            events |= self.machine.take_events(to, wait_mask);
+        }
+        if bits & !wait_mask != 0 {
+            self.machine.or_events(to, bits & !wait_mask);
+        }
+        self.machine.set_results(to, [events, 0]);
+        true
     }
 
     /// Ends the sleep of a blocked Vcpu: takes the events that it waits for and puts them into its registers.
