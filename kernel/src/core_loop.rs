@@ -100,15 +100,16 @@ impl Running {
                 return holding.gave_up();
             }
             let (mut saved, mut vmcb) = guest_of(vcpu);
-            if let Some(vector) = kernel.pending_event_vector(self.id) {
-                kernel.event_vector_injected(self.id);
-                saved.raise(vector);
+            let header = kernel.machine.vcpu_mut(vcpu);
+            if header.event_pending {
+                header.event_pending = false;
+                saved.raise(header.event_vector);
             }
             if saved.owed {
                 pay(saved, vmcb);
             }
             self.address_space(vmcb, decision.entry);
-            let now = kernel.machine.set_deadline(self.id, until, rdtsc());
+            let now = kernel.machine.set_deadline(self.id, until);
             let entering = match holding.enter(&self.core.gate, until, now) {
                 Ok(entering) => entering,
                 Err(holding) => {
@@ -169,6 +170,7 @@ impl Running {
             // All that the exit leaves in the Vcpu is written before the core says that it is out: from then on, and until
             // this core has the lock, the Vcpu may be destroyed and its memory be somebody else's.
             self.after_exit(saved, vmcb);
+            vmcb.control.tlb_control = 0;
             if exit == Exit::Nmi {
                 let at = rdtsc();
                 let Left::ByNmi(pending) = entering.left(&self.core.gate, true) else { return Outside::started() };
@@ -220,7 +222,7 @@ impl Running {
             self.look_after_window(kernel);
         }
         let (saved, vmcb) = kernel.machine.guest(vcpu);
-        self.loaded.load(saved, vmcb, self.core, &self.booted.constants);
+        self.loaded.load(saved, vmcb, &self.booted.constants);
     }
 
     /// Draining interrupts opened the NMI window too: what came in then has lost its voice.
@@ -242,7 +244,7 @@ impl Running {
             self.release_lock(kernel);
             return holding.gave_up();
         }
-        let now = kernel.machine.set_deadline(self.id, until, rdtsc());
+        let now = kernel.machine.set_deadline(self.id, until);
         let halting = match holding.halt(&self.core.gate, until, now) {
             Ok(halting) => halting,
             Err(holding) => {
@@ -267,7 +269,7 @@ impl Running {
     #[inline]
     fn restart_root(&mut self, kernel: &mut Lock) -> bool {
         let root: Root = self.booted.root;
-        if kernel.machine.vcpu(root.vcpu).run != Run::Stopped || kernel.machine.guest(root.vcpu).0.loaded_on != 0 {
+        if kernel.machine.vcpu(root.vcpu).run != Run::Stopped {
             return false;
         }
         let restarts = root.note_restart();
@@ -283,8 +285,10 @@ impl Running {
             vmcb.control.guest_asid = entry.asid;
             vmcb.control.clean.remove(Clean::ASID);
         }
-        vmcb.control.tlb_control = if entry.flush_all { FLUSH_ALL } else { 0 };
-        self.flushed = entry.flush_all.then_some(entry);
+        if entry.flush_all {
+            vmcb.control.tlb_control = FLUSH_ALL;
+            self.flushed = Some(entry);
+        }
     }
 
     /// Tells the kernel that a flush was carried out.

@@ -97,11 +97,12 @@ impl Hardware {
 
     /// Makes sure that this core gets an NMI by `until` (`u64::MAX`: none is needed), and returns the time after the
     /// alarm was set; 0 if it did not have to be touched. An alarm that is set already, and comes earlier, is left alone:
-    /// it costs one NMI, and most decisions in a row end later than the one before.
+    /// it costs one NMI, and most decisions in a row end later than the one before. If it has passed meanwhile, its NMI is
+    /// pending and ends the entry; it is taken off the list when that is looked at.
     #[inline]
-    pub fn set_deadline(&mut self, core: CoreId, until: u64, now: u64) -> u64 {
+    pub fn set_deadline(&mut self, core: CoreId, until: u64) -> u64 {
         let set = &mut self.until[usize::from(core.get()) % MAX_CORES];
-        if *set <= until && *set > now {
+        if *set <= until {
             return 0;
         }
         *set = until;
@@ -124,7 +125,7 @@ impl Hardware {
             }
             let now = cpu::rdtsc();
             let Some(due) = self.deadlines.passed(now) else { return now };
-            self.until[usize::from(due.get()) % MAX_CORES] = 0;
+            self.until[usize::from(due.get()) % MAX_CORES] = u64::MAX;
             self.kick(due);
             alarm = self.deadlines.earliest();
         }

@@ -126,6 +126,7 @@ impl Guest<'_> {
             return self.protection();
         }
         self.saved.xcr0 = value;
+        self.saved.special = true;
         self.loaded.set_xcr0(value);
         self.advance(length::XSETBV);
     }
@@ -171,6 +172,7 @@ impl Guest<'_> {
     }
 
     fn write_msr(&mut self, register: u32, value: u64) -> Result<(), Refused> {
+        self.saved.special = true;
         match register {
             0x1b if value & !0x100 == APIC_BASE => {}
             0x277 if value.to_le_bytes().iter().all(|&kind| matches!(kind, 0 | 1 | 4..=7)) => {

@@ -27,8 +27,8 @@ pub struct Saved {
     pub debug: [u64; 4],
     /// It has touched DR0 to DR3: they are switched from then on.
     pub debug_used: bool,
-    /// Number of the core whose registers hold its state, plus 1; 0 for none. Changed under the kernel lock.
-    pub loaded_on: u8,
+    /// Its XCR0, TSC_AUX, DR0 to DR3 or timer are not as after reset: they are looked at when it is switched.
+    pub special: bool,
     /// Initial counts that it has written since it last asked for the current count, as far as seen.
     pub counts_written: u8,
     /// XCR0 as it set it.
@@ -167,6 +167,7 @@ pub fn init(saved: &mut Saved, vmcb: &mut Vmcb, nested_root: Hpa, xcr0: u64) {
     saved.debug = [0; 4];
     saved.debug_used = false;
     saved.counts_written = 0;
+    saved.special = false;
     saved.xcr0 = xcr0;
     saved.tsc_aux = 0;
     saved.task_priority = 0;

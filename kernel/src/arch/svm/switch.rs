@@ -2,7 +2,7 @@
 //! extended state, DR0 to DR3, TSC_AUX, task priority, timer, interrupts in service and requested.
 //!
 //! Done only when the Vcpu on a core really changes: [`load`] and [`unload`] come in pairs, and between them the core's
-//! registers hold the state ([`Saved::loaded_on`]).
+//! registers hold the state.
 
 use super::permission;
 use super::state::{ALL_DEBUG_ADDRESSES, Saved};
@@ -78,9 +78,8 @@ impl Loaded {
     pub fn discard(&mut self, core: &Core, constants: &Constants) {
         self.live = false;
         cpu::set_cr8(0);
-        if self.xcr0 != constants.xcr0 {
-            self.set_xcr0(constants.xcr0);
-        }
+        self.set_xcr0(constants.xcr0);
+        self.set_tsc_aux(0);
         apic::set_timer(apic::LVT_MASKED, 0, 0);
         self.timer = false;
         apic::end_all();
@@ -95,12 +94,11 @@ impl Loaded {
 
     /// Loads a Vcpu's state into this core, which holds nobody's.
     #[inline]
-    pub fn load(&mut self, saved: &mut Saved, vmcb: &mut Vmcb, core: &Core, constants: &Constants) {
-        saved.loaded_on = core.number.load(Ordering::Relaxed) as u8 + 1;
+    pub fn load(&mut self, saved: &mut Saved, vmcb: &mut Vmcb, constants: &Constants) {
         self.live = true;
-        let address = core::ptr::from_ref(saved) as u64;
-        if address != self.last {
-            self.shared |= self.last != 0;
+        if !self.shared {
+            let address = core::ptr::from_ref(saved) as u64;
+            self.shared = self.last != 0 && self.last != address;
             self.last = address;
         }
         // The block may have run on another core since: nothing that this core remembers of it is good.
@@ -108,43 +106,27 @@ impl Loaded {
         // SAFETY: the control block is a whole VMCB; VMLOAD reads FS, GS, TR, LDTR and MSRs that the kernel never uses.
         unsafe { asm!("vmload rax", in("rax") saved.vmcb_pa, options(nostack, readonly)) };
         restore_extended(saved);
-        if saved.xcr0 != self.xcr0 {
-            self.set_xcr0(saved.xcr0);
-        }
-        if saved.tsc_aux != self.tsc_aux {
-            self.set_tsc_aux(saved.tsc_aux);
-        }
-        if saved.debug_used {
-            restore_debug(saved);
-        }
         if saved.task_priority != 0 {
             cpu::set_cr8(saved.task_priority);
         }
-        if saved.timer_due != 0 || saved.timer_lvt & apic::LVT_MASKED as u32 == 0 {
-            self.load_timer(saved, constants);
+        if saved.special {
+            self.load_special(saved, constants);
         }
     }
 
     /// Takes a Vcpu's state out of this core, with every interrupt that is in service or requested.
     #[inline]
     pub fn unload(&mut self, saved: &mut Saved, vmcb: &mut Vmcb, core: &Core, constants: &Constants) {
-        saved.loaded_on = 0;
         self.live = false;
         // SAFETY: the control block is a whole VMCB in RAM that this Vcpu owns.
         unsafe { asm!("vmsave rax", in("rax") saved.vmcb_pa, options(nostack)) };
-        if self.xcr0 != constants.xcr0 {
-            self.set_xcr0(constants.xcr0);
+        if saved.special {
+            self.unload_special(saved, vmcb, constants);
         }
         save_extended(saved);
-        if saved.debug_used {
-            save_debug(saved);
-        }
         saved.task_priority = cpu::cr8();
         if saved.task_priority != 0 {
             cpu::set_cr8(0);
-        }
-        if self.timer {
-            self.unload_timer(saved, vmcb, constants);
         }
         apic::end_all();
         interrupts::drain();
@@ -153,17 +135,50 @@ impl Loaded {
         }
     }
 
-    /// Sets XCR0 and remembers it. The value is 1, 3, or more bits of what boot found legal.
+    /// What only few Vcpus have: XCR0, TSC_AUX, DR0 to DR3 and a timer of their own. While nobody's state is loaded, or
+    /// one without these, XCR0 is the kernel's, TSC_AUX 0, and the timer off.
+    #[cold]
+    fn load_special(&mut self, saved: &mut Saved, constants: &Constants) {
+        self.set_xcr0(saved.xcr0);
+        self.set_tsc_aux(saved.tsc_aux);
+        if saved.debug_used {
+            restore_debug(saved);
+        }
+        if saved.timer_due != 0 || saved.timer_lvt & apic::LVT_MASKED as u32 == 0 {
+            self.load_timer(saved, constants);
+        }
+    }
+
+    /// The reverse of [`Loaded::load_special`]. Comes before the extended state is saved, which needs the kernel's XCR0.
+    #[cold]
+    fn unload_special(&mut self, saved: &mut Saved, vmcb: &mut Vmcb, constants: &Constants) {
+        self.set_xcr0(constants.xcr0);
+        self.set_tsc_aux(0);
+        if saved.debug_used {
+            save_debug(saved);
+        }
+        if self.timer {
+            self.unload_timer(saved, vmcb, constants);
+        }
+    }
+
+    /// Sets XCR0 if it is another one. The value is 1, 3, or more bits of what boot found legal.
     #[cold]
     pub fn set_xcr0(&mut self, xcr0: u64) {
+        if self.xcr0 == xcr0 {
+            return;
+        }
         self.xcr0 = xcr0;
         // SAFETY: every value that gets into `Saved::xcr0` was checked against the constants; OSXSAVE is set at boot.
         unsafe { cpu::xsetbv(xcr0) };
     }
 
-    /// Sets TSC_AUX and remembers it.
+    /// Sets TSC_AUX if it is another one.
     #[cold]
     pub fn set_tsc_aux(&mut self, value: u64) {
+        if self.tsc_aux == value {
+            return;
+        }
         self.tsc_aux = value;
         // SAFETY: the value has 32 bits, checked where it was taken in; the kernel does not use TSC_AUX.
         unsafe { wrmsr(Msr::TSC_AUX, value) };
@@ -301,6 +316,7 @@ fn save_debug(saved: &mut Saved) {
 #[cold]
 pub fn begin_debug(saved: &mut Saved, vmcb: &mut Vmcb) {
     saved.debug_used = true;
+    saved.special = true;
     vmcb.control.intercept_dr &= !ALL_DEBUG_ADDRESSES;
     vmcb.control.clean.remove(Clean::INTERCEPTS);
     restore_debug(saved);
