@@ -112,7 +112,7 @@ pub struct Reservation {
 }
 
 /// The period that a Vcpu's core counts for it at present.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Period {
     /// TSC value at which it ends.
     pub end: u64,
@@ -121,7 +121,7 @@ pub struct Period {
 }
 
 /// What a slot holds, and what is kept with the capability and not with an object.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Cap {
     /// Memory that can be retyped: the first `watermark` bytes are taken.
     Untyped {
@@ -217,7 +217,7 @@ impl Cap {
 }
 
 /// A full slot.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Slot {
     /// The capability.
     pub cap: Cap,
@@ -246,7 +246,7 @@ pub enum Entry {
 }
 
 /// An address space.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Vm {
     /// Its root CNode.
     pub cspace: Option<CNodeId>,
@@ -273,7 +273,7 @@ pub enum Run {
 }
 
 /// A virtual processor.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Vcpu {
     /// The VM that it runs in.
     pub vm: Option<VmId>,
@@ -299,7 +299,7 @@ pub struct Receiver {
 }
 
 /// What the machine was asked to do to the world outside.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Output {
     /// A value was written to a port.
     Port {
@@ -315,7 +315,7 @@ pub enum Output {
 }
 
 /// What the specification leaves to the machine.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Config {
     /// Shortest period of a reservation, in ticks.
     pub min_period: u64,
@@ -336,7 +336,7 @@ pub struct Config {
 }
 
 /// Everything there is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct State {
     /// What the machine is like.
     pub config: Config,

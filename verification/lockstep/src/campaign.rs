@@ -54,18 +54,21 @@ impl std::fmt::Display for Failure {
     }
 }
 
-/// Runs `sequences` random sequences, the first with seed `seed`, against the kernel with a bug or without.
+/// Runs random sequences until `steps` steps have been taken, the first with seed `seed`, against the kernel with a bug or
+/// without.
 ///
 /// # Errors
 /// The first sequence that fails, shrunk.
-pub fn run(seed: u64, sequences: u64, mutant: Option<Mutant>) -> Result<Report, Box<Failure>> {
+pub fn run(seed: u64, steps: usize, mutant: Option<Mutant>) -> Result<Report, Box<Failure>> {
     let mut report = Report::default();
-    for seed in seed..seed + sequences {
-        let mut steps = Vec::new();
-        if let Err(divergence) = sequence(seed, mutant, &mut steps, &mut report) {
-            let (steps, divergence) = shrink(steps, divergence, mutant);
+    let mut seed = seed;
+    while report.steps < steps {
+        let mut taken = Vec::new();
+        if let Err(divergence) = sequence(seed, mutant, &mut taken, &mut report) {
+            let (steps, divergence) = shrink(taken, divergence, mutant);
             return Err(Box::new(Failure { seed, steps, divergence }));
         }
+        seed += 1;
     }
     Ok(report)
 }
@@ -74,11 +77,16 @@ pub fn run(seed: u64, sequences: u64, mutant: Option<Mutant>) -> Result<Report, 
 fn sequence(seed: u64, mutant: Option<Mutant>, steps: &mut Vec<Step>, report: &mut Report) -> Result<(), Divergence> {
     let mut random = Random::new(seed);
     let mut system = System::new(mutant);
-    let mut start = match seed % 4 {
+    let mut start = match seed % 5 {
         0 => Vec::new(),
         1 => script::build_tenant(),
         2 => [script::build_tenant(), script::hand_over()].concat(),
-        _ => script::launched_tenant(),
+        3 => script::launched_tenant(),
+        _ => {
+            let threats = script::threats();
+            let threat = threats[random.below(threats.len())].clone();
+            [script::build_tenant(), threat, script::hand_over(), script::launch().to_vec()].concat()
+        }
     };
     // Some starts lack a step, so that what depends on it is refused.
     if !start.is_empty() && random.one_in(4) {

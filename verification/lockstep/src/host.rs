@@ -5,8 +5,9 @@
 //! retype has made panics.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
-use cap_spec::abi::{PAGE_BITS, Register, Rights, SLOT_BITS};
+use cap_spec::abi::{PAGE_BITS, Register, Rights, SLOT_BITS, info_page};
 use cap_spec::machine::{Output, initial_registers};
 use kernel::cap::Cap;
 use kernel::channel::Channel;
@@ -22,13 +23,30 @@ pub const BASE: u64 = 0x10_0000;
 /// What a guest writes into the words of its frames: as a table entry, present and leading to the memory's start.
 const SCRIBBLE: u64 = BASE | 0xfff;
 
+/// Slots of a page.
+const PAGE_SLOTS: usize = 1 << (PAGE_BITS - SLOT_BITS);
+/// Words of a page.
+const PAGE_WORDS: usize = 512;
+
+/// A page, read as slots and as words. Pages are shared until they are written, so that a machine is copied cheaply.
+#[derive(Clone)]
+struct Page {
+    slots: [Slot; PAGE_SLOTS],
+    words: [u64; PAGE_WORDS],
+}
+
+impl Page {
+    fn is_clean(&self) -> bool {
+        self.words.iter().all(|word| *word == 0) && self.slots.iter().all(Slot::is_empty)
+    }
+}
+
 /// The machine.
 #[derive(Clone)]
 pub struct Host {
-    /// First byte after the memory.
-    end: u64,
-    slots: Vec<Slot>,
-    words: Vec<u64>,
+    pages: Vec<Rc<Page>>,
+    clean: Rc<Page>,
+    scribbled: Rc<Page>,
     vms: BTreeMap<VmId, Vm>,
     vcpus: BTreeMap<VcpuId, Vcpu>,
     channels: BTreeMap<ChannelId, Channel>,
@@ -43,6 +61,8 @@ pub struct Host {
     pub outputs: Vec<Output>,
     /// Sleepers whose results the kernel has set, with the events.
     pub woken: Vec<(VcpuId, u64)>,
+    /// A seeded bug: what should become zero stays as it is.
+    pub forgets_to_zero: bool,
     /// Somebody waits for the kernel lock, always.
     pub must_yield: bool,
 }
@@ -50,10 +70,12 @@ pub struct Host {
 impl Host {
     /// This many bytes of clean memory from [`BASE`] on, quiet hardware.
     pub fn new(bytes: u64) -> Host {
+        let clean = Rc::new(Page { slots: [Slot::EMPTY; PAGE_SLOTS], words: [0; PAGE_WORDS] });
+        let machine = Slot::of(Cap::Machine, Rights::all(), true);
         Host {
-            end: BASE + bytes,
-            slots: vec![Slot::EMPTY; (bytes >> SLOT_BITS) as usize],
-            words: vec![0; (bytes / 8) as usize],
+            pages: vec![clean.clone(); (bytes >> PAGE_BITS) as usize],
+            clean,
+            scribbled: Rc::new(Page { slots: [machine; PAGE_SLOTS], words: [SCRIBBLE; PAGE_WORDS] }),
             vms: BTreeMap::new(),
             vcpus: BTreeMap::new(),
             channels: BTreeMap::new(),
@@ -63,19 +85,24 @@ impl Host {
             port_input: 0,
             outputs: Vec::new(),
             woken: Vec::new(),
+            forgets_to_zero: false,
             must_yield: false,
         }
     }
 
-    fn slot_index(&self, id: SlotId) -> usize {
-        let address = id.address().get();
-        assert!((BASE..self.end).contains(&address), "slot at {address:#x}, which is no memory");
-        ((address - BASE) >> SLOT_BITS) as usize
+    /// Index of the page of an address.
+    fn page_index(&self, address: u64) -> usize {
+        let index = address.checked_sub(BASE).map(|offset| (offset >> PAGE_BITS) as usize);
+        index.filter(|index| *index < self.pages.len()).unwrap_or_else(|| panic!("{address:#x} is no memory"))
     }
 
-    fn word_index(&self, address: u64) -> usize {
-        assert!((BASE..self.end).contains(&address), "word at {address:#x}, which is no memory");
-        ((address - BASE) / 8) as usize
+    fn word(&self, address: u64) -> u64 {
+        self.pages[self.page_index(address)].words[word_in_page(address)]
+    }
+
+    fn word_mut(&mut self, address: u64) -> &mut u64 {
+        let index = self.page_index(address);
+        &mut Rc::make_mut(&mut self.pages[index]).words[word_in_page(address)]
     }
 
     fn shared_address(page: SharedPage, offset: usize) -> u64 {
@@ -91,18 +118,20 @@ impl Host {
 
     /// True if every byte of this memory reads as zero, whatever it is read as.
     pub fn is_clean(&self, base: u64, bytes: u64) -> bool {
-        let words = self.word_index(base)..self.word_index(base) + (bytes / 8) as usize;
-        let slots = self.slot_index(Hpa::new(base).to_slot());
-        let slots = slots..slots + (bytes >> SLOT_BITS) as usize;
-        self.words[words].iter().all(|word| *word == 0) && self.slots[slots].iter().all(Slot::is_empty)
+        if bytes < 1 << PAGE_BITS {
+            let slots =
+                (base..base + bytes).step_by(1 << SLOT_BITS).all(|at| self.slot(Hpa::new(at).to_slot()).is_empty());
+            return slots && (base..base + bytes).step_by(8).all(|at| self.word(at) == 0);
+        }
+        let first = self.page_index(base);
+        let pages = &self.pages[first..first + (bytes >> PAGE_BITS) as usize];
+        pages.iter().all(|page| Rc::ptr_eq(page, &self.clean) || page.is_clean())
     }
 
     /// What a guest could do to a frame: fill it with what would be dangerous as a table or as slots.
     pub fn scribble(&mut self, base: u64, bytes: u64) {
-        let word = self.word_index(base);
-        self.words[word..word + (bytes / 8) as usize].fill(SCRIBBLE);
-        let slot = self.slot_index(Hpa::new(base).to_slot());
-        self.slots[slot..slot + (bytes >> SLOT_BITS) as usize].fill(Slot::of(Cap::Machine, Rights::all(), true));
+        let first = self.page_index(base);
+        self.pages[first..first + (bytes >> PAGE_BITS) as usize].fill(self.scribbled.clone());
     }
 
     /// The registers of a Vcpu that was attached at least once.
@@ -114,14 +143,26 @@ impl Host {
 /// The page of global statistics.
 pub const STATISTICS_PAGE: u64 = BASE + 0x1_0000;
 
+/// Index of a word in its page.
+fn word_in_page(address: u64) -> usize {
+    (address >> 3) as usize % PAGE_WORDS
+}
+
+/// Index of a slot in its page.
+fn slot_in_page(address: u64) -> usize {
+    (address >> SLOT_BITS) as usize % PAGE_SLOTS
+}
+
 impl Machine for Host {
     fn slot(&self, id: SlotId) -> &Slot {
-        &self.slots[self.slot_index(id)]
+        let address = id.address().get();
+        &self.pages[self.page_index(address)].slots[slot_in_page(address)]
     }
 
     fn slot_mut(&mut self, id: SlotId) -> &mut Slot {
-        let index = self.slot_index(id);
-        &mut self.slots[index]
+        let address = id.address().get();
+        let index = self.page_index(address);
+        &mut Rc::make_mut(&mut self.pages[index]).slots[slot_in_page(address)]
     }
 
     fn vm(&self, id: VmId) -> &Vm {
@@ -150,21 +191,30 @@ impl Machine for Host {
 
     fn table_entry(&self, table: Hpa, index: usize) -> u64 {
         assert!(index < 512);
-        self.words[self.word_index(table.get()) + index]
+        self.word(table.get() + 8 * index as u64)
     }
 
     fn set_table_entry(&mut self, table: Hpa, index: usize, entry: u64) {
         assert!(index < 512);
-        let at = self.word_index(table.get()) + index;
-        self.words[at] = entry;
+        *self.word_mut(table.get() + 8 * index as u64) = entry;
     }
 
     fn zero(&mut self, base: Hpa, bytes: u64) {
+        if self.forgets_to_zero {
+            return;
+        }
         let start = base.get();
-        let word = self.word_index(start);
-        self.words[word..word + (bytes / 8) as usize].fill(0);
-        let slot = self.slot_index(base.to_slot());
-        self.slots[slot..slot + (bytes >> SLOT_BITS) as usize].fill(Slot::EMPTY);
+        if bytes.is_multiple_of(1 << PAGE_BITS) && start.is_multiple_of(1 << PAGE_BITS) {
+            let first = self.page_index(start);
+            self.pages[first..first + (bytes >> PAGE_BITS) as usize].fill(self.clean.clone());
+        } else {
+            for at in (start..start + bytes).step_by(8) {
+                *self.word_mut(at) = 0;
+            }
+            for at in (start..start + bytes).step_by(1 << SLOT_BITS) {
+                *self.slot_mut(Hpa::new(at).to_slot()) = Slot::EMPTY;
+            }
+        }
         let is_apart = |address: Hpa| !(start..start + bytes).contains(&address.get());
         self.vms.retain(|id, _| is_apart(id.address()));
         self.vcpus.retain(|id, _| is_apart(id.address()));
@@ -173,25 +223,22 @@ impl Machine for Host {
     }
 
     fn shared_word(&self, page: SharedPage, offset: usize) -> u64 {
-        self.words[self.word_index(Self::shared_address(page, offset))]
+        self.word(Self::shared_address(page, offset))
     }
 
     fn set_shared_word(&mut self, page: SharedPage, offset: usize, value: u64) {
-        let at = self.word_index(Self::shared_address(page, offset));
-        self.words[at] = value;
+        *self.word_mut(Self::shared_address(page, offset)) = value;
     }
 
     fn or_events(&mut self, vcpu: VcpuId, bits: u64) -> u64 {
-        let index = self.word_index(Self::shared_address(SharedPage::Info(vcpu), 0));
-        let word = &mut self.words[index];
+        let word = self.word_mut(Self::shared_address(SharedPage::Info(vcpu), info_page::EVENTS));
         let before = *word;
         *word |= bits;
         before
     }
 
     fn take_events(&mut self, vcpu: VcpuId, mask: u64) -> u64 {
-        let index = self.word_index(Self::shared_address(SharedPage::Info(vcpu), 0));
-        let word = &mut self.words[index];
+        let word = self.word_mut(Self::shared_address(SharedPage::Info(vcpu), info_page::EVENTS));
         let taken = *word & mask;
         *word &= !mask;
         taken

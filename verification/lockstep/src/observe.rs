@@ -302,6 +302,20 @@ fn check_lists(kernel: &Kernel<Host>, state: &State) -> Result<(), Defect> {
             return Err(format!("{id:?} counts {} foreign parts, has {foreign}", header.foreign));
         }
     }
+    for (id, slot) in &state.slots {
+        if let (Cap::CpuTime { .. }, KernelCap::CpuTime { allocated, .. }) =
+            (&slot.cap, kernel.machine.slot(k::Hpa::new(id.0).to_slot()).cap)
+        {
+            let shares = state.children(*id).map(|(_, child)| match child.cap {
+                Cap::CpuTime { reservation, .. } => cap_spec::machine::share(&state.config, reservation),
+                _ => 0,
+            });
+            let given: u64 = shares.sum();
+            if allocated != given {
+                return Err(format!("{id:x?} counts a share of {allocated:#x}, its children have {given:#x}"));
+            }
+        }
+    }
     for id in state.vcpus.keys() {
         let header = kernel.machine.vcpu(k::VcpuId::at(k::Hpa::new(id.0)));
         let mut listed = BTreeSet::new();

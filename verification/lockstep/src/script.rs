@@ -153,6 +153,36 @@ pub fn build_tenant() -> Vec<Step> {
     ]
 }
 
+/// What a launcher might do between [`build_tenant`] and [`hand_over`], to keep something of the tenant's: after each of
+/// these the launch is refused. Slots from 50 on of the root CNode are used.
+pub fn threats() -> Vec<Vec<Step>> {
+    use tenant::*;
+    let copy = |from| vec![root(Label::CNodeCopy, place::CNODE, &[50, from, Rights::all().bits().into()])];
+    vec![
+        // A second capability to the VM, to a frame, to the Vcpu, or a way to them stays outside.
+        copy(VM),
+        copy(FRAMES[0]),
+        copy(VCPU),
+        copy(CNODE),
+        // An object made of the base stays outside.
+        vec![retype(BASE, ObjectType::Frame, 12, 50, 1)],
+        // Writable memory of others, a table of others, a processor of others is part of the VM.
+        vec![root(Label::FrameMap, FOREIGN, &[VM, 0x3000, 3])],
+        vec![retype(place::CLEAN, ObjectType::PageTable, 0, 50, 1), root(Label::PageTableMap, 50, &[VM, 0x20_0000, 1])],
+        vec![retype(place::CLEAN, ObjectType::Vcpu, 0, 50, 1), root(Label::VcpuAttach, 50, &[VM])],
+        // A frame of the base is mapped in another VM, by the capability that is handed over.
+        vec![
+            root(Label::FrameUnmap, FRAMES[0], &[]),
+            retype(place::CLEAN, ObjectType::Vm, 0, 50, 1),
+            retype(place::CLEAN, ObjectType::PageTable, 0, 51, 3),
+            root(Label::PageTableMap, 51, &[50, 0, 3]),
+            root(Label::PageTableMap, 52, &[50, 0, 2]),
+            root(Label::PageTableMap, 53, &[50, 0, 1]),
+            root(Label::FrameMap, FRAMES[0], &[50, 0x1000, 1]),
+        ],
+    ]
+}
+
 /// Moves everything of the tenant's into its CSpace; its own CNode last.
 pub fn hand_over() -> Vec<Step> {
     use cap_spec::abi::slots;

@@ -80,6 +80,7 @@ impl fmt::Display for Divergence {
 pub type Reply = Result<Outcome, Fault>;
 
 /// The two machines.
+#[derive(Clone)]
 pub struct System {
     /// The kernel library.
     pub kernel: Kernel<Host>,
@@ -238,7 +239,12 @@ impl System {
         System::with_dirty_memory(20, mutant)
     }
 
-    /// The same with 2^`bits` bytes (20 or 21) of memory that has not been scrubbed yet.
+    /// The same with next to no memory that has not been scrubbed yet: cheap to copy.
+    pub fn small() -> System {
+        System::with_dirty_memory(12, None)
+    }
+
+    /// The same with 2^`bits` bytes (12 to 21) of memory that has not been scrubbed yet.
     pub fn with_dirty_memory(bits: u8, mutant: Option<Mutant>) -> System {
         let (kernel, boot) = boot_kernel(bits);
         let mut system = System { kernel, spec: boot_spec(bits), boot, held: [None; CORES as usize], mutant };
@@ -284,6 +290,11 @@ impl System {
             }
         };
         self.compare()?;
+        // What was refused changed nothing, as `invoke` has seen.
+        if !matches!(answer, Some((_, Err(_)))) {
+            let broken = |broken| Divergence(format!("broken in both machines: {broken:x?}"));
+            spec::invariants::check(&self.spec).map_err(broken)?;
+        }
         Ok(answer)
     }
 
@@ -346,7 +357,9 @@ impl System {
     fn call_kernel(&mut self, core: u8, invoker: VcpuId, call: Call, before: &State) -> Option<Reply> {
         let core = k::CoreId::new(core);
         let mut kernel_call = kernel::Call { cap: call.cptr, label: call.label, args: call.args };
-        let slot = self.mutant.and_then(|mutant| mutant.before(&mut self.kernel, before, invoker, &mut kernel_call));
+        let mutant = self
+            .mutant
+            .map(|mutant| (mutant, mutant.before(&mut self.kernel, before, &self.spec, invoker, &mut kernel_call)));
         let reply = loop {
             match self.kernel.handle_call(core, &kernel_call) {
                 KernelOutcome::Done { status, results } => {
@@ -358,8 +371,9 @@ impl System {
                 KernelOutcome::Preempted => break None,
             }
         };
-        if let Some(mutant) = self.mutant {
-            mutant.after(&mut self.kernel, before, &self.spec, slot);
+        if let Some((mutant, memory)) = mutant {
+            let done = matches!(reply, Some(Ok(_)));
+            mutant.after(&mut self.kernel, before, &self.spec, &kernel_call, done, &memory);
         }
         reply
     }
