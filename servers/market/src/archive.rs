@@ -140,8 +140,8 @@ impl<'a> Archive<'a> {
             let path = format!("images/{name}");
             Image::parse(file(&path)?).map_err(|problem| ArchiveError::new(path, problem))
         };
-        let plan: Plan = postcard::from_bytes(file("plan")?)
-            .map_err(|_| ArchiveError::new("plan", "cannot be decoded"))?;
+        let plan: Plan =
+            postcard::from_bytes(file("plan")?).map_err(|_| ArchiveError::new("plan", "cannot be decoded"))?;
         let kinds = check_goods(&plan, cores)?;
         let cpu_goods = check_apps(&plan, &kinds)?;
         check_events(&plan)?;

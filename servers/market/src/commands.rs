@@ -58,8 +58,9 @@ impl<M: Machine> Server<'_, M> {
                 State::Ended(_) => {}
             },
             Command::TopUp { amount, .. } => {
-                if let Err(error) = self.ledger.top_up(account(app), Credits(amount)) {
-                    self.say(&format!("top-up of application {app}: {error}"));
+                match self.ledger.top_up(account(app), Credits(amount)) {
+                    Ok(()) => self.paid_in += Credits(amount),
+                    Err(error) => self.say(&format!("top-up of application {app}: {error}")),
                 }
                 self.drain_journal();
             }

@@ -147,12 +147,7 @@ impl ConsoleLink {
 }
 
 /// Binds end 2 of a channel, whose original is in `channel`, to a receiver.
-pub fn bind_other_end<M: Machine>(
-    root: &mut Root<M>,
-    channel: Slot,
-    vcpu: Slot,
-    bits: u64,
-) -> Result<(), MemoryError> {
+pub fn bind_other_end<M: Machine>(root: &mut Root<M>, channel: Slot, vcpu: Slot, bits: u64) -> Result<(), MemoryError> {
     let end = root.slot()?;
     root.machine.mint_end(end, channel, Rights::all(), 2)?;
     root.machine.bind_channel(end, vcpu, bits)?;

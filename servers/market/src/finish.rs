@@ -47,6 +47,9 @@ impl<M: Machine> Server<'_, M> {
         if let Err(corruption) = self.ledger.verify() {
             wrong.push(format!("ledger: {corruption:?}"));
         }
+        if self.sum() != self.paid_in {
+            wrong.push(format!("money: {} credits were paid in, {} are there", self.paid_in, self.sum()));
+        }
         for (good, market) in self.markets.iter().enumerate() {
             if !market.rounds.verify() {
                 wrong.push(format!("good {good}: more leased than there is"));
@@ -130,15 +133,20 @@ impl<M: Machine> Server<'_, M> {
         count
     }
 
-    pub(crate) fn report_totals(&mut self) {
+    /// All money that accounts and operator have.
+    fn sum(&self) -> Credits {
         let places = self.ledger.balances().iter().map(|balance| balance.free + balance.escrow);
-        let sum: Credits = self.ledger.bank() + self.ledger.treasury() + places.sum();
+        self.ledger.treasury() + places.sum()
+    }
+
+    pub(crate) fn report_totals(&mut self) {
+        let sum = self.sum();
         let word = |offset: usize| self.root.machine.read_word(GLOBAL_STATS_PAGE + offset as u64);
         let record = Record::Totals {
             t: self.micros(),
             intervals: self.tally.intervals,
             sum: sum.0,
-            expected: self.ledger.issued().0,
+            expected: self.paid_in.0,
             leased: self.tally.leased,
             existing: self.tally.existing,
             mismatches: self.tally.mismatches,

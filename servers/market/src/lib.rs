@@ -40,3 +40,6 @@ pub mod server;
 pub mod slots;
 pub mod tenant;
 pub mod trading;
+
+#[cfg(test)]
+mod tests;

@@ -22,7 +22,7 @@ const READ_WRITE: Rights = Rights::READ.union(Rights::WRITE);
 const EXIT_KINDS: usize = 32;
 
 impl<M: Machine> Server<'_, M> {
-    /// Starts every application that waits for it and whose base is free.
+    /// Starts every application that waits for it.
     pub(crate) fn start_waiting(&mut self) {
         for app in 0..self.tenants.len() {
             if matches!(self.tenants[app].state, State::Starting) && self.phase == Phase::Running {
@@ -31,7 +31,7 @@ impl<M: Machine> Server<'_, M> {
         }
     }
 
-    /// The application shall start: its base is put on offer, and it starts when no lease holds it any more.
+    /// The application shall start: its base, which was set aside, joins what there is.
     pub(crate) fn order_start(&mut self, app: usize) {
         if !matches!(self.tenants[app].state, State::Waiting) {
             let name = self.name(app);
@@ -40,13 +40,12 @@ impl<M: Machine> Server<'_, M> {
         }
         for good in 0..self.markets.len() {
             let base = base_units(&self.archive, app, &self.tenants[app], good);
-            let market = &mut self.markets[good];
-            market.supply += base;
-            if let Err(error) = market.rounds.set_supply(Quantity(market.supply)) {
-                self.fail(format!("supply of good {good}: {error}"));
-            }
+            // It was set aside from the start and never for sale.
+            self.markets[good].rounds.add_supply(Quantity(base));
         }
         self.tenants[app].state = State::Starting;
+        // At once: a round in between would sell the base to others.
+        self.try_start(app);
     }
 
     fn try_start(&mut self, app: usize) {
@@ -76,8 +75,7 @@ impl<M: Machine> Server<'_, M> {
         }
         let (base, input) = (self.tenants[app].base.take(), core::mem::take(&mut self.tenants[app].input));
         let Some(base) = base else { return };
-        let mut running =
-            Running { base, side: None, input, channel: Slot::root(0), slots: Vec::new(), started: 0 };
+        let mut running = Running { base, side: None, input, channel: Slot::root(0), slots: Vec::new(), started: 0 };
         let launched = self.launch(app, &mut running);
         if launched.is_ok() {
             running.started = self.root.machine.now();

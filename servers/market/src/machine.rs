@@ -163,8 +163,7 @@ pub trait Invoke: Machine {
     /// # Errors
     /// As `CNode.Identify`: an empty slot is an error.
     fn identify(&mut self, slot: Slot) -> Result<Identity, Fault> {
-        let [word, detail] =
-            self.invoke(Label::CNodeIdentify, slot.holder(), [slot.index().into(), 0, 0, 0, 0])?;
+        let [word, detail] = self.invoke(Label::CNodeIdentify, slot.holder(), [slot.index().into(), 0, 0, 0, 0])?;
         Ok(Identity {
             object: ObjectType::from_number(word & 0xff).unwrap_or(ObjectType::Null),
             bits: (word >> 8) as u8,

@@ -20,6 +20,8 @@ pub const LARGE_BITS: u8 = 21;
 const SPLIT_BITS: u8 = 6;
 /// log2 slots of a second-level CNode.
 const NODE_BITS: u8 = 12;
+/// log2 slots of one that takes a page.
+const MIN_NODE_BITS: u8 = 6;
 /// A further CNode is made when fewer slots than this are empty.
 const FEW_SLOTS: u32 = 256;
 
@@ -266,14 +268,17 @@ impl Memory {
         if self.slots.free() >= FEW_SLOTS {
             return Ok(());
         }
-        let (object, bits) = (ObjectType::CNode, NODE_BITS);
-        // A CNode that nothing is left for is no reason to fail as long as there are slots.
-        let block = match self.take_block(kernel, bits + cap_spec::abi::SLOT_BITS) {
-            Err(MemoryError::NoMemory) if self.slots.free() > 0 => return Ok(()),
-            block => block?,
+        // A smaller one when memory is in pieces; that nothing is left for any is no reason to fail while there are slots.
+        let mut bits = NODE_BITS;
+        let block = loop {
+            match self.take_block(kernel, bits + cap_spec::abi::SLOT_BITS) {
+                Err(MemoryError::NoMemory) if bits > MIN_NODE_BITS => bits -= 1,
+                Err(MemoryError::NoMemory) if self.slots.free() > 0 => return Ok(()),
+                block => break block?,
+            }
         };
         let slot = self.slots.take_root().ok_or(MemoryError::NoSlots)?;
-        kernel.retype(self.slot(block), object, bits, slot, 1)?;
+        kernel.retype(self.slot(block), ObjectType::CNode, bits, slot, 1)?;
         self.slots.add_node(slot.index(), bits);
         Ok(())
     }

@@ -37,9 +37,9 @@ impl<M: Machine> Server<'_, M> {
 
     /// Free balance and escrow of an application.
     pub(crate) fn money(&self, app: usize) -> (Credits, Credits) {
-        self.ledger.balance(account(app)).map_or((Credits::ZERO, Credits::ZERO), |balance| {
-            (balance.free, balance.escrow)
-        })
+        self.ledger
+            .balance(account(app))
+            .map_or((Credits::ZERO, Credits::ZERO), |balance| (balance.free, balance.escrow))
     }
 
     /// Reports the accounts that changed since the last time.

@@ -83,8 +83,6 @@ pub struct Market {
     pub kind: GoodKind,
     /// Its rounds.
     pub rounds: Rounds<ACCOUNTS>,
-    /// Units for sale from now on, bases included.
-    pub supply: u32,
     /// A reservation could not be changed yet; it is tried again.
     pub retry: bool,
     /// How long before its interval a round closes, in ticks.
@@ -168,6 +166,8 @@ pub struct Server<'a, M> {
     pub console: ConsoleLink,
     /// Frame of the price board.
     pub board: Slot,
+    /// What was paid into all accounts; counted apart from the ledger, which must agree.
+    pub paid_in: Credits,
     /// What was reconciled.
     pub tally: Tally,
     /// Whether the run goes on.
@@ -263,6 +263,7 @@ impl<'a, M: Machine> Server<'a, M> {
             tenants: parts.tenants,
             console: parts.console,
             board: parts.board,
+            paid_in: Credits::ZERO,
             tally: Tally::default(),
             phase: Phase::Running,
             work: Box::new(Workspace::new()),
@@ -295,8 +296,9 @@ impl<'a, M: Machine> Server<'a, M> {
         for app in 0..self.tenants.len() {
             let budget = Credits(self.archive.plan.apps[app].budget);
             let opened = self.ledger.open(account(app)).and_then(|()| self.ledger.top_up(account(app), budget));
-            if let Err(error) = opened {
-                self.fail(format!("account of application {app}: {error}"));
+            match opened {
+                Ok(()) => self.paid_in += budget,
+                Err(error) => self.fail(format!("account of application {app}: {error}")),
             }
             self.drain_journal();
         }
@@ -452,7 +454,7 @@ fn make_market(
         stop_notice: page_interval.div_ceil(good.interval_ms.into()).max(1) as u32,
     };
     let elastic = good.supply_limit.map_or(elastic, |limit| limit.min(elastic));
-    // Bases of applications that start later are not for sale until then; `Server::start_waiting` adds them.
+    // Bases of applications that start later are not for sale; `Server::order_start` adds them.
     let bases: u32 = tenants
         .iter()
         .enumerate()
@@ -462,7 +464,7 @@ fn make_market(
     let supply = Quantity(elastic.saturating_add(bases));
     let rounds = Rounds::new(terms, supply, Ticks(clock.epoch)).map_err(Failure::Rounds)?;
     let lead = if kind == GoodKind::Page { 0 } else { clock.span(CPU_LEAD_MICROS).min(interval / 4) };
-    Ok(Market { kind, rounds, supply: supply.0, retry: false, lead, last: Vec::new(), warn_at: u64::MAX, skipped: 0 })
+    Ok(Market { kind, rounds, retry: false, lead, last: Vec::new(), warn_at: u64::MAX, skipped: 0 })
 }
 
 /// Units of a good in an application's base; 0 for the CPU time of other cores.

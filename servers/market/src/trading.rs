@@ -302,8 +302,9 @@ impl<M: Machine> Server<'_, M> {
             let amount = Credits(due - tenant.income);
             tenant.income = due;
             let cause = Cause { good: None, round: self.markets[0].rounds.round() };
-            if let Err(error) = self.ledger.income(account(app), amount, cause) {
-                self.fail(format!("income of application {app}: {error}"));
+            match self.ledger.income(account(app), amount, cause) {
+                Ok(()) => self.paid_in += amount,
+                Err(error) => self.fail(format!("income of application {app}: {error}")),
             }
             self.drain_journal();
         }

@@ -162,8 +162,7 @@ pub fn main() -> ! {
         give_up(&mut machine, format_args!("the market server was restarted: its ledger is lost"));
     }
     // SAFETY: the kernel maps the boot archive there, to be read, for as long as the root VM lives; nobody writes it.
-    let archive =
-        unsafe { core::slice::from_raw_parts(ROOT_ARCHIVE as *const u8, boot.archive_bytes as usize) };
+    let archive = unsafe { core::slice::from_raw_parts(ROOT_ARCHIVE as *const u8, boot.archive_bytes as usize) };
     let mut server = match Server::start(machine, archive) {
         Ok(server) => server,
         Err((mut machine, failure)) => {

@@ -154,6 +154,14 @@ impl<const N: usize> Rounds<N> {
         })
     }
 
+    /// Units that exist from now on: they are unsold in the running interval and in the next one. The opposite of
+    /// [`Rounds::withdraw`]; the base of an account that is about to join, for instance.
+    pub fn add_supply(&mut self, units: Quantity) {
+        for supply in [&mut self.supply_running, &mut self.supply_next, &mut self.supply] {
+            *supply = supply.saturating_add(units);
+        }
+    }
+
     /// Sells units at once, until the end of the next interval. Emits the charge, the delivery and the refunds to those
     /// who gave these units back. Returns what it cost.
     ///

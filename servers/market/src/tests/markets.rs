@@ -1,0 +1,338 @@
+//! Who gets what, for how much, and that everything comes back.
+
+use super::*;
+use crate::finish::{FAILURE, SUCCESS};
+
+/// Pages beyond all bases in these tests.
+const PAGES: u32 = 1_000;
+
+fn three(values: [u64; 3]) -> (Vec<u8>, [u64; 3]) {
+    (archive(&plan(["a", "b", "c"].map(app).into(), Some(PAGES))), values)
+}
+
+/// Runs three tenants that want 600 pages each at these values; returns their pages after half a second.
+fn holdings(values: [u64; 3]) -> [u32; 3] {
+    let (archive, values) = three(values);
+    let mut sim = Sim::new(&archive, silent);
+    for (tenant, value) in sim.tenants.iter_mut().zip(values) {
+        tenant.says.push(bid(0, 600, value));
+    }
+    sim.run_to(550);
+    [0, 1, 2].map(|app| sim.pages(app))
+}
+
+#[test]
+fn those_who_value_pages_most_get_them_and_exchanged_values_exchange_holdings() {
+    assert_eq!(holdings([9_000, 5_000, 3_000]), [600, 400, 0]);
+    assert_eq!(holdings([3_000, 5_000, 9_000]), [0, 400, 600]);
+    assert_eq!(holdings([5_000, 9_000, 3_000]), [400, 600, 0]);
+}
+
+#[test]
+fn prices_follow_from_what_others_bid() {
+    let (archive, values) = three([9_000, 5_000, 3_000]);
+    let mut sim = Sim::new(&archive, silent);
+    for (tenant, value) in sim.tenants.iter_mut().zip(values) {
+        tenant.says.push(bid(0, 600, value));
+    }
+    sim.run_to(550);
+    let rounds: Vec<&Record> =
+        sim.records.iter().filter(|record| matches!(record, Record::Round { good: 0, .. })).collect();
+    let Record::Round { clearing, ask, holdings, .. } = rounds[rounds.len() - 1] else { unreachable!() };
+    // The best rejected unit is b's, who holds 400 and wants 200 more: its value less the fee.
+    assert_eq!((*clearing, holdings.as_slice()), (4_990, &[600, 400, 0][..]));
+    assert!(*ask >= 5_000);
+    let line = market_mechanism::board::Line::decode(&core::array::from_fn(|word| {
+        use crate::machine::Machine;
+        sim.server.root.machine.read_word(crate::root::BOARD_PAGE + 8 * word as u64)
+    }));
+    assert_eq!((line.clearing.0, line.sequence % 2), (4_990, 0), "the board shows the same");
+}
+
+#[test]
+fn a_demand_shock_moves_pages_and_its_end_moves_them_back() {
+    let mut plan = plan(["a", "b"].map(app).into(), Some(PAGES));
+    plan.events.push(at(500, Command::Shock { app: 1, ppm: 4_000_000, for_ms: 500 }));
+    let archive = archive(&plan);
+    let mut sim = Sim::new(&archive, |tenant, message| {
+        if let FromMarket::Valuation { ppm } = message {
+            tenant.says.push(bid(0, 600, 3_000 * ppm / 1_000_000));
+        }
+    });
+    sim.tenants[0].says.push(bid(0, 600, 6_000));
+    sim.tenants[1].says.push(bid(0, 600, 3_000));
+    let mut seen = Vec::new();
+    for ms in [450, 950, 1_450] {
+        sim.run_to(ms);
+        seen.push((sim.pages(0), sim.pages(1)));
+    }
+    assert_eq!(seen, [(600, 400), (400, 600), (600, 400)]);
+    let notices = |app: usize| {
+        let notice = |message: &&FromMarket| matches!(message, FromMarket::Notice { units: 200, good: 0, .. });
+        sim.tenants[app].heard.iter().filter(notice).count()
+    };
+    assert_eq!((notices(0), notices(1)), (1, 1));
+}
+
+#[test]
+fn notice_comes_an_interval_before_force_and_the_holder_chooses() {
+    let (archive, _) = three([0; 3]);
+    let mut sim = Sim::new(&archive, silent);
+    sim.tenants[0].says.push(bid(0, 800, 3_000));
+    sim.run_to(350);
+    let before = sim.server.tenants[0].leases.clone();
+    assert_eq!(sim.pages(0), 800);
+    sim.tenants[1].says.push(bid(0, 600, 9_000));
+    sim.run_to(450);
+    let deadline = sim.tenants[0].heard.iter().find_map(|message| match message {
+        FromMarket::Notice { units: 400, deadline_tsc, .. } => Some(*deadline_tsc),
+        _ => None,
+    });
+    assert_eq!(deadline, Some(sim.server.clock.at(500)), "one interval after the round at 400 ms");
+    let named: Vec<u32> = before.keys().copied().take(10).collect();
+    sim.tenants[0].says.push(RequestBody::GiveUp { leases: named.clone() });
+    sim.run_to(495);
+    assert_eq!(sim.pages(0), 800, "until the deadline all of it can be used");
+    sim.run_to(502);
+    assert_eq!((sim.pages(0), sim.pages(1)), (400, 600));
+    let left = &sim.server.tenants[0].leases;
+    assert!(named.iter().all(|lease| !left.contains_key(lease)), "what it named is gone");
+    let survivor = before.keys().find(|lease| !named.contains(lease)).unwrap();
+    assert!(left.contains_key(survivor), "and of the others the youngest went");
+    let taken: Vec<u32> = sim.tenants[0]
+        .heard
+        .iter()
+        .filter_map(|message| if let FromMarket::Taken { leases } = message { Some(leases.clone()) } else { None })
+        .flatten()
+        .collect();
+    assert_eq!(taken.len() + named.len() + left.len(), before.len());
+}
+
+#[test]
+fn whole_blocks_are_lost_and_the_difference_is_given_anew() {
+    let (archive, _) = three([0; 3]);
+    let mut sim = Sim::new(&archive, silent);
+    let mut large = bid(0, 512, 3_000);
+    if let RequestBody::Bid { block_bits, .. } = &mut large {
+        *block_bits = 21;
+    }
+    sim.tenants[0].says.push(large);
+    sim.run_to(250);
+    assert_eq!(sim.server.tenants[0].leases.len(), 1, "one block of 2 MiB");
+    sim.tenants[1].says.push(bid(0, 600, 9_000));
+    sim.run_to(550);
+    assert_eq!((sim.pages(0), sim.pages(1)), (400, 600));
+    sim.run_to(650);
+    assert_eq!(sim.server.tally.mismatches, 0);
+}
+
+#[test]
+fn cpu_time_is_resized_for_the_interval_that_was_sold() {
+    let archive = archive(&plan(["a", "b"].map(app).into(), None));
+    let mut sim = Sim::new(&archive, silent);
+    let supply = sim.server.markets[1].rounds.board_line(0).supply.0 - 2;
+    assert!((70..=83).contains(&supply), "what is left of the core is for sale: {supply}");
+    sim.tenants[0].says.push(bid(1, 60, 3_000));
+    sim.run_to(100);
+    assert_eq!((sim.cpu(0), sim.cpu(1)), (60, 0));
+    sim.tenants[1].says.push(bid(1, 60, 9_000));
+    sim.run_to(105);
+    assert_eq!(sim.cpu(0), 60, "the round that sells it has not been closed");
+    sim.run_to(130);
+    assert_eq!((sim.cpu(0), sim.cpu(1)), (u64::from(supply) - 60, 60));
+    assert_eq!(sim.server.tally.mismatches, 0);
+}
+
+#[test]
+fn the_desk_sells_at_once_what_is_unsold() {
+    let (archive, _) = three([0; 3]);
+    let mut sim = Sim::new(&archive, silent);
+    sim.run_to(150);
+    sim.tenants[0].says.push(RequestBody::Desk { good: 0, quantity: 16 });
+    sim.tenants[0].says.push(RequestBody::Desk { good: 1, quantity: 5 });
+    sim.run_to(152);
+    assert_eq!((sim.pages(0), sim.cpu(0)), (16, 5));
+    let payments: Vec<u64> = sim
+        .answers(0)
+        .iter()
+        .filter_map(|answer| if let Answer::Bought { payment, .. } = answer { Some(*payment) } else { None })
+        .collect();
+    // Two intervals at the reserve and the fee once.
+    assert_eq!(payments, [16 * (2 * RESERVE + 10), 5 * (2 * RESERVE + 10)]);
+    assert_eq!(sim.tenants[0].leases.values().copied().collect::<Vec<u8>>(), [16], "one block");
+    sim.run_to(450);
+    assert_eq!((sim.pages(0), sim.cpu(0)), (0, 0), "without a bid it ends");
+}
+
+#[test]
+fn leases_given_back_early_are_refunded_when_they_are_sold_again() {
+    let (archive, _) = three([0; 3]);
+    let mut sim = Sim::new(&archive, silent);
+    sim.tenants[0].says.push(bid(0, 1_000, 3_000));
+    sim.run_to(250);
+    let leases: Vec<u32> = sim.server.tenants[0].leases.keys().copied().take(4).collect();
+    let balance = sim.server.ledger.free(crate::server::account(0));
+    sim.tenants[0].says.push(RequestBody::Release { good: 0, leases, quantity: 0 });
+    sim.run_to(252);
+    assert_eq!(sim.pages(0), 1_000 - 16);
+    sim.tenants[1].says.push(RequestBody::Desk { good: 0, quantity: 16 });
+    sim.run_to(254);
+    assert_eq!(sim.pages(1), 16);
+    let refund = sim.server.ledger.free(crate::server::account(0)) - balance;
+    assert_eq!(refund.0, 2 * 16 * i128::from(RESERVE));
+}
+
+#[test]
+fn a_lease_that_its_holder_deletes_is_given_back() {
+    let (archive, _) = three([0; 3]);
+    let mut sim = Sim::new(&archive, silent);
+    sim.tenants[0].says.push(bid(0, 8, 3_000));
+    sim.run_to(250);
+    assert_eq!(sim.pages(0), 8);
+    sim.model().delete_accepted(1);
+    sim.run_to(302);
+    assert_eq!((sim.pages(0), sim.server.tally.mismatches), (4, 0));
+    assert!(!sim.server.tenants[0].leases.contains_key(&1));
+    sim.run_to(552);
+    assert_eq!((sim.pages(0), sim.server.tally.mismatches), (8, 0), "the bid stands, so a later round gives it anew");
+}
+
+#[test]
+fn a_killed_application_leaves_nothing_behind() {
+    let mut plan = plan(["a", "b"].map(app).into(), Some(PAGES));
+    plan.apps[0].has_input = true;
+    plan.events.push(at(600, Command::Kill { app: 0 }));
+    let archive = archive(&plan);
+    let mut sim = Sim::new(&archive, silent);
+    let free = sim.server.root.memory.free_pages();
+    sim.tenants[0].says.extend([bid(0, 700, 5_000), bid(1, 30, 5_000)]);
+    sim.tenants[1].says.push(bid(0, 1_000, 3_000));
+    sim.run_to(550);
+    assert_eq!((sim.pages(0), sim.pages(1), sim.cpu(0)), (700, 300, 30));
+    sim.run_to(950);
+    assert_eq!(sim.end(0), Some(&End::Killed));
+    assert_eq!(sim.pages(1), 1_000, "what it had is sold to others");
+    sim.tenants[1].says.push(RequestBody::Exit { status: 0, work: 7 });
+    assert_eq!(sim.run_to_end(), SUCCESS);
+    // Bases and inputs, which were set aside before the start, are free as well now.
+    assert!(sim.server.root.memory.free_pages() > free + 768);
+    assert_eq!(sim.totals().2, 0);
+}
+
+#[test]
+fn everything_is_taken_back_at_the_end() {
+    let (archive, _) = three([0; 3]);
+    let mut sim = Sim::new(&archive, silent);
+    let slots = sim.server.root.memory.slots.free();
+    for tenant in &mut sim.tenants {
+        tenant.says.extend([bid(0, 100, 5_000), bid(1, 10, 5_000)]);
+    }
+    sim.run_to(450);
+    for tenant in &mut sim.tenants {
+        tenant.says.push(RequestBody::Exit { status: 0, work: 3 });
+    }
+    assert_eq!(sim.run_to_end(), SUCCESS);
+    assert_eq!(sim.result(), (0, String::new()));
+    let (sum, expected, mismatches) = sim.totals();
+    assert_eq!((sum, mismatches), (30 * CREDIT, 0));
+    assert_eq!(sum, expected);
+    // Blocks stay split, whose parts keep their slots; the tenants' own slots are all empty again.
+    let merged = slots - sim.server.root.memory.slots.free();
+    assert!(merged <= 64 * 8, "{merged}");
+    for app in 0..3 {
+        assert!(matches!(sim.end(app), Some(End::Exit { status: 0 })));
+    }
+}
+
+#[test]
+fn who_cannot_pay_its_base_gets_notice_then_is_stopped() {
+    let mut plan = plan(["a", "b"].map(app).into(), Some(PAGES));
+    // Enough for the deposits and about three intervals of pages and CPU time at 100 a unit.
+    plan.apps[0].budget = 50_000;
+    let archive = archive(&plan);
+    let mut sim = Sim::new(&archive, silent);
+    sim.run_to(1_900);
+    assert_eq!(sim.end(0), Some(&End::Unpaid));
+    assert!(sim.tenants[0].heard.iter().any(|message| matches!(message, FromMarket::StopNotice { .. })));
+    assert!(matches!(sim.server.tenants[1].state, State::Running(_)));
+    assert_eq!(sim.server.tally.mismatches, 0);
+}
+
+#[test]
+fn a_top_up_in_time_cancels_the_stop() {
+    let mut plan = plan(["a"].map(app).into(), Some(PAGES));
+    plan.apps[0].budget = 50_000;
+    let archive = archive(&plan);
+    let mut sim = Sim::new(&archive, silent);
+    let noticed =
+        |sim: &Sim<'_>| sim.tenants[0].heard.iter().any(|message| matches!(message, FromMarket::StopNotice { .. }));
+    let mut ms = 0;
+    while !noticed(&sim) {
+        ms += 1;
+        assert!(ms < 1_900, "no notice");
+        sim.run_to(ms);
+    }
+    sim.command(Command::TopUp { app: 0, amount: CREDIT });
+    sim.run_to(ms + 500);
+    assert!(matches!(sim.server.tenants[0].state, State::Running(_)));
+    let (sum, expected) = (sim.server.paid_in.0, 50_000 + CREDIT);
+    assert_eq!(sum, expected);
+}
+
+#[test]
+fn an_application_that_starts_later_gets_its_base_from_what_is_for_sale() {
+    let mut plan = plan(["a", "b"].map(app).into(), Some(PAGES));
+    plan.apps[1].starts = false;
+    plan.apps[1].awaited = false;
+    plan.events.push(at(500, Command::Start { app: 1 }));
+    let archive = archive(&plan);
+    let mut sim = Sim::new(&archive, silent);
+    sim.tenants[0].says.push(bid(0, 5_000, 3_000));
+    sim.run_to(450);
+    assert_eq!(sim.pages(0), PAGES, "its base is not for sale before");
+    assert!(matches!(sim.server.tenants[1].state, State::Waiting));
+    sim.run_to(950);
+    assert!(matches!(sim.server.tenants[1].state, State::Running(_)));
+    assert_eq!(sim.pages(0), PAGES, "nor after");
+    assert_eq!(sim.server.tally.mismatches, 0);
+}
+
+#[test]
+fn income_is_credited_to_the_last_unit() {
+    let mut plan = plan(["a"].map(app).into(), Some(PAGES));
+    plan.apps[0].income_per_second = 1_000_000_007;
+    let archive = archive(&plan);
+    let mut sim = Sim::new(&archive, silent);
+    sim.run_to(1_005);
+    let income = sim.server.paid_in.0 - 10 * CREDIT;
+    assert!((1_000_000_007..1_010_000_000).contains(&income), "{income}");
+}
+
+#[test]
+fn a_run_that_reaches_its_limit_fails_and_everything_is_taken_back() {
+    let (archive, _) = three([0; 3]);
+    let mut sim = Sim::new(&archive, silent);
+    sim.tenants[0].says.push(bid(0, 100, 5_000));
+    assert_eq!(sim.run_to_end(), FAILURE);
+    let (status, reason) = sim.result();
+    assert!(status == 1 && reason.starts_with("the run's limit was reached"), "{reason}");
+    assert_eq!(sim.end(0), Some(&End::RunOver));
+}
+
+#[test]
+fn a_difference_between_ledger_and_kernel_fails_the_run() {
+    let (archive, _) = three([0; 3]);
+    let mut sim = Sim::new(&archive, silent);
+    sim.run_to(150);
+    // The kernel delivers more than was sold.
+    let time = sim.server.tenants[0].time;
+    use crate::machine::Invoke;
+    sim.model().resize_time(time, 700_000, 10_000_000).unwrap();
+    sim.run_to(250);
+    assert!(sim.server.tally.mismatches > 0);
+    for tenant in &mut sim.tenants {
+        tenant.says.push(RequestBody::Exit { status: 0, work: 0 });
+    }
+    assert_eq!(sim.run_to_end(), FAILURE);
+    assert!(sim.result().1.contains("CPU time of a"), "{}", sim.result().1);
+}

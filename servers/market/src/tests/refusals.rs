@@ -1,0 +1,174 @@
+//! Wrong archives, wrong requests, hostile tenants.
+
+use super::*;
+use crate::requests::MAX_REQUESTS;
+use proto::market::Refusal;
+
+fn two() -> Vec<u8> {
+    archive(&plan(["a", "b"].map(app).into(), Some(1_000)))
+}
+
+fn failure(archive: &[u8]) -> String {
+    match Server::start(Model::new(1, &[25, 24]), archive) {
+        Ok(_) => panic!("it starts"),
+        Err((_, failure)) => failure.to_string(),
+    }
+}
+
+#[test]
+fn a_wrong_plan_is_refused_with_its_place() {
+    let wrong = |change: fn(&mut Plan)| {
+        let mut plan = plan(["a", "b"].map(app).into(), None);
+        change(&mut plan);
+        failure(&archive(&plan))
+    };
+    assert!(wrong(|plan| plan.version = 99).contains("another version"));
+    assert!(wrong(|plan| plan.goods.swap(0, 1)).contains("the first good is `page`"));
+    assert!(wrong(|plan| plan.goods[1].name = "cpu.7".into()).contains("no such core"));
+    assert!(wrong(|plan| plan.goods[1].interval_ms = 15).contains("multiple of 10 ms"));
+    assert!(wrong(|plan| plan.apps[1].budget = -1).contains("application b: budget"));
+    assert!(wrong(|plan| plan.apps[1].name = "a".into()).contains("another one's"));
+    assert!(wrong(|plan| plan.apps[0].core = 3).contains("application a: CPU time"));
+    assert!(wrong(|plan| plan.apps[0].image = "none".into()).contains("images/none: is not in the archive"));
+    assert!(wrong(|plan| plan.events = vec![at(1, Command::Kill { app: 2 })]).contains("event at 1 ms"));
+    assert!(wrong(|plan| plan.apps[0].base_cpu = 95).contains("CPU time for the base of a"));
+    assert!(wrong(|plan| plan.apps[0].base_pages = 50_000).contains("out of memory"));
+    assert!(failure(b"no archive").contains("archive"));
+}
+
+#[test]
+fn wrong_requests_are_answered_and_change_nothing() {
+    let archive = two();
+    let mut sim = Sim::new(&archive, silent);
+    sim.run_to(150);
+    let rising = vec![Segment { quantity: 1, value: 5 }, Segment { quantity: 1, value: 6 }];
+    let mut steep = bid(0, 1, 1);
+    if let RequestBody::Bid { curve, .. } = &mut steep {
+        *curve = rising;
+    }
+    let cases = [
+        (bid(9, 1, 1), Refusal::UnknownGood),
+        (bid(0, 0, 1), Refusal::BadCurve),
+        (steep, Refusal::BadCurve),
+        (RequestBody::Desk { good: 0, quantity: 3 }, Refusal::BadQuantity),
+        (RequestBody::Desk { good: 0, quantity: 0 }, Refusal::BadQuantity),
+        (RequestBody::Desk { good: 1, quantity: 5_000 }, Refusal::NotAvailable),
+        (RequestBody::Release { good: 0, leases: vec![77], quantity: 0 }, Refusal::UnknownLease),
+        (RequestBody::Release { good: 1, leases: vec![], quantity: 1 }, Refusal::BadQuantity),
+        (RequestBody::GiveUp { leases: vec![1] }, Refusal::UnknownLease),
+        (RequestBody::Estimate { good: 0, quantity: 1 << 30 }, Refusal::BadQuantity),
+    ];
+    let expected: Vec<Answer> = cases.iter().map(|(_, refusal)| Answer::Refused(*refusal)).collect();
+    sim.tenants[0].says.extend(cases.into_iter().map(|(body, _)| body));
+    sim.run_to(152);
+    assert_eq!(sim.answers(0), expected);
+    assert_eq!((sim.pages(0), sim.cpu(0)), (0, 0));
+}
+
+#[test]
+fn explanations_and_estimates_are_of_the_last_round() {
+    let archive = two();
+    let mut sim = Sim::new(&archive, silent);
+    sim.tenants[0].says.push(bid(0, 800, 5_000));
+    sim.tenants[1].says.push(bid(0, 800, 3_000));
+    sim.run_to(350);
+    sim.tenants[1].says.push(RequestBody::Explain { good: 0 });
+    sim.tenants[1].says.push(RequestBody::Estimate { good: 0, quantity: 1 });
+    sim.tenants[1].says.push(RequestBody::Statement);
+    sim.run_to(352);
+    let answers = sim.answers(1);
+    let Answer::Explanation { won: 200, wanted: 800, would_have_won, .. } = answers[1] else { panic!("{answers:?}") };
+    assert!((5_000..=5_011).contains(&would_have_won), "{would_have_won}");
+    let Answer::Estimate { cost } = answers[2] else { panic!("{answers:?}") };
+    // It holds units already, so one costs the reserve: a's demand leaves 200.
+    assert_eq!(cost, RESERVE);
+    assert!(matches!(answers[3], Answer::Statement { paid, .. } if paid > 0));
+}
+
+#[test]
+fn malformed_messages_are_answered() {
+    let archive = two();
+    let mut sim = Sim::new(&archive, silent);
+    sim.run_to(150);
+    for bytes in [vec![], vec![0xff; 100], vec![1, 2, 3]] {
+        sim.send_bytes(0, bytes);
+    }
+    sim.run_to(152);
+    assert_eq!(sim.answers(0), vec![Answer::Refused(Refusal::Malformed); 3]);
+}
+
+#[test]
+fn a_flood_costs_only_its_sender() {
+    let archive = two();
+    let mut sim = Sim::new(&archive, silent);
+    sim.run_to(150);
+    for _ in 0..3 * MAX_REQUESTS {
+        sim.tenants[0].says.push(RequestBody::Statement);
+    }
+    sim.tenants[1].says.push(RequestBody::Statement);
+    sim.run_to(152);
+    assert_eq!(sim.answers(1).len(), 1, "the other is served");
+    let answers = sim.answers(0);
+    assert_eq!(answers.len() as u32, MAX_REQUESTS);
+    assert_eq!(answers.last(), Some(&Answer::Refused(Refusal::TooManyRequests)));
+    let wake = sim.server.step(0);
+    assert_eq!(wake.mask & 0b11, 0b10, "its signals do not wake the market any more");
+    sim.run_to(212);
+    assert_eq!(sim.answers(0).len() as u32, 2 * MAX_REQUESTS, "in the next interval it is read again");
+}
+
+#[test]
+fn a_tenant_that_does_not_read_blocks_nobody() {
+    let archive = two();
+    let mut sim = Sim::new(&archive, silent);
+    sim.tenants[0].ignores = true;
+    sim.tenants[0].says.push(bid(0, 300, 9_000));
+    sim.run_to(20);
+    sim.model().deaf = Some(Peer::App(0));
+    sim.tenants[1].says.push(bid(0, 300, 5_000));
+    sim.run_to(850);
+    assert_eq!((sim.pages(0), sim.pages(1)), (300, 300), "its leases exist although it does not take them");
+    assert_eq!(sim.tenants[1].leases.values().map(|bits| 1u32 << (bits - 12)).sum::<u32>(), 300);
+    assert_eq!(sim.server.tally.mismatches, 0);
+    sim.command(Command::Kill { app: 0 });
+    sim.run_to(900);
+    assert_eq!(sim.end(0), Some(&End::Killed));
+}
+
+#[test]
+fn a_fault_is_reported_with_its_reason_and_ends_the_run() {
+    let archive = two();
+    let mut sim = Sim::new(&archive, silent);
+    sim.run_to(250);
+    sim.model().stop(0, 2);
+    sim.run_to(300);
+    assert!(matches!(sim.end(0), Some(End::Fault { reason: 2, .. })));
+    sim.tenants[1].says.push(RequestBody::Exit { status: 0, work: 0 });
+    assert_eq!(sim.run_to_end(), crate::finish::FAILURE);
+    assert_eq!(sim.result().1, "a stopped at a fault (reason 2)");
+}
+
+#[test]
+fn a_console_server_that_stops_ends_the_run() {
+    let archive = two();
+    let mut sim = Sim::new(&archive, silent);
+    sim.run_to(250);
+    let count = cap_spec::abi::handler_page::COUNT as u64;
+    sim.model().set_word(crate::console_link::CONSOLE_HANDLER_PAGE + count, 1);
+    sim.server.step(0);
+    assert!(matches!(sim.server.phase, Phase::PowerOff { deadline, .. } if deadline <= sim.server.root.machine.now));
+}
+
+#[test]
+fn a_restarted_market_revokes_everything() {
+    let archive = two();
+    let mut sim = Sim::new(&archive, silent);
+    sim.run_to(50);
+    let mut model = sim.server.root.machine;
+    assert!(model.derived() > 100);
+    let boot = crate::boot::Boot::read(&model).unwrap();
+    crate::last_words::revoke_everything(&mut model, &boot);
+    // Reservations and the statistics page are no memory and run nothing.
+    assert!(model.derived() < 10, "{}", model.derived());
+    crate::last_words::end_run(&mut model, 0, "the ledger is lost");
+}
