@@ -26,7 +26,7 @@ const SCRIBBLE: u64 = BASE | 0xfff;
 /// Slots of a page.
 const PAGE_SLOTS: usize = 1 << (PAGE_BITS - SLOT_BITS);
 /// Words of a page.
-const PAGE_WORDS: usize = 512;
+pub const PAGE_WORDS: usize = 512;
 
 /// A page, read as slots and as words. Pages are shared until they are written, so that a machine is copied cheaply.
 #[derive(Clone)]
@@ -132,6 +132,11 @@ impl Host {
     pub fn scribble(&mut self, base: u64, bytes: u64) {
         let first = self.page_index(base);
         self.pages[first..first + (bytes >> PAGE_BITS) as usize].fill(self.scribbled.clone());
+    }
+
+    /// The entries of a table.
+    pub fn table(&self, table: u64) -> &[u64; PAGE_WORDS] {
+        &self.pages[self.page_index(table)].words
     }
 
     /// The registers of a Vcpu that was attached at least once.

@@ -209,8 +209,8 @@ fn collect_tables(kernel: &Kernel<Host>, state: &mut State, vm: VmId) -> Result<
     let mut open = vec![(vm.root(), 4u8)];
     while let Some((table, level)) = open.pop() {
         let mut entries = BTreeMap::new();
-        for index in 0..512u16 {
-            let raw = kernel.machine.table_entry(k::Hpa::new(table.0), usize::from(index));
+        for (index, raw) in (0..).zip(kernel.machine.table(table.0)) {
+            let raw = *raw;
             if raw == 0 {
                 continue;
             }
