@@ -38,8 +38,6 @@ struct Running {
     id: CoreId,
     booted: Booted,
     loaded: Loaded,
-    /// Start of this hold of the lock: half of the counter is enough for a hold, and shorter to read.
-    held_since: u32,
     /// The flush that the last entry carried.
     flushed: Option<asid::Entry>,
 }
@@ -49,7 +47,7 @@ type Lock = Guard<'static, Nonkernel>;
 /// Runs guests on this core for ever. SVM is on, GIF is 0, and the kernel is configured.
 pub fn run(core: &'static Core, booted: Booted) -> ! {
     let loaded = Loaded::new(booted.constants.xcr0);
-    let mut running = Running { core, id: core.id(), booted, loaded, held_since: 0, flushed: None };
+    let mut running = Running { core, id: core.id(), booted, loaded, flushed: None };
     let mut outside = Outside::started();
     panic::record(EventKind::Started, 0, 0);
     loop {
@@ -61,15 +59,15 @@ pub fn run(core: &'static Core, booted: Booted) -> ! {
 
 impl Running {
     #[inline(always)]
-    fn take_lock(&mut self, outside: Outside) -> (Lock, Holding) {
-        let kernel = KERNEL.lock();
-        self.held_since = rdtsc() as u32;
+    fn take_lock(&self, outside: Outside) -> (Lock, Holding) {
+        let mut kernel = KERNEL.lock();
+        kernel.machine.held_since = rdtsc() as u32;
         (kernel, outside.locked())
     }
 
     #[inline(always)]
     fn release_lock(&self, mut kernel: Lock) {
-        let held = (rdtsc() as u32).wrapping_sub(self.held_since);
+        let held = (rdtsc() as u32).wrapping_sub(kernel.machine.held_since);
         if held > kernel.machine.longest_hold {
             note_hold(&mut kernel, held);
         }
@@ -77,7 +75,7 @@ impl Running {
 
     /// Decides, goes, and works on exits, until something must be decided anew with the lock given up.
     fn go(&mut self, mut kernel: Lock, mut holding: Holding) -> Outside {
-        let id = self.id;
+        let (id, gate) = (self.id, &self.core.gate);
         'decide: loop {
             let decision = kernel.schedule(self.id);
             if let Some(before) = decision.save {
@@ -119,53 +117,59 @@ impl Running {
             };
             self.release_lock(kernel);
             let mut entering = entering;
-            let exit = loop {
-                // SAFETY: the state is loaded, the control block is the kernel's own work, and nothing else uses it until
-                // the guest is left.
+            let exit = if self.flushed.is_some() {
+                // SAFETY: as below. A hypercall that comes with a flush is repeated, once the flush is noted.
                 unsafe { switch::enter(saved) };
-                let code = vmcb.control.exit_code;
-                if code as u32 != exit::VMMCALL || vmcb.save.cpl != 0 || self.flushed.is_some() {
-                    break Exit::decode(code);
-                }
-                // The short way: a hypercall after which the same guest goes on. Nothing of the Vcpu is touched before
-                // the lock is held and it is known to be current still.
-                let Left::Otherwise(outside) = entering.left(&self.core.gate, false) else { return Outside::started() };
-                (kernel, holding) = self.take_lock(outside);
-                if kernel.current(id) != Some(vcpu) {
-                    continue 'decide;
-                }
-                let label = vmcb.save.rax;
-                saved.registers.call.label = label;
-                let decoded = kernel.decode(vcpu, &saved.registers.call);
-                let outcome = kernel.carry_out(id, vcpu, label, decoded);
-                (saved, vmcb) = guest_of(vcpu);
-                match outcome {
-                    Outcome::Done { status, results } => {
-                        vmcb.save.rax = status.0;
-                        saved.registers.set_results(results);
-                        skip_call(vmcb);
+                Exit::decode(vmcb.control.exit_code)
+            } else {
+                loop {
+                    // SAFETY: the state is loaded, the control block is the kernel's own work, and nothing else uses it until
+                    // the guest is left.
+                    unsafe { switch::enter(saved) };
+                    let code = vmcb.control.exit_code;
+                    if code as u32 != exit::VMMCALL || vmcb.save.cpl != 0 {
+                        break Exit::decode(code);
                     }
-                    Outcome::Blocked => {
-                        skip_call(vmcb);
+                    // The short way: a hypercall after which the same guest goes on. Nothing of the Vcpu is touched before
+                    // the lock is held and it is known to be current still.
+                    let Left::Otherwise(outside) = entering.left(gate, false) else { return Outside::started() };
+                    (kernel, holding) = self.take_lock(outside);
+                    if !kernel.is_current(id, vcpu) {
                         continue 'decide;
                     }
-                    Outcome::Gone => continue 'decide,
-                    Outcome::Preempted => {
-                        self.release_lock(kernel);
-                        return holding.gave_up();
+                    let label = vmcb.save.rax;
+                    saved.registers.call.label = label;
+                    let decoded = kernel.decode(vcpu, &saved.registers.call);
+                    let outcome = kernel.carry_out(id, vcpu, label, decoded);
+                    (saved, vmcb) = guest_of(vcpu);
+                    match outcome {
+                        Outcome::Done { status, results } => {
+                            vmcb.save.rax = status.0;
+                            saved.registers.set_results(results);
+                            skip_call(vmcb);
+                        }
+                        Outcome::Blocked => {
+                            skip_call(vmcb);
+                            continue 'decide;
+                        }
+                        Outcome::Gone => continue 'decide,
+                        Outcome::Preempted => {
+                            self.release_lock(kernel);
+                            return holding.gave_up();
+                        }
                     }
-                }
-                if !kernel.stays(id) {
-                    continue 'decide;
-                }
-                entering = match holding.enter(&self.core.gate, u64::MAX, 0) {
-                    Ok(entering) => entering,
-                    Err(holding) => {
-                        self.release_lock(kernel);
-                        return holding.gave_up();
+                    if !kernel.stays(id) {
+                        continue 'decide;
                     }
-                };
-                self.release_lock(kernel);
+                    entering = match holding.enter(gate, u64::MAX, 0) {
+                        Ok(entering) => entering,
+                        Err(holding) => {
+                            self.release_lock(kernel);
+                            return holding.gave_up();
+                        }
+                    };
+                    self.release_lock(kernel);
+                }
             };
             // All that the exit leaves in the Vcpu is written before the core says that it is out: from then on, and until
             // this core has the lock, the Vcpu may be destroyed and its memory be somebody else's.
@@ -185,7 +189,11 @@ impl Running {
                 continue;
             }
             let call = exit == Exit::Vmmcall && vmcb.save.cpl == 0;
-            let kind = if call { ExitKind::Invoke } else { self.settle(exit, saved, vmcb) };
+            let kind = match exit {
+                Exit::NestedFault => ExitKind::NestedFault,
+                _ if call => ExitKind::Invoke,
+                _ => self.settle(exit, saved, vmcb),
+            };
             let Left::Otherwise(outside) = entering.left(&self.core.gate, false) else { return Outside::started() };
             (kernel, holding) = self.take_lock(outside);
             self.note_flush(&mut kernel);
@@ -193,8 +201,6 @@ impl Running {
                 kernel.count_exit(self.id, kind);
                 self.unsettled(&mut kernel, exit, vcpu);
             }
-            // A hypercall that came with a flush is repeated, now that the flush is noted: its instruction pointer has not
-            // moved.
         }
     }
 
@@ -324,9 +330,7 @@ impl Running {
     #[cold]
     fn settle(&mut self, exit: Exit, saved: &mut Saved, vmcb: &mut Vmcb) -> ExitKind {
         let (constants, features) = (&self.booted.constants, &self.booted.features);
-        if !matches!(exit, Exit::NestedFault) {
-            panic::record(EventKind::Exit, vmcb.control.exit_code as u32, vmcb.control.exit_info1);
-        }
+        panic::record(EventKind::Exit, vmcb.control.exit_code as u32, vmcb.control.exit_info1);
         let mut guest = Guest { saved, vmcb, loaded: &mut self.loaded, constants, features };
         match exit {
             Exit::Cpuid => guest.cpuid(),
@@ -407,11 +411,10 @@ fn guest_of<'a>(vcpu: VcpuId) -> (&'a mut Saved, &'a mut Vmcb) {
     unsafe { (&mut *saved_at(vcpu), &mut *vmcb_at(vcpu)) }
 }
 
-/// Goes past a hypercall.
+/// Goes past a hypercall. An interrupt shadow over it is left to last for one instruction more.
 #[inline(always)]
 fn skip_call(vmcb: &mut Vmcb) {
     vmcb.save.rip = vmcb.save.rip.wrapping_add(length::VMMCALL);
-    vmcb.control.interrupt_shadow = 0;
 }
 
 /// Gives a guest what it is owed: vectors through the core's APIC, an event that was cut off by injection.

@@ -24,6 +24,9 @@ use kernel::types::{ChannelId, CoreId, Hpa, SlotId, Ticks, VcpuId, VmId};
 use kernel::vcpu::Vcpu;
 use kernel::vm::{MAX_CORES, Vm};
 
+/// Ticks after which a long operation gives the lock up although nobody waits for it, so that whoever comes next waits
+/// for the rest of one step only.
+const LONG_HOLD: u32 = 12_000;
 /// 2^32: the unit of the fixed-point ratios.
 const ONE: u128 = 1 << 32;
 
@@ -57,6 +60,8 @@ pub struct Booted {
 pub struct Hardware {
     /// Set once the root VM exists.
     pub booted: Option<Booted>,
+    /// Start of this hold of the kernel lock: half of the counter is enough for a hold, and shorter to read.
+    pub held_since: u32,
     /// Longest hold of the kernel lock so far, in ticks.
     pub longest_hold: u32,
     /// What the interrupt pins do.
@@ -73,6 +78,7 @@ impl Hardware {
     pub const fn new() -> Hardware {
         Hardware {
             booted: None,
+            held_since: 0,
             longest_hold: 0,
             routes: Routes::new(),
             devices: None,
@@ -313,7 +319,9 @@ impl Machine for Hardware {
     #[inline]
     fn must_yield(&self) -> bool {
         let own = usize::from(core_area::this().id().get()) % MAX_CORES;
-        crate::KERNEL.contended() || cpu::rdtsc() >= self.until[own]
+        let now = cpu::rdtsc();
+        let held = (now as u32).wrapping_sub(self.held_since);
+        crate::KERNEL.contended() || held > LONG_HOLD || now >= self.until[own]
     }
 
     fn init_vcpu(&mut self, vcpu: VcpuId, root: Hpa) {
