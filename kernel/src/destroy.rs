@@ -46,6 +46,17 @@ pub(crate) struct Work {
     keep: bool,
 }
 
+/// What a step has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// The work is done.
+    Done,
+    /// More is to be done. The step took at most about a thousand instructions.
+    Light,
+    /// More is to be done. The step took at most about five thousand instructions.
+    Heavy,
+}
+
 impl Work {
     /// Delete of a slot.
     pub(crate) fn delete(target: SlotId) -> Work {
@@ -59,28 +70,34 @@ impl Work {
 }
 
 impl<M: Machine> Kernel<M> {
-    /// One bounded step. True when the work is done.
+    /// One bounded step.
     #[inline]
-    pub(crate) fn destroy_step(&mut self, work: &mut Work) -> bool {
-        if !work.focus.is_some() && self.leaf_step(work) {
-            return true;
+    pub(crate) fn destroy_step(&mut self, work: &mut Work) -> Step {
+        if !work.focus.is_some() {
+            let step = self.leaf_step(work);
+            if !work.focus.is_some() {
+                return step;
+            }
         }
-        if work.focus.is_some() && self.circle_step(&mut work.focus) {
+        if self.circle_step(&mut work.focus) {
             work.focus = SlotId::NONE;
-            return self.slot(work.target).is_empty();
+            if self.slot(work.target).is_empty() {
+                return Step::Done;
+            }
         }
-        false
+        Step::Light
     }
 
-    /// Takes one leaf, or finds the zombie whose circle must be finished first. True when the work is done.
+    /// Takes one leaf, or finds the zombie whose circle must be finished first.
     #[inline]
-    fn leaf_step(&mut self, work: &mut Work) -> bool {
+    fn leaf_step(&mut self, work: &mut Work) -> Step {
         let target = self.slot(work.target);
         if target.is_empty() {
-            return true;
+            return Step::Done;
         }
         if !work.keep && !target.original {
-            return self.take_away(work.target);
+            self.take_away(work.target);
+            return Step::Done;
         }
         let leaf = self.leaf_to_destroy(work.target);
         let cap = self.slot(leaf).cap;
@@ -88,9 +105,18 @@ impl<M: Machine> Kernel<M> {
             work.focus = leaf;
         } else if leaf == work.target && work.keep {
             return match cap {
-                Cap::Untyped { .. } => self.scrub_step(leaf),
-                Cap::Doomed { .. } => self.take_away(leaf),
-                _ => true,
+                Cap::Untyped { .. } => {
+                    if self.scrub_step(leaf) {
+                        Step::Done
+                    } else {
+                        Step::Heavy
+                    }
+                }
+                Cap::Doomed { .. } => {
+                    self.take_away(leaf);
+                    Step::Done
+                }
+                _ => Step::Done,
             };
         } else if self.is_to_be_emptied(leaf) {
             self.make_zombie(leaf);
@@ -98,9 +124,9 @@ impl<M: Machine> Kernel<M> {
             work.focus = if leaf == work.target { leaf } else { self.move_home(leaf) };
         } else {
             let gone = self.take_away(leaf);
-            return gone && leaf == work.target;
+            return if gone && leaf == work.target { Step::Done } else { Step::Light };
         }
-        false
+        Step::Light
     }
 
     /// A leaf below `slot`. A launched VM on whose base the walk comes by is stopped for good: it cannot make
@@ -158,7 +184,7 @@ impl<M: Machine> Kernel<M> {
     /// Takes away a copy, or an original without descendants and without slots to be emptied. True when the slot is
     /// empty, false if the object needs more steps.
     #[inline]
-    fn take_away(&mut self, slot: SlotId) -> bool {
+    pub(crate) fn take_away(&mut self, slot: SlotId) -> bool {
         let &Slot { cap, original, .. } = self.slot(slot);
         let flushed = match cap {
             Cap::Frame { .. } | Cap::PageTable { .. } => self.unmap(slot),

@@ -40,7 +40,12 @@ impl<M: Machine> Kernel<M> {
                 let slot = self.slot_mut(to);
                 slot.rights = slot.rights.intersection(mask);
             }
-            Invocation::Delete(slot) => return Progress::Long(Work::delete(slot)),
+            Invocation::Delete(slot) => {
+                if self.slot(slot).original {
+                    return Progress::Long(Work::delete(slot));
+                }
+                self.take_away(slot);
+            }
             Invocation::Revoke(slot) => return Progress::Long(Work::revoke(slot)),
             Invocation::MapFrame { slot, vm, gpa, rights, table } => self.map_frame(slot, vm, gpa, rights, table),
             Invocation::MapTable { slot, vm, gpa, level, table } => self.map_table(slot, vm, gpa, level, table),

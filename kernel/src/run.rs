@@ -7,7 +7,7 @@
 use crate::asid;
 use crate::cap::Cap;
 use crate::decode::{Call, Invocation};
-use crate::destroy::Work;
+use crate::destroy::{Step, Work};
 use crate::invoke::Progress;
 use crate::kernel::Kernel;
 use crate::machine::{Machine, SharedPage};
@@ -15,9 +15,12 @@ use crate::types::{CoreId, Gpa, Ticks, VcpuId};
 use crate::vcpu::{Run, Vcpu};
 use cap_spec::abi::{ExitKind, Fault, Status, StopReason, handler_page, info_page, stats_page};
 
-/// Steps of a Delete or Revoke that are done before the lock is given up, however many wait for it. A tenant that makes
-/// capabilities while its memory is taken cannot keep up with that.
+/// Light steps of a Delete or Revoke that are done before the lock is given up, however many wait for it. A tenant that
+/// makes capabilities while its memory is taken cannot keep up with that.
 const MIN_STEPS: u32 = 8;
+/// Ticks after which the lock is given up even if nobody waits for it: what bounds the time that a core which comes a
+/// moment later must wait.
+const MAX_HOLD: u64 = 13_000;
 
 const _: () = assert!(ExitKind::Invoke as usize == 0, "counted at the start of the counters of exits");
 
@@ -112,15 +115,22 @@ impl<M: Machine> Kernel<M> {
     /// Does steps of a Delete or Revoke until it is done or others want the lock.
     #[inline]
     fn run_long(&mut self, core: CoreId, mut work: Work) -> Outcome {
+        let start = self.machine.now().get();
         let mut steps = 0u32;
-        // The bound of this loop is the work that exists; the bound between two looks at `must_yield` is one step.
+        // The bound of this loop is the work that exists; the bound between two looks at the clock is MIN_STEPS light steps
+        // or one heavy one.
         loop {
-            if self.destroy_step(&mut work) {
-                break;
+            match self.destroy_step(&mut work) {
+                Step::Done => break,
+                Step::Light => steps = steps.wrapping_add(1),
+                Step::Heavy => steps = MIN_STEPS,
             }
-            steps = steps.saturating_add(1);
-            if steps >= MIN_STEPS && self.machine.must_yield() {
-                return if self.core(core).loaded.is_some() { Outcome::Preempted } else { Outcome::Gone };
+            if steps >= MIN_STEPS {
+                steps = 0;
+                let held = self.machine.now().get().wrapping_sub(start);
+                if held > MAX_HOLD || self.machine.must_yield() {
+                    return if self.core(core).loaded.is_some() { Outcome::Preempted } else { Outcome::Gone };
+                }
             }
         }
         if self.core(core).loaded.is_some() {
@@ -273,6 +283,12 @@ impl<M: Machine> Kernel<M> {
     pub fn current(&self, core: CoreId) -> Option<VcpuId> {
         let current = self.core(core).current;
         if current.is_some() { Some(current) } else { None }
+    }
+
+    /// True if this Vcpu (not none) is the current one of a core.
+    #[inline]
+    pub fn is_current(&self, core: CoreId, vcpu: VcpuId) -> bool {
+        self.core(core).current == vcpu
     }
 
     /// The vector by which the current Vcpu of a core is to be told of events, if one is pending.

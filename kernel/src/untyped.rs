@@ -2,7 +2,7 @@
 //!
 //! Invariants: every object that was made of an Untyped lies below its watermark; bytes of RAM from the watermark on are
 //! zero. So Retype takes memory at the watermark without touching what it does not initialise, and Revoke, which alone
-//! lowers the watermark, scrubs from the top down and lowers it page by page: between two steps both invariants hold.
+//! lowers the watermark, scrubs from the top down and lowers it some pages at a time: between two steps both invariants hold.
 
 use crate::cap::{Cap, Mapping};
 use crate::channel::Channel;
@@ -18,8 +18,10 @@ use cap_spec::abi::{Error, Fault, ObjectType, PAGE_BITS, Rights, SLOT_BITS};
 
 /// Objects that one Retype makes at most.
 pub const MAX_RETYPE: u64 = 64;
-/// Bytes that one step of a scrub clears.
+/// Bytes that a scrub clears at once.
 const SCRUB_BYTES: u64 = 1 << PAGE_BITS;
+/// How often one step of a scrub does so.
+const SCRUB_PAGES: u32 = 8;
 
 impl<M: Machine> Kernel<M> {
     /// `Untyped.Retype`.
@@ -83,30 +85,55 @@ impl<M: Machine> Kernel<M> {
         *watermark = offset.wrapping_add(size.wrapping_mul(count as u64));
         let elder = parent.first_child;
         let depth = parent.depth.saturating_add(1);
-        parent.first_child = to.plus(count.wrapping_sub(1));
+        let youngest = to.plus(count.wrapping_sub(1));
+        parent.first_child = youngest;
         if elder.is_some() {
-            let first = to;
             let elder = self.slot_mut(elder);
-            elder.prev = first;
+            elder.prev = to;
             elder.first = false;
         } else {
             parent.last_child = to;
         }
-        let mut next = if elder.is_some() { elder } else { untyped };
-        let mut base = region.plus(offset);
+        let base = region.plus(offset);
+        // What is made by the dozen has a loop of its own.
+        if matches!(object, ObjectType::Frame) {
+            self.make_row(to, count, depth, base, size, |_, base| Cap::Frame {
+                bits,
+                device,
+                kernel_page: false,
+                base,
+                mapping: Mapping::NONE,
+            });
+        } else {
+            self.make_row(to, count, depth, base, size, |kernel, base| {
+                kernel.make(object, base, bits, device, region, region_bits)
+            });
+        }
+        let first = self.slot_mut(youngest);
+        first.prev = untyped;
+        first.first = true;
+        let last = self.slot_mut(to);
+        last.next = if elder.is_some() { elder } else { untyped };
+        last.last = !elder.is_some();
+    }
+
+    /// Fills a row of slots with originals that are each other's siblings. The ends still want their outer links.
+    #[inline(always)]
+    fn make_row(
+        &mut self,
+        to: SlotId,
+        count: u32,
+        depth: u8,
+        base: Hpa,
+        size: u64,
+        make: impl Fn(&mut Self, Hpa) -> Cap,
+    ) {
+        let mut base = base;
         for number in 0..count {
             let slot = to.plus(number);
-            let first = number.wrapping_add(1) == count;
-            let cap = self.make(object, base, bits, device, region, region_bits);
-            *self.slot_mut(slot) = Slot {
-                prev: if first { untyped } else { slot.plus(1) },
-                next,
-                depth,
-                first,
-                last: number == 0 && !elder.is_some(),
-                ..Slot::of(cap, Rights::all(), true)
-            };
-            next = slot;
+            let (next, prev) = (SlotId::new(slot.get().wrapping_sub(1)), slot.plus(1));
+            let cap = make(self, base);
+            *self.slot_mut(slot) = Slot { next, prev, depth, ..Slot::of(cap, Rights::all(), true) };
             base = base.plus(size);
         }
     }
@@ -142,21 +169,26 @@ impl<M: Machine> Kernel<M> {
         }
     }
 
-    /// One step of the scrub of an Untyped without children. True when its watermark is 0.
+    /// One step of the scrub of an Untyped without children: some pages from its watermark down. True when that is 0.
     #[inline]
     pub(crate) fn scrub_step(&mut self, slot: SlotId) -> bool {
         let Cap::Untyped { device, base, ref mut watermark, .. } = self.slot_mut(slot).cap else { return true };
         if device {
             *watermark = 0;
         }
-        if *watermark == 0 {
-            return true;
+        let mut top = *watermark;
+        for _ in 0..SCRUB_PAGES {
+            if top == 0 {
+                break;
+            }
+            let bottom = top.wrapping_sub(1) & !(SCRUB_BYTES - 1);
+            self.machine.zero(base.plus(bottom), top.wrapping_sub(bottom));
+            top = bottom;
         }
-        let top = *watermark;
-        let bottom = top.wrapping_sub(1) & !(SCRUB_BYTES - 1);
-        *watermark = bottom;
-        self.machine.zero(base.plus(bottom), top.wrapping_sub(bottom));
-        bottom == 0
+        if let Cap::Untyped { watermark, .. } = &mut self.slot_mut(slot).cap {
+            *watermark = top;
+        }
+        top == 0
     }
 }
 

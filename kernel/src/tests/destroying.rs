@@ -4,7 +4,7 @@ use super::base::*;
 use crate::cap::Cap;
 use crate::check::forest;
 use crate::decode::Call;
-use crate::destroy::Work;
+use crate::destroy::{Step, Work};
 use crate::machine::Machine;
 use crate::run::Outcome;
 use crate::types::{CoreId, SlotId};
@@ -47,7 +47,7 @@ impl World {
         let mut work = make(target);
         let mut steps = 0;
         while steps < drive.give_up_after {
-            if self.kernel.destroy_step(&mut work) {
+            if self.kernel.destroy_step(&mut work) == Step::Done {
                 let is_dead = |node: &crate::check::Node| matches!(node.slot.cap, Cap::Zombie(_) | Cap::Doomed { .. });
                 let left = forest(&self.kernel, self.root, ROOT_SLOTS);
                 let left: std::vec::Vec<_> = left.iter().filter(|node| is_dead(node)).collect();
