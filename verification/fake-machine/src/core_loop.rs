@@ -3,7 +3,7 @@
 
 use crate::bug::Bug;
 use crate::guest;
-use crate::hardware::{Exit, FIRST_ROUTE, ROUTES, Run, Stage, UPCALL};
+use crate::hardware::{Exit, FIRST_ROUTE, Line, ROUTES, Run, Stage, Target, UPCALL};
 use crate::machine::FakeMachine;
 use crate::setup::ROOT_VCPU;
 use cap_spec::abi::{Label, ObjectType, StopReason, info_page};
@@ -23,6 +23,8 @@ enum Todo {
     Decide,
     /// Carry a decision out: timer, then commit.
     Commit(Decision),
+    /// The short way: nothing has happened, the guest that made a hypercall goes on.
+    Reenter,
 }
 
 /// What the loop counts.
@@ -38,6 +40,8 @@ pub struct Counts {
     pub switches: u64,
     /// Times the root VM was started again.
     pub restarts: u64,
+    /// Hypercalls after which the guest went on at once.
+    pub short: u64,
 }
 
 /// The kernel on its machine, and where each core is in the loop.
@@ -117,6 +121,21 @@ impl World {
                 let give_up = self.in_step(|world| world.settle(core));
                 if give_up { self.give_lock_up(core, holding) } else { Stage::Holding(holding) }
             }
+            Todo::Reenter => {
+                let state = &mut self.kernel.machine.0.cores[core];
+                match holding.enter(&state.gate, u64::MAX, 0) {
+                    Ok(token) => {
+                        self.todo[core] = Todo::Settle;
+                        self.counts.short += 1;
+                        Stage::Committed(token, Run { event: 0, ..state.run })
+                    }
+                    Err(holding) => {
+                        self.kernel.on_deadline(id(core));
+                        self.todo[core] = Todo::Decide;
+                        Stage::Holding(holding)
+                    }
+                }
+            }
             Todo::Decide => {
                 if self.kernel.machine.0.cores[core].gate.attention(&holding) {
                     self.kernel.on_deadline(id(core));
@@ -163,6 +182,7 @@ impl World {
             Exit::Nmi => {
                 self.kernel.on_nmi(id(core), at);
                 self.set_alarms(None);
+                self.fire_parked(core);
             }
             Exit::Invoke if alive => return self.invoke(core, run.vcpu),
             Exit::Fault { gpa, write } if alive => {
@@ -208,6 +228,9 @@ impl World {
                     self.look_at_frames(vcpu, &call);
                 } else {
                     self.counts.refused += 1;
+                }
+                if self.kernel.stays(id(core)) && !self.kernel.machine.0.cores[core].run.entry.flush_all {
+                    self.todo[core] = Todo::Reenter;
                 }
             }
             Outcome::Blocked => self.counts.done += 1,
@@ -259,26 +282,50 @@ impl World {
 
     // ---- switching -----------------------------------------------------------------------------------------------
 
-    /// Follows what the library bound: a line is open only towards a core on which its Vcpu is loaded.
+    /// Follows what the library bound: a line is open towards the core on which its Vcpu is loaded; else it is parked on
+    /// the Vcpu's core, or masked once it may have fired.
     fn follow_routes(&mut self) {
         for line in 0..ROUTES {
             let owner = self.kernel.route(FIRST_ROUTE + line as u16).map(|route| (route.vcpu, route.vector));
             let hardware = &mut self.kernel.machine.0;
-            if hardware.lines[line].owner != owner {
-                if let Some((vcpu, vector)) = hardware.lines[line].owner
+            let Line { owner: before, fired, target, .. } = hardware.lines[line];
+            if before != owner {
+                if let Some((vcpu, vector)) = before
                     && let Some(guest) = hardware.guests.get_mut(&vcpu)
                 {
                     guest.owed.remove(&vector);
                 }
-                hardware.lines[line].owner = owner;
-                hardware.lines[line].latched = false;
+                hardware.lines[line] = Line { owner, latched: false, fired: false, target };
             }
-            let target = owner.and_then(|(vcpu, vector)| {
-                hardware.cores.iter().position(|core| core.open_for == vcpu).map(|core| (core, vector))
-            });
-            if hardware.lines[line].target != target {
-                hardware.route(line, target);
+            let wanted = match owner {
+                None => Target::Masked,
+                Some((vcpu, vector)) => match hardware.cores.iter().position(|core| core.open_for == vcpu) {
+                    Some(core) => Target::Vector(core, vector),
+                    None if fired && before == owner => Target::Masked,
+                    None => Target::Nmi(hardware.memory.vcpu(vcpu).core.get() as usize),
+                },
+            };
+            if target != wanted {
+                hardware.route(line, wanted);
             }
+        }
+    }
+
+    /// The core has taken an NMI: every line that is parked on it may have fired.
+    fn fire_parked(&mut self, core: usize) {
+        for line in 0..ROUTES {
+            let hardware = &mut self.kernel.machine.0;
+            if hardware.lines[line].target != Target::Nmi(core) {
+                continue;
+            }
+            hardware.route(line, Target::Masked);
+            hardware.lines[line].fired = true;
+            hardware.lines[line].latched = false;
+            let Some((vcpu, vector)) = hardware.lines[line].owner else { continue };
+            if let Some(guest) = hardware.guests.get_mut(&vcpu) {
+                guest.pending.raise(vector);
+            }
+            self.kernel.wake_by_interrupt(vcpu);
         }
     }
 
@@ -293,19 +340,23 @@ impl World {
         };
         // Mask, read back, drain: what is requested here belongs to the one that leaves. If that was destroyed, to nobody.
         for line in 0..ROUTES {
-            if hardware.lines[line].target.is_some_and(|(to, _)| to == core) {
-                hardware.route(line, None);
+            if matches!(hardware.lines[line].target, Target::Vector(to, _) if to == core) {
+                hardware.route(line, Target::Masked);
             }
         }
         let requested = std::mem::take(&mut hardware.cores[core].requested);
+        hardware.cores[core].open_for = next;
         if decision.save == Some(before)
             && let Some(guest) = hardware.guests.get_mut(&before)
         {
             for vector in (0..=255_u8).filter(|vector| requested[*vector as usize / 64] >> (vector % 64) & 1 != 0) {
                 guest.pending.raise(vector);
             }
+            if guest.pending.is_owed() {
+                // It came before the Vcpu slept.
+                self.kernel.wake_by_interrupt(before);
+            }
         }
-        hardware.cores[core].open_for = next;
         self.counts.switches += 1;
         self.follow_routes();
     }
@@ -313,8 +364,13 @@ impl World {
     // ---- entering ------------------------------------------------------------------------------------------------
 
     fn commit(&mut self, core: usize, holding: Holding, decision: Decision) -> Stage {
-        let hardware = &mut self.kernel.machine.0;
         let until = decision.until.get();
+        if !self.kernel.stays(id(core)) {
+            // Draining interrupts woke somebody.
+            self.todo[core] = Todo::Decide;
+            return self.give_lock_up(core, holding);
+        }
+        let hardware = &mut self.kernel.machine.0;
         hardware.cores[core].until = until;
         let mut now = hardware.clock();
         if until <= now {

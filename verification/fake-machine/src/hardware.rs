@@ -141,19 +141,32 @@ pub struct Guest {
     pub repeated: Option<Call>,
     /// Vectors that a device raised and it has not seen, with the moments it was open for them.
     pub owed: BTreeMap<u8, u32>,
-    /// Vectors it has seen.
-    pub seen: u64,
+    /// Moments it was open although it is to be told of events.
+    pub untold: u32,
     /// Moments it ran.
     pub moments: u64,
+}
+
+/// Where a route leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Nowhere: it is masked.
+    Masked,
+    /// Open: as a vector to a core.
+    Vector(usize, u8),
+    /// Parked: as an NMI to a core.
+    Nmi(usize),
 }
 
 /// A device's interrupt.
 #[derive(Clone, Copy, Debug)]
 pub struct Line {
-    /// Where the route leads while it is unmasked.
-    pub target: Option<(usize, u8)>,
-    /// Raised while masked.
+    /// Where it leads.
+    pub target: Target,
+    /// Raised while masked or parked.
     pub latched: bool,
+    /// Masked because it may have fired while it was parked; its vector is pending.
+    pub fired: bool,
     /// Whose it is, and as which vector, according to the kernel.
     pub owner: Option<(VcpuId, u8)>,
 }
@@ -201,6 +214,13 @@ pub struct Hardware {
     pub expulsions: u64,
 }
 
+impl Core {
+    /// An NMI is pending or under way.
+    pub fn is_called(&self) -> bool {
+        self.nmi_pending || self.nmi_coming
+    }
+}
+
 impl Hardware {
     /// A machine with this many pages and cores, reset.
     pub fn new(seed: u64, pages: usize, cores: usize, bug: Option<Bug>) -> Hardware {
@@ -229,7 +249,7 @@ impl Hardware {
             memory: Memory::new(pages),
             cores: (0..cores).map(|_| core()).collect(),
             guests: BTreeMap::new(),
-            lines: [Line { target: None, latched: false, owner: None }; ROUTES],
+            lines: [Line { target: Target::Masked, latched: false, fired: false, owner: None }; ROUTES],
             messages: Vec::new(),
             deadlines: Deadlines::new(cores),
             comparator: None,
@@ -369,7 +389,6 @@ impl Hardware {
         self.say(|| format!("core {core} {vcpu:?} takes vector {}", event as u8));
         if let Some(guest) = self.guests.get_mut(&vcpu) {
             guest.owed.remove(&(event as u8));
-            guest.seen += 1;
             guest.halted = false;
             // As through an interrupt gate.
             guest.open = false;
@@ -403,6 +422,14 @@ impl Hardware {
                 if *moments > OWED_MOMENTS {
                     lost = Some(vector);
                 }
+            }
+            if self.memory.has_vcpu(vcpu) && self.memory.vcpu(vcpu).event_pending {
+                guest.untold += 1;
+            } else {
+                guest.untold = 0;
+            }
+            if guest.untold > OWED_MOMENTS {
+                lost = Some(self.memory.vcpu(vcpu).event_vector);
             }
             if let Some(vector) = lost {
                 self.violate(format!("{vcpu:?} never got interrupt {vector}"));

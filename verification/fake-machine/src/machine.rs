@@ -1,7 +1,7 @@
 //! The [`Machine`] that the kernel library runs on: memory and hardware of the simulation, seen from the core that
 //! holds the lock. At every store of the kernel the other cores' guests may go on.
 
-use crate::hardware::{FIRST_ROUTE, Guest, Hardware, ROUTES};
+use crate::hardware::{FIRST_ROUTE, Guest, Hardware, ROUTES, Target};
 use crate::memory::PAGE;
 use cap_spec::abi::Register;
 use kernel::channel::Channel;
@@ -140,7 +140,7 @@ impl Machine for FakeMachine {
             pending: Pending::NONE,
             repeated: None,
             owed: BTreeMap::new(),
-            seen: 0,
+            untold: 0,
             moments: 0,
         };
         self.0.guests.insert(vcpu, guest);
@@ -164,9 +164,13 @@ impl Machine for FakeMachine {
 
     fn route_irq(&mut self, route: u16, target: Option<(CoreId, u8)>) {
         let line = route.wrapping_sub(FIRST_ROUTE) as usize;
-        // Towards a core the line is opened when the Vcpu is loaded there (`core_loop`).
-        if line < ROUTES && target.is_none() {
-            self.0.route(line, None);
+        if line >= ROUTES {
+            return;
+        }
+        self.0.route(line, Target::Masked);
+        // Whether it is opened or parked depends on what its core does (`core_loop`).
+        if let Some((core, _)) = target {
+            self.0.call(core.get() as usize);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use crate::bug::Bug;
 use crate::core_loop::{Counts, World};
-use crate::hardware::{Hardware, Stage};
+use crate::hardware::{Hardware, Stage, Target};
 use crate::machine::FakeMachine;
 use crate::setup::{CORES, PAGES, ROOT_CNODE, boot};
 use cap_spec::abi::{info_page, stats_page};
@@ -46,12 +46,13 @@ pub struct Report {
 impl Report {
     /// Both together.
     pub fn add(&mut self, other: &Report) {
-        let Counts { done, refused, preempted, switches, restarts } = other.counts;
+        let Counts { done, refused, preempted, switches, restarts, short } = other.counts;
         self.counts.done += done;
         self.counts.refused += refused;
         self.counts.preempted += preempted;
         self.counts.switches += switches;
         self.counts.restarts += restarts;
+        self.counts.short += short;
         self.accesses += other.accesses;
         self.interrupts += other.interrupts;
         self.expulsions += other.expulsions;
@@ -62,10 +63,10 @@ impl Report {
 
 impl std::fmt::Display for Report {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Counts { done, refused, preempted, switches, restarts } = self.counts;
+        let Counts { done, refused, preempted, switches, restarts, short } = self.counts;
         write!(
             f,
-            "{done} invocations done, {refused} refused, {preempted} preempted, {switches} switches, {} shootdowns, \
+            "{done} invocations done, {refused} refused, {preempted} preempted, {short} by the short way, {switches} switches, {} shootdowns, \
              {} accesses, {} interrupts, {restarts} restarts, {} ticks, \
              at most {} short in a period",
             self.expulsions, self.accesses, self.interrupts, self.ticks, self.shortfall
@@ -188,6 +189,14 @@ fn late_core(world: &World) -> Option<String> {
 /// A Vcpu that sleeps although what it waits for has come, or that could run on a core that halts.
 fn lost_wakeup(world: &World) -> Option<String> {
     let machine = &world.kernel.machine;
+    for line in &machine.0.lines {
+        if let (Target::Nmi(core), Some((vcpu, vector)), true) = (line.target, line.owner, line.latched)
+            && matches!(machine.0.cores[core].stage, Stage::Halted(_))
+            && !machine.0.cores[core].is_called()
+        {
+            return Some(format!("interrupt {vector} was raised for {vcpu:?}, and core {core} halts"));
+        }
+    }
     for &vcpu in machine.0.guests.keys() {
         if !machine.0.memory.has_vcpu(vcpu) {
             continue;

@@ -2,7 +2,7 @@
 //! there at once.
 
 use crate::bug::Bug;
-use crate::hardware::{Hardware, ROUTES, Stage};
+use crate::hardware::{Hardware, ROUTES, Stage, Target};
 use kernel::protocol::deadlines::Alarm;
 
 /// The longest time that is skipped at once while every core halts: a guest may ask to sleep for ages.
@@ -83,8 +83,12 @@ impl Hardware {
             guest.owed.entry(vector).or_insert(0);
         }
         match self.lines[line].target {
-            Some((core, vector)) => self.messages.push((line, core, vector)),
-            None => self.lines[line].latched = true,
+            Target::Vector(core, vector) => self.messages.push((line, core, vector)),
+            Target::Nmi(core) => {
+                self.lines[line].latched = true;
+                self.send_nmi(core);
+            }
+            Target::Masked => self.lines[line].latched = true,
         }
     }
 
@@ -98,8 +102,9 @@ impl Hardware {
         self.cores[core].requested[vector as usize / 64] |= 1 << (vector % 64);
     }
 
-    /// Opens or masks a line; when this returns, messages that were in flight have arrived (the write was read back).
-    pub fn route(&mut self, line: usize, target: Option<(usize, u8)>) {
+    /// Opens, parks or masks a line; when this returns, messages that were in flight have arrived (the write was read
+    /// back).
+    pub fn route(&mut self, line: usize, target: Target) {
         let (arrived, coming): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.messages).into_iter().partition(|message| message.0 == line);
         self.messages = coming;
@@ -107,11 +112,15 @@ impl Hardware {
             self.accept(line, core, vector);
         }
         self.lines[line].target = target;
-        if let Some((core, vector)) = target
-            && self.lines[line].latched
-        {
-            self.lines[line].latched = false;
-            self.messages.push((line, core, vector));
+        match target {
+            Target::Vector(core, vector) => {
+                self.lines[line].fired = false;
+                if std::mem::take(&mut self.lines[line].latched) {
+                    self.messages.push((line, core, vector));
+                }
+            }
+            Target::Nmi(core) if self.lines[line].latched => self.send_nmi(core),
+            Target::Nmi(_) | Target::Masked => {}
         }
     }
 
