@@ -12,6 +12,8 @@ pub struct Msr(u32);
 impl Msr {
     /// APIC base and mode.
     pub const APIC_BASE: Msr = Msr(0x1b);
+    /// Prediction commands; only where CPUID shows the barrier.
+    pub const PRED_CMD: Msr = Msr(0x49);
     /// x2APIC: local APIC id.
     pub const X2APIC_ID: Msr = Msr(0x802);
     /// x2APIC: version.

@@ -14,8 +14,8 @@ unsafe extern "C" {
 
 /// How long a core may take from the start-up IPI to its first sign, in microseconds, before the IPI is repeated.
 const PATIENCE_US: u64 = 200;
-/// How often the start-up IPI is sent. Processors since 2000 need one.
-const ATTEMPTS: u32 = 50;
+/// How often the start-up IPI is sent, which makes 200 ms in all: an emulator on a busy host may take that long.
+const ATTEMPTS: u32 = 1000;
 
 /// Starts the cores with these ids as core 1, 2, ...; returns how many run, the boot core included. A core that does not
 /// answer is left out, and those behind it take its number.

@@ -113,7 +113,7 @@ extern "C" fn boot_main(magic: u64, info: u64) -> ! {
         tsc_hz,
     }
     .carry_out(&mut kernel);
-    let constants = Constants { xcr0: svm::emulate::supported_xcr0(), ticks_per_count };
+    let constants = Constants { xcr0: svm::emulate::supported_xcr0(), ticks_per_count, barrier: features.barrier };
     let clean = if features.clean_bits { Clean::all() } else { Clean::empty() };
     let booted = Booted { constants, features, clean, root };
     kernel.machine.booted = Some(booted);

@@ -51,11 +51,11 @@ pub struct Guest<'a> {
 struct Refused;
 
 impl Guest<'_> {
-    /// Goes past an intercepted instruction of a known length.
-    #[inline(always)]
-    pub fn advance(&mut self, length: u64) {
-        let save = &mut self.vmcb.save;
-        save.rip = save.rip.wrapping_add(length);
+    /// Goes past an intercepted instruction: to where the processor says, or else by the instruction's length without
+    /// prefixes.
+    fn advance(&mut self, length: u64) {
+        let next = self.vmcb.save.rip.wrapping_add(length);
+        self.vmcb.save.rip = if self.features.next_rip { self.vmcb.control.next_rip } else { next };
         self.vmcb.control.interrupt_shadow = 0;
     }
 

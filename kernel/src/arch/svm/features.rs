@@ -13,6 +13,8 @@ pub struct Features {
     pub next_rip: bool,
     /// The clean field is looked at.
     pub clean_bits: bool,
+    /// Indirect branch prediction barrier.
+    pub barrier: bool,
 }
 
 /// Why guests can't run here.
@@ -53,7 +55,8 @@ impl Features {
         if cpuid(1, 0)[2] & XSAVE == 0 || extended_bytes(supported_xcr0()) > XSAVE_BYTES {
             return Err(Unsupported::NoXsave);
         }
-        Ok(Features { asids, next_rip: bits & 1 << 3 != 0, clean_bits: bits & 1 << 5 != 0 })
+        let barrier = cpuid(0x8000_0000, 0)[0] >= 0x8000_0008 && cpuid(0x8000_0008, 0)[1] & 1 << 12 != 0;
+        Ok(Features { asids, next_rip: bits & 1 << 3 != 0, clean_bits: bits & 1 << 5 != 0, barrier })
     }
 
     /// CPUID as a guest sees it.

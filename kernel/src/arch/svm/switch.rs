@@ -41,6 +41,8 @@ pub struct Constants {
     pub xcr0: u64,
     /// TSC ticks per count of the APIC timer undivided, in 2^-32.
     pub ticks_per_count: u64,
+    /// The processor has the indirect branch prediction barrier.
+    pub barrier: bool,
 }
 
 impl Constants {
@@ -111,6 +113,11 @@ impl Loaded {
         }
         if saved.special {
             self.load_special(saved, constants);
+        }
+        if constants.barrier {
+            // SAFETY: bit 0 of PRED_CMD is the barrier, which the processor has; what was learned of the Vcpu before does
+            // not steer this one.
+            unsafe { wrmsr(Msr::PRED_CMD, 1) };
         }
     }
 
