@@ -44,7 +44,9 @@ impl Display {
     /// When it can't be put into raw mode.
     pub fn open(scenario: &Scenario) -> Result<Display> {
         let hostile = scenario.plan.apps.iter().zip(0u16..).filter(|(app, _)| !app.starts).map(|(_, number)| number);
-        let terminal = ratatui::try_init().context("cannot use the terminal; --plain does without")?;
+        let mut terminal = ratatui::try_init().context("cannot use the terminal; --plain does without")?;
+        // Not every terminal gives an empty alternate screen.
+        let _ = terminal.clear();
         Ok(Display {
             terminal: Some(terminal),
             title: scenario.title.clone(),
@@ -87,7 +89,10 @@ impl Display {
                 let waiting = self.hostile.iter().copied();
                 let next = waiting.filter(|app| state.apps[usize::from(*app)].phase == Phase::Waiting).min();
                 match next {
-                    Some(app) => Action::Start(app),
+                    Some(app) => {
+                        self.selected = self.victim_of(app, state);
+                        Action::Start(app)
+                    }
                     None => {
                         self.push("there is no application left that could be started".into());
                         return None;
@@ -97,8 +102,15 @@ impl Display {
             KeyCode::Char('q') | KeyCode::Esc => return Some(Wish::Quit),
             _ => return None,
         };
-        self.push(format!("you: {action:?}"));
+        self.push(format!("you: {}", action.describe(&state.apps[self.selected].name)));
         Some(Wish::Act(action))
+    }
+
+    /// An application that runs on the same core, whose share is worth watching; else the present selection.
+    fn victim_of(&self, app: u16, state: &RunState) -> usize {
+        let core = state.apps[usize::from(app)].core;
+        let beside = |victim: &AppState| victim.core == core && victim.phase == Phase::Running;
+        state.apps.iter().position(beside).unwrap_or(self.selected)
     }
 
     fn draw(&mut self, state: &RunState) {
@@ -137,7 +149,7 @@ impl Display {
     }
 
     fn prices(&self, frame: &mut Frame, area: Rect, state: &RunState) {
-        let [left, right] = Layout::horizontal([Constraint::Length(64), Constraint::Min(10)]).areas(area);
+        let [left, right] = Layout::horizontal([Constraint::Length(72), Constraint::Min(10)]).areas(area);
         let rows = state.goods.iter().map(|good| {
             let last = good.history.last();
             let price = |price: Option<market_mechanism::Price>| match price {

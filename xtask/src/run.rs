@@ -76,7 +76,10 @@ pub fn run(options: &Options) -> Result<u8> {
     let outcome = watch(&mut session, view.as_mut(), &scenario, options.timeout);
     view.close();
     let stopped = outcome?;
-    let failure = stopped.failure.or_else(|| session.failure());
+    let mut failure = stopped.failure.or_else(|| session.failure());
+    if stopped.by_user && session.ended_when_told() {
+        failure = None;
+    }
     let wall = session.elapsed().as_secs_f64();
     let shown = paths::shown(&options.scenario);
     let result = report::json::result(&session.state, &shown, scenario.plan.seed, wall, failure.as_deref());
@@ -146,19 +149,21 @@ struct Stopped {
     failure: Option<String>,
     /// True if the user interrupted it.
     interrupted: bool,
+    /// True if the user ended it, by a key or by an interrupt.
+    by_user: bool,
 }
 
 fn watch(session: &mut Session, view: &mut dyn View, scenario: &Scenario, timeout: Duration) -> Result<Stopped> {
     let mut ppm = vec![ONE_PPM; scenario.plan.apps.len()];
     let mut ending: Option<Instant> = None;
     let mut interrupted = false;
-    let end = |failure: Option<String>, interrupted: bool| Ok(Stopped { failure, interrupted });
+    let end = |failure: Option<String>, interrupted: bool, by_user: bool| Ok(Stopped { failure, interrupted, by_user });
     loop {
         match session.next(Instant::now() + TICK)? {
             Seen::Line(line) => view.line(&line),
             Seen::Record(record) => view.record(&session.state, &record),
             Seen::Nothing => {}
-            Seen::Off => return end(None, interrupted),
+            Seen::Off => return end(None, interrupted, ending.is_some()),
         }
         for wish in view.tick(&session.state) {
             match wish {
@@ -175,7 +180,7 @@ fn watch(session: &mut Session, view: &mut dyn View, scenario: &Scenario, timeou
                 }
                 Wish::Quit => {
                     session.stop();
-                    return end(Some("stopped by the user".into()), true);
+                    return end(Some("stopped by the user".into()), true, false);
                 }
             }
         }
@@ -189,21 +194,22 @@ fn watch(session: &mut Session, view: &mut dyn View, scenario: &Scenario, timeou
             (1, Some(_)) => interrupted = true,
             _ => {
                 session.stop();
-                return end(Some("interrupted".into()), true);
+                return end(Some("interrupted".into()), true, false);
             }
         }
         if ending.is_some_and(|since| since.elapsed() > STOP_GRACE) {
             session.stop();
-            return end(Some("the machine did not end when it was told to".into()), interrupted);
+            return end(Some("the machine did not end when it was told to".into()), interrupted, false);
         }
         if session.elapsed() > timeout {
             session.stop();
             let seconds = timeout.as_secs();
-            return end(Some(format!("timed out after {seconds} s (--timeout sets another limit)")), interrupted);
+            let failure = format!("timed out after {seconds} s (--timeout sets another limit)");
+            return end(Some(failure), interrupted, false);
         }
         if session.is_stuck() {
             session.stop();
-            return end(Some("the machine sent its last record and did not go off".into()), interrupted);
+            return end(Some("the machine sent its last record and did not go off".into()), interrupted, false);
         }
     }
 }

@@ -121,6 +121,13 @@ impl Session {
         self.machine.stop();
     }
 
+    /// True if the machine ended in good order and nothing is wrong but that it was told to end.
+    pub fn ended_when_told(&self) -> bool {
+        let off = self.status.is_some_and(|status| status.code().is_some_and(|code| code & 1 == 1));
+        let agree = self.state.verified.as_ref().is_none_or(|verified| verified.agree());
+        off && agree && self.state.end.is_some() && self.state.violations.is_empty() && self.epitaph().is_none()
+    }
+
     /// The kernel's epitaph, if it panicked. Only the kernel writes at the start of a line: what the console server
     /// prints for others stands behind their names.
     pub fn epitaph(&self) -> Option<Epitaph> {

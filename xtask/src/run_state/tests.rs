@@ -68,7 +68,12 @@ fn every_contradiction_is_a_failure() {
         ("application 7", vec![begin(), Record::Used { t: 0, app: 7, ticks: 0 }, end()]),
         (
             "goes back",
-            vec![begin(), Record::Used { t: 5, app: 0, ticks: 0 }, Record::Used { t: 4, app: 0, ticks: 0 }, end()],
+            vec![
+                begin(),
+                Record::Used { t: 5_000_000, app: 0, ticks: 0 },
+                Record::Used { t: 4, app: 0, ticks: 0 },
+                end(),
+            ],
         ),
         ("in debt", vec![begin(), Record::Account { t: 0, app: 0, balance: -1, escrow: 0, paid: 0 }, end()]),
         ("late", vec![begin(), Record::End { t: 0, status: 3, reason: "late".into() }]),

@@ -90,6 +90,21 @@ impl Action {
         }
     }
 
+    /// What it does, in words; `name` is the application's.
+    pub fn describe(&self, name: &str) -> String {
+        let times = |ppm: u64| ppm as f64 / ONE_PPM as f64;
+        match self {
+            Action::Shock { ppm, for_ms, .. } => format!("demand shock: {name} x {} for {for_ms} ms", times(*ppm)),
+            Action::Raise(_) => format!("the valuation of {name} x {}", times(STEP_PPM)),
+            Action::Lower(_) => format!("the valuation of {name} / {}", times(STEP_PPM)),
+            Action::Set(_, ppm) => format!("the valuation of {name} is {} of the scenario's", times(*ppm)),
+            Action::Kill(_) => format!("kill {name}"),
+            Action::Start(_) => "start a neighbour".into(),
+            Action::TopUp(_, amount) => format!("{name} gets {} credits", market_mechanism::Credits(*amount)),
+            Action::Stop => "end the run".into(),
+        }
+    }
+
     /// The command for the market server. `ppm` holds every application's present factor and is kept up to date.
     pub fn command(&self, ppm: &mut [u64]) -> Command {
         let mut valuation = |app: u16, change: &dyn Fn(u64) -> u64| {
