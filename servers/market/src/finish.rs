@@ -29,15 +29,16 @@ struct Count {
 impl<M: Machine> Server<'_, M> {
     /// Compares ledger, leases and the kernel's capabilities, application by application and good by good. Every
     /// difference is reported and makes the run fail.
-    pub(crate) fn reconcile(&mut self) {
+    /// Returns how many units exist.
+    pub(crate) fn reconcile(&mut self) -> u64 {
         let mut wrong: Vec<String> = Vec::new();
-        self.tally.leased = 0;
-        self.tally.existing = 0;
+        let mut left = 0;
         for app in 0..self.tenants.len() {
             self.return_deleted(app);
             for (what, count) in [("pages", self.count_pages(app)), ("CPU time", self.count_time(app))] {
                 self.tally.leased += count.leased;
                 self.tally.existing += count.existing;
+                left += count.existing;
                 if count.leased != count.existing {
                     let (leased, existing) = (count.leased, count.existing);
                     wrong.push(format!("{what} of {}: {leased} leased, {existing} exist", self.name(app)));
@@ -63,6 +64,7 @@ impl<M: Machine> Server<'_, M> {
         if self.tally.intervals.is_multiple_of(TOTALS_EVERY) {
             self.report_totals();
         }
+        left
     }
 
     /// A tenant that deletes the capability of its lease has given it back.
@@ -161,20 +163,16 @@ impl<M: Machine> Server<'_, M> {
         if self.phase != Phase::Running {
             return;
         }
-        // The last state of what is leased is the one worth reporting, so it is counted before it is taken back.
         self.reconcile();
-        let (leased, existing) = (self.tally.leased, self.tally.existing);
         for app in 0..self.tenants.len() {
             if self.tenants[app].is_running() {
                 self.end_tenant(app, End::RunOver);
             }
         }
-        self.reconcile();
-        if self.tally.existing != 0 {
-            let left = self.tally.existing;
+        let left = self.reconcile();
+        if left != 0 {
             self.fail(format!("{left} units are left after everything was taken back"));
         }
-        (self.tally.leased, self.tally.existing) = (leased, existing);
         self.report_accounts();
         self.report_totals();
         let problems = self.problems(reason);

@@ -33,6 +33,8 @@ struct Rings {
 /// The machine.
 struct RootVm {
     rings: [Option<Rings>; MAX_CLIENTS + 1],
+    /// What a ring gives; kept, as clearing it anew for each look at an empty ring would cost more than the look.
+    buffer: [u8; MAX_MESSAGE],
 }
 
 /// Memory outside of the image, which the market has mapped.
@@ -54,6 +56,10 @@ fn attention(wake: RingWake) -> Attention {
 }
 
 impl RootVm {
+    const fn new() -> RootVm {
+        RootVm { rings: [const { None }; MAX_CLIENTS + 1], buffer: [0; MAX_MESSAGE] }
+    }
+
     fn rings(&mut self, peer: Peer) -> Option<&mut Rings> {
         self.rings.get_mut(place(peer))?.as_mut()
     }
@@ -137,11 +143,10 @@ impl Machine for RootVm {
     }
 
     fn receive(&mut self, peer: Peer) -> Received {
-        let Some(rings) = self.rings(peer) else { return Received::Nothing };
-        let mut buffer = [0; MAX_MESSAGE];
-        match rings.input.receive(&mut buffer) {
+        let Some(rings) = self.rings.get_mut(place(peer)).and_then(Option::as_mut) else { return Received::Nothing };
+        match rings.input.receive(&mut self.buffer) {
             Ok(None) => Received::Nothing,
-            Ok(Some((length, wake))) => Received::Message(buffer[..length].to_vec(), attention(wake)),
+            Ok(Some((length, wake))) => Received::Message(self.buffer[..length].to_vec(), attention(wake)),
             Err(RingError::Full | RingError::TooLong | RingError::Corrupt) => Received::Damaged,
         }
     }
@@ -151,7 +156,7 @@ impl Machine for RootVm {
 pub fn main() -> ! {
     end::set_reporter(report);
     claim_rest_of_memory();
-    let mut machine = RootVm { rings: [const { None }; MAX_CLIENTS + 1] };
+    let mut machine = RootVm::new();
     let boot = match Boot::read(&machine) {
         Ok(boot) => boot,
         Err(problem) => give_up(&mut machine, format_args!("boot information {problem}")),
@@ -202,6 +207,6 @@ fn give_up(machine: &mut RootVm, reason: fmt::Arguments<'_>) -> ! {
 
 /// Tells of a panic or an exception of the market itself. The console server may still run: the ports are taken from it.
 fn report(_kind: end::Kind, what: &dyn fmt::Display) {
-    let mut machine = RootVm { rings: [const { None }; MAX_CLIENTS + 1] };
+    let mut machine = RootVm::new();
     last_words::end_run(&mut machine, 0, &alloc::format!("the market server failed: {what}"));
 }

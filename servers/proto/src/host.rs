@@ -185,9 +185,9 @@ pub enum Record {
         sum: Atto15,
         /// What that sum must be.
         expected: Atto15,
-        /// Units leased by the ledger, summed over goods.
+        /// Units leased by the ledger, summed over goods and intervals.
         leased: u64,
-        /// Units that the kernel says exist as capabilities.
+        /// Units that the kernel says exist as capabilities, likewise.
         existing: u64,
         /// Mismatches seen in the run; 0 or the run fails.
         mismatches: u64,
