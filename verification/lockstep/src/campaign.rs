@@ -77,15 +77,16 @@ pub fn run(seed: u64, steps: usize, mutant: Option<Mutant>) -> Result<Report, Bo
 fn sequence(seed: u64, mutant: Option<Mutant>, steps: &mut Vec<Step>, report: &mut Report) -> Result<(), Divergence> {
     let mut random = Random::new(seed);
     let mut system = System::new(mutant);
-    let mut start = match seed % 5 {
+    let core = random.below(2) as u8;
+    let mut start = match seed % 6 {
         0 => Vec::new(),
-        1 => script::build_tenant(),
-        2 => [script::build_tenant(), script::hand_over()].concat(),
-        3 => script::launched_tenant(),
+        1 => script::build_tenant(core),
+        2 => [script::build_tenant(core), script::hand_over()].concat(),
+        3 | 4 => script::launched_tenant(core),
         _ => {
             let threats = script::threats();
             let threat = threats[random.below(threats.len())].clone();
-            [script::build_tenant(), threat, script::hand_over(), script::launch().to_vec()].concat()
+            [script::build_tenant(core), threat, script::hand_over(), script::launch().to_vec()].concat()
         }
     };
     // Some starts lack a step, so that what depends on it is refused.

@@ -9,7 +9,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use cap_spec::abi::{Label, ObjectType};
 
 use crate::campaign::Failure;
-use crate::script::{Step, retype, root};
+use crate::script::{Step, by, retype, root};
 use crate::system::{System, place};
 
 /// What was explored.
@@ -168,4 +168,41 @@ pub fn mapping() -> Vec<Step> {
     }
     steps.push(root(Label::CNodeDelete, here, &[TABLES + 1]));
     steps
+}
+
+/// Where [`processors`] starts: a second Vcpu of the root VM, and a route that it could take.
+pub fn processors_start() -> Vec<Step> {
+    vec![
+        retype(place::CLEAN, ObjectType::Vcpu, 0, A, 1),
+        root(Label::VcpuAttach, A, &[place::VM]),
+        root(Label::IrqSplit, place::ROUTES, &[5, 1, place::CNODE, mapped::FRAME]),
+    ]
+}
+
+/// Time of core 1 split, resized, bound, used up, given back; a Vcpu started, stopped, asleep, signalled, deleted.
+pub fn processors() -> Vec<Step> {
+    let here = place::CNODE;
+    let core = place::CPU_TIME + 1;
+    vec![
+        root(Label::CpuTimeSplit, core, &[900, 1_000, here, B]),
+        root(Label::CpuTimeSplit, core, &[300, 1_000, here, C]),
+        root(Label::CpuTimeSplit, B, &[300, 1_000, here, C]),
+        root(Label::CpuTimeResize, B, &[400, 1_000]),
+        root(Label::CpuTimeResize, C, &[350, 2_000]),
+        root(Label::CNodeDelete, here, &[B]),
+        root(Label::CNodeDelete, here, &[C]),
+        root(Label::CNodeRevoke, here, &[core]),
+        root(Label::VcpuBindTime, A, &[B]),
+        root(Label::VcpuBindTime, A, &[C]),
+        root(Label::VcpuUnbindTime, A, &[]),
+        root(Label::VcpuStart, A, &[]),
+        root(Label::VcpuStop, A, &[]),
+        root(Label::IrqBind, mapped::FRAME, &[A, 40]),
+        root(Label::VcpuSignal, A, &[1]),
+        by(1, Label::VcpuWait, A, &[3, 0]),
+        by(1, Label::VcpuWait, A, &[3, 1_500]),
+        root(Label::CNodeDelete, here, &[A]),
+        Step::Decide(1),
+        Step::Advance(700),
+    ]
 }

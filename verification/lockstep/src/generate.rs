@@ -25,12 +25,13 @@ const WEIGHTS: &[(Label, usize)] = &[
     (Label::VcpuBindTime, 8),
     (Label::VcpuAttach, 8),
     (Label::VcpuLaunch, 8),
-    (Label::VcpuWait, 2),
-    (Label::ChannelWait, 2),
+    (Label::VcpuWait, 3),
+    (Label::ChannelWait, 8),
     (Label::CpuTimeSplit, 8),
     (Label::ChannelGrant, 8),
     (Label::ChannelAccept, 8),
     (Label::MachineReset, 1),
+    (Label::VcpuStop, 2),
 ];
 
 /// Guest-physical addresses near which things are mapped.

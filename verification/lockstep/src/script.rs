@@ -115,7 +115,7 @@ pub mod tenant {
     pub const TABLES: [u64; 3] = [36, 37, 38];
     /// Two frames of 4 KiB.
     pub const FRAMES: [u64; 2] = [39, 40];
-    /// CPU time on core 1.
+    /// CPU time.
     pub const TIME: u64 = 41;
     /// A channel, from the root VM's memory.
     pub const CHANNEL: u64 = 42;
@@ -125,9 +125,11 @@ pub mod tenant {
     pub const FOREIGN: u64 = 44;
 }
 
-/// Makes a tenant out of the root VM's clean Untyped: configured, its capabilities still in the root CNode.
-pub fn build_tenant() -> Vec<Step> {
+/// Makes a tenant out of the root VM's clean Untyped: configured, with time of this core, its capabilities still in the
+/// root CNode.
+pub fn build_tenant(core: u8) -> Vec<Step> {
     use tenant::*;
+    let time = place::CPU_TIME + u64::from(core);
     vec![
         retype(place::CLEAN, ObjectType::Untyped, 17, BASE, 1),
         retype(BASE, ObjectType::CNode, 6, CNODE, 1),
@@ -139,7 +141,7 @@ pub fn build_tenant() -> Vec<Step> {
         retype(place::CLEAN, ObjectType::Frame, 12, FOREIGN, 1),
         root(Label::VmSetCSpace, VM, &[CNODE]),
         root(Label::VcpuAttach, VCPU, &[VM]),
-        root(Label::CpuTimeSplit, place::CPU_TIME + 1, &[2_000, 10_000, place::CNODE, TIME]),
+        root(Label::CpuTimeSplit, time, &[4_000, 10_000, place::CNODE, TIME]),
         root(Label::VcpuBindTime, VCPU, &[TIME]),
         root(Label::PageTableMap, TABLES[0], &[VM, 0, 3]),
         root(Label::PageTableMap, TABLES[1], &[VM, 0, 2]),
@@ -201,15 +203,15 @@ pub fn hand_over() -> Vec<Step> {
     moved.map(|(index, source)| root(Label::CNodeMove, CNODE, &[index.into(), source])).to_vec()
 }
 
-/// Starts the tenant that was handed over: it runs on core 1.
+/// Starts the tenant that was handed over.
 pub fn launch() -> [Step; 2] {
     use cap_spec::abi::slots;
     [root(Label::VcpuLaunch, tenant::VCPU, &[slots::BASE.into(), slots::VCPU.into()]), Step::Decide(1)]
 }
 
-/// A tenant that runs.
-pub fn launched_tenant() -> Vec<Step> {
-    let mut steps = build_tenant();
+/// A tenant that may run on this core.
+pub fn launched_tenant(core: u8) -> Vec<Step> {
+    let mut steps = build_tenant(core);
     steps.extend(hand_over());
     steps.extend(launch());
     steps

@@ -41,7 +41,7 @@ pub mod place {
     pub const DIRTY: u64 = 11;
     /// 2 GiB of device registers.
     pub const DEVICE: u64 = 12;
-    /// The root VM's own CPU time: nine tenths of core 0.
+    /// The root VM's own CPU time: half of core 0.
     pub const OWN_TIME: u64 = 13;
 }
 
@@ -139,7 +139,7 @@ fn boot_kernel(dirty_bits: u8) -> (Kernel<Host>, Vec<k::SlotId>) {
     kernel.split_at_boot(
         kernel_slot(place::CPU_TIME),
         kernel_slot(place::OWN_TIME),
-        k::Ticks::new(900),
+        k::Ticks::new(500),
         k::Ticks::new(1_000),
     );
     kernel.bind_root(kernel_vcpu(ROOT_VCPU), kernel_slot(place::OWN_TIME));
@@ -197,7 +197,7 @@ fn boot_spec(dirty_bits: u8) -> State {
     let own_time = Slot {
         cap: Cap::CpuTime {
             core: 0,
-            reservation: Reservation { budget: 900, period: 1_000 },
+            reservation: Reservation { budget: 500, period: 1_000 },
             free_from: 0,
             vcpu: Some(ROOT_VCPU),
         },

@@ -31,6 +31,12 @@ fn every_short_sequence_of_mappings() {
     assert!(explored.states.last() > Some(&500), "the steps lead nowhere: {explored:?}");
 }
 
+#[test]
+fn every_short_sequence_of_processors_and_time() {
+    let explored = explore("processors", &exhaustive::processors_start(), &exhaustive::processors(), length(8));
+    assert!(explored.states.last() > Some(&500), "the steps lead nowhere: {explored:?}");
+}
+
 /// Length of the sequences: `LOCKSTEP_LENGTH`, or what fits into every run.
 fn length(usual: usize) -> usize {
     std::env::var("LOCKSTEP_LENGTH").ok().and_then(|length| length.parse().ok()).unwrap_or(usual)

@@ -52,6 +52,6 @@ fn replay() {
 
 #[test]
 fn steps_survive_being_printed() {
-    let steps = script::launched_tenant();
+    let steps = script::launched_tenant(1);
     assert_eq!(script::parse(&script::print(&steps)), Ok(steps));
 }

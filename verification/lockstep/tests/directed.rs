@@ -1,0 +1,109 @@
+//! Sequences that random steps reach too seldom.
+
+use cap_spec::abi::{Label, ObjectType, slots};
+use cap_spec::machine::{Outcome, Run, VcpuId};
+use lockstep::script::{Step, by, launched_tenant, retype, root, tenant};
+use lockstep::system::{ROOT_VCPU, System, place};
+
+/// Takes the steps, all of which must succeed; the answer to the last invocation.
+fn take(system: &mut System, steps: &[Step]) -> Outcome {
+    let mut last = Outcome::NOTHING;
+    for step in steps {
+        let answer = system.step(*step).unwrap_or_else(|divergence| panic!("{step}: {divergence}"));
+        if let Some((_, reply)) = answer {
+            last = reply.unwrap_or_else(|fault| panic!("{step} is refused: {fault:?}"));
+        }
+    }
+    last
+}
+
+/// The tenant's Vcpu.
+fn tenant_vcpu(system: &System) -> VcpuId {
+    system.spec.vcpus.keys().copied().find(|id| *id != ROOT_VCPU).expect("there is a tenant")
+}
+
+#[test]
+fn a_launched_tenant_invokes_by_itself() {
+    let mut steps = launched_tenant(1);
+    // The tenant reads what its slot 2 holds: the capability to itself.
+    steps.push(by(1, Label::CNodeIdentify, slots::CNODE.into(), &[slots::VM.into()]));
+    let reply = take(&mut System::new(None), &steps);
+    assert!(matches!(reply, Outcome::Done([first, 0]) if first & 0xff == ObjectType::Vm as u64));
+}
+
+#[test]
+fn a_channel_hands_the_core_from_one_sleeper_to_the_other() {
+    let mut system = System::new(None);
+    take(&mut system, &launched_tenant(0));
+    let tenant = tenant_vcpu(&system);
+    let root_waits = root(Label::ChannelWait, tenant::CHANNEL, &[1, 0]);
+    let tenant_waits = by(0, Label::ChannelWait, slots::MARKET.into(), &[2, 0]);
+    assert_eq!(take(&mut system, &[root_waits]), Outcome::Blocked);
+    assert_eq!(system.current(0), Some(tenant), "the root VM sleeps");
+    assert_eq!(take(&mut system, &[tenant_waits]), Outcome::Done([2, 0]), "it was signalled before it ran");
+    // The root VM was woken by that; both are runnable, until the tenant's next wait.
+    for _ in 0..3 {
+        while system.current(0) != Some(tenant) {
+            assert_eq!(take(&mut system, &[root_waits]), Outcome::Blocked);
+        }
+        let sleeps = take(&mut system, &[tenant_waits]);
+        if sleeps == Outcome::Blocked {
+            assert_eq!(system.current(0), Some(ROOT_VCPU), "the core goes to whom was signalled");
+            assert!(matches!(system.spec.vcpus[&tenant].run, Run::Blocked { mask: 2, .. }));
+        }
+    }
+}
+
+#[test]
+fn a_lease_that_was_never_used_is_given_back_clean() {
+    let mut system = System::new(None);
+    let whole = retype(place::CLEAN, ObjectType::Untyped, 19, 20, 1);
+    let lease = [whole, root(Label::CNodeDelete, place::CNODE, &[20])];
+    take(&mut system, &[lease, lease, lease].concat());
+    let used = [whole, retype(20, ObjectType::Frame, 12, 21, 1), root(Label::CNodeDelete, place::CNODE, &[20])];
+    take(&mut system, &used);
+    let again = system.step(whole).expect("in lock-step").expect("an invocation").1;
+    assert!(again.is_err(), "what was used must be scrubbed first");
+    take(&mut system, &[root(Label::CNodeRevoke, place::CNODE, &[place::CLEAN]), whole]);
+}
+
+#[test]
+fn a_vm_that_revokes_its_own_base_is_gone_and_the_launcher_has_the_memory() {
+    let mut system = System::new(None);
+    take(&mut system, &launched_tenant(1));
+    let tenant = tenant_vcpu(&system);
+    take(&mut system, &[by(1, Label::CNodeRevoke, slots::CNODE.into(), &[slots::BASE.into()])]);
+    assert!(!system.spec.vcpus.contains_key(&tenant) && system.current(1).is_none());
+    assert_eq!(system.spec.vms.len(), 1, "the root VM is left");
+    take(
+        &mut system,
+        &[
+            root(Label::CNodeRevoke, place::CNODE, &[place::CLEAN]),
+            retype(place::CLEAN, ObjectType::Untyped, 19, 50, 1),
+        ],
+    );
+}
+
+#[test]
+fn cnodes_that_hold_each_other_and_themselves_all_go() {
+    let here = place::CNODE;
+    let mut system = System::new(None);
+    let steps = [
+        retype(place::CLEAN, ObjectType::Untyped, 16, 20, 1),
+        retype(20, ObjectType::CNode, 6, 21, 3),
+        // 21 holds 22 and the Untyped of all of them, 22 holds 23, and 23 holds 21 and itself.
+        root(Label::CNodeCopy, here, &[31, 21, 31]),
+        root(Label::CNodeCopy, here, &[32, 22, 31]),
+        root(Label::CNodeCopy, here, &[33, 23, 31]),
+        root(Label::CNodeMove, 31, &[1, 22]),
+        root(Label::CNodeMove, 31, &[2, 20]),
+        root(Label::CNodeMove, 32, &[1, 23]),
+        root(Label::CNodeMove, 33, &[1, 21]),
+        root(Label::CNodeMove, 33, &[2, 33]),
+    ];
+    take(&mut system, &steps);
+    // The original of 22 lies in slot 1 of 21.
+    take(&mut system, &[root(Label::CNodeDelete, 31, &[1])]);
+    assert_eq!(system.spec.cnodes.len(), 1, "the root CNode is left");
+    take(&mut system, &[root(Label::CNodeRevoke, here, &[place::CLEAN])]);
+}
