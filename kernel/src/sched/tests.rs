@@ -466,6 +466,58 @@ fn more_than_the_core_falls_short() {
     assert!(core.worst_shortfall() >= ticks(MS / 10));
 }
 
+/// Handing over is nothing but a sleep, a wake-up and a decision.
+#[test]
+fn handing_over_is_block_wake_and_decide() {
+    let mut handed_over = 0;
+    for seed in 0..400 {
+        let mut random = Random::new(seed);
+        let set: Vec<(u64, u64)> = (0..random.within(2, 5))
+            .map(|_| {
+                let period = random.within(1, 4) * MS;
+                (random.within(period / 20, period / 4), period)
+            })
+            .collect();
+        let (mut core, ids) = core(&set);
+        let mut now = 0;
+        for _ in 0..200 {
+            now += random.below(MS / 4);
+            let [mut from, to] = [(); 2].map(|()| ids[random.below(ids.len() as u64) as usize]);
+            if random.below(4) != 0
+                && let Some((current, _)) = core.current()
+            {
+                from = current;
+            }
+            let wake_at = if random.below(2) == 0 { NEVER } else { ticks(now + random.below(2 * MS)) };
+            let mut fast = core.clone();
+            if let Some(until) = fast.hand_over(from, to, wake_at, ticks(now)) {
+                handed_over += 1;
+                core.block(from, wake_at, ticks(now));
+                core.wake(to, ticks(now));
+                let decision = core.decide(ticks(now));
+                assert_eq!(decision.run.map(|(id, _)| id), Some(to), "seed {seed}");
+                assert_eq!(decision.until, until, "seed {seed}");
+                for &id in &ids {
+                    assert_eq!(core.reservation(id), fast.reservation(id), "seed {seed}");
+                }
+                assert_eq!(core.current(), fast.current());
+                check_lists(&fast, seed);
+                core = fast;
+            } else {
+                for &id in &ids {
+                    assert_eq!(core.reservation(id), fast.reservation(id), "seed {seed}: it changed something");
+                }
+                match random.below(3) {
+                    0 => core.block(from, wake_at, ticks(now)),
+                    1 => drop(core.wake(to, ticks(now))),
+                    _ => drop(core.decide(ticks(now))),
+                }
+            }
+        }
+    }
+    assert!(handed_over > 500, "{handed_over}");
+}
+
 /// The lists stay what they claim to be under random use.
 #[test]
 fn lists_stay_sorted_and_complete() {
