@@ -126,9 +126,9 @@ impl<M: Machine> Kernel<M> {
     /// Takes the mapping of a Frame or PageTable back, if it has one. When this returns no core reaches anything by it.
     #[inline]
     pub(crate) fn unmap(&mut self, slot: SlotId) -> Flushed {
-        let cap = self.slot(slot).cap;
+        let cap = &self.slot(slot).cap;
         let Some(&mapping) = cap.mapping() else { return Flushed::nothing_withdrawn() };
-        let flushed = match cap {
+        let flushed = match *cap {
             Cap::Frame { bits, base, .. } => self.clear_entry(&mapping, leaf_level(bits), Entry::Leaf(base)),
             Cap::PageTable { base, .. } => {
                 let flushed = self.clear_entry(&mapping, mapping.level.wrapping_add(1), Entry::Table(base));

@@ -8,8 +8,7 @@ use crate::cspace::slots_of;
 use crate::decode::{Invocation, Invoked};
 use crate::kernel::Kernel;
 use crate::machine::Machine;
-use crate::slot::Slot;
-use crate::types::SlotId;
+use crate::types::{SlotId, VmId};
 use crate::untyped::identity;
 use cap_spec::abi::{Error, Fault, Label, Rights};
 
@@ -104,15 +103,17 @@ impl<M: Machine> Kernel<M> {
     /// Puts a copy of `from` with at most the rights of `mask` into the empty slot `to`.
     #[inline]
     pub(crate) fn derive(&mut self, from: SlotId, to: SlotId, mask: Rights, chosen_end: u8) {
-        let source = self.slot(from);
-        let rights = source.rights.intersection(mask);
-        let mut cap = source.cap;
-        match &mut cap {
+        let source = *self.slot(from);
+        let copy = self.slot_mut(to);
+        *copy = source;
+        copy.rights = copy.rights.intersection(mask);
+        copy.original = false;
+        match &mut copy.cap {
             Cap::Frame { mapping, .. } => *mapping = Mapping::NONE,
-            Cap::CNode { vm, .. } => *vm = crate::types::VmId::NONE,
+            Cap::CNode { vm, .. } => *vm = VmId::NONE,
             Cap::Channel { end, .. } if chosen_end != 0 => *end = chosen_end,
             _ => {}
         }
-        self.insert_child(from, to, Slot::of(cap, rights, false));
+        self.link_child(from, to);
     }
 }

@@ -27,6 +27,8 @@ pub struct Call {
 /// A call that has passed every check. It holds as long as nothing else happens in between.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Invocation {
+    /// Nothing is to be done.
+    Nothing,
     /// Nothing is to be done; the results are known.
     Answer([u64; 2]),
     /// `Untyped.Retype`.
@@ -332,7 +334,7 @@ impl<M: Machine> Kernel<M> {
         let root = self.cspace_of(invoker).ok_or(invalid)?;
         let Found { slot: id, .. } = self.look_up(root, call.cap).ok_or(invalid)?;
         if call.label == Label::Nop as u64 {
-            return Ok(Invocation::Answer([0, 0]));
+            return Ok(Invocation::Nothing);
         }
         let slot = self.slot(id);
         // The shortest way for what is called most.
@@ -354,7 +356,7 @@ impl<M: Machine> Kernel<M> {
     }
 
     /// Chooses by the type of the object.
-    #[inline]
+    #[inline(always)]
     fn decode_object(&self, label: Label, call: &Invoked) -> Result<Invocation, Fault> {
         match call.slot.cap {
             Cap::Untyped { bits, device, watermark, .. } => self.decode_retype(call, bits, device, watermark),

@@ -36,6 +36,13 @@ impl<M: Machine> Kernel<M> {
     /// Puts a capability into an empty slot as the youngest child of `parent`, which is not too deep.
     #[inline]
     pub(crate) fn insert_child(&mut self, parent: SlotId, slot: SlotId, content: Slot) {
+        *self.slot_mut(slot) = content;
+        self.link_child(parent, slot);
+    }
+
+    /// Makes a slot that is in no forest the youngest child of `parent`, whatever its links were.
+    #[inline]
+    pub(crate) fn link_child(&mut self, parent: SlotId, slot: SlotId) {
         let above = self.slot_mut(parent);
         let elder = above.first_child;
         let depth = above.depth.saturating_add(1);
@@ -48,8 +55,15 @@ impl<M: Machine> Kernel<M> {
             elder.prev = slot;
             elder.first = false;
         }
-        let next = if last { parent } else { elder };
-        *self.slot_mut(slot) = Slot { next, prev: parent, depth, first: true, last, ..content };
+        let child = self.slot_mut(slot);
+        child.first_child = SlotId::NONE;
+        child.last_child = SlotId::NONE;
+        child.next = if last { parent } else { elder };
+        child.prev = parent;
+        child.depth = depth;
+        child.boot = false;
+        child.first = true;
+        child.last = last;
     }
 
     /// Makes both neighbours of a gap in a list of siblings name each other, or the parent name them. `prev` and `next`
@@ -189,22 +203,25 @@ impl<M: Machine> Kernel<M> {
     }
 
     /// Moves a capability with its place in the forest into an empty slot.
+    #[inline]
     pub(crate) fn relocate(&mut self, from: SlotId, to: SlotId) {
-        let content = *self.slot(from);
-        *self.slot_mut(to) = content;
+        // The whole slot first, its links from the copy: so the copy is eight words.
+        let moved = *self.slot(from);
+        *self.slot_mut(to) = moved;
         *self.slot_mut(from) = Slot::EMPTY;
-        let Slot { first_child, last_child, next, prev, first, last, .. } = content;
+        let &Slot { first_child, last_child, next, prev, first, last, .. } = self.slot(to);
         self.point_inwards(prev, first, to, next, last, to);
         if first_child.is_some() {
             self.slot_mut(first_child).prev = to;
             self.slot_mut(last_child).next = to;
         }
-        self.follow(&content, to);
+        self.follow(to);
     }
 
     /// Makes every record that names the slot of a capability name its new slot.
-    fn follow(&mut self, content: &Slot, to: SlotId) {
-        match content.cap {
+    #[inline]
+    fn follow(&mut self, to: SlotId) {
+        match self.slot(to).cap {
             Cap::Frame { mapping, .. } | Cap::PageTable { mapping, .. } => {
                 if mapping.vm.is_some() {
                     self.relink_mapping(&mapping, to);

@@ -100,7 +100,7 @@ impl<M: Machine> Kernel<M> {
             return Step::Done;
         }
         let leaf = self.leaf_to_destroy(work.target);
-        let cap = self.slot(leaf).cap;
+        let cap = &self.slot(leaf).cap;
         if matches!(cap, Cap::Zombie(_)) {
             work.focus = leaf;
         } else if leaf == work.target && work.keep {
@@ -185,8 +185,8 @@ impl<M: Machine> Kernel<M> {
     /// empty, false if the object needs more steps.
     #[inline]
     pub(crate) fn take_away(&mut self, slot: SlotId) -> bool {
-        let &Slot { cap, original, .. } = self.slot(slot);
-        let flushed = match cap {
+        let &Slot { ref cap, original, .. } = self.slot(slot);
+        let flushed = match *cap {
             Cap::Frame { .. } | Cap::PageTable { .. } => self.unmap(slot),
             Cap::Untyped { bits, base, watermark, .. } => {
                 self.give_memory_back(slot, bits, base.get(), watermark);

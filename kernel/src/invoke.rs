@@ -30,6 +30,7 @@ impl<M: Machine> Kernel<M> {
     #[inline]
     pub(crate) fn invoke(&mut self, invoker: VcpuId, invocation: Invocation) -> Progress {
         match invocation {
+            Invocation::Nothing => {}
             Invocation::Answer(results) => return Progress::Done(results),
             Invocation::Retype { untyped, object, bits, to, count, offset } => {
                 self.retype(untyped, object, bits, to, count, offset);

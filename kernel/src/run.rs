@@ -103,7 +103,7 @@ impl<M: Machine> Kernel<M> {
                 self.count_refusal(vm, fault);
                 Outcome::Done { status: Status::refused(fault), results: [0, 0] }
             }
-            Ok(Invocation::Answer(results)) => Outcome::Done { status: Status::OK, results },
+            Ok(Invocation::Nothing) => Outcome::Done { status: Status::OK, results: [0, 0] },
             Ok(invocation) => match self.invoke(invoker, invocation) {
                 Progress::Done(results) => Outcome::Done { status: Status::OK, results },
                 Progress::Blocked => Outcome::Blocked,
