@@ -4,6 +4,7 @@
 
 mod base;
 mod destroying;
+mod handing_over;
 mod host;
 mod hostile_launch;
 mod mapping;
