@@ -51,7 +51,7 @@ pub(crate) struct Work {
 pub(crate) enum Step {
     /// The work is done.
     Done,
-    /// More is to be done. The step took at most about a thousand instructions.
+    /// More is to be done. The step took at most about three hundred instructions.
     Light,
     /// More is to be done. The step took at most about five thousand instructions.
     Heavy,
@@ -85,7 +85,7 @@ impl<M: Machine> Kernel<M> {
                 return Step::Done;
             }
         }
-        Step::Light
+        Step::Heavy
     }
 
     /// Takes one leaf, or finds the zombie whose circle must be finished first.
@@ -123,8 +123,13 @@ impl<M: Machine> Kernel<M> {
             // The zombie that Delete begins with stays where the repeated call looks for it.
             work.focus = if leaf == work.target { leaf } else { self.move_home(leaf) };
         } else {
+            let light = !matches!(cap, Cap::PageTable { .. } | Cap::Vm { .. } | Cap::Vcpu { .. });
             let gone = self.take_away(leaf);
-            return if gone && leaf == work.target { Step::Done } else { Step::Light };
+            return match light {
+                _ if gone && leaf == work.target => Step::Done,
+                true => Step::Light,
+                false => Step::Heavy,
+            };
         }
         Step::Light
     }

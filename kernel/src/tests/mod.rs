@@ -4,7 +4,6 @@
 
 mod base;
 mod destroying;
-mod handing_over;
 mod host;
 mod hostile_launch;
 mod mapping;
