@@ -428,7 +428,7 @@ fn pay(saved: &mut Saved, vmcb: &mut Vmcb) {
             left &= left - 1;
         }
     }
-    let event = saved.pending.enter(false).event;
+    let event = saved.pending.take_cut_off();
     if event != 0 {
         vmcb.control.event_inj = event;
     }

@@ -9,6 +9,7 @@ use crate::setup::ROOT_VCPU;
 use cap_spec::abi::{Label, ObjectType, StopReason, info_page};
 use kernel::machine::{Machine, SharedPage};
 use kernel::protocol::deadlines::Alarm;
+use kernel::protocol::pending::{Pending, VALID};
 use kernel::protocol::{Holding, Left};
 use kernel::types::{CoreId, SlotId, Ticks, VcpuId};
 use kernel::vcpu::Run::Stopped;
@@ -188,10 +189,8 @@ impl World {
             Exit::Fault { gpa, write } if alive => {
                 match self.kernel.nested_fault(id(core), gpa, u64::from(write) << 1, delivering) {
                     FaultAction::Inject(vector) => {
-                        if let Some(guest) = self.kernel.machine.0.guests.get_mut(&run.vcpu)
-                            && !guest.pending.raise_upcall(vector)
-                        {
-                            self.kernel.machine.0.violate(format!("{:?} has two upcalls at once", run.vcpu));
+                        if let Some(guest) = self.kernel.machine.0.guests.get_mut(&run.vcpu) {
+                            guest.upcall = VALID | vector as u64;
                         }
                     }
                     FaultAction::Stop => self.kernel.stop_by_itself(id(core), StopReason::NestedFault, gpa.get(), 0),
@@ -352,7 +351,7 @@ impl World {
             for vector in (0..=255_u8).filter(|vector| requested[*vector as usize / 64] >> (vector % 64) & 1 != 0) {
                 guest.pending.raise(vector);
             }
-            if guest.pending.is_owed() {
+            if guest.pending != Pending::NONE {
                 // It came before the Vcpu slept.
                 self.kernel.wake_by_interrupt(before);
             }
@@ -441,7 +440,10 @@ impl World {
             }
             // Vectors go through the core's own interrupt controller; what was cut off, and upcalls, are injected.
             let vectors = guest.pending.take_vectors();
-            injected = guest.pending.enter(false).event;
+            injected = std::mem::take(&mut guest.upcall);
+            if guest.pending.is_delivering() {
+                injected = guest.pending.take_cut_off();
+            }
             guest.halted = false;
             for (requested, new) in hardware.cores[core].requested.iter_mut().zip(vectors) {
                 *requested |= new;

@@ -137,6 +137,8 @@ pub struct Guest {
     pub halted: bool,
     /// What it is owed.
     pub pending: Pending,
+    /// The fault upcall that the next entry injects, 0 for none.
+    pub upcall: u64,
     /// A hypercall that was preempted: it executes it again.
     pub repeated: Option<Call>,
     /// Vectors that a device raised and it has not seen, with the moments it was open for them.

@@ -138,6 +138,7 @@ impl Machine for FakeMachine {
             open: false,
             halted: false,
             pending: Pending::NONE,
+            upcall: 0,
             repeated: None,
             owed: BTreeMap::new(),
             untold: 0,

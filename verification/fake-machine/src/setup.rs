@@ -117,7 +117,7 @@ impl Setup {
         self.make(root::OWN, ObjectType::PageTable, 0, root::TABLES, 4);
         self.make(root::OWN, ObjectType::Frame, 12, 17, 4);
         self.map(slots::VM, root::TABLES, 17, 3);
-        // Channels: 21 between the tenants, 22 between the root VM and the first.
+        // Two channels between the tenants.
         self.make(root::OWN, ObjectType::Channel, 0, 21, 2);
         self.make(root::CHURN, ObjectType::Frame, 12, 24, 3);
     }
@@ -159,7 +159,8 @@ impl Setup {
         self.invoke(slots::CNODE, Label::CNodeMint, &[END as u64, cptr(21), 31, end]);
         self.invoke(END, Label::ChannelBind, &[cptr(VCPU), 1]);
         self.invoke(slots::CNODE, Label::CNodeMint, &[SPARE_END as u64, cptr(22), 31, 1 + number as u64]);
-        self.invoke(SPARE_END, Label::ChannelBind, &[cptr(VCPU + 1), 2]);
+        // Its two receivers share core 1.
+        self.invoke(SPARE_END, Label::ChannelBind, &[cptr(VCPU + 1 - number), 2]);
         let kept = [
             (VM, slots::VM),
             (VCPU + 1, 8),

@@ -62,7 +62,7 @@ impl Guest<'_> {
     /// Injects an exception. An interrupt whose delivery the exit cut off goes back to the APIC first: it comes again
     /// when the guest can take it. An exception that was cut off comes again by itself.
     fn inject(&mut self, vector: u8, error: Option<u32>) {
-        let cut_off = self.saved.pending.enter(false).event;
+        let cut_off = self.saved.pending.take_cut_off();
         if cut_off & EVENT_VALID != 0 && cut_off as u8 >= 32 {
             apic::end_one();
             apic::self_ipi(cut_off as u8);
