@@ -24,9 +24,8 @@ use kernel::types::{ChannelId, CoreId, Hpa, SlotId, Ticks, VcpuId, VmId};
 use kernel::vcpu::Vcpu;
 use kernel::vm::{MAX_CORES, Vm};
 
-/// Ticks after which a long operation gives the lock up although nobody waits for it, so that whoever comes next waits
-/// for the rest of one step only.
-const LONG_HOLD: u32 = 12_000;
+/// Ticks by which an alarm may come early: far more than the two clocks can differ over the longest period.
+const EARLY: u64 = 1 << 20;
 /// 2^32: the unit of the fixed-point ratios.
 const ONE: u128 = 1 << 32;
 
@@ -68,6 +67,8 @@ pub struct Hardware {
     pub routes: Routes,
     devices: Option<Devices>,
     deadlines: Deadlines,
+    /// What the comparator was set to last.
+    alarm: Alarm,
     /// What each core decided to be back at.
     until: [u64; MAX_CORES],
     statistics_page: Hpa,
@@ -83,6 +84,7 @@ impl Hardware {
             routes: Routes::new(),
             devices: None,
             deadlines: Deadlines::new(MAX_CORES),
+            alarm: Alarm { core: CoreId::new(0), at: u64::MAX },
             until: [u64::MAX; MAX_CORES],
             statistics_page: Hpa::new(0),
         }
@@ -138,6 +140,7 @@ impl Hardware {
     }
 
     fn set_alarm(&mut self, alarm: Alarm) {
+        self.alarm = alarm;
         let Some(devices) = self.devices else { return };
         self.aim_alarm(alarm.core);
         let ticks = alarm.at.saturating_sub(cpu::rdtsc());
@@ -159,7 +162,11 @@ impl Hardware {
 
     /// An NMI was taken: calls every core whose deadline has passed and sets the alarm anew.
     pub fn look_at_deadlines(&mut self) {
-        self.carry_out(None);
+        let now = self.carry_out(None);
+        // If the NMI was the alarm and came a little early by the TSC, the alarm is spent: it is set again.
+        if self.alarm.at.wrapping_sub(now) < EARLY {
+            self.set_alarm(self.alarm);
+        }
     }
 
     /// The saved state and the control block of a Vcpu.
@@ -319,9 +326,7 @@ impl Machine for Hardware {
     #[inline]
     fn must_yield(&self) -> bool {
         let own = usize::from(core_area::this().id().get()) % MAX_CORES;
-        let now = cpu::rdtsc();
-        let held = (now as u32).wrapping_sub(self.held_since);
-        crate::KERNEL.contended() || held > LONG_HOLD || now >= self.until[own]
+        crate::KERNEL.contended() || cpu::rdtsc() >= self.until[own]
     }
 
     fn init_vcpu(&mut self, vcpu: VcpuId, root: Hpa) {

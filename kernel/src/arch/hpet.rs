@@ -68,11 +68,11 @@ impl Hpet {
         self.registers.write64(TIMER_CONFIGURATION, INTERRUPT | u64::from(pin) << 9);
     }
 
-    /// Sets the alarm `counts` from now, cut to half the counter's range; true if it has passed already while it was
-    /// being set, in which case it may or may not be raised.
+    /// Sets the alarm `counts` from now or one later, never earlier, cut to half the counter's range; true if it has
+    /// passed already while it was being set, in which case it may or may not be raised.
     pub fn set_alarm(self, counts: u64) -> bool {
-        let counts = counts.min(self.mask / 2).max(1);
-        let at = self.counter().wrapping_add(counts) & self.mask;
+        // One more, as the counter may be about to change.
+        let at = self.counter().wrapping_add(counts.min(self.mask / 2) + 1) & self.mask;
         self.registers.write64(COMPARATOR, at);
         self.span(self.counter(), at) > self.mask / 2 || self.counter() == at
     }

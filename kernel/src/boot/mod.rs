@@ -57,6 +57,9 @@ extern "C" fn boot_main(magic: u64, info: u64) -> ! {
         other => panic!("ACPI: {other:?}"),
     };
     quiet::mask_pics();
+    if quiet::pace_emulated_cores() {
+        log::info!("emulated cores are paced by the PIT");
+    }
     let iommus = quiet::iommus_off(&platform);
     let functions = quiet::bus_masters_off(&platform);
     log::info!("{iommus} IOMMUs off, {functions} PCI functions quiet");
