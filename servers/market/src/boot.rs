@@ -24,10 +24,6 @@ pub struct Boot {
     pub first_free: u16,
     /// Slots of the root CNode.
     pub slots: u16,
-    /// Ticks per period that the market has on core 0.
-    pub root_budget: u64,
-    /// That period.
-    pub root_period: u64,
     /// Bytes of the archive.
     pub archive_bytes: u64,
 }
@@ -72,8 +68,6 @@ impl Boot {
             untypeds,
             first_free: slot(boot_info::FIRST_FREE)?,
             slots: word(boot_info::SLOTS).min(1 << 15) as u16,
-            root_budget: word(boot_info::ROOT_BUDGET).max(1),
-            root_period: word(boot_info::ROOT_PERIOD).clamp(1, tsc_hz),
             archive_bytes: word(boot_info::ARCHIVE_BYTES),
         })
     }

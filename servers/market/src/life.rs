@@ -85,6 +85,7 @@ impl<M: Machine> Server<'_, M> {
             Ok(()) => {
                 let (t, base_pages) = (self.micros(), self.tenants[app].base_pages);
                 self.record(Record::Started { t, app: app as u16, base_pages });
+                self.console.flush(&mut self.root.machine);
             }
             Err(error) => {
                 let name = self.name(app);

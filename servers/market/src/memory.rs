@@ -111,11 +111,6 @@ impl Memory {
         self.free_pages
     }
 
-    /// Pages of the boot that were not scrubbed yet.
-    pub fn dirty_pages(&self) -> u64 {
-        self.dirty.iter().map(|(_, bits)| pages(*bits)).sum()
-    }
-
     /// log2 bytes of a block.
     pub fn bits(&self, id: BlockId) -> u8 {
         self.blocks[id.0 as usize].bits

@@ -34,8 +34,6 @@ const ISSUED: Credits = Credits(1 << 110);
 /// A round of CPU time closes this long before its interval begins, so that what it resizes holds from the interval's
 /// first tick: reservations change at period boundaries.
 const CPU_LEAD_MICROS: u64 = 1_500;
-/// Ticks that it takes to scrub a page, and some.
-const SCRUB_TICKS: u64 = 700;
 /// One page in so many is kept for page tables and CNodes.
 const KEPT_PAGES: u64 = 24;
 /// Event bit of the first application's channel.
@@ -217,11 +215,11 @@ impl<'a, M: Machine> Server<'a, M> {
         map_global_stats(root).map_err(failed("statistics page"))?;
         // Launching the console server took this long; each application is of its kind.
         let launch = root.machine.now().saturating_sub(began);
+        // Before any application runs: what it did before the first round would be work that nobody paid for.
+        while root.memory.scrub_next(&mut root.machine).map_err(failed("memory"))? {}
         let (plan, apps) = (&archive.plan, archive.plan.apps.len() as u64);
         let now = root.machine.now();
-        // Applications are launched and the rest of the memory is scrubbed before the first round.
-        let scrub = root.memory.dirty_pages() * SCRUB_TICKS * boot.root_period / boot.root_budget;
-        let clock = Clock::starting_after(now, 2 * launch * (apps + 1) + scrub, boot.tsc_hz);
+        let clock = Clock::starting_after(now, 2 * launch * (apps + 1), boot.tsc_hz);
         let mut tenants = Vec::new();
         for (at, app) in plan.apps.iter().enumerate() {
             let input = archive.inputs[at].len() as u64;
@@ -292,6 +290,8 @@ impl<'a, M: Machine> Server<'a, M> {
                 tenant.state = State::Starting;
             }
         }
+        // The host hears of the run before it hears of its applications.
+        server.console.flush(&mut server.root.machine);
         server
     }
 
@@ -337,22 +337,10 @@ impl<'a, M: Machine> Server<'a, M> {
         self.do_events();
         self.close_rounds();
         self.start_waiting();
-        self.scrub_rest();
         self.warn();
         let pending = self.flush();
         self.check_end();
         self.next_wake(more, pending)
-    }
-
-    /// Scrubs what is left of the boot's memory: after the applications' start, before the first round can sell it.
-    fn scrub_rest(&mut self) {
-        loop {
-            match self.root.memory.scrub_next(&mut self.root.machine) {
-                Ok(true) => {}
-                Ok(false) => return,
-                Err(error) => return self.fail(format!("memory cannot be scrubbed: {error:?}")),
-            }
-        }
     }
 
     fn next_wake(&self, more: bool, pending: bool) -> Wake {

@@ -127,8 +127,6 @@ impl Model {
             (boot_info::UNTYPEDS, untypeds.len() as u64),
             (boot_info::FIRST_FREE, first_untyped + untypeds.len() as u64),
             (boot_info::SLOTS, 4096),
-            (boot_info::ROOT_BUDGET, HZ / 5_000),
-            (boot_info::ROOT_PERIOD, HZ / 500),
         ] {
             model.words.insert(info(offset), value);
         }
