@@ -126,6 +126,16 @@ impl<M: Machine> Kernel<M> {
     /// Takes the mapping of a Frame or PageTable back, if it has one. When this returns no core reaches anything by it.
     #[inline]
     pub(crate) fn unmap(&mut self, slot: SlotId) -> Flushed {
+        let flushed = self.withdraw(slot);
+        if let Some(record) = self.slot_mut(slot).cap.mapping_mut() {
+            *record = Mapping::NONE;
+        }
+        flushed
+    }
+
+    /// [`Kernel::unmap`] of a capability that is about to be erased: its record is left as it was.
+    #[inline]
+    pub(crate) fn withdraw(&mut self, slot: SlotId) -> Flushed {
         let cap = &self.slot(slot).cap;
         let Some(&mapping) = cap.mapping() else { return Flushed::nothing_withdrawn() };
         let flushed = match *cap {
@@ -137,7 +147,7 @@ impl<M: Machine> Kernel<M> {
             }
             _ => Flushed::nothing_withdrawn(),
         };
-        self.unlink_mapping(slot, &mapping);
+        self.unlink_mapping(&mapping);
         flushed
     }
 
@@ -176,9 +186,9 @@ impl<M: Machine> Kernel<M> {
         if slot.is_some() { self.slot_mut(slot).cap.mapping_mut() } else { None }
     }
 
-    /// Takes a capability out of its VM's list.
+    /// Takes the capability with this record out of its VM's list.
     #[inline]
-    fn unlink_mapping(&mut self, slot: SlotId, mapping: &Mapping) {
+    fn unlink_mapping(&mut self, mapping: &Mapping) {
         if let Some(next) = self.mapping_mut(mapping.next) {
             next.prev = mapping.prev;
         }
@@ -190,9 +200,6 @@ impl<M: Machine> Kernel<M> {
         if mapping.foreign {
             let vm = self.machine.vm_mut(mapping.vm);
             vm.foreign = vm.foreign.wrapping_sub(1);
-        }
-        if let Some(record) = self.slot_mut(slot).cap.mapping_mut() {
-            *record = Mapping::NONE;
         }
     }
 

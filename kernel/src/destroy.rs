@@ -192,7 +192,7 @@ impl<M: Machine> Kernel<M> {
     pub(crate) fn take_away(&mut self, slot: SlotId) -> bool {
         let &Slot { ref cap, original, .. } = self.slot(slot);
         let flushed = match *cap {
-            Cap::Frame { .. } | Cap::PageTable { .. } => self.unmap(slot),
+            Cap::Frame { .. } | Cap::PageTable { .. } => self.withdraw(slot),
             Cap::Untyped { bits, base, watermark, .. } => {
                 self.give_memory_back(slot, bits, base.get(), watermark);
                 Flushed::nothing_withdrawn()
