@@ -417,7 +417,9 @@ impl RunState {
                 let app = self.app(*app)?;
                 app.phase = Phase::Ended(end.clone());
                 app.ended = Some(*t);
-                (app.done, app.paid) = (*work, Credits(*paid));
+                // The market knows the work of those who tell it at their end; of others the last report counts.
+                app.done = app.done.max(*work);
+                app.paid = Credits(*paid);
                 app.holdings.fill(0);
                 app.totals = Totals {
                     exits: exits.clone(),
