@@ -44,13 +44,15 @@ const BUSY_SLOTS: u64 = 100;
 /// What a Vcpu can name.
 struct View {
     caps: Vec<(u64, SlotId)>,
+    /// The type of each of `caps`.
+    types: Vec<ObjectType>,
     cnodes: Vec<(u64, CNodeId)>,
 }
 
 impl View {
     fn of(state: &State, vcpu: VcpuId) -> Option<View> {
         let root = state.vms[&state.vcpus.get(&vcpu)?.vm?].cspace?;
-        let mut view = View { caps: Vec::new(), cnodes: Vec::new() };
+        let mut view = View { caps: Vec::new(), types: Vec::new(), cnodes: Vec::new() };
         view.add(state, root, 0);
         for (cptr, cnode) in view.cnodes.clone() {
             if let Some(CptrParts { node: 0, index }) = CptrParts::from_raw(cptr) {
@@ -67,6 +69,7 @@ impl View {
             let index = ((id.0 - cnode.0) >> cap_spec::abi::SLOT_BITS) as u16;
             let cptr = CptrParts { node, index }.to_raw();
             self.caps.push((cptr, *id));
+            self.types.push(slot.cap.object_type());
             if let Cap::CNode { id, .. } = slot.cap {
                 self.cnodes.push((cptr, id));
             }
@@ -89,9 +92,13 @@ impl View {
                 _ => Rights::empty(),
             },
         };
-        let of_type =
-            |slot: &SlotId| object_type == ObjectType::Null || state.slots[slot].cap.object_type() == object_type;
-        let fitting: Vec<(u64, SlotId)> = self.caps.iter().filter(|(_, slot)| of_type(slot)).copied().collect();
+        let fitting: Vec<(u64, SlotId)> = self
+            .caps
+            .iter()
+            .zip(&self.types)
+            .filter(|(_, found)| object_type == ObjectType::Null || **found == object_type)
+            .map(|(cap, _)| *cap)
+            .collect();
         let good: Vec<(u64, SlotId)> = fitting
             .iter()
             .filter(|(_, slot)| state.slots[slot].rights.contains(needed) && is_promising(state, *slot, label, number))
@@ -172,17 +179,14 @@ pub fn step(system: &System, random: &mut Random) -> Option<Step> {
     let Some(view) = View::of(state, invoker) else {
         return Some(Step::Invoke(core, Call { cptr: 1, label: 0, args: [0; 5] }));
     };
-    let label = choose_label(state, random, &view);
+    let label = choose_label(random, &view);
     Some(Step::Invoke(core, invocation(state, random, &view, label)))
 }
 
 /// A label, preferably one for which there is a capability.
-fn choose_label(state: &State, random: &mut Random, view: &View) -> Label {
+fn choose_label(random: &mut Random, view: &View) -> Label {
     let weight = |label: Label| WEIGHTS.iter().find(|(other, _)| *other == label).map_or(4, |(_, weight)| *weight);
-    let usable = |spec: &&LabelSpec| {
-        spec.object == ObjectType::Null
-            || view.caps.iter().any(|(_, slot)| state.slots[slot].cap.object_type() == spec.object)
-    };
+    let usable = |spec: &&LabelSpec| spec.object == ObjectType::Null || view.types.contains(&spec.object);
     let usable: Vec<Label> = LABELS.iter().filter(usable).map(|spec| spec.label).collect();
     let total: usize = usable.iter().map(|label| weight(*label)).sum();
     let mut at = random.below(total.max(1));

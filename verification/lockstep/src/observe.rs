@@ -316,6 +316,17 @@ fn check_lists(kernel: &Kernel<Host>, state: &State) -> Result<(), Defect> {
             }
         }
     }
+    let mut times = BTreeMap::new();
+    let mut routes: BTreeMap<VcpuId, u16> = BTreeMap::new();
+    for (id, slot) in &state.slots {
+        match slot.cap {
+            Cap::CpuTime { vcpu: Some(vcpu), .. } => {
+                times.insert(vcpu, *id);
+            }
+            Cap::Irq { route: Some(route), .. } => *routes.entry(route.vcpu).or_default() += 1,
+            _ => {}
+        }
+    }
     for id in state.vcpus.keys() {
         let header = kernel.machine.vcpu(k::VcpuId::at(k::Hpa::new(id.0)));
         let mut listed = BTreeSet::new();
@@ -339,15 +350,11 @@ fn check_lists(kernel: &Kernel<Host>, state: &State) -> Result<(), Defect> {
             return Err(format!("ends of {id:?}: listed {listed:?}, received {receives:?}"));
         }
         let time = header.time.is_some().then(|| slot_id(header.time));
-        if time != state.time_of(*id) {
-            return Err(format!("{id:?}: time {time:?}, bound {:?}", state.time_of(*id)));
+        if time != times.get(id).copied() {
+            return Err(format!("{id:?}: time {time:?}, bound {:?}", times.get(id)));
         }
-        let routes = state
-            .slots
-            .values()
-            .filter(|slot| matches!(slot.cap, Cap::Irq { route: Some(route), .. } if route.vcpu == *id))
-            .count();
-        if usize::from(header.routes) != routes {
+        let routes = routes.get(id).copied().unwrap_or(0);
+        if header.routes != routes {
             return Err(format!("{id:?} counts {} routes, has {routes}", header.routes));
         }
     }
