@@ -127,13 +127,18 @@ impl<M: Machine> Kernel<M> {
     #[inline]
     pub(crate) fn unmap(&mut self, slot: SlotId) -> Flushed {
         let flushed = self.withdraw(slot);
-        if let Some(record) = self.slot_mut(slot).cap.mapping_mut() {
+        let cap = &mut self.slot_mut(slot).cap;
+        if let Some(record) = cap.mapping_mut() {
             *record = Mapping::NONE;
+        }
+        if let Cap::PageTable { base, .. } = *cap {
+            self.machine.zero(base, 1 << PAGE_BITS);
         }
         flushed
     }
 
-    /// [`Kernel::unmap`] of a capability that is about to be erased: its record is left as it was.
+    /// [`Kernel::unmap`] of a capability that is about to be erased: its record and what stands in a table are left as
+    /// they were. No hardware sees the table any more, and its memory is scrubbed before it is used again.
     #[inline]
     pub(crate) fn withdraw(&mut self, slot: SlotId) -> Flushed {
         let cap = &self.slot(slot).cap;
@@ -141,9 +146,7 @@ impl<M: Machine> Kernel<M> {
         let flushed = match *cap {
             Cap::Frame { bits, base, .. } => self.clear_entry(&mapping, leaf_level(bits), Entry::Leaf(base)),
             Cap::PageTable { base, .. } => {
-                let flushed = self.clear_entry(&mapping, mapping.level.wrapping_add(1), Entry::Table(base));
-                self.machine.zero(base, 1 << PAGE_BITS);
-                flushed
+                self.clear_entry(&mapping, mapping.level.wrapping_add(1), Entry::Table(base))
             }
             _ => Flushed::nothing_withdrawn(),
         };

@@ -414,14 +414,8 @@ impl<M: Machine> Kernel<M> {
         let Some(zombie) = self.zombie(*focus) else { return true };
         let at = zombie.next;
         let Some(Zombie { first, mut remaining, .. }) = self.zombie(at) else { return true };
-        for _ in 0..SCAN {
-            if remaining == 0 {
-                break;
-            }
-            let slot = first.plus(remaining.wrapping_sub(1));
-            if !self.slot(slot).is_empty() {
-                break;
-            }
+        let end = remaining.saturating_sub(SCAN);
+        while remaining > end && self.slot(first.plus(remaining.wrapping_sub(1))).is_empty() {
             remaining = remaining.wrapping_sub(1);
         }
         if let Some(zombie) = self.zombie_mut(at) {

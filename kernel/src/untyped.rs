@@ -33,11 +33,12 @@ impl<M: Machine> Kernel<M> {
         watermark: u64,
     ) -> Result<Invocation, Fault> {
         let &[object, size_bits, cnode, index, _] = call.args;
-        let object = match ObjectType::from_number(object) {
-            Some(object) if object.is_made_from_untyped() => object,
-            _ => return Err(Fault::new(Error::OutOfRange, 1)),
+        let (object, object_bits) = if object == ObjectType::Frame as u64 && size_bits == PAGE_BITS as u64 {
+            // What is made most.
+            (ObjectType::Frame, PAGE_BITS)
+        } else {
+            decode_object(object, size_bits)?
         };
-        let object_bits = object.object_bits(size_bits).ok_or(Fault::new(Error::OutOfRange, 2))?;
         let (base, slots) = self.destination_node(call.root, cnode, 3)?;
         let to = self.empty_slot(base, slots, index, 4)?;
         let count = call.number(5, 1, MAX_RETYPE)?;
@@ -190,6 +191,16 @@ impl<M: Machine> Kernel<M> {
         }
         top == 0
     }
+}
+
+/// Arguments 1 and 2 of Retype: what is made, and log2 of the bytes of one.
+fn decode_object(object: u64, size_bits: u64) -> Result<(ObjectType, u8), Fault> {
+    let object = match ObjectType::from_number(object) {
+        Some(object) if object.is_made_from_untyped() => object,
+        _ => return Err(Fault::new(Error::OutOfRange, 1)),
+    };
+    let bits = object.object_bits(size_bits).ok_or(Fault::new(Error::OutOfRange, 2))?;
+    Ok((object, bits))
 }
 
 /// Bytes that an Untyped of this size has.
