@@ -345,6 +345,12 @@ impl World {
         }
         let requested = std::mem::take(&mut hardware.cores[core].requested);
         hardware.cores[core].open_for = next;
+        if let Some(saved) = decision.save
+            && (saved != before || !hardware.memory.has_vcpu(saved) || !hardware.memory.vcpu(saved).vm.is_some())
+        {
+            hardware
+                .violate(format!("core {core} saves the state of {saved:?}, which it does not hold or is destroyed"));
+        }
         if decision.save == Some(before)
             && let Some(guest) = hardware.guests.get_mut(&before)
         {

@@ -162,7 +162,7 @@ fn number_for(spec: &LabelSpec, number: usize, now: u64, random: &mut Random) ->
         (Label::PageTableMap, 2) => 1 + random.below(3),
         (Label::CpuTimeSplit | Label::CpuTimeResize, 0) => 50 + random.below(400),
         (Label::CpuTimeSplit | Label::CpuTimeResize, 1) => 1_000 * (1 + random.below(4)),
-        (Label::VcpuWait | Label::ChannelWait, 0) => 0xff,
+        (Label::VcpuWait | Label::ChannelWait, 0) => [0xff, 0xff, 3, 1 << random.below(8)][random.below(4) as usize],
         (Label::VcpuWait | Label::ChannelWait, 1) => {
             if random.one_in(2) {
                 0

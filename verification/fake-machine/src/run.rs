@@ -8,7 +8,9 @@ use crate::setup::{CORES, PAGES, ROOT_CNODE, boot};
 use cap_spec::abi::{info_page, stats_page};
 use kernel::check::{invariants, reservation};
 use kernel::machine::{Machine, SharedPage};
+use kernel::types::VcpuId;
 use kernel::vcpu::Run;
+use std::collections::BTreeMap;
 
 /// What to run.
 #[derive(Clone, Copy, Debug)]
@@ -121,6 +123,7 @@ pub fn run(options: &Options) -> Result<Report, Failure> {
     let asids = 3 + hardware.random.below(3) as u32;
     let mut world = World::new(boot(FakeMachine(hardware), asids));
     world.kernel.machine.0.trace = options.trace;
+    let mut delivered = Delivered::default();
     for step in 0..options.steps {
         let hardware = &mut world.kernel.machine.0;
         hardware.skip_idle_time();
@@ -131,7 +134,7 @@ pub fn run(options: &Options) -> Result<Report, Failure> {
             _ => hardware.random.below(CORES as u64) as usize,
         };
         world.step(core);
-        check(&mut world, step);
+        check(&mut world, step, &mut delivered);
         let hardware = &mut world.kernel.machine.0;
         if let Some(text) = hardware.violation.take().or_else(|| hardware.memory.faults.pop()) {
             return Err(Failure { options: *options, step, text });
@@ -154,8 +157,8 @@ pub fn run(options: &Options) -> Result<Report, Failure> {
 }
 
 /// What must hold after every step.
-fn check(world: &mut World, step: u64) {
-    if let Some(text) = late_core(world).or_else(|| lost_wakeup(world)) {
+fn check(world: &mut World, step: u64, delivered: &mut Delivered) {
+    if let Some(text) = late_core(world).or_else(|| lost_wakeup(world)).or_else(|| delivered.count(world)) {
         world.kernel.machine.0.violate(text);
     }
     if step.is_multiple_of(INVARIANT_STEPS) {
@@ -165,6 +168,40 @@ fn check(world: &mut World, step: u64) {
         for fault in faults {
             world.kernel.machine.0.violate(fault);
         }
+    }
+}
+
+/// The time that Vcpus were in their guests, counted apart from the scheduler's books.
+#[derive(Debug, Default)]
+struct Delivered {
+    /// When time was counted last.
+    until: u64,
+    /// Of each Vcpu: the end of its period, and its time in that.
+    ran: BTreeMap<VcpuId, (u64, u64)>,
+}
+
+impl Delivered {
+    /// Adds the time since the last step. Nobody may get more than its budget in a period, but for what a core needs to
+    /// come back.
+    fn count(&mut self, world: &World) -> Option<String> {
+        let hardware = &world.kernel.machine.0;
+        let passed = hardware.present() - std::mem::replace(&mut self.until, hardware.present());
+        for core in &hardware.cores {
+            let vcpu = core.run.vcpu;
+            if !matches!(core.stage, Stage::Guest(_)) || !hardware.memory.has_vcpu(vcpu) {
+                continue;
+            }
+            let Some(reservation) = reservation(&world.kernel, vcpu) else { continue };
+            let ran = self.ran.entry(vcpu).or_default();
+            if ran.0 != reservation.deadline.get() {
+                *ran = (reservation.deadline.get(), 0);
+            }
+            ran.1 += passed;
+            if ran.1 > reservation.budget.get() + OVERRUN {
+                return Some(format!("{vcpu:?} ran for {} ticks of a budget of {:?}", ran.1, reservation.budget));
+            }
+        }
+        None
     }
 }
 
@@ -224,6 +261,8 @@ fn lost_wakeup(world: &World) -> Option<String> {
 
 /// Ticks within which a core that is called, or whose instant has come, must have left its guest or its halt.
 const LATE: u64 = 400;
+/// Ticks that a Vcpu may run beyond its budget in a period.
+const OVERRUN: u64 = 60;
 /// Ticks that a period of 1,000 and more may come up short, because cores step late and wait for the lock.
 const SHORTFALL: u64 = 200;
 /// Steps between two visits of everything.
