@@ -157,9 +157,22 @@ fn common_arguments(target: &Path) -> [String; 5] {
 /// What every program for a VM is linked with; `userlib/image.ld` says why.
 const GUEST_FLAGS: [&str; 2] = ["-Crelocation-model=static", "-Clink-arg=-Tuserlib/image.ld"];
 
-/// [`cargo`] for programs that run in VMs.
-pub fn guest_cargo() -> Command {
+/// [`cargo`] for the target. `subcommand` is `build` or `clippy`.
+pub fn target_cargo(subcommand: &str) -> Command {
     let mut command = cargo();
+    if setup::compiler() == setup::Compiler::Debian && subcommand == "build" {
+        // There is no ready-made library for the target, and no linker of its own.
+        command = setup::debian_cargo();
+        command.current_dir(paths::root()).arg(subcommand).arg("-Zbuild-std=core,alloc,compiler_builtins");
+        return command;
+    }
+    command.arg(subcommand);
+    command
+}
+
+/// [`target_cargo`] for programs that run in VMs.
+pub fn guest_cargo(subcommand: &str) -> Command {
+    let mut command = target_cargo(subcommand);
     command.env_remove("RUSTFLAGS").env("CARGO_ENCODED_RUSTFLAGS", GUEST_FLAGS.join("\x1f"));
     command
 }
@@ -197,7 +210,7 @@ pub fn build_all() -> Result<Built> {
 /// # Errors
 /// As [`build`].
 pub fn build_kernel() -> Result<PathBuf> {
-    process::run(cargo().arg("build").args(kernel_arguments()))?;
+    process::run(target_cargo("build").args(kernel_arguments()))?;
     Ok(release_folder(&paths::kernel_target()).join("nonkernel"))
 }
 
@@ -206,7 +219,7 @@ pub fn build_kernel() -> Result<PathBuf> {
 /// # Errors
 /// As [`build`].
 pub fn build_guests(packages: &[GuestPackage]) -> Result<BTreeMap<String, PathBuf>> {
-    process::run(guest_cargo().arg("build").args(guest_arguments(packages)))?;
+    process::run(guest_cargo("build").args(guest_arguments(packages)))?;
     let folder = paths::images();
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let mut images = BTreeMap::new();

@@ -372,7 +372,7 @@ mod tests {
     #[test]
     fn an_emulator_that_fails_at_once_is_an_end_and_not_a_hang() {
         let Some(qemu) = process::find("false") else { return };
-        let tools = setup::Tools { qemu, qemu_version: String::new() };
+        let tools = setup::Tools { qemu, qemu_version: String::new(), compiler: setup::Compiler::Own };
         let config = Config {
             kernel: "none".into(),
             module: None,

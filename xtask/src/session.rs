@@ -215,8 +215,13 @@ mod tests {
             acceleration: Acceleration::InstructionClock,
             extra: Vec::new(),
         };
-        let mut session =
-            Session::start(&Tools { qemu, qemu_version: String::new() }, &config, RunState::bare(), None).unwrap();
+        let mut session = Session::start(
+            &Tools { qemu, qemu_version: String::new(), compiler: crate::setup::Compiler::Own },
+            &config,
+            RunState::bare(),
+            None,
+        )
+        .unwrap();
         let deadline = Instant::now() + Duration::from_secs(20);
         while !matches!(session.next(deadline).unwrap(), Seen::Off | Seen::Nothing) {}
         let _ = std::fs::remove_dir_all(&folder);

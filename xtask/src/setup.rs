@@ -1,7 +1,8 @@
 //! `cargo xtask setup`: what a fresh machine lacks, installed once.
 //!
 //! Two things are needed: QEMU 10.0 or later (any in `PATH` will do; else Debian's package) and the Rust target
-//! `x86_64-unknown-none`. A stamp in the target folder makes the second run do nothing; whatever cannot be done is an
+//! `x86_64-unknown-none` (by rustup; where its server can't be reached, Debian's newest compiler and its library's
+//! sources). A stamp in the target folder makes the second run do nothing; whatever cannot be done is an
 //! error that says what to type.
 
 use crate::{paths, process};
@@ -21,13 +22,32 @@ const BACKPORTS_FILE: &str = "/etc/apt/sources.list.d/nonkernel-backports.source
 const DEFAULT_MIRROR: &str = "http://deb.debian.org/debian";
 const DEFAULT_KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
+/// Debian's compiler that is new enough, its library's sources, and a linker for the target.
+const RUST_PACKAGES: [&str; 4] = ["rustc-web", "cargo-web", "rust-web-src", "lld"];
+/// Where those packages put the compiler.
+const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
+const DEBIAN_CARGO: &str = "/usr/bin/cargo";
+/// The oldest compiler that will do: `rust-version` of the workspace.
+const RUST_NEEDED: (u32, u32) = (1, 95);
+
 /// What the other commands need to know of the machine.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tools {
     /// The emulator.
     pub qemu: PathBuf,
     /// Its version.
     pub qemu_version: String,
+    /// Who builds for the target.
+    pub compiler: Compiler,
+}
+
+/// Who builds for the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compiler {
+    /// The toolchain in use, which has the target.
+    Own,
+    /// Debian's, which has the sources of the target's library and builds them too.
+    Debian,
 }
 
 /// Makes sure that everything is there; silent when the stamp says so.
@@ -38,12 +58,17 @@ pub fn ensure() -> Result<Tools> {
     if let Some(tools) = stamped() {
         return Ok(tools);
     }
-    let tools = ensure_qemu()?;
-    ensure_target()?;
+    let (qemu, qemu_version) = ensure_qemu()?;
+    let tools = Tools { qemu, qemu_version, compiler: ensure_target()? };
     let stamp = stamp_file();
     fs::create_dir_all(paths::target()).context("cannot make the target folder")?;
     fs::write(&stamp, stamp_text(&tools)?).with_context(|| format!("cannot write {}", stamp.display()))?;
     Ok(tools)
+}
+
+/// Who builds for the target, as the last set-up found it.
+pub fn compiler() -> Compiler {
+    stamped().map_or(Compiler::Own, |tools| tools.compiler)
 }
 
 /// `cargo xtask setup`: checks everything anew, with clippy and rustfmt, which only `cargo xtask test` needs.
@@ -55,9 +80,23 @@ pub fn setup() -> Result<()> {
     let tools = ensure()?;
     ensure_components()?;
     println!("set-up: {} {}", tools.qemu.display(), tools.qemu_version);
-    println!("set-up: Rust target {TARGET}, clippy and rustfmt are installed");
+    match tools.compiler {
+        Compiler::Own => println!("set-up: Rust target {TARGET}, clippy and rustfmt are installed"),
+        Compiler::Debian => println!("set-up: Debian's compiler builds for {TARGET}; clippy and rustfmt are installed"),
+    }
     println!("set-up: nothing is missing");
     Ok(())
+}
+
+/// Debian's cargo, set up to build the target's library from sources with Debian's linker.
+pub fn debian_cargo() -> Command {
+    let mut command = Command::new(DEBIAN_CARGO);
+    for name in ["RUSTUP_TOOLCHAIN", "RUSTC_WRAPPER", "CARGO"] {
+        command.env_remove(name);
+    }
+    command.env("RUSTC", DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", "1");
+    command.env("CARGO_TARGET_X86_64_UNKNOWN_NONE_LINKER", "lld");
+    command
 }
 
 /// Clippy and rustfmt.
@@ -83,17 +122,23 @@ fn stamp_file() -> PathBuf {
 fn stamp_text(tools: &Tools) -> Result<String> {
     let changed = fs::metadata(&tools.qemu).and_then(|data| data.modified()).context("cannot read the emulator")?;
     let seconds = changed.duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let library = target_library()?;
-    Ok(format!("{}\n{}\n{seconds}\n{}\n", tools.qemu.display(), tools.qemu_version, library.display()))
+    let library = match tools.compiler {
+        Compiler::Own => target_library()?,
+        Compiler::Debian => DEBIAN_RUSTC.into(),
+    };
+    let (qemu, version) = (tools.qemu.display(), &tools.qemu_version);
+    Ok(format!("{qemu}\n{version}\n{seconds}\n{:?}\n{}\n", tools.compiler, library.display()))
 }
 
 fn stamped() -> Option<Tools> {
     let stamp = fs::read_to_string(stamp_file()).ok()?;
     let mut lines = stamp.lines();
-    let tools = Tools { qemu: lines.next()?.into(), qemu_version: lines.next()?.into() };
-    let library = PathBuf::from(lines.nth(1)?);
+    let (qemu, qemu_version) = (lines.next()?.into(), lines.next()?.into());
+    let compiler = if lines.nth(1)? == "Debian" { Compiler::Debian } else { Compiler::Own };
+    let tools = Tools { qemu, qemu_version, compiler };
+    let library = PathBuf::from(lines.next()?);
     let same = process::find(QEMU).as_ref() == Some(&tools.qemu)
-        && library.is_dir()
+        && library.exists()
         && stamp_text(&tools).is_ok_and(|text| text == stamp);
     same.then_some(tools)
 }
@@ -104,21 +149,43 @@ fn target_library() -> Result<PathBuf> {
     Ok(Path::new(sysroot.trim()).join("lib/rustlib").join(TARGET).join("lib"))
 }
 
-fn ensure_target() -> Result<()> {
+fn ensure_target() -> Result<Compiler> {
     if target_library()?.is_dir() {
-        return Ok(());
+        return Ok(Compiler::Own);
     }
     println!("set-up: adding the Rust target {TARGET} (about 10 MB to fetch, 40 MB on disk)");
     let advice = format!(
         "the Rust target {TARGET} is missing; with rustup and a network, type: rustup target add {TARGET}\n\
-         (Debian's own cargo and rustc have no such target; rustup is at https://rustup.rs)"
+         (rustup is at https://rustup.rs)"
     );
-    if process::find("rustup").is_none() {
-        bail!(advice);
+    let added = process::find("rustup").is_some()
+        && process::run(Command::new("rustup").current_dir(paths::root()).args(["target", "add", TARGET])).is_ok()
+        && target_library()?.is_dir();
+    if added { Ok(Compiler::Own) } else { ensure_debian_compiler().context(advice) }
+}
+
+/// For when rustup's server can't be reached: Debian has a new enough compiler with the sources of its library.
+fn ensure_debian_compiler() -> Result<Compiler> {
+    let usable = || {
+        let text = process::quiet(Command::new(DEBIAN_RUSTC).arg("--version")).ok()?;
+        let version = parse_version(&text.replacen("rustc ", "version ", 1))?;
+        let sysroot = process::quiet(Command::new(DEBIAN_RUSTC).args(["--print", "sysroot"])).ok()?;
+        let sources = Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core");
+        let linker = process::find("lld").is_some() && Path::new(DEBIAN_CARGO).is_file();
+        ((version.0, version.1) >= RUST_NEEDED && sources.is_dir() && linker).then_some(Compiler::Debian)
+    };
+    if let Some(compiler) = usable() {
+        return Ok(compiler);
     }
-    process::run(Command::new("rustup").current_dir(paths::root()).args(["target", "add", TARGET]))
-        .context(advice.clone())?;
-    if target_library()?.is_dir() { Ok(()) } else { Err(anyhow!(advice)) }
+    let packages = RUST_PACKAGES.join(" ");
+    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    if Release::parse(&release).suite().is_none() || !is_root() {
+        bail!("or, on Debian, type: sudo apt-get update && sudo apt-get install --no-install-recommends {packages}");
+    }
+    println!("set-up: installing Debian's compiler and its sources instead ({packages})");
+    process::run(apt().args(["update", "-q"]))?;
+    process::run(apt().args(["install", "-q", "-y", "--no-install-recommends"]).args(RUST_PACKAGES))?;
+    usable().ok_or_else(|| anyhow!("Debian's compiler is older than {}.{}", RUST_NEEDED.0, RUST_NEEDED.1))
 }
 
 /// `QEMU emulator version 10.0.2 (Debian ...)` to its numbers.
@@ -128,21 +195,21 @@ fn parse_version(text: &str) -> Option<(u32, u32, String)> {
     Some((parts.next()??, parts.next()??, version.to_string()))
 }
 
-fn usable_qemu() -> Result<Tools, String> {
+fn usable_qemu() -> Result<(PathBuf, String), String> {
     let Some(qemu) = process::find(QEMU) else {
         return Err(format!("{QEMU} is not in PATH"));
     };
     let text = process::quiet(Command::new(&qemu).arg("--version"))?;
     match parse_version(&text) {
-        Some((major, minor, qemu_version)) if (major, minor) >= QEMU_NEEDED => Ok(Tools { qemu, qemu_version }),
+        Some((major, minor, version)) if (major, minor) >= QEMU_NEEDED => Ok((qemu, version)),
         Some((_, _, version)) => Err(format!("{} is version {version}, too old", qemu.display())),
         None => Err(format!("{} doesn't tell its version", qemu.display())),
     }
 }
 
-fn ensure_qemu() -> Result<Tools> {
+fn ensure_qemu() -> Result<(PathBuf, String)> {
     let reason = match usable_qemu() {
-        Ok(tools) => return Ok(tools),
+        Ok(found) => return Ok(found),
         Err(reason) => reason,
     };
     println!("set-up: QEMU {}.{} or later is needed: {reason}", QEMU_NEEDED.0, QEMU_NEEDED.1);

@@ -109,9 +109,9 @@ fn lint_host() -> Result<()> {
 
 fn lint_guests() -> Result<()> {
     let strict = ["--", "-D", "warnings"];
-    process::run(build::cargo().args(["clippy", "--quiet"]).args(build::kernel_arguments()).args(strict))?;
+    process::run(build::target_cargo("clippy").arg("--quiet").args(build::kernel_arguments()).args(strict))?;
     let packages = build::guest_packages()?;
-    process::run(build::guest_cargo().args(["clippy", "--quiet"]).args(build::guest_arguments(&packages)).args(strict))
+    process::run(build::guest_cargo("clippy").arg("--quiet").args(build::guest_arguments(&packages)).args(strict))
 }
 
 /// The default members are for the host; of the servers, userlib and the applications the libraries are tested too.

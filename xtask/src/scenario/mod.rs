@@ -150,7 +150,7 @@ fn check(file: &Path, tree: Node, overrides: &Overrides, images: &[String], prob
     machine.finish();
 
     let mut operator = Section::new("[operator]", top.node("operator"), problems);
-    let common_pool = operator.integer("common_pool_percent", 0..=50).map_or(5, |percent| percent.value as u8);
+    let common_pool = operator.integer("common_pool_percent", 0..=0).map_or(0, |percent| percent.value as u8);
     operator.finish();
 
     let goods = goods(&mut top, cores, problems);
