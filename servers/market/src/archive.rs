@@ -162,6 +162,9 @@ fn check_goods(plan: &Plan, cores: u64) -> Result<Vec<GoodKind>, ArchiveError> {
     if plan.version != proto::VERSION {
         return Err(ArchiveError::new("plan", "has another version of the messages"));
     }
+    if plan.common_pool_percent != 0 {
+        return Err(ArchiveError::new("plan", "asks for a common pool, which this market does not offer"));
+    }
     if plan.limit_ms == 0 || plan.limit_ms > 3_600_000 {
         return Err(ArchiveError::new("plan", "limit is not within 1 ms and an hour"));
     }

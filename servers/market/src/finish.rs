@@ -5,7 +5,7 @@ use crate::root::GLOBAL_STATS_PAGE;
 use crate::server::{Phase, Server, account};
 use crate::tenant::State;
 use alloc::{format, string::String, vec::Vec};
-use cap_spec::abi::{ObjectType, stats_page};
+use cap_spec::abi::{ObjectType, STATS_PAGE, stats_page};
 use market_mechanism::{Credits, Quantity};
 use proto::console::ToConsole;
 use proto::host::{End, Record};
@@ -34,7 +34,6 @@ impl<M: Machine> Server<'_, M> {
         let mut wrong: Vec<String> = Vec::new();
         let mut left = 0;
         for app in 0..self.tenants.len() {
-            self.return_deleted(app);
             for (what, count) in [("pages", self.count_pages(app)), ("CPU time", self.count_time(app))] {
                 self.tally.leased += count.leased;
                 self.tally.existing += count.existing;
@@ -67,25 +66,7 @@ impl<M: Machine> Server<'_, M> {
         left
     }
 
-    /// A tenant that deletes the capability of its lease has given it back.
-    fn return_deleted(&mut self, app: usize) {
-        let gone: Vec<u32> = self.tenants[app].leases.keys().copied().collect();
-        for number in gone {
-            let Some(lease) = self.tenants[app].leases.get(&number).copied() else { continue };
-            let slot = self.root.memory.slot(lease.block);
-            let exists = self.root.machine.identify(slot).is_ok_and(|found| found.has_children);
-            // What it named for the running notice goes when the notice ends.
-            if exists || self.tenants[app].named.contains(&number) {
-                continue;
-            }
-            let released = self.markets[0].rounds.release(account(app), Quantity(lease.pages()));
-            if released.is_ok() {
-                self.take_lease(app, number);
-            }
-        }
-    }
-
-    /// Pages of the base and of all leases.
+    /// Pages of the base and of all leases. A tenant that deletes the capability of a lease has given it back.
     fn count_pages(&mut self, app: usize) -> Count {
         let mut count = Count::default();
         let tenant = &self.tenants[app];
@@ -94,21 +75,31 @@ impl<M: Machine> Server<'_, M> {
             count.existing = u64::from(tenant.leased_pages());
             return count;
         };
-        if let Some(lease) = self.markets[0].rounds.lease(account(app)) {
-            count.leased = u64::from(lease.base.0) + u64::from(lease.running.0);
-        }
         let base = self.root.memory.slot(running.base);
         if self.root.machine.identify(base).is_ok_and(|found| found.has_children) {
             count.existing += u64::from(tenant.base_pages);
         }
+        let mut deleted = Vec::new();
         for (number, lease) in &self.tenants[app].leases {
-            let slot = self.root.memory.slot(lease.block);
-            let found = self.root.machine.identify(slot);
-            let whole = found.is_ok_and(|found| found.object == ObjectType::Untyped && found.bits == lease.bits);
-            let leased = found.is_ok_and(|found| found.has_children);
-            if whole && (leased || self.tenants[app].named.contains(number)) {
-                count.existing += u64::from(lease.pages());
+            let found = self.root.machine.identify(self.root.memory.slot(lease.block));
+            let Ok(found) = found else { continue };
+            if (found.object, found.bits) != (ObjectType::Untyped, lease.bits) {
+                continue;
             }
+            // What it named for the running notice goes when the notice ends.
+            if found.has_children || self.tenants[app].named.contains(number) {
+                count.existing += u64::from(lease.pages());
+            } else {
+                deleted.push((*number, lease.pages()));
+            }
+        }
+        for (number, pages) in deleted {
+            if self.markets[0].rounds.release(account(app), Quantity(pages)).is_ok() {
+                self.take_lease(app, number);
+            }
+        }
+        if let Some(lease) = self.markets[0].rounds.lease(account(app)) {
+            count.leased = u64::from(lease.base.0) + u64::from(lease.running.0);
         }
         count
     }
@@ -175,6 +166,7 @@ impl<M: Machine> Server<'_, M> {
         }
         self.report_accounts();
         self.report_totals();
+        self.report_own_cost();
         let problems = self.problems(reason);
         let status = u8::from(!problems.is_empty());
         let t = self.micros();
@@ -183,6 +175,15 @@ impl<M: Machine> Server<'_, M> {
         self.console.send(&ToConsole::PowerOff { value });
         let deadline = self.root.machine.now() + self.clock.ticks(POWER_OFF_MS);
         self.phase = Phase::PowerOff { deadline, value };
+    }
+
+    /// Tells what the market itself has cost: CPU time that was not for sale.
+    fn report_own_cost(&mut self) {
+        let used = self.root.machine.read_word(STATS_PAGE + stats_page::USED_TICKS as u64);
+        let rounds: u64 = self.markets.iter().map(|market| market.rounds.round().0).sum();
+        let ticks = self.root.machine.now().saturating_sub(self.clock.epoch).max(1);
+        let permille = u128::from(used.saturating_sub(self.used_before)) * 1000 / u128::from(ticks);
+        self.say(&format!("{rounds} rounds, {}.{} % of core 0 for the market itself", permille / 10, permille % 10));
     }
 
     /// Everything that keeps the run from being a success.

@@ -14,7 +14,7 @@ use crate::root::{BOARD_PAGE, GLOBAL_STATS_PAGE, Root};
 use crate::slots::Slots;
 use crate::tenant::{State, Tenant};
 use alloc::{boxed::Box, format, string::String, vec::Vec};
-use cap_spec::abi::{self, Error, Rights, slots};
+use cap_spec::abi::{self, Error, Rights, slots, stats_page};
 use core::fmt;
 use market_mechanism::curve_lane::{Award, Entry};
 use market_mechanism::ledger::Ledger;
@@ -176,6 +176,8 @@ pub struct Server<'a, M> {
     pub(crate) events: Vec<Due>,
     pub(crate) next_event: usize,
     pub(crate) failures: Vec<String>,
+    /// Ticks that the market had used when it began to serve.
+    pub(crate) used_before: u64,
 }
 
 /// The account of an application.
@@ -271,7 +273,9 @@ impl<'a, M: Machine> Server<'a, M> {
             events,
             next_event: 0,
             failures: Vec::new(),
+            used_before: 0,
         };
+        server.used_before = server.root.machine.read_word(abi::STATS_PAGE + stats_page::USED_TICKS as u64);
         server.console.send(&ToConsole::Epoch { tsc: clock.epoch });
         let supply = server.markets.iter().map(|market| market.rounds.board_line(0).supply.0).collect();
         server.record(Record::Begin {

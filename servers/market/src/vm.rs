@@ -2,7 +2,7 @@
 
 extern crate alloc;
 
-use cap_spec::abi::{Fault, IMAGE_BASE, Label, ROOT_ARCHIVE, ROOT_BOOT_INFO, boot_info, image_header};
+use cap_spec::abi::{Fault, IMAGE_BASE, Label, ROOT_ARCHIVE, ROOT_BOOT_INFO, STATS_PAGE, boot_info, image_header};
 use core::fmt;
 use core::sync::atomic::Ordering;
 use market_server::boot::Boot;
@@ -42,7 +42,7 @@ struct RootVm {
 /// Panics if the address is not a place for that.
 fn shared(gpa: u64, bytes: usize) -> SharedMemory {
     let in_window = (COPY_WINDOW..WINDOW_END).contains(&gpa) && gpa + bytes as u64 <= WINDOW_END;
-    assert!(in_window || gpa & !4095 == ROOT_BOOT_INFO, "no shared memory at {gpa:#x}");
+    assert!(in_window || matches!(gpa & !4095, ROOT_BOOT_INFO | STATS_PAGE), "no shared memory at {gpa:#x}");
     // SAFETY: the image, its heap and its stack lie elsewhere, so no Rust object is there. What is not mapped faults, and
     // the root VM's faults do not come back.
     unsafe { SharedMemory::new(gpa, bytes) }

@@ -23,6 +23,7 @@ fn a_wrong_plan_is_refused_with_its_place() {
         failure(&archive(&plan))
     };
     assert!(wrong(|plan| plan.version = 99).contains("another version"));
+    assert!(wrong(|plan| plan.common_pool_percent = 5).contains("common pool"));
     assert!(wrong(|plan| plan.goods.swap(0, 1)).contains("the first good is `page`"));
     assert!(wrong(|plan| plan.goods[1].name = "cpu.7".into()).contains("no such core"));
     assert!(wrong(|plan| plan.goods[1].interval_ms = 15).contains("multiple of 10 ms"));
