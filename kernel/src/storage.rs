@@ -16,7 +16,7 @@ use crate::boot::root::Root;
 use crate::routes::Routes;
 use cap_spec::abi::{Register, handler_page};
 use core::sync::atomic::{AtomicU64, Ordering};
-use kernel::channel::Channel;
+use kernel::channel::{self, Channel};
 use kernel::machine::{Machine, SharedPage};
 use kernel::protocol::deadlines::{Alarm, Deadlines};
 use kernel::slot::Slot;
@@ -247,14 +247,14 @@ impl Machine for Hardware {
 
     #[inline(always)]
     fn channel(&self, id: ChannelId) -> &Channel {
-        // SAFETY: see the module.
-        unsafe { &*(id.address().get() as *const Channel) }
+        // SAFETY: see the module. The object begins with two slots; the header is behind them.
+        unsafe { &*(id.address().plus(channel::HEADER_OFFSET).get() as *const Channel) }
     }
 
     #[inline(always)]
     fn channel_mut(&mut self, id: ChannelId) -> &mut Channel {
         // SAFETY: as for `channel`.
-        unsafe { &mut *(id.address().get() as *mut Channel) }
+        unsafe { &mut *(id.address().plus(channel::HEADER_OFFSET).get() as *mut Channel) }
     }
 
     #[inline]

@@ -42,6 +42,14 @@ static RELEASED: AtomicBool = AtomicBool::new(false);
 /// First Rust code of the boot core. `magic` and `info` are what the boot loader left in eax and ebx.
 #[unsafe(no_mangle)]
 extern "C" fn boot_main(magic: u64, info: u64) -> ! {
+    let booted = prepare(magic, info);
+    core_loop::run(core_area::core(CoreId::new(0)), booted)
+}
+
+/// Everything up to the release of the other cores. A function of its own, because the maps that it works with fill most
+/// of the stack, and the boot core needs that stack for as long as it runs.
+#[inline(never)]
+fn prepare(magic: u64, info: u64) -> Booted {
     serial::init();
     interrupts::build();
     interrupts::load();
@@ -128,7 +136,7 @@ extern "C" fn boot_main(magic: u64, info: u64) -> ! {
     for core in core_area::cores(cores).skip(1) {
         apic::send_nmi(core.apic_id.load(Ordering::Relaxed));
     }
-    core_loop::run(boot_core, booted)
+    booted
 }
 
 /// First Rust code of every other core, on its own stack.
