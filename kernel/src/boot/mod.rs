@@ -20,7 +20,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use kernel::Config;
 use kernel::firmware::memory_map::{MemoryMap, Region};
 use kernel::firmware::module::{self, Module};
-use kernel::firmware::{Handover, PhysicalMemory, acpi, command_line, multiboot2, pvh};
+use kernel::firmware::{COMMAND_LINE_MAX, Handover, PhysicalMemory, acpi, command_line, multiboot2, pvh};
 use kernel::nested::EntryFormat;
 use kernel::types::{CoreId, Hpa, Ticks};
 use kernel::vm::MAX_CORES;
@@ -58,7 +58,12 @@ fn prepare(magic: u64, info: u64) -> Booted {
         _ => pvh::parse(&Tables, info),
     }
     .unwrap_or_else(|error| panic!("boot loader: {error:?}"));
-    let options = command_line::parse(handover.command_line);
+    // Copied, as the memory it lies in is RAM that is about to be handed out.
+    let mut line = [0u8; COMMAND_LINE_MAX];
+    let line_bytes = handover.command_line.len().min(line.len() - 1);
+    line[..line_bytes].copy_from_slice(&handover.command_line[..line_bytes]);
+    let line = &line[..line_bytes];
+    let options = command_line::parse(line);
     log::info!("nonkernel {}, {} MiB of RAM", env!("CARGO_PKG_VERSION"), handover.memory.bytes() >> 20);
     let platform = match handover.rsdp.map(|rsdp| acpi::parse(&Tables, rsdp)) {
         Some(Ok(platform)) => platform,
@@ -118,7 +123,7 @@ fn prepare(magic: u64, info: u64) -> Booted {
         memory: &mut memory,
         module_base,
         module,
-        command_line: handover.command_line,
+        command_line: line,
         options,
         routes: io_apic.pins(),
         tsc_hz,

@@ -139,8 +139,7 @@ impl Plan<'_> {
         for (offset, value) in words {
             put(boot_info, offset, &value.to_le_bytes());
         }
-        let line = &self.command_line[..self.command_line.len().min(511)];
-        put(boot_info, boot_info::COMMAND_LINE, line);
+        put(boot_info, boot_info::COMMAND_LINE, self.command_line);
         log::info!("root VM: {} MiB, archive {} KiB, {} Untypeds", bytes >> 20, module.archive_bytes >> 10, untypeds);
         log::info!(
             "core time: {} us of 10 ms sellable, root VM {} of {} us",

@@ -3,7 +3,7 @@
 //! Probes and the bench are root images of their own, so that nothing but the kernel is between them and the machine.
 
 use alloc::vec::Vec;
-use cap_spec::abi::{INFO_PAGE, ROOT_BOOT_INFO, Register, Rights, STATS_PAGE, boot_info, slots, stats_page};
+use cap_spec::abi::{Error, INFO_PAGE, ROOT_BOOT_INFO, Register, Rights, STATS_PAGE, boot_info, slots, stats_page};
 use proto::host::Record;
 use userlib::cap::{
     CNode, Cap, Channel, CpuTime, Fault, Frame, IoPort, PageTable, PortWidth, Slot, Untyped, Vcpu, Vm, own,
@@ -42,6 +42,8 @@ pub struct Root {
     untyped: u16,
     untypeds: u16,
     memory: Option<Cap<Untyped>>,
+    /// Channels come from memory of their own, so that they don't spoil the alignment of larger objects.
+    channels: Option<Cap<Untyped>>,
 }
 
 /// A child VM that has been made and not yet launched, or that runs.
@@ -90,6 +92,7 @@ impl Root {
             untyped: info(boot_info::FIRST_UNTYPED) as u16,
             untypeds: info(boot_info::UNTYPEDS) as u16,
             memory: None,
+            channels: None,
         };
         for level in [2, 1] {
             let table = root.make::<PageTable>(0)?;
@@ -102,6 +105,24 @@ impl Root {
     pub fn slot(&mut self) -> Slot {
         self.next_slot += 1;
         Slot::root(self.next_slot - 1)
+    }
+
+    /// What [`Root::slot`] gives next.
+    pub fn mark(&self) -> u16 {
+        self.next_slot
+    }
+
+    /// Deletes what is in the slots given out since `mark`, originals excepted of objects that have moved on, and gives
+    /// them out again.
+    pub fn return_to(&mut self, mark: u16) -> Result<(), Fault> {
+        for index in mark..self.next_slot {
+            match Slot::root(index).delete() {
+                Ok(()) | Err(Fault { error: Error::SlotEmpty, .. }) => {}
+                Err(fault) => return Err(fault),
+            }
+        }
+        self.next_slot = mark;
+        Ok(())
     }
 
     /// `count` consecutive free slots.
@@ -124,7 +145,7 @@ impl Root {
                 None => self.next_memory()?,
             };
             match memory.retype(size_bits, to) {
-                Err(Fault { error: cap_spec::abi::Error::NotEnoughMemory, .. }) => self.memory = None,
+                Err(Fault { error: Error::NotEnoughMemory, .. }) => self.memory = None,
                 other => return other,
             }
         }
@@ -136,12 +157,12 @@ impl Root {
         loop {
             let index = self.untyped - first;
             if index >= self.untypeds {
-                return Err(Fault::new(cap_spec::abi::Error::NotEnoughMemory, 0));
+                return Err(Fault::new(Error::NotEnoughMemory, 0));
             }
             self.untyped += 1;
             let bits =
                 word(ROOT_BOOT_INFO, boot_info::UNTYPED_BITS + usize::from(index) / 8 * 8) >> (index % 8 * 8) & 0xff;
-            if (20..=24).contains(&bits) || (bits > 24 && self.memory.is_none()) {
+            if bits >= 20 {
                 let memory: Cap<Untyped> = Slot::root(first + index).cap();
                 memory.revoke()?;
                 self.memory = Some(memory);
@@ -222,7 +243,8 @@ impl Root {
                 // The first GiB as one page.
                 1 => bytes[..8].copy_from_slice(&0x83u64.to_le_bytes()),
                 2 => bytes[..code.len()].copy_from_slice(code),
-                _ => bytes.fill(page as u8),
+                // By words: an instruction each, as a memset by bytes would count eight times as many.
+                _ => bytes.chunks_exact_mut(8).for_each(|word| word.copy_from_slice(&u64::from(page).to_ne_bytes())),
             }
             frame.unmap()?;
             frame.map(vm, CHILD_TOP + u64::from(page) * 4096, all)?;
@@ -233,7 +255,12 @@ impl Root {
             let copy = self.slot().copy(page, Rights::READ | Rights::WRITE)?;
             copy.map(vm, SHARED + index as u64 * 4096, Rights::READ | Rights::WRITE)?;
         }
-        let channel = self.make::<Channel>(0)?;
+        let channels = match self.channels {
+            Some(channels) => channels,
+            None => self.make(20)?,
+        };
+        self.channels = Some(channels);
+        let channel: Cap<Channel> = channels.retype(0, self.slot())?;
         let ours = self.slot().mint(channel, Rights::all(), 1)?;
         inside(CHILD_CHANNEL).mint(channel, Rights::all(), 2)?;
         ours.bind(own::VCPU, 1)?;
