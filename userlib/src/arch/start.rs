@@ -58,7 +58,7 @@ static USERLIB_PDPT: Table = {
     let mut entries = [0; 512];
     let mut index = 0;
     while index < 512 {
-        entries[index] = index as u64 * GIB | SMALL | LARGE;
+        entries[index] = (index as u64 * GIB) | SMALL | LARGE;
         index += 1;
     }
     Table(UnsafeCell::new(entries))
@@ -155,7 +155,7 @@ fn split_page_tables() {
     let guard = guard_page();
     let guard_region = guard / MIB2;
     for index in 0..512u64 {
-        FIRST_GIB.set(index as usize, index * MIB2 | SMALL | LARGE);
+        FIRST_GIB.set(index as usize, (index * MIB2) | SMALL | LARGE);
         let low = index * PAGE;
         FIRST_2MIB.set(index as usize, if low == 0 { 0 } else { low | SMALL });
         let page = guard_region * MIB2 + index * PAGE;
