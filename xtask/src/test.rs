@@ -63,11 +63,15 @@ pub fn test(options: &Options) -> Result<bool> {
         tally.add(step("lints of guest code", lint_guests));
         tally.add(step("ABI page", abi::check));
     }
-    tally.add(step_with("host tests", || host_tests(options.filter.as_deref())));
+    // The default members are for the host; of servers, userlib and applications the libraries are tested there too.
+    let (whole, libraries) = build::host_packages()?;
+    let filter = options.filter.as_deref();
+    tally.add(step_with("host tests", || host_tests(&whole, None, filter)));
+    tally.add(step_with("host tests of libraries for VMs", || host_tests(&libraries, Some("--lib"), filter)));
     if !options.host_only {
         match build::build_all() {
             Ok(_) => {
-                tally.add(step_with("machine tests", || machine_tests(options.filter.as_deref())));
+                tally.add(step_with("machine tests", || machine_tests(filter)));
                 if options.filter.is_none() {
                     tally.add(step("bench", || bench::bench(&bench::Options::default())));
                 }
@@ -114,18 +118,13 @@ fn lint_guests() -> Result<()> {
     process::run(build::guest_cargo("clippy").arg("--quiet").args(build::guest_arguments(&packages)).args(strict))
 }
 
-/// The default members are for the host; of the servers, userlib and the applications the libraries are tested too.
-fn host_tests(filter: Option<&str>) -> Result<Tally> {
-    let (whole, libraries) = build::host_packages()?;
-    let mut tally = Tally::default();
-    for (packages, only) in [(whole, None), (libraries, Some("--lib"))] {
-        let mut command = build::cargo();
-        command.args(["test", "--no-fail-fast"]).args(only);
-        let packages = packages.iter().filter(|name| *name != MACHINE_TESTS);
-        command.args(packages.flat_map(|name| ["--package", name]));
-        tally.add(counted(command.args(filter))?);
-    }
-    Ok(tally)
+/// Tests of these packages, or with `only`, of one kind of their targets.
+fn host_tests(packages: &[String], only: Option<&str>, filter: Option<&str>) -> Result<Tally> {
+    let mut command = build::cargo();
+    command.args(["test", "--no-fail-fast"]).args(only);
+    let packages = packages.iter().filter(|name| *name != MACHINE_TESTS);
+    command.args(packages.flat_map(|name| ["--package", name]));
+    counted(command.args(filter))
 }
 
 fn machine_tests(filter: Option<&str>) -> Result<Tally> {
