@@ -119,16 +119,9 @@ fn prepare(magic: u64, info: u64) -> Booted {
         statistics_page,
         forbidden_routes: 1 << hpet_pin,
     });
-    let root = Plan {
-        memory: &mut memory,
-        module_base,
-        module,
-        command_line: line,
-        options,
-        routes: io_apic.pins(),
-        tsc_hz,
-    }
-    .carry_out(&mut kernel);
+    let root =
+        Plan { memory: &mut memory, module_base, module, command_line: line, options, routes: io_apic.pins(), tsc_hz }
+            .carry_out(&mut kernel);
     let constants = Constants { xcr0: svm::emulate::supported_xcr0(), ticks_per_count, barrier: features.barrier };
     let clean = if features.clean_bits { Clean::all() } else { Clean::empty() };
     let booted = Booted { constants, features, clean, root };

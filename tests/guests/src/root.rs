@@ -43,7 +43,7 @@ pub struct Root {
     untypeds: u16,
     memory: Option<Cap<Untyped>>,
     /// Channels come from memory of their own, so that they don't spoil the alignment of larger objects.
-    channels: Option<Cap<Untyped>>,
+    channels: Cap<Untyped>,
 }
 
 /// A child VM that has been made and not yet launched, or that runs.
@@ -92,8 +92,9 @@ impl Root {
             untyped: info(boot_info::FIRST_UNTYPED) as u16,
             untypeds: info(boot_info::UNTYPEDS) as u16,
             memory: None,
-            channels: None,
+            channels: Slot::root(slots::RESERVED).cap(),
         };
+        root.channels = root.make(20)?;
         for level in [2, 1] {
             let table = root.make::<PageTable>(0)?;
             table.map(own::VM, WINDOW, level)?;
@@ -255,12 +256,7 @@ impl Root {
             let copy = self.slot().copy(page, Rights::READ | Rights::WRITE)?;
             copy.map(vm, SHARED + index as u64 * 4096, Rights::READ | Rights::WRITE)?;
         }
-        let channels = match self.channels {
-            Some(channels) => channels,
-            None => self.make(20)?,
-        };
-        self.channels = Some(channels);
-        let channel: Cap<Channel> = channels.retype(0, self.slot())?;
+        let channel: Cap<Channel> = self.channels.retype(0, self.slot())?;
         let ours = self.slot().mint(channel, Rights::all(), 1)?;
         inside(CHILD_CHANNEL).mint(channel, Rights::all(), 2)?;
         ours.bind(own::VCPU, 1)?;
