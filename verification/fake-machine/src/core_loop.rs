@@ -6,7 +6,7 @@ use crate::guest;
 use crate::hardware::{Exit, FIRST_ROUTE, Line, ROUTES, Run, Stage, Target, UPCALL};
 use crate::machine::FakeMachine;
 use crate::setup::ROOT_VCPU;
-use cap_spec::abi::{Label, ObjectType, StopReason, info_page};
+use cap_spec::abi::{Label, ObjectType, StopReason, info_page, slots};
 use kernel::machine::{Machine, SharedPage};
 use kernel::protocol::deadlines::Alarm;
 use kernel::protocol::pending::{Pending, VALID};
@@ -256,6 +256,9 @@ impl World {
             && let Some(slot) = guest::stopped_sibling(&self.kernel, vcpu)
         {
             call = Call { cap: slot as u64, label: Label::VcpuStart as u64, args: [0; 5] };
+        }
+        if self.kernel.machine.0.ping_pong && guest::shares_channel(&self.kernel, vcpu) && !random.one_in(16) {
+            call = Call { cap: slots::CONSOLE as u64, label: Label::ChannelWait as u64, args: [2, 0, 0, 0, 0] };
         }
         self.kernel.machine.0.random = random;
         call

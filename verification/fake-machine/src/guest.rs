@@ -231,3 +231,13 @@ fn cnode_in(kernel: &Kernel<FakeMachine>, slot: SlotId) -> Option<SlotId> {
         _ => None,
     }
 }
+
+/// True for a Vcpu that receives at an end of a channel whose other receiver is on the same core.
+pub fn shares_channel(kernel: &Kernel<FakeMachine>, vcpu: VcpuId) -> bool {
+    let end = kernel.machine.vcpu(vcpu).receives;
+    if !end.is_some() {
+        return false;
+    }
+    let peer = kernel.machine.channel(end.channel()).end(end.peer().end()).receiver;
+    peer.is_some() && peer != vcpu && kernel.machine.vcpu(peer).core == kernel.machine.vcpu(vcpu).core
+}

@@ -208,6 +208,8 @@ pub struct Hardware {
     pub(crate) stores: u64,
     /// When the frame at a page was made, in stores.
     pub made: Vec<u64>,
+    /// The two Vcpus on core 1 do little else than to signal each other and wait.
+    pub ping_pong: bool,
     /// Guest accesses that were judged.
     pub accesses: u64,
     /// Interrupts that guests took.
@@ -265,6 +267,7 @@ impl Hardware {
             trace: false,
             stores: 0,
             made: vec![0; pages],
+            ping_pong: seed.is_multiple_of(4),
             accesses: 0,
             interrupts: 0,
             expulsions: 0,
