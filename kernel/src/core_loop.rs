@@ -127,36 +127,44 @@ impl Running {
                     // the guest is left.
                     unsafe { switch::enter(saved) };
                     let code = vmcb.control.exit_code;
-                    if code as u32 != exit::VMMCALL || vmcb.save.cpl != 0 {
+                    let call = code as u32 == exit::VMMCALL && vmcb.save.cpl == 0;
+                    if !call && (code as u32 != exit::NESTED_FAULT || vmcb.control.exit_int_info & EVENT_VALID != 0) {
                         break Exit::decode(code);
                     }
-                    // The short way: a hypercall after which the same guest goes on. Nothing of the Vcpu is touched before
-                    // the lock is held and it is known to be current still.
+                    // The short way: a hypercall, or a nested fault, after which the same guest goes on. Nothing of the
+                    // Vcpu is touched before the lock is held and it is known to be current still.
                     let Left::Otherwise(outside) = entering.left(gate, false) else { return Outside::started() };
                     (kernel, holding) = self.take_lock(outside);
                     if !kernel.is_current(id, vcpu) {
                         continue 'decide;
                     }
-                    let label = vmcb.save.rax;
-                    saved.registers.call.label = label;
-                    let decoded = kernel.decode(vcpu, &saved.registers.call);
-                    let outcome = kernel.carry_out(id, vcpu, label, decoded);
-                    (saved, vmcb) = guest_of(vcpu);
-                    match outcome {
-                        Outcome::Done { status, results } => {
-                            vmcb.save.rax = status.0;
-                            saved.registers.set_results(results);
-                            skip_call(vmcb);
+                    if call {
+                        let label = vmcb.save.rax;
+                        saved.registers.call.label = label;
+                        kernel.count_call(vcpu, label);
+                        let decoded = kernel.decode(vcpu, &saved.registers.call);
+                        let outcome = kernel.carry_out(id, vcpu, decoded);
+                        (saved, vmcb) = guest_of(vcpu);
+                        match outcome {
+                            Outcome::Done { status, results } => {
+                                vmcb.save.rax = status.0;
+                                saved.registers.set_results(results);
+                                skip_call(vmcb);
+                            }
+                            Outcome::Blocked => {
+                                skip_call(vmcb);
+                                continue 'decide;
+                            }
+                            Outcome::Gone => continue 'decide,
+                            Outcome::Preempted => {
+                                self.release_lock(kernel);
+                                return holding.gave_up();
+                            }
                         }
-                        Outcome::Blocked => {
-                            skip_call(vmcb);
-                            continue 'decide;
-                        }
-                        Outcome::Gone => continue 'decide,
-                        Outcome::Preempted => {
-                            self.release_lock(kernel);
-                            return holding.gave_up();
-                        }
+                    } else {
+                        kernel.count_exit(id, ExitKind::NestedFault);
+                        self.nested_fault(&mut kernel, vcpu);
+                        (saved, vmcb) = guest_of(vcpu);
                     }
                     if !kernel.stays(id) {
                         continue 'decide;
@@ -363,18 +371,10 @@ impl Running {
         if kernel.current(self.id) != Some(vcpu) {
             return;
         }
-        let (saved, vmcb) = kernel.machine.guest(vcpu);
-        let (code, info1, info2) = (vmcb.control.exit_code, vmcb.control.exit_info1, vmcb.control.exit_info2);
+        let control = &kernel.machine.guest(vcpu).1.control;
+        let (code, info1) = (control.exit_code, control.exit_info1);
         match exit {
-            Exit::NestedFault => {
-                let delivering = saved.pending.is_delivering();
-                match kernel.nested_fault(self.id, Gpa::new(info2), info1 & ACCESS_BITS, delivering) {
-                    FaultAction::Inject(vector) => {
-                        kernel.machine.guest(vcpu).1.control.event_inj = EVENT_VALID | u64::from(vector);
-                    }
-                    FaultAction::Stop => self.stop(kernel, vcpu, StopReason::NestedFault, info2, info1 & ACCESS_BITS),
-                }
-            }
+            Exit::NestedFault => self.nested_fault(kernel, vcpu),
             Exit::Shutdown => self.stop(kernel, vcpu, StopReason::Shutdown, 0, 0),
             Exit::Invalid => self.stop(kernel, vcpu, StopReason::InvalidState, code, 0),
             Exit::Exception(vector) if vector == MACHINE_CHECK => {
@@ -382,6 +382,20 @@ impl Running {
             }
             Exit::Other(_) => self.stop(kernel, vcpu, StopReason::Instruction, code, info1),
             _ => {}
+        }
+    }
+
+    /// A nested fault of the current Vcpu: it is told by an upcall, or stops.
+    #[inline(never)]
+    fn nested_fault(&mut self, kernel: &mut Lock, vcpu: VcpuId) {
+        let (saved, vmcb) = kernel.machine.guest(vcpu);
+        let delivering = saved.pending.is_delivering();
+        let (access, gpa) = (vmcb.control.exit_info1 & ACCESS_BITS, vmcb.control.exit_info2);
+        match kernel.nested_fault(self.id, Gpa::new(gpa), access, delivering) {
+            FaultAction::Inject(vector) => {
+                kernel.machine.guest(vcpu).1.control.event_inj = EVENT_VALID | u64::from(vector);
+            }
+            FaultAction::Stop => self.stop(kernel, vcpu, StopReason::NestedFault, gpa, access),
         }
     }
 

@@ -79,27 +79,28 @@ impl<M: Machine> Kernel<M> {
             // Stopped or destroyed by another core while this one waited for the lock.
             return if self.core(core).loaded.is_some() { Outcome::Preempted } else { Outcome::Gone };
         }
+        self.count_call(invoker, call.label);
         let decoded = self.decode(invoker, call);
-        self.carry_out(core, invoker, call.label, decoded)
+        self.carry_out(core, invoker, decoded)
     }
 
-    /// The second half of [`Kernel::handle_call`], for a back end that lends the call's registers to [`Kernel::decode`]
-    /// where they lie: does what was decoded for the Vcpu that is current on `core`, and counts it.
+    /// The first part of [`Kernel::handle_call`], for a back end that lends the call's registers to [`Kernel::decode`]
+    /// where they lie: counts the hypercall as an exit and by its label.
     #[inline]
-    pub fn carry_out(
-        &mut self,
-        core: CoreId,
-        invoker: VcpuId,
-        label: u64,
-        decoded: Result<Invocation, Fault>,
-    ) -> Outcome {
-        self.active = core;
+    pub fn count_call(&mut self, invoker: VcpuId, label: u64) {
         let vm = self.machine.vcpu(invoker).vm;
         self.bump(SharedPage::Stats(vm), stats_page::EXITS);
         self.bump(SharedPage::GlobalStats, stats_page::EXITS);
         self.count_invocation(vm, label);
+    }
+
+    /// The last part: does what was decoded for the Vcpu that is current on `core`.
+    #[inline]
+    pub fn carry_out(&mut self, core: CoreId, invoker: VcpuId, decoded: Result<Invocation, Fault>) -> Outcome {
+        self.active = core;
         match decoded {
             Err(fault) => {
+                let vm = self.machine.vcpu(invoker).vm;
                 self.count_refusal(vm, fault);
                 Outcome::Done { status: Status::refused(fault), results: [0, 0] }
             }

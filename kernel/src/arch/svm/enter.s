@@ -19,7 +19,7 @@
     mov {rdi}(%rdi), %rdi
     vmrun
     # RAX and RSP are the host's again; everything else is the guest's.
-    mov (%rsp), %rax
+    pop %rax
     mov %rcx, {rcx}(%rax)
     mov %rdx, {rdx}(%rax)
     mov %rbx, {rbx}(%rax)
@@ -34,6 +34,5 @@
     mov %r13, {r13}(%rax)
     mov %r14, {r14}(%rax)
     mov %r15, {r15}(%rax)
-    pop %rdi
     pop %rbp
     pop %rbx

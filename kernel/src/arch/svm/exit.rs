@@ -3,6 +3,9 @@
 /// The code of a VMMCALL exit.
 pub const VMMCALL: u32 = 0x81;
 
+/// The code of a nested page fault.
+pub const NESTED_FAULT: u32 = 0x400;
+
 /// An exit. Codes that the kernel does not ask for are kept, not lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -43,7 +46,7 @@ impl Exit {
         match code as u32 {
             VMMCALL => Exit::Vmmcall,
             0x61 => Exit::Nmi,
-            0x400 => Exit::NestedFault,
+            NESTED_FAULT => Exit::NestedFault,
             code @ 0x40..=0x5f => Exit::Exception((code - 0x40) as u8),
             0x20..=0x3f => Exit::DebugRegister,
             0x63 => Exit::Init,
