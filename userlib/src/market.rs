@@ -54,10 +54,17 @@ impl From<ChannelError> for MarketError {
 struct Limits {
     max_price: Price,
     budget: Credits,
+    /// Units that can be put to use: fewer than all once a lease could not be.
+    most_units: u32,
     block_bits: u8,
 }
 
-const NO_LIMITS: Limits = Limits { max_price: Price::LIMIT, budget: Credits::MAX, block_bits: 12 };
+const NO_LIMITS: Limits = Limits {
+    max_price: Price::LIMIT,
+    budget: Credits::MAX,
+    most_units: u32::MAX,
+    block_bits: cap_spec::abi::PAGE_BITS,
+};
 
 /// The connection to the market.
 #[derive(Debug)]
@@ -143,7 +150,7 @@ impl Market {
         let Some(limits) = self.limits.get(at) else {
             return Err(MarketError::Refused(Refusal::UnknownGood));
         };
-        let body = book::bid_message(good, offer, limits.max_price, limits.budget, limits.block_bits);
+        let body = bid_message(good, offer, limits);
         if self.standing[at].as_ref() != Some(&body) {
             self.send(body.clone())?;
             self.standing[at] = Some(body);
@@ -160,11 +167,12 @@ impl Market {
         self.bid(good, &offer)
     }
 
-    /// Buys `quantity` (a power of two) pages at the desk, in one block, and waits for it. Returns its lease number.
+    /// Buys `quantity` (a power of two) pages at the desk, in one block, and waits for it. Returns its lease number. A
+    /// lease that cannot be put to use goes back, and its good is bid for no further than what is held by then.
     pub fn lease(&mut self, good: u16, quantity: u32) -> Result<u32, MarketError> {
         let before: Vec<u32> = self.pager.leases().map(|(lease, _)| lease).collect();
         let deadline = crate::clock::now().saturating_add(self.patience_ticks);
-        self.call(RequestBody::Desk { good, quantity })?;
+        self.desk(good, quantity)?;
         loop {
             if let Some((lease, _)) = self.pager.leases().find(|(lease, _)| !before.contains(lease)) {
                 return Ok(lease);
@@ -178,8 +186,17 @@ impl Market {
 
     /// Buys CPU time at the desk. Returns what it cost and from which TSC value on it is delivered.
     pub fn buy_cpu(&mut self, good: u16, units: u32) -> Result<(u64, u64), MarketError> {
-        match self.call(RequestBody::Desk { good, quantity: units })? {
-            Answer::Bought { payment, from_tsc } => Ok((payment, from_tsc)),
+        self.desk(good, units)
+    }
+
+    /// Buys at the desk. Returns what it cost and from when on it is delivered.
+    fn desk(&mut self, good: u16, quantity: u32) -> Result<(u64, u64), MarketError> {
+        let interval = self.line(good).map_or(0, |line| line.round.0);
+        match self.call(RequestBody::Desk { good, quantity })? {
+            Answer::Bought { payment, from_tsc } => {
+                self.book.bought(good, interval, quantity, payment);
+                Ok((payment, from_tsc))
+            }
             _ => Err(MarketError::NoAnswer),
         }
     }
@@ -354,11 +371,40 @@ impl Market {
         match accepted {
             Ok(()) => self.happened.push_back(Event::Leased { lease, bits }),
             Err(error) => {
+                // To go on bidding for what can't be used would cost money in every interval.
+                let pages = u32::try_from(self.pager.pages()).unwrap_or(u32::MAX);
+                self.limits[usize::from(book::PAGE_GOOD)].most_units = pages;
                 self.send(RequestBody::Release { good: book::PAGE_GOOD, leases: alloc::vec![lease], quantity: 0 })?;
                 self.happened.push_back(Event::Unusable { lease, error });
             }
         }
         Ok(())
+    }
+}
+
+/// An offer as a message, within limits.
+fn bid_message(good: u16, offer: &Offer, limits: &Limits) -> RequestBody {
+    let mut left = limits.most_units;
+    let mut curve: Vec<proto::market::Segment> = Vec::new();
+    for segment in offer.curve.segments() {
+        let value = segment.value.min(limits.max_price).0;
+        let quantity = segment.quantity.0.min(left);
+        left -= quantity;
+        match curve.last_mut() {
+            // What the limit has made equal is one segment: values fall strictly.
+            Some(last) if last.value == value => last.quantity = last.quantity.saturating_add(quantity),
+            _ if quantity > 0 => curve.push(proto::market::Segment { quantity, value }),
+            _ => {}
+        }
+    }
+    let most = offer.max_payment.min(limits.budget).max(Credits::ZERO);
+    RequestBody::Bid {
+        good,
+        curve,
+        keep: offer.keep.0,
+        max_payment: u64::try_from(most.0).unwrap_or(u64::MAX),
+        valid_until: u64::MAX,
+        block_bits: limits.block_bits,
     }
 }
 

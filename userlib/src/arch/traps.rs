@@ -1,8 +1,8 @@
 //! Descriptor tables, exceptions, interrupts and upcalls.
 //!
-//! All 256 vectors lead to [`dispatch`]. Exceptions of the image itself are its end: they run on a stack of their own
-//! (so that an overflow of the stack is told as what it is) and are reported with the registers. Vectors from
-//! [`FIRST_VECTOR`] on go to the handler that was set, on the stack that was interrupted.
+//! All 256 vectors lead to [`dispatch`], and on to the handler that was set. Vectors from [`FIRST_VECTOR`] on run on the
+//! stack that was interrupted. Exceptions run on a stack of their own, so that an overflow of the stack is told as what it
+//! is; without a handler they are the image's end and are reported with the registers.
 
 use core::arch::{asm, global_asm};
 use core::cell::UnsafeCell;
@@ -68,29 +68,26 @@ pub type Handler = fn(&mut TrapFrame);
 
 static HANDLERS: [AtomicPtr<()>; 256] = [const { AtomicPtr::new(ptr::null_mut()) }; 256];
 
-/// Chooses what runs at a vector from [`FIRST_VECTOR`] on, or `None` to take interrupts there and end them, no more.
-/// A lower vector is refused with `false`.
-pub fn set_handler(vector: u8, handler: Option<Handler>) -> bool {
-    if vector < FIRST_VECTOR {
-        return false;
-    }
-    HANDLERS[usize::from(vector)]
-        .store(handler.map_or(ptr::null_mut(), |handler| handler as *mut ()), Ordering::Release);
-    true
+/// Chooses what runs at a vector. With `None`, an interrupt is ended, no more, and an exception is the image's end.
+///
+/// An exception's handler runs on the exceptions' own stack, on which a second exception is not survived. When it
+/// returns, what raised the exception is tried again, unless the handler has changed the frame.
+pub fn set_handler(vector: u8, handler: Option<Handler>) {
+    let handler = handler.map_or(ptr::null_mut(), |handler| handler as *mut ());
+    HANDLERS[usize::from(vector)].store(handler, Ordering::Release);
 }
 
 extern "C" fn dispatch(frame: &mut TrapFrame) {
-    if frame.vector < u64::from(FIRST_VECTOR) {
-        crate::end::exception(frame);
-    }
     let handler = HANDLERS[frame.vector as usize & 0xff].load(Ordering::Acquire);
-    if handler.is_null() {
+    if !handler.is_null() {
+        // SAFETY: only `set_handler` stores here, and what it stores besides null came from a `Handler`.
+        let handler = unsafe { core::mem::transmute::<*mut (), Handler>(handler) };
+        handler(frame);
+    } else if frame.vector < u64::from(FIRST_VECTOR) {
+        crate::end::exception(frame);
+    } else {
         super::end_of_interrupt();
-        return;
     }
-    // SAFETY: only `set_handler` stores here, and what it stores besides null came from a `Handler`.
-    let handler = unsafe { core::mem::transmute::<*mut (), Handler>(handler) };
-    handler(frame);
 }
 
 const STUB_BYTES: u64 = 16;

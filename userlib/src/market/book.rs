@@ -5,10 +5,10 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use market_mechanism::board::Line;
-use market_mechanism::policy::{Holding, Offer};
+use market_mechanism::policy::Holding;
 use market_mechanism::rounds::Lease;
 use market_mechanism::types::{Credits, Price, Quantity};
-use proto::market::{Answer, FromMarket, Refusal, RequestBody, Segment};
+use proto::market::{Answer, FromMarket, Refusal};
 
 use super::statement::{Charge, Statement};
 use crate::pager::PagerError;
@@ -138,6 +138,8 @@ pub enum Effect {
 struct Account {
     lease: Lease,
     history: VecDeque<RoundRecord>,
+    /// What was bought at the desk: interval, units and payment.
+    desk: VecDeque<(u64, u32, u64)>,
 }
 
 /// The state machine of a market client.
@@ -157,7 +159,7 @@ impl Book {
     pub fn new(goods: Vec<Good>) -> Book {
         let account = |good: &Good| {
             let lease = Lease { base: good.base, running: Quantity(0), next: Quantity(0) };
-            Account { lease, history: VecDeque::new() }
+            Account { lease, history: VecDeque::new(), desk: VecDeque::new() }
         };
         let accounts = goods.iter().map(account).collect();
         Book { goods, accounts, free: Credits::ZERO, notices: Vec::new(), number: 0, waiting: BTreeMap::new() }
@@ -273,51 +275,40 @@ impl Book {
         }
     }
 
+    /// Units were bought at the desk.
+    pub fn bought(&mut self, good: u16, interval: u64, units: u32, payment: u64) {
+        if let Some(account) = self.accounts.get_mut(usize::from(good)) {
+            if account.desk.len() == HISTORY {
+                account.desk.pop_front();
+            }
+            account.desk.push_back((interval, units, payment));
+        }
+    }
+
     /// The account and the charges that are remembered.
     pub fn statement(&self, balance: i128, escrow: i128, paid: i128) -> Statement {
         let mut charges = Vec::new();
         for (good, account) in self.goods.iter().zip(&self.accounts) {
-            let paid_for = account.history.iter().filter(|record| record.payment > 0);
-            charges.extend(paid_for.map(|record| Charge {
+            // Round k sells interval k + 1.
+            let rounds = account.history.iter().map(|record| (record.round + 1, record.holding, record.payment));
+            let mut lines: Vec<(u64, u32, u64)> = rounds.chain(account.desk.iter().copied()).collect();
+            lines.retain(|&(.., payment)| payment > 0);
+            lines.sort_unstable();
+            charges.extend(lines.into_iter().map(|(interval, quantity, payment)| Charge {
                 good: good.name.clone(),
-                // Round k sells interval k + 1.
-                interval: record.round + 1,
+                interval,
                 interval_ticks: good.interval_ticks,
-                quantity: record.holding,
-                payment: record.payment,
+                quantity,
+                payment,
             }));
         }
         Statement { balance: Credits(balance), escrow: Credits(escrow), paid: Credits(paid), charges }
     }
 }
 
-/// An offer as a message, within limits: no value above `max_price`, no payment above `budget`.
-pub fn bid_message(good: u16, offer: &Offer, max_price: Price, budget: Credits, block_bits: u8) -> RequestBody {
-    let mut curve: Vec<Segment> = Vec::new();
-    for segment in offer.curve.segments() {
-        let value = segment.value.min(max_price).0;
-        match curve.last_mut() {
-            // What the limit has made equal is one segment: values fall strictly.
-            Some(last) if last.value == value => last.quantity = last.quantity.saturating_add(segment.quantity.0),
-            _ => curve.push(Segment { quantity: segment.quantity.0, value }),
-        }
-    }
-    let most = offer.max_payment.min(budget).max(Credits::ZERO);
-    RequestBody::Bid {
-        good,
-        curve,
-        keep: offer.keep.0,
-        max_payment: u64::try_from(most.0).unwrap_or(u64::MAX),
-        valid_until: u64::MAX,
-        block_bits,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use market_mechanism::policy::{FixedBid, Policy};
-    use market_mechanism::types::{Curve, Segment as Step};
 
     fn book() -> Book {
         let good = |name: &str, base| Good { name: name.into(), interval_ticks: 100, base: Quantity(base) };
@@ -381,38 +372,17 @@ mod tests {
     }
 
     #[test]
-    fn a_bid_stays_within_its_limits() {
-        let steps = [(3, 90), (2, 50), (4, 10)]
-            .map(|(quantity, value)| Step { quantity: Quantity(quantity), value: Price(value) });
-        let offer = Offer { curve: Curve::new(&steps).unwrap(), keep: Price(1), max_payment: Credits(1 << 100) };
-        let RequestBody::Bid { curve, max_payment, keep, .. } = bid_message(0, &offer, Price(50), Credits(700), 12)
-        else {
-            panic!("a bid");
-        };
-        assert_eq!(curve, [Segment { quantity: 5, value: 50 }, Segment { quantity: 4, value: 10 }]);
-        assert_eq!((max_payment, keep), (700, 1));
-        let RequestBody::Bid { max_payment, .. } = bid_message(0, &offer, Price(50), Credits::MAX, 12) else {
-            panic!("a bid");
-        };
-        assert_eq!(max_payment, u64::MAX);
-        let fixed = FixedBid { units: Quantity(2), value: Price(5), keep: Price(0) };
-        let offer = fixed.decide(&Line::default(), &Holding::default());
-        let RequestBody::Bid { curve, .. } = bid_message(0, &offer, Price::LIMIT, Credits::MAX, 12) else {
-            panic!("a bid");
-        };
-        assert_eq!(curve, [Segment { quantity: 2, value: 5 }]);
-    }
-
-    #[test]
     fn a_statement_lists_what_was_paid() {
         let mut book = book();
         for (at, holding) in [(4, 5), (5, 0), (6, 2)] {
             book.take_in(round(1, at, holding), no_line);
         }
+        book.bought(1, 6, 1, 3);
+        book.bought(9, 6, 1, 3);
         let statement = book.statement(7, 8, 14);
         assert_eq!(
             statement.charges.iter().map(|charge| (charge.interval, charge.payment)).collect::<Vec<_>>(),
-            [(5, 10), (7, 4)]
+            [(5, 10), (6, 3), (7, 4)]
         );
     }
 }

@@ -119,3 +119,38 @@ fn a_market_that_is_silent_or_talks_nonsense_is_an_error_not_a_hang() {
     server.borrow_mut().endpoint.send_bytes(&[0xff; 40]).unwrap();
     assert_eq!(market.poll(), Err(MarketError::Channel(ChannelError::Corrupt)));
 }
+
+#[test]
+fn a_bid_stays_within_its_limits() {
+    let steps = [(3, 90), (2, 50), (4, 10)];
+    let steps = steps.map(|(quantity, value)| Segment { quantity: Quantity(quantity), value: Price(value) });
+    let offer = Offer { curve: Curve::new(&steps).unwrap(), keep: Price(1), max_payment: Credits(1 << 100) };
+    let sent = |limits: Limits| match bid_message(0, &offer, &limits) {
+        RequestBody::Bid { curve, max_payment, keep, .. } => {
+            assert_eq!(keep, 1);
+            (curve.iter().map(|segment| (segment.quantity, segment.value)).collect::<Vec<_>>(), max_payment)
+        }
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(sent(NO_LIMITS), (vec![(3, 90), (2, 50), (4, 10)], u64::MAX));
+    assert_eq!(sent(Limits { max_price: Price(50), ..NO_LIMITS }).0, [(5, 50), (4, 10)]);
+    assert_eq!(sent(Limits { budget: Credits(700), ..NO_LIMITS }).1, 700);
+    assert_eq!(sent(Limits { most_units: 4, ..NO_LIMITS }).0, [(3, 90), (1, 50)]);
+    assert_eq!(sent(Limits { most_units: 0, ..NO_LIMITS }).0, []);
+}
+
+#[test]
+fn pages_that_cannot_be_used_go_back_and_are_bid_for_no_more() {
+    let (mut market, server) = connect(|_| answer(Answer::Done));
+    let wanted = FixedBid { units: Quantity(3), value: Price(5), keep: Price(0) };
+    let offer = wanted.decide(&Line::default(), &market.holding(0));
+    market.bid(0, &offer).unwrap();
+    // No block of this size is ever leased.
+    server.borrow_mut().endpoint.send(&FromMarket::Lease { lease: 4, bits: 40, round: 1 }).unwrap();
+    assert!(matches!(market.poll(), Ok(Some(Event::Unusable { lease: 4, .. }))));
+    market.bid(0, &offer).unwrap();
+    server.borrow_mut().serve();
+    let requests = &server.borrow().requests;
+    assert!(matches!(&requests[1], RequestBody::Release { leases, .. } if leases == &[4]));
+    assert!(matches!(&requests[2], RequestBody::Bid { curve, .. } if curve.is_empty()));
+}
