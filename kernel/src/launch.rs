@@ -11,10 +11,18 @@ use crate::decode::{Invocation, Invoked};
 use crate::kernel::Kernel;
 use crate::machine::Machine;
 use crate::types::{SlotId, VcpuId, VmId};
+use crate::untyped::bytes_of;
 use cap_spec::abi::{Error, Fault, ObjectType, Rights, SLOT_BITS, VCPU_BITS, VM_BITS};
 
 /// Descendants of a base that a launch visits at most.
 pub const LAUNCH_MAX: usize = 1024;
+
+/// The memory of the Untyped that a VM was made from.
+#[derive(Clone, Copy, Debug)]
+struct Region {
+    start: u64,
+    bytes: u64,
+}
 
 impl<M: Machine> Kernel<M> {
     /// `Vcpu.Launch`. The arguments are named in the VM's own CSpace, so that there is one is checked before them.
@@ -53,31 +61,34 @@ impl<M: Machine> Kernel<M> {
     /// # Errors
     /// `TooManyToCheck` if there are more than [`LAUNCH_MAX`].
     fn are_descendants_confined(&self, vm: VmId, base: SlotId, invoked: SlotId) -> Result<bool, Fault> {
+        let header = self.machine.vm(vm);
+        let region = Region { start: header.region_base.get(), bytes: bytes_of(header.region_bits) };
         let mut confined = true;
         let mut at = base;
         for _ in 0..LAUNCH_MAX {
             let Some(next) = self.next_below(base, at) else { return Ok(confined) };
             at = next;
-            confined &= at == invoked || self.is_kept_inside(vm, at);
+            confined &= self.is_kept_inside(vm, region, at) || at == invoked;
         }
         if self.next_below(base, at).is_some() { Err(Fault::new(Error::TooManyToCheck, 1)) } else { Ok(confined) }
     }
 
-    /// True if a capability derived from the base of `vm` keeps to the rules.
-    fn is_kept_inside(&self, vm: VmId, id: SlotId) -> bool {
+    /// True if a capability derived from the base of `vm`, which has this region, keeps to the rules.
+    #[inline]
+    fn is_kept_inside(&self, vm: VmId, region: Region, id: SlotId) -> bool {
         let slot = self.slot(id);
-        let harmless = matches!(slot.cap, Cap::Frame { kernel_page: true, .. }) && slot.rights == Rights::READ;
-        if !harmless && !self.machine.vm(vm).region_holds(id.address(), 1 << SLOT_BITS) {
-            return false;
-        }
+        let inside = id.address().get().wrapping_sub(region.start) < region.bytes;
         match slot.cap {
-            Cap::Vm { id } => id == vm,
+            Cap::Frame { kernel_page, mapping, .. } => {
+                let harmless = kernel_page && slot.rights == Rights::READ;
+                harmless || inside && (!mapping.vm.is_some() || mapping.vm == vm)
+            }
+            Cap::PageTable { mapping, .. } => inside && (!mapping.vm.is_some() || mapping.vm == vm),
+            Cap::Vm { id } => inside && id == vm,
             Cap::Vcpu { id } => {
                 let other = self.machine.vcpu(id).vm;
-                !other.is_some() || other == vm
+                inside && (!other.is_some() || other == vm)
             }
-            Cap::Frame { mapping, .. } => harmless || !mapping.vm.is_some() || mapping.vm == vm,
-            Cap::PageTable { mapping, .. } => !mapping.vm.is_some() || mapping.vm == vm,
             // What is being destroyed is finished first.
             Cap::Zombie(_) | Cap::Doomed { .. } => false,
             Cap::Null
@@ -87,7 +98,7 @@ impl<M: Machine> Kernel<M> {
             | Cap::Channel { .. }
             | Cap::Irq { .. }
             | Cap::IoPort { .. }
-            | Cap::Machine => true,
+            | Cap::Machine => inside,
         }
     }
 
