@@ -83,6 +83,15 @@ impl Outcome {
     pub const NOTHING: Outcome = Outcome::Done([0, 0]);
 }
 
+/// The full slot that argument 1 of a call names in the invoked CNode: what Delete and Revoke are about.
+pub fn named_slot(state: &State, invoker: VcpuId, call: Call) -> Option<SlotId> {
+    let invoked = lookup::in_cspace_of_vcpu(state, invoker, call.cptr, 0).ok()?;
+    match state.slots[&invoked].cap {
+        Cap::CNode { .. } => lookup::full_slot(state, invoked, call.args[0], 1).ok(),
+        _ => None,
+    }
+}
+
 /// One invocation by `invoker`, which must be able to run.
 ///
 /// # Errors

@@ -12,7 +12,7 @@ use crate::script::{self, Step};
 use crate::system::{Divergence, System};
 
 /// Steps of one sequence.
-const LENGTH: usize = 2_000;
+const LENGTH: usize = 1_000;
 
 /// What a campaign has done.
 #[derive(Debug, Default)]
@@ -78,11 +78,12 @@ fn sequence(seed: u64, mutant: Option<Mutant>, steps: &mut Vec<Step>, report: &m
     let mut random = Random::new(seed);
     let mut system = System::new(mutant);
     let core = random.below(2) as u8;
-    let mut start = match seed % 6 {
+    let mut start = match seed % 7 {
         0 => Vec::new(),
         1 => script::build_tenant(core),
         2 => [script::build_tenant(core), script::hand_over()].concat(),
         3 | 4 => script::launched_tenant(core),
+        5 => (0..4).flat_map(|_| script::knot(&mut random)).collect(),
         _ => {
             let threats = script::threats();
             let threat = threats[random.below(threats.len())].clone();

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use cap_spec::abi::{Label, ObjectType, Rights};
 use cap_spec::machine::Call;
 
+use crate::random::Random;
 use crate::system::place;
 
 /// Something that happens to both machines.
@@ -153,6 +154,45 @@ pub fn build_tenant(core: u8) -> Vec<Step> {
         root(Label::ChannelBind, CHANNEL_END, &[VCPU, 2]),
         root(Label::VcpuSetHandler, VCPU, &[CHANNEL_END]),
     ]
+}
+
+/// CNodes and the Untypeds that they were made of, moved into each other at random: circles of every kind.
+pub fn knot(random: &mut Random) -> Vec<Step> {
+    // Untypeds in 20 to 22, each inside the one before; CNodes from 23 on, a Channel, and ways to the CNodes from 40 on.
+    const CNODES: [u64; 4] = [23, 24, 25, 26];
+    const WAYS: u64 = 40;
+    let mut steps = vec![
+        retype(place::CLEAN, ObjectType::Untyped, 17, 20, 1),
+        retype(20, ObjectType::Untyped, 16, 21, 1),
+        retype(21, ObjectType::Untyped, 16, 22, 1),
+        retype(22, ObjectType::CNode, 6, CNODES[0], 2),
+        retype(20, ObjectType::CNode, 6, CNODES[2], 1),
+        retype(place::CLEAN, ObjectType::CNode, 6, CNODES[3], 1),
+        retype(22, ObjectType::Channel, 0, 27, 1),
+    ];
+    for (way, cnode) in (WAYS..).zip(CNODES) {
+        steps.push(root(Label::CNodeCopy, place::CNODE, &[way, cnode, Rights::all().bits().into()]));
+    }
+    for _ in 0..12 {
+        let way = WAYS + random.below(CNODES.len()) as u64;
+        let source = match random.below(4) {
+            0 => (WAYS + random.below(CNODES.len()) as u64) << 16 | (1 + random.below(4) as u64),
+            _ => 20 + random.below(8) as u64,
+        };
+        steps.push(match random.below(8) {
+            0 => root(Label::ChannelGrant, 27, &[source, Rights::all().bits().into(), 1]),
+            _ => root(Label::CNodeMove, way, &[1 + random.below(4) as u64, source]),
+        });
+    }
+    let way = WAYS + random.below(CNODES.len()) as u64;
+    let index = 1 + random.below(4) as u64;
+    steps.push(match random.below(4) {
+        0 => root(Label::CNodeRevoke, place::CNODE, &[20 + random.below(3) as u64]),
+        1 => root(Label::CNodeRevoke, way, &[index]),
+        2 => root(Label::CNodeDelete, place::CNODE, &[20 + random.below(8) as u64]),
+        _ => root(Label::CNodeDelete, way, &[index]),
+    });
+    steps
 }
 
 /// What a launcher might do between [`build_tenant`] and [`hand_over`], to keep something of the tenant's: after each of

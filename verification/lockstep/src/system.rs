@@ -338,14 +338,7 @@ impl System {
             return Err(Divergence(format!("the specification refuses {expected:?} and changes its state")));
         }
         let made = self.made(&before)?;
-        // Only an invoker that lives on, and finds what it invoked again, can repeat a preempted call.
-        let survives = self.spec.vcpus.get(&invoker).is_some_and(|vcpu| vcpu.run == Run::Runnable)
-            && self.spec.time_of(invoker).is_some()
-            && before
-                .slots
-                .keys()
-                .all(|slot| self.spec.slots.contains_key(slot) || !is_path(&before, invoker, *slot, call));
-        self.kernel.machine.must_yield = survives;
+        self.kernel.machine.must_yield = self.can_repeat(&before, invoker, call);
         let found = self.call_kernel(core, invoker, call, &before);
         for frame in made {
             self.kernel.machine.scribble(frame.base, frame.bytes());
@@ -363,6 +356,25 @@ impl System {
         self.decide(core);
         self.follow_expiries()?;
         Ok(Label::from_number(call.label).map(|label| (label, expected)))
+    }
+
+    /// True if a Delete or Revoke that is preempted finds its way back when the invoker repeats it: if the invoker runs on,
+    /// finds what it invoked, and the target's surroundings do not go with it. Otherwise a preempted call may end with
+    /// work left for a Revoke further up, where the abstract machine is through at once.
+    fn can_repeat(&self, before: &State, invoker: VcpuId, call: Call) -> bool {
+        let after = &self.spec;
+        let runs_on =
+            after.vcpus.get(&invoker).is_some_and(|vcpu| vcpu.run == Run::Runnable) && after.time_of(invoker).is_some();
+        let finds_it =
+            before.slots.keys().all(|slot| after.slots.contains_key(slot) || !is_path(before, invoker, *slot, call));
+        let is_kept = |slot: &SlotId| after.slots.contains_key(slot);
+        let target = spec::named_slot(before, invoker, call);
+        let stays = match (Label::from_number(call.label), target) {
+            (Some(Label::CNodeRevoke), Some(target)) => is_kept(&target),
+            (Some(Label::CNodeDelete), Some(target)) => before.slots[&target].parent.as_ref().is_none_or(is_kept),
+            _ => true,
+        };
+        runs_on && finds_it && stays
     }
 
     /// The kernel's answer; `None` if the invoker is gone.
