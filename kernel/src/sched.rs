@@ -16,12 +16,14 @@
 //! [`MAX_EVENTS`] due events before it asks to be called again.
 
 mod admission;
+mod entry;
 #[cfg(test)]
 mod tests;
 
 pub use admission::{CAPACITY, Limits, Share};
 
 use crate::types::{Ticks, VcpuId};
+use entry::{Entry, List, NIL, State};
 
 /// Reservations that one core can hold. A power of two, so that an index is cut to range without a check that could fail.
 pub const MAX_RESERVATIONS: usize = 128;
@@ -31,113 +33,9 @@ pub const MAX_EVENTS: usize = 16;
 /// No instant: no deadline, no event.
 pub const NEVER: Ticks = Ticks::new(u64::MAX);
 
-/// The end of a list, and no entry.
-const NIL: u8 = u8::MAX;
-
 /// Which of the core's reservations: valid from [`Schedule::bind`] to [`Schedule::unbind`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReservationId(u8);
-
-/// Where an entry is linked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    /// Not in use.
-    Free,
-    /// Runnable with budget left: in the ready list, by deadline.
-    Ready,
-    /// Runnable, budget spent: in the timer list, by the end of its period.
-    Depleted,
-    /// Stopped or asleep: in the timer list if it has an instant to wake at.
-    Blocked,
-}
-
-/// One reservation.
-#[derive(Clone, Copy, Debug)]
-struct Entry {
-    state: State,
-    next: u8,
-    prev: u8,
-    vcpu: VcpuId,
-    budget: u64,
-    period: u64,
-    /// `budget / period` in 2^-32, rounded down.
-    rate: u64,
-    /// What is left of this period's budget.
-    remaining: u64,
-    /// End of this period.
-    deadline: u64,
-    /// The key in the list it is in: deadline, or the instant to wake at.
-    key: u64,
-    /// What it overran and has not paid back.
-    debt: u64,
-    /// All it has used.
-    used: u64,
-    /// A resize that waits for a boundary; period 0 is none.
-    pending_budget: u64,
-    pending_period: u64,
-    /// The resize takes effect at the first boundary that is not before this.
-    pending_from: u64,
-}
-
-impl Entry {
-    const FREE: Entry = Entry {
-        state: State::Free,
-        next: NIL,
-        prev: NIL,
-        vcpu: VcpuId::new(0),
-        budget: 0,
-        period: 1,
-        rate: 0,
-        remaining: 0,
-        deadline: 0,
-        key: u64::MAX,
-        debt: 0,
-        used: 0,
-        pending_budget: 0,
-        pending_period: 0,
-        pending_from: 0,
-    };
-
-    /// Takes over a budget and a period (not 0).
-    fn set(&mut self, budget: u64, period: u64) {
-        self.budget = budget;
-        self.period = if period == 0 { 1 } else { period };
-        self.rate = admission::rate_down(budget, self.period);
-        self.pending_period = 0;
-    }
-
-    /// Its part of a span of at most a period, rounded down: of a whole period exactly the budget.
-    #[inline]
-    fn part_of(&self, span: u64) -> u64 {
-        if span >= self.period { self.budget } else { ((span as u128 * self.rate as u128) >> 32) as u64 }
-    }
-
-    /// Uses ticks of the budget; what is beyond it becomes debt, of at most one budget.
-    #[inline]
-    fn spend(&mut self, ticks: u64) {
-        if ticks <= self.remaining {
-            self.remaining -= ticks;
-        } else {
-            self.debt = self.debt.saturating_add(ticks - self.remaining).min(self.budget);
-            self.remaining = 0;
-        }
-    }
-
-    const fn is_whole(&self) -> bool {
-        self.budget == self.period
-    }
-}
-
-/// A doubly linked list through the entries, sorted by key; of equal keys the one that came first is first.
-#[derive(Clone, Copy, Debug)]
-struct List {
-    head: u8,
-    tail: u8,
-}
-
-impl List {
-    const EMPTY: List = List { head: NIL, tail: NIL };
-}
 
 /// What a core shall do now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -575,96 +473,6 @@ impl Schedule {
     #[inline]
     fn is_disturbed(&self) -> bool {
         self.ready.head != self.current || self.next_event() < self.planned
-    }
-
-    // ---- lists ---------------------------------------------------------------------------------------------------
-
-    #[inline]
-    fn entry(&self, index: u8) -> &Entry {
-        &self.entries[index as usize & (MAX_RESERVATIONS - 1)]
-    }
-
-    #[inline]
-    fn entry_mut(&mut self, index: u8) -> &mut Entry {
-        &mut self.entries[index as usize & (MAX_RESERVATIONS - 1)]
-    }
-
-    /// Takes an entry out of the list it is in, if any.
-    #[inline]
-    fn withdraw(&mut self, index: u8) {
-        match self.entry(index).state {
-            State::Ready => self.unlink_ready(index),
-            State::Depleted => self.unlink_timer(index),
-            State::Blocked if self.entry(index).key != u64::MAX => self.unlink_timer(index),
-            State::Blocked | State::Free => {}
-        }
-    }
-
-    #[inline]
-    fn link_ready(&mut self, index: u8) {
-        let entry = self.entry_mut(index);
-        entry.state = State::Ready;
-        entry.key = entry.deadline;
-        self.ready = self.link(self.ready, index);
-    }
-
-    #[inline]
-    fn unlink_ready(&mut self, index: u8) {
-        self.ready = self.unlink(self.ready, index);
-    }
-
-    #[inline]
-    fn link_timer(&mut self, index: u8) {
-        self.timers = self.link(self.timers, index);
-    }
-
-    #[inline]
-    fn unlink_timer(&mut self, index: u8) {
-        self.timers = self.unlink(self.timers, index);
-    }
-
-    /// Inserts an entry by its key, searching from the end: new keys are mostly late ones.
-    #[inline]
-    fn link(&mut self, mut list: List, index: u8) -> List {
-        let key = self.entry(index).key;
-        let mut before = list.tail;
-        for _ in 0..MAX_RESERVATIONS {
-            if before == NIL || self.entry(before).key <= key {
-                break;
-            }
-            before = self.entry(before).prev;
-        }
-        let after = if before == NIL { list.head } else { self.entry(before).next };
-        let entry = self.entry_mut(index);
-        entry.prev = before;
-        entry.next = after;
-        if before == NIL {
-            list.head = index;
-        } else {
-            self.entry_mut(before).next = index;
-        }
-        if after == NIL {
-            list.tail = index;
-        } else {
-            self.entry_mut(after).prev = index;
-        }
-        list
-    }
-
-    #[inline]
-    fn unlink(&mut self, mut list: List, index: u8) -> List {
-        let Entry { prev, next, .. } = *self.entry(index);
-        if prev == NIL {
-            list.head = next;
-        } else {
-            self.entry_mut(prev).next = next;
-        }
-        if next == NIL {
-            list.tail = prev;
-        } else {
-            self.entry_mut(next).prev = prev;
-        }
-        list
     }
 }
 
