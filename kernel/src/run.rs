@@ -165,6 +165,9 @@ impl<M: Machine> Kernel<M> {
                 save = Some(before);
                 self.core_mut(core).loaded = VcpuId::NONE;
                 self.write_used(core, before);
+            } else if before.is_some() {
+                // The core idles and keeps its state: it may idle for long, so what it has used is told now.
+                self.write_used(core, before);
             }
             if run.is_some() {
                 self.core_mut(core).loaded = run;
