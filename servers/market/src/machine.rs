@@ -93,7 +93,8 @@ pub trait Machine {
     fn write(&mut self, gpa: u64, bytes: &[u8]);
     /// Writes one aligned word, as a single store.
     fn write_word(&mut self, gpa: u64, word: u64);
-    /// Reads one aligned word, as a single load.
+    /// Reads one aligned word, as a single load. 0 if its page is not there any more: a tenant can destroy its own VM,
+    /// and the pages that the kernel writes for it go with it.
     fn read_word(&self, gpa: u64) -> u64;
     /// From now on the rings to and from this peer are the pages mapped at these addresses of the root VM.
     fn open_rings(&mut self, peer: Peer, from_peer: u64, to_peer: u64);

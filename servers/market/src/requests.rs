@@ -54,8 +54,8 @@ impl<M: Machine> Server<'_, M> {
             }
             served += 1;
         }
-        if served == 0 && signalled {
-            // A signal without a message tells that a lease was accepted, or costs the market a wake-up for nothing.
+        if served == 0 && signalled && !self.takes_leases(&self.tenants[app]) {
+            // A signal without a message tells that a lease was accepted; this one woke the market for nothing.
             self.tenants[app].requests += 1;
         }
         served == BURST

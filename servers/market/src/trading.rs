@@ -5,7 +5,7 @@ use crate::machine::{Attention, Full, Invoke, Machine};
 use crate::memory::{LARGE_BITS, MemoryError, PAGE_BITS};
 use crate::root::BOARD_PAGE;
 use crate::server::{Market, Phase, Server, account};
-use crate::tenant::PageLease;
+use crate::tenant::{PageLease, Tenant};
 use alloc::{format, vec::Vec};
 use cap_spec::abi::{Error, ObjectType};
 use market_mechanism::board::WORDS;
@@ -379,15 +379,19 @@ impl<M: Machine> Server<'_, M> {
             tenant.outbox.pop_front();
         }
         while self.tenants[app].outbox.is_empty() && self.grant_next(app, channel) {}
-        let now = self.root.machine.now();
         let tenant = &mut self.tenants[app];
         if tenant.unsignalled {
             // A Vcpu that is gone is found by its handler page.
             let _ = self.root.machine.signal(channel);
             tenant.unsignalled = false;
         }
-        let reads = now.saturating_sub(tenant.granted) < self.clock.span(ACCEPT_MICROS);
-        reads && !(tenant.waiting.is_empty() && tenant.outbox.is_empty())
+        let left = !(tenant.waiting.is_empty() && tenant.outbox.is_empty());
+        left && self.takes_leases(&self.tenants[app])
+    }
+
+    /// True while a tenant accepts what is on its way to it.
+    pub(crate) fn takes_leases(&self, tenant: &Tenant) -> bool {
+        self.root.machine.now().saturating_sub(tenant.granted) < self.clock.span(ACCEPT_MICROS)
     }
 
     /// Moves the next waiting lease into the channel, if the one before was accepted.
