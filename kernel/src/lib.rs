@@ -9,6 +9,7 @@
 extern crate std;
 
 mod address_space;
+pub mod apic_timer;
 pub mod asid;
 pub mod cap;
 pub mod channel;

@@ -4,6 +4,7 @@ use crate::arch::core_area;
 use crate::arch::cpu::{pause, rdtsc};
 use crate::arch::hpet::Hpet;
 use crate::arch::{apic, interrupts};
+use kernel::apic_timer::TimerScale;
 
 /// Frequencies are multiples of this; one that is measured within a thousandth of a multiple is that multiple.
 const STEP_HZ: u64 = 1_000_000;
@@ -21,9 +22,9 @@ pub fn measure_tsc(hpet: Hpet) -> u64 {
     rounded((u128::from(tsc_to.wrapping_sub(tsc_from)) * u128::from(hpet.hz()) / span) as u64)
 }
 
-/// TSC ticks per count of this core's APIC timer undivided, in 2^-32. The timer's current count is never read (an
+/// How fast this core's APIC timer counts. The timer's current count is never read (an
 /// emulator aborts on it): it is let run out, with interrupts held off, until its vector is requested.
-pub fn measure_apic_timer(tsc_hz: u64) -> u64 {
+pub fn measure_apic_timer(tsc_hz: u64) -> TimerScale {
     const COUNTS: u64 = 20_000;
     const UNDIVIDED: u64 = 0b1011;
     const VECTOR: u8 = 254;
@@ -40,7 +41,7 @@ pub fn measure_apic_timer(tsc_hz: u64) -> u64 {
     interrupts::drain();
     core_area::this().forget_drained();
     let hz = rounded((u128::from(COUNTS) * u128::from(tsc_hz) / u128::from(ticks.max(1))) as u64);
-    ((u128::from(tsc_hz) << 32) / u128::from(hz.max(1))) as u64
+    TimerScale::new(tsc_hz, hz)
 }
 
 fn rounded(hz: u64) -> u64 {

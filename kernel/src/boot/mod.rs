@@ -93,7 +93,7 @@ fn prepare(magic: u64, info: u64) -> Booted {
     let io_apic = IoApic::new(unsafe { Registers::new(io_apic.address, 0x20) });
     let hpet_pin = hpet.best_pin(io_apic.pins()).expect("the HPET reaches no IOAPIC pin");
     let tsc_hz = clock::measure_tsc(hpet);
-    let ticks_per_count = clock::measure_apic_timer(tsc_hz);
+    let timer = clock::measure_apic_timer(tsc_hz);
 
     let page = memory.allocate(4096, 4096, 0x1000).filter(|&page| page < LOW_END).expect("no page below 1 MiB");
     let others = platform.cores.iter().filter(|&id| id != apic::id()).take(options.cores.min(MAX_CORES) - 1);
@@ -122,7 +122,7 @@ fn prepare(magic: u64, info: u64) -> Booted {
     let root =
         Plan { memory: &mut memory, module_base, module, command_line: line, options, routes: io_apic.pins(), tsc_hz }
             .carry_out(&mut kernel);
-    let constants = Constants { xcr0: svm::emulate::supported_xcr0(), ticks_per_count, barrier: features.barrier };
+    let constants = Constants { xcr0: svm::emulate::supported_xcr0(), timer, barrier: features.barrier };
     let clean = if features.clean_bits { Clean::all() } else { Clean::empty() };
     let booted = Booted { constants, features, clean, root };
     kernel.machine.booted = Some(booted);

@@ -189,7 +189,7 @@ impl Guest<'_> {
                 self.loaded.load_timer(self.saved, self.constants);
             }
             0x838 if value <= u64::from(u32::MAX) => {
-                let span = self.constants.span_of(value as u32, self.saved.timer_divide);
+                let span = self.constants.timer.span_of(value as u32, self.saved.timer_divide);
                 self.saved.timer_due = if value == 0 { 0 } else { rdtsc() + span };
                 self.loaded.load_timer(self.saved, self.constants);
                 self.saved.counts_written = self.saved.counts_written.saturating_add(1);
@@ -232,7 +232,7 @@ impl Guest<'_> {
         if self.vmcb.control.msrpm_base_pa == permission::msrpm(true) {
             let count = rdmsr(Msr::X2APIC_TIMER_INITIAL) as u32;
             if count != 0 {
-                self.saved.timer_due = rdtsc() + self.constants.span_of(count, self.saved.timer_divide);
+                self.saved.timer_due = rdtsc() + self.constants.timer.span_of(count, self.saved.timer_divide);
             }
         }
     }
@@ -247,7 +247,7 @@ impl Guest<'_> {
         if self.saved.timer_due <= now {
             return 0;
         }
-        u64::from(self.constants.count_of(self.saved.timer_due - now, self.saved.timer_divide))
+        u64::from(self.constants.timer.count_of(self.saved.timer_due - now, self.saved.timer_divide))
     }
 }
 

@@ -13,6 +13,7 @@ use crate::arch::{apic, interrupts};
 use core::arch::asm;
 use core::mem::offset_of;
 use core::sync::atomic::Ordering;
+use kernel::apic_timer::TimerScale;
 
 /// How far, in ticks, the time computed for an expiry may differ from the hardware's: within it the vector is raised
 /// again, and the guest may see it twice.
@@ -39,29 +40,10 @@ pub struct Loaded {
 pub struct Constants {
     /// All that a guest may enable in XCR0.
     pub xcr0: u64,
-    /// TSC ticks per count of the APIC timer undivided, in 2^-32.
-    pub ticks_per_count: u64,
+    /// How fast the APIC timer counts.
+    pub timer: TimerScale,
     /// The processor has the indirect branch prediction barrier.
     pub barrier: bool,
-}
-
-impl Constants {
-    /// TSC ticks that a count of the timer takes at a divide configuration.
-    pub fn span_of(&self, count: u32, divide: u32) -> u64 {
-        (((u128::from(count) * u128::from(self.ticks_per_count)) << divide_log2(divide)) >> 32) as u64
-    }
-
-    /// Counts of the timer that a span of TSC ticks takes, rounded up, at least 1.
-    pub fn count_of(&self, span: u64, divide: u32) -> u32 {
-        let per_count = (u128::from(self.ticks_per_count) << divide_log2(divide)).max(1);
-        u32::try_from((u128::from(span) << 32).div_ceil(per_count)).unwrap_or(u32::MAX).max(1)
-    }
-}
-
-/// log2 of the divisor that a divide configuration (bits 0, 1 and 3) means.
-fn divide_log2(divide: u32) -> u32 {
-    let code = divide & 3 | divide >> 1 & 4;
-    (code + 1) & 7
 }
 
 impl Loaded {
@@ -198,7 +180,7 @@ impl Loaded {
         let mut count = 0;
         if saved.timer_due != 0 {
             if saved.timer_due > now {
-                count = constants.count_of(saved.timer_due - now, saved.timer_divide);
+                count = constants.timer.count_of(saved.timer_due - now, saved.timer_divide);
             } else {
                 saved.timer_due = 0;
                 if saved.timer_lvt & apic::LVT_MASKED as u32 == 0 {
@@ -218,7 +200,7 @@ impl Loaded {
         if vmcb.control.msrpm_base_pa == permission::msrpm(true) {
             vmcb.control.msrpm_base_pa = permission::msrpm(false);
             let count = rdmsr(Msr::X2APIC_TIMER_INITIAL) as u32;
-            saved.timer_due = if count == 0 { 0 } else { now + constants.span_of(count, saved.timer_divide) };
+            saved.timer_due = if count == 0 { 0 } else { now + constants.timer.span_of(count, saved.timer_divide) };
         } else if saved.timer_due <= now {
             if now - saved.timer_due < TIMER_SLACK && saved.timer_lvt & apic::LVT_MASKED as u32 == 0 {
                 saved.raise(saved.timer_lvt as u8);
