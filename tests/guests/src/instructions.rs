@@ -80,6 +80,13 @@ pub fn control_registers() -> Tally {
     // Paging off with long mode active, and not-write-through without cache-disable.
     tally.expect(&refused, attempt!("mov cr4, {}"; in(reg) cr4 & !(1 << 5)));
     tally.expect(&refused, attempt!("mov cr0, {}"; in(reg) cr0 | 1 << 29 & !(1 << 30)));
+    tally
+}
+
+/// Reserved and dangerous bits of EFER.
+pub fn extended_features() -> Tally {
+    let mut tally = Tally::default();
+    let refused = [GENERAL_PROTECTION];
     for bit in [1, 2, 3, 4, 5, 6, 7, 9, 16, 17, 18, 19, 20, 25, 30, 31] {
         tally.expect(&refused, write_msr(0xc000_0080, 1 << bit | 0x500));
     }

@@ -82,6 +82,7 @@ fn instruction(attack: &str, count: u64, seed: u64) -> Outcome {
         "svm" => Ok(instructions::svm()),
         "caches" => Ok(instructions::caches_and_counters()),
         "control-registers" => Ok(instructions::control_registers()),
+        "extended-features" => Ok(instructions::extended_features()),
         "debug-registers" => Ok(instructions::debug_registers()),
         "msrs" => Ok(instructions::every_msr()),
         "ports" => Ok(instructions::every_port()),
