@@ -358,6 +358,21 @@ impl System {
         Ok(Label::from_number(call.label).map(|label| (label, expected)))
     }
 
+    /// The kernel alone is called by who runs on a core, and preempted as often as it allows; after `repeats` repetitions
+    /// the invoker does something else. What the abstract machine then says of the kernel's state is no longer true.
+    /// True if the call was left unfinished.
+    pub fn abandon(&mut self, core: u8, call: Call, repeats: usize) -> bool {
+        let call = kernel::Call { cap: call.cptr, label: call.label, args: call.args };
+        self.kernel.machine.must_yield = true;
+        let is_left = (0..=repeats).all(|_| {
+            self.current(core).is_some()
+                && self.kernel.handle_call(k::CoreId::new(core), &call) == KernelOutcome::Preempted
+        });
+        self.kernel.machine.outputs.clear();
+        self.decide(core);
+        is_left
+    }
+
     /// True if a Delete or Revoke that is preempted finds its way back when the invoker repeats it: if the invoker runs on,
     /// finds what it invoked, and the target's surroundings do not go with it. Otherwise a preempted call may end with
     /// work left for a Revoke further up, where the abstract machine is through at once.
