@@ -160,7 +160,7 @@ pub enum Record {
         app: u16,
         /// How.
         end: End,
-        /// Useful work done, as last reported.
+        /// Useful work done, as it told the market at its end; 0 if it told nothing: then its last `Progress` counts.
         work: u64,
         /// Paid in all, 1e-15 credit.
         paid: Atto15,
