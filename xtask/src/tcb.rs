@@ -1,8 +1,8 @@
 //! `cargo xtask tcb`: lines of code by trust class, counted from tokens, and the table in README.md.
 //!
 //! A line counts when a token of code is on it: not when it is blank, a comment or documentation, and not when it
-//! belongs to a test (`#[cfg(test)]`, `#[test]`, files named `tests.rs` or below a `tests` folder). Assembly counts
-//! the lines that are neither blank nor comment.
+//! belongs to a test or to what only the host has (`#[cfg(test)]`, `#[cfg(any(test, ...))]`, `#[test]`, and the files of
+//! modules that are declared so). Assembly counts the lines that are neither blank nor comment.
 
 use crate::{paths, report};
 use anyhow::{Context, Result, anyhow, bail};
@@ -94,32 +94,47 @@ pub fn count_all(root: &Path) -> Result<Vec<Count>> {
     for (class, trusted_for, folders) in CLASSES {
         let mut sum = Count { class: class.into(), trusted_for: trusted_for.into(), ..Count::default() };
         for folder in folders {
+            let mut counted: Vec<(PathBuf, Count)> = Vec::new();
+            let mut left_out: Vec<PathBuf> = Vec::new();
             for file in source_files(&root.join(folder))? {
                 let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-                let count = if file.extension().is_some_and(|extension| extension == "rs") {
-                    count_rust(&text).with_context(|| format!("cannot count {}", file.display()))?
-                } else {
-                    count_assembly(&text)
-                };
-                sum.add(&count);
+                if file.extension().is_some_and(|extension| extension == "s") {
+                    counted.push((file, count_assembly(&text)));
+                    continue;
+                }
+                let (count, modules) = count_rust(&text).with_context(|| format!("cannot count {}", file.display()))?;
+                left_out.extend(modules.iter().map(|module| module_path(&file, module)));
+                counted.push((file, count));
             }
+            // A module's file is `NAME.rs`, its children's are below `NAME`.
+            let kept = |file: &Path| !left_out.iter().any(|path| file.with_extension("").starts_with(path));
+            counted.iter().filter(|(file, _)| kept(file)).for_each(|(_, count)| sum.add(count));
         }
         counts.push(sum);
     }
     Ok(counts)
 }
 
-/// Rust and assembly files that are not tests.
+/// Where the files of module `name` are that `file` declares, without extension.
+fn module_path(file: &Path, name: &str) -> PathBuf {
+    let folder = file.parent().unwrap_or(Path::new(""));
+    match file.file_stem().unwrap_or_default().to_string_lossy().as_ref() {
+        "lib" | "main" | "mod" => folder.join(name),
+        stem => folder.join(stem).join(name),
+    }
+}
+
+/// Rust and assembly files, but for integration tests and examples.
 fn source_files(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     let Ok(entries) = fs::read_dir(folder) else { return Ok(files) };
     for entry in entries {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let test = ["tests", "tests.rs", "testing", "testing.rs", "examples"].contains(&name.as_str());
-        if path.is_dir() && !test {
+        let package_tests = ["tests", "examples"].contains(&name.as_str()) && !folder.ends_with("src");
+        if path.is_dir() && !package_tests {
             files.extend(source_files(&path)?);
-        } else if !test && (name.ends_with(".rs") || name.ends_with(".s")) {
+        } else if name.ends_with(".rs") || name.ends_with(".s") {
             files.push(path);
         }
     }
@@ -136,20 +151,22 @@ fn count_assembly(text: &str) -> Count {
     Count { lines, assembly_lines: lines, ..Count::default() }
 }
 
-fn count_rust(text: &str) -> Result<Count> {
+/// Counts a file, and names the modules that it declares for tests or the host only.
+fn count_rust(text: &str) -> Result<(Count, Vec<String>)> {
     // A first line such as `#!/usr/bin/env` never occurs here; inner attributes are tokens.
     let tokens = TokenStream::from_str(text).map_err(|error| anyhow!("it is no Rust: {error}"))?;
     let mut counter = Counter::default();
     if counter.is_test_file(&tokens) {
-        return Ok(Count::default());
+        return Ok((Count::default(), Vec::new()));
     }
     counter.stream(tokens, false);
-    Ok(Count {
+    let count = Count {
         lines: counter.lines.len(),
         unsafe_blocks: counter.blocks,
         unsafe_lines: counter.unsafe_lines.len(),
         ..Count::default()
-    })
+    };
+    Ok((count, counter.left_out))
 }
 
 #[derive(Default)]
@@ -157,6 +174,7 @@ struct Counter {
     lines: BTreeSet<usize>,
     unsafe_lines: BTreeSet<usize>,
     blocks: usize,
+    left_out: Vec<String>,
 }
 
 impl Counter {
@@ -188,7 +206,7 @@ impl Counter {
                         continue;
                     }
                     if !inner && is_test_attribute(&group.stream()) {
-                        skip_item(&mut tokens);
+                        self.left_out.extend(skip_item(&mut tokens));
                         continue;
                     }
                     self.token(TokenTree::Group(group), in_unsafe);
@@ -244,27 +262,33 @@ fn is_documentation(attribute: &TokenStream) -> bool {
     matches!(attribute.clone().into_iter().next(), Some(TokenTree::Ident(ident)) if ident == "doc")
 }
 
-/// `test`, `cfg(test)`, `cfg(all(test, ...))`.
+/// `test`, `cfg(test)`, `cfg(all(test, ...))`, `cfg(any(test, ...))`.
 fn is_test_attribute(attribute: &TokenStream) -> bool {
     let mut tokens = attribute.clone().into_iter();
     match (tokens.next(), tokens.next()) {
         (Some(TokenTree::Ident(ident)), None) => ident == "test",
         (Some(TokenTree::Ident(ident)), Some(TokenTree::Group(group))) if ident == "cfg" => {
             let inner = group.stream().to_string().replace(' ', "");
-            inner == "test" || inner.starts_with("all(test,")
+            inner == "test" || inner.starts_with("all(test,") || inner.starts_with("any(test,")
         }
         _ => false,
     }
 }
 
-/// Skips the item behind a test attribute: up to its `;` or its braces.
-fn skip_item(tokens: &mut impl Iterator<Item = TokenTree>) {
+/// Skips the item behind a test attribute: up to its `;` or its braces. For `mod NAME;` returns the name.
+fn skip_item(tokens: &mut impl Iterator<Item = TokenTree>) -> Option<String> {
+    let mut words: Vec<String> = Vec::new();
     for token in tokens {
-        let brace = matches!(&token, TokenTree::Group(group) if group.delimiter() == Delimiter::Brace);
-        if brace || is_punct(&token, ';') {
-            return;
+        if matches!(&token, TokenTree::Group(group) if group.delimiter() == Delimiter::Brace) {
+            return None;
         }
+        if is_punct(&token, ';') {
+            let name = words.pop();
+            return if words.last().is_some_and(|word| word == "mod") { name } else { None };
+        }
+        words.push(token.to_string());
     }
+    None
 }
 
 fn rows(counts: &[Count]) -> Vec<Vec<String>> {
@@ -340,11 +364,21 @@ mod tests {
 #[test]
 fn u() { f(); }
 "##;
-        let count = count_rust(text).unwrap();
+        let (count, left_out) = count_rust(text).unwrap();
         // #[inline], fn, two lines of the string, unsafe, g, brace, text.len, brace, unsafe fn.
         assert_eq!((count.lines, count.unsafe_blocks, count.unsafe_lines), (10, 1, 3));
-        assert_eq!(count_rust("#![cfg(test)]\nfn f() {}\n").unwrap().lines, 0);
+        assert!(left_out.is_empty());
+        assert_eq!(count_rust("#![cfg(test)]\nfn f() {}\n").unwrap().0.lines, 0);
+        let (count, left_out) = count_rust("#[cfg(any(test, feature = \"host\"))]\npub mod check;\nmod b;\n").unwrap();
+        assert_eq!((count.lines, left_out), (1, vec!["check".to_string()]));
         assert!(count_rust("fn (").is_err());
+    }
+
+    #[test]
+    fn modules_are_where_the_language_says() {
+        assert_eq!(module_path(Path::new("src/lib.rs"), "tests"), Path::new("src/tests"));
+        assert_eq!(module_path(Path::new("src/a/mod.rs"), "tests"), Path::new("src/a/tests"));
+        assert_eq!(module_path(Path::new("src/sched.rs"), "tests"), Path::new("src/sched/tests"));
     }
 
     #[test]
