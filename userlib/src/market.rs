@@ -32,6 +32,11 @@ use crate::pager::Pager;
 /// How many rounds [`Market::history`] goes back.
 pub const HISTORY: usize = book::HISTORY;
 
+/// Lease numbers in one message: each is at most 5 bytes long, so they always fit.
+const LEASES_PER_MESSAGE: usize = 256;
+
+const _: () = assert!(LEASES_PER_MESSAGE * 5 + 64 <= proto::MAX_MESSAGE);
+
 /// Why the market did not do what was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MarketError {
@@ -204,9 +209,13 @@ impl Market {
     /// Gives leases back: scrubs them, lets go of them and tells the market. Those that the heap still uses stay.
     /// Returns the pages given back.
     pub fn release(&mut self, good: u16, leases: &[u32]) -> Result<u64, MarketError> {
-        let (leases, pages) = self.let_go(leases);
-        if !leases.is_empty() {
-            self.send(RequestBody::Release { good, leases, quantity: 0 })?;
+        let mut pages = 0;
+        for leases in leases.chunks(LEASES_PER_MESSAGE) {
+            let (leases, given) = self.let_go(leases);
+            pages += given;
+            if !leases.is_empty() {
+                self.send(RequestBody::Release { good, leases, quantity: 0 })?;
+            }
         }
         Ok(pages)
     }
@@ -218,10 +227,14 @@ impl Market {
 
     /// Answers a notice with the leases that shall go. Returns the pages given up.
     pub fn give_up(&mut self, leases: &[u32]) -> Result<u64, MarketError> {
-        let (leases, pages) = self.let_go(leases);
-        if !leases.is_empty() {
-            self.book.gave_up(pages);
-            self.send(RequestBody::GiveUp { leases })?;
+        let mut pages = 0;
+        for leases in leases.chunks(LEASES_PER_MESSAGE) {
+            let (leases, given) = self.let_go(leases);
+            pages += given;
+            if !leases.is_empty() {
+                self.book.gave_up(given);
+                self.send(RequestBody::GiveUp { leases })?;
+            }
         }
         Ok(pages)
     }

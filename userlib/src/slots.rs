@@ -4,6 +4,7 @@
 //! lies within 64 aligned slots, so that finding one is a test of words.
 
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use cap_spec::abi::slots;
 
@@ -38,26 +39,34 @@ impl Node {
     }
 }
 
+/// Of the root CNode's empty slots, this part is kept for further CNodes, but not more than [`MOST_KEPT`].
+const KEPT_PART: u16 = 8;
+/// See [`KEPT_PART`].
+const MOST_KEPT: u16 = 64;
+
 /// The empty slots of the own CSpace.
 #[derive(Debug)]
 pub struct Slots {
     nodes: Vec<Node>,
+    /// Slots of the root CNode that are kept for further CNodes: only there a CNode is of use.
+    kept: Range<u16>,
 }
 
 impl Slots {
-    /// The slots `FREE..end` of the own root CNode.
+    /// The slots `FREE..end` of the own root CNode; an eighth of them, at most 64, are for further CNodes.
     pub fn new(end: u16) -> Slots {
         let mut used = alloc::vec![u64::MAX; usize::from(end.div_ceil(MAX_RUN))];
-        for slot in slots::FREE..end {
+        let kept = end - (end.saturating_sub(slots::FREE) / KEPT_PART).min(MOST_KEPT)..end;
+        for slot in slots::FREE..kept.start {
             used[usize::from(slot / MAX_RUN)] &= !(1 << (slot % MAX_RUN));
         }
-        Slots { nodes: alloc::vec![Node { node: 0, used }] }
+        Slots { nodes: alloc::vec![Node { node: 0, used }], kept }
     }
 
     /// Takes `count` (1 to 64, rounded up to a power of two) consecutive empty slots.
     pub fn take(&mut self, count: u16) -> Option<Slot> {
         let count = count.clamp(1, MAX_RUN).next_power_of_two();
-        // Newest first: the root CNode is kept for what can only be there.
+        // Newest first, as that is where there is room.
         self.nodes.iter_mut().rev().find_map(|node| node.take(count))
     }
 
@@ -77,7 +86,7 @@ impl Slots {
             return Ok(slot);
         }
         let full = Fault::new(crate::cap::Error::SlotOccupied, 0);
-        let place = self.nodes[0].take(1).ok_or(full)?;
+        let place = self.kept.clone().next().map(Slot::root).ok_or(full)?;
         let mut refused = full;
         for bits in NODE_BITS {
             match base.retype::<CNode>(bits, place) {
@@ -86,12 +95,12 @@ impl Slots {
                     // Slot 0 of every CNode is the kernel's.
                     used[0] = 1;
                     self.nodes.push(Node { node: place.index(), used });
+                    self.kept.start += 1;
                     return self.take(count).ok_or(full);
                 }
                 Err(fault) => refused = fault,
             }
         }
-        self.give(place, 1);
         Err(refused)
     }
 }
@@ -103,17 +112,17 @@ mod tests {
 
     #[test]
     fn runs_are_disjoint_and_come_back() {
-        let mut slots = Slots::new(200);
+        let mut slots = Slots::new(208);
         let run = slots.take(64).unwrap();
         assert_eq!(run, Slot::root(64));
         assert_eq!(slots.take(3), Some(Slot::root(16)));
         assert_eq!(slots.take(1), Some(Slot::root(20)));
-        assert_eq!(slots.take(64), Some(Slot::root(128)));
-        assert_eq!(slots.take(64), None);
+        assert_eq!(slots.take(32), Some(Slot::root(32)));
+        assert_eq!(slots.take(64), None, "the last 24 are kept");
         slots.give(run, 64);
         assert_eq!(slots.take(64), Some(run));
-        assert_eq!(slots.take(16), Some(Slot::root(32)));
-        assert_eq!(slots.take(16), Some(Slot::root(48)));
+        assert_eq!(slots.take(32), Some(Slot::root(128)));
+        assert_eq!(slots.take(32), None);
     }
 
     #[test]
@@ -123,11 +132,16 @@ mod tests {
             // The base has room for the small one only.
             if args[1] == 8 { Err(Fault::new(crate::cap::Error::NotEnoughMemory, 0)) } else { Ok((0, 0)) }
         });
-        let mut slots = Slots::new(18);
+        let mut slots = Slots::new(32);
         let base = Slot::root(slots::BASE).cap();
-        assert_eq!(slots.take_or_grow(1, base), Ok(Slot::root(16)));
-        assert_eq!(slots.take_or_grow(2, base), Ok(Slot::in_node(17, 2)));
-        assert_eq!(slots.take_or_grow(1, base), Ok(Slot::in_node(17, 1)));
+        for at in 0..14 {
+            assert_eq!(slots.take_or_grow(1, base), Ok(Slot::root(16 + at)));
+        }
+        // The root CNode is full but for the two slots that are kept.
+        assert_eq!(slots.take_or_grow(2, base), Ok(Slot::in_node(30, 2)));
+        assert_eq!(slots.take_or_grow(1, base), Ok(Slot::in_node(30, 1)));
+        assert_eq!(slots.take_or_grow(64, base), Err(Fault::new(crate::cap::Error::SlotOccupied, 0)));
+        assert_eq!(slots.take_or_grow(32, base), Ok(Slot::in_node(31, 32)));
         assert!(slots.take_or_grow(64, base).is_err());
     }
 }

@@ -41,7 +41,7 @@ const MOST_UNITS: Quantity = Quantity(UNITS_PER_CORE - 10);
 #[derive(Clone, Copy, Debug)]
 struct Due {
     units: usize,
-    /// TSC value at which they are given up: late enough to use them, early enough for the deadline.
+    /// TSC value at which they are given up: late enough to use them, early enough to let go of many before the deadline.
     at: u64,
 }
 
@@ -124,7 +124,7 @@ impl Replay {
                 Event::Notice(notice) if notice.good == page => {
                     let now = clock::now();
                     let left = notice.deadline_tsc.saturating_sub(now);
-                    self.due.push(Due { units: notice.units as usize, at: now + left / 4 * 3 });
+                    self.due.push(Due { units: notice.units as usize, at: now + left / 2 });
                 }
                 Event::Taken { leases } => self.store.taken(&leases, app.market.pager()),
                 Event::Round { good, .. } if good == page => self.bid(app)?,

@@ -6,7 +6,7 @@
 //! - leased memory used through [`crate::pager`]'s copies: the copy ends early and says so;
 //! - anything else is the image's own mistake, or the loss of what it can't live without: it is told and stopped.
 
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use cap_spec::abi::info_page;
 
@@ -25,7 +25,15 @@ pub fn install() {
     let _ = own::VCPU.set_upcall(FAULT_VECTOR, 0);
 }
 
+/// The kernel's count of upcalls when the last one was taken.
+static TAKEN: AtomicU64 = AtomicU64::new(0);
+
 fn on_fault(frame: &mut TrapFrame) {
+    // Interrupts can be spurious, upcalls too: one that tells of nothing new is borne.
+    let count = info().load(info_page::FAULT_COUNT / 8, Ordering::Relaxed);
+    if TAKEN.swap(count, Ordering::Relaxed) == count {
+        return;
+    }
     let gpa = info().load(info_page::FAULT_GPA / 8, Ordering::Relaxed);
     if crate::channel::is_ring_page(gpa) {
         crate::channel::page_lost(gpa);

@@ -154,3 +154,22 @@ fn pages_that_cannot_be_used_go_back_and_are_bid_for_no_more() {
     assert!(matches!(&requests[1], RequestBody::Release { leases, .. } if leases == &[4]));
     assert!(matches!(&requests[2], RequestBody::Bid { curve, .. } if curve.is_empty()));
 }
+
+#[test]
+fn any_number_of_leases_can_be_given_up_at_once() {
+    let (mut market, server) = connect(|_| answer(Answer::Done));
+    let leases: Vec<u32> = (0..600).map(|at| u32::MAX - at).collect();
+    for lease in &leases {
+        server.borrow_mut().endpoint.send(&FromMarket::Lease { lease: *lease, bits: 12, round: 1 }).unwrap();
+        assert!(matches!(market.poll(), Ok(Some(Event::Leased { .. }))));
+    }
+    assert_eq!(market.give_up(&leases), Ok(600));
+    server.borrow_mut().serve();
+    let given: Vec<u32> = (server.borrow().requests.iter())
+        .flat_map(|body| match body {
+            RequestBody::GiveUp { leases } => leases.clone(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(given, leases);
+}
