@@ -233,15 +233,16 @@ impl World {
                 }
             }
             Outcome::Blocked => self.counts.done += 1,
-            Outcome::Preempted => {
-                self.counts.preempted += 1;
+            // One that destroys itself is stopped before it is gone, so it can leave the rest to others, and be started
+            // again by one of them.
+            Outcome::Preempted | Outcome::Gone => {
                 if let Some(guest) = self.kernel.machine.0.guests.get_mut(&vcpu) {
                     guest.repeated = Some(call);
                 }
-                return true;
-            }
-            Outcome::Gone => {
-                self.kernel.machine.0.guests.remove(&vcpu);
+                if outcome == Outcome::Preempted {
+                    self.counts.preempted += 1;
+                    return true;
+                }
             }
         }
         false
