@@ -1,10 +1,16 @@
 //! Whole runs of scenarios: results, commands, determinism, and what the market does when demand changes.
 
-use e2e::{Change, Machine, run, xtask};
+use e2e::xtask::emulator::Acceleration;
+use e2e::xtask::scenario::Scenario;
+use e2e::{Change, Finished, Machine, run};
 use market_mechanism::Credits;
 use proto::host::{Command, End, Record};
 use std::io::Write;
 use std::process::{Command as Program, Stdio};
+
+fn run_of(scenario: &Scenario) -> Finished {
+    Machine::start_with(scenario, Acceleration::InstructionClock).and_then(Machine::finish).expect("a run")
+}
 
 /// What a program makes of this input.
 fn output_of(program: &str, input: &[u8]) -> String {
@@ -20,19 +26,21 @@ fn numbers(line: &str) -> Vec<u64> {
 
 #[test]
 fn digest_equals_sha256sum_and_wc() {
-    let finished = run("tiny", &Change::none());
+    let scenario = e2e::scenario("tiny", &Change::none()).expect("a scenario");
+    let finished = run_of(&scenario);
     finished.expect_good();
     assert_eq!(finished.end("digest"), &End::Exit { status: 0 });
-    let input = xtask::sources::archive().expect("sources");
+    let input = scenario.inputs[0].as_deref().expect("an input");
     let file = String::from_utf8(finished.file("digest", "digest.txt").to_vec()).expect("text");
     let mut lines = file.lines();
-    assert_eq!(lines.next(), Some(output_of("sha256sum", &input).trim_end()));
-    assert_eq!(numbers(lines.next().expect("a second line")), numbers(&output_of("wc", &input)));
+    assert_eq!(lines.next(), Some(output_of("sha256sum", input).trim_end()));
+    assert_eq!(numbers(lines.next().expect("a second line")), numbers(&output_of("wc", input)));
 }
 
 #[test]
 fn two_runs_are_the_same() {
-    let records = || run("tiny", &Change::seed(Change::none(), 5)).expect_good().records.clone();
+    let scenario = e2e::scenario("tiny", &Change::none().seed(5)).expect("a scenario");
+    let records = || run_of(&scenario).expect_good().records.clone();
     let (first, second) = (records(), records());
     assert!(first.len() > 50, "{} records", first.len());
     assert_eq!(first, second);
@@ -69,7 +77,7 @@ fn a_run_that_reaches_its_limit_is_timed_out() {
 }
 
 /// Two applications that differ in nothing but what their work is worth to them; both want the whole core.
-fn rivals(first: &str, second: &str) -> e2e::Finished {
+fn rivals(first: &str, second: &str) -> Finished {
     let text = format!(
         r#"
         title = "two rivals"
@@ -102,7 +110,7 @@ fn rivals(first: &str, second: &str) -> e2e::Finished {
 
 #[test]
 fn exchanged_valuations_exchange_who_is_served_first() {
-    let order = |finished: &e2e::Finished| {
+    let order = |finished: &Finished| {
         finished.expect_good();
         let ended = |name: &str| finished.app(name).ended.expect("ended");
         let paid = |name: &str| finished.app(name).paid;
@@ -115,7 +123,7 @@ fn exchanged_valuations_exchange_who_is_served_first() {
 
 #[test]
 fn demand_is_in_the_price() {
-    let dearest = |finished: &e2e::Finished| {
+    let dearest = |finished: &Finished| {
         let good = finished.state.goods.iter().find(|good| good.name == "cpu.0").expect("cpu.0");
         good.history.iter().map(|sample| sample.clearing).max().expect("rounds")
     };
