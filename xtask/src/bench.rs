@@ -37,9 +37,9 @@ struct Machine {
 /// and how many VMs fit into 1 GiB.
 const MACHINES: [Machine; 4] = [
     Machine { name: "single", cores: 1, memory_mib: 512, command_line: "root_budget_us=9000 bench=single" },
-    Machine { name: "vms", cores: 1, memory_mib: 512, command_line: "root_budget_us=5000 bench=vms" },
+    Machine { name: "vms", cores: 1, memory_mib: 512, command_line: "root_budget_us=4000 bench=vms" },
     Machine { name: "cores", cores: 2, memory_mib: 512, command_line: "bench=cores" },
-    Machine { name: "many", cores: 1, memory_mib: 1024, command_line: "root_budget_us=5000 bench=many" },
+    Machine { name: "many", cores: 1, memory_mib: 1024, command_line: "root_budget_us=4000 bench=many" },
 ];
 
 /// A target: at most so many instructions and, where it is said, exits.

@@ -389,18 +389,23 @@ const CHILD_PAGES: u64 = 17 + OVERHEAD_PAGES;
 /// What a VM costs besides its own pages.
 const OVERHEAD_PAGES: u64 = ((1 << VM_BITS) + (1 << VCPU_BITS) + 4096 + 3 * 4096) / 4096;
 
-/// Makes VMs, each launched and run up to its first instruction, until the memory is gone.
+/// How many VMs must fit into 1 GiB.
+const MANY_VMS: u64 = 1000;
+
+/// Makes VMs, each launched and run up to its first instruction, until there are enough or the memory is gone.
 fn many(root: &mut Root) -> Result<(), Fault> {
     let (page, address) = root.shared_page()?;
     let mut count = 0;
-    while let Ok(block) = root.make::<Untyped>(CHILD_BITS) {
+    while count < MANY_VMS
+        && let Ok(block) = root.make::<Untyped>(CHILD_BITS)
+    {
         let mark = root.mark();
-        let time = root.core_time(0).split(PERIOD / 10, PERIOD, root.slot())?;
+        let time = root.core_time(0).split(PERIOD / 50, PERIOD / 10, root.slot())?;
         let child = root.child_from(block, time, children::echo(), 14, &[page])?;
         let before = word(address, 0);
         root.launch(&child)?;
         while word(address, 0) == before {
-            own::VCPU.wait(1, tsc() + PERIOD)?;
+            own::VCPU.wait(1, tsc() + PERIOD / 10)?;
         }
         count += 1;
         // It keeps its memory and its life; its core and the slots that named its parts are for the next one.
