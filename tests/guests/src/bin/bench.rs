@@ -215,12 +215,9 @@ fn revoking(root: &mut Root) -> Result<(), Fault> {
                 .try_for_each(|from| work.retype_many::<Frame>(12, inside(from + 1), 50.min(count - from)))
         };
         let scrub = scrub_cost(work, inside(1))?;
+        let nothing = row(|| Ok(()), |()| work.revoke(), |()| Ok(()))?;
         let frames = row(|| pages(count), |()| work.revoke(), |()| Ok(()))?;
-        tell(
-            root,
-            &format!("revoke {count}, per frame"),
-            less(each(frames, Cost { ticks: 0, exits: 0 }, count), scrub),
-        );
+        tell(root, &format!("revoke {count}, per frame"), less(each(frames, nothing, count), scrub));
         let mapped = row(
             || {
                 pages(count)?;
@@ -231,11 +228,7 @@ fn revoking(root: &mut Root) -> Result<(), Fault> {
             |()| work.revoke(),
             |()| Ok(()),
         )?;
-        tell(
-            root,
-            &format!("revoke {count}, per mapped frame"),
-            less(each(mapped, Cost { ticks: 0, exits: 0 }, count), scrub),
-        );
+        tell(root, &format!("revoke {count}, per mapped frame"), less(each(mapped, nothing, count), scrub));
     }
     Ok(())
 }
