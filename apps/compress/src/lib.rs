@@ -29,7 +29,7 @@ use userlib::{App, Error, println};
 
 use arena::Arena;
 use gzip::Member;
-use plan::{BASE_PLANS, PLANS, Plans, Prices, UNIT};
+use plan::{BASE_PLANS, PLANS, Plans, Prices, STRETCH, UNIT};
 
 /// Bytes of input between two looks at the market.
 const PIECE: usize = 8 * 1024;
@@ -37,6 +37,11 @@ const PIECE: usize = 8 * 1024;
 const MEMBER: usize = 256 * 1024;
 /// Of a core, the application can use all but what market and servers keep.
 const MOST_UNITS: Quantity = Quantity(UNITS_PER_CORE - 10);
+
+/// Rounds for which pages that are of no use are kept, as the others that would make them useful may follow.
+const PATIENCE: u32 = 3;
+/// Rounds for which no more than the useful pages are bid for after others were given back.
+const PAUSE: u32 = 10;
 
 /// What is going on.
 struct Work {
@@ -48,6 +53,10 @@ struct Work {
     own: Vec<MaybeUninit<u8>>,
     /// Pages that have to be given up now.
     due: usize,
+    /// Rounds in which there were pages of no use.
+    useless_rounds: u32,
+    /// Rounds until more than the useful pages are bid for again.
+    pause: u32,
     /// How often each plan was used, for the report.
     used: [u32; PLANS.len()],
 }
@@ -62,6 +71,8 @@ pub fn run(app: &mut App) -> Result<(), Error> {
         plan: 0,
         own: alloc::vec![MaybeUninit::uninit(); most as usize * 4096],
         due: 0,
+        useless_rounds: 0,
+        pause: 0,
         used: [0; PLANS.len()],
     };
     let mut file = File::create(&format!("{}.gz", app.arg("name").unwrap_or("output")));
@@ -124,6 +135,11 @@ impl Work {
             if self.due > 0 && (self.plan < BASE_PLANS || left < PLANS[self.plan].pages as usize) {
                 break;
             }
+            // Pages or prices have changed so that another window is best now. Short members would cost more than it brings.
+            let best = self.plans.best(self.arena.row(), &prices(app));
+            if taken as u64 >= STRETCH && PLANS[best].window_bits != PLANS[self.plan].window_bits {
+                break;
+            }
         }
         member.finish(&mut output);
         made += output.len();
@@ -160,12 +176,19 @@ impl Work {
         Ok(())
     }
 
-    /// Gives up the pages that are under notice, from the end of the row. Between members only.
+    /// Gives up the pages that are under notice, from the end of the row, and gives back those that were of no use for
+    /// long. Between members only.
     fn give_up(&mut self, app: &mut App) -> Result<(), Error> {
         if self.due > 0 {
             let leases = self.arena.shrink(self.due);
             app.market.give_up(&leases)?;
             self.due = 0;
+        }
+        if self.useless_rounds > PATIENCE {
+            let useless = self.arena.len() - plan::useful(self.arena.row()) as usize;
+            let leases = self.arena.shrink(useless);
+            app.market.release(app.page_good(), &leases)?;
+            (self.useless_rounds, self.pause) = (0, PAUSE);
         }
         Ok(())
     }
@@ -174,7 +197,14 @@ impl Work {
     fn bid(&mut self, app: &mut App) -> Result<(), Error> {
         let now = prices(app);
         let per_hit = Price((now.per_unit.0 / UNIT).max(1));
-        let points = self.plans.points(&now);
+        let useful = plan::useful(self.arena.row());
+        self.useless_rounds = if self.arena.len() > useful as usize { self.useless_rounds + 1 } else { 0 };
+        let mut points = self.plans.points(&now);
+        if self.pause > 0 {
+            // A part of the pages for a window costs money and brings nothing; so it is not asked for all the time.
+            self.pause -= 1;
+            points.retain(|point| point.pages.0 <= useful);
+        }
         app.market.bid_by(app.page_good(), &MarginalHit { points: &points, per_hit, refill: Price::ZERO })?;
         let value = self.plans.cpu_value(self.plan, &now);
         app.market.bid_by(app.cpu_good(), &FixedBid { units: MOST_UNITS, value, keep: Price::ZERO })?;

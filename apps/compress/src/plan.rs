@@ -35,17 +35,26 @@ const fn plan(level: i32, window_bits: i32, memory_level: i32, pages: u32, expec
 
 /// Every plan, in ascending order of memory. Expectations are of program text, a little on the hopeful side, so that
 /// each plan is tried before it is judged.
-pub const PLANS: [Plan; 6] = [
-    plan(1, 12, 4, 39, (26_000, 2_500_000)),
-    plan(6, 12, 5, 41, (19_000, 6_000_000)),
-    plan(6, 13, 6, 48, (17_500, 6_100_000)),
-    plan(6, 14, 7, 63, (16_500, 6_200_000)),
-    plan(6, 15, 8, 93, (15_500, 6_300_000)),
-    plan(9, 15, 9, 121, (15_300, 12_000_000)),
+pub const PLANS: [Plan; 10] = [
+    plan(1, 12, 4, 39, (26_000, 4_000_000)),
+    plan(3, 12, 5, 41, (19_500, 6_500_000)),
+    plan(1, 13, 6, 48, (25_000, 4_000_000)),
+    plan(6, 13, 6, 48, (17_500, 9_000_000)),
+    plan(1, 14, 7, 63, (24_000, 4_000_000)),
+    plan(6, 14, 7, 63, (16_500, 9_000_000)),
+    plan(1, 15, 8, 93, (23_500, 4_000_000)),
+    plan(3, 15, 8, 93, (16_800, 6_200_000)),
+    plan(6, 15, 8, 93, (15_500, 10_000_000)),
+    plan(9, 15, 9, 121, (15_300, 20_000_000)),
 ];
 
 /// Plans that fit into the base.
 pub const BASE_PLANS: usize = 2;
+
+/// How many of `pages` pages in a row some plan can use.
+pub fn useful(pages: u32) -> u32 {
+    PLANS[BASE_PLANS..].iter().map(|plan| plan.pages).filter(|&needed| needed <= pages).max().unwrap_or(0)
+}
 
 /// What a plan brought and cost, per stretch; fading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,7 +120,12 @@ impl Plans {
             // As much as is worked through in an interval.
             let worth = more * i128::from(prices.ticks_per_page_interval) / i128::from(self.known[at].ticks);
             let hits = u64::try_from(worth).unwrap_or(u64::MAX);
-            points.push(HitPoint { pages: Quantity(plan.pages), hits });
+            let pages = Quantity(plan.pages);
+            match points.last_mut() {
+                // Of the plans with the same memory the best one counts.
+                Some(last) if last.pages == pages => last.hits = last.hits.max(hits),
+                _ => points.push(HitPoint { pages, hits }),
+            }
         }
         points
     }
@@ -188,15 +202,22 @@ mod tests {
     }
 
     #[test]
+    fn pages_that_make_no_window_are_of_no_use() {
+        assert_eq!([0, 47, 48, 62, 63, 500].map(useful), [0, 0, 48, 48, 63, 121]);
+    }
+
+    #[test]
     fn pages_are_worth_what_they_save() {
         let plans = Plans::new();
         let points = plans.points(&CHEAP);
-        assert_eq!(points.len(), PLANS.len() - BASE_PLANS);
+        assert_eq!(points.iter().map(|point| point.pages.0).collect::<Vec<_>>(), [48, 63, 93, 121]);
         assert!(points[0].hits > 0);
         let twice = plans.points(&Prices { ticks_per_page_interval: 20_000_000, ..CHEAP });
         assert!(twice[0].hits.abs_diff(2 * points[0].hits) <= 2);
-        let dear_cpu = plans.points(&Prices { cpu: Price(1 << 50), ..CHEAP });
-        assert!(dear_cpu.iter().all(|point| point.hits == 0));
+        // When CPU time is dear, great effort is of no use; a larger window without more effort still is.
+        let dear_cpu = plans.points(&Prices { cpu: Price(1 << 40), ..CHEAP });
+        assert_eq!(dear_cpu[3].hits, 0);
+        assert!(dear_cpu[2].hits > 0);
     }
 
     #[test]
