@@ -37,12 +37,28 @@ fn digest_equals_sha256sum_and_wc() {
     assert_eq!(numbers(lines.next().expect("a second line")), numbers(&output_of("wc", input)));
 }
 
+/// What a run decided, without the times: the host takes console output as it likes, so that a line may come some
+/// microseconds earlier or later.
+fn decisions(records: &[Record]) -> Vec<Record> {
+    let decided = |record: &Record| match record.clone() {
+        Record::Round { good, round, ask, clearing, supply, sold, holdings, paid, .. } => {
+            Some(Record::Round { t: 0, good, round, ask, clearing, supply, sold, holdings, paid })
+        }
+        Record::Account { app, balance, escrow, paid, .. } => {
+            Some(Record::Account { t: 0, app, balance, escrow, paid })
+        }
+        file @ Record::FileEnd { .. } => Some(file),
+        _ => None,
+    };
+    records.iter().filter_map(decided).collect()
+}
+
 #[test]
-fn two_runs_are_the_same() {
+fn two_runs_decide_the_same() {
     let scenario = e2e::scenario("tiny", &Change::none().seed(5)).expect("a scenario");
-    let records = || run_of(&scenario).expect_good().records.clone();
-    let (first, second) = (records(), records());
-    assert!(first.len() > 50, "{} records", first.len());
+    let run = || decisions(&run_of(&scenario).expect_good().records);
+    let (first, second) = (run(), run());
+    assert!(first.len() > 20, "{} decisions", first.len());
     assert_eq!(first, second);
 }
 
