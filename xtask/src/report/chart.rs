@@ -40,6 +40,15 @@ fn points(good: &GoodState) -> Vec<(u64, f64)> {
     good.history.iter().map(|sample| (sample.t, good.per_hour_f64(sample.clearing))).collect()
 }
 
+/// The end of a chart's scale: the highest value, unless it is one of a few far above all others, which would hide
+/// everything else.
+fn scale(points: &[(u64, f64)], highest: f64) -> f64 {
+    let mut values: Vec<f64> = points.iter().map(|point| point.1).collect();
+    values.sort_by(f64::total_cmp);
+    let high = values.get(values.len() * 95 / 100).copied().unwrap_or(highest);
+    if highest > 4.0 * high { 1.25 * high } else { highest }
+}
+
 /// Clearing prices over time, four rows of blocks per good.
 pub fn prices(state: &RunState) -> String {
     const ROWS: usize = 4;
@@ -47,8 +56,10 @@ pub fn prices(state: &RunState) -> String {
     let last = state.now.max(1);
     for good in state.goods.iter().filter(|good| !good.history.is_empty()) {
         let points = points(good);
-        let most = points.iter().map(|point| point.1).fold(0.0, f64::max);
-        let _ = writeln!(text, "{}: clearing price in {}, 0 to {most:.6}", good.name, good.price_unit());
+        let highest = points.iter().map(|point| point.1).fold(0.0, f64::max);
+        let most = scale(&points, highest);
+        let _ = write!(text, "{}: clearing price in {}, 0 to {most:.6}", good.name, good.price_unit());
+        let _ = if highest > most { writeln!(text, " (highest {highest:.6})") } else { writeln!(text) };
         let values = slices(&points, last, COLUMNS);
         for row in (0..ROWS).rev() {
             let level = |value: &Option<f64>| {
@@ -102,6 +113,17 @@ fn draw(state: &RunState, path: &Path) -> Result<(), Box<dyn std::error::Error>>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_single_spike_does_not_hide_the_rest() {
+        let flat: Vec<(u64, f64)> = (0..100).map(|t| (t, 1.0)).collect();
+        assert_eq!(scale(&flat, 1.0), 1.0);
+        let mut spiked = flat;
+        spiked[50].1 = 100.0;
+        assert_eq!(scale(&spiked, 100.0), 1.25);
+        spiked[50].1 = 3.0;
+        assert_eq!(scale(&spiked, 3.0), 3.0);
+    }
 
     #[test]
     fn bars_follow_the_values() {
