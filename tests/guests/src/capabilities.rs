@@ -15,7 +15,7 @@ pub struct Random(pub u64);
 
 impl Random {
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn word(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut word = self.0;
         word = (word ^ word >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -25,7 +25,7 @@ impl Random {
 
     /// A number below `bound`.
     pub fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
+        self.word() % bound
     }
 
     /// A number that is likely to be near something: a small one, a power of two and its neighbours, an address, or
@@ -37,7 +37,7 @@ impl Random {
             2 => (1u64 << self.below(64)).wrapping_add(self.below(3)).wrapping_sub(1),
             3 => self.below(1 << 20) << 12,
             4 => self.below(8) << 16 | self.below(64),
-            _ => self.next(),
+            _ => self.word(),
         }
     }
 }

@@ -122,7 +122,7 @@ pub fn wild_page_tables(seed: u64, count: u64) -> (u64, u64) {
     let mut through = 0;
     for _ in 0..count {
         // Entry 256 of the top table leads to WILD, whose entries are 1 GiB pages or tables anywhere.
-        let frame = random.next() & 0x000f_ffff_ffff_f000;
+        let frame = random.word() & 0x000f_ffff_ffff_f000;
         let entry = if random.below(2) == 0 { frame & !0x3fff_ffff | 0x83 } else { frame | 3 };
         let index = random.below(512) as usize;
         // SAFETY: the table is used by this guest's only Vcpu; entry 256 of the top table is not used otherwise.
@@ -132,7 +132,7 @@ pub fn wild_page_tables(seed: u64, count: u64) -> (u64, u64) {
             slot.write_volatile((&raw const WILD) as u64 | 3);
             core::arch::asm!("mov {0}, cr3", "mov cr3, {0}", out(reg) _, options(nostack));
         }
-        let address = 0xffff_8000_0000_0000 + ((index as u64) << 30) + (random.next() & 0x3fff_f000);
+        let address = 0xffff_8000_0000_0000 + ((index as u64) << 30) + (random.word() & 0x3fff_f000);
         let got = end_upcall(attempt!("mov al, [{0}]"; in(reg) address, out("al") _));
         // What the wild table happens to point into the image or its pages is the guest's own.
         let own_memory = entry & 0x80 != 0 && frame >> 30 == 0;

@@ -34,7 +34,7 @@ fn garble(ring: u64, seed: u64, rounds: u64, wake: impl Fn()) {
                 0 => random.below(4096),
                 1 => random.below(16),
                 2 => u64::MAX - random.below(4096),
-                _ => random.next(),
+                _ => random.word(),
             };
             // SAFETY: the ring's pages are mapped there; what lies in them belongs to nobody's types.
             unsafe { core::ptr::with_exposed_provenance_mut::<u64>((ring + index * 8) as usize).write_volatile(value) };
@@ -91,12 +91,12 @@ fn answers(tenant: &mut Tenant, open: u64, deadline: u64) -> u64 {
 }
 
 fn random_request(random: &mut Random) -> RequestBody {
-    let good = if random.below(8) == 0 { random.next() as u16 } else { random.below(3) as u16 };
-    let leases = |random: &mut Random| (0..random.below(64)).map(|_| random.next() as u32).collect::<Vec<u32>>();
+    let good = if random.below(8) == 0 { random.word() as u16 } else { random.below(3) as u16 };
+    let leases = |random: &mut Random| (0..random.below(64)).map(|_| random.word() as u32).collect::<Vec<u32>>();
     match random.below(8) {
         0 | 1 => {
             let segments = random.below(12);
-            let segment = |_| Segment { quantity: random.next() as u32, value: random.next() };
+            let segment = |_| Segment { quantity: random.word() as u32, value: random.word() };
             RequestBody::Bid {
                 good,
                 curve: (0..segments).map(segment).collect(),
@@ -106,11 +106,11 @@ fn random_request(random: &mut Random) -> RequestBody {
                 block_bits: segments as u8 * 5,
             }
         }
-        2 => RequestBody::Desk { good, quantity: random.next() as u32 },
-        3 => RequestBody::Release { good, leases: leases(random), quantity: random.next() as u32 },
+        2 => RequestBody::Desk { good, quantity: random.word() as u32 },
+        3 => RequestBody::Release { good, leases: leases(random), quantity: random.word() as u32 },
         4 => RequestBody::GiveUp { leases: leases(random) },
         5 => RequestBody::Explain { good },
-        6 => RequestBody::Estimate { good, quantity: random.next() as u32 },
+        6 => RequestBody::Estimate { good, quantity: random.word() as u32 },
         _ => RequestBody::Statement,
     }
 }

@@ -110,6 +110,7 @@ macro_rules! attempt {
     ($($line:literal),+ $(; $($operand:tt)*)?) => {{
         // SAFETY: the sequence may raise any exception; the stubs come back to label 2 with the stack pointer as it
         // was. What it may do to memory or devices is what the kernel under test must bear.
+        #[allow(clippy::macro_metavars_in_unsafe, reason = "the operands are the attack")]
         unsafe {
             core::arch::asm!(
                 "lea r14, [rip + 2f]",

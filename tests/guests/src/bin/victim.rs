@@ -79,7 +79,7 @@ fn work(tenant: &Tenant, rounds: u64) -> u64 {
     let mut expected = 0;
     for number in 0..pages {
         for index in 0..WORDS {
-            let word = random.next();
+            let word = random.word();
             // SAFETY: the page is the victim's, and `index` lies within it.
             unsafe { page(number).add(index).write_volatile(word) };
             expected = fold(expected, word);
