@@ -1,5 +1,7 @@
 //! Small guests for tests: hostile applications, the victim beside them, probes and the bench.
 #![no_std]
+// The operands of `attempt!` are the attack itself.
+#![allow(clippy::macro_metavars_in_unsafe)]
 
 extern crate alloc;
 

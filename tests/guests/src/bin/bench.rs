@@ -112,10 +112,8 @@ fn two_cores(root: &mut Root) -> Result<(), Fault> {
     // SAFETY: the page is mapped there for as long as the root VM lives, and shared with the child.
     let (to, from) =
         unsafe { (AtomicU64::from_ptr(address as *mut u64), AtomicU64::from_ptr((address + 64) as *mut u64)) };
-    let mut number = 0;
     let mut best = Cost { ticks: u64::MAX, exits: 0 };
-    for _ in 0..200 {
-        number += 1;
+    for number in 1..=200 {
         best = least(
             best,
             once(|| {

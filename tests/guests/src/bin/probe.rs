@@ -19,7 +19,10 @@ userlib::entry!(main);
 /// What went wrong in a check.
 type Check = Result<(), String>;
 
-const CHECKS: &[(&str, fn(&mut Root) -> Check)] = &[
+/// A check by its name.
+type Named = (&'static str, fn(&mut Root) -> Check);
+
+const CHECKS: &[Named] = &[
     ("two_vms_keep_their_registers", two_vms_keep_their_registers),
     ("cpu_time_is_delivered", cpu_time_is_delivered),
     ("spinner_is_taken_back", spinner_is_taken_back),
