@@ -4,14 +4,14 @@
 
 use crate::asid;
 use crate::cap::Cap;
-use crate::machine::Machine;
+use crate::machine::{Machine, SharedPage};
 use crate::nested::EntryFormat;
 use crate::sched::{Limits, Schedule};
 use crate::slot::Slot;
 use crate::types::{CoreId, Hpa, SlotId, Ticks, VcpuId, VmId};
 use crate::vcpu::Vcpu;
 use crate::vm::{MAX_CORES, Vm};
-use cap_spec::abi::{Register, Rights};
+use cap_spec::abi::{Register, Rights, info_page};
 
 /// Interrupt routes that the kernel knows: pins of IOAPICs, numbered globally.
 pub const MAX_ROUTES: usize = 128;
@@ -217,6 +217,12 @@ impl<M: Machine> Kernel<M> {
         self.machine.init_vcpu(vcpu, root);
         self.machine.set_register(vcpu, Register::Rip, entry);
         self.machine.set_register(vcpu, Register::Cr3, cr3);
+        // A restarted image has asked for nothing yet, and a fault of the one before is not its own.
+        let header = self.machine.vcpu_mut(vcpu);
+        header.fault_vector = 0;
+        header.event_vector = 0;
+        header.event_pending = false;
+        self.machine.set_shared_word(SharedPage::Info(vcpu), info_page::UPCALL_BUSY, 0);
         self.start_vcpu(vcpu);
     }
 }

@@ -184,6 +184,20 @@ fn a_fault_is_told_once_and_then_stops_the_vcpu() {
     assert_eq!(world.kernel.machine.shared_word(own, info_page::EVENTS), 64, "the handler's receiver is signalled");
 }
 
+#[test]
+fn a_restarted_root_vm_has_nothing_of_the_image_before() {
+    let mut world = World::new();
+    let core = CoreId::new(0);
+    let gpa = Gpa::new(0x1234_5000);
+    world.ok(Label::VcpuSetUpcall, VCPU, [50, 51, 0, 0, 0]);
+    assert_eq!(world.kernel.nested_fault(core, gpa, 2, false), FaultAction::Inject(50));
+    world.kernel.start_root(world.vcpu, 0x20_0000, 0x1000);
+    world.kernel.schedule(core);
+    assert_eq!(world.kernel.nested_fault(core, gpa, 2, false), FaultAction::Stop, "it has not asked for upcalls");
+    world.ok(Label::VcpuSetUpcall, VCPU, [52, 0, 0, 0, 0]);
+    assert_eq!(world.kernel.nested_fault(core, gpa, 2, false), FaultAction::Inject(52), "and none of its own is busy");
+}
+
 fn channel(world: &World, index: u64) -> crate::types::ChannelId {
     match world.slot(index).cap {
         crate::cap::Cap::Channel { id, .. } => id,
