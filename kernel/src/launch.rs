@@ -85,6 +85,8 @@ impl<M: Machine> Kernel<M> {
             }
             Cap::PageTable { mapping, .. } => inside && (!mapping.vm.is_some() || mapping.vm == vm),
             Cap::Vm { id } => inside && id == vm,
+            // A VM elsewhere with its CSpace in the base would hold whatever lies in it.
+            Cap::CNode { vm: owner, .. } => inside && (!owner.is_some() || owner == vm),
             Cap::Vcpu { id } => {
                 let other = self.machine.vcpu(id).vm;
                 inside && (!other.is_some() || other == vm)
@@ -93,7 +95,6 @@ impl<M: Machine> Kernel<M> {
             Cap::Zombie(_) | Cap::Doomed { .. } => false,
             Cap::Null
             | Cap::Untyped { .. }
-            | Cap::CNode { .. }
             | Cap::CpuTime { .. }
             | Cap::Channel { .. }
             | Cap::Irq { .. }

@@ -13,7 +13,7 @@
 //! * the base's extent is the VM's region; the base's slot, the Vm, its root CNode and this Vcpu lie in it;
 //! * every capability derived from the base, the invoked one excepted, lies in a slot in the region, or is a read-only
 //!   Frame of a page that the kernel writes;
-//! * there is no other Vm among them, every Vcpu is the VM's or nobody's, every Frame and PageTable is mapped in this VM
+//! * there is no other Vm among them, no CNode among them is the root of another VM, every Vcpu is the VM's or nobody's, every Frame and PageTable is mapped in this VM
 //!   or nowhere;
 //! * nothing foreign was made part of the VM: no Vcpu and no PageTable from outside the region, and no Frame from
 //!   outside it with WRITE, unless it is in the [ring window](RING_WINDOW) (channel rings are their server's).
@@ -92,6 +92,7 @@ fn is_kept_inside(state: &State, vm: VmId, region: Extent, id: SlotId, slot: &Sl
     }
     match slot.cap {
         Cap::Vm(other) => other == vm,
+        Cap::CNode { id, .. } => state.vms.iter().all(|(&other, object)| other == vm || object.cspace != Some(id)),
         Cap::Vcpu(vcpu) => state.vcpus[&vcpu].vm.is_none_or(|other| other == vm),
         Cap::Frame { mapping, .. } => is_harmless || mapping.is_none_or(|mapping| mapping.vm == vm),
         Cap::PageTable { place, .. } => place.is_none_or(|place| place.vm == vm),

@@ -94,6 +94,18 @@ fn a_confined_vm_is_launched() {
 }
 
 #[test]
+fn no_other_vm_has_its_cspace_in_the_base() {
+    let mut world = World::new();
+    prepare(&mut world);
+    world.retype(BASE, ObjectType::CNode, 6, TRICK, 1);
+    world.retype(MEMORY, ObjectType::Vm, 0, TRICK + 1, 1);
+    world.ok(Label::VmSetCSpace, TRICK + 1, [TRICK, 0, 0, 0, 0]);
+    world.move_into(TRICK, INTO, 40);
+    move_in(&mut world);
+    is_refused(&mut world);
+}
+
+#[test]
 fn a_vm_is_launched_once() {
     let mut world = World::new();
     tenant(&mut world);

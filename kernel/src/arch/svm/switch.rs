@@ -64,6 +64,7 @@ impl Loaded {
         cpu::set_cr8(0);
         self.set_xcr0(constants.xcr0);
         self.set_tsc_aux(0);
+        clear_debug();
         apic::set_timer(apic::LVT_MASKED, 0, 0);
         self.timer = false;
         apic::end_all();
@@ -145,6 +146,7 @@ impl Loaded {
         self.set_tsc_aux(0);
         if saved.debug_used {
             save_debug(saved);
+            clear_debug();
         }
         if self.timer {
             self.unload_timer(saved, vmcb, constants);
@@ -279,6 +281,16 @@ fn restore_debug(saved: &Saved) {
     unsafe {
         asm!("mov dr0, {}", "mov dr1, {}", "mov dr2, {}", "mov dr3, {}", in(reg) dr0, in(reg) dr1, in(reg) dr2,
             in(reg) dr3, options(nomem, nostack, preserves_flags));
+    }
+}
+
+/// Forgets the breakpoint addresses of a guest: the next one may set DR7 without having set them.
+#[cold]
+fn clear_debug() {
+    // SAFETY: as in `restore_debug`.
+    unsafe {
+        asm!("mov dr0, {0}", "mov dr1, {0}", "mov dr2, {0}", "mov dr3, {0}", in(reg) 0u64,
+            options(nomem, nostack, preserves_flags));
     }
 }
 
