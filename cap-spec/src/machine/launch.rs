@@ -13,8 +13,8 @@
 //! * the base's extent is the VM's region; the base's slot, the Vm, its root CNode and this Vcpu lie in it;
 //! * every capability derived from the base, the invoked one excepted, lies in a slot in the region, or is a read-only
 //!   Frame of a page that the kernel writes;
-//! * there is no other Vm among them, no CNode among them is the root of another VM, every Vcpu is the VM's or nobody's, every Frame and PageTable is mapped in this VM
-//!   or nowhere;
+//! * there is no other Vm among them, no CNode among them is the root of another VM, every Vcpu is the VM's or nobody's,
+//!   every Frame and PageTable is mapped in this VM or nowhere;
 //! * nothing foreign was made part of the VM: no Vcpu and no PageTable from outside the region, and no Frame from
 //!   outside it with WRITE, unless it is in the [ring window](RING_WINDOW) (channel rings are their server's).
 //!

@@ -231,6 +231,7 @@ fn boot_spec(dirty_bits: u8) -> State {
 fn restart(state: &mut State) {
     if let Some(root) = state.vcpus.get_mut(&ROOT_VCPU) {
         root.run = Run::Runnable;
+        root.upcall = [0, 0];
         root.registers = spec::initial_registers();
         root.registers[cap_spec::abi::Register::Rip as usize] = ENTRY;
     }
