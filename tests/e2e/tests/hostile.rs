@@ -192,6 +192,14 @@ attacks! {
     hostile_ignores_every_notice: 1, ["notices"], 1000, Succeeds;
 }
 
+#[test]
+fn hostile_scenario_that_is_shipped_ends_well() {
+    let run = run("hostile", &Change::none());
+    run.expect_good();
+    assert_eq!(run.end("victim"), &End::Exit { status: 0 });
+    assert_eq!(run.end("hostile"), &End::RunOver, "it spins to the end");
+}
+
 /// A ring whose indices and lengths change under the console server: the attacker's connection may break, nobody
 /// else's does. (That the victim's report arrives whole is part of every test here.)
 #[test]
