@@ -11,7 +11,7 @@
 
 /// What one VM remembers of one core. All-zero means "never entered there".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-#[repr(C)]
+#[repr(C, align(32))]
 pub struct Tag {
     /// Core generation in which `asid` was given; 0 is none.
     generation: u64,
@@ -65,7 +65,7 @@ impl Allocator {
     ///
     /// `tag` is the VM's memory of this core, `tlb_generation` the VM's count of withdrawals from its tables. Must be
     /// called after the last chance for either to change before the entry, that is under the kernel lock.
-    #[inline]
+    #[inline(always)]
     pub fn enter(&mut self, tag: &mut Tag, tlb_generation: u64) -> Entry {
         if tag.generation != self.generation || tag.seen != tlb_generation {
             self.give(tag, tlb_generation);
@@ -74,7 +74,7 @@ impl Allocator {
     }
 
     /// Gives `tag` a number that is unused since the last flush.
-    #[inline]
+    #[inline(never)]
     fn give(&mut self, tag: &mut Tag, tlb_generation: u64) {
         if self.next >= self.end {
             self.generation = self.generation.wrapping_add(1);

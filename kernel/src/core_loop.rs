@@ -5,7 +5,7 @@
 
 use crate::arch::core_area::Core;
 use crate::arch::cpu::rdtsc;
-use crate::arch::lock::Guard;
+use crate::arch::lock::Lock;
 use crate::arch::svm::emulate::Guest;
 use crate::arch::svm::exit::{self, Exit, length};
 use crate::arch::svm::state::{Saved, saved_at, vmcb_at};
@@ -14,16 +14,16 @@ use crate::arch::svm::vmcb::{Clean, EVENT_VALID, FLUSH_ALL, Vmcb};
 use crate::arch::{apic, interrupts};
 use crate::boot::root::Root;
 use crate::storage::Booted;
-use crate::{KERNEL, Nonkernel, panic, routes};
-use cap_spec::abi::{ExitKind, StopReason, handler_page, stats_page};
+use crate::{panic, routes};
+use cap_spec::abi::{ExitKind, Label, StopReason, handler_page, stats_page};
 use core::sync::atomic::Ordering;
 use kernel::asid;
 use kernel::epitaph::EventKind;
 use kernel::machine::{Machine, SharedPage};
-use kernel::protocol::{Holding, Left, Outside};
+use kernel::protocol::{Entering, Holding, Outside};
 use kernel::types::{CoreId, Gpa, Ticks, VcpuId};
 use kernel::vcpu::Run;
-use kernel::{FaultAction, Outcome};
+use kernel::{Decision, FaultAction, Outcome};
 
 /// Bits of a nested fault's first exit information that the ABI tells: present, write, user, fetch.
 const ACCESS_BITS: u64 = 0b1_0111;
@@ -40,14 +40,44 @@ struct Running {
     loaded: Loaded,
     /// The flush that the last entry carried.
     flushed: Option<asid::Entry>,
+    /// What the core does next, where that was decided in passing.
+    decided: Option<Decision>,
 }
 
-type Lock = Guard<'static, Nonkernel>;
+/// What a hypercall leads to.
+enum Called {
+    /// It is done.
+    Done,
+    /// The core decides what it does next.
+    Decide,
+    /// The lock is given up first.
+    Preempted,
+}
+
+/// What has become of a hypercall that was to hand the core over.
+enum Handed {
+    /// Nothing has happened.
+    Not,
+    /// The core has decided what it does next.
+    Decided,
+    /// The core holds this Vcpu's state and enters it.
+    Switched(VcpuId),
+}
+
+/// Why a core no longer stays with its guest.
+enum Stayed {
+    /// Something else must be decided.
+    Decide(Lock, Holding),
+    /// So that the lock is given up first.
+    GaveUp(Outside),
+    /// This Vcpu was left with this exit code.
+    Left(VcpuId, u32, Entering),
+}
 
 /// Runs guests on this core for ever. SVM is on, GIF is 0, and the kernel is configured.
 pub fn run(core: &'static Core, booted: Booted) -> ! {
     let loaded = Loaded::new(booted.constants.xcr0);
-    let mut running = Running { core, id: core.id(), booted, loaded, flushed: None };
+    let mut running = Running { core, id: core.id(), booted, loaded, flushed: None, decided: None };
     let mut outside = Outside::started();
     panic::record(EventKind::Started, 0, 0);
     loop {
@@ -60,7 +90,7 @@ pub fn run(core: &'static Core, booted: Booted) -> ! {
 impl Running {
     #[inline(always)]
     fn take_lock(&self, outside: Outside) -> (Lock, Holding) {
-        let mut kernel = KERNEL.lock();
+        let mut kernel = Lock::take();
         kernel.machine.held_since = rdtsc() as u32;
         (kernel, outside.locked())
     }
@@ -76,13 +106,13 @@ impl Running {
     /// Decides, goes, and works on exits, until something must be decided anew with the lock given up.
     fn go(&mut self, mut kernel: Lock, mut holding: Holding) -> Outside {
         let (id, gate) = (self.id, &self.core.gate);
-        'decide: loop {
-            let decision = kernel.schedule(self.id);
+        loop {
+            let decision = self.decided.take().unwrap_or_else(|| kernel.schedule(id));
             if let Some(before) = decision.save {
                 self.save(&mut kernel, before);
             }
             let until = decision.until.get();
-            let Some(vcpu) = decision.run else { return self.halt(kernel, holding, until) };
+            let Some(mut vcpu) = decision.run else { return self.halt(kernel, holding, until) };
             if decision.load {
                 self.load(&mut kernel, vcpu);
                 if self.restart_root(&mut kernel) {
@@ -97,7 +127,7 @@ impl Running {
                 self.release_lock(kernel);
                 return holding.gave_up();
             }
-            let (mut saved, mut vmcb) = guest_of(vcpu);
+            let (saved, vmcb) = guest_of(vcpu);
             let header = kernel.machine.vcpu_mut(vcpu);
             if header.event_pending {
                 header.event_pending = false;
@@ -108,7 +138,7 @@ impl Running {
             }
             self.address_space(vmcb, decision.entry);
             let now = kernel.machine.set_deadline(self.id, until);
-            let entering = match holding.enter(&self.core.gate, until, now) {
+            let mut entering = match holding.enter(gate, until, now) {
                 Ok(entering) => entering,
                 Err(holding) => {
                     self.release_lock(kernel);
@@ -116,76 +146,33 @@ impl Running {
                 }
             };
             self.release_lock(kernel);
-            let mut entering = entering;
-            let exit = if self.flushed.is_some() {
-                // SAFETY: as below. A hypercall that comes with a flush is repeated, once the flush is noted.
+            let exit;
+            if self.flushed.is_some() {
+                // SAFETY: as in `stay`. A hypercall that comes with a flush is repeated, once the flush is noted.
                 unsafe { switch::enter(saved) };
-                Exit::decode(vmcb.control.exit_code)
+                exit = Exit::decode(vmcb.control.exit_code);
             } else {
-                loop {
-                    // SAFETY: the state is loaded, the control block is the kernel's own work, and nothing else uses it until
-                    // the guest is left.
-                    unsafe { switch::enter(saved) };
-                    let code = vmcb.control.exit_code;
-                    let call = code as u32 == exit::VMMCALL && vmcb.save.cpl == 0;
-                    if !call && (code as u32 != exit::NESTED_FAULT || vmcb.control.exit_int_info & EVENT_VALID != 0) {
-                        break Exit::decode(code);
+                match self.stay(vcpu, entering) {
+                    Stayed::Decide(lock, held) => {
+                        (kernel, holding) = (lock, held);
+                        continue;
                     }
-                    // The short way: a hypercall, or a nested fault, after which the same guest goes on. Nothing of the
-                    // Vcpu is touched before the lock is held and it is known to be current still.
-                    let Left::Otherwise(outside) = entering.left(gate, false) else { return Outside::started() };
-                    (kernel, holding) = self.take_lock(outside);
-                    if !kernel.is_current(id, vcpu) {
-                        continue 'decide;
+                    Stayed::GaveUp(outside) => return outside,
+                    Stayed::Left(last, code, left) => {
+                        vcpu = last;
+                        exit = Exit::decode(u64::from(code));
+                        entering = left;
                     }
-                    if call {
-                        let label = vmcb.save.rax;
-                        saved.registers.call.label = label;
-                        kernel.count_call(vcpu, label);
-                        let decoded = kernel.decode(vcpu, &saved.registers.call);
-                        let outcome = kernel.carry_out(id, vcpu, decoded);
-                        (saved, vmcb) = guest_of(vcpu);
-                        match outcome {
-                            Outcome::Done { status, results } => {
-                                vmcb.save.rax = status.0;
-                                saved.registers.set_results(results);
-                                skip_call(vmcb);
-                            }
-                            Outcome::Blocked => {
-                                skip_call(vmcb);
-                                continue 'decide;
-                            }
-                            Outcome::Gone => continue 'decide,
-                            Outcome::Preempted => {
-                                self.release_lock(kernel);
-                                return holding.gave_up();
-                            }
-                        }
-                    } else {
-                        kernel.count_exit(id, ExitKind::NestedFault);
-                        self.nested_fault(&mut kernel, vcpu);
-                        (saved, vmcb) = guest_of(vcpu);
-                    }
-                    if !kernel.stays(id) {
-                        continue 'decide;
-                    }
-                    entering = match holding.enter(gate, u64::MAX, 0) {
-                        Ok(entering) => entering,
-                        Err(holding) => {
-                            self.release_lock(kernel);
-                            return holding.gave_up();
-                        }
-                    };
-                    self.release_lock(kernel);
                 }
-            };
+            }
+            let (saved, vmcb) = guest_of(vcpu);
             // All that the exit leaves in the Vcpu is written before the core says that it is out: from then on, and until
             // this core has the lock, the Vcpu may be destroyed and its memory be somebody else's.
             self.after_exit(saved, vmcb);
             vmcb.control.tlb_control = 0;
             if exit == Exit::Nmi {
                 let at = rdtsc();
-                let Left::ByNmi(pending) = entering.left(&self.core.gate, true) else { return Outside::started() };
+                let pending = entering.left_by_nmi(&self.core.gate);
                 interrupts::take_nmi();
                 self.core.nmi.store(false, Ordering::Relaxed);
                 (kernel, holding) = self.take_lock(pending.taken());
@@ -202,14 +189,143 @@ impl Running {
                 _ if call => ExitKind::Invoke,
                 _ => self.settle(exit, saved, vmcb),
             };
-            let Left::Otherwise(outside) = entering.left(&self.core.gate, false) else { return Outside::started() };
-            (kernel, holding) = self.take_lock(outside);
+            (kernel, holding) = self.back(entering);
             self.note_flush(&mut kernel);
             if !call {
                 kernel.count_exit(self.id, kind);
                 self.unsettled(&mut kernel, exit, vcpu);
             }
         }
+    }
+
+    /// Enters a guest, and again as long as there is nothing but hypercalls and nested faults after which it goes on, or
+    /// hands the core over. Nothing of a Vcpu is touched before the lock is held and it is known to be current still.
+    #[inline(never)]
+    fn stay(&mut self, mut vcpu: VcpuId, mut entering: Entering) -> Stayed {
+        // Kept, as the guest leaves nothing in registers.
+        let (id, gate) = (self.id, &self.core.gate);
+        loop {
+            let (saved, vmcb) = guest_of(vcpu);
+            // SAFETY: the state is loaded, the control block is the kernel's own work, and nothing else uses it until the
+            // guest is left.
+            unsafe { switch::enter(saved) };
+            let code = vmcb.control.exit_code as u32;
+            let (mut kernel, holding) = if code == exit::VMMCALL && vmcb.save.cpl == 0 {
+                let (mut kernel, holding) = self.back(entering);
+                if !kernel.is_current(id, vcpu) {
+                    return Stayed::Decide(kernel, holding);
+                }
+                let label = vmcb.save.rax;
+                saved.registers.call.label = label;
+                if label == Label::ChannelWait as u64 {
+                    kernel.count_call(vcpu, Label::ChannelWait as u64);
+                    match self.hand_over(&mut kernel, id, vcpu) {
+                        Handed::Switched(to) => match holding.enter(gate, u64::MAX, 0) {
+                            // So short a hold of the lock is never the longest: it is not measured.
+                            Ok(entered) => {
+                                (vcpu, entering) = (to, entered);
+                                continue;
+                            }
+                            Err(holding) => return Stayed::GaveUp(holding.gave_up()),
+                        },
+                        Handed::Decided => return Stayed::Decide(kernel, holding),
+                        Handed::Not => {}
+                    }
+                } else {
+                    kernel.count_call(vcpu, label);
+                }
+                match self.call(&mut kernel, id, vcpu) {
+                    Called::Done => {}
+                    Called::Decide => return Stayed::Decide(kernel, holding),
+                    Called::Preempted => {
+                        self.release_lock(kernel);
+                        return Stayed::GaveUp(holding.gave_up());
+                    }
+                }
+                (kernel, holding)
+            } else if code == exit::NESTED_FAULT && vmcb.control.exit_int_info & EVENT_VALID == 0 {
+                let (mut kernel, holding) = self.back(entering);
+                if !kernel.is_current(id, vcpu) {
+                    return Stayed::Decide(kernel, holding);
+                }
+                kernel.count_exit(id, ExitKind::NestedFault);
+                self.nested_fault(&mut kernel, vcpu);
+                (kernel, holding)
+            } else {
+                return Stayed::Left(vcpu, code, entering);
+            };
+            if !kernel.stays(id) {
+                // An unmap of its own, mostly.
+                match kernel.renumber(id) {
+                    Some(entry) if !entry.flush_all => self.address_space(guest_of(vcpu).1, entry),
+                    _ => return Stayed::Decide(kernel, holding),
+                }
+            }
+            entering = match holding.enter(gate, u64::MAX, 0) {
+                Ok(entering) => entering,
+                Err(holding) => {
+                    self.release_lock(kernel);
+                    return Stayed::GaveUp(holding.gave_up());
+                }
+            };
+            self.release_lock(kernel);
+        }
+    }
+
+    /// The guest was left, not by an NMI: says so, and takes the lock.
+    #[inline(always)]
+    fn back(&mut self, entering: Entering) -> (Lock, Holding) {
+        self.take_lock(entering.left(&self.core.gate))
+    }
+
+    /// A hypercall of the current Vcpu, by the general way.
+    #[inline(always)]
+    fn call(&mut self, kernel: &mut Lock, id: CoreId, vcpu: VcpuId) -> Called {
+        let decoded = kernel.decode(vcpu, &guest_of(vcpu).0.registers.call);
+        let outcome = kernel.carry_out(id, vcpu, decoded);
+        let (saved, vmcb) = guest_of(vcpu);
+        match outcome {
+            Outcome::Done { status, results } => {
+                vmcb.save.rax = status.0;
+                saved.registers.set_results(results);
+                skip_call(vmcb);
+                Called::Done
+            }
+            Outcome::Blocked => {
+                skip_call(vmcb);
+                Called::Decide
+            }
+            Outcome::HandedOver(decision) => {
+                self.decided = Some(decision);
+                Called::Decide
+            }
+            Outcome::Gone => Called::Decide,
+            Outcome::Preempted => Called::Preempted,
+        }
+    }
+
+    /// A `SignalWait` of the current Vcpu, which may hand the core over to another at once.
+    #[inline(always)]
+    fn hand_over(&mut self, kernel: &mut Lock, id: CoreId, from: VcpuId) -> Handed {
+        let (saved, vmcb) = guest_of(from);
+        let now = Ticks::new(rdtsc());
+        let Some(decision) = kernel.hand_over(id, from, &saved.registers.call, now) else { return Handed::Not };
+        skip_call(vmcb);
+        let Decision { run: Some(to), .. } = decision else { return Handed::Not };
+        // One that has a route is `interrupts` as soon as its core has looked at that.
+        let plain = !kernel.machine.vcpu(to).event_pending && !decision.entry.flush_all;
+        let (next, next_block) = guest_of(to);
+        if !plain
+            || kernel.machine.routes.are_fresh(id)
+            || !self.loaded.swap(saved, next, next_block, &self.booted.constants)
+        {
+            self.decided = Some(decision);
+            return Handed::Decided;
+        }
+        self.address_space(next_block, decision.entry);
+        // If the instant has passed already, this core was called, which it notices before it enters.
+        kernel.machine.set_deadline(id, decision.until.get());
+        Handed::Switched(to)
     }
 
     /// Takes a Vcpu's state out of this core.
@@ -435,6 +551,7 @@ fn skip_call(vmcb: &mut Vmcb) {
 #[cold]
 fn pay(saved: &mut Saved, vmcb: &mut Vmcb) {
     saved.owed = false;
+    saved.interrupts = true;
     for (word, base) in saved.pending.take_vectors().into_iter().zip([0u8, 64, 128, 192]) {
         let mut left = word;
         while left != 0 {

@@ -138,7 +138,6 @@ impl<M: Machine> Kernel<M> {
         self.set_reservation(time, Reservation { vcpu, ..own });
         let header = self.machine.vcpu_mut(vcpu);
         header.reservation = reservation;
-        header.used_told = 0;
         header.core = own.core;
         header.time = time;
         self.write_info(vcpu);

@@ -37,8 +37,9 @@ impl<M: Machine> Kernel<M> {
         if !vm.is_some() {
             return None;
         }
+        // A VM without a root CNode has 0 slots: no pointer finds anything.
         let vm = self.machine.vm(vm);
-        if vm.cspace.is_some() { Some(Root { base: vm.cspace, slots: vm.cspace_slots }) } else { None }
+        Some(Root { base: vm.cspace, slots: vm.cspace_slots })
     }
 
     /// The slot that a capability pointer names, if it holds a capability.

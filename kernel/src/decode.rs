@@ -337,13 +337,6 @@ impl<M: Machine> Kernel<M> {
             return Ok(Invocation::Nothing);
         }
         let slot = self.slot(id);
-        // The shortest way for what is called most.
-        if call.label == Label::ChannelWait as u64
-            && let Cap::Channel { end, id: channel } = slot.cap
-            && slot.rights.contains(Rights::WRITE)
-        {
-            return self.decode_signal_wait(&Invoked { invoker, root, id, slot, args: &call.args }, channel, end);
-        }
         let label = Label::from_number(call.label).ok_or(Fault::new(Error::InvalidLabel, 0))?;
         let spec = label.spec();
         if slot.cap.object_type() as u8 != spec.object as u8 {

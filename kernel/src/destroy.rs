@@ -53,7 +53,7 @@ pub(crate) enum Step {
     Done,
     /// More is to be done. The step took at most about three hundred instructions.
     Light,
-    /// More is to be done. The step took at most about five thousand instructions.
+    /// More is to be done. The step took at most about nine thousand instructions.
     Heavy,
 }
 

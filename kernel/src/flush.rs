@@ -8,7 +8,7 @@
 //! free), and the VM's TLB generation has moved, so that every core gives it a new address-space number before it enters
 //! it again. Translations cached under the old numbers are never used again.
 
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, News};
 use crate::machine::{Machine, SharedPage};
 use crate::types::{CoreId, VmId};
 use cap_spec::abi::stats_page;
@@ -53,7 +53,7 @@ impl<M: Machine> Kernel<M> {
             let current = self.core(id).current;
             if current.is_some() && self.machine.vcpu(current).vm == vm {
                 // It needs another number, also if it is in the kernel on its way back.
-                self.core_mut(id).renumber = true;
+                self.core_mut(id).news.insert(News::RENUMBER);
                 if id != self.active {
                     self.machine.expel(id);
                 }

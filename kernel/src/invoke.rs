@@ -70,9 +70,6 @@ impl<M: Machine> Kernel<M> {
             Invocation::Signal { vcpu, bits } => self.signal(vcpu, bits),
             Invocation::Wait { signal, bits, mask, deadline } => {
                 if signal.is_some() {
-                    if self.hand_over(invoker, mask, deadline, signal, bits) {
-                        return Progress::Blocked;
-                    }
                     self.signal(signal, bits);
                 }
                 return self.wait(invoker, mask, deadline);

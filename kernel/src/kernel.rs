@@ -37,6 +37,17 @@ pub struct Config {
     pub forbidden_routes: u128,
 }
 
+bitflags::bitflags! {
+    /// Why a core may not go on as it decided last.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) struct News: u8 {
+        /// Something has happened that the last decision did not know.
+        const DECIDE = 1;
+        /// The tables of the current Vcpu's VM have lost something: it enters with a new number.
+        const RENUMBER = 2;
+    }
+}
+
 /// What the kernel knows of one core.
 #[derive(Clone, Debug)]
 pub(crate) struct Core {
@@ -46,10 +57,8 @@ pub(crate) struct Core {
     pub(crate) current: VcpuId,
     /// The Vcpu whose extended state this core still holds.
     pub(crate) loaded: VcpuId,
-    /// Something has happened that the last decision did not know.
-    pub(crate) disturbed: bool,
-    /// The tables of the current Vcpu's VM have lost something since the last decision: it enters with a new number.
-    pub(crate) renumber: bool,
+    /// What has happened since the last decision.
+    pub(crate) news: News,
     /// When the last decision ends.
     pub(crate) until: Ticks,
     /// The worst shortfall that the statistics page has been told.
@@ -90,14 +99,12 @@ impl<M: Machine> Kernel<M> {
     /// A kernel that knows nothing of its machine yet; [`Kernel::configure`] must come before everything else. Apart
     /// from that so that a static can hold it.
     pub const fn new(machine: M) -> Kernel<M> {
-        const LIMITS: Limits = Limits::new(1, Ticks::new(0));
         const CORE: Core = Core {
-            schedule: Schedule::new(Ticks::new(0), &LIMITS),
+            schedule: Schedule::new(),
             asids: asid::Allocator::new(0),
             current: VcpuId::NONE,
             loaded: VcpuId::NONE,
-            disturbed: true,
-            renumber: false,
+            news: News::DECIDE,
             until: Ticks::new(0),
             shortfall: 0,
         };
@@ -106,7 +113,7 @@ impl<M: Machine> Kernel<M> {
             cores: [CORE; MAX_CORES],
             core_count: 1,
             active: CoreId::new(0),
-            limits: LIMITS,
+            limits: Limits::new(1, Ticks::new(0)),
             format: EntryFormat::Npt,
             routes: [Route::NONE; MAX_ROUTES],
             forbidden_routes: 0b101,
@@ -124,7 +131,7 @@ impl<M: Machine> Kernel<M> {
         self.forbidden_routes = config.forbidden_routes | 0b101;
         self.tsc_hz = config.tsc_hz;
         for core in &mut self.cores {
-            core.schedule = Schedule::new(config.epoch, &self.limits);
+            core.schedule.configure(config.epoch, &self.limits);
             core.asids = asid::Allocator::new(config.asids);
         }
     }

@@ -13,12 +13,8 @@ mod panic;
 mod routes;
 mod storage;
 
-use arch::lock::TicketLock;
 use kernel::Kernel;
 use storage::Hardware;
 
 /// The capability core over this machine.
 pub type Nonkernel = Kernel<Hardware>;
-
-/// The kernel, behind its one lock.
-static KERNEL: TicketLock<Nonkernel> = TicketLock::new(Kernel::new(Hardware::new()));

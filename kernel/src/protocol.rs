@@ -105,16 +105,6 @@ pub struct Halting(());
 #[must_use]
 pub struct NmiPending(());
 
-/// How a guest was left.
-#[derive(Debug)]
-#[must_use]
-pub enum Left {
-    /// Because of an NMI: it must be taken before its causes are looked at.
-    ByNmi(NmiPending),
-    /// For another reason.
-    Otherwise(Outside),
-}
-
 impl Outside {
     /// A core that has just been started.
     pub const fn started() -> Outside {
@@ -159,11 +149,18 @@ impl Holding {
 }
 
 impl Entering {
-    /// The guest was left and its registers are saved.
+    /// The guest was left, not because of an NMI, and its registers are saved.
     #[inline]
-    pub fn left(self, gate: &Gate, by_nmi: bool) -> Left {
+    pub fn left(self, gate: &Gate) -> Outside {
         gate.left();
-        if by_nmi { Left::ByNmi(NmiPending(())) } else { Left::Otherwise(Outside(())) }
+        Outside(())
+    }
+
+    /// The guest was left because of an NMI, which must be taken before its causes are looked at.
+    #[inline]
+    pub fn left_by_nmi(self, gate: &Gate) -> NmiPending {
+        gate.left();
+        NmiPending(())
     }
 }
 
@@ -196,7 +193,7 @@ mod tests {
         assert!(!gate.is_in_guest());
         let entering = holding.enter(&gate, u64::MAX, 6).unwrap();
         assert!(gate.is_in_guest() && gate.call());
-        let Left::ByNmi(pending) = entering.left(&gate, true) else { panic!("left by an NMI") };
+        let pending = entering.left_by_nmi(&gate);
         assert!(!gate.is_in_guest(), "the acknowledgement comes before the window and the lock");
         let holding = pending.taken().locked();
         assert!(gate.attention(&holding));

@@ -51,6 +51,7 @@ impl Routes {
 pub fn open(kernel: &mut Nonkernel, core: CoreId, loaded: VcpuId) {
     kernel.machine.routes.fresh[index(core)] = false;
     for_each(kernel, |kernel, pin, vcpu, vector| {
+        kernel.machine.guest(vcpu).0.interrupts = true;
         if vcpu == loaded {
             kernel.machine.routes.unbound(pin);
             let apic_id = core_area::core(core).apic_id.load(Ordering::Relaxed);

@@ -6,21 +6,25 @@
 
 use crate::asid;
 use crate::cap::Cap;
+use crate::channel::End;
 use crate::decode::{Call, Invocation};
 use crate::destroy::{Step, Work};
 use crate::invoke::Progress;
-use crate::kernel::Kernel;
+use crate::kernel::{Core, Kernel, News};
 use crate::machine::{Machine, SharedPage};
-use crate::types::{CoreId, Gpa, Ticks, VcpuId};
+use crate::sched::HandOver;
+use crate::stats::add_to;
+use crate::types::{CoreId, Gpa, Ticks, VcpuId, VmId};
 use crate::vcpu::{Run, Vcpu};
-use cap_spec::abi::{ExitKind, Fault, Status, StopReason, handler_page, info_page, stats_page};
+use crate::vm::MAX_CORES;
+use cap_spec::abi::{ExitKind, Fault, Label, Rights, Status, StopReason, handler_page, info_page, stats_page};
 
 /// Light steps of a Delete or Revoke that are done before the lock is given up, however many wait for it. A tenant that
 /// makes capabilities while its memory is taken cannot keep up with that.
 const MIN_STEPS: u32 = 8;
 /// Ticks after which the lock is given up even if nobody waits for it: what bounds the time that a core which comes a
 /// moment later must wait.
-const MAX_HOLD: u64 = 13_000;
+const MAX_HOLD: u64 = 10_000;
 
 const _: () = assert!(ExitKind::Invoke as usize == 0, "counted at the start of the counters of exits");
 
@@ -37,6 +41,8 @@ pub enum Outcome {
     /// The instruction pointer moves past the hypercall; the other registers are written when the Vcpu wakes
     /// ([`Machine::set_results`]).
     Blocked,
+    /// As `Blocked`; and this is what the core does next, without [`Kernel::schedule`].
+    HandedOver(Decision),
     /// The Vcpu repeats the hypercall; give the lock up before.
     Preempted,
     /// The Vcpu has destroyed itself. Nothing of it may be touched.
@@ -80,6 +86,12 @@ impl<M: Machine> Kernel<M> {
             return if self.core(core).loaded.is_some() { Outcome::Preempted } else { Outcome::Gone };
         }
         self.count_call(invoker, call.label);
+        if call.label == Label::ChannelWait as u64 {
+            let now = self.machine.now();
+            if let Some(decision) = self.hand_over(core, invoker, call, now) {
+                return Outcome::HandedOver(decision);
+            }
+        }
         let decoded = self.decode(invoker, call);
         self.carry_out(core, invoker, decoded)
     }
@@ -145,50 +157,113 @@ impl<M: Machine> Kernel<M> {
     /// again.
     #[inline]
     pub fn stays(&self, core: CoreId) -> bool {
-        let state = self.core(core);
-        !state.disturbed && !state.renumber
+        self.core(core).news.is_empty()
+    }
+
+    /// If nothing has happened since the last decision of `core` but that the tables of the Vcpu that runs there have lost
+    /// something: the number with which it may be entered again.
+    #[inline]
+    pub fn renumber(&mut self, core: CoreId) -> Option<asid::Entry> {
+        let &Core { news, current, .. } = self.core(core);
+        if news != News::RENUMBER || !current.is_some() {
+            return None;
+        }
+        self.core_mut(core).news = News::empty();
+        Some(self.enter_number(core, current))
     }
 
     /// What `core` does next. Cheap if nothing has happened since the last decision.
     #[inline]
     pub fn schedule(&mut self, core: CoreId) -> Decision {
         self.active = core;
-        self.core_mut(core).renumber = false;
+        self.core_mut(core).news.remove(News::RENUMBER);
         let state = self.core(core);
-        let (mut save, mut load, before) = (None, false, state.loaded);
+        let before = state.loaded;
         let mut run = state.current;
-        if state.disturbed || !run.is_some() {
+        if state.news.contains(News::DECIDE) || !run.is_some() {
             run = self.decide(core);
         }
-        if run != before {
-            if before.is_some() && (run.is_some() || self.must_let_go(before)) {
+        let mut save = None;
+        if run != before && before.is_some() {
+            // A core that idles keeps its state if it may; as it may idle for long, what it has used is told now.
+            self.write_used(core, before);
+            if run.is_some() || self.must_let_go(before) {
                 save = Some(before);
                 self.core_mut(core).loaded = VcpuId::NONE;
-                self.write_used(core, before);
-            } else if before.is_some() {
-                // The core idles and keeps its state: it may idle for long, so what it has used is told now.
-                self.write_used(core, before);
-            }
-            if run.is_some() {
-                self.core_mut(core).loaded = run;
-                load = true;
-                let vm = self.machine.vcpu(run).vm;
-                self.bump(SharedPage::Stats(vm), stats_page::SWITCHES);
-                self.bump(SharedPage::GlobalStats, stats_page::SWITCHES);
             }
         }
         let until = self.core(core).until;
         if !run.is_some() {
-            return Decision { save, run: None, load, until, entry: asid::Entry { asid: 0, flush_all: false } };
+            return Decision { save, run: None, load: false, until, entry: asid::Entry { asid: 0, flush_all: false } };
         }
+        let load = run != before;
+        if load {
+            self.core_mut(core).loaded = run;
+            let vm = self.machine.vcpu(run).vm;
+            count_switch(&mut self.machine, vm);
+        }
+        Decision { save, run: Some(run), load, until, entry: self.enter_number(core, run) }
+    }
+
+    /// A hypercall of the current Vcpu of a core that hands the core over: `SignalWait` without a deadline, to a Vcpu
+    /// that sleeps on the same core for one of these events. It does what [`Kernel::handle_call`] and then
+    /// [`Kernel::schedule`] would do, at once. `now` was read since the guest was left. `None` if it is not as simple as
+    /// that; then nothing has happened.
+    #[inline(always)]
+    pub fn hand_over(&mut self, core: CoreId, invoker: VcpuId, call: &Call, now: Ticks) -> Option<Decision> {
+        let root = self.cspace_of(invoker)?;
+        let slot = self.slot(self.look_up(root, call.cap)?.slot);
+        let Cap::Channel { end, id } = slot.cap else { return None };
+        let &[mask, deadline, ..] = &call.args;
+        if !slot.rights.contains(Rights::WRITE) || mask == 0 || deadline != 0 {
+            return None;
+        }
+        let &End { receiver: to, bits, .. } = self.machine.channel(id).end(end ^ 3);
+        if !to.is_some() {
+            return None;
+        }
+        let index = core.get() as usize & (MAX_CORES - 1);
+        let state = &mut self.cores[index];
+        let machine = &mut self.machine;
+        let &Vcpu { run, wait_mask, core: home, reservation: taker, resized, vm: next_vm, .. } = machine.vcpu(to);
+        let &Vcpu { vm, reservation: giver, .. } = machine.vcpu(invoker);
+        let (giver, taker, awaited) = (giver?, taker?, bits & wait_mask);
+        if run != Run::Blocked || home != core || awaited == 0 || resized || !state.news.is_empty() {
+            return None;
+        }
+        if machine.shared_word(SharedPage::Info(invoker), info_page::EVENTS) & mask != 0 {
+            return None;
+        }
+        let HandOver { until, used } = state.schedule.hand_over(giver, taker, now)?;
+        let until = Ticks::new(until.get());
+        state.current = to;
+        state.loaded = to;
+        state.until = until;
+        let header = machine.vcpu_mut(invoker);
+        header.run = Run::Blocked;
+        header.wait_mask = mask;
+        machine.vcpu_mut(to).run = Run::Runnable;
+        let mut events = awaited;
+        if awaited != bits || machine.shared_word(SharedPage::Info(to), info_page::EVENTS) != 0 {
+            machine.or_events(to, bits);
+            events = machine.take_events(to, wait_mask);
+        }
+        machine.set_results(to, [events, 0]);
+        tell_used(machine, invoker, vm, used);
+        count_switch(machine, next_vm);
+        let header = machine.vm_mut(next_vm);
+        let entry = state.asids.enter(&mut header.tags[index], header.tlb_generation);
+        Some(Decision { save: Some(invoker), run: Some(to), load: true, until, entry })
+    }
+
+    /// The address-space number with which a core enters a Vcpu's VM.
+    #[inline(always)]
+    fn enter_number(&mut self, core: CoreId, run: VcpuId) -> asid::Entry {
+        let index = core.get() as usize & (MAX_CORES - 1);
         let vm = self.machine.vcpu(run).vm;
         let header = self.machine.vm_mut(vm);
         let generation = header.tlb_generation;
-        let mut entry = asid::Entry { asid: 0, flush_all: false };
-        if let Some(tag) = header.tags.get_mut(core.get() as usize) {
-            entry = self.cores[core.get() as usize & (crate::vm::MAX_CORES - 1)].asids.enter(tag, generation);
-        }
-        Decision { save, run: Some(run), load, until, entry }
+        self.cores[index].asids.enter(&mut header.tags[index], generation)
     }
 
     /// Decides anew who runs on a core.
@@ -200,7 +275,7 @@ impl<M: Machine> Kernel<M> {
         state.until = decision.until;
         state.current = run;
         // Events are left: whoever comes next decides again.
-        state.disturbed = decision.until <= now;
+        state.news.set(News::DECIDE, decision.until <= now);
         let shortfall = state.schedule.worst_shortfall().get();
         if shortfall != state.shortfall {
             state.shortfall = shortfall;
@@ -232,17 +307,8 @@ impl<M: Machine> Kernel<M> {
     fn write_used(&mut self, core: CoreId, vcpu: VcpuId) {
         let &Vcpu { vm, reservation, .. } = self.machine.vcpu(vcpu);
         let Some(id) = reservation else { return };
-        let used = self.core(core).schedule.used(id).get();
-        let header = self.machine.vcpu_mut(vcpu);
-        let more = used.wrapping_sub(header.used_told);
-        header.used_told = used;
-        header.used_before = header.used_before.wrapping_add(more);
-        let total = header.used_before;
-        self.machine.set_shared_word(SharedPage::Info(vcpu), info_page::USED_TICKS, total);
-        if vm.is_some() {
-            self.add_to(SharedPage::Stats(vm), stats_page::USED_TICKS, more);
-        }
-        self.add_to(SharedPage::GlobalStats, stats_page::USED_TICKS, more);
+        let used = self.core_mut(core).schedule.take_used(id).get();
+        tell_used(&mut self.machine, vcpu, vm, used);
     }
 
     /// Tells a Vcpu whose reservation was resized what holds now, until what was asked for holds.
@@ -272,14 +338,14 @@ impl<M: Machine> Kernel<M> {
         self.active = core;
         let state = self.core_mut(core);
         state.schedule.pause(at);
-        state.disturbed = true;
+        state.news.insert(News::DECIDE);
     }
 
     /// The instant that the last decision named has passed, or the core was kicked: it decides again.
     #[inline]
     pub fn on_deadline(&mut self, core: CoreId) {
         self.active = core;
-        self.core_mut(core).disturbed = true;
+        self.core_mut(core).news.insert(News::DECIDE);
     }
 
     /// Who runs on a core, or is about to; `None` if it idles or its Vcpu was stopped or destroyed meanwhile.
@@ -363,4 +429,21 @@ impl<M: Machine> Kernel<M> {
             self.signal(receiver, bits);
         }
     }
+}
+
+/// Counts that a core has turned to a VM.
+#[inline]
+fn count_switch(machine: &mut impl Machine, vm: VmId) {
+    add_to(machine, SharedPage::Stats(vm), stats_page::SWITCHES, 1);
+    add_to(machine, SharedPage::GlobalStats, stats_page::SWITCHES, 1);
+}
+
+/// Adds to the time that a Vcpu has been current. What its info page said before is its own to change.
+#[inline]
+fn tell_used(machine: &mut impl Machine, vcpu: VcpuId, vm: VmId, used: u64) {
+    add_to(machine, SharedPage::Info(vcpu), info_page::USED_TICKS, used);
+    if vm.is_some() {
+        add_to(machine, SharedPage::Stats(vm), stats_page::USED_TICKS, used);
+    }
+    add_to(machine, SharedPage::GlobalStats, stats_page::USED_TICKS, used);
 }

@@ -23,6 +23,7 @@ mod tests;
 pub use admission::{CAPACITY, Limits, Share};
 
 use crate::types::{Ticks, VcpuId};
+use core::num::NonZeroU64;
 use entry::{Entry, List, NIL, State};
 
 /// Reservations that one core can hold. A power of two, so that an index is cut to range without a check that could fail.
@@ -47,6 +48,15 @@ pub struct Decision {
     pub until: Ticks,
 }
 
+/// What a hand-over decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HandOver {
+    /// As [`Decision::until`], in ticks; never 0.
+    pub until: NonZeroU64,
+    /// Ticks that the one that sleeps has been current and nobody was told.
+    pub used: u64,
+}
+
 /// What a resize did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resized {
@@ -65,7 +75,7 @@ pub struct Reservation {
     pub budget: Ticks,
     /// The period that holds now.
     pub period: Ticks,
-    /// Ticks it has been current since it was bound, as far as charged.
+    /// Ticks it has been current since [`Schedule::take_used`] was asked last, as far as charged.
     pub used: Ticks,
     /// End of its present period, as far as known.
     pub deadline: Ticks,
@@ -90,14 +100,15 @@ pub struct Schedule {
     /// The last decision's `until`.
     planned: u64,
     epoch: u64,
-    /// A wake-up with less than this left waits for the next period: switching to it would cost more.
-    switch: u64,
+    /// A wake-up with less than this left (at least 1) waits for the next period: switching to it would cost more.
+    least: u64,
     worst_shortfall: u64,
 }
 
 impl Schedule {
-    /// A core without reservations, whose periods count from `epoch` (the same for every core).
-    pub const fn new(epoch: Ticks, limits: &Limits) -> Schedule {
+    /// A core without reservations; [`Schedule::configure`] comes before everything else. It is large: apart from that, so
+    /// that no stack ever holds one.
+    pub const fn new() -> Schedule {
         Schedule {
             entries: [Entry::FREE; MAX_RESERVATIONS],
             ready: List::EMPTY,
@@ -106,10 +117,16 @@ impl Schedule {
             charging: false,
             since: 0,
             planned: u64::MAX,
-            epoch: epoch.get(),
-            switch: limits.switch().get(),
+            epoch: 0,
+            least: 1,
             worst_shortfall: 0,
         }
+    }
+
+    /// Lets periods count from `epoch` (the same for every core).
+    pub fn configure(&mut self, epoch: Ticks, limits: &Limits) {
+        self.epoch = epoch.get();
+        self.least = limits.switch().get().max(1);
     }
 
     // ---- what the kernel calls -----------------------------------------------------------------------------------
@@ -215,42 +232,32 @@ impl Schedule {
         }
     }
 
-    /// The current Vcpu goes to sleep (as [`Schedule::block`]) and wakes another ([`Schedule::wake`]), which runs next
-    /// ([`Schedule::decide`]): all three at once. Returns the new decision's `until`. `None` if it is not as simple as
-    /// that; then nothing has happened.
-    #[inline]
-    pub fn hand_over(&mut self, from: ReservationId, to: ReservationId, wake_at: Ticks, now: Ticks) -> Option<Ticks> {
-        let (now, wake_at) = (now.get(), wake_at.get());
-        let timer = if self.timers.head == NIL { u64::MAX } else { self.entry(self.timers.head).key };
-        let giver = self.entry(from.0);
+    /// The current Vcpu goes to sleep for good (as [`Schedule::block`]) and wakes another ([`Schedule::wake`]), which runs
+    /// next ([`Schedule::decide`]): all three at once, and [`Schedule::take_used`] of the one that sleeps. Nothing was
+    /// changed since the last decision, which was to run `from`. `None` if it is not as simple as that; then nothing has
+    /// happened. A function of its own, as it needs every register that the caller need not keep.
+    #[inline(never)]
+    pub fn hand_over(&mut self, from: ReservationId, to: ReservationId, now: Ticks) -> Option<HandOver> {
+        let now = now.get();
+        debug_assert!(self.current == from.0 && self.ready.head == from.0 && self.charging);
+        let &Entry { deadline: end, next, .. } = self.entry(from.0);
         let taker = self.entry(to.0);
-        let next = giver.next;
-        let simple = self.current == from.0
-            && self.ready.head == from.0
-            && self.charging
-            && giver.state == State::Ready
-            && taker.state == State::Blocked
-            && taker.key == u64::MAX
-            && giver.deadline >= now
-            && taker.deadline > now
-            && timer > now;
-        if !simple || next != NIL && self.entry(next).deadline <= taker.deadline {
-            return None;
-        }
-        let remaining = taker.remaining.min(taker.part_of(taker.deadline - now));
-        if remaining < self.switch || remaining == 0 {
-            return None;
-        }
         let deadline = taker.deadline;
-        let alone = taker.is_whole() && taker.pending_period == 0 && next == NIL;
-        let until = if alone { timer } else { timer.min(now.saturating_add(remaining)).min(deadline) };
+        let asleep = taker.state == State::Blocked && taker.key == u64::MAX;
+        if !asleep || end < now || deadline <= now || self.planned <= now {
+            return None;
+        }
+        if next != NIL && self.entry(next).deadline <= deadline {
+            return None;
+        }
+        let remaining = taker.remaining.min(taker.part_of(deadline - now));
+        if remaining < self.least {
+            return None;
+        }
+        // The taker does not own the whole core, as the giver has a share of it: its budget ends. Before `deadline`, so
+        // that the sum does not overflow.
+        let until = NonZeroU64::new(self.timers.first.min(now.wrapping_add(remaining)).min(deadline))?;
 
-        let used = now.saturating_sub(self.since);
-        let giver = self.entry_mut(from.0);
-        giver.used = giver.used.wrapping_add(used);
-        giver.spend(used);
-        giver.state = State::Blocked;
-        giver.key = wake_at;
         let taker = self.entry_mut(to.0);
         taker.remaining = remaining;
         taker.state = State::Ready;
@@ -263,15 +270,16 @@ impl Schedule {
             self.entry_mut(next).prev = to.0;
         }
         self.ready.head = to.0;
+        self.ready.first = deadline;
         self.current = to.0;
+        let used = now.saturating_sub(self.since);
         self.since = now;
-        self.planned = until;
-        if wake_at == u64::MAX {
-            return Some(Ticks::new(until));
-        }
-        self.link_timer(from.0);
-        self.planned = until.min(wake_at);
-        Some(Ticks::new(self.planned))
+        self.planned = until.get();
+        let giver = self.entry_mut(from.0);
+        giver.state = State::Blocked;
+        giver.key = u64::MAX;
+        giver.spend(used);
+        Some(HandOver { until, used: used.wrapping_add(core::mem::take(&mut giver.used)) })
     }
 
     /// Charges the current Vcpu up to `now` and nothing after that: the core has left the guest because of an NMI, and
@@ -320,10 +328,10 @@ impl Schedule {
         })
     }
 
-    /// Ticks that a reservation's Vcpu has been current, as far as charged.
+    /// Ticks that a reservation's Vcpu has been current since this was asked last, as far as charged.
     #[inline]
-    pub fn used(&self, id: ReservationId) -> Ticks {
-        Ticks::new(self.entry(id.0).used)
+    pub fn take_used(&mut self, id: ReservationId) -> Ticks {
+        Ticks::new(core::mem::take(&mut self.entry_mut(id.0).used))
     }
 
     /// The most that any period of a Vcpu, runnable from its start or its wake-up in it to its end, came up short.
@@ -338,7 +346,7 @@ impl Schedule {
     fn settle(&mut self, now: u64) -> bool {
         for _ in 0..MAX_EVENTS {
             let timer = self.timers.head;
-            if timer != NIL && self.entry(timer).key <= now {
+            if timer != NIL && self.timers.first <= now {
                 self.unlink_timer(timer);
                 if self.entry(timer).state == State::Depleted {
                     self.advance(timer, now);
@@ -432,11 +440,11 @@ impl Schedule {
         if self.entry(index).deadline <= now {
             self.advance(index, now);
         }
-        let switch = self.switch;
+        let least = self.least;
         let entry = self.entry_mut(index);
         let fair = entry.part_of(entry.deadline.saturating_sub(now));
         entry.remaining = entry.remaining.min(fair);
-        if entry.remaining < switch {
+        if entry.remaining < least {
             entry.remaining = 0;
         }
         self.place(index);
@@ -458,7 +466,7 @@ impl Schedule {
     /// When the present state of the lists must be looked at again if nothing happens.
     #[inline]
     fn next_event(&self) -> u64 {
-        let timer = if self.timers.head == NIL { u64::MAX } else { self.entry(self.timers.head).key };
+        let timer = self.timers.first;
         if self.ready.head == NIL {
             return timer;
         }

@@ -5,18 +5,18 @@ use crate::machine::{Machine, SharedPage};
 use crate::types::VmId;
 use cap_spec::abi::{ExitKind, Fault, stats_page};
 
+/// Adds to a counter.
+#[inline]
+pub(crate) fn add_to(machine: &mut impl Machine, page: SharedPage, offset: usize, amount: u64) {
+    let value = machine.shared_word(page, offset);
+    machine.set_shared_word(page, offset, value.wrapping_add(amount));
+}
+
 impl<M: Machine> Kernel<M> {
     /// Adds one to a counter.
     #[inline]
     pub(crate) fn bump(&mut self, page: SharedPage, offset: usize) {
-        self.add_to(page, offset, 1);
-    }
-
-    /// Adds to a counter.
-    #[inline]
-    pub(crate) fn add_to(&mut self, page: SharedPage, offset: usize, amount: u64) {
-        let value = self.machine.shared_word(page, offset);
-        self.machine.set_shared_word(page, offset, value.wrapping_add(amount));
+        add_to(&mut self.machine, page, offset, 1);
     }
 
     /// Counts an invocation, of a VM and of all. A label that does not exist is counted nowhere: its refusal is.

@@ -7,6 +7,7 @@
 
 use crate::arch::hpet::Hpet;
 use crate::arch::ioapic::IoApic;
+use crate::arch::lock::Lock;
 use crate::arch::svm::features::Features;
 use crate::arch::svm::state::{self, Saved};
 use crate::arch::svm::switch::Constants;
@@ -326,7 +327,7 @@ impl Machine for Hardware {
     #[inline]
     fn must_yield(&self) -> bool {
         let own = usize::from(core_area::this().id().get()) % MAX_CORES;
-        crate::KERNEL.contended() || cpu::rdtsc() >= self.until[own]
+        Lock::is_contended() || cpu::rdtsc() >= self.until[own]
     }
 
     fn init_vcpu(&mut self, vcpu: VcpuId, root: Hpa) {

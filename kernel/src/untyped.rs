@@ -18,10 +18,8 @@ use cap_spec::abi::{Error, Fault, ObjectType, PAGE_BITS, Rights, SLOT_BITS};
 
 /// Objects that one Retype makes at most.
 pub const MAX_RETYPE: u64 = 64;
-/// Bytes that a scrub clears at once.
-const SCRUB_BYTES: u64 = 1 << PAGE_BITS;
-/// How often one step of a scrub does so.
-const SCRUB_PAGES: u32 = 8;
+/// Bytes that one step of a scrub clears at most.
+const SCRUB_BYTES: u64 = 16 << PAGE_BITS;
 
 impl<M: Machine> Kernel<M> {
     /// `Untyped.Retype`.
@@ -174,22 +172,16 @@ impl<M: Machine> Kernel<M> {
     #[inline]
     pub(crate) fn scrub_step(&mut self, slot: SlotId) -> bool {
         let Cap::Untyped { device, base, ref mut watermark, .. } = self.slot_mut(slot).cap else { return true };
-        if device {
+        if device || *watermark == 0 {
             *watermark = 0;
+            return true;
         }
-        let mut top = *watermark;
-        for _ in 0..SCRUB_PAGES {
-            if top == 0 {
-                break;
-            }
-            let bottom = top.wrapping_sub(1) & !(SCRUB_BYTES - 1);
-            self.machine.zero(base.plus(bottom), top.wrapping_sub(bottom));
-            top = bottom;
-        }
-        if let Cap::Untyped { watermark, .. } = &mut self.slot_mut(slot).cap {
-            *watermark = top;
-        }
-        top == 0
+        // Down to a multiple of what is cleared at once: the next step clears as much as it may.
+        let bottom = watermark.saturating_sub(1) & !(SCRUB_BYTES - 1);
+        let (from, bytes) = (base.plus(bottom), watermark.wrapping_sub(bottom));
+        *watermark = bottom;
+        self.machine.zero(from, bytes);
+        bottom == 0
     }
 }
 

@@ -5,7 +5,7 @@
 
 use crate::cap::Cap;
 use crate::decode::{Invocation, Invoked};
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, News};
 use crate::machine::{Machine, SharedPage};
 use crate::sched::{NEVER, ReservationId};
 use crate::types::{CoreId, EndId, Hpa, SlotId, Ticks, VcpuId, VmId};
@@ -63,10 +63,6 @@ pub struct Vcpu {
     pub reservation: Option<ReservationId>,
     /// While blocked: the events that wake it.
     pub wait_mask: u64,
-    /// Ticks that it has been current in all, as far as its info page says.
-    pub used_before: u64,
-    /// Of these, those in its present reservation.
-    pub used_told: u64,
 }
 
 const _: () = assert!(size_of::<Vcpu>() <= BACK_END_OFFSET);
@@ -90,8 +86,6 @@ impl Vcpu {
         routes: 0,
         reservation: None,
         wait_mask: 0,
-        used_before: 0,
-        used_told: 0,
     };
 }
 
@@ -311,7 +305,7 @@ impl<M: Machine> Kernel<M> {
     /// Makes a core decide anew before it enters a guest again.
     #[inline]
     pub(crate) fn disturb(&mut self, core: CoreId) {
-        self.core_mut(core).disturbed = true;
+        self.core_mut(core).news.insert(News::DECIDE);
         if core != self.active {
             self.machine.kick(core);
         }
@@ -365,43 +359,6 @@ impl<M: Machine> Kernel<M> {
                 }
             }
         }
-    }
-
-    /// Signal and Wait in one: the invoker sleeps, and the receiver, which sleeps on the same core for one of these events,
-    /// runs next. False if it is not as simple as that; then nothing has happened.
-    #[inline]
-    pub(crate) fn hand_over(&mut self, invoker: VcpuId, mask: u64, deadline: u64, to: VcpuId, bits: u64) -> bool {
-        let core = self.active;
-        let &Vcpu { run, wait_mask, core: home, reservation, .. } = self.machine.vcpu(to);
-        let (Some(from), Some(id)) = (self.machine.vcpu(invoker).reservation, reservation) else { return false };
-        let awaited = bits & wait_mask;
-        if run != Run::Blocked
-            || home != core
-            || awaited == 0
-            || deadline != 0
-            || self.core(core).disturbed
-            || self.machine.shared_word(SharedPage::Info(invoker), info_page::EVENTS) & mask != 0
-        {
-            return false;
-        }
-        let now = self.machine.now();
-        let state = self.core_mut(core);
-        let Some(until) = state.schedule.hand_over(from, id, NEVER, now) else { return false };
-        state.current = to;
-        state.until = until;
-        let header = self.machine.vcpu_mut(invoker);
-        header.run = Run::Blocked;
-        header.wait_mask = mask;
-        self.machine.vcpu_mut(to).run = Run::Runnable;
-        let mut events = awaited;
-        if self.machine.shared_word(SharedPage::Info(to), info_page::EVENTS) & wait_mask != 0 {
-            events |= self.machine.take_events(to, wait_mask);
-        }
-        if bits & !wait_mask != 0 {
-            self.machine.or_events(to, bits & !wait_mask);
-        }
-        self.machine.set_results(to, [events, 0]);
-        true
     }
 
     /// Ends the sleep of a blocked Vcpu: takes the events that it waits for and puts them into its registers.

@@ -1,70 +1,72 @@
-//! The kernel lock: one fair ticket lock. What it guards exists as `&mut` only inside its guard.
+//! The kernel lock: one fair ticket lock around the one kernel. What it guards exists as `&mut` only inside its guard.
 
 use super::cpu::pause;
+use crate::Nonkernel;
+use crate::storage::Hardware;
 use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicU32, Ordering};
+use kernel::Kernel;
 
-/// A value behind a ticket lock.
-pub struct TicketLock<T> {
+/// The kernel and its lock.
+static KERNEL: KernelLock = KernelLock {
+    next: AtomicU32::new(0),
+    serving: AtomicU32::new(0),
+    kernel: UnsafeCell::new(Kernel::new(Hardware::new())),
+};
+
+struct KernelLock {
     next: AtomicU32,
     serving: AtomicU32,
-    value: UnsafeCell<T>,
+    kernel: UnsafeCell<Nonkernel>,
 }
 
-// SAFETY: the value is reached only through the guard, which exists once at a time.
-unsafe impl<T: Send> Sync for TicketLock<T> {}
+// SAFETY: the kernel is reached only through the guard, which exists once at a time.
+unsafe impl Sync for KernelLock {}
 
-/// Holding the lock.
-pub struct Guard<'a, T> {
-    lock: &'a TicketLock<T>,
-}
+/// Holding the lock: the capability core over this machine. It takes no space, as there is one kernel.
+pub struct Lock(());
 
-impl<T> TicketLock<T> {
-    /// A free lock.
-    pub const fn new(value: T) -> TicketLock<T> {
-        TicketLock { next: AtomicU32::new(0), serving: AtomicU32::new(0), value: UnsafeCell::new(value) }
-    }
-
+impl Lock {
     /// Waits for its turn. A core that waits owes nobody an acknowledgement: it is outside its guest.
-    #[inline]
-    pub fn lock(&self) -> Guard<'_, T> {
-        let ticket = self.next.fetch_add(1, Ordering::Relaxed);
-        while self.serving.load(Ordering::Acquire) != ticket {
+    #[inline(always)]
+    pub fn take() -> Lock {
+        let ticket = KERNEL.next.fetch_add(1, Ordering::Relaxed);
+        while KERNEL.serving.load(Ordering::Acquire) != ticket {
             pause();
         }
-        Guard { lock: self }
+        Lock(())
     }
 
     /// True while somebody waits behind the holder.
     #[inline]
-    pub fn contended(&self) -> bool {
-        self.next.load(Ordering::Relaxed).wrapping_sub(self.serving.load(Ordering::Relaxed)) > 1
+    pub fn is_contended() -> bool {
+        KERNEL.next.load(Ordering::Relaxed).wrapping_sub(KERNEL.serving.load(Ordering::Relaxed)) > 1
     }
 }
 
-impl<T> Deref for Guard<'_, T> {
-    type Target = T;
+impl Deref for Lock {
+    type Target = Nonkernel;
 
     #[inline(always)]
-    fn deref(&self) -> &T {
-        // SAFETY: the guard's ticket is being served, so no other guard exists.
-        unsafe { &*self.lock.value.get() }
+    fn deref(&self) -> &Nonkernel {
+        // SAFETY: a `Lock` exists only between `take` and `drop` of the ticket that is being served: once.
+        unsafe { &*KERNEL.kernel.get() }
     }
 }
 
-impl<T> DerefMut for Guard<'_, T> {
+impl DerefMut for Lock {
     #[inline(always)]
-    fn deref_mut(&mut self) -> &mut T {
+    fn deref_mut(&mut self) -> &mut Nonkernel {
         // SAFETY: as for `deref`.
-        unsafe { &mut *self.lock.value.get() }
+        unsafe { &mut *KERNEL.kernel.get() }
     }
 }
 
-impl<T> Drop for Guard<'_, T> {
+impl Drop for Lock {
     #[inline(always)]
     fn drop(&mut self) {
-        let serving = self.lock.serving.load(Ordering::Relaxed);
-        self.lock.serving.store(serving.wrapping_add(1), Ordering::Release);
+        let serving = KERNEL.serving.load(Ordering::Relaxed);
+        KERNEL.serving.store(serving.wrapping_add(1), Ordering::Release);
     }
 }

@@ -8,13 +8,14 @@ pub mod root;
 
 use crate::arch::hpet::Hpet;
 use crate::arch::ioapic::IoApic;
+use crate::arch::lock::Lock;
 use crate::arch::mmio::Registers;
 use crate::arch::svm::features::Features;
 use crate::arch::svm::switch::Constants;
 use crate::arch::svm::vmcb::Clean;
 use crate::arch::{apic, core_area, cpu, interrupts, serial, svm};
+use crate::core_loop;
 use crate::storage::{Booted, Devices};
-use crate::{KERNEL, core_loop};
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicBool, Ordering};
 use kernel::Config;
@@ -106,7 +107,7 @@ fn prepare(magic: u64, info: u64) -> Booted {
     let statistics_page = memory.allocate(4096, 4096, 0).map(Hpa::new).expect("no memory");
     // SAFETY: the page has just left the memory map.
     unsafe { Taken(Region { start: statistics_page.get(), end: statistics_page.get() + 4096 }).fill(&[]) };
-    let mut kernel = KERNEL.lock();
+    let mut kernel = Lock::take();
     let counts_per_tick = ((u128::from(hpet.hz()) << 32) / u128::from(tsc_hz)) as u64;
     kernel.machine.configure(Devices { hpet, hpet_pin, io_apic, counts_per_tick }, statistics_page);
     kernel.configure(&Config {
@@ -149,7 +150,7 @@ extern "C" fn ap_main() -> ! {
     while !RELEASED.load(Ordering::Acquire) {
         interrupts::idle();
     }
-    let booted = KERNEL.lock().machine.booted.expect("set before the release");
+    let booted = Lock::take().machine.booted.expect("set before the release");
     core_loop::run(core, booted)
 }
 

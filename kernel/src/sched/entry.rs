@@ -19,8 +19,9 @@ pub(super) enum State {
     Blocked,
 }
 
-/// One reservation.
+/// One reservation. Its size is a power of two, so that its place is found by a shift.
 #[derive(Clone, Copy, Debug)]
+#[repr(align(128))]
 pub(super) struct Entry {
     pub(super) state: State,
     pub(super) next: u8,
@@ -38,7 +39,7 @@ pub(super) struct Entry {
     pub(super) key: u64,
     /// What it overran and has not paid back.
     pub(super) debt: u64,
-    /// All it has used.
+    /// What it has used and nobody has been told.
     pub(super) used: u64,
     /// A resize that waits for a boundary; period 0 is none.
     pub(super) pending_budget: u64,
@@ -101,10 +102,12 @@ impl Entry {
 pub(super) struct List {
     pub(super) head: u8,
     pub(super) tail: u8,
+    /// The head's key; `u64::MAX` of an empty list.
+    pub(super) first: u64,
 }
 
 impl List {
-    pub(super) const EMPTY: List = List { head: NIL, tail: NIL };
+    pub(super) const EMPTY: List = List { head: NIL, tail: NIL, first: u64::MAX };
 }
 
 impl Schedule {
@@ -169,6 +172,7 @@ impl Schedule {
         entry.next = after;
         if before == NIL {
             list.head = index;
+            list.first = key;
         } else {
             self.entry_mut(before).next = index;
         }
@@ -185,6 +189,7 @@ impl Schedule {
         let Entry { prev, next, .. } = *self.entry(index);
         if prev == NIL {
             list.head = next;
+            list.first = if next == NIL { u64::MAX } else { self.entry(next).key };
         } else {
             self.entry_mut(prev).next = next;
         }

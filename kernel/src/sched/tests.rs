@@ -21,7 +21,7 @@ fn vcpu(number: u32) -> VcpuId {
 
 /// A core with reservations `(budget, period)` bound at 0, of Vcpus 1, 2, ...
 fn core(reservations: &[(u64, u64)]) -> (Schedule, Vec<ReservationId>) {
-    let mut core = Schedule::new(ticks(0), &LIMITS);
+    let mut core = idle(&LIMITS);
     let ids = reservations
         .iter()
         .zip(1..)
@@ -316,7 +316,7 @@ fn every_admitted_reservation_is_delivered_in_every_period() {
     for seed in 0..300 {
         let mut random = Random::new(seed);
         let set = random_set(&mut random, &limits, Share::WHOLE);
-        let mut core = Schedule::new(ticks(0), &limits);
+        let mut core = idle(&limits);
         let mut watched: Vec<Watched> = Vec::new();
         for (&(budget, period), number) in set.iter().zip(1..) {
             let id = core.bind(vcpu(number), ticks(budget), ticks(period), ticks(0), ticks(0)).unwrap();
@@ -390,7 +390,7 @@ fn shares_change_hands_without_loss_to_others() {
     for seed in 0..300 {
         let mut random = Random::new(seed);
         let steady_period = random.within(1, 10) * MS;
-        let mut core = Schedule::new(ticks(0), &limits);
+        let mut core = idle(&limits);
         // Two halves; the second changes hands all the time, with periods of any length.
         let steady = core.bind(vcpu(1), ticks(steady_period / 2), ticks(steady_period), ticks(0), ticks(0)).unwrap();
         core.wake(steady, ticks(0));
@@ -470,7 +470,7 @@ fn more_than_the_core_falls_short() {
 #[test]
 fn handing_over_is_block_wake_and_decide() {
     let mut handed_over = 0;
-    for seed in 0..400 {
+    for seed in 0..800 {
         let mut random = Random::new(seed);
         let set: Vec<(u64, u64)> = (0..random.within(2, 5))
             .map(|_| {
@@ -490,13 +490,15 @@ fn handing_over_is_block_wake_and_decide() {
             }
             let wake_at = if random.below(2) == 0 { NEVER } else { ticks(now + random.below(2 * MS)) };
             let mut fast = core.clone();
-            if let Some(until) = fast.hand_over(from, to, wake_at, ticks(now)) {
+            let settled = core.current == from.0 && core.ready.head == from.0 && core.charging;
+            if settled && let Some(HandOver { until, used }) = fast.hand_over(from, to, ticks(now)) {
                 handed_over += 1;
-                core.block(from, wake_at, ticks(now));
+                core.block(from, NEVER, ticks(now));
+                assert_eq!(core.take_used(from).get(), used, "seed {seed}");
                 core.wake(to, ticks(now));
                 let decision = core.decide(ticks(now));
                 assert_eq!(decision.run.map(|(id, _)| id), Some(to), "seed {seed}");
-                assert_eq!(decision.until, until, "seed {seed}");
+                assert_eq!(decision.until.get(), until.get(), "seed {seed}");
                 for &id in &ids {
                     assert_eq!(core.reservation(id), fast.reservation(id), "seed {seed}");
                 }
@@ -523,7 +525,7 @@ fn handing_over_is_block_wake_and_decide() {
 fn lists_stay_sorted_and_complete() {
     for seed in 0..100 {
         let mut random = Random::new(seed);
-        let mut core = Schedule::new(ticks(0), &LIMITS);
+        let mut core = idle(&LIMITS);
         let mut ids: Vec<ReservationId> = Vec::new();
         let mut now = 0;
         for _ in 0..2_000 {
@@ -560,6 +562,13 @@ fn lists_stay_sorted_and_complete() {
     }
 }
 
+/// A core without reservations, whose periods count from 0.
+fn idle(limits: &Limits) -> Schedule {
+    let mut core = Schedule::new();
+    core.configure(ticks(0), limits);
+    core
+}
+
 fn check_lists(core: &Schedule, seed: u64) {
     let mut linked = [0_u8; MAX_RESERVATIONS];
     for (list, ready) in [(core.ready, true), (core.timers, false)] {
@@ -574,6 +583,8 @@ fn check_lists(core: &Schedule, seed: u64) {
             (before, key, index) = (index, entry.key, entry.next);
         }
         assert_eq!(list.tail, before, "seed {seed}");
+        let first = if list.head == NIL { u64::MAX } else { core.entry(list.head).key };
+        assert_eq!(list.first, first, "seed {seed}");
     }
     for (entry, count) in core.entries.iter().zip(linked) {
         let expected = match entry.state {

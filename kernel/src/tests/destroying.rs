@@ -336,7 +336,8 @@ fn a_revoke_is_preempted_between_bounded_steps() {
         preempted += 1;
         world.check();
     }
-    assert!(((64 + 64) / 9..=20).contains(&preempted), "{preempted} pieces");
+    // 64 frames, 8 at once or so, and 64 pages, 16 at once.
+    assert!((64 / 9 + 64 / 16..=20).contains(&preempted), "{preempted} pieces");
     assert_eq!(world.watermark(20), 0);
 }
 

@@ -8,9 +8,9 @@ use crate::machine::FakeMachine;
 use crate::setup::ROOT_VCPU;
 use cap_spec::abi::{Label, ObjectType, StopReason, info_page, slots};
 use kernel::machine::{Machine, SharedPage};
+use kernel::protocol::Holding;
 use kernel::protocol::deadlines::Alarm;
 use kernel::protocol::pending::{Pending, VALID};
-use kernel::protocol::{Holding, Left};
 use kernel::types::{CoreId, SlotId, Ticks, VcpuId};
 use kernel::vcpu::Run::Stopped;
 use kernel::{Call, Decision, FaultAction, Kernel, Outcome};
@@ -28,6 +28,17 @@ enum Todo {
     Reenter,
 }
 
+/// What became of an exit.
+#[derive(Clone, Copy, Debug)]
+enum Settled {
+    /// Nothing more before the next decision.
+    Stays,
+    /// The lock must be given up before anything else.
+    Preempted,
+    /// The next decision is made already.
+    HandedOver(Decision),
+}
+
 /// What the loop counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -43,6 +54,8 @@ pub struct Counts {
     pub restarts: u64,
     /// Hypercalls after which the guest went on at once.
     pub short: u64,
+    /// Hypercalls that handed the core over.
+    pub handed_over: u64,
 }
 
 /// The kernel on its machine, and where each core is in the loop.
@@ -79,10 +92,8 @@ impl World {
             Stage::LateQueue(token, by_nmi) if first => {
                 self.take_lock(core);
                 // Only now, with the lock: whoever expelled this core with the lock held has waited in vain.
-                let outside = match token.left(&self.kernel.machine.0.cores[core].gate, by_nmi) {
-                    Left::ByNmi(pending) => pending.taken(),
-                    Left::Otherwise(outside) => outside,
-                };
+                let gate = &self.kernel.machine.0.cores[core].gate;
+                let outside = if by_nmi { token.left_by_nmi(gate).taken() } else { token.left(gate) };
                 Stage::Holding(outside.locked())
             }
             Stage::Holding(holding) => self.work(core, holding),
@@ -119,8 +130,15 @@ impl World {
         match todo {
             Todo::Settle => {
                 self.todo[core] = Todo::Decide;
-                let give_up = self.in_step(|world| world.settle(core));
-                if give_up { self.give_lock_up(core, holding) } else { Stage::Holding(holding) }
+                match self.in_step(|world| world.settle(core)) {
+                    Settled::Stays => {}
+                    Settled::Preempted => return self.give_lock_up(core, holding),
+                    Settled::HandedOver(decision) => {
+                        self.switch(core, &decision);
+                        self.todo[core] = Todo::Commit(decision);
+                    }
+                }
+                Stage::Holding(holding)
             }
             Todo::Reenter => {
                 let state = &mut self.kernel.machine.0.cores[core];
@@ -168,8 +186,8 @@ impl World {
 
     // ---- settling an exit ----------------------------------------------------------------------------------------
 
-    /// What the exit asks for. True if the lock must be given up before anything else.
-    fn settle(&mut self, core: usize) -> bool {
+    /// What the exit asks for.
+    fn settle(&mut self, core: usize) -> Settled {
         let hardware = &mut self.kernel.machine.0;
         let at = Ticks::new(hardware.present());
         let state = &mut hardware.cores[core];
@@ -198,7 +216,7 @@ impl World {
             }
             Exit::Invoke | Exit::Fault { .. } | Exit::Other => {}
         }
-        false
+        Settled::Stays
     }
 
     /// Starts the root VM again if it has stopped and no core holds its state any more; true if so.
@@ -213,7 +231,7 @@ impl World {
     }
 
     /// A hypercall. A preempted one is repeated by the guest with the same registers.
-    fn invoke(&mut self, core: usize, vcpu: VcpuId) -> bool {
+    fn invoke(&mut self, core: usize, vcpu: VcpuId) -> Settled {
         let call = match self.kernel.machine.0.guests.get_mut(&vcpu).and_then(|guest| guest.repeated.take()) {
             Some(call) => call,
             None => self.next_call(vcpu),
@@ -228,11 +246,23 @@ impl World {
                 } else {
                     self.counts.refused += 1;
                 }
-                if self.kernel.stays(id(core)) && !self.kernel.machine.0.cores[core].run.entry.flush_all {
-                    self.todo[core] = Todo::Reenter;
+                if !self.kernel.machine.0.cores[core].run.entry.flush_all {
+                    if self.kernel.stays(id(core)) {
+                        self.todo[core] = Todo::Reenter;
+                    } else if let Some(entry) = self.kernel.renumber(id(core))
+                        && !entry.flush_all
+                    {
+                        self.kernel.machine.0.cores[core].run.entry = entry;
+                        self.todo[core] = Todo::Reenter;
+                    }
                 }
             }
             Outcome::Blocked => self.counts.done += 1,
+            Outcome::HandedOver(decision) => {
+                self.counts.done += 1;
+                self.counts.handed_over += 1;
+                return Settled::HandedOver(decision);
+            }
             // One that destroys itself is stopped before it is gone, so it can leave the rest to others, and be started
             // again by one of them.
             Outcome::Preempted | Outcome::Gone => {
@@ -241,11 +271,11 @@ impl World {
                 }
                 if outcome == Outcome::Preempted {
                     self.counts.preempted += 1;
-                    return true;
+                    return Settled::Preempted;
                 }
             }
         }
-        false
+        Settled::Stays
     }
 
     /// Mostly anything; but a guest keeps its own Vcpus running, so that runs stay lively.
@@ -490,7 +520,7 @@ pub fn invoke_wholly(kernel: &mut Kernel<FakeMachine>, call: &Call) -> Result<()
         match outcome {
             Outcome::Done { status, .. } => return status.to_result(),
             Outcome::Preempted => {}
-            Outcome::Blocked | Outcome::Gone => panic!("set-up: {call:x?} does not return"),
+            Outcome::Blocked | Outcome::HandedOver(_) | Outcome::Gone => panic!("set-up: {call:x?} does not return"),
         }
     }
 }

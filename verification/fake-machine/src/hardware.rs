@@ -11,7 +11,7 @@ use kernel::asid;
 use kernel::nested::EntryFormat;
 use kernel::protocol::deadlines::{Alarm, Deadlines};
 use kernel::protocol::pending::{Pending, VALID};
-use kernel::protocol::{Entering, Gate, Halting, Left, NmiPending, Outside};
+use kernel::protocol::{Entering, Gate, Halting, NmiPending, Outside};
 use kernel::types::{Gpa, VcpuId, VmId};
 use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
@@ -334,9 +334,12 @@ impl Hardware {
             self.queue.push_back(core);
             return Stage::LateQueue(token, by_nmi);
         }
-        match token.left(&self.cores[core].gate, by_nmi) {
-            Left::ByNmi(pending) => Stage::Window(pending),
-            Left::Otherwise(outside) => self.enqueue(core, outside),
+        let gate = &self.cores[core].gate;
+        if by_nmi {
+            Stage::Window(token.left_by_nmi(gate))
+        } else {
+            let outside = token.left(gate);
+            self.enqueue(core, outside)
         }
     }
 

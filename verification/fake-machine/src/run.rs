@@ -48,13 +48,14 @@ pub struct Report {
 impl Report {
     /// Both together.
     pub fn add(&mut self, other: &Report) {
-        let Counts { done, refused, preempted, switches, restarts, short } = other.counts;
+        let Counts { done, refused, preempted, switches, restarts, short, handed_over } = other.counts;
         self.counts.done += done;
         self.counts.refused += refused;
         self.counts.preempted += preempted;
         self.counts.switches += switches;
         self.counts.restarts += restarts;
         self.counts.short += short;
+        self.counts.handed_over += handed_over;
         self.accesses += other.accesses;
         self.interrupts += other.interrupts;
         self.expulsions += other.expulsions;
@@ -65,10 +66,10 @@ impl Report {
 
 impl std::fmt::Display for Report {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Counts { done, refused, preempted, switches, restarts, short } = self.counts;
+        let Counts { done, refused, preempted, switches, restarts, short, handed_over } = self.counts;
         write!(
             f,
-            "{done} invocations done, {refused} refused, {preempted} preempted, {short} by the short way, {switches} switches, {} shootdowns, \
+            "{done} invocations done, {refused} refused, {preempted} preempted, {short} by the short way, {handed_over} hand-overs, {switches} switches, {} shootdowns, \
              {} accesses, {} interrupts, {restarts} restarts, {} ticks, \
              at most {} short in a period",
             self.expulsions, self.accesses, self.interrupts, self.ticks, self.shortfall

@@ -405,7 +405,7 @@ impl System {
                 KernelOutcome::Done { status, results } => {
                     break Some(status.to_result().map(|()| Outcome::Done(results)));
                 }
-                KernelOutcome::Blocked => break Some(Ok(Outcome::Blocked)),
+                KernelOutcome::Blocked | KernelOutcome::HandedOver(_) => break Some(Ok(Outcome::Blocked)),
                 KernelOutcome::Gone => break None,
                 KernelOutcome::Preempted if self.current(core.get()) == Some(invoker) => {}
                 KernelOutcome::Preempted => break None,

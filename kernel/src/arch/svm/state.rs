@@ -29,6 +29,8 @@ pub struct Saved {
     pub debug_used: bool,
     /// Its XCR0, TSC_AUX, DR0 to DR3 or timer are not as after reset: they are looked at when it is switched.
     pub special: bool,
+    /// The core's interrupt controller may hold something of it: it has been given a vector, or has asked for one.
+    pub interrupts: bool,
     /// Initial counts that it has written since it last asked for the current count, as far as seen.
     pub counts_written: u8,
     /// XCR0 as it set it.
@@ -168,6 +170,7 @@ pub fn init(saved: &mut Saved, vmcb: &mut Vmcb, nested_root: Hpa, xcr0: u64) {
     saved.debug_used = false;
     saved.counts_written = 0;
     saved.special = false;
+    saved.interrupts = false;
     saved.xcr0 = xcr0;
     saved.tsc_aux = 0;
     saved.task_priority = 0;

@@ -98,9 +98,7 @@ impl Loaded {
             self.load_special(saved, constants);
         }
         if constants.barrier {
-            // SAFETY: bit 0 of PRED_CMD is the barrier, which the processor has; what was learned of the Vcpu before does
-            // not steer this one.
-            unsafe { wrmsr(Msr::PRED_CMD, 1) };
+            predict_anew();
         }
     }
 
@@ -118,11 +116,39 @@ impl Loaded {
         if saved.task_priority != 0 {
             cpu::set_cr8(0);
         }
-        apic::end_all();
-        interrupts::drain();
-        if core.drained_any.load(Ordering::Relaxed) {
-            take_drained(saved, core);
+        if saved.interrupts {
+            apic::end_all();
+            interrupts::drain();
+            if core.drained_any.load(Ordering::Relaxed) {
+                take_drained(saved, core);
+            }
         }
+    }
+
+    /// [`Loaded::unload`] and [`Loaded::load`] at once, of two Vcpus neither of which has ever had an interrupt or what
+    /// only few have. False if it is not as simple as that; then nothing has happened.
+    #[inline(always)]
+    pub fn swap(&mut self, from: &mut Saved, to: &mut Saved, to_block: &mut Vmcb, constants: &Constants) -> bool {
+        if from.special | from.interrupts | to.special | to.interrupts | to.owed {
+            return false;
+        }
+        self.shared = true;
+        // SAFETY: as in `unload` and `load`.
+        unsafe { asm!("vmsave rax", in("rax") from.vmcb_pa, options(nostack)) };
+        save_extended(from);
+        let (before, after) = (cpu::cr8(), to.task_priority);
+        if before | from.task_priority | after != 0 {
+            from.task_priority = before;
+            cpu::set_cr8(after);
+        }
+        to_block.control.clean = Clean::empty();
+        // SAFETY: as in `load`.
+        unsafe { asm!("vmload rax", in("rax") to.vmcb_pa, options(nostack, readonly)) };
+        restore_extended(to);
+        if constants.barrier {
+            predict_anew();
+        }
+        true
     }
 
     /// What only few Vcpus have: XCR0, TSC_AUX, DR0 to DR3 and a timer of their own. While nobody's state is loaded, or
@@ -256,6 +282,13 @@ pub unsafe fn enter(saved: *mut Saved) {
             options(att_syntax)
         );
     }
+}
+
+/// What the processor has learned of the Vcpu before does not steer the next one.
+#[cold]
+fn predict_anew() {
+    // SAFETY: bit 0 of PRED_CMD is the barrier, which the caller knows that the processor has.
+    unsafe { wrmsr(Msr::PRED_CMD, 1) };
 }
 
 #[inline(always)]
