@@ -21,6 +21,11 @@ pub const RING_WINDOW: core::ops::Range<u64> = cap_spec::abi::MARKET_RING..cap_s
 
 const _: () = assert!(RING_WINDOW.start == 0x11_0000 && RING_WINDOW.end == 0x14_0000);
 
+/// Further frames that one Map or Unmap is about at most.
+const MAX_MORE: u64 = 63;
+/// Entries of a table.
+const ENTRIES: usize = 512;
+
 /// Rights that a mapping can have.
 const MAPPABLE: Rights = Rights::READ.union(Rights::WRITE).union(Rights::EXECUTE);
 
@@ -41,12 +46,80 @@ impl<M: Machine> Kernel<M> {
         if !call.slot.rights.contains(rights) {
             return Err(Fault::new(Error::MissingRight, 3));
         }
+        let &[.., more, _] = call.args;
+        let (level, gpa) = (leaf_level(bits), Gpa::new(gpa));
+        if more != 0 {
+            self.check_more(call, 4)?;
+            if more > (ENTRIES - 1).wrapping_sub(entry_index(gpa, level)) as u64 {
+                return Err(Fault::new(Error::OutOfRange, 4));
+            }
+        }
         if mapped_in.is_some() {
             return Err(Fault::new(Error::InUse, 0));
         }
-        let gpa = Gpa::new(gpa);
-        let table = self.free_entry(vm, gpa, leaf_level(bits))?;
-        Ok(Invocation::MapFrame { slot: call.id, vm, gpa, rights, table })
+        let table = self.free_entry(vm, gpa, level)?;
+        let more = more as u32;
+        for offset in 1..=more {
+            self.check_further(call.id.plus(offset), bits, rights, table, entry_index(gpa, level), offset)?;
+        }
+        Ok(Invocation::MapFrame { slot: call.id, vm, gpa, rights, table, more })
+    }
+
+    /// `Frame.Unmap`.
+    pub(crate) fn decode_unmap_frame(&self, call: &Invoked, mapped_in: VmId) -> Result<Invocation, Fault> {
+        let &[more, ..] = call.args;
+        if more != 0 {
+            self.check_more(call, 1)?;
+        }
+        if !mapped_in.is_some() {
+            return Err(Fault::new(Error::NotMapped, 0));
+        }
+        let more = more as u32;
+        for offset in 1..=more {
+            let further = &self.slot(call.id.plus(offset)).cap;
+            if !matches!(further, Cap::Frame { .. }) {
+                return Err(Fault::new(Error::WrongType, 1));
+            }
+            if further.mapping().is_none() {
+                return Err(Fault::new(Error::NotMapped, 1));
+            }
+        }
+        Ok(Invocation::Unmap { slot: call.id, more })
+    }
+
+    /// Argument `number` counts slots behind the invoked one, of the same CNode.
+    fn check_more(&self, call: &Invoked, number: u8) -> Result<(), Fault> {
+        let behind = self.slots_behind(call.root, call.cptr) as u64;
+        call.number(number, 0, behind.min(MAX_MORE)).map(drop)
+    }
+
+    /// Checks one of the further frames of a Map: `offset` entries behind the first, which has this index.
+    #[inline(always)]
+    fn check_further(
+        &self,
+        slot: SlotId,
+        bits: u8,
+        rights: Rights,
+        table: Hpa,
+        first: usize,
+        offset: u32,
+    ) -> Result<(), Fault> {
+        let slot = self.slot(slot);
+        let Cap::Frame { bits: own, mapping, .. } = slot.cap else { return Err(Fault::new(Error::WrongType, 4)) };
+        if own != bits {
+            return Err(Fault::new(Error::WrongType, 4));
+        }
+        if !slot.rights.contains(rights) {
+            return Err(Fault::new(Error::MissingRight, 4));
+        }
+        if mapping.vm.is_some() {
+            return Err(Fault::new(Error::InUse, 4));
+        }
+        let entry = self.machine.table_entry(table, first.wrapping_add(offset as usize));
+        match self.format.decode(entry, leaf_level(bits)) {
+            Entry::Empty => Ok(()),
+            Entry::Table(_) | Entry::Leaf(_) => Err(Fault::new(Error::AddressOccupied, 4)),
+        }
     }
 
     /// `PageTable.Map`.
@@ -99,8 +172,18 @@ impl<M: Machine> Kernel<M> {
         }
     }
 
+    /// Maps a frame, and `more` further ones from the slots behind it, and records them.
+    #[inline(never)]
+    pub(crate) fn map_frames(&mut self, slot: SlotId, vm: VmId, gpa: Gpa, rights: Rights, table: Hpa, more: u32) {
+        let Cap::Frame { bits, .. } = self.slot(slot).cap else { return };
+        for offset in 0..=more {
+            let gpa = Gpa::new(gpa.get().wrapping_add((offset as u64).wrapping_shl(bits as u32)));
+            self.map_frame(slot.plus(offset), vm, gpa, rights, table);
+        }
+    }
+
     /// Maps a frame, and records it.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn map_frame(&mut self, slot: SlotId, vm: VmId, gpa: Gpa, rights: Rights, table: Hpa) {
         let Cap::Frame { bits, device, base, .. } = self.slot(slot).cap else { return };
         let level = leaf_level(bits);
@@ -127,6 +210,34 @@ impl<M: Machine> Kernel<M> {
     #[inline]
     pub(crate) fn unmap(&mut self, slot: SlotId) -> Flushed {
         let flushed = self.withdraw(slot);
+        self.forget_mapping(slot, &flushed);
+        flushed
+    }
+
+    /// [`Kernel::unmap`] of a Frame, and of those in the `more` slots behind it, with one flush for all that are mapped in
+    /// the same VM.
+    #[inline(never)]
+    pub(crate) fn unmap_row(&mut self, slot: SlotId, more: u32) -> Flushed {
+        let mut open: Option<Withdrawn> = None;
+        for slot in (0..=more).map(|offset| slot.plus(offset)) {
+            let Some(withdrawn) = self.take_out(slot) else { continue };
+            open = match open {
+                Some(before) if before.is_of(&withdrawn) => Some(before),
+                Some(before) => {
+                    let Flushed { .. } = self.flush(before);
+                    Some(withdrawn)
+                }
+                None => Some(withdrawn),
+            };
+        }
+        let flushed = open.map_or_else(Flushed::nothing_withdrawn, |withdrawn| self.flush(withdrawn));
+        (0..=more).for_each(|offset| self.forget_mapping(slot.plus(offset), &flushed));
+        flushed
+    }
+
+    /// Clears the record of a capability whose mapping has been taken back, and the memory of a table.
+    #[inline]
+    fn forget_mapping(&mut self, slot: SlotId, _: &Flushed) {
         let cap = &mut self.slot_mut(slot).cap;
         if let Some(record) = cap.mapping_mut() {
             *record = Mapping::NONE;
@@ -134,36 +245,44 @@ impl<M: Machine> Kernel<M> {
         if let Cap::PageTable { base, .. } = *cap {
             self.machine.zero(base, 1 << PAGE_BITS);
         }
-        flushed
     }
 
     /// [`Kernel::unmap`] of a capability that is about to be erased: its record and what stands in a table are left as
     /// they were. No hardware sees the table any more, and its memory is scrubbed before it is used again.
     #[inline]
     pub(crate) fn withdraw(&mut self, slot: SlotId) -> Flushed {
+        match self.take_out(slot) {
+            Some(withdrawn) => self.flush(withdrawn),
+            None => Flushed::nothing_withdrawn(),
+        }
+    }
+
+    /// Takes a capability's entry out of its table, and the capability out of its VM's list.
+    #[inline(always)]
+    fn take_out(&mut self, slot: SlotId) -> Option<Withdrawn> {
         let cap = &self.slot(slot).cap;
-        let Some(&mapping) = cap.mapping() else { return Flushed::nothing_withdrawn() };
-        let flushed = match *cap {
+        let &mapping = cap.mapping()?;
+        let withdrawn = match *cap {
             Cap::Frame { bits, base, .. } => self.clear_entry(&mapping, leaf_level(bits), Entry::Leaf(base)),
             Cap::PageTable { base, .. } => {
                 self.clear_entry(&mapping, mapping.level.wrapping_add(1), Entry::Table(base))
             }
-            _ => Flushed::nothing_withdrawn(),
+            _ => None,
         };
         self.unlink_mapping(&mapping);
-        flushed
+        withdrawn
     }
 
-    /// Clears the entry that a record names, if it still says `expected`, and flushes.
-    #[inline]
-    fn clear_entry(&mut self, mapping: &Mapping, level: u8, expected: Entry) -> Flushed {
-        let Ok(table) = self.table_for(mapping.vm, mapping.gpa, level) else { return Flushed::nothing_withdrawn() };
+    /// Clears the entry that a record names, if it still says `expected`.
+    #[inline(always)]
+    fn clear_entry(&mut self, mapping: &Mapping, level: u8, expected: Entry) -> Option<Withdrawn> {
+        let table = self.table_for(mapping.vm, mapping.gpa, level).ok()?;
         let index = entry_index(mapping.gpa, level);
         if self.format.decode(self.machine.table_entry(table, index), level) != expected {
-            return Flushed::nothing_withdrawn();
+            return None;
         }
         self.machine.set_table_entry(table, index, 0);
-        self.flush(Withdrawn::from(mapping.vm))
+        Some(Withdrawn::from(mapping.vm))
     }
 
     // ---- the list of mappings ------------------------------------------------------------------------------------

@@ -70,6 +70,17 @@ impl<M: Machine> Kernel<M> {
         }
     }
 
+    /// How many slots of its CNode lie behind the slot that a capability pointer names.
+    pub(crate) fn slots_behind(&self, root: Root, cptr: u64) -> u32 {
+        let Some(CptrParts { node, index }) = CptrParts::from_raw(cptr) else { return 0 };
+        let slots = match self.slot(root.base.plus(node as u32)).cap {
+            _ if node == 0 => root.slots,
+            Cap::CNode { bits, .. } => slots_of(bits),
+            _ => 0,
+        };
+        slots.saturating_sub(index as u32).saturating_sub(1)
+    }
+
     /// The capability that argument `number` names, of any type.
     #[inline]
     pub(crate) fn any(&self, root: Root, cptr: u64, number: u8) -> Result<Found, Fault> {

@@ -82,6 +82,8 @@ pub enum Invocation {
         rights: Rights,
         /// The table that takes the entry.
         table: Hpa,
+        /// How many further frames, in the slots behind, are mapped behind it.
+        more: u32,
     },
     /// `PageTable.Map`.
     MapTable {
@@ -96,8 +98,13 @@ pub enum Invocation {
         /// The table above.
         table: Hpa,
     },
-    /// `Frame.Unmap`, `PageTable.Unmap`: the slot.
-    Unmap(SlotId),
+    /// `Frame.Unmap`, `PageTable.Unmap`.
+    Unmap {
+        /// The slot.
+        slot: SlotId,
+        /// How many slots behind it are meant too.
+        more: u32,
+    },
     /// `Vm.SetCSpace`.
     SetCSpace {
         /// The VM.
@@ -296,6 +303,8 @@ pub(crate) struct Invoked<'a> {
     pub(crate) root: Root,
     /// The slot of the invoked capability.
     pub(crate) id: SlotId,
+    /// The pointer that led to it.
+    pub(crate) cptr: u64,
     /// What it holds.
     pub(crate) slot: &'a Slot,
     /// Arguments 1 to 5.
@@ -345,7 +354,7 @@ impl<M: Machine> Kernel<M> {
         if !slot.rights.contains(spec.rights) {
             return Err(Fault::new(Error::MissingRight, 0));
         }
-        self.decode_object(label, &Invoked { invoker, root, id, slot, args: &call.args })
+        self.decode_object(label, &Invoked { invoker, root, id, cptr: call.cap, slot, args: &call.args })
     }
 
     /// Chooses by the type of the object.
@@ -356,11 +365,12 @@ impl<M: Machine> Kernel<M> {
             Cap::CNode { bits, base, .. } => self.decode_cnode(label, call, base, bits),
             Cap::Frame { bits, mapping, .. } => match label {
                 Label::FrameMap => self.decode_map_frame(call, bits, mapping.vm),
-                _ => decode_unmap(call, mapping.vm),
+                _ => self.decode_unmap_frame(call, mapping.vm),
             },
             Cap::PageTable { mapping, .. } => match label {
                 Label::PageTableMap => self.decode_map_table(call, mapping.vm),
-                _ => decode_unmap(call, mapping.vm),
+                _ if mapping.vm.is_some() => Ok(Invocation::Unmap { slot: call.id, more: 0 }),
+                _ => Err(Fault::new(Error::NotMapped, 0)),
             },
             Cap::Vm { id } => match label {
                 Label::VmSetCSpace => self.decode_set_cspace(call, id),
@@ -424,10 +434,4 @@ impl<M: Machine> Kernel<M> {
             _ => Err(Fault::new(Error::WrongType, number)),
         }
     }
-}
-
-/// `Frame.Unmap` and `PageTable.Unmap`.
-#[inline]
-fn decode_unmap(call: &Invoked, vm: VmId) -> Result<Invocation, Fault> {
-    if vm.is_some() { Ok(Invocation::Unmap(call.id)) } else { Err(Fault::new(Error::NotMapped, 0)) }
 }

@@ -31,6 +31,12 @@ impl Withdrawn {
     pub(crate) fn from(vm: VmId) -> Withdrawn {
         Withdrawn { vm }
     }
+
+    /// True if one flush serves both.
+    #[inline]
+    pub(crate) fn is_of(&self, other: &Withdrawn) -> bool {
+        self.vm == other.vm
+    }
 }
 
 impl Flushed {

@@ -48,9 +48,15 @@ impl<M: Machine> Kernel<M> {
                 self.take_away(slot);
             }
             Invocation::Revoke(slot) => return Progress::Long(Work::revoke(slot)),
-            Invocation::MapFrame { slot, vm, gpa, rights, table } => self.map_frame(slot, vm, gpa, rights, table),
+            Invocation::MapFrame { slot, vm, gpa, rights, table, more: 0 } => {
+                self.map_frame(slot, vm, gpa, rights, table);
+            }
+            Invocation::MapFrame { slot, vm, gpa, rights, table, more } => {
+                self.map_frames(slot, vm, gpa, rights, table, more);
+            }
             Invocation::MapTable { slot, vm, gpa, level, table } => self.map_table(slot, vm, gpa, level, table),
-            Invocation::Unmap(slot) => drop(self.unmap(slot)),
+            Invocation::Unmap { slot, more: 0 } => drop(self.unmap(slot)),
+            Invocation::Unmap { slot, more } => drop(self.unmap_row(slot, more)),
             Invocation::SetCSpace { vm, root } => self.set_cspace(vm, root),
             Invocation::GivePage { from, to, page, rights } => self.give_page(from, to, page, rights),
             Invocation::Attach { vcpu, vm } => self.attach(vcpu, vm),

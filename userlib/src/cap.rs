@@ -281,12 +281,23 @@ impl Cap<Untyped> {
 impl Cap<Frame> {
     /// Maps it. `Frame.Map`.
     pub fn map(self, vm: Cap<Vm>, gpa: u64, rights: Rights) -> Result<(), Fault> {
-        self.call(Label::FrameMap, [vm.cptr(), gpa, u64::from(rights.bits()), 0, 0])
+        self.map_row(vm, gpa, rights, 0)
+    }
+
+    /// Maps it, and `more` (at most 63) frames of its size from the slots behind it, one behind the other and under one
+    /// table. `Frame.Map`.
+    pub fn map_row(self, vm: Cap<Vm>, gpa: u64, rights: Rights, more: u64) -> Result<(), Fault> {
+        self.call(Label::FrameMap, [vm.cptr(), gpa, u64::from(rights.bits()), more, 0])
     }
 
     /// Takes its mapping back. `Frame.Unmap`.
     pub fn unmap(self) -> Result<(), Fault> {
-        self.call(Label::FrameUnmap, [0; 5])
+        self.unmap_row(0)
+    }
+
+    /// Takes its mapping back, and those of the `more` (at most 63) frames in the slots behind it. `Frame.Unmap`.
+    pub fn unmap_row(self, more: u64) -> Result<(), Fault> {
+        self.call(Label::FrameUnmap, [more, 0, 0, 0, 0])
     }
 }
 

@@ -100,6 +100,7 @@ const NONE: Rights = Rights::empty();
 const R: Rights = Rights::READ;
 const W: Rights = Rights::WRITE;
 const CTL: Rights = Rights::CONTROL;
+const MORE: ArgSpec = num("more", "0..=63 further Frames, in the slots behind the invoked one");
 const DEST: ArgSpec = cap("cnode", ObjectType::CNode, Rights::WRITE, "the CNode that takes the new capability");
 
 macro_rules! labels {
@@ -172,12 +173,12 @@ labels! {
 
     8 FrameMap = Frame."Map" needs NONE;
     args [cap("vm", ObjectType::Vm, W, "the address space"), num("gpa", "guest-physical address, aligned to the frame"),
-          num("rights", "READ, WRITE, EXECUTE wanted; must include READ and be within the capability's")]
-    results [] errors [Misaligned, MissingRight, InUse, NoPageTable, AddressOccupied]
-    "Maps the frame. One mapping per capability."
+          num("rights", "READ, WRITE, EXECUTE wanted; must include READ and be within the capability's"), MORE]
+    results [] errors [Misaligned, WrongType, MissingRight, InUse, NoPageTable, AddressOccupied]
+    "Maps the frame, and further ones of its size behind it under the same table. One mapping per capability."
 
-    9 FrameUnmap = Frame."Unmap" needs NONE; args [] results [] errors [NotMapped]
-    "Takes the mapping back; when it returns no core can reach the frame by it."
+    9 FrameUnmap = Frame."Unmap" needs NONE; args [MORE] results [] errors [WrongType, NotMapped]
+    "Takes the mapping back, and those of further frames; when it returns no core can reach a frame by it."
 
     10 PageTableMap = PageTable."Map" needs NONE;
     args [cap("vm", ObjectType::Vm, W, "the address space"), num("gpa", "any address that the table shall cover"),

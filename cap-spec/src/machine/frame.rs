@@ -5,14 +5,24 @@
 //! * **Map**: the frame must end at or below 2^48 (`OutOfRange`, 2) and be aligned to its size (`Misaligned`, 2). The
 //!   wanted rights are some of READ, WRITE and EXECUTE with READ among them (`OutOfRange`, 3) and all of them the
 //!   capability's (`MissingRight`, 3).
-//! * State: `InUse`; `NoPageTable` with the missing level and `AddressOccupied`, which name the address (2).
-//! * **Unmap**: `NotMapped` if there is no mapping. When it returns, no core reaches the frame by it.
+//! * With **more** (0 to 63, `OutOfRange`), the invocation is about so many further frames, which lie in the slots behind
+//!   the invoked one: these must exist in its CNode (`OutOfRange`) and hold Frames of its size (`WrongType`) with the
+//!   wanted rights (`MissingRight`). Each is mapped behind the one before it; the whole row lies under one table
+//!   (`OutOfRange`). What is wrong with a further frame names the argument `more`.
+//! * State: `InUse`; `NoPageTable` with the missing level and `AddressOccupied`, which name the address (2); then those of
+//!   the further frames.
+//! * **Unmap**: `NotMapped` if there is no mapping. When it returns, no core reaches a frame by it.
+
+use alloc::vec::Vec;
 
 use super::Outcome;
-use super::address_space::{GPA_END, free_entry, leaf_level, unmap_frame};
-use super::lookup::Invoked;
-use super::state::{Cap, Entry, Mapping, State};
+use super::address_space::{GPA_END, free_entry, leaf_level, table_start, unmap_frame};
+use super::lookup::{Invoked, slots_behind};
+use super::state::{Cap, Entry, Mapping, SlotId, State};
 use crate::abi::{Error, Fault, ObjectType, Rights};
+
+/// Further frames that one invocation is about at most.
+const MAX_MORE: u64 = 63;
 
 /// `Frame.Map`.
 pub(super) fn map(state: &mut State, call: Invoked) -> Result<Outcome, Fault> {
@@ -33,26 +43,64 @@ pub(super) fn map(state: &mut State, call: Invoked) -> Result<Outcome, Fault> {
     if !state.slots[&call.slot].rights.contains(rights) {
         return Err(Fault::new(Error::MissingRight, 3));
     }
+    let row = row(state, &call, 4)?;
+    let level = leaf_level(extent.bits);
+    let last = gpa + (row.len() as u64 - 1) * extent.bytes();
+    if table_start(last, level) != table_start(gpa, level) {
+        return Err(Fault::new(Error::OutOfRange, 4));
+    }
 
     if mapping.is_some() {
         return Err(Fault::new(Error::InUse, 0));
     }
-    let (table, index) = free_entry(state, vm, gpa, leaf_level(extent.bits))?;
-
-    if let Some(entries) = state.tables.get_mut(&table) {
-        entries.insert(index, Entry::Leaf { extent, rights });
+    free_entry(state, vm, gpa, level)?;
+    for (slot, gpa) in row.iter().zip((gpa..).step_by(extent.bytes() as usize)).skip(1) {
+        let further = state.slots.get(slot).ok_or(Fault::new(Error::WrongType, 4))?;
+        if !matches!(further.cap, Cap::Frame { extent: other, .. } if other.bits == extent.bits) {
+            return Err(Fault::new(Error::WrongType, 4));
+        }
+        if !further.rights.contains(rights) {
+            return Err(Fault::new(Error::MissingRight, 4));
+        }
+        if matches!(further.cap, Cap::Frame { mapping: Some(_), .. }) {
+            return Err(Fault::new(Error::InUse, 4));
+        }
+        if free_entry(state, vm, gpa, level).is_err() {
+            return Err(Fault::new(Error::AddressOccupied, 4));
+        }
     }
-    if let Some(Cap::Frame { mapping, .. }) = state.slots.get_mut(&call.slot).map(|slot| &mut slot.cap) {
+
+    for (slot, gpa) in row.into_iter().zip((gpa..).step_by(extent.bytes() as usize)) {
+        let (table, index) = free_entry(state, vm, gpa, level)?;
+        let Some(Cap::Frame { extent, mapping, .. }) = state.slots.get_mut(&slot).map(|slot| &mut slot.cap) else {
+            unreachable!("each of the row was checked to be a Frame")
+        };
         *mapping = Some(Mapping { vm, gpa, rights });
+        if let Some(entries) = state.tables.get_mut(&table) {
+            entries.insert(index, Entry::Leaf { extent: *extent, rights });
+        }
     }
     Ok(Outcome::NOTHING)
 }
 
 /// `Frame.Unmap`.
 pub(super) fn unmap(state: &mut State, call: Invoked) -> Result<Outcome, Fault> {
-    if let Cap::Frame { mapping: None, .. } = state.slots[&call.slot].cap {
-        return Err(Fault::new(Error::NotMapped, 0));
+    let row = row(state, &call, 1)?;
+    for (slot, number) in row.iter().zip([0].into_iter().chain(core::iter::repeat(1))) {
+        match state.slots.get(slot).map(|slot| &slot.cap) {
+            Some(Cap::Frame { mapping: Some(_), .. }) => {}
+            Some(Cap::Frame { .. }) => return Err(Fault::new(Error::NotMapped, number)),
+            _ => return Err(Fault::new(Error::WrongType, number)),
+        }
     }
-    unmap_frame(state, call.slot);
+    for slot in row {
+        unmap_frame(state, slot);
+    }
     Ok(Outcome::NOTHING)
+}
+
+/// The invoked slot and as many further ones behind it as argument `number` says.
+fn row(state: &State, call: &Invoked, number: u8) -> Result<Vec<SlotId>, Fault> {
+    let more = call.in_range(number, 0..=MAX_MORE.min(slots_behind(state, call.slot)))?;
+    Ok((0..=more).map(|offset| call.slot.behind(offset)).collect())
 }

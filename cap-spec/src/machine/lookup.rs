@@ -6,7 +6,7 @@
 //! does not fit in 32 bits, leads nowhere or to an empty slot is `InvalidCapability`.
 
 use super::state::{CNodeId, Cap, SlotId, State, VcpuId};
-use crate::abi::{CptrParts, Error, Fault, ObjectType, Rights};
+use crate::abi::{CptrParts, Error, Fault, ObjectType, Rights, SLOT_BITS};
 
 /// An invocation past the checks of its invoked capability.
 #[derive(Clone, Copy)]
@@ -127,6 +127,12 @@ pub(super) fn in_cspace(state: &State, root: CNodeId, cptr: u64) -> Option<SlotI
 pub(super) fn slot_of(state: &State, cnode: CNodeId, index: u64) -> Option<SlotId> {
     let slots = 1 << state.cnodes[&cnode];
     (index != 0 && index < slots).then(|| cnode.slot(index))
+}
+
+/// How many slots of its CNode lie behind a slot.
+pub(super) fn slots_behind(state: &State, slot: SlotId) -> u64 {
+    let (cnode, bits) = state.cnodes.range(..=CNodeId(slot.0)).next_back().expect("the slot is in a CNode");
+    ((cnode.slot(1 << bits).0 - slot.0) >> SLOT_BITS) - 1
 }
 
 /// The CNode that a CNode capability names.

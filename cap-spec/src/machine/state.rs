@@ -31,6 +31,13 @@ id! {
     ChannelId,
 }
 
+impl SlotId {
+    /// The slot `offset` slots behind this one.
+    pub fn behind(self, offset: u64) -> SlotId {
+        SlotId(self.0 + (offset << SLOT_BITS))
+    }
+}
+
 impl CNodeId {
     /// Slot `index` of this CNode.
     pub fn slot(self, index: u64) -> SlotId {

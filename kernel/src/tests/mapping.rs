@@ -145,3 +145,33 @@ fn unmapping_expels_every_other_core_that_runs_the_vm() {
     let new = cores.map(|core| world.kernel.schedule(core).entry.asid);
     assert!(old[0] != new[0] && old[1] != new[1], "translations of the old numbers are never used again");
 }
+
+#[test]
+fn a_row_of_frames_is_mapped_and_unmapped_at_once_or_not_at_all() {
+    let mut world = world_with_vm();
+    map_tables(&mut world);
+    world.retype(MEMORY, ObjectType::Frame, 12, 60, 8);
+    world.retype(MEMORY, ObjectType::Frame, 21, 68, 1);
+    let row = |first: u64, gpa: u64, more: u64| (first, [20, gpa, RW, more, 0]);
+    let refused = |world: &mut World, (frame, args): (u64, [u64; 5]), error: Error, number: u8| {
+        world.refused(Label::FrameMap, frame, args, error, number);
+    };
+    refused(&mut world, row(60, 0x5000, 64), Error::OutOfRange, 4);
+    refused(&mut world, row(60, 0x1f_f000, 1), Error::OutOfRange, 4);
+    refused(&mut world, row(60, 0x5000, 8), Error::WrongType, 4);
+    refused(&mut world, row(60, 0x5000, 9), Error::WrongType, 4);
+    world.ok(Label::FrameMap, 63, [20, 0x7000, RW, 0, 0]);
+    refused(&mut world, row(60, 0x5000, 3), Error::AddressOccupied, 4);
+    refused(&mut world, row(60, 0x9000, 3), Error::InUse, 4);
+    world.ok(Label::FrameMap, 60, row(60, 0x5000, 1).1);
+    world.refused(Label::FrameUnmap, 60, [2, 0, 0, 0, 0], Error::NotMapped, 1);
+    world.refused(Label::FrameUnmap, 60, [8, 0, 0, 0, 0], Error::NotMapped, 1);
+    world.refused(Label::FrameUnmap, 60, [64, 0, 0, 0, 0], Error::OutOfRange, 1);
+    world.ok(Label::FrameUnmap, 60, [1, 0, 0, 0, 0]);
+    world.ok(Label::FrameMap, 60, row(60, 0x9000, 2).1);
+    world.refused(Label::FrameMap, 64, row(64, 0xb000, 0).1, Error::AddressOccupied, 2);
+    world.check();
+    world.ok(Label::FrameUnmap, 60, [3, 0, 0, 0, 0]);
+    world.ok(Label::FrameMap, 60, row(60, 0x5000, 7).1);
+    world.check();
+}

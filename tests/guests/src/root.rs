@@ -52,9 +52,9 @@ pub struct Child {
     pub block: Cap<Untyped>,
     /// Its Vcpu, in the root VM's CSpace until launch.
     pub vcpu: Cap<Vcpu>,
-    /// Its address space, likewise.
+    /// Its address space, in its own CSpace.
     pub vm: Cap<Vm>,
-    /// Its root CNode, likewise.
+    /// Its root CNode, in the root VM's CSpace until launch.
     pub cnode: Cap<CNode>,
     /// Its CPU time, which the root VM keeps.
     pub time: Cap<CpuTime>,
@@ -78,6 +78,19 @@ pub fn tsc() -> u64 {
 /// Exits of the own VM so far, of every kind.
 pub fn exits() -> u64 {
     (0..32).map(|kind| word(STATS_PAGE, stats_page::EXITS + kind * 8)).sum()
+}
+
+/// What the data pages of a child are copied from: a page of the root VM's image.
+const DATA: u64 = cap_spec::abi::IMAGE_BASE;
+
+/// Copies a page by words: an instruction each, where a copy by bytes would count eight times as many.
+fn copy_page(from: u64, to: &mut [u8]) {
+    assert!(to.len() == 4096);
+    // SAFETY: the source is a mapped page of the own image, which nobody writes, and the destination is borrowed.
+    unsafe {
+        core::arch::asm!("rep movsq", inout("rsi") from => _, inout("rdi") to.as_mut_ptr() => _, inout("rcx") 512usize => _,
+            options(nostack, preserves_flags));
+    }
 }
 
 impl Root {
@@ -219,12 +232,12 @@ impl Root {
         let all = Rights::READ | Rights::WRITE | Rights::EXECUTE;
         let base: Cap<Untyped> = block.retype(CHILD_BITS, self.slot())?;
         let cnode: Cap<CNode> = base.retype(CHILD_CNODE_BITS, self.slot())?;
-        let vm: Cap<Vm> = base.retype(0, self.slot())?;
+        let node = cnode.slot().index();
+        let inside = |index: u16| Slot::in_node(node, index);
+        let vm: Cap<Vm> = base.retype(0, inside(slots::VM))?;
         let vcpu: Cap<Vcpu> = base.retype(0, self.slot())?;
         vm.set_cspace(cnode)?;
         vcpu.attach(vm)?;
-        let node = cnode.slot().index();
-        let inside = |index: u16| Slot::in_node(node, index);
         // Tables for the first 2 MiB: the levels 3, 2 and 1.
         base.retype_many::<PageTable>(0, inside(CHILD_FRAMES), 3)?;
         for (offset, level) in [(0, 3), (1, 2), (2, 1)] {
@@ -233,32 +246,32 @@ impl Root {
         let pages = 3 + extra_pages;
         let frames = CHILD_FRAMES + 3;
         base.retype_many::<Frame>(12, inside(frames), pages)?;
-        let scratch = self.window(1);
+        let (row, more) = (inside(frames).cap::<Frame>(), u64::from(pages - 1));
+        let scratch = self.window(u64::from(pages));
+        row.map_row(own::VM, scratch, Rights::READ | Rights::WRITE, more)?;
         for page in 0..pages {
-            let frame = inside(frames + page).cap::<Frame>();
-            frame.map(own::VM, scratch, Rights::READ | Rights::WRITE)?;
-            // SAFETY: the page has just been mapped there, writable, and nothing else lives in the window.
-            let bytes = unsafe { core::slice::from_raw_parts_mut(scratch as *mut u8, 4096) };
+            // SAFETY: the pages have just been mapped there, writable, and nothing else lives in the window.
+            let bytes =
+                unsafe { core::slice::from_raw_parts_mut((scratch as *mut u8).add(usize::from(page) * 4096), 4096) };
             match page {
                 0 => bytes[..8].copy_from_slice(&(CHILD_LOWER | 3).to_le_bytes()),
                 // The first GiB as one page.
                 1 => bytes[..8].copy_from_slice(&0x83u64.to_le_bytes()),
                 2 => bytes[..code.len()].copy_from_slice(code),
-                // By words: an instruction each, as a memset by bytes would count eight times as many.
-                _ => bytes.chunks_exact_mut(8).for_each(|word| word.copy_from_slice(&u64::from(page).to_ne_bytes())),
+                _ => copy_page(DATA, bytes),
             }
-            frame.unmap()?;
-            frame.map(vm, CHILD_TOP + u64::from(page) * 4096, all)?;
         }
+        row.unmap_row(more)?;
+        row.map_row(vm, CHILD_TOP, all, more)?;
         self.next_window = scratch;
         vcpu.page(userlib::cap::VcpuPage::Info, inside(12))?.map(vm, INFO_PAGE, Rights::READ | Rights::WRITE)?;
         for (index, &page) in shared.iter().enumerate() {
             let copy = self.slot().copy(page, Rights::READ | Rights::WRITE)?;
             copy.map(vm, SHARED + index as u64 * 4096, Rights::READ | Rights::WRITE)?;
         }
-        let channel: Cap<Channel> = self.channels.retype(0, self.slot())?;
-        let ours = self.slot().mint(channel, Rights::all(), 1)?;
-        inside(CHILD_CHANNEL).mint(channel, Rights::all(), 2)?;
+        // The original speaks for end 1.
+        let ours: Cap<Channel> = self.channels.retype(0, self.slot())?;
+        inside(CHILD_CHANNEL).mint(ours, Rights::all(), 2)?;
         ours.bind(own::VCPU, 1)?;
         let theirs: Cap<Channel> = inside(CHILD_CHANNEL).cap();
         theirs.bind(vcpu, 1)?;
@@ -273,7 +286,6 @@ impl Root {
     /// Launches a child: its VM, CNode and Vcpu move into its own CSpace.
     pub fn launch(&mut self, child: &Child) -> Result<(), Fault> {
         let node = child.cnode.slot().index();
-        Slot::in_node(node, slots::VM).move_from(child.vm)?;
         Slot::in_node(node, slots::CNODE).move_from(child.cnode)?;
         child.vcpu.launch(slots::BASE, slots::VCPU)
     }

@@ -159,6 +159,7 @@ fn number_for(spec: &LabelSpec, number: usize, now: u64, random: &mut Random) ->
     match (spec.label, number) {
         (Label::FrameMap | Label::PageTableMap, 1) => *random.pick(&PAGES).unwrap_or(&0),
         (Label::FrameMap, 2) => [1, 3, 7][random.below(3) as usize],
+        (Label::FrameMap, 3) | (Label::FrameUnmap, 0) => [0, 0, 0, 1, 2][random.below(5) as usize],
         (Label::PageTableMap, 2) => 1 + random.below(3),
         (Label::CpuTimeSplit | Label::CpuTimeResize, 0) => 50 + random.below(400),
         (Label::CpuTimeSplit | Label::CpuTimeResize, 1) => 1_000 * (1 + random.below(4)),

@@ -27,7 +27,7 @@ fn ten_thousand_seeds_find_nothing() {
     println!("{total}");
     assert!(total.counts.done > 300_000 && total.counts.refused > 300_000, "{total}");
     assert!(total.counts.preempted > 2_000 && total.counts.restarts > 1_000, "{total}");
-    assert!(total.expulsions > 5_000 && total.interrupts > 200_000, "{total}");
+    assert!(total.expulsions > 5_000 && total.interrupts > 200_000 && total.counts.handed_over > 200, "{total}");
 }
 
 #[test]

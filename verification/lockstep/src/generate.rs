@@ -359,6 +359,7 @@ fn number(
             0 => one_of(random, &[1, 3, 5, 7]),
             _ => u64::from((state.slots[&slot].rights & MAPPABLE).bits()),
         },
+        (Label::FrameMap, 4) | (Label::FrameUnmap, 1) => one_of(random, &[0, 0, 0, 0, 1, 1, 2, 3, 63, 64]),
         (Label::PageTableMap, 2) => gpa(random),
         (Label::PageTableMap, 3) => match vm_argument(state, view, args[0]) {
             Some(vm) if args[1] < 1 << 48 && !random.one_in(4) => missing_level(state, vm, args[1]).max(1).into(),

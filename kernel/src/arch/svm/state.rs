@@ -12,6 +12,9 @@ use kernel::vcpu::BACK_END_OFFSET;
 /// Bytes of the extended state: legacy area, header, AVX, and PKRU at its largest offset.
 pub const XSAVE_BYTES: usize = 2752;
 
+/// The XSAVE header in it (APM volume 2, 11.5.2).
+const XSAVE_HEADER: core::ops::Range<usize> = 512..576;
+
 /// Registers and more of a Vcpu that does not run.
 #[repr(C, align(64))]
 pub struct Saved {
@@ -141,8 +144,6 @@ const CR0_START: u64 = 1 << 31 | 1 << 16 | 1 << 5 | 1 << 4 | 1 << 1 | 1;
 const CR4_START: u64 = 1 << 5 | 1 << 9 | 1 << 10;
 /// MXCSR after reset.
 const MXCSR_START: u32 = 0x1f80;
-/// x87 control word after FNINIT.
-const FCW_START: u16 = 0x37f;
 /// PAT after reset.
 const PAT_START: u64 = 0x0007_0406_0007_0406;
 /// DR0 to DR3, reads and writes.
@@ -177,8 +178,8 @@ pub fn init(saved: &mut Saved, vmcb: &mut Vmcb, nested_root: Hpa, xcr0: u64) {
     saved.timer_lvt = crate::arch::apic::LVT_MASKED as u32;
     saved.timer_divide = 0;
     saved.timer_due = 0;
-    saved.xsave.0.fill(0);
-    saved.xsave.0[..2].copy_from_slice(&FCW_START.to_le_bytes());
+    // With an empty header XRSTOR gives every component its initial state, whatever lies in the area, but for MXCSR.
+    saved.xsave.0[XSAVE_HEADER].fill(0);
     saved.xsave.0[24..28].copy_from_slice(&MXCSR_START.to_le_bytes());
 
     let control = &mut vmcb.control;
