@@ -102,7 +102,6 @@ impl Display {
             KeyCode::Char('q') | KeyCode::Esc => return Some(Wish::Quit),
             _ => return None,
         };
-        self.push(format!("you: {}", action.describe(&state.apps[self.selected].name)));
         Some(Wish::Act(action))
     }
 
@@ -269,7 +268,7 @@ impl View for Display {
             }
             // In raw mode Ctrl-C is a key.
             let interrupt = key.code == KeyCode::Char('c') && key.modifiers.contains(KeyModifiers::CONTROL);
-            let wish = if interrupt { Some(Wish::Quit) } else { self.key(key.code, state) };
+            let wish = if interrupt { Some(Wish::Interrupt) } else { self.key(key.code, state) };
             wishes.extend(wish);
         }
         if self.drawn.is_none_or(|drawn| drawn.elapsed() >= REDRAW) {
