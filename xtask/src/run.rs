@@ -4,11 +4,11 @@ use crate::build::{self, Built};
 use crate::emulator::{Acceleration, Config};
 use crate::run_state::RunState;
 use crate::scenario::events::ONE_PPM;
-use crate::scenario::{self, Overrides, Scenario};
+use crate::scenario::{self, Overrides, Refused, Scenario};
 use crate::session::{Seen, Session};
 use crate::view::{Json, Plain, View, Wish};
 use crate::{image, interrupt, paths, report, setup};
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use proto::host::Command;
 use std::fs;
 use std::io::IsTerminal;
@@ -236,7 +236,7 @@ pub fn scenario_file(name: Option<&Path>) -> Result<PathBuf> {
     let mut known: Vec<String> =
         entries.filter_map(|entry| Some(entry.path().file_stem()?.to_string_lossy().into_owned())).collect();
     known.sort();
-    Err(anyhow!("there is no scenario {}; there are: {}", name.display(), known.join(", ")))
+    Err(Refused::unknown(name, &known).into())
 }
 
 /// `cargo xtask image`: the boot module of a scenario in [`paths::images`], and how to boot it.
