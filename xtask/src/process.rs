@@ -79,12 +79,15 @@ pub fn quiet(command: &mut Command) -> Result<String, String> {
     }
 }
 
-/// Makes an executable shell script for a test. Another process writes it: were it open for writing here while another
-/// thread starts a program, that program would hold it open for a moment, and the script could not be executed.
-#[cfg(test)]
+/// Makes an executable shell script, for tests that stand in for a program. Another process writes it: were it open for
+/// writing here while another thread starts a program, that program would hold it open for a moment, and the script
+/// could not be executed.
+///
+/// # Panics
+/// When the file can't be written.
 pub fn script(file: &Path, text: &str) {
     let write = "printf '#!/bin/sh\\n%s\\n' \"$1\" > \"$0\" && chmod 755 \"$0\"";
-    run(Command::new("sh").arg("-c").arg(write).arg(file).arg(text)).unwrap();
+    run(Command::new("sh").arg("-c").arg(write).arg(file).arg(text)).unwrap_or_else(|error| panic!("{error:#}"));
 }
 
 #[cfg(test)]
