@@ -31,7 +31,7 @@ fn default_scenario_leaves_what_the_host_computes() {
     assert_eq!(result["totals"]["agree"], true);
     assert_eq!(result["totals"]["mismatches"], 0);
     assert!(result["totals"]["intervals"].as_u64() > Some(10));
-    assert!(text(&output.stdout).contains("0 mismatches"), "{}", text(&output.stdout));
+    shows_what_the_result_holds(&text(&output.stdout), &result);
 
     let said = text(&left("digest/digest.txt"));
     let hash: String = Sha256::digest(&input).iter().map(|byte| format!("{byte:02x}")).collect();
@@ -55,6 +55,52 @@ fn default_scenario_leaves_what_the_host_computes() {
     assert!(once > 0 && report.accesses.is_multiple_of(once), "{} accesses of {once}", report.accesses);
     let keys = (0..report.accesses / once).flat_map(|_| Trace::new(&input));
     assert_eq!(simulate(keys, &report.sizes), report.hits, "the host has other hits with the same sizes");
+}
+
+/// What is printed around a run: which machine and why so, prices on the way, and at the end the table of applications,
+/// holdings and prices over time, and one line of totals.
+fn shows_what_the_result_holds(said: &str, result: &Value) {
+    let line = |start: &str| {
+        let line = said.lines().find(|line| line.trim_start().starts_with(start));
+        line.unwrap_or_else(|| panic!("no line `{start}` in {said}"))
+    };
+    line("acceleration: ");
+    assert!(line("machine: ").starts_with("machine: 2 cores, 512 MiB; scenario "), "{said}");
+    assert!(said.lines().any(|line| line.contains("prices: page ") && line.contains(" cr")), "{said}");
+    let (_, closing) = said.split_once("\napplication ").expect("a table of applications");
+    let (header, closing) = closing.split_once('\n').expect("it has rows");
+    for column in ["work", "paid", "work/credit", "page-s", "cpu-s", "exits"] {
+        assert!(header.split_whitespace().any(|word| word == column), "{column} is not in {header}");
+    }
+    let apps = result["apps"].as_array().expect("applications");
+    let ended: Vec<&Value> = apps.iter().filter(|app| app["end"]["kind"] == "exit").collect();
+    assert_eq!(ended.len(), 3, "{closing}");
+    for app in ended {
+        let name = app["name"].as_str().expect("a name");
+        let row = closing.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name}: {closing}"));
+        let cells: Vec<&str> = row.split_whitespace().collect();
+        let number = |cell: &str| cell.replace(',', "").parse::<f64>().unwrap_or_else(|_| panic!("{cell} in {row}"));
+        let paid: f64 = app["paid"].as_str().expect("an amount").parse().expect("a number");
+        let exits: f64 = app["exits"].as_object().expect("by kind").values().filter_map(Value::as_f64).sum();
+        assert_eq!(cells[1], "done", "{row}");
+        assert_eq!(number(cells[2]), app["work"].as_f64().expect("a number"), "{row}");
+        assert!((number(cells[3]) - paid).abs() < 1e-9 && paid > 0.0, "{row}");
+        assert!((number(cells[4]) / (number(cells[2]) / paid) - 1.0).abs() < 0.01, "{row}");
+        assert!((number(cells[5]) - app["page_ms"].as_f64().expect("a number") / 1000.0).abs() < 0.1, "{row}");
+        assert_eq!(number(cells.last().expect("cells")), exits, "{row}");
+        let core = format!("cpu.{}", app["core"]);
+        for good in ["page", core.as_str()] {
+            let held = |line: &str| line.split_whitespace().take(2).eq([name, good]) && line.contains(" most ");
+            assert!(closing.lines().any(held), "{name} held no {good} over time: {closing}");
+        }
+    }
+    for good in ["page: clearing price in credits/GiB-hour", "cpu.0: clearing price in credits/core-hour"] {
+        assert!(closing.contains(good), "{good} is not in {closing}");
+    }
+    let totals: Vec<&str> = closing.lines().filter(|line| line.starts_with("verified: ")).collect();
+    assert!(matches!(totals[..], [line] if line.contains(" intervals, 0 mismatches; ")), "{closing}");
+    assert!(text(&left("prices.svg")).contains("<svg"));
+    assert!(text(&left("console.log")).contains("kernel: nonkernel "));
 }
 
 /// A scenario that is wrong is refused before anything is built or booted, with the line and the reason.
