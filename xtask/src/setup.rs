@@ -214,7 +214,7 @@ impl Host {
     fn ensure_components(&self) -> Result<()> {
         for (component, argument) in [("clippy", "clippy"), ("rustfmt", "fmt")] {
             if process::quiet(self.command("cargo").args([argument, "--version"])).is_err() {
-                self.say(&format!("adding {component} (about 3 MB to fetch, 10 MB on disk)"));
+                self.say(&format!("adding {component} (about 5 MB to fetch, 25 MB on disk)"));
                 self.run(self.command("rustup").args(["component", "add", component]))
                     .with_context(|| format!("{component} is missing; type: rustup component add {component}"))?;
             }
@@ -226,7 +226,7 @@ impl Host {
         if self.target_library()?.is_dir() {
             return Ok(Compiler::Own);
         }
-        self.say(&format!("adding the Rust target {TARGET} (about 10 MB to fetch, 40 MB on disk)"));
+        self.say(&format!("adding the Rust target {TARGET} (about 15 MB to fetch, 80 MB on disk)"));
         let advice = format!(
             "the Rust target {TARGET} is missing; with rustup and a network, type: rustup target add {TARGET}\n\
              (rustup is at https://rustup.rs)"
