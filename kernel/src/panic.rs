@@ -1,10 +1,10 @@
 //! The kernel's end: seizes the serial port, writes the message, the epitaph and every core's events, and leaves.
 
-use crate::arch::core_area::{self, this};
+use crate::arch::core_area::{self, Core, this};
 use crate::arch::serial::Serial;
 use crate::arch::{apic, cpu};
 use core::fmt::Write;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicPtr, Ordering};
 use kernel::epitaph::{EPITAPH_MARK, EVENTS_MARK, Epitaph, Event, EventKind, Ring};
 use kernel::types::CoreId;
 use kernel::vm::MAX_CORES;
@@ -18,7 +18,8 @@ const EXIT_PANIC: u32 = 0x2a;
 /// Port of an emulator's exit device (`isa-debug-exit,iobase=0xf4`); unclaimed on real machines.
 const EXIT_PORT: u16 = 0xf4;
 
-static PANICKED: AtomicBool = AtomicBool::new(false);
+/// The first core that panicked. The NMI stub halts every other one.
+pub static PANICKING: AtomicPtr<Core> = AtomicPtr::new(core::ptr::null_mut());
 
 /// Remembers an event of this core.
 #[cold]
@@ -30,7 +31,8 @@ pub fn record(kind: EventKind, detail: u32, detail2: u64) {
 #[panic_handler]
 fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     // A panic within a panic, or on a second core, leaves the port to the first.
-    if PANICKED.swap(true, Ordering::AcqRel) {
+    let own = core::ptr::from_ref(this()).cast_mut();
+    if PANICKING.compare_exchange(core::ptr::null_mut(), own, Ordering::AcqRel, Ordering::Relaxed).is_err() {
         cpu::halt_forever();
     }
     stop_other_cores();
@@ -54,12 +56,13 @@ fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     cpu::halt_forever()
 }
 
-/// Sends INIT to the others: guests stop, and nobody else writes to the port.
+/// Sends an NMI to the others, which halts them: guests stop, and nobody else writes to the port. An INIT would not do:
+/// the boot core, if it is one of the others, would start the firmware anew, which resets the machine.
 fn stop_other_cores() {
     let own = this();
     for core in core_area::cores(MAX_CORES) {
         if !core::ptr::eq(core, own) && core.ready.load(Ordering::Relaxed) {
-            apic::send_init(core.apic_id.load(Ordering::Relaxed));
+            apic::send_nmi(core.apic_id.load(Ordering::Relaxed));
         }
     }
 }

@@ -97,6 +97,21 @@ pub fn host_packages() -> Result<(Vec<String>, Vec<String>)> {
     Ok((whole.into_iter().map(|package| package.name).collect(), libraries))
 }
 
+/// Names that packages and programs of the workspace have, in the order of the alphabet.
+///
+/// # Errors
+/// When the workspace is broken; cargo says how.
+pub fn taken_names() -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for package in metadata()?.packages {
+        names.extend(package.targets.into_iter().filter(|target| target.is("bin")).map(|target| target.name));
+        names.push(package.name);
+    }
+    names.sort();
+    names.dedup();
+    Ok(names)
+}
+
 /// The packages below `apps/`, the servers and the test guests.
 ///
 /// # Errors

@@ -102,7 +102,6 @@ impl Display {
             KeyCode::Char('q') | KeyCode::Esc => return Some(Wish::Quit),
             _ => return None,
         };
-        self.push(format!("you: {}", action.describe(&state.apps[self.selected].name)));
         Some(Wish::Act(action))
     }
 
@@ -208,13 +207,16 @@ impl Display {
         frame.render_widget(table, area);
     }
 
-    /// The selected application's share of its core over time: flat, whatever its neighbours do.
+    /// The selected application's share of its core over time: flat, whatever its neighbours do. The largest share that
+    /// is shown fills the height, so that a small one can be seen too.
     fn share(&self, frame: &mut Frame, area: Rect, state: &RunState) {
         let Some(app) = state.apps.get(self.selected) else { return };
-        let title = format!("CPU time that {} has had, share of core {}", app.name, app.core);
         let shares = app.shares(state.tsc_hz);
         let data = tail(shares.iter().map(|(_, share)| (share * 1000.0) as u64), area.width.saturating_sub(2));
-        let line = Sparkline::default().data(&data).max(1000).fg(Color::Yellow).block(Block::bordered().title(title));
+        let top = data.iter().copied().max().unwrap_or(0).max(1);
+        let height = format!("{}.{} %", top / 10, top % 10);
+        let title = format!("CPU time that {} has had, share of core {} (full height: {height})", app.name, app.core);
+        let line = Sparkline::default().data(&data).max(top).fg(Color::Yellow).block(Block::bordered().title(title));
         frame.render_widget(line, area);
     }
 }
@@ -269,7 +271,7 @@ impl View for Display {
             }
             // In raw mode Ctrl-C is a key.
             let interrupt = key.code == KeyCode::Char('c') && key.modifiers.contains(KeyModifiers::CONTROL);
-            let wish = if interrupt { Some(Wish::Quit) } else { self.key(key.code, state) };
+            let wish = if interrupt { Some(Wish::Interrupt) } else { self.key(key.code, state) };
             wishes.extend(wish);
         }
         if self.drawn.is_none_or(|drawn| drawn.elapsed() >= REDRAW) {

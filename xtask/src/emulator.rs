@@ -37,13 +37,18 @@ pub enum Acceleration {
 impl Acceleration {
     /// KVM if the host really offers SVM to a guest hypervisor, else the instruction clock; and one line that says why.
     pub fn choose() -> (Acceleration, String) {
-        match nested_svm() {
+        Acceleration::choose_on(&Host::look())
+    }
+
+    /// As [`Acceleration::choose`], on a host of which this is known.
+    fn choose_on(host: &Host) -> (Acceleration, String) {
+        match host.nested_svm() {
             Ok(()) => (Acceleration::Kvm, "acceleration: KVM (this host offers nested SVM)".into()),
             Err(reason) => (
                 Acceleration::InstructionClock,
                 format!(
-                    "acceleration: none, as {reason}; QEMU translates every guest instruction, which is 10 to 50 times \
-                     slower than hardware, and virtual time is counted in instructions, so every run is the same"
+                    "acceleration: none (TCG), as {reason}; QEMU translates every guest instruction, which is 10 to 50 \
+                     times slower than hardware, and virtual time is counted in instructions, so every run is the same"
                 ),
             ),
         }
@@ -66,23 +71,39 @@ impl Acceleration {
     }
 }
 
-/// Why KVM can't run a hypervisor here, if it can't.
-fn nested_svm() -> Result<(), String> {
-    let flags = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let has_svm = flags
-        .lines()
-        .filter(|line| line.starts_with("flags"))
-        .any(|line| line.split_whitespace().any(|flag| flag == "svm"));
-    if !has_svm {
-        return Err("this host's processor shows no SVM".into());
+/// What the choice of the acceleration depends on.
+struct Host {
+    /// `/proc/cpuinfo`.
+    cpuinfo: String,
+    /// Parameter `nested` of KVM's module for SVM; empty where that isn't loaded.
+    nested: String,
+    /// Whether `/dev/kvm` can be opened, or why not.
+    kvm: Result<(), String>,
+}
+
+impl Host {
+    /// This host.
+    fn look() -> Host {
+        let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        let kvm = fs::OpenOptions::new().read(true).write(true).open("/dev/kvm");
+        Host {
+            cpuinfo: text("/proc/cpuinfo"),
+            nested: text("/sys/module/kvm_amd/parameters/nested"),
+            kvm: kvm.map(|_| ()).map_err(|error| error.to_string()),
+        }
     }
-    let nested = fs::read_to_string("/sys/module/kvm_amd/parameters/nested").unwrap_or_default();
-    if !matches!(nested.trim(), "1" | "Y") {
-        return Err("KVM does not nest on this host".into());
-    }
-    match fs::OpenOptions::new().read(true).write(true).open("/dev/kvm") {
-        Ok(_) => Ok(()),
-        Err(error) => Err(format!("/dev/kvm cannot be opened ({error})")),
+
+    /// Why KVM can't run a hypervisor here, if it can't.
+    fn nested_svm(&self) -> Result<(), String> {
+        let mut flags = self.cpuinfo.lines().filter(|line| line.starts_with("flags"));
+        let has = |line: &str, wanted: &str| line.split_whitespace().any(|flag| flag == wanted);
+        if !flags.any(|line| has(line, "svm") && has(line, "npt")) {
+            return Err("this host's processor shows no SVM with nested paging".into());
+        }
+        if !matches!(self.nested.trim(), "1" | "Y") {
+            return Err("KVM does not nest on this host".into());
+        }
+        self.kvm.clone().map_err(|error| format!("/dev/kvm cannot be opened ({error})"))
     }
 }
 
@@ -369,6 +390,54 @@ mod tests {
     #[test]
     fn what_a_guest_prints_cannot_control_the_terminal() {
         assert_eq!(printable(b"a\x1b[2Jb\tc"), "a\u{fffd}[2Jb\tc");
+    }
+
+    #[test]
+    fn kvm_is_chosen_only_where_it_really_offers_svm() {
+        const AMD: &str = "processor\t: 0\nvendor_id\t: AuthenticAMD\nflags\t\t: fpu sse2 svm npt nrip_save\n";
+        let host = |cpuinfo: &str, nested: &str, kvm: Result<(), &str>| Host {
+            cpuinfo: cpuinfo.into(),
+            nested: nested.into(),
+            kvm: kvm.map_err(str::to_string),
+        };
+        for nested in ["1\n", "Y\n"] {
+            let (chosen, line) = Acceleration::choose_on(&host(AMD, nested, Ok(())));
+            assert_eq!((chosen, line.as_str()), (Acceleration::Kvm, "acceleration: KVM (this host offers nested SVM)"));
+        }
+        let intel = AMD.replace("svm npt", "vmx ept");
+        let without_nested_paging = AMD.replace(" npt", "");
+        // A word that merely begins like the flag is another flag, and what is no line of flags does not count.
+        let similar = AMD.replace(" svm", " svm_lock") + "model name\t: svm npt\n";
+        for (host, reason) in [
+            (host("", "1", Ok(())), "as this host's processor shows no SVM with nested paging;"),
+            (host(&intel, "1", Ok(())), "as this host's processor shows no SVM with nested paging;"),
+            (host(&without_nested_paging, "1", Ok(())), "as this host's processor shows no SVM with nested paging;"),
+            (host(&similar, "1", Ok(())), "as this host's processor shows no SVM with nested paging;"),
+            (host(AMD, "0\n", Ok(())), "as KVM does not nest on this host;"),
+            (host(AMD, "", Ok(())), "as KVM does not nest on this host;"),
+            (host(AMD, "1", Err("Permission denied")), "as /dev/kvm cannot be opened (Permission denied);"),
+        ] {
+            let (chosen, line) = Acceleration::choose_on(&host);
+            assert_eq!(chosen, Acceleration::InstructionClock, "{line}");
+            assert!(line.starts_with("acceleration: none (TCG), ") && line.contains(reason), "{line}");
+            assert!(line.contains("10 to 50 times slower"), "{line}");
+        }
+    }
+
+    #[test]
+    fn each_acceleration_is_asked_of_the_emulator() {
+        let arguments = |acceleration: Acceleration| {
+            let (kernel, extra) = ("none".into(), Vec::new());
+            let (module, command_line) = (None, String::new());
+            let config = Config { kernel, module, command_line, cores: 1, memory_mib: 64, acceleration, extra };
+            let tools = setup::Tools { qemu: "q".into(), qemu_version: "".into(), compiler: setup::Compiler::Own };
+            typed(&tools, &config)
+        };
+        assert!(arguments(Acceleration::Kvm).contains(" -cpu host -accel kvm "));
+        let clocked = arguments(Acceleration::InstructionClock);
+        assert!(clocked.contains(" -accel tcg,thread=single -icount shift=0,sleep=off "), "{clocked}");
+        let threaded = arguments(Acceleration::Threads);
+        assert!(threaded.contains(" -accel tcg,thread=multi ") && !threaded.contains("icount"), "{threaded}");
     }
 
     #[test]

@@ -10,10 +10,12 @@ static COUNT: AtomicU32 = AtomicU32::new(0);
 /// # Errors
 /// When the handler can't be set.
 pub fn catch() -> Result<()> {
-    ctrlc::set_handler(|| {
-        COUNT.fetch_add(1, Ordering::Relaxed);
-    })
-    .context("cannot catch Ctrl-C")
+    ctrlc::set_handler(note).context("cannot catch Ctrl-C")
+}
+
+/// Counts one more, from wherever it came.
+pub fn note() {
+    COUNT.fetch_add(1, Ordering::Relaxed);
 }
 
 /// How often one of them came.

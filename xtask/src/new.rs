@@ -2,7 +2,7 @@
 //!
 //! In the template's files `{{name}}` stands for the application's name. The workspace takes every folder in `apps/`.
 
-use crate::paths;
+use crate::{build, paths};
 use anyhow::{Context, Result, bail, ensure};
 use std::fs;
 use std::path::Path;
@@ -19,6 +19,10 @@ pub fn new(name: &str) -> Result<()> {
     check_name(name)?;
     let folder = paths::root().join("apps").join(name);
     ensure!(!folder.exists(), "{} exists already", paths::shown(&folder));
+    ensure!(
+        !build::taken_names()?.iter().any(|taken| taken == name),
+        "the workspace has a package or a program `{name}` already"
+    );
     copy(&paths::root().join("userlib/template"), &folder, name)?;
     println!("made {}; next, type:", paths::shown(&folder));
     println!("  cargo xtask build {name}");
@@ -26,11 +30,15 @@ pub fn new(name: &str) -> Result<()> {
     Ok(())
 }
 
+/// Names that Rust, cargo or the template use for something else.
+const RESERVED: [&str; 9] = ["alloc", "application", "build", "core", "deps", "examples", "incremental", "std", "test"];
+
 fn check_name(name: &str) -> Result<()> {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     if name.len() > 24 || !name.chars().all(plain) || !name.starts_with(|c: char| c.is_ascii_lowercase()) {
         bail!("`{name}` won't do: take up to 24 lower-case letters, digits and hyphens, a letter first");
     }
+    ensure!(!RESERVED.contains(&name), "`{name}` won't do: Rust, cargo or the template use it for something else");
     Ok(())
 }
 
@@ -61,7 +69,7 @@ mod tests {
         for good in ["a", "my-app", "x2"] {
             assert!(check_name(good).is_ok(), "{good}");
         }
-        for bad in ["", "2x", "My", "a_b", "../x", "a b", "abcdefghijklmnopqrstuvwxy"] {
+        for bad in ["", "2x", "My", "a_b", "../x", "a b", "abcdefghijklmnopqrstuvwxy", "core", "build"] {
             assert!(check_name(bad).is_err(), "{bad}");
         }
     }

@@ -3,10 +3,13 @@
 
 use std::path::{Path, PathBuf};
 
-/// The workspace's root, which holds `Cargo.toml` and `Cargo.lock`.
+/// The workspace's root, which holds `Cargo.toml` and `Cargo.lock`: that of the workspace whose `xtask` cargo is running,
+/// which may be a copy of the one that this program was built in; else that one.
 pub fn root() -> PathBuf {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.parent().unwrap_or(here).to_path_buf()
+    let run_by_cargo = std::env::var_os("CARGO_PKG_NAME").is_some_and(|name| name == env!("CARGO_PKG_NAME"));
+    let folder = std::env::var_os("CARGO_MANIFEST_DIR").filter(|_| run_by_cargo);
+    let here = folder.map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    here.parent().unwrap_or(&here).to_path_buf()
 }
 
 /// Cargo's target folder: `CARGO_TARGET_DIR` if set, else `target/` in the workspace.

@@ -1,16 +1,21 @@
 //! Running other programs, with errors that say what was run and how it ended.
 
 use anyhow::{Context, Result, bail};
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// The program's path if `PATH` (or, with a `/` in it, the file system) has it as an executable file.
 pub fn find(program: &str) -> Option<PathBuf> {
+    find_in(&std::env::var_os("PATH")?, program)
+}
+
+/// As [`find`], with this instead of `PATH`.
+pub fn find_in(path: &OsStr, program: &str) -> Option<PathBuf> {
     if program.contains('/') {
         return is_executable(Path::new(program)).then(|| program.into());
     }
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| is_executable(file))
+    std::env::split_paths(path).map(|folder| folder.join(program)).find(|file| is_executable(file))
 }
 
 fn is_executable(file: &Path) -> bool {
@@ -72,6 +77,17 @@ pub fn quiet(command: &mut Command) -> Result<String, String> {
     } else {
         Err(String::from_utf8_lossy(&output.stderr).trim().to_string())
     }
+}
+
+/// Makes an executable shell script, for tests that stand in for a program. Another process writes it: were it open for
+/// writing here while another thread starts a program, that program would hold it open for a moment, and the script
+/// could not be executed.
+///
+/// # Panics
+/// When the file can't be written.
+pub fn script(file: &Path, text: &str) {
+    let write = "printf '#!/bin/sh\\n%s\\n' \"$1\" > \"$0\" && chmod 755 \"$0\"";
+    run(Command::new("sh").arg("-c").arg(write).arg(file).arg(text)).unwrap_or_else(|error| panic!("{error:#}"));
 }
 
 #[cfg(test)]

@@ -4,11 +4,11 @@ use crate::build::{self, Built};
 use crate::emulator::{Acceleration, Config};
 use crate::run_state::RunState;
 use crate::scenario::events::ONE_PPM;
-use crate::scenario::{self, Overrides, Scenario};
+use crate::scenario::{self, Overrides, Refused, Scenario};
 use crate::session::{Seen, Session};
 use crate::view::{Json, Plain, View, Wish};
 use crate::{image, interrupt, paths, report, setup};
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use proto::host::Command;
 use std::fs;
 use std::io::IsTerminal;
@@ -50,6 +50,7 @@ pub fn run(options: &Options) -> Result<u8> {
     let scenario = scenario::load(&options.scenario, &options.overrides, &application_images()?)?;
     let built = build_for(&scenario)?;
     if interrupt::count() > 0 {
+        eprintln!("error: interrupted before the boot");
         return Ok(INTERRUPTED);
     }
     let folder = paths::run_folder();
@@ -78,7 +79,8 @@ pub fn run(options: &Options) -> Result<u8> {
     let stopped = outcome?;
     let mut failure = stopped.failure.or_else(|| session.failure());
     if stopped.by_user && session.ended_when_told() {
-        failure = None;
+        // What was asked for is no failure; an interrupted run is not a whole one, though.
+        failure = stopped.interrupted.then(|| "interrupted; what it had done is reported".into());
     }
     let wall = session.elapsed().as_secs_f64();
     let shown = paths::shown(&options.scenario);
@@ -95,7 +97,6 @@ pub fn run(options: &Options) -> Result<u8> {
         );
     }
     match failure {
-        None if stopped.interrupted => Ok(INTERRUPTED),
         None => Ok(0),
         Some(failure) => {
             eprintln!("error: {failure}\n{}", session.last_lines());
@@ -155,6 +156,7 @@ struct Stopped {
 
 fn watch(session: &mut Session, view: &mut dyn View, scenario: &Scenario, timeout: Duration) -> Result<Stopped> {
     let mut ppm = vec![ONE_PPM; scenario.plan.apps.len()];
+    let names: Vec<&str> = scenario.plan.apps.iter().map(|app| app.name.as_str()).collect();
     let mut ending: Option<Instant> = None;
     let mut interrupted = false;
     let end = |failure: Option<String>, interrupted: bool, by_user: bool| Ok(Stopped { failure, interrupted, by_user });
@@ -169,10 +171,12 @@ fn watch(session: &mut Session, view: &mut dyn View, scenario: &Scenario, timeou
             match wish {
                 Wish::Act(action) => {
                     let command = action.command(&mut ppm);
-                    if let Err(error) = session.send(&command) {
-                        view.note(&format!("{error:#}"));
+                    match session.send(&command) {
+                        Ok(()) => view.note(&format!("you: {}", action.describe(&names, &ppm))),
+                        Err(error) => view.note(&format!("{error:#}")),
                     }
                 }
+                Wish::Interrupt => interrupt::note(),
                 Wish::Quit if ending.is_none() => {
                     view.note("ending the run in good order");
                     let _ = session.send(&Command::Stop);
@@ -232,7 +236,7 @@ pub fn scenario_file(name: Option<&Path>) -> Result<PathBuf> {
     let mut known: Vec<String> =
         entries.filter_map(|entry| Some(entry.path().file_stem()?.to_string_lossy().into_owned())).collect();
     known.sort();
-    Err(anyhow!("there is no scenario {}; there are: {}", name.display(), known.join(", ")))
+    Err(Refused::unknown(name, &known).into())
 }
 
 /// `cargo xtask image`: the boot module of a scenario in [`paths::images`], and how to boot it.

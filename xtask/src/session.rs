@@ -197,15 +197,13 @@ fn last_events(core: u32, events: Vec<Event>) -> String {
 mod tests {
     use super::*;
     use crate::emulator::Acceleration;
-    use std::os::unix::fs::PermissionsExt;
 
     /// A session with a shell script as its emulator.
     fn session(script: &str, name: &str) -> Session {
         let folder = std::env::temp_dir().join(format!("nonkernel-session-{}-{name}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let qemu = folder.join("emulator");
-        std::fs::write(&qemu, format!("#!/bin/sh\n{script}\n")).unwrap();
-        std::fs::set_permissions(&qemu, std::fs::Permissions::from_mode(0o755)).unwrap();
+        crate::process::script(&qemu, script);
         let config = Config {
             kernel: "none".into(),
             module: None,

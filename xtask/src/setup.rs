@@ -7,6 +7,7 @@
 
 use crate::{paths, process};
 use anyhow::{Context, Result, anyhow, bail};
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,15 +19,18 @@ pub const TARGET: &str = "x86_64-unknown-none";
 pub const QEMU_NEEDED: (u32, u32) = (10, 0);
 const QEMU: &str = "qemu-system-x86_64";
 const QEMU_PACKAGES: [&str; 2] = ["qemu-system-x86", "seabios"];
-const BACKPORTS_FILE: &str = "/etc/apt/sources.list.d/nonkernel-backports.sources";
+/// What installing them on a minimal Debian 12 takes.
+const QEMU_SIZE: &str = "about 22 MB to fetch, 120 MB on disk";
+/// Below the root.
+const BACKPORTS_FILE: &str = "etc/apt/sources.list.d/nonkernel-backports.sources";
 const DEFAULT_MIRROR: &str = "http://deb.debian.org/debian";
 const DEFAULT_KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// Debian's compiler that is new enough, its library's sources, and a linker for the target.
 const RUST_PACKAGES: [&str; 4] = ["rustc-web", "cargo-web", "rust-web-src", "lld"];
-/// Where those packages put the compiler.
-const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
-const DEBIAN_CARGO: &str = "/usr/bin/cargo";
+/// Where those packages put the compiler, below the root.
+const DEBIAN_RUSTC: &str = "usr/bin/rustc";
+const DEBIAN_CARGO: &str = "usr/bin/cargo";
 /// The oldest compiler that will do: `rust-version` of the workspace.
 const RUST_NEEDED: (u32, u32) = (1, 95);
 
@@ -55,20 +59,12 @@ pub enum Compiler {
 /// # Errors
 /// When something is missing and can't be installed; the message says what to type.
 pub fn ensure() -> Result<Tools> {
-    if let Some(tools) = stamped() {
-        return Ok(tools);
-    }
-    let (qemu, qemu_version) = ensure_qemu()?;
-    let tools = Tools { qemu, qemu_version, compiler: ensure_target()? };
-    let stamp = stamp_file();
-    fs::create_dir_all(paths::target()).context("cannot make the target folder")?;
-    fs::write(&stamp, stamp_text(&tools)?).with_context(|| format!("cannot write {}", stamp.display()))?;
-    Ok(tools)
+    Host::this().ensure()
 }
 
 /// Who builds for the target, as the last set-up found it.
 pub fn compiler() -> Compiler {
-    stamped().map_or(Compiler::Own, |tools| tools.compiler)
+    Host::this().stamped().map_or(Compiler::Own, |tools| tools.compiler)
 }
 
 /// `cargo xtask setup`: checks everything anew, with clippy and rustfmt, which only `cargo xtask test` needs.
@@ -76,9 +72,10 @@ pub fn compiler() -> Compiler {
 /// # Errors
 /// As [`ensure`].
 pub fn setup() -> Result<()> {
-    let _ = fs::remove_file(stamp_file());
-    let tools = ensure()?;
-    ensure_components()?;
+    let host = Host::this();
+    let _ = fs::remove_file(&host.stamp);
+    let tools = host.ensure()?;
+    host.ensure_components()?;
     println!("set-up: {} {}", tools.qemu.display(), tools.qemu_version);
     match tools.compiler {
         Compiler::Own => println!("set-up: Rust target {TARGET}, clippy and rustfmt are installed"),
@@ -90,11 +87,11 @@ pub fn setup() -> Result<()> {
 
 /// Debian's cargo, set up to build the target's library from sources with Debian's linker.
 pub fn debian_cargo() -> Command {
-    let mut command = Command::new(DEBIAN_CARGO);
+    let mut command = Command::new(Path::new("/").join(DEBIAN_CARGO));
     for name in ["RUSTUP_TOOLCHAIN", "RUSTC_WRAPPER", "CARGO"] {
         command.env_remove(name);
     }
-    command.env("RUSTC", DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", "1");
+    command.env("RUSTC", Path::new("/").join(DEBIAN_RUSTC)).env("RUSTC_BOOTSTRAP", "1");
     command.env("CARGO_TARGET_X86_64_UNKNOWN_NONE_LINKER", "lld");
     command
 }
@@ -104,88 +101,249 @@ pub fn debian_cargo() -> Command {
 /// # Errors
 /// When they are missing and rustup can't add them.
 pub fn ensure_components() -> Result<()> {
-    for (component, argument) in [("clippy", "clippy"), ("rustfmt", "fmt")] {
-        if process::quiet(Command::new("cargo").args([argument, "--version"])).is_err() {
-            println!("set-up: adding {component} (about 3 MB)");
-            process::run(Command::new("rustup").args(["component", "add", component]))
-                .with_context(|| format!("{component} is missing; type: rustup component add {component}"))?;
+    Host::this().ensure_components()
+}
+
+/// The machine that is set up. What is looked at, run and written is below `root` and in `path`, so that a test can be
+/// on a machine of its own.
+struct Host {
+    /// The root of its file system.
+    root: PathBuf,
+    /// Folders of programs, as in `PATH`.
+    path: OsString,
+    /// File that says what was found.
+    stamp: PathBuf,
+    /// Says what is being done.
+    say: Box<dyn Fn(&str)>,
+}
+
+impl Host {
+    /// This one. What is done is said on standard error, as standard output may be JSON.
+    fn this() -> Host {
+        Host {
+            root: "/".into(),
+            path: std::env::var_os("PATH").unwrap_or_default(),
+            stamp: paths::target().join("setup-stamp"),
+            say: Box::new(|text| eprintln!("set-up: {text}")),
         }
     }
-    Ok(())
-}
 
-fn stamp_file() -> PathBuf {
-    paths::target().join("setup-stamp")
-}
-
-/// Names everything that a later run takes for granted: when one of them changes, the stamp doesn't count.
-fn stamp_text(tools: &Tools) -> Result<String> {
-    let changed = fs::metadata(&tools.qemu).and_then(|data| data.modified()).context("cannot read the emulator")?;
-    let seconds = changed.duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let library = match tools.compiler {
-        Compiler::Own => target_library()?,
-        Compiler::Debian => DEBIAN_RUSTC.into(),
-    };
-    let (qemu, version) = (tools.qemu.display(), &tools.qemu_version);
-    Ok(format!("{qemu}\n{version}\n{seconds}\n{:?}\n{}\n", tools.compiler, library.display()))
-}
-
-fn stamped() -> Option<Tools> {
-    let stamp = fs::read_to_string(stamp_file()).ok()?;
-    let mut lines = stamp.lines();
-    let (qemu, qemu_version) = (lines.next()?.into(), lines.next()?.into());
-    let compiler = if lines.nth(1)? == "Debian" { Compiler::Debian } else { Compiler::Own };
-    let tools = Tools { qemu, qemu_version, compiler };
-    let library = PathBuf::from(lines.next()?);
-    let same = process::find(QEMU).as_ref() == Some(&tools.qemu)
-        && library.exists()
-        && stamp_text(&tools).is_ok_and(|text| text == stamp);
-    same.then_some(tools)
-}
-
-/// The folder of the target's libraries in the toolchain in use.
-fn target_library() -> Result<PathBuf> {
-    let sysroot = process::output(Command::new("rustc").current_dir(paths::root()).args(["--print", "sysroot"]))?;
-    Ok(Path::new(sysroot.trim()).join("lib/rustlib").join(TARGET).join("lib"))
-}
-
-fn ensure_target() -> Result<Compiler> {
-    if target_library()?.is_dir() {
-        return Ok(Compiler::Own);
+    fn say(&self, text: &str) {
+        (self.say)(text);
     }
-    println!("set-up: adding the Rust target {TARGET} (about 10 MB to fetch, 40 MB on disk)");
-    let advice = format!(
-        "the Rust target {TARGET} is missing; with rustup and a network, type: rustup target add {TARGET}\n\
-         (rustup is at https://rustup.rs)"
-    );
-    let added = process::find("rustup").is_some()
-        && process::run(Command::new("rustup").current_dir(paths::root()).args(["target", "add", TARGET])).is_ok()
-        && target_library()?.is_dir();
-    if added { Ok(Compiler::Own) } else { ensure_debian_compiler().context(advice) }
-}
 
-/// For when rustup's server can't be reached: Debian has a new enough compiler with the sources of its library.
-fn ensure_debian_compiler() -> Result<Compiler> {
-    let usable = || {
-        let text = process::quiet(Command::new(DEBIAN_RUSTC).arg("--version")).ok()?;
+    fn find(&self, program: &str) -> Option<PathBuf> {
+        process::find_in(&self.path, program)
+    }
+
+    /// A program of this host, or one that cannot be started if there is none.
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(self.find(program).unwrap_or_else(|| program.into()));
+        command.env("PATH", &self.path).current_dir(paths::root());
+        command
+    }
+
+    /// Runs a step of the set-up; what it prints goes where the set-up says what it does.
+    fn run(&self, command: &mut Command) -> Result<()> {
+        process::run(command.stdout(std::io::stderr()))
+    }
+
+    fn read(&self, file: &str) -> String {
+        fs::read_to_string(self.root.join(file)).unwrap_or_default()
+    }
+
+    fn is_root(&self) -> bool {
+        process::quiet(self.command("id").arg("-u")).is_ok_and(|id| id.trim() == "0")
+    }
+
+    fn release(&self) -> Release {
+        Release::parse(&self.read("etc/os-release"))
+    }
+
+    fn apt(&self) -> Command {
+        let mut command = self.command("apt-get");
+        command.env("DEBIAN_FRONTEND", "noninteractive").env("LC_ALL", "C");
+        command
+    }
+
+    fn ensure(&self) -> Result<Tools> {
+        if let Some(tools) = self.stamped() {
+            return Ok(tools);
+        }
+        let (qemu, qemu_version) = self.ensure_qemu()?;
+        let tools = Tools { qemu, qemu_version, compiler: self.ensure_target()? };
+        if let Some(folder) = self.stamp.parent() {
+            fs::create_dir_all(folder).context("cannot make the target folder")?;
+        }
+        fs::write(&self.stamp, self.stamp_text(&tools)?)
+            .with_context(|| format!("cannot write {}", self.stamp.display()))?;
+        Ok(tools)
+    }
+
+    /// Names everything that a later run takes for granted: when one of them changes, the stamp doesn't count.
+    fn stamp_text(&self, tools: &Tools) -> Result<String> {
+        let changed = fs::metadata(&tools.qemu).and_then(|data| data.modified()).context("cannot read the emulator")?;
+        let seconds = changed.duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let library = match tools.compiler {
+            Compiler::Own => self.target_library()?,
+            Compiler::Debian => self.root.join(DEBIAN_RUSTC),
+        };
+        let (qemu, version) = (tools.qemu.display(), &tools.qemu_version);
+        Ok(format!("{qemu}\n{version}\n{seconds}\n{:?}\n{}\n", tools.compiler, library.display()))
+    }
+
+    fn stamped(&self) -> Option<Tools> {
+        let stamp = fs::read_to_string(&self.stamp).ok()?;
+        let mut lines = stamp.lines();
+        let (qemu, qemu_version) = (lines.next()?.into(), lines.next()?.into());
+        let compiler = if lines.nth(1)? == "Debian" { Compiler::Debian } else { Compiler::Own };
+        let tools = Tools { qemu, qemu_version, compiler };
+        let library = PathBuf::from(lines.next()?);
+        let same = self.find(QEMU).as_ref() == Some(&tools.qemu)
+            && library.exists()
+            && self.stamp_text(&tools).is_ok_and(|text| text == stamp);
+        same.then_some(tools)
+    }
+
+    /// The folder of the target's libraries in the toolchain in use.
+    fn target_library(&self) -> Result<PathBuf> {
+        let sysroot = process::output(self.command("rustc").args(["--print", "sysroot"]))?;
+        Ok(Path::new(sysroot.trim()).join("lib/rustlib").join(TARGET).join("lib"))
+    }
+
+    fn ensure_components(&self) -> Result<()> {
+        for (component, argument) in [("clippy", "clippy"), ("rustfmt", "fmt")] {
+            if process::quiet(self.command("cargo").args([argument, "--version"])).is_err() {
+                self.say(&format!("adding {component} (about 5 MB to fetch, 25 MB on disk)"));
+                self.run(self.command("rustup").args(["component", "add", component]))
+                    .with_context(|| format!("{component} is missing; type: rustup component add {component}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn ensure_target(&self) -> Result<Compiler> {
+        if self.target_library()?.is_dir() {
+            return Ok(Compiler::Own);
+        }
+        self.say(&format!("adding the Rust target {TARGET} (about 15 MB to fetch, 80 MB on disk)"));
+        let advice = format!(
+            "the Rust target {TARGET} is missing; with rustup and a network, type: rustup target add {TARGET}\n\
+             (rustup is at https://rustup.rs)"
+        );
+        let added = self.find("rustup").is_some()
+            && self.run(self.command("rustup").args(["target", "add", TARGET])).is_ok()
+            && self.target_library()?.is_dir();
+        if added { Ok(Compiler::Own) } else { self.ensure_debian_compiler().context(advice) }
+    }
+
+    /// For when rustup's server can't be reached: Debian has a new enough compiler with the sources of its library.
+    fn ensure_debian_compiler(&self) -> Result<Compiler> {
+        if let Some(compiler) = self.debian_compiler() {
+            return Ok(compiler);
+        }
+        let packages = RUST_PACKAGES.join(" ");
+        if self.release().suite().is_none() || !self.is_root() {
+            bail!(
+                "or, on Debian, type: sudo apt-get update && sudo apt-get install --no-install-recommends {packages}"
+            );
+        }
+        self.say("Debian's compiler would do instead: reading the package lists (about 10 MB to fetch)");
+        self.run(self.apt().args(["update", "-q"]))?;
+        // Looked at before anything is fetched: which version there is depends on the suites that the machine uses.
+        let policy = process::quiet(self.command("apt-cache").env("LC_ALL", "C").args(["policy", RUST_PACKAGES[0]]));
+        let policy = policy.unwrap_or_default();
+        let offered = policy.lines().find_map(|line| line.trim().strip_prefix("Candidate: ")).unwrap_or("(none)");
+        let new_enough =
+            parse_version(&format!("version {offered}")).is_some_and(|(major, minor, _)| (major, minor) >= RUST_NEEDED);
+        if !new_enough {
+            bail!(
+                "and the {} that this machine's package sources offer, {offered}, is older than {}.{}",
+                RUST_PACKAGES[0],
+                RUST_NEEDED.0,
+                RUST_NEEDED.1
+            );
+        }
+        self.say(&format!("installing {packages} (about 185 MB to fetch, 960 MB on disk)"));
+        self.run(self.apt().args(["install", "-q", "-y", "--no-install-recommends"]).args(RUST_PACKAGES))?;
+        self.debian_compiler().ok_or_else(|| anyhow!("and Debian's compiler, now installed, cannot be used"))
+    }
+
+    /// Debian's compiler, if it is there and will do.
+    fn debian_compiler(&self) -> Option<Compiler> {
+        let rustc = self.root.join(DEBIAN_RUSTC);
+        let text = process::quiet(Command::new(&rustc).arg("--version")).ok()?;
         let version = parse_version(&text.replacen("rustc ", "version ", 1))?;
-        let sysroot = process::quiet(Command::new(DEBIAN_RUSTC).args(["--print", "sysroot"])).ok()?;
+        let sysroot = process::quiet(Command::new(&rustc).args(["--print", "sysroot"])).ok()?;
         let sources = Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core");
-        let linker = process::find("lld").is_some() && Path::new(DEBIAN_CARGO).is_file();
+        let linker = self.find("lld").is_some() && self.root.join(DEBIAN_CARGO).is_file();
         ((version.0, version.1) >= RUST_NEEDED && sources.is_dir() && linker).then_some(Compiler::Debian)
-    };
-    if let Some(compiler) = usable() {
-        return Ok(compiler);
     }
-    let packages = RUST_PACKAGES.join(" ");
-    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
-    if Release::parse(&release).suite().is_none() || !is_root() {
-        bail!("or, on Debian, type: sudo apt-get update && sudo apt-get install --no-install-recommends {packages}");
+
+    fn usable_qemu(&self) -> Result<(PathBuf, String), String> {
+        let Some(qemu) = self.find(QEMU) else {
+            return Err(format!("{QEMU} is not in PATH"));
+        };
+        let text = process::quiet(Command::new(&qemu).arg("--version"))?;
+        match parse_version(&text) {
+            Some((major, minor, version)) if (major, minor) >= QEMU_NEEDED => Ok((qemu, version)),
+            Some((_, _, version)) => Err(format!("{} is version {version}, too old", qemu.display())),
+            None => Err(format!("{} doesn't tell its version", qemu.display())),
+        }
     }
-    println!("set-up: installing Debian's compiler and its sources instead ({packages})");
-    process::run(apt().args(["update", "-q"]))?;
-    process::run(apt().args(["install", "-q", "-y", "--no-install-recommends"]).args(RUST_PACKAGES))?;
-    usable().ok_or_else(|| anyhow!("Debian's compiler is older than {}.{}", RUST_NEEDED.0, RUST_NEEDED.1))
+
+    fn ensure_qemu(&self) -> Result<(PathBuf, String)> {
+        let reason = match self.usable_qemu() {
+            Ok(found) => return Ok(found),
+            Err(reason) => reason,
+        };
+        self.say(&format!("QEMU {}.{} or later is needed: {reason}", QEMU_NEEDED.0, QEMU_NEEDED.1));
+        let release = self.release();
+        let Some(suite) = release.suite() else {
+            bail!(
+                "{reason}. Install QEMU {}.{} or later with its BIOS files so that {QEMU} is in PATH, then run this \
+                 again (only Debian 12 and later are installed to automatically; this is {})",
+                QEMU_NEEDED.0,
+                QEMU_NEEDED.1,
+                release.name
+            );
+        };
+        let known = self.apt_sources();
+        let sources =
+            (suite.ends_with("-backports") && !has_suite(&known, suite)).then(|| backports_source(&known, suite));
+        if !self.is_root() {
+            bail!("{}", by_hand(&reason, suite, sources.as_deref()));
+        }
+        let advice = || by_hand(&reason, suite, None);
+        if let Some(text) = sources {
+            let file = self.root.join(BACKPORTS_FILE);
+            self.say(&format!("adding /{BACKPORTS_FILE} (suite {suite} of this machine's Debian mirror)"));
+            fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
+        }
+        self.say("reading the package lists (about 10 MB to fetch)");
+        self.run(self.apt().args(["update", "-q"])).with_context(advice)?;
+        let packages = QEMU_PACKAGES.join(" ");
+        self.say(&format!("installing {packages} of {suite} ({QEMU_SIZE})"));
+        let install = ["install", "-q", "-y", "--no-install-recommends", "-t", suite];
+        self.run(self.apt().args(install).args(QEMU_PACKAGES)).with_context(advice)?;
+        self.usable_qemu().map_err(|reason| anyhow!("after the installation: {reason}"))
+    }
+
+    /// Everything in apt's source lists, one paragraph (deb822) or line (one-line format) per entry.
+    fn apt_sources(&self) -> String {
+        let mut text = self.read("etc/apt/sources.list");
+        let folder = fs::read_dir(self.root.join("etc/apt/sources.list.d")).into_iter().flatten().flatten();
+        let mut files: Vec<PathBuf> = folder.map(|entry| entry.path()).collect();
+        files.sort();
+        for file in files {
+            let kind = file.extension().unwrap_or_default();
+            if kind == "list" || kind == "sources" {
+                text.push_str("\n\n");
+                text.push_str(&fs::read_to_string(&file).unwrap_or_default());
+            }
+        }
+        text
+    }
 }
 
 /// `QEMU emulator version 10.0.2 (Debian ...)` to its numbers.
@@ -195,68 +353,11 @@ fn parse_version(text: &str) -> Option<(u32, u32, String)> {
     Some((parts.next()??, parts.next()??, version.to_string()))
 }
 
-fn usable_qemu() -> Result<(PathBuf, String), String> {
-    let Some(qemu) = process::find(QEMU) else {
-        return Err(format!("{QEMU} is not in PATH"));
-    };
-    let text = process::quiet(Command::new(&qemu).arg("--version"))?;
-    match parse_version(&text) {
-        Some((major, minor, version)) if (major, minor) >= QEMU_NEEDED => Ok((qemu, version)),
-        Some((_, _, version)) => Err(format!("{} is version {version}, too old", qemu.display())),
-        None => Err(format!("{} doesn't tell its version", qemu.display())),
-    }
-}
-
-fn ensure_qemu() -> Result<(PathBuf, String)> {
-    let reason = match usable_qemu() {
-        Ok(found) => return Ok(found),
-        Err(reason) => reason,
-    };
-    println!("set-up: QEMU {}.{} or later is needed: {reason}", QEMU_NEEDED.0, QEMU_NEEDED.1);
-    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
-    let release = Release::parse(&release);
-    let Some(suite) = release.suite() else {
-        bail!(
-            "{reason}. Install QEMU {}.{} or later with its BIOS files so that {QEMU} is in PATH, then run this again \
-             (only Debian 12 and later are installed to automatically; this is {})",
-            QEMU_NEEDED.0,
-            QEMU_NEEDED.1,
-            release.name
-        );
-    };
-    let sources = (suite.ends_with("-backports") && !has_suite(&apt_sources(), suite))
-        .then(|| backports_source(&apt_sources(), suite));
-    if !is_root() {
-        bail!("{}", by_hand(&reason, suite, sources.as_deref()));
-    }
-    let advice = || by_hand(&reason, suite, None);
-    if let Some(text) = sources {
-        println!("set-up: adding {BACKPORTS_FILE} (suite {suite} of this machine's Debian mirror)");
-        fs::write(BACKPORTS_FILE, text).with_context(|| format!("cannot write {BACKPORTS_FILE}"))?;
-    }
-    println!("set-up: reading the package lists (about 10 MB)");
-    process::run(apt().args(["update", "-q"])).with_context(advice)?;
-    let install = ["install", "-q", "--no-install-recommends", "-t", suite];
-    // apt-get itself says how much it fetches and how much room that takes.
-    process::run(apt().args(install).arg("-y").args(QEMU_PACKAGES)).with_context(advice)?;
-    usable_qemu().map_err(|reason| anyhow!("after the installation: {reason}"))
-}
-
-fn apt() -> Command {
-    let mut command = Command::new("apt-get");
-    command.env("DEBIAN_FRONTEND", "noninteractive").env("LC_ALL", "C");
-    command
-}
-
-fn is_root() -> bool {
-    process::quiet(Command::new("id").arg("-u")).is_ok_and(|id| id.trim() == "0")
-}
-
 /// What a user without root types.
 fn by_hand(reason: &str, suite: &str, sources: Option<&str>) -> String {
     let mut text = format!("{reason}, and installing it needs root. Type this, then run the command again:\n");
     if let Some(sources) = sources {
-        let _ = write!(text, "  sudo tee {BACKPORTS_FILE} <<'END'\n{sources}END\n");
+        let _ = write!(text, "  sudo tee /{BACKPORTS_FILE} <<'END'\n{sources}END\n");
     }
     let _ = write!(
         text,
@@ -299,22 +400,6 @@ impl Release {
             _ => None,
         }
     }
-}
-
-/// Everything in apt's source lists, one paragraph (deb822) or line (one-line format) per entry.
-fn apt_sources() -> String {
-    let mut text = fs::read_to_string("/etc/apt/sources.list").unwrap_or_default();
-    let folder = fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten().flatten();
-    let mut files: Vec<PathBuf> = folder.map(|entry| entry.path()).collect();
-    files.sort();
-    for file in files {
-        let kind = file.extension().unwrap_or_default();
-        if kind == "list" || kind == "sources" {
-            text.push_str("\n\n");
-            text.push_str(&fs::read_to_string(&file).unwrap_or_default());
-        }
-    }
-    text
 }
 
 fn active_lines(text: &str) -> impl Iterator<Item = &str> {
@@ -367,6 +452,8 @@ fn mirror_of(sources: &str, base: &str) -> Option<(String, Option<String>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::RefCell;
+    use std::rc::Rc;
 
     #[test]
     fn versions_are_compared_as_numbers() {
@@ -417,6 +504,155 @@ mod tests {
         );
         assert!(
             text.contains("sudo apt-get install --no-install-recommends -t bookworm-backports qemu-system-x86 seabios")
+        );
+    }
+
+    /// A machine in a folder: programs that note their calls, and an `etc` of its own.
+    struct Fake {
+        folder: PathBuf,
+        said: Rc<RefCell<Vec<String>>>,
+    }
+
+    impl Drop for Fake {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.folder);
+        }
+    }
+
+    const DEBIAN_12: &str = "PRETTY_NAME=\"Debian GNU/Linux 12\"\nID=debian\nVERSION_ID=\"12\"\n";
+
+    impl Fake {
+        /// With QEMU 7.2, `apt-get` that brings QEMU 10, and `rustup` that brings the target.
+        fn new(name: &str, release: &str, user: u32) -> Fake {
+            let folder = std::env::temp_dir().join(format!("nonkernel-setup-{}-{name}", std::process::id()));
+            let _ = fs::remove_dir_all(&folder);
+            let fake = Fake { folder, said: Rc::default() };
+            for part in ["bin", "sysroot", "etc/apt/sources.list.d"] {
+                fs::create_dir_all(fake.folder.join(part)).unwrap();
+            }
+            fs::write(fake.folder.join("etc/os-release"), release).unwrap();
+            fs::write(
+                fake.folder.join("etc/apt/sources.list"),
+                "deb [signed-by=/own.gpg] http://mirror.example/debian bookworm main\n",
+            )
+            .unwrap();
+            let at = fake.folder.display().to_string();
+            fake.program(QEMU, "echo 'QEMU emulator version 7.2.0'");
+            fake.program("id", &format!("echo {user}"));
+            fake.program("rustc", &format!("echo {at}/sysroot"));
+            let qemu = format!("{at}/bin/{QEMU}");
+            fake.program(
+                "apt-get",
+                &format!(
+                    "echo \"apt-get $*\" >> {at}/calls\ncase \"$*\" in *install*)\n\
+                     printf '#!/bin/sh\\necho QEMU emulator version 10.0.2\\n' > {qemu};; esac"
+                ),
+            );
+            let library = format!("{at}/sysroot/lib/rustlib/{TARGET}/lib");
+            fake.program("rustup", &format!("echo \"rustup $*\" >> {at}/calls\n/bin/mkdir -p {library}"));
+            fake
+        }
+
+        fn program(&self, name: &str, script: &str) {
+            process::script(&self.folder.join("bin").join(name), script);
+        }
+
+        fn host(&self) -> Host {
+            let said = self.said.clone();
+            Host {
+                root: self.folder.clone(),
+                path: self.folder.join("bin").into(),
+                stamp: self.folder.join("target/stamp"),
+                say: Box::new(move |text| said.borrow_mut().push(text.into())),
+            }
+        }
+
+        fn calls(&self) -> String {
+            fs::read_to_string(self.folder.join("calls")).unwrap_or_default()
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_installed_once_and_its_size_said() {
+        let fake = Fake::new("once", DEBIAN_12, 0);
+        let tools = fake.host().ensure().unwrap();
+        assert_eq!((tools.qemu_version.as_str(), tools.compiler), ("10.0.2", Compiler::Own));
+        assert_eq!(
+            fake.calls(),
+            "apt-get update -q\n\
+             apt-get install -q -y --no-install-recommends -t bookworm-backports qemu-system-x86 seabios\n\
+             rustup target add x86_64-unknown-none\n"
+        );
+        let source = fs::read_to_string(fake.folder.join(BACKPORTS_FILE)).unwrap();
+        assert!(source.contains("URIs: http://mirror.example/debian\nSuites: bookworm-backports\n"), "{source}");
+        let said = fake.said.take();
+        assert!(said[0].contains("version 7.2.0, too old"), "{said:?}");
+        for step in ["reading the package lists", "installing qemu-system-x86 seabios", "adding the Rust target"] {
+            let line = said.iter().find(|line| line.contains(step)).expect(step);
+            assert!(line.contains("MB to fetch"), "{line}");
+        }
+
+        // The second run says nothing and calls nobody; nor does one that has lost the stamp.
+        let calls = fake.calls();
+        assert_eq!(fake.host().ensure().unwrap(), tools);
+        fs::remove_file(fake.host().stamp).unwrap();
+        assert_eq!(fake.host().ensure().unwrap(), tools);
+        assert_eq!((fake.calls(), fake.said.take()), (calls, Vec::new()));
+
+        // A stamp does not hide that something has gone meanwhile.
+        fs::remove_dir_all(fake.folder.join("sysroot/lib")).unwrap();
+        fake.host().ensure().unwrap();
+        assert!(fake.calls().ends_with("rustup target add x86_64-unknown-none\n"));
+        assert_eq!(fake.said.take().len(), 1);
+    }
+
+    #[test]
+    fn a_new_enough_emulator_in_the_path_is_used_as_it_is_without_root() {
+        let fake = Fake::new("as-it-is", DEBIAN_12, 1000);
+        fake.program(QEMU, "echo 'QEMU emulator version 11.0.0'");
+        let tools = fake.host().ensure().unwrap();
+        assert_eq!(tools.qemu_version, "11.0.0");
+        assert_eq!(fake.calls(), "rustup target add x86_64-unknown-none\n");
+    }
+
+    #[test]
+    fn what_cannot_be_installed_is_told_with_what_to_type() {
+        let refusal = |fake: &Fake| format!("{:#}", fake.host().ensure().expect_err("nothing can be installed"));
+        let user = Fake::new("user", DEBIAN_12, 1000);
+        let told = refusal(&user);
+        assert!(told.contains("  sudo tee /etc/apt/sources.list.d/nonkernel-backports.sources"), "{told}");
+        assert!(told.contains("  sudo apt-get install --no-install-recommends -t bookworm-backports qemu"), "{told}");
+        let other = Fake::new("other", "PRETTY_NAME=\"Fedora 42\"\nID=fedora\n", 0);
+        let told = refusal(&other);
+        assert!(told.contains("Install QEMU 10.0 or later") && told.contains("this is Fedora 42"), "{told}");
+        assert_eq!(user.calls() + &other.calls(), "");
+        assert!(!user.folder.join(BACKPORTS_FILE).exists() && !user.host().stamp.exists());
+
+        let offline = Fake::new("offline", DEBIAN_12, 0);
+        offline.program("apt-get", "exit 100");
+        let told = refusal(&offline);
+        assert!(told.contains("sudo apt-get update\n") && told.contains("exit status: 100"), "{told}");
+
+        // A compiler that is too old is not even fetched.
+        let old_compiler = Fake::new("old-compiler", DEBIAN_12, 0);
+        old_compiler.program(QEMU, "echo 'QEMU emulator version 10.0.2'");
+        old_compiler.program("rustup", "exit 1");
+        old_compiler.program("apt-cache", "echo 'rustc-web:'; echo '  Candidate: 1.85.0+dfsg3-1~deb12u3'");
+        let told = refusal(&old_compiler);
+        assert!(
+            told.contains("type: rustup target add") && told.contains("1.85.0+dfsg3-1~deb12u3, is older"),
+            "{told}"
+        );
+        assert_eq!(old_compiler.calls(), "apt-get update -q\n");
+
+        let no_target = Fake::new("no-target", DEBIAN_12, 1000);
+        no_target.program(QEMU, "echo 'QEMU emulator version 10.0.2'");
+        no_target.program("rustup", "exit 1");
+        let told = refusal(&no_target);
+        assert!(told.contains("type: rustup target add x86_64-unknown-none"), "{told}");
+        assert!(
+            told.contains("apt-get install --no-install-recommends rustc-web cargo-web rust-web-src lld"),
+            "{told}"
         );
     }
 }

@@ -1,7 +1,7 @@
 //! The repository's own tracked sources as one tar archive: the input `@sources` of scenarios.
 //!
 //! The archive is deterministic: files in the order of their paths, no owners, no times, no modes. Only tracked files
-//! are taken (git knows them); without git, everything but hidden files and target folders.
+//! are taken (git knows them); where git knows none, everything but hidden files and target folders.
 
 use crate::{paths, process};
 use anyhow::{Context, Result};
@@ -21,8 +21,9 @@ pub fn archive() -> Result<Vec<u8>> {
 fn tracked(root: &Path) -> Result<Vec<PathBuf>> {
     let git = process::quiet(Command::new("git").current_dir(root).args(["ls-files", "-z", "--cached"]));
     let mut files: Vec<PathBuf> = match git {
-        Ok(list) => list.split('\0').filter(|name| !name.is_empty()).map(PathBuf::from).collect(),
-        Err(_) => {
+        // A copy of the tree inside another repository has git too, which knows nothing of it.
+        Ok(list) if !list.is_empty() => list.split('\0').filter(|name| !name.is_empty()).map(PathBuf::from).collect(),
+        _ => {
             let mut files = Vec::new();
             walk(root, Path::new(""), &mut files)?;
             files

@@ -13,6 +13,8 @@ pub enum Wish {
     Act(Action),
     /// End the run in good order.
     Quit,
+    /// The same, as an interrupt: where the terminal makes Ctrl-C a key, no signal comes.
+    Interrupt,
 }
 
 /// Shows a run.

@@ -1,7 +1,8 @@
 //! The host's IDT and the points at which the kernel lets interrupts in.
 //!
 //! The kernel runs with GIF=0: neither NMI nor interrupt reaches it except inside the three functions here. An NMI only
-//! leaves a mark ([`super::core_area::Core::nmi`]), whoever finds it looks at every cause. Guests' interrupts are
+//! leaves a mark ([`super::core_area::Core::nmi`]), whoever finds it looks at every cause; after another core's panic it
+//! halts the core instead. Guests' interrupts are
 //! accepted by [`drain`] alone.
 
 use super::core_area::{AREA_BYTES, DRAINED_ANY_OFFSET, DRAINED_OFFSET, NMI_OFFSET};
@@ -14,6 +15,7 @@ global_asm!(
     drained = const DRAINED_OFFSET,
     drained_any = const DRAINED_ANY_OFFSET,
     nmi = const NMI_OFFSET,
+    panicking = sym crate::panic::PANICKING,
     options(att_syntax)
 );
 

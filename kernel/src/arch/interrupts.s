@@ -63,6 +63,8 @@ nmi_stub:
     mov %rsp, %rax
     and $-{area_bytes}, %rax
     movb $1, {nmi}(%rax)
+    cmpq $0, {panicking}(%rip)
+    jne 2f
     # An NMI between STGI and HLT must not leave the core halted: the halt is skipped.
     lea idle_halt(%rip), %rax
     cmp %rax, 8(%rsp)
@@ -71,6 +73,11 @@ nmi_stub:
     mov %rax, 8(%rsp)
 1:  pop %rax
     iretq
+    # A core has panicked. If it is another one, this one's work is over: it stays here, with NMIs masked.
+2:  cmp %rax, {panicking}(%rip)
+    je 1b
+3:  hlt
+    jmp 3b
 
 # Takes pending NMIs; guests' interrupts stay where they are.
 .balign 16

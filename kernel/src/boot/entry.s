@@ -73,7 +73,7 @@ start32:
 # Turns on paging with the boot tables and loads the GDT; uses eax, ecx, edx.
 enable_long_mode:
     mov %cr4, %eax
-    or $0x620, %eax                 # PAE, OSFXSR, OSXMMEXCPT
+    or $0x660, %eax                 # PAE, MCE (else a machine check is a silent reset), OSFXSR, OSXMMEXCPT
     mov %eax, %cr4
     mov $boot_pml4, %eax
     mov %eax, %cr3

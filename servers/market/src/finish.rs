@@ -181,9 +181,17 @@ impl<M: Machine> Server<'_, M> {
     fn report_own_cost(&mut self) {
         let used = self.root.machine.read_word(STATS_PAGE + stats_page::USED_TICKS as u64);
         let rounds: u64 = self.markets.iter().map(|market| market.rounds.round().0).sum();
-        let ticks = self.root.machine.now().saturating_sub(self.clock.epoch).max(1);
-        let permille = u128::from(used.saturating_sub(self.used_before)) * 1000 / u128::from(ticks);
-        self.say(&format!("{rounds} rounds, {}.{} % of core 0 for the market itself", permille / 10, permille % 10));
+        // A run that was ended before its first interval has no time to compare with.
+        let ticks = self.root.machine.now().saturating_sub(self.clock.epoch);
+        let own = u128::from(used.saturating_sub(self.used_before)) * 1000;
+        match own.checked_div(u128::from(ticks)) {
+            Some(permille) => self.say(&format!(
+                "{rounds} rounds, {}.{} % of core 0 for the market itself",
+                permille / 10,
+                permille % 10
+            )),
+            None => self.say("ended before the first round"),
+        }
     }
 
     /// Everything that keeps the run from being a success.

@@ -1,68 +1,16 @@
-//! `cargo xtask run` from end to end: what the default scenario leaves, what is refused, and what ends a run.
+//! `cargo xtask` from end to end: what the default scenario leaves, what `--json` prints, what is refused, what
+//! `--help` names, and that nothing is set up twice. How runs end that do not end well is in `ending.rs`.
 
 use cache::sizes::{Report, simulate};
 use cache::trace::Trace;
-use e2e::xtask::{build, paths, report, sources};
-use e2e::{Change, run, scenario};
+use e2e::program::{file, folder, left, one_at_a_time, output, text, xtask};
+use e2e::xtask::{paths, process, sources};
+use e2e::{Change, scenario};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use std::io::{BufRead, BufReader, Read};
-use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
-/// All runs of the program write to one folder, so there is one at a time.
-fn one_at_a_time() -> MutexGuard<'static, ()> {
-    static ONE: Mutex<()> = Mutex::new(());
-    ONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The program of `cargo xtask`.
-fn xtask() -> Command {
-    let status = build::cargo().args(["build", "--quiet", "--package", "xtask"]).status().expect("cargo runs");
-    assert!(status.success(), "xtask does not build");
-    let mut command = Command::new(paths::target().join("debug/xtask"));
-    command.current_dir(paths::root()).stdin(Stdio::null());
-    command
-}
-
-fn output(command: &mut Command) -> Output {
-    command.output().expect("xtask starts")
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// A file below the run's folder.
-fn left(name: &str) -> Vec<u8> {
-    let path = paths::run_folder().join(name);
-    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
-
-/// A file that a test hands to the program.
-fn file(name: &str, contents: &[u8]) -> PathBuf {
-    let folder = paths::target().join("e2e");
-    std::fs::create_dir_all(&folder).expect("the target folder can be written");
-    let path = folder.join(name);
-    std::fs::write(&path, contents).expect("as above");
-    path
-}
-
-/// A scenario with one application that never ends.
-const SPINNER: &str = r#"
-title = "it never ends"
-limit = "60 s"
-[machine]
-cores = 1
-memory = "128 MiB"
-[[app]]
-name = "spinner"
-image = "hostile"
-args = ["spin"]
-budget = 1
-core = 0
-"#;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
+use std::process::Command;
 
 /// Everything that the default scenario promises, on the input that it was really given.
 #[test]
@@ -83,7 +31,7 @@ fn default_scenario_leaves_what_the_host_computes() {
     assert_eq!(result["totals"]["agree"], true);
     assert_eq!(result["totals"]["mismatches"], 0);
     assert!(result["totals"]["intervals"].as_u64() > Some(10));
-    assert!(text(&output.stdout).contains("0 mismatches"), "{}", text(&output.stdout));
+    shows_what_the_result_holds(&text(&output.stdout), &result);
 
     let said = text(&left("digest/digest.txt"));
     let hash: String = Sha256::digest(&input).iter().map(|byte| format!("{byte:02x}")).collect();
@@ -109,6 +57,52 @@ fn default_scenario_leaves_what_the_host_computes() {
     assert_eq!(simulate(keys, &report.sizes), report.hits, "the host has other hits with the same sizes");
 }
 
+/// What is printed around a run: which machine and why so, prices on the way, and at the end the table of applications,
+/// holdings and prices over time, and one line of totals.
+fn shows_what_the_result_holds(said: &str, result: &Value) {
+    let line = |start: &str| {
+        let line = said.lines().find(|line| line.trim_start().starts_with(start));
+        line.unwrap_or_else(|| panic!("no line `{start}` in {said}"))
+    };
+    line("acceleration: ");
+    assert!(line("machine: ").starts_with("machine: 2 cores, 512 MiB; scenario "), "{said}");
+    assert!(said.lines().any(|line| line.contains("prices: page ") && line.contains(" cr")), "{said}");
+    let (_, closing) = said.split_once("\napplication ").expect("a table of applications");
+    let (header, closing) = closing.split_once('\n').expect("it has rows");
+    for column in ["work", "paid", "work/credit", "page-s", "cpu-s", "exits"] {
+        assert!(header.split_whitespace().any(|word| word == column), "{column} is not in {header}");
+    }
+    let apps = result["apps"].as_array().expect("applications");
+    let ended: Vec<&Value> = apps.iter().filter(|app| app["end"]["kind"] == "exit").collect();
+    assert_eq!(ended.len(), 3, "{closing}");
+    for app in ended {
+        let name = app["name"].as_str().expect("a name");
+        let row = closing.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name}: {closing}"));
+        let cells: Vec<&str> = row.split_whitespace().collect();
+        let number = |cell: &str| cell.replace(',', "").parse::<f64>().unwrap_or_else(|_| panic!("{cell} in {row}"));
+        let paid: f64 = app["paid"].as_str().expect("an amount").parse().expect("a number");
+        let exits: f64 = app["exits"].as_object().expect("by kind").values().filter_map(Value::as_f64).sum();
+        assert_eq!(cells[1], "done", "{row}");
+        assert_eq!(number(cells[2]), app["work"].as_f64().expect("a number"), "{row}");
+        assert!((number(cells[3]) - paid).abs() < 1e-9 && paid > 0.0, "{row}");
+        assert!((number(cells[4]) / (number(cells[2]) / paid) - 1.0).abs() < 0.01, "{row}");
+        assert!((number(cells[5]) - app["page_ms"].as_f64().expect("a number") / 1000.0).abs() < 0.1, "{row}");
+        assert_eq!(number(cells.last().expect("cells")), exits, "{row}");
+        let core = format!("cpu.{}", app["core"]);
+        for good in ["page", core.as_str()] {
+            let held = |line: &str| line.split_whitespace().take(2).eq([name, good]) && line.contains(" most ");
+            assert!(closing.lines().any(held), "{name} held no {good} over time: {closing}");
+        }
+    }
+    for good in ["page: clearing price in credits/GiB-hour", "cpu.0: clearing price in credits/core-hour"] {
+        assert!(closing.contains(good), "{good} is not in {closing}");
+    }
+    let totals: Vec<&str> = closing.lines().filter(|line| line.starts_with("verified: ")).collect();
+    assert!(matches!(totals[..], [line] if line.contains(" intervals, 0 mismatches; ")), "{closing}");
+    assert!(text(&left("prices.svg")).contains("<svg"));
+    assert!(text(&left("console.log")).contains("kernel: nonkernel "));
+}
+
 /// A scenario that is wrong is refused before anything is built or booted, with the line and the reason.
 #[test]
 fn wrong_scenarios_are_refused_with_line_and_reason() {
@@ -125,15 +119,31 @@ fn wrong_scenarios_are_refused_with_line_and_reason() {
         let error = scenario(wrong, &Change::none()).expect_err(wrong).to_string();
         assert!(error.contains(&format!("in-the-test.toml:{line}: ")) && error.contains(reason), "{error}");
     }
-    for (change, reason) in [
-        (Change::set("app.digest.budget=-2"), "budget"),
-        (Change::set("app.nobody.budget=2"), "nobody"),
-        (Change::none().event("1s=kill:nobody"), "nobody"),
-        (Change::none().event("1s=explode"), "explode"),
-        (Change::none().event("900s=kill:digest"), "limit"),
+    for (wrong, line, reason) in [
+        ("[machine]\ncores = 99\n[[app]]\nname = \"digest\"\nbudget = 1\n", 2, "cores"),
+        ("[[app]]\nname = \"digest\"\nbudget = = 1\n", 3, ""),
+        ("[[event]]\nat = \"1 s\"\ndo = \"explode\"\n[[app]]\nname = \"digest\"\nbudget = 1\n", 3, "known are: shock"),
+    ] {
+        let error = scenario(wrong, &Change::none()).expect_err(wrong).to_string();
+        assert!(error.contains(&format!("in-the-test.toml:{line}: ")) && error.contains(reason), "{error}");
+    }
+    for (change, place, reason) in [
+        (Change::set("app.digest.budget=-2"), "--set app.digest.budget=-2: ", "negative"),
+        (Change::set("app.nobody.budget=2"), "--set app.nobody.budget=2: ", "there is: digest"),
+        (Change::set("app.digest.colour=2"), "--set app.digest.colour=2: ", "unknown key `colour`"),
+        (Change::set("sky=blue"), "--set sky=blue: ", "unknown key `sky`"),
+        (Change::set("nonsense"), "--set nonsense: ", "must be KEY=VALUE"),
+        (Change::set("machine.memory=lots"), "--set machine.memory=lots: ", "no size"),
+        (Change::set("app.digest.base_pages=1000000"), "--set app.digest.base_pages=1000000: ", "base memory"),
+        (Change::none().event("1s=kill:nobody"), "--event 1s=kill:nobody: ", "there are: digest"),
+        (Change::none().event("1s=explode"), "--event 1s=explode: ", "known are: shock"),
+        (Change::none().event("900s=kill:digest"), "--event 900s=kill:digest: ", "limit"),
+        (Change::none().event("kill:digest"), "--event kill:digest: ", "must be T=KEY"),
+        (Change::none().input("nobody", "x".as_ref()), "--input nobody=x: ", "there are: digest"),
+        (Change::none().input("digest", "no-such-file".as_ref()), "--input digest=no-such-file: ", "cannot be read"),
     ] {
         let error = scenario(app, &change).expect_err(reason).to_string();
-        assert!(error.contains("--") && error.contains(reason), "{error}");
+        assert!(error.starts_with(place) && error.contains(reason), "{error}");
     }
     let path = file("wrong.toml", b"[[app]]\nname = \"nothing\"\nbudget = 1\n");
     let output = output(xtask().arg("run").arg(&path));
@@ -142,64 +152,173 @@ fn wrong_scenarios_are_refused_with_line_and_reason() {
     assert!(!text(&output.stdout).contains("machine:"), "it was booted");
 }
 
-/// An application that stops at a fault makes the run fail, with the reason and the registers.
+/// A name that is no scenario is refused like a wrong one, and what there is is listed.
 #[test]
-fn faulting_application_is_reported_with_registers() {
-    let run = run(&SPINNER.replace("\"spin\"", "\"fault-in-upcall\""), &Change::none());
-    let failure = run.failure.as_deref().expect("an awaited application faulted");
-    assert!(failure.contains("spinner"), "{failure}");
-    let result = report::json::result(&run.state, "test", 1, 0.0, Some(failure));
-    let end = &result["apps"][0]["end"];
-    assert_eq!(end["kind"], "fault");
-    assert!(end["registers"]["rip"].as_str().is_some_and(|rip| rip.starts_with("0x2")), "{end}");
-    assert_eq!(result["status"], "failed");
-}
-
-/// A run that is not over in time is an error with the reason and the console's last lines, never a hang.
-#[test]
-fn time_out_is_an_error_with_the_last_lines() {
-    let _one = one_at_a_time();
-    let path = file("spinner.toml", SPINNER.as_bytes());
-    let output = output(xtask().args(["run", "--plain", "--timeout", "4"]).arg(&path));
+fn unknown_scenario_is_refused_with_what_there_is() {
+    let output = output(xtask().args(["run", "no-such-scenario"]));
     let error = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{error}");
-    assert!(error.contains("timed out after 4 s") && error.contains("the console's last lines:"), "{error}");
-    assert!(error.contains("hostile: spin begins"), "{error}");
+    assert_eq!(output.status.code(), Some(2), "{error}");
+    assert_eq!(error, "error: no-such-scenario: there is no such scenario; there are: default, hostile, tiny\n");
 }
 
-/// Ctrl-C ends the emulator in good order: no process and no socket is left.
-#[test]
-fn interrupt_stops_the_emulator() {
-    let _one = one_at_a_time();
-    let path = file("interrupted.toml", SPINNER.as_bytes());
-    let mut child = xtask()
-        .args(["run", "--plain"])
-        .arg(&path)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("xtask starts");
-    let id = child.id().to_string();
-    let stdout = child.stdout.take().expect("it is piped");
-    let mut lines = BufReader::new(stdout).lines().map_while(Result::ok);
-    assert!(lines.any(|line| line.contains("hostile: spin begins")), "the application never started");
-    let emulators = children(&id);
-    assert!(!emulators.is_empty(), "no emulator is there to be stopped");
-    let signalled = Command::new("kill").args(["-INT", &id]).status().expect("kill runs");
-    assert!(signalled.success());
-    let rest: Vec<String> = lines.collect();
-    let status = child.wait().expect("it ends");
-    assert_eq!(status.code(), Some(130), "{rest:?}");
-    for emulator in emulators {
-        assert!(!PathBuf::from(format!("/proc/{emulator}")).exists(), "process {emulator} is left");
+/// Kinds of `--json` and the keys of each, as `docs/result.md` tells them.
+fn documented_kinds(page: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let (_, section) = page.split_once("## `--json`").expect("a section");
+    let section = section.split("\n## ").next().expect("its text");
+    let words = |cell: &str| cell.split('`').skip(1).step_by(2).map(str::to_string).collect::<BTreeSet<String>>();
+    let rows = section.lines().filter_map(|line| {
+        let cells: Vec<&str> = line.trim_matches('|').split('|').collect();
+        let kind = cells[0].trim().strip_prefix('`')?.strip_suffix('`').filter(|kind| *kind != "kind")?;
+        let mut keys = words(cells.last()?);
+        keys.remove("result.json");
+        keys.insert("kind".into());
+        Some((kind.to_string(), keys))
+    });
+    rows.collect()
+}
+
+/// Every key of an object, at any depth; where keys are names (of applications, goods, registers), their values only.
+fn keys(value: &Value, found: &mut BTreeSet<String>) {
+    const MAPS_OF_NAMES: [&str; 3] = ["holdings", "exits", "registers"];
+    match value {
+        Value::Object(object) => {
+            for (key, value) in object {
+                found.insert(key.clone());
+                if !MAPS_OF_NAMES.contains(&key.as_str()) {
+                    keys(value, found);
+                }
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| keys(item, found)),
+        _ => {}
     }
-    let sockets = std::env::temp_dir().join(format!("nonkernel-{id}-0"));
-    assert!(!sockets.exists(), "{} is left", sockets.display());
 }
 
-/// The processes that any thread of a process has started.
-fn children(id: &str) -> Vec<String> {
-    let threads = std::fs::read_dir(format!("/proc/{id}/task")).into_iter().flatten().flatten();
-    let lists = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
-    lists.flat_map(|list| list.split_whitespace().map(str::to_string).collect::<Vec<_>>()).collect()
+/// `--json`: nothing but objects, one a line, of kinds and with keys that are documented; the last is the result.
+#[test]
+fn json_lines_are_objects_as_documented() {
+    let _one = one_at_a_time();
+    let page = std::fs::read_to_string(paths::root().join("docs/result.md")).expect("the page is there");
+    let documented = documented_kinds(&page);
+    let output = output(xtask().args(["run", "tiny", "--json", "--seed", "3"]));
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let mut seen = BTreeSet::new();
+    let mut last = Value::Null;
+    for line in text(&output.stdout).lines() {
+        let object: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        let kind = object["kind"].as_str().unwrap_or_else(|| panic!("no kind: {line}")).to_string();
+        let expected = documented.get(&kind).unwrap_or_else(|| panic!("`{kind}` is not documented: {line}"));
+        let found: BTreeSet<String> = object.as_object().expect("it has a kind").keys().cloned().collect();
+        assert_eq!(&found, expected, "{line}");
+        seen.insert(kind);
+        last = object;
+    }
+    // Only `cargo xtask bench` makes rows of a bench.
+    let possible: BTreeSet<String> = documented.keys().filter(|kind| *kind != "bench").cloned().collect();
+    assert_eq!(seen, possible);
+    assert_eq!(last["kind"], "result");
+    let result: Value = serde_json::from_slice(&left("result.json")).expect("result.json is JSON");
+    assert_eq!((&last["result"], &result["seed"]), (&result, &3.into()));
+    let mut in_result = BTreeSet::new();
+    keys(&result, &mut in_result);
+    for key in in_result {
+        let documented = page.contains(&format!("`{key}`")) || page.contains(&format!("`{key}[]`"));
+        assert!(documented, "`{key}` of result.json is not documented");
+    }
+}
+
+/// The words of `--help` that are options, each of which has a line of its own that says what it does.
+fn options(help: &str) -> BTreeSet<String> {
+    let lines = help.lines().filter(|line| line.starts_with("  "));
+    let names = lines.flat_map(|line| {
+        let words = line.split_whitespace().take_while(|word| word.starts_with('-'));
+        words.map(|word| word.trim_end_matches([',', '.']).to_string()).collect::<Vec<_>>()
+    });
+    names.filter(|name| name.starts_with("--")).collect()
+}
+
+/// `--help` works on every command, without any set-up, and names every option; what is mistyped is answered with what
+/// to type.
+#[test]
+fn help_names_every_command_and_option() {
+    let scenario = ["--input", "--set", "--seed", "--event"];
+    let run = [&scenario[..], &["--json", "--plain", "--timeout"]].concat();
+    let boot = ["--cores", "--memory", "--command-line", "--with", "--timeout"];
+    let commands: [(&[&str], &[&str], &[&str]); 13] = [
+        (&["setup"], &[], &[]),
+        (&["build"], &["[PROGRAM]"], &[]),
+        (&["image"], &["[SCENARIO]"], &scenario),
+        (&["run"], &["[SCENARIO]"], &run),
+        (&["test"], &["[FILTER]"], &["--host-only"]),
+        (&["bench"], &[], &["--json", "--update"]),
+        (&["tcb"], &[], &["--json"]),
+        (&["new"], &["<NAME>"], &[]),
+        (&["market"], &["clear"], &[]),
+        (&["market", "clear"], &["<FILE>"], &["--json"]),
+        (&["abi"], &[], &[]),
+        (&["boot"], &["<IMAGE>"], &boot),
+        (&[], &["Usage: cargo xtask <COMMAND>"], &[]),
+    ];
+    let help = |words: &[&str]| {
+        // No PATH: neither the set-up nor a build could be begun.
+        let output = output(xtask().env("PATH", "").args(words));
+        assert_eq!(output.status.code(), Some(0), "{words:?}: {}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    for (command, arguments, expected) in commands {
+        let shown = help(&[command, &["--help"]].concat());
+        let expected: BTreeSet<String> = expected.iter().copied().chain(["--help"]).map(str::to_string).collect();
+        assert_eq!(options(&shown), expected, "{command:?}: {shown}");
+        for argument in arguments {
+            assert!(shown.contains(argument), "{command:?}: {argument} is not in {shown}");
+        }
+        assert!(shown.lines().next().is_some_and(|line| line.len() > 20), "{command:?} says what it does: {shown}");
+    }
+    let listed = help(&["--help"]);
+    let (_, listed) = listed.split_once("Commands:\n").expect("a list of commands");
+    let listed: Vec<&str> = listed.lines().map_while(|line| line.split_whitespace().next()).collect();
+    let mut known: Vec<&str> = commands.iter().filter_map(|(command, ..)| command.first().copied()).collect();
+    known.dedup();
+    known.push("help");
+    assert_eq!(listed, known);
+
+    for (typed, told) in [
+        (&["run", "--sed", "3"][..], "a similar argument exists: '--seed'"),
+        (&["rum"], "a similar subcommand exists: 'run'"),
+        (&["run", "--colour"], "unexpected argument '--colour' found"),
+        (&["run", "--seed"], "'--seed <SEED>'"),
+        (&["run", "--seed", "x"], "invalid value 'x' for '--seed <SEED>'"),
+        (&["run", "--json", "--plain"], "cannot be used with"),
+        (&["new"], "<NAME>"),
+    ] {
+        let output = output(xtask().env("PATH", "").args(typed));
+        let error = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{typed:?}: {error}");
+        assert!(error.contains(told), "{typed:?}: {error}");
+        assert!(error.contains("Usage: ") || error.contains("try '--help'"), "{typed:?}: {error}");
+    }
+}
+
+/// What is there is not set up again: no installer is called, and nothing is said.
+#[test]
+fn nothing_is_set_up_twice() {
+    let _one = one_at_a_time();
+    let scenario = file("refused.toml", b"title = 1\n");
+    let run = |path: &str| {
+        let output = output(xtask().arg("run").arg(&scenario).env("PATH", path));
+        assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
+        (text(&output.stdout), text(&output.stderr))
+    };
+    let path = std::env::var("PATH").expect("there is a PATH");
+    run(&path);
+    let folder = folder("installers");
+    let calls = folder.join("calls");
+    let _ = std::fs::remove_file(&calls);
+    for name in ["apt-get", "rustup"] {
+        let script = format!("echo {name} >> {}", calls.display());
+        process::script(&folder.join(name), &script);
+    }
+    let (said, error) = run(&format!("{}:{path}", folder.display()));
+    assert!(!calls.exists(), "{}", text(&std::fs::read(&calls).unwrap_or_default()));
+    assert!(said.is_empty() && !error.contains("set-up"), "{said}{error}");
 }

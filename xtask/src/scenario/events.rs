@@ -90,17 +90,23 @@ impl Action {
         }
     }
 
-    /// What it does, in words; `name` is the application's.
-    pub fn describe(&self, name: &str) -> String {
+    /// What it does, in words. `names` and `ppm` are the applications' names and, after [`Action::command`], factors.
+    pub fn describe(&self, names: &[&str], ppm: &[u64]) -> String {
+        let name = |app: &u16| names.get(usize::from(*app)).copied().unwrap_or("?");
         let times = |ppm: u64| ppm as f64 / ONE_PPM as f64;
         match self {
-            Action::Shock { ppm, for_ms, .. } => format!("demand shock: {name} x {} for {for_ms} ms", times(*ppm)),
-            Action::Raise(_) => format!("the valuation of {name} x {}", times(STEP_PPM)),
-            Action::Lower(_) => format!("the valuation of {name} / {}", times(STEP_PPM)),
-            Action::Set(_, ppm) => format!("the valuation of {name} is {} of the scenario's", times(*ppm)),
-            Action::Kill(_) => format!("kill {name}"),
-            Action::Start(_) => "start a neighbour".into(),
-            Action::TopUp(_, amount) => format!("{name} gets {} credits", market_mechanism::Credits(*amount)),
+            Action::Shock { app, ppm, for_ms } => {
+                format!("demand shock: {} x {} for {for_ms} ms", name(app), times(*ppm))
+            }
+            Action::Raise(app) | Action::Lower(app) | Action::Set(app, _) => {
+                let factor = ppm.get(usize::from(*app)).copied().unwrap_or(ONE_PPM);
+                format!("the valuation of {} is now x {:.3} of the scenario's", name(app), times(factor))
+            }
+            Action::Kill(app) => format!("kill {}", name(app)),
+            Action::Start(app) => format!("start {}", name(app)),
+            Action::TopUp(app, amount) => {
+                format!("{} gets {} credits", name(app), market_mechanism::Credits(*amount))
+            }
             Action::Stop => "end the run".into(),
         }
     }
@@ -179,5 +185,25 @@ mod tests {
         Action::Lower(1).command(&mut ppm);
         assert_eq!(Action::Lower(1).command(&mut ppm), Command::Valuation { app: 1, ppm: ONE_PPM });
         assert_eq!(ppm[0], ONE_PPM);
+    }
+
+    #[test]
+    fn events_are_told_in_words() {
+        let names = ["digest", "cache"];
+        let mut ppm = [ONE_PPM; 2];
+        let mut told = |text: &str| {
+            let action = Action::parse(text, &names).unwrap();
+            action.command(&mut ppm);
+            action.describe(&names, &ppm)
+        };
+        assert_eq!(told("value+:cache"), "the valuation of cache is now x 1.500 of the scenario's");
+        assert_eq!(told("value+:cache"), "the valuation of cache is now x 2.250 of the scenario's");
+        assert_eq!(told("value-:digest"), "the valuation of digest is now x 0.667 of the scenario's");
+        assert_eq!(told("value:digest:3"), "the valuation of digest is now x 3.000 of the scenario's");
+        assert_eq!(told("shock:cache:2.5:3 s"), "demand shock: cache x 2.5 for 3000 ms");
+        assert_eq!(told("start:cache"), "start cache");
+        assert_eq!(told("kill:digest"), "kill digest");
+        assert_eq!(told("topup:digest:0.5"), "digest gets 0.5 credits");
+        assert_eq!(told("stop"), "end the run");
     }
 }

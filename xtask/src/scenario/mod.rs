@@ -78,6 +78,15 @@ pub struct Refused {
     problems: Vec<Problem>,
 }
 
+impl Refused {
+    /// A scenario of which there is nothing to read.
+    pub fn unknown(name: &Path, known: &[String]) -> Refused {
+        let reason = format!("there is no such scenario; there are: {}", known.join(", "));
+        let problems = vec![Problem { place: Place::File, reason }];
+        Refused { file: name.display().to_string(), arguments: Vec::new(), problems }
+    }
+}
+
 impl fmt::Display for Refused {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (number, problem) in self.problems.iter().enumerate() {
@@ -85,6 +94,7 @@ impl fmt::Display for Refused {
                 writeln!(out)?;
             }
             match problem.place {
+                Place::File => write!(out, "{}: {}", self.file, problem.reason)?,
                 Place::Line(line) => write!(out, "{}:{line}: {}", self.file, problem.reason)?,
                 Place::Argument(number) => {
                     let argument = self.arguments.get(number).map_or("command line", String::as_str);
@@ -108,7 +118,7 @@ pub fn load(file: &Path, overrides: &Overrides, images: &[String]) -> Result<Sce
         Err(error) => Err(Refused {
             file: file.display().to_string(),
             arguments: Vec::new(),
-            problems: vec![Problem { place: Place::Line(0), reason: format!("cannot be read: {error}") }],
+            problems: vec![Problem { place: Place::File, reason: format!("cannot be read: {error}") }],
         }),
     }
 }

@@ -9,6 +9,8 @@ use toml::de::{DeTable, DeValue};
 /// Where a value comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
+    /// The file as a whole.
+    File,
     /// A line of the scenario file, from 1.
     Line(usize),
     /// The `--set`, `--input` or `--event` argument with this number, from 0.
