@@ -6,7 +6,7 @@ use e2e::xtask::{build, paths, report, sources};
 use e2e::{Change, run, scenario};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -202,4 +202,26 @@ fn children(id: &str) -> Vec<String> {
     let threads = std::fs::read_dir(format!("/proc/{id}/task")).into_iter().flatten().flatten();
     let lists = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
     lists.flat_map(|list| list.split_whitespace().map(str::to_string).collect::<Vec<_>>()).collect()
+}
+
+#[test]
+fn a_market_is_cleared_from_standard_input_and_a_wrong_one_is_refused() {
+    let folder = paths::root().join("servers/market/mechanism/examples");
+    let example = std::fs::read_to_string(folder.join("pages.json")).expect("the example");
+    let clear = |round: &str| {
+        let mut command = xtask();
+        command.args(["market", "clear", "-", "--json"]).stdin(Stdio::piped());
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("xtask starts");
+        child.stdin.take().expect("piped").write_all(round.as_bytes()).expect("it reads all");
+        child.wait_with_output().expect("xtask ends")
+    };
+    let answered = clear(&example);
+    assert!(answered.status.success(), "{}", text(&answered.stderr));
+    let expected = std::fs::read(folder.join("pages.answer.json")).expect("its answer");
+    assert_eq!(text(&answered.stdout), text(&expected));
+    let refused = clear(&example.replacen("\"quantity\": 200", "\"quantity\": 0", 1));
+    assert_eq!(refused.status.code(), Some(1));
+    assert_eq!(text(&refused.stdout), "");
+    let reason = "standard input cannot be cleared: bids[0]: segments: segment 0: quantity is 0";
+    assert!(text(&refused.stderr).contains(reason), "{}", text(&refused.stderr));
 }
