@@ -163,6 +163,30 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_bought_while_the_base_finishes_in_time() {
+        let held = |base, next| Holding {
+            lease: userlib::market::Lease { base: Quantity(base), running: Quantity(next), next: Quantity(next) },
+            free: Credits(1 << 60),
+        };
+        let offer = |holding: &Holding, deadline| {
+            job(1 << 20, Some(u64::MAX)).offer(
+                &LINE,
+                holding,
+                100_000,
+                Credits(1 << 30),
+                Price(1),
+                Some(RoundNo(deadline)),
+            )
+        };
+        // A unit does 5,000 bytes per interval, so the base of two takes 105 intervals.
+        assert_eq!(offer(&held(2, 0), 110), Offer::NONE);
+        assert!(wanted(&offer(&held(2, 0), 90)) > 0);
+        // As the deadline comes nearer with the same work left, more is bought.
+        let needed = |deadline| offer(&held(2, 0), deadline).curve.segments()[0].quantity.0;
+        assert!([90, 60, 30, 15].map(needed).is_sorted_by(|a, b| a < b));
+    }
+
+    #[test]
     fn without_a_deadline_a_unit_is_worth_what_it_does() {
         let job = job(1 << 30, None);
         let offer = job.offer(&LINE, &Holding::default(), 204_800, Credits(6), Price(1), None);
