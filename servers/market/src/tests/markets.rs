@@ -320,9 +320,12 @@ fn a_run_that_reaches_its_limit_fails_and_everything_is_taken_back() {
     assert_eq!(sim.end(0), Some(&End::RunOver));
 }
 
+/// Makes something go wrong.
+type GoWrong = fn(&mut Sim<'_>);
+
 /// What may go wrong between ledger, kernel and deliveries, each made to go wrong in a running market of two tenants with
 /// pages and CPU time, and what the run says then.
-const DISCREPANCIES: [(fn(&mut Sim<'_>), &str); 8] = [
+const DISCREPANCIES: [(GoWrong, &str); 8] = [
     (|sim| resize(sim, 700_000), "CPU time of a: 6 leased, 7 exist"),
     (|sim| resize(sim, 500_000), "CPU time of a: 6 leased, 5 exist"),
     (
