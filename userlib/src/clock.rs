@@ -91,6 +91,12 @@ impl CpuTimer {
     pub fn elapsed(&self) -> u64 {
         cpu_ticks(now().saturating_sub(self.tsc), events::cpu_share().used_ticks.saturating_sub(self.used))
     }
+
+    /// Ticks that have passed since, if the VM has not been switched away from meanwhile: then they are all its own, exactly.
+    pub fn undisturbed(&self) -> Option<u64> {
+        let passed = now().saturating_sub(self.tsc);
+        (events::cpu_share().used_ticks == self.used).then_some(passed)
+    }
 }
 
 /// CPU time, from the ticks that have passed and those that the kernel has counted meanwhile.

@@ -22,7 +22,7 @@ pub use market_mechanism::policy::{
 };
 pub use market_mechanism::rounds::Lease;
 pub use market_mechanism::types::{Credits, Curve, Price, Quantity, RoundNo, Segment, Ticks, UNITS_PER_CORE};
-pub use proto::market::{Answer, FromMarket, Refusal, Request, RequestBody};
+pub use proto::market::{Answer, Explanation, FromMarket, Reason, Refusal, Request, RequestBody};
 pub use statement::{Charge, Statement};
 
 use crate::channel::{ChannelError, Endpoint};
@@ -239,9 +239,13 @@ impl Market {
         Ok(pages)
     }
 
-    /// Why the last round went as it did. Waits for the answer.
-    pub fn explain(&mut self, good: u16) -> Result<Answer, MarketError> {
-        self.call(RequestBody::Explain { good })
+    /// Why a round went as it did (`None`: the last one), and what would have won. Waits for the answer.
+    pub fn explain(&mut self, good: u16, round: Option<RoundNo>) -> Result<Explanation, MarketError> {
+        let round = round.map_or(u64::MAX, |round| round.0);
+        match self.call(RequestBody::Explain { good, round })? {
+            Answer::Explanation(explanation) => Ok(explanation),
+            _ => Err(MarketError::NoAnswer),
+        }
     }
 
     /// What so many units would have cost in the last round, per interval. Waits for the answer.

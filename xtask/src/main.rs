@@ -71,6 +71,14 @@ enum Command {
 enum MarketCommand {
     /// Clear one round by the code that ships; the schema is in servers/market/mechanism/README.md.
     Clear(market::ClearArgs),
+    /// Test the rules, optimised.
+    Check {
+        /// The long tier: every small market of three bidders, a hundred million operations on the ledger (ten minutes).
+        #[arg(long)]
+        full: bool,
+    },
+    /// Measure how long rounds take; fail when one takes longer than it may. For a machine that does nothing else.
+    Bench,
 }
 
 #[derive(Args)]
@@ -182,6 +190,8 @@ fn execute(command: Command) -> Result<u8> {
         Command::Tcb { json } => tcb::tcb(json.as_deref()).map(|()| 0),
         Command::New { name } => new::new(&name).map(|()| 0),
         Command::Market(MarketCommand::Clear(arguments)) => market::clear(&arguments).map(|()| 0),
+        Command::Market(MarketCommand::Check { full }) => market::check(full).map(|()| 0),
+        Command::Market(MarketCommand::Bench) => market::bench().map(|()| 0),
         Command::Abi => abi::write().map(|()| 0),
         Command::Boot(arguments) => {
             let guest = Guest {

@@ -1,8 +1,9 @@
-//! `cargo xtask market clear`: one round of the market on the host, by the code that ships.
+//! `cargo xtask market clear`: one round of the market on the host, by the code that ships; and `check` and `bench`, which
+//! run the mechanism's own tests and measurements, optimised.
 //!
-//! Reads goods, holdings and bids as JSON, clears each good with [`curve_lane::clear`] and prints allocation, payments, ask
-//! and clearing price. The schema is documented in `servers/market/mechanism/README.md`. Amounts and prices are integers
-//! of 1e-15 credit, exact in both directions.
+//! `clear` reads goods, holdings and bids as JSON, clears each good with [`curve_lane::clear`] and prints allocation,
+//! payments, ask and clearing price. The schema is documented in `servers/market/mechanism/README.md`. Amounts and prices
+//! are integers of 1e-15 credit, exact in both directions.
 
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -15,6 +16,8 @@ use market_mechanism::explain::{Reason, explain};
 use market_mechanism::{AccountId, Credits, Curve, Price, Quantity, RoundNo, Segment};
 use serde::{Deserialize, Serialize};
 
+use crate::{build, process};
+
 /// What `market clear` takes.
 #[derive(Debug, clap::Args)]
 pub struct ClearArgs {
@@ -24,6 +27,34 @@ pub struct ClearArgs {
     /// Print JSON instead of tables
     #[arg(long)]
     pub json: bool,
+}
+
+/// The package of the rules.
+const PACKAGE: &str = "market-mechanism";
+/// Makes those of its tests that have a long tier run it.
+const FULL: &str = "MARKET_CHECK_FULL";
+
+/// Runs the tests of the rules, optimised; with `full` their long tier: every small market of three bidders, a hundred
+/// million operations on the ledger.
+///
+/// # Errors
+/// When a test fails.
+pub fn check(full: bool) -> anyhow::Result<()> {
+    let mut command = build::cargo();
+    command.args(["test", "--release", "--package", PACKAGE, "--no-fail-fast"]);
+    if full {
+        command.env(FULL, "1");
+    }
+    // One test at a time, as those that take long use every processor; with what they say on the way.
+    process::run(command.args(["--", "--nocapture", "--test-threads", "1"]))
+}
+
+/// Measures how long rounds take. For a machine that does nothing else.
+///
+/// # Errors
+/// When a row takes longer than it may.
+pub fn bench() -> anyhow::Result<()> {
+    process::run(build::cargo().args(["bench", "--package", PACKAGE, "--bench", "rounds"]))
 }
 
 /// A round to clear.
@@ -119,7 +150,7 @@ struct AwardAnswer {
 pub fn clear(args: &ClearArgs) -> anyhow::Result<()> {
     let (name, text) = read(&args.file)?;
     let answer = answer(&text).with_context(|| format!("{name} cannot be cleared"))?;
-    let text = if args.json { serde_json::to_string_pretty(&answer)? + "\n" } else { tables(&answer)? };
+    let text = if args.json { json(&answer)? } else { tables(&answer)? };
     match std::io::stdout().write_all(text.as_bytes()) {
         // Whoever reads has seen enough.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
@@ -237,6 +268,11 @@ fn clear_good(round: u64, good: &Good, entries: &mut [Entry]) -> anyhow::Result<
         welfare: outcome.welfare.0,
         awards: explained.collect::<anyhow::Result<_>>()?,
     })
+}
+
+/// The answer for programs.
+fn json(answer: &Answer) -> serde_json::Result<String> {
+    Ok(serde_json::to_string_pretty(answer)? + "\n")
 }
 
 const fn reason(reason: Reason) -> &'static str {
@@ -374,15 +410,48 @@ mod tests {
         assert!(said.contains("holdings[1]: account 7 has another holding"), "{said}");
     }
 
+    /// Each example stands beside the answer to it.
     #[test]
-    fn the_examples_in_the_documentation_are_cleared() {
+    fn the_examples_in_the_documentation_have_the_answers_beside_them() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../servers/market/mechanism/examples");
-        for name in ["pages.json", "two-goods.json"] {
-            let (_, text) = read(&folder.join(name)).unwrap();
+        for name in ["pages", "two-goods"] {
+            let (_, text) = read(&folder.join(name).with_extension("json")).unwrap();
+            let (_, expected) = read(&folder.join(name).with_extension("answer.json")).unwrap();
             let answer = answer(&text).unwrap();
-            assert!(answer.goods.iter().any(|good| good.sold > 0), "{name}");
+            assert_eq!(json(&answer).unwrap(), expected, "{name}");
             let tables = tables(&answer).unwrap();
             assert!(answer.goods.iter().all(|good| tables.contains(&good.name)), "{tables}");
+        }
+    }
+
+    /// Every key of a JSON text.
+    fn keys(text: &str) -> Vec<String> {
+        fn add(value: &serde_json::Value, found: &mut Vec<String>) {
+            match value {
+                serde_json::Value::Object(map) => map.iter().for_each(|(key, value)| {
+                    found.push(key.clone());
+                    add(value, found);
+                }),
+                serde_json::Value::Array(list) => list.iter().for_each(|value| add(value, found)),
+                _ => {}
+            }
+        }
+        let mut found = Vec::new();
+        add(&serde_json::from_str(text).unwrap(), &mut found);
+        found
+    }
+
+    #[test]
+    fn every_key_is_documented() {
+        let text = include_str!("../../servers/market/mechanism/README.md");
+        let section = |title: &str| text.split(title).nth(1).unwrap().split("\n###").next().unwrap();
+        let answer = json(&answer(ROUND).unwrap()).unwrap();
+        for (section, json) in [(section("### Input"), ROUND), (section("### Output"), &answer)] {
+            for key in keys(json) {
+                // As `name`, `goods[].name` or `goods[]`.
+                let written = [format!("`{key}`"), format!(".{key}`"), format!("{key}[]")];
+                assert!(written.iter().any(|name| section.contains(name)), "{key}: {section}");
+            }
         }
     }
 }

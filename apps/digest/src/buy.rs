@@ -9,7 +9,7 @@ use crate::UNIT;
 /// Of a core, the application can use all but what market and servers keep.
 const MOST_UNITS: Quantity = Quantity(UNITS_PER_CORE - 10);
 
-/// How fast work goes while the application runs: the fastest piece of late. A slower one was interrupted.
+/// How fast work goes while the application runs: the fastest piece of late, as caches make some slower.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Speed {
     /// Ticks per KiB; 0 until the first piece.
@@ -62,15 +62,17 @@ impl Job {
         self.done
     }
 
-    /// Takes note of bytes done in so many ticks.
-    pub fn did(&mut self, bytes: u64, ticks: u64) {
+    /// Takes note of bytes done, in so many ticks if that is known: a piece that was interrupted says nothing about speed.
+    pub fn did(&mut self, bytes: u64, ticks: Option<u64>) {
         self.done += bytes;
-        self.speed.measured(bytes, ticks);
+        if let Some(ticks) = ticks {
+            self.speed.measured(bytes, ticks);
+        }
     }
 
     /// True once in every round, when something has been measured.
     pub fn is_due(&mut self, round: u64) -> bool {
-        let due = self.done > 0 && self.decided != Some(round);
+        let due = self.speed != Speed::default() && self.decided != Some(round);
         if due {
             self.decided = Some(round);
         }
@@ -124,7 +126,7 @@ mod tests {
     fn job(total: u64, deadline: Option<u64>) -> Job {
         let mut job = Job::new(total, deadline);
         // 20 ticks per byte.
-        job.did(UNIT, 20 * UNIT);
+        job.did(UNIT, Some(20 * UNIT));
         job
     }
 
@@ -133,7 +135,18 @@ mod tests {
     }
 
     #[test]
-    fn the_speed_is_that_of_pieces_that_were_not_interrupted() {
+    fn nothing_is_decided_before_the_speed_is_known() {
+        let mut job = Job::new(3 * UNIT, None);
+        job.did(UNIT, None);
+        assert!(!job.is_due(1));
+        job.did(UNIT, Some(20 * UNIT));
+        assert!(job.is_due(2));
+        job.did(UNIT, None);
+        assert_eq!((job.done(), job.speed.bytes_in(20 * UNIT)), (3 * UNIT, UNIT));
+    }
+
+    #[test]
+    fn the_speed_is_that_of_the_fastest_piece_of_late() {
         let mut speed = Speed::default();
         for ticks in [5_000, 2_000, 90_000, 2_010] {
             speed.measured(UNIT, ticks);
@@ -160,6 +173,30 @@ mod tests {
         assert!(needed(offer(1 << 22, 100)) < needed(offer(1 << 22, 50)));
         assert!(needed(offer(1 << 22, 50)) < needed(offer(1 << 23, 50)));
         assert_eq!(wanted(&offer(1 << 30, 50)), MOST_UNITS.0);
+    }
+
+    #[test]
+    fn nothing_is_bought_while_the_base_finishes_in_time() {
+        let held = |base, next| Holding {
+            lease: userlib::market::Lease { base: Quantity(base), running: Quantity(next), next: Quantity(next) },
+            free: Credits(1 << 60),
+        };
+        let offer = |holding: &Holding, deadline| {
+            job(1 << 20, Some(u64::MAX)).offer(
+                &LINE,
+                holding,
+                100_000,
+                Credits(1 << 30),
+                Price(1),
+                Some(RoundNo(deadline)),
+            )
+        };
+        // A unit does 5,000 bytes per interval, so the base of two takes 105 intervals.
+        assert_eq!(offer(&held(2, 0), 110), Offer::NONE);
+        assert!(wanted(&offer(&held(2, 0), 90)) > 0);
+        // As the deadline comes nearer with the same work left, more is bought.
+        let needed = |deadline| offer(&held(2, 0), deadline).curve.segments()[0].quantity.0;
+        assert!([90, 60, 30, 15].map(needed).is_sorted_by(|a, b| a < b));
     }
 
     #[test]

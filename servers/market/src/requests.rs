@@ -3,7 +3,7 @@
 use crate::archive::GoodKind;
 use crate::machine::{Attention, Machine, Peer, Received};
 use crate::memory::{LARGE_BITS, PAGE_BITS};
-use crate::server::{CLIENT_EVENTS, Server, account};
+use crate::server::{CLIENT_EVENTS, Cleared, Server, account};
 use crate::tenant::Tenant;
 use crate::trading::DESK_ROUND;
 use alloc::vec::Vec;
@@ -12,12 +12,14 @@ use market_mechanism::rounds::{DeskError, RoundError};
 use market_mechanism::{Bid, Credits, Curve, Price, Quantity, RoundNo, Segment, explain};
 use proto::console::FromConsole;
 use proto::host::End;
-use proto::market::{Answer, FromMarket, Refusal, Request, RequestBody};
+use proto::market::{Answer, Explanation, FromMarket, Reason, Refusal, Request, RequestBody};
 
 /// Requests that a client may make in one interval of pages. What lies beyond is read in the next one.
 pub const MAX_REQUESTS: u32 = 128;
 /// Messages that are read from one client before the others have their turn.
 const BURST: u32 = 16;
+/// `round` of a request about the last one.
+const LAST_ROUND: u64 = u64::MAX;
 /// What a damaged ring counts as.
 const DAMAGE: u32 = MAX_REQUESTS;
 
@@ -98,7 +100,7 @@ impl<M: Machine> Server<'_, M> {
             RequestBody::Desk { good, quantity } => self.desk(app, good, quantity),
             RequestBody::Release { good, leases, quantity } => self.release(app, good, &leases, quantity),
             RequestBody::GiveUp { leases } => self.give_up(app, leases),
-            RequestBody::Explain { good } => self.explain(app, good),
+            RequestBody::Explain { good, round } => self.explain(app, good, round),
             RequestBody::Estimate { good, quantity } => self.estimate(app, good, quantity),
             RequestBody::Statement => {
                 let (balance, escrow) = self.money(app);
@@ -218,29 +220,36 @@ impl<M: Machine> Server<'_, M> {
         Ok(own)
     }
 
-    fn explain(&self, app: usize, good: u16) -> Result<Answer, Refusal> {
+    fn explain(&self, app: usize, good: u16, round: u64) -> Result<Answer, Refusal> {
         let market = &self.markets[self.member(app, good)?];
-        let report = market.rounds.last().ok_or(Refusal::NotAvailable)?;
-        let (entries, awards): (Vec<Entry>, Vec<Award>) = market.last.iter().copied().unzip();
-        let wanted = entries.iter().find(|entry| entry.account == account(app));
-        let wanted = wanted.map_or(Quantity::ZERO, |entry| entry.curve.demand());
+        let wanted = |cleared: &&Cleared| round == LAST_ROUND || cleared.report.round.0 == round;
+        let Cleared { report, bids } = market.past.iter().rev().find(wanted).ok_or(Refusal::NotAvailable)?;
+        let (entries, awards): (Vec<Entry>, Vec<Award>) = bids.iter().copied().unzip();
+        let mine = entries.iter().find(|entry| entry.account == account(app));
         let found = explain::explain(&report.terms, report.round, &entries, &awards, account(app));
-        Ok(Answer::Explanation {
+        let price = |price: Option<Price>| price.map_or(u64::MAX, |price| price.0);
+        Ok(Answer::Explanation(Explanation {
             round: report.round.0,
+            wanted: mine.map_or(0, |entry| entry.curve.demand().0),
             won: found.map_or(0, |found| found.quantity.0),
-            wanted: wanted.0,
-            would_have_won: match found {
-                Some(found) => found.winning_value.map_or(u64::MAX, |price| price.0),
-                // Who did not bid would have paid what a newcomer pays.
-                None => report.outcome.ask.map_or(u64::MAX, |price| price.0),
-            },
-        })
+            payment: found.map_or(0, |found| u64::try_from(found.payment.0).unwrap_or(u64::MAX)),
+            reason: found.map_or(Reason::NoBid, |found| match found.reason {
+                explain::Reason::AllServed => Reason::AllServed,
+                explain::Reason::BelowReserve => Reason::BelowReserve,
+                explain::Reason::Budget => Reason::Budget,
+                explain::Reason::NoSupply => Reason::NoSupply,
+                explain::Reason::Outbid => Reason::Outbid,
+            }),
+            // Who did not bid would have paid what a newcomer pays.
+            would_have_won: price(found.map_or(report.outcome.ask, |found| found.winning_value)),
+            headroom: found.and_then(|found| found.headroom).map_or(0, |price| price.0),
+        }))
     }
 
     fn estimate(&self, app: usize, good: u16, quantity: u32) -> Result<Answer, Refusal> {
         let market = &self.markets[self.member(app, good)?];
         let report = market.rounds.last().ok_or(Refusal::NotAvailable)?;
-        let entries: Vec<Entry> = market.last.iter().map(|(entry, _)| *entry).collect();
+        let entries: Vec<Entry> = market.last().iter().map(|(entry, _)| *entry).collect();
         let mut steps = alloc::vec![Step::default(); steps_needed(entries.len())];
         let mut scratch = Scratch { steps: &mut steps, tallies: &mut [] };
         let (terms, round) = (&report.terms, report.round);

@@ -13,12 +13,12 @@ use crate::memory::{Memory, MemoryError};
 use crate::root::{BOARD_PAGE, GLOBAL_STATS_PAGE, Root};
 use crate::slots::Slots;
 use crate::tenant::{State, Tenant};
-use alloc::{boxed::Box, format, string::String, vec::Vec};
+use alloc::{boxed::Box, collections::VecDeque, format, string::String, vec::Vec};
 use cap_spec::abi::{self, Error, Rights, slots, stats_page};
 use core::fmt;
 use market_mechanism::curve_lane::{Award, Entry};
 use market_mechanism::ledger::Ledger;
-use market_mechanism::rounds::{GoodTerms, RoundError, Rounds, Workspace};
+use market_mechanism::rounds::{GoodTerms, Report, RoundError, Rounds, Workspace};
 use market_mechanism::types::Ticks;
 use market_mechanism::{AccountId, Credits, GoodId, Price, Quantity};
 use proto::console::ToConsole;
@@ -87,15 +87,42 @@ pub struct Market {
     pub retry: bool,
     /// How long before its interval a round closes, in ticks.
     pub lead: u64,
-    /// Bids of the last round, and what they got.
-    pub last: Vec<(Entry, Award)>,
+    /// The last rounds, oldest first, at most [`KEPT_ROUNDS`].
+    pub past: VecDeque<Cleared>,
     /// TSC value from which on this interval's warnings are due; `u64::MAX` when they were sent.
     pub warn_at: u64,
     /// Intervals of the nominal grid that passed without a round because the market was late.
     pub skipped: u64,
 }
 
+/// How many rounds of a good can be explained.
+pub const KEPT_ROUNDS: usize = 16;
+
+/// A round that was cleared.
+#[derive(Clone, Debug)]
+pub struct Cleared {
+    /// On what terms, and with what result.
+    pub report: Report,
+    /// Its bids as they counted, and what they got.
+    pub bids: Vec<(Entry, Award)>,
+}
+
 impl Market {
+    /// Bids of the last round, and what they got.
+    pub fn last(&self) -> &[(Entry, Award)] {
+        self.past.back().map_or(&[], |cleared| &cleared.bids)
+    }
+
+    /// Keeps a round, in the memory of the oldest one when there are enough.
+    pub fn keep(&mut self, report: Report, bids: impl Iterator<Item = (Entry, Award)>) {
+        let oldest = if self.past.len() == KEPT_ROUNDS { self.past.pop_front() } else { None };
+        let mut cleared = oldest.unwrap_or(Cleared { report, bids: Vec::new() });
+        cleared.report = report;
+        cleared.bids.clear();
+        cleared.bids.extend(bids);
+        self.past.push_back(cleared);
+    }
+
     /// TSC value at which the next round is due.
     pub fn due(&self) -> u64 {
         self.rounds.next_close().0.saturating_sub(self.lead)
@@ -471,7 +498,7 @@ fn make_market(
     let supply = Quantity(elastic.saturating_add(bases));
     let rounds = Rounds::new(terms, supply, Ticks(clock.epoch)).map_err(Failure::Rounds)?;
     let lead = if kind == GoodKind::Page { 0 } else { clock.span(CPU_LEAD_MICROS).min(interval / 4) };
-    Ok(Market { kind, rounds, retry: false, lead, last: Vec::new(), warn_at: u64::MAX, skipped: 0 })
+    Ok(Market { kind, rounds, retry: false, lead, past: VecDeque::new(), warn_at: u64::MAX, skipped: 0 })
 }
 
 /// Units of a good in an application's base; 0 for the CPU time of other cores.

@@ -68,8 +68,7 @@ impl<M: Machine> Server<'_, M> {
                 return false;
             }
         };
-        market.last.clear();
-        market.last.extend(self.work.entries().iter().copied().zip(self.work.awards().iter().copied()));
+        market.keep(report, self.work.entries().iter().copied().zip(self.work.awards().iter().copied()));
         market.warn_at = nominal.0 + interval / 2;
         self.drain_journal();
         self.publish(good);
@@ -236,7 +235,7 @@ impl<M: Machine> Server<'_, M> {
         for app in 0..self.tenants.len() {
             let market = &self.markets[good];
             let Some(lease) = market.rounds.lease(account(app)) else { continue };
-            let award = market.last.iter().find(|(entry, _)| entry.account == account(app)).map(|(_, award)| *award);
+            let award = market.last().iter().find(|(entry, _)| entry.account == account(app)).map(|(_, award)| *award);
             if award.is_none() && lease.running.0 == 0 && lease.next.0 == 0 {
                 continue;
             }
@@ -265,7 +264,7 @@ impl<M: Machine> Server<'_, M> {
             supply: line.supply.0,
             sold: line.sold.0,
             holdings: (0..self.tenants.len()).map(holding).collect(),
-            paid: market.last.iter().map(|(_, award)| award.payment.0).sum(),
+            paid: market.last().iter().map(|(_, award)| award.payment.0).sum(),
         };
         self.record(record);
     }

@@ -61,10 +61,12 @@ pub enum RequestBody {
         /// Lease numbers.
         leases: Vec<u32>,
     },
-    /// Why the last round went as it did for me.
+    /// Why a round went as it did for me.
     Explain {
         /// Good.
         good: u16,
+        /// Which round; `u64::MAX` for the last one. The market remembers some.
+        round: u64,
     },
     /// What q units would cost me in the last round's market.
     Estimate {
@@ -166,16 +168,7 @@ pub enum Answer {
         from_tsc: u64,
     },
     /// To `Explain`.
-    Explanation {
-        /// Round explained.
-        round: u64,
-        /// Units won.
-        won: u32,
-        /// Units bid for.
-        wanted: u32,
-        /// Lowest value per unit that would have won one further unit.
-        would_have_won: u64,
-    },
+    Explanation(Explanation),
     /// To `Estimate`.
     Estimate {
         /// 1e-15 credit per interval for all the units together.
@@ -190,6 +183,42 @@ pub enum Answer {
         /// Paid so far.
         paid: Atto15,
     },
+}
+
+/// What a round meant for one application.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// Round explained.
+    pub round: u64,
+    /// Units bid for.
+    pub wanted: u32,
+    /// Units won.
+    pub won: u32,
+    /// What they cost together.
+    pub payment: u64,
+    /// Why it was not one more.
+    pub reason: Reason,
+    /// Lowest value per unit that would have won one further unit; `u64::MAX` if none could.
+    pub would_have_won: u64,
+    /// By how much the last unit won beat what else it could have been sold for: little means that it is at risk.
+    pub headroom: u64,
+}
+
+/// Why a bid did not win one more unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reason {
+    /// There was no bid.
+    NoBid,
+    /// It did not ask for more.
+    AllServed,
+    /// The next unit was worth less than the reserve, and the fee if it was new.
+    BelowReserve,
+    /// The budget ended before the next unit.
+    Budget,
+    /// It has the whole supply.
+    NoSupply,
+    /// Others offered more, or the same and came first in the order of ties.
+    Outbid,
 }
 
 /// Why a request was refused.

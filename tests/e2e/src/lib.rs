@@ -350,3 +350,24 @@ pub fn boot(guest: &Guest) -> Finished {
     let finished = Machine::start_guest(guest).and_then(Machine::finish);
     finished.unwrap_or_else(|error| panic!("{error:#}"))
 }
+
+/// A file that a run takes as its input. Every test has its own, as they run side by side.
+#[must_use]
+pub fn file_for_a_run(name: &str, contents: &[u8]) -> PathBuf {
+    let folder = paths::target().join("e2e");
+    std::fs::create_dir_all(&folder).expect("the target folder can be written");
+    let thread = format!("{:?}", std::thread::current().id()).replace(['(', ')'], "");
+    let path = folder.join(format!("{name}-{}-{thread}", std::process::id()));
+    std::fs::write(&path, contents).expect("as above");
+    path
+}
+
+/// A linear congruential generator (Knuth's MMIX): each call gives a number below its argument, the same ones for the same
+/// seed.
+pub fn random_numbers(seed: u64) -> impl FnMut(u64) -> u64 {
+    let mut state = seed;
+    move |below| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % below
+    }
+}

@@ -9,8 +9,8 @@ use e2e::{Change, scenario};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Read;
-use std::process::Command;
+use std::io::{Read, Write};
+use std::process::{Command, Stdio};
 
 /// Everything that the default scenario promises, on the input that it was really given.
 #[test]
@@ -321,4 +321,26 @@ fn nothing_is_set_up_twice() {
     let (said, error) = run(&format!("{}:{path}", folder.display()));
     assert!(!calls.exists(), "{}", text(&std::fs::read(&calls).unwrap_or_default()));
     assert!(said.is_empty() && !error.contains("set-up"), "{said}{error}");
+}
+
+#[test]
+fn a_market_is_cleared_from_standard_input_and_a_wrong_one_is_refused() {
+    let folder = paths::root().join("servers/market/mechanism/examples");
+    let example = std::fs::read_to_string(folder.join("pages.json")).expect("the example");
+    let clear = |round: &str| {
+        let mut command = xtask();
+        command.args(["market", "clear", "-", "--json"]).stdin(Stdio::piped());
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("xtask starts");
+        child.stdin.take().expect("piped").write_all(round.as_bytes()).expect("it reads all");
+        child.wait_with_output().expect("xtask ends")
+    };
+    let answered = clear(&example);
+    assert!(answered.status.success(), "{}", text(&answered.stderr));
+    let expected = std::fs::read(folder.join("pages.answer.json")).expect("its answer");
+    assert_eq!(text(&answered.stdout), text(&expected));
+    let refused = clear(&example.replacen("\"quantity\": 200", "\"quantity\": 0", 1));
+    assert_eq!(refused.status.code(), Some(1));
+    assert_eq!(text(&refused.stdout), "");
+    let reason = "standard input cannot be cleared: bids[0]: segments: segment 0: quantity is 0";
+    assert!(text(&refused.stderr).contains(reason), "{}", text(&refused.stderr));
 }

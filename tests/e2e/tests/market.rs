@@ -3,7 +3,8 @@
 //!
 //! The runs are short: two caches with the same work compete for fewer pages than either could use.
 
-use e2e::{Change, Finished, run, xtask::paths};
+use e2e::xtask::run_state::Sample;
+use e2e::{Change, Finished, file_for_a_run, random_numbers, run, xtask::sources};
 use std::fmt::Write;
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -13,22 +14,14 @@ const EDGE: usize = 2;
 
 /// A trace in which few keys are asked for often and many seldom, the same for everybody.
 fn trace() -> PathBuf {
-    let folder = paths::target().join("e2e");
-    std::fs::create_dir_all(&folder).expect("the target folder can be written");
-    let path = folder.join(format!("trace-{:?}", std::thread::current().id()).replace(['(', ')'], ""));
+    let mut draw = random_numbers(1);
     let mut text = String::from("# trace\n");
-    let mut state = 1u64;
     for _ in 0..30_000 {
-        let mut draw = || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (state >> 33) % 2_000
-        };
         // The least of three draws: small numbers come often.
-        let key = draw().min(draw()).min(draw());
+        let key = draw(2_000).min(draw(2_000)).min(draw(2_000));
         let _ = writeln!(text, "{key}");
     }
-    std::fs::write(&path, text).expect("as above");
-    path
+    file_for_a_run("trace", text.as_bytes())
 }
 
 /// Two caches, each on a core of its own.
@@ -134,20 +127,114 @@ fn correlation(pairs: &[(f64, f64)]) -> f64 {
     sum(&|a, b| a * b) / (sum(&|a, _| a * a) * sum(&|_, b| b * b)).sqrt()
 }
 
+/// How an application's holding of a good goes with its ask, from round to round up to a time, while all run.
+fn holding_and_ask(run: &Finished, good: &str, app: &str, until_us: u64) -> f64 {
+    let good = run.state.goods.iter().find(|found| found.name == good).expect("the good");
+    let app = run.state.apps.iter().position(|found| found.name == app).expect("the application");
+    let first_end = run.state.apps.iter().filter(|app| app.awaited).filter_map(|app| app.ended).min().expect("an end");
+    let rounds: Vec<_> = good.history.iter().filter(|sample| sample.t < first_end.min(until_us)).collect();
+    assert!(rounds.len() > 2 * EDGE + 3, "only {} rounds", rounds.len());
+    let pair = |sample: &&Sample| (good.per_hour_f64(sample.ask), f64::from(sample.holdings[app]));
+    correlation(&rounds[EDGE..rounds.len() - EDGE].iter().map(pair).collect::<Vec<_>>())
+}
+
 /// Whoever is not shocked itself holds less while another's demand makes pages dear, and gets them back afterwards.
 #[test]
-fn holding_falls_when_the_ask_rises() {
+fn a_cache_holds_less_when_the_ask_rises() {
     for seed in [1, 2, 3] {
-        let (other, this) = if seed % 2 == 0 { ("left", 1) } else { ("right", 0) };
+        let (other, this) = if seed % 2 == 0 { ("left", "right") } else { ("right", "left") };
         let event = format!("{}ms=shock:{other}:12:500ms", 500 + 100 * seed);
         let (dear, cheap) = ("3e-10", "1e-10");
         let (left, right) = if other == "left" { (cheap, dear) } else { (dear, cheap) };
         let change =
             Change::set(&format!("app.left.valuation={left}")).and_set(&format!("app.right.valuation={right}"));
-        let run = two_caches(change.seed(seed).event(&event));
-        let pairs: Vec<(f64, f64)> =
-            both_running(&run).into_iter().map(|(ask, holdings)| (ask, f64::from(holdings[this]))).collect();
-        let found = correlation(&pairs);
-        assert!(found < -0.3, "seed {seed}: ask and holding correlate with {found:.2}: {pairs:?}");
+        let found = holding_and_ask(&two_caches(change.seed(seed).event(&event)), "page", this, u64::MAX);
+        assert!(found < -0.3, "seed {seed}: {found:.2}");
+    }
+}
+
+/// `compress` and `cache` compete for pages; each has a core of its own.
+const COMPRESS_AND_CACHE: &str = r#"
+title = "compress and cache"
+limit = "20 s"
+[machine]
+cores = 2
+memory = "128 MiB"
+[page]
+reserve = 0.0025
+supply = 160
+[[app]]
+name = "compress"
+budget = 1
+valuation = 4e-9
+core = 0
+base_cpu = 60
+base_pages = 128
+[[app]]
+name = "cache"
+args = ["passes=3"]
+budget = 1
+valuation = 2e-10
+core = 1
+base_cpu = 20
+base_pages = 64
+"#;
+
+/// The first bytes of the repository's own sources.
+fn text(bytes: usize) -> PathBuf {
+    file_for_a_run("text", &sources::archive().expect("the sources can be read")[..bytes])
+}
+
+#[test]
+fn compress_holds_less_when_the_ask_rises() {
+    let (text, trace) = (text(1_000_000), trace());
+    for seed in [1, 2, 3] {
+        let event = format!("{}ms=shock:cache:8:500ms", 300 + 100 * seed);
+        let change = Change::none().seed(seed).event(&event).input("compress", &text).input("cache", &trace);
+        let run = run(COMPRESS_AND_CACHE, &change);
+        run.expect_good();
+        let found = holding_and_ask(&run, "page", "compress", u64::MAX);
+        assert!(found < -0.3, "seed {seed}: {found:.2}");
+    }
+}
+
+/// A digest that has time until its deadline works ahead while CPU time is cheap; then a rival comes that makes it dear.
+const AHEAD: &str = r#"
+title = "working ahead"
+limit = "20 s"
+[machine]
+cores = 1
+memory = "128 MiB"
+[[app]]
+name = "patient"
+image = "digest"
+args = ["passes=12"]
+budget = 1
+valuation = 4e-9
+base_cpu = 5
+deadline = "3 s"
+[[app]]
+name = "rival"
+image = "digest"
+args = ["passes=1000"]
+budget = 1
+valuation = 1e-9
+base_cpu = 5
+starts = false
+"#;
+
+#[test]
+fn digest_holds_less_cpu_time_when_the_ask_rises() {
+    // For so long the price is above what the digest has seen of late; then it expects no lower one any more.
+    const DEAR_US: u64 = 350_000;
+    let text = text(1_500_000);
+    for seed in [1, 2, 3] {
+        let from_us = 400_000 + 100_000 * seed;
+        let event = format!("{}ms=start:rival", from_us / 1_000);
+        let change = Change::none().seed(seed).input("patient", &text).input("rival", &text).event(&event);
+        let run = run(AHEAD, &change);
+        run.expect_good();
+        let found = holding_and_ask(&run, "cpu.0", "patient", from_us + DEAR_US);
+        assert!(found < -0.3, "seed {seed}: {found:.2}");
     }
 }

@@ -109,7 +109,7 @@ fn random_request(random: &mut Random) -> RequestBody {
         2 => RequestBody::Desk { good, quantity: random.word() as u32 },
         3 => RequestBody::Release { good, leases: leases(random), quantity: random.word() as u32 },
         4 => RequestBody::GiveUp { leases: leases(random) },
-        5 => RequestBody::Explain { good },
+        5 => RequestBody::Explain { good, round: random.word() },
         6 => RequestBody::Estimate { good, quantity: random.word() as u32 },
         _ => RequestBody::Statement,
     }

@@ -237,7 +237,7 @@ impl Book {
                     Answer::Refused(refusal) => Effect::Tell(Event::Refused { refusal }),
                     Answer::Done
                     | Answer::Bought { .. }
-                    | Answer::Explanation { .. }
+                    | Answer::Explanation(_)
                     | Answer::Estimate { .. }
                     | Answer::Statement { .. } => Effect::Nothing,
                 },

@@ -70,8 +70,62 @@ fn a_question_gets_its_answer_and_what_comes_between_is_kept() {
     assert_eq!(market.estimate(1, 5), Ok(77));
     assert_eq!(market.poll(), Ok(Some(Event::AtRisk { good: 1, units: 2 })));
     assert_eq!(market.poll(), Ok(None));
-    assert_eq!(market.explain(1), Err(MarketError::Refused(Refusal::TooManyRequests)));
+    assert_eq!(market.explain(1, None), Err(MarketError::Refused(Refusal::TooManyRequests)));
     assert_eq!((market.ask(1), market.ask(7)), (Some(Price(31)), None));
+}
+
+#[test]
+fn a_round_is_explained_by_its_number() {
+    const EXPLAINED: Explanation = Explanation {
+        round: 7,
+        wanted: 5,
+        won: 2,
+        payment: 60,
+        reason: Reason::Outbid,
+        would_have_won: 31,
+        headroom: 4,
+    };
+    let (mut market, server) = connect(|body| match body {
+        RequestBody::Explain { round: 7 | u64::MAX, .. } => answer(Answer::Explanation(EXPLAINED)),
+        RequestBody::Explain { .. } => answer(Answer::Done),
+        _ => answer(Answer::Refused(Refusal::Malformed)),
+    });
+    assert_eq!(market.explain(1, Some(RoundNo(7))), Ok(EXPLAINED));
+    assert_eq!(market.explain(1, None), Ok(EXPLAINED));
+    assert_eq!(market.explain(1, Some(RoundNo(8))), Err(MarketError::NoAnswer), "an answer to something else");
+    assert_eq!(server.borrow().requests[0], RequestBody::Explain { good: 1, round: 7 });
+}
+
+#[test]
+fn cpu_time_is_bought_and_given_back_and_the_account_says_what_it_cost() {
+    let (mut market, server) = connect(|body| match body {
+        RequestBody::Desk { good: 1, quantity: 3 } => answer(Answer::Bought { payment: 96, from_tsc: 12 }),
+        RequestBody::Desk { .. } => answer(Answer::Refused(Refusal::CannotPay)),
+        RequestBody::Statement => answer(Answer::Statement { balance: 500, escrow: 0, paid: 96 }),
+        _ => answer(Answer::Done),
+    });
+    assert_eq!(market.buy_cpu(1, 3), Ok((96, 12)));
+    assert_eq!(market.buy_cpu(1, 4), Err(MarketError::Refused(Refusal::CannotPay)));
+    market.release_cpu(1, 2).unwrap();
+    let statement = market.statement().unwrap();
+    assert_eq!((statement.balance, statement.paid), (Credits(500), Credits(96)));
+    let charges: Vec<_> = statement.charges.iter().map(|charge| (&charge.good[..], charge.quantity)).collect();
+    assert_eq!(charges, [("cpu.0", 3)]);
+    let release = RequestBody::Release { good: 1, leases: vec![], quantity: 2 };
+    assert!(server.borrow().requests.contains(&release));
+}
+
+#[test]
+fn notices_and_warnings_say_what_and_by_when() {
+    let (mut market, server) = connect(|_| answer(Answer::Done));
+    let notice = Notice { good: 0, round: 3, units: 2, deadline_tsc: 900 };
+    let Notice { good, round, units, deadline_tsc } = notice;
+    for message in [FromMarket::AtRisk { good, units: 5 }, FromMarket::Notice { good, round, units, deadline_tsc }] {
+        server.borrow_mut().endpoint.send(&message).unwrap();
+    }
+    assert_eq!(market.poll(), Ok(Some(Event::AtRisk { good: 0, units: 5 })));
+    assert_eq!(market.wait(0), Ok(Some(Event::Notice(notice))));
+    assert_eq!(market.notices(), [notice]);
 }
 
 #[test]

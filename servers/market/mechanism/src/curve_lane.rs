@@ -182,17 +182,32 @@ pub struct Scratch<'a> {
     pub tallies: &'a mut [Tally],
 }
 
+/// The order of ties of a round.
+#[derive(Clone, Copy)]
+pub(crate) struct Turns {
+    entries: usize,
+    shift: usize,
+}
+
+impl Turns {
+    /// The order of `entries` entries in `round`.
+    pub(crate) fn new(entries: usize, round: RoundNo) -> Turns {
+        // Less than the entries, which an index counts.
+        Turns { entries, shift: (round.0 % entries.max(1) as u64) as usize }
+    }
+
+    /// The place of the entry at `position`: `(position + round) mod entries`, without dividing for each.
+    pub(crate) fn of(self, position: usize) -> Turn {
+        let place = position + self.shift;
+        Turn(if place < self.entries { place } else { place - self.entries } as u32)
+    }
+}
+
 /// One entry's place in the order of ties.
 #[derive(Clone, Copy)]
 pub(crate) struct Turn(u32);
 
 impl Turn {
-    /// The turn of the entry at `position` of `entries` in `round`.
-    pub(crate) fn new(position: usize, entries: usize, round: RoundNo) -> Turn {
-        let shift = round.0 % entries.max(1) as u64;
-        Turn(((position as u64 + shift) % entries.max(1) as u64) as u32)
-    }
-
     /// The second half of the order: held before acquired, then turn, then order within the bid.
     pub(crate) fn tie(self, acquired: bool, nth: u32) -> u64 {
         u64::from(acquired) << 36 | u64::from(self.0) << 4 | u64::from(nth)
@@ -282,13 +297,13 @@ pub fn clear(
     let best_rejected = rejected.first().map_or(0, Step::gain);
     let rejected = sort_best(rejected, largest + u64::from(sale.partly_sold));
     let tallies = tally(rejected, sale.partly_sold, largest, scratch.tallies);
+    let turns = Turns::new(entries.len(), round);
     for (position, award) in awards[..entries.len()].iter_mut().enumerate() {
         if award.quantity == Quantity::ZERO {
             continue;
         }
         let entry = &entries[position];
-        let turn = Turn::new(position, entries.len(), round);
-        let displaced = displaced(terms, entry, turn, award.quantity, rejected, tallies);
+        let displaced = displaced(terms, entry, turns.of(position), award.quantity, rejected, tallies);
         let acquired = award.quantity.saturating_sub(entry.held);
         award.payment = Credits::of(terms.reserve, award.quantity) + Credits::of(terms.fee, acquired) + displaced;
     }
@@ -327,10 +342,11 @@ fn check(terms: &Terms, entries: &[Entry]) -> Result<(), ClearError> {
 
 /// Writes all steps worth selling, in no order, and returns them with the most units that one entry asks for.
 fn collect<'a>(terms: &Terms, round: RoundNo, entries: &[Entry], steps: &'a mut [Step]) -> (&'a mut [Step], u64) {
+    let turns = Turns::new(entries.len(), round);
     let mut count = 0;
     let mut largest = 0;
     for (entry, position) in entries.iter().zip(0u32..) {
-        let turn = Turn::new(position as usize, entries.len(), round);
+        let turn = turns.of(position as usize);
         let mut units = 0;
         for_each_step(terms, entry, turn, position, |step| {
             steps[count] = step;

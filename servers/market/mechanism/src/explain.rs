@@ -5,7 +5,7 @@
 //!
 //! [`curve_lane::clear`]: crate::curve_lane::clear
 
-use crate::curve_lane::{Award, Entry, Scratch, Step, Terms, Turn, bid_value, for_each_step, steps_needed};
+use crate::curve_lane::{Award, Entry, Scratch, Step, Terms, Turns, bid_value, for_each_step, steps_needed};
 use crate::types::{AccountId, Credits, Price, Quantity, RoundNo};
 
 /// Why a bid did not get one unit more than it got.
@@ -63,7 +63,7 @@ pub fn explain(
         Some(0)
     } else {
         margin.worst_sold.map(|worst| {
-            let turn = Turn::new(me, entries.len(), round);
+            let turn = Turns::new(entries.len(), round).of(me);
             // Another entry's turn differs, so the place within the bid does not matter.
             let wins_tie = turn.tie(!held, 0) < worst.tie();
             worst.gain() + u64::from(!wins_tie)
@@ -100,9 +100,10 @@ struct Margin {
 }
 
 fn margin(terms: &Terms, round: RoundNo, entries: &[Entry], awards: &[Award], me: usize) -> Margin {
+    let turns = Turns::new(entries.len(), round);
     let mut margin = Margin { worst_sold: None, own_last: None, best_rejected: 0 };
     for ((entry, award), position) in entries.iter().zip(awards).zip(0u32..) {
-        let turn = Turn::new(position as usize, entries.len(), round);
+        let turn = turns.of(position as usize);
         let mut left = award.quantity.0;
         for_each_step(terms, entry, turn, position, |step| {
             let (sold, own) = (left > 0, position as usize == me);
@@ -138,6 +139,7 @@ pub fn estimate(
     if quantity > terms.supply || scratch.steps.len() < steps_needed(entries.len()) {
         return None;
     }
+    let turns = Turns::new(entries.len(), round);
     let mut held = Quantity::ZERO;
     let mut count = 0;
     for (entry, position) in entries.iter().zip(0u32..) {
@@ -145,7 +147,7 @@ pub fn estimate(
             held = entry.held;
             continue;
         }
-        let turn = Turn::new(position as usize, entries.len(), round);
+        let turn = turns.of(position as usize);
         for_each_step(terms, entry, turn, position, |step| {
             scratch.steps[count] = step;
             count += 1;

@@ -93,7 +93,7 @@ impl Posting {
         };
         let good = self.cause.good.map_or(0, |good| 1 << 16 | u64::from(good.0));
         let amount = self.amount.0 as u128;
-        [
+        let words = [
             self.number,
             self.kind as u64,
             place(self.from),
@@ -102,15 +102,28 @@ impl Posting {
             (amount >> 64) as u64,
             good,
             self.cause.round.0,
-        ]
-        .into_iter()
-        .fold(head, mix)
+        ];
+        let sum = words.iter().zip(WORD_KEYS).fold(0, |sum: u64, (word, key)| sum.wrapping_add(word.wrapping_mul(key)));
+        scatter(head.rotate_left(5) ^ sum)
     }
 }
 
-/// The finaliser of SplitMix64 (Steele, Lea, Flood 2014) over the sum: every bit of `word` reaches every bit out.
-fn mix(head: u64, word: u64) -> u64 {
-    let mut z = head.rotate_left(5) ^ word.wrapping_add(0x9e37_79b9_7f4a_7c15);
+/// A multiplier for each word's place (multilinear hashing, Lemire and Kaser 2014): bits of pi, made odd, so that any
+/// change of a single word changes the sum.
+const WORD_KEYS: [u64; 8] = [
+    0x243f_6a88_85a3_08d3,
+    0x1319_8a2e_0370_7345,
+    0xa409_3822_299f_31d1,
+    0x082e_fa98_ec4e_6c89,
+    0x4528_21e6_38d0_1377,
+    0xbe54_66cf_34e9_0c6d,
+    0xc0ac_29b7_c97c_50dd,
+    0x3f84_d5b5_b547_0917,
+];
+
+/// The finaliser of SplitMix64 (Steele, Lea, Flood 2014): every bit of `word` reaches every bit out.
+fn scatter(word: u64) -> u64 {
+    let mut z = word;
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
@@ -193,6 +206,8 @@ pub struct Ledger<const ACCOUNTS: usize, const JOURNAL: usize> {
     journal: Deque<Posting, JOURNAL>,
     next: u64,
     head: u64,
+    /// Where the last account was found: rounds go through the accounts in their order.
+    last: usize,
 }
 
 impl<const ACCOUNTS: usize, const JOURNAL: usize> Ledger<ACCOUNTS, JOURNAL> {
@@ -214,6 +229,7 @@ impl<const ACCOUNTS: usize, const JOURNAL: usize> Ledger<ACCOUNTS, JOURNAL> {
             journal: Deque::new(),
             next: 0,
             head: 0,
+            last: 0,
         }
     }
 
@@ -429,28 +445,27 @@ impl<const ACCOUNTS: usize, const JOURNAL: usize> Ledger<ACCOUNTS, JOURNAL> {
         }
     }
 
-    /// The account's index, or where it would be inserted.
+    /// The account's index, or where it would be inserted. At once if it is the last one found or the next.
     fn find(&self, account: AccountId) -> Result<usize, usize> {
-        self.accounts.binary_search_by_key(&account, |balance| balance.account)
-    }
-
-    /// The amount at a place, if that place exists.
-    fn place(&mut self, place: Place) -> Result<&mut Credits, LedgerError> {
-        match place {
-            Place::Bank => Ok(&mut self.bank),
-            Place::Treasury => Ok(&mut self.treasury),
-            Place::Free(account) | Place::Escrow(account) => {
-                let at = self.find(account).map_err(|_| LedgerError::NoSuchAccount)?;
-                let balance = &mut self.accounts[at];
-                Ok(match place {
-                    Place::Escrow(_) => &mut balance.escrow,
-                    _ => &mut balance.free,
-                })
-            }
+        let is_it = |at: &usize| self.accounts.get(*at).is_some_and(|balance| balance.account == account);
+        match [self.last, self.last + 1].into_iter().find(is_it) {
+            Some(at) => Ok(at),
+            None => self.accounts.binary_search_by_key(&account, |balance| balance.account),
         }
     }
 
-    /// The only way money moves. An amount of 0 changes nothing and is not recorded.
+    /// The amount at a place. `at` is the index of the account whose place it is, if it is one's.
+    fn place(&mut self, place: Place, at: usize) -> &mut Credits {
+        match place {
+            Place::Bank => &mut self.bank,
+            Place::Treasury => &mut self.treasury,
+            Place::Free(_) => &mut self.accounts[at].free,
+            Place::Escrow(_) => &mut self.accounts[at].escrow,
+        }
+    }
+
+    /// The only way money moves: between two places, of which those of accounts belong to the same account. An amount of 0
+    /// changes nothing and is not recorded.
     fn transfer(
         &mut self,
         kind: Kind,
@@ -462,8 +477,14 @@ impl<const ACCOUNTS: usize, const JOURNAL: usize> Ledger<ACCOUNTS, JOURNAL> {
         if amount < Credits::ZERO {
             return Err(LedgerError::NegativeAmount);
         }
-        self.place(to)?;
-        if *self.place(from)? < amount {
+        let at = match (from, to) {
+            (Place::Free(account) | Place::Escrow(account), _) | (_, Place::Free(account) | Place::Escrow(account)) => {
+                self.find(account).map_err(|_| LedgerError::NoSuchAccount)?
+            }
+            (Place::Bank | Place::Treasury, Place::Bank | Place::Treasury) => 0,
+        };
+        self.last = at;
+        if *self.place(from, at) < amount {
             return Err(LedgerError::NotEnough);
         }
         if amount == Credits::ZERO {
@@ -471,29 +492,16 @@ impl<const ACCOUNTS: usize, const JOURNAL: usize> Ledger<ACCOUNTS, JOURNAL> {
         }
         let posting = Posting { number: self.next, kind, from, to, amount, cause };
         self.journal.push_back(posting).map_err(|_| LedgerError::JournalFull)?;
-        *self.place(from)? -= amount;
-        *self.place(to)? += amount;
+        *self.place(from, at) -= amount;
+        *self.place(to, at) += amount;
         self.next += 1;
         self.head = posting.chain(self.head);
-        self.count(kind, from, to, amount);
-        Ok(())
-    }
-
-    /// Keeps the running totals of the account concerned.
-    fn count(&mut self, kind: Kind, from: Place, to: Place, amount: Credits) {
-        match (kind, from, to) {
-            (Kind::Charge, Place::Escrow(account), _) => {
-                if let Ok(at) = self.find(account) {
-                    self.accounts[at].charged += amount;
-                }
-            }
-            (Kind::Refund | Kind::Penalty, _, Place::Free(account)) => {
-                if let Ok(at) = self.find(account) {
-                    self.accounts[at].returned += amount;
-                }
-            }
-            _ => {}
+        match kind {
+            Kind::Charge => self.accounts[at].charged += amount,
+            Kind::Refund | Kind::Penalty => self.accounts[at].returned += amount,
+            Kind::TopUp | Kind::Income | Kind::Capital | Kind::Escrow | Kind::Release | Kind::Payout => {}
         }
+        Ok(())
     }
 }
 

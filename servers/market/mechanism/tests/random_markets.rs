@@ -1,13 +1,11 @@
 //! Random markets from fixed seeds, larger than those that can be enumerated: allocation and payments against the naive
 //! mechanism, welfare against an exact optimum that is not greedy, misreports at the thresholds, explanations and
-//! estimates against clearing again, and rounds of tens of thousands of bids.
+//! estimates against clearing again, and rounds of tens of thousands of bids. How long rounds take: `benches/rounds.rs`.
 
 mod common;
 
-use std::time::Instant;
-
 use common::*;
-use market_mechanism::curve_lane::{Award, Entry, Terms, bid_value, clear, tallies_needed};
+use market_mechanism::curve_lane::{Award, Entry, Terms, bid_value};
 use market_mechanism::explain::{Reason, estimate, explain};
 use market_mechanism::{Credits, Curve, Price, Quantity, RoundNo, Segment};
 
@@ -249,19 +247,6 @@ fn an_estimate_is_what_the_quantity_would_have_cost() {
     }
 }
 
-/// A round of many bids: of one to eight segments, half of them holding something.
-fn large_round(bids: u32, seed: u64) -> (Terms, Vec<Entry>) {
-    let mut random = Random(seed);
-    let entries: Vec<Entry> = (0..bids)
-        .map(|account| {
-            let held = random.below(8) as u32 * random.below(2) as u32;
-            let curve = random_curve(&mut random, 16, 1 << 40);
-            entry(account, held, random.below(1 << 36), curve)
-        })
-        .collect();
-    (terms(bids * 2, 1 << 36, 1 << 34), entries)
-}
-
 /// For a sample of bidders, what they pay is W(without them) - (W - what they get), each found by a round of its own.
 #[test]
 fn payments_of_a_large_round_equal_rounds_without_the_bidder() {
@@ -280,33 +265,4 @@ fn payments_of_a_large_round_equal_rounds_without_the_bidder() {
         sampled += usize::from(awards[at].quantity > Quantity(0));
     }
     assert!(sampled > 50);
-}
-
-/// `cargo test --release -- --ignored --nocapture large_rounds_are_fast`, alone on the machine.
-#[test]
-#[ignore = "measures time"]
-fn large_rounds_are_fast() {
-    for (bids, limit_ms, one_segment) in [(100_000, 10, true), (1_000_000, 150, true), (100_000, 100, false)] {
-        let (mut terms, mut entries) = large_round(bids, 8);
-        if one_segment {
-            let mut random = Random(9);
-            for entry in &mut entries {
-                let quantity = Quantity(1 + random.below(8) as u32);
-                entry.curve = Curve::flat(quantity, Price(random.below(1 << 40))).unwrap();
-            }
-            terms.supply = Quantity(bids * 2);
-        }
-        let mut steps = vec![Default::default(); market_mechanism::curve_lane::steps_needed(entries.len())];
-        let mut tallies = vec![Default::default(); tallies_needed(entries.len())];
-        let mut awards = vec![Award::default(); entries.len()];
-        let best = (0..5).map(|_| {
-            let mut scratch = market_mechanism::curve_lane::Scratch { steps: &mut steps, tallies: &mut tallies };
-            let start = Instant::now();
-            clear(&terms, RoundNo(1), &entries, &mut scratch, &mut awards).unwrap();
-            start.elapsed()
-        });
-        let best = best.min().unwrap();
-        println!("{bids} bids, one segment each: {one_segment}: {best:?}");
-        assert!(best.as_millis() <= limit_ms);
-    }
 }

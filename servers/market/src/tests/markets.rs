@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::finish::{FAILURE, SUCCESS};
+use market_mechanism::Quantity;
 
 /// Pages beyond all bases in these tests.
 const PAGES: u32 = 1_000;
@@ -319,15 +320,83 @@ fn a_run_that_reaches_its_limit_fails_and_everything_is_taken_back() {
     assert_eq!(sim.end(0), Some(&End::RunOver));
 }
 
+/// Makes something go wrong.
+type GoWrong = fn(&mut Sim<'_>);
+
+/// What may go wrong between ledger, kernel and deliveries, each made to go wrong in a running market of two tenants with
+/// pages and CPU time, and what the run says then.
+const DISCREPANCIES: [(GoWrong, &str); 8] = [
+    (|sim| resize(sim, 700_000), "CPU time of a: 6 leased, 7 exist"),
+    (|sim| resize(sim, 500_000), "CPU time of a: 6 leased, 5 exist"),
+    (
+        |sim| {
+            // The ledger forgets a lease that the tenant goes on using.
+            sim.server.markets[0].rounds.release(crate::server::account(0), Quantity(4)).unwrap();
+        },
+        "pages of a: 120 leased, 124 exist",
+    ),
+    (
+        |sim| {
+            // A lease goes, and the ledger goes on charging for it.
+            let lease = *sim.server.tenants[0].leases.keys().next().unwrap();
+            sim.server.take_lease(0, lease);
+        },
+        "pages of a: 124 leased, 120 exist",
+    ),
+    (
+        |sim| {
+            // The block's own capability is not what it was: the kernel does not know it any more.
+            let block = sim.server.tenants[0].leases.values().next().unwrap().block;
+            let slot = sim.server.root.memory.slot(block);
+            sim.model().forget(slot);
+        },
+        "pages of a: 124 leased, 120 exist",
+    ),
+    (
+        |sim| {
+            // A base without anything in it.
+            let State::Running(running) = &sim.server.tenants[1].state else { unreachable!() };
+            let slot = sim.server.root.memory.slot(running.base);
+            sim.model().forget(slot);
+        },
+        "pages of b",
+    ),
+    (
+        |sim| sim.server.ledger.add_capital(market_mechanism::Credits(1)).unwrap(),
+        "money: 30 credits were paid in, 30.000000000000001 are there",
+    ),
+    (|sim| sim.server.paid_in.0 += 1, "money: 30.000000000000001 credits were paid in, 30 are there"),
+];
+
+/// The kernel gives tenant `a` another budget than was sold.
+fn resize(sim: &mut Sim<'_>, budget: u64) {
+    use crate::machine::Invoke;
+    let time = sim.server.tenants[0].time;
+    sim.model().resize_time(time, budget, 10_000_000).unwrap();
+}
+
 #[test]
-fn a_difference_between_ledger_and_kernel_fails_the_run() {
+fn every_difference_between_ledger_kernel_and_delivery_fails_the_run() {
+    for (go_wrong, expected) in DISCREPANCIES {
+        let (archive, _) = three([0; 3]);
+        let mut sim = Sim::new(&archive, silent);
+        sim.tenants[0].says.extend([bid(0, 64, 5_000), bid(1, 5, 5_000)]);
+        sim.run_to(350);
+        assert_eq!((sim.pages(0), sim.cpu(0), sim.server.tally.mismatches), (64, 5, 0));
+        go_wrong(&mut sim);
+        sim.server.reconcile();
+        assert!(sim.server.tally.mismatches > 0, "not noticed: {expected}");
+        assert!(sim.server.failures[0].contains(expected), "{} instead of {expected}", sim.server.failures[0]);
+    }
+}
+
+#[test]
+fn a_difference_fails_the_run() {
     let (archive, _) = three([0; 3]);
     let mut sim = Sim::new(&archive, silent);
     sim.run_to(150);
-    // The kernel delivers more than was sold.
-    let time = sim.server.tenants[0].time;
-    use crate::machine::Invoke;
-    sim.model().resize_time(time, 700_000, 10_000_000).unwrap();
+    // The kernel delivers more than was sold, until the end of the interval.
+    resize(&mut sim, 700_000);
     sim.run_to(250);
     assert!(sim.server.tally.mismatches > 0);
     for tenant in &mut sim.tenants {

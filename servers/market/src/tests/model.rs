@@ -251,6 +251,12 @@ impl Model {
         }
     }
 
+    /// A capability is gone that nobody deleted.
+    pub fn forget(&mut self, slot: Slot) {
+        let place = self.place(slot.raw());
+        self.remove(place);
+    }
+
     /// The tenant deletes a lease that it has accepted; `number` counts from 1.
     pub fn delete_accepted(&mut self, number: u16) {
         self.remove((TENANTS, number));

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::requests::MAX_REQUESTS;
-use proto::market::Refusal;
+use proto::market::{Reason, Refusal};
 
 fn two() -> Vec<u8> {
     archive(&plan(["a", "b"].map(app).into(), Some(1_000)))
@@ -73,17 +73,41 @@ fn explanations_and_estimates_are_of_the_last_round() {
     sim.tenants[0].says.push(bid(0, 800, 5_000));
     sim.tenants[1].says.push(bid(0, 800, 3_000));
     sim.run_to(350);
-    sim.tenants[1].says.push(RequestBody::Explain { good: 0 });
+    sim.tenants[1].says.push(RequestBody::Explain { good: 0, round: u64::MAX });
     sim.tenants[1].says.push(RequestBody::Estimate { good: 0, quantity: 1 });
     sim.tenants[1].says.push(RequestBody::Statement);
     sim.run_to(352);
     let answers = sim.answers(1);
-    let Answer::Explanation { won: 200, wanted: 800, would_have_won, .. } = answers[1] else { panic!("{answers:?}") };
-    assert!((5_000..=5_011).contains(&would_have_won), "{would_have_won}");
+    let Answer::Explanation(explained) = answers[1] else { panic!("{answers:?}") };
+    assert_eq!((explained.wanted, explained.won, explained.reason), (800, 200, Reason::Outbid));
+    assert!((5_000..=5_011).contains(&explained.would_have_won), "{explained:?}");
+    // It pays the reserve for its units, and would have been outbid at less than that.
+    assert_eq!((explained.payment, explained.headroom), (200 * RESERVE, 2_000));
     let Answer::Estimate { cost } = answers[2] else { panic!("{answers:?}") };
     // It holds units already, so one costs the reserve: a's demand leaves 200.
     assert_eq!(cost, RESERVE);
     assert!(matches!(answers[3], Answer::Statement { paid, .. } if paid > 0));
+}
+
+#[test]
+fn rounds_of_the_past_are_explained_as_long_as_they_are_kept() {
+    let archive = two();
+    let mut sim = Sim::new(&archive, silent);
+    sim.run_to(355);
+    let newest = sim.server.markets[1].rounds.last().unwrap().round.0;
+    let oldest = newest + 1 - crate::server::KEPT_ROUNDS as u64;
+    // Of these the tenant bids in none.
+    for round in [newest, oldest, oldest - 1, newest + 1] {
+        sim.tenants[0].says.push(RequestBody::Explain { good: 1, round });
+    }
+    sim.run_to(357);
+    let answers = sim.answers(0);
+    for (answer, expected) in answers.iter().zip([newest, oldest]) {
+        let Answer::Explanation(explained) = answer else { panic!("{answers:?}") };
+        assert_eq!((explained.round, explained.won, explained.reason), (expected, 0, Reason::NoBid));
+        assert_eq!(explained.would_have_won, RESERVE + 10, "what a newcomer pays");
+    }
+    assert_eq!(answers[2..], [Answer::Refused(Refusal::NotAvailable), Answer::Refused(Refusal::NotAvailable)]);
 }
 
 #[test]

@@ -169,16 +169,18 @@ impl<const N: usize> Rounds<N> {
         emit: &mut impl FnMut(Action),
     ) -> Result<(), RoundError> {
         let cause = self.cause();
+        // Entries are in the order of the members, and not every member has one.
+        let mut cleared = work.entries().iter().zip(work.awards()).peekable();
         for member in &mut self.members {
-            member.lease.next = Quantity::ZERO;
-        }
-        for (entry, award) in work.entries().iter().zip(work.awards()) {
-            let account = award.account;
+            let account = member.account;
+            let Some((entry, award)) = cleared.next_if(|(entry, _)| entry.account == account) else {
+                member.lease.next = Quantity::ZERO;
+                continue;
+            };
             ledger.charge(account, award.payment, cause)?;
             ledger.release(account, entry.budget - award.payment, cause)?;
-            let at = self.find(account).map_err(|_| RoundError::NoSuchMember)?;
-            self.members[at].lease.next = award.quantity;
-            self.members[at].paid_next.add(award.quantity, award.payment);
+            member.lease.next = award.quantity;
+            member.paid_next.add(award.quantity, award.payment);
             if award.quantity > Quantity::ZERO {
                 emit(Action::Charge {
                     account,

@@ -282,6 +282,20 @@ fn an_account_can_leave_and_join_while_the_market_runs() {
 }
 
 #[test]
+fn what_counts_is_the_last_bid_before_the_close() {
+    let mut market = Market::with_members(0);
+    market.bid(A, 10, 50);
+    market.bid(A, 4, 9);
+    assert_eq!(market.close(), [lease_charge(A, 1, 4, 12)]);
+    // It stands until it is replaced, and what comes after a close counts in the next round.
+    assert_eq!(market.close()[1..], [lease_charge(A, 2, 4, 8)]);
+    market.bid(A, 2, 9);
+    assert_eq!(market.lease(A), (4, 4));
+    market.close();
+    assert_eq!(market.lease(A), (4, 2));
+}
+
+#[test]
 fn a_bid_ends_with_its_last_round() {
     let mut market = Market::with_members(0);
     market.bid(A, 2, 9);

@@ -8,7 +8,9 @@
 use market_mechanism::curve_lane::{
     self, Award, Entry, Outcome, Scratch, Step, Tally, Terms, bid_value, steps_needed, tallies_needed,
 };
-use market_mechanism::{AccountId, Credits, Curve, Price, Quantity, RoundNo, Segment};
+use market_mechanism::ledger::Ledger;
+use market_mechanism::rounds::{GoodTerms, POSTINGS_PER_MEMBER, Rounds, Workspace};
+use market_mechanism::{AccountId, Bid, Credits, Curve, GoodId, Price, Quantity, RoundNo, Segment, Ticks};
 
 /// SplitMix64 (Steele, Lea, Flood 2014): every seed gives its own fixed sequence.
 pub struct Random(pub u64);
@@ -30,6 +32,11 @@ impl Random {
     pub fn chance(&mut self, one_in: u64) -> bool {
         self.below(one_in) == 0
     }
+}
+
+/// Set by `cargo xtask market check --full`: the long tier of those tests that have one.
+pub fn is_full() -> bool {
+    std::env::var_os("MARKET_CHECK_FULL").is_some()
 }
 
 pub fn terms(supply: u32, reserve: u64, fee: u64) -> Terms {
@@ -178,6 +185,19 @@ impl Mutation {
         Mutation::KeepIgnored,
         Mutation::KeepLeftOutOfPayment,
     ];
+
+    /// Whether it is who gets what that is wrong, and not what it costs.
+    pub fn changes_the_allocation(self) -> bool {
+        matches!(
+            self,
+            Mutation::HolderLosesTies
+                | Mutation::OperatorWinsTies
+                | Mutation::OneUnitTooMany
+                | Mutation::OneUnitTooFew
+                | Mutation::TurnsNeverRotate
+                | Mutation::KeepIgnored
+        )
+    }
 }
 
 /// Sells unit by unit to the entry that gains most, nothing to `without`. Returns the units of each.
@@ -310,4 +330,94 @@ pub fn random_curve(random: &mut Random, most_units: u64, highest: u64) -> Curve
         value = less;
     }
     Curve::new(&segments).unwrap()
+}
+
+/// A round of many bids: of one to eight segments, half of them holding something.
+pub fn large_round(bids: u32, seed: u64) -> (Terms, Vec<Entry>) {
+    let mut random = Random(seed);
+    let entries: Vec<Entry> = (0..bids)
+        .map(|account| {
+            let held = random.below(8) as u32 * random.below(2) as u32;
+            let curve = random_curve(&mut random, 16, 1 << 40);
+            entry(account, held, random.below(1 << 36), curve)
+        })
+        .collect();
+    (terms(bids * 2, 1 << 36, 1 << 34), entries)
+}
+
+/// A good with `N` members who all bid, round after round.
+pub struct Market<const N: usize> {
+    rounds: Box<Rounds<N>>,
+    ledger: Box<Ledger<N, JOURNAL>>,
+    work: Box<Workspace<N>>,
+    random: Random,
+    now: u64,
+}
+
+/// Postings of a round of a thousand members.
+const JOURNAL: usize = POSTINGS_PER_MEMBER * 1_000;
+
+impl<const N: usize> Market<N> {
+    /// `members` accounts with money and a bid each.
+    pub fn new(members: u32) -> Market<N> {
+        let terms = GoodTerms {
+            good: GoodId(1),
+            interval: Ticks(10),
+            reserve: Price(1 << 20),
+            fee: Price(1 << 18),
+            penalty: Price(0),
+            stop_notice: 1,
+        };
+        let rounds = Rounds::new(terms, Quantity(members * 3), Ticks(0)).unwrap();
+        let mut market = Market {
+            rounds: Box::new(rounds),
+            ledger: Box::new(Ledger::new(Credits::MAX)),
+            work: Box::new(Workspace::new()),
+            random: Random(31),
+            now: 0,
+        };
+        for account in (0..members).map(AccountId) {
+            market.ledger.open(account).unwrap();
+            market.ledger.top_up(account, Credits(1 << 70)).unwrap();
+            let (rounds, ledger) = (&mut market.rounds, &mut market.ledger);
+            rounds.add(account, Quantity(0), Price(0), ledger, &mut |_| {}).unwrap();
+            market.drain();
+            market.bid(account);
+        }
+        market
+    }
+
+    fn drain(&mut self) {
+        while self.ledger.drain().is_some() {}
+    }
+
+    fn bid(&mut self, account: AccountId) {
+        let quantity = Quantity(1 + self.random.below(8) as u32);
+        let curve = Curve::flat(quantity, Price(self.random.below(1 << 40))).unwrap();
+        let (max_payment, valid_until) = (Credits(1 << 60), RoundNo(u64::MAX));
+        self.rounds.bid(Bid { account, curve, keep: Price(1 << 30), max_payment, valid_until }).unwrap();
+    }
+
+    /// One member in ten bids anew.
+    pub fn change_some_bids(&mut self) {
+        let accounts: Vec<AccountId> = self.rounds.leases().map(|(account, _)| account).collect();
+        for account in accounts {
+            if self.random.chance(10) {
+                self.bid(account);
+            }
+        }
+    }
+
+    /// Closes a round; returns how long that took.
+    pub fn close(&mut self) -> std::time::Duration {
+        let mut actions = 0;
+        let start = std::time::Instant::now();
+        let emit = &mut |_| actions += 1;
+        self.rounds.close(Ticks(self.now), &mut self.ledger, &mut self.work, emit).unwrap();
+        self.drain();
+        let taken = start.elapsed();
+        assert!(actions > 0);
+        self.now += 10;
+        taken
+    }
 }
