@@ -3,16 +3,15 @@
 //! A child finds its end of the channel to the root VM in slot 5 and one or two shared pages at
 //! [`crate::root::SHARED`].
 
-use core::arch::global_asm;
-
 macro_rules! children {
-    ($($(#[$doc:meta])* $name:ident: $($line:literal),+ ;)*) => {
+    ($($(#[$doc:meta])* $name:ident: $($line:expr),+ ;)*) => {
         $(
-            global_asm!(
+            core::arch::global_asm!(
                 concat!(".global child_", stringify!($name)),
                 concat!("child_", stringify!($name), ":"),
                 // Every child may use every name.
-                "/* {shared} {signal_wait} {signal} {channel} {wait} {vcpu} {map} {unmap} {copy} {delete} {start} */",
+                "/* {shared} {signal_wait} {signal} {channel} {wait} {vcpu} {map} {unmap} {copy} {delete} {start} \
+                 {slept} {prompt_ticks} {away_ticks} */",
                 $($line,)+
                 concat!(".global child_", stringify!($name), "_end"),
                 concat!("child_", stringify!($name), "_end:"),
@@ -24,6 +23,9 @@ macro_rules! children {
                 unmap = const cap_spec::abi::Label::FrameUnmap as u64,
                 copy = const cap_spec::abi::Label::CNodeCopy as u64,
                 delete = const cap_spec::abi::Label::CNodeDelete as u64,
+                slept = const crate::switched::SLEPT,
+                prompt_ticks = const crate::switched::PROMPT_TICKS,
+                away_ticks = const crate::switched::AWAY_TICKS,
                 start = const cap_spec::abi::Label::VcpuStart as u64,
                 wait = const cap_spec::abi::Label::VcpuWait as u64,
                 vcpu = const cap_spec::abi::slots::VCPU,
@@ -43,6 +45,7 @@ macro_rules! children {
         )*
     };
 }
+pub(crate) use children;
 
 children! {
     /// Writes the TSC at its first instruction and then at each wake-up into the first shared word, and answers each
@@ -86,104 +89,6 @@ children! {
         "2:",
         "inc qword ptr [rbx]",
         "jmp 2b";
-    /// Fills every register that the kernel switches with numbers of its own (from the first shared word), then goes on
-    /// comparing them while it is preempted and gives the core up: rounds in the second shared word, and in the third
-    /// one the number of the first comparison that failed.
-    state:
-        "mov rbx, {shared}",
-        "mov r12, [rbx]",
-        ".set i, 0",
-        ".irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15",
-        "lea rax, [r12 + \\n]",
-        "movq xmm\\n, rax",
-        ".endr",
-        "fninit",
-        "push r12",
-        "fild qword ptr [rsp]",
-        "pop rax",
-        ".irp n, 0,1,2,3",
-        "lea rax, [r12 + \\n]",
-        "mov dr\\n, rax",
-        ".endr",
-        "mov rax, r12",
-        "and rax, 15",
-        "mov cr8, rax",
-        "mov cr2, r12",
-        ".irp msr, 0xc0000081,0xc0000082,0xc0000083,0xc0000084,0xc0000100,0xc0000101,0xc0000102,0x175,0x176,0xc0000103",
-        "mov ecx, \\msr",
-        "mov eax, r12d",
-        "xor edx, edx",
-        "wrmsr",
-        ".endr",
-        "mov rbp, r12",
-        "mov r8, r12",
-        "mov r9, r12",
-        "mov r11, r12",
-        "mov r14, r12",
-        "mov r15, r12",
-        "2:",
-        "mov r13d, 1",
-        ".irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15",
-        "movq rax, xmm\\n",
-        "lea rcx, [r12 + \\n]",
-        "cmp rax, rcx",
-        "jne 9f",
-        "inc r13d",
-        ".endr",
-        "sub rsp, 8",
-        "fld st(0)",
-        "fistp qword ptr [rsp]",
-        "pop rax",
-        "cmp rax, r12",
-        "jne 9f",
-        "inc r13d",
-        ".irp n, 0,1,2,3",
-        "mov rax, dr\\n",
-        "lea rcx, [r12 + \\n]",
-        "cmp rax, rcx",
-        "jne 9f",
-        "inc r13d",
-        ".endr",
-        "mov rax, cr8",
-        "mov rcx, r12",
-        "and rcx, 15",
-        "cmp rax, rcx",
-        "jne 9f",
-        "inc r13d",
-        "mov rax, cr2",
-        "cmp rax, r12",
-        "jne 9f",
-        "inc r13d",
-        ".irp msr, 0xc0000081,0xc0000082,0xc0000083,0xc0000084,0xc0000100,0xc0000101,0xc0000102,0x175,0x176,0xc0000103",
-        "mov ecx, \\msr",
-        "rdmsr",
-        "shl rdx, 32",
-        "or rax, rdx",
-        "cmp rax, r12",
-        "jne 9f",
-        "inc r13d",
-        ".endr",
-        ".irp reg, rbp,r8,r9,r11,r14,r15",
-        "cmp \\reg, r12",
-        "jne 9f",
-        "inc r13d",
-        ".endr",
-        "inc qword ptr [rbx + 8]",
-        "test byte ptr [rbx + 8], 3",
-        "jnz 2b",
-        // Every fourth round: sleep for a moment instead of being preempted.
-        "rdtsc",
-        "shl rdx, 32",
-        "or rdx, rax",
-        "add rdx, 20000",
-        "mov eax, {wait}",
-        "mov edi, {vcpu}",
-        "mov esi, 2",
-        "vmmcall",
-        "jmp 2b",
-        "9:",
-        "mov [rbx + 16], r13",
-        "jmp 9b";
     /// Takes its own time: the ticks that it has seen pass without a gap, summed into the first shared word; a gap of
     /// more than 2,000 ticks means that it was not current.
     current:

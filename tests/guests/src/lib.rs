@@ -13,6 +13,8 @@ pub mod page_fault;
 pub mod ring3;
 pub mod root;
 pub mod share;
+pub mod switched;
 pub mod tenant;
+pub mod timer;
 pub mod trade;
 pub mod trap;
