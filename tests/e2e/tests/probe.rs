@@ -60,8 +60,12 @@ checks! {
     requested_interrupts_are_kept = requested_interrupts_are_kept;
     /// An event whose delivery an exit cut off is injected again.
     cut_off_events_are_injected_again = cut_off_events_are_injected_again;
-    /// 30 % beside a neighbour that spins, in every 100 ms, and no period more than 20 us short.
+    /// 30 % beside neighbours that spin, storm and hold the lock: no period 20 us short, no 100 ms 1 %.
     cpu_time_is_delivered_every_period = cpu_time_is_delivered;
+    /// A core that nobody wants executes no instructions.
+    idle_cores_execute_nothing = idle_cores_execute_nothing;
+    /// Statistics pages, per VM and global, against what was done.
+    statistics_count_what_is_done = statistics_count_what_is_done;
     /// `cli; spin` is taken back by NMI, and killed.
     spinning_vm_is_taken_back = spinner_is_taken_back;
     /// A page that is revoked while another core reads it.
@@ -70,6 +74,8 @@ checks! {
     hostile_races_of_two_cores = races_of_two_cores;
     /// A modified market can neither keep a hand in a tenant nor reach it once it runs.
     hostile_market = hostile_market;
+    /// A ring whose memory its peer revokes under it.
+    hostile_peer_revokes_the_rings_memory = ring_goes_under_its_user;
     /// A stopped VM's handler gets the reason and the registers.
     stopped_vm_is_reported_to_its_handler = stopped_vm_is_reported;
 }

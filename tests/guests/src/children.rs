@@ -11,7 +11,7 @@ macro_rules! children {
                 concat!("child_", stringify!($name), ":"),
                 // Every child may use every name.
                 "/* {shared} {signal_wait} {signal} {channel} {wait} {vcpu} {map} {unmap} {copy} {delete} {start} \
-                 {slept} {prompt_ticks} {away_ticks} */",
+                 {retype} {revoke} {frame} {slept} {prompt_ticks} {away_ticks} */",
                 $($line,)+
                 concat!(".global child_", stringify!($name), "_end"),
                 concat!("child_", stringify!($name), "_end:"),
@@ -23,6 +23,9 @@ macro_rules! children {
                 unmap = const cap_spec::abi::Label::FrameUnmap as u64,
                 copy = const cap_spec::abi::Label::CNodeCopy as u64,
                 delete = const cap_spec::abi::Label::CNodeDelete as u64,
+                retype = const cap_spec::abi::Label::UntypedRetype as u64,
+                revoke = const cap_spec::abi::Label::CNodeRevoke as u64,
+                frame = const cap_spec::abi::ObjectType::Frame as u64,
                 slept = const crate::switched::SLEPT,
                 prompt_ticks = const crate::switched::PROMPT_TICKS,
                 away_ticks = const crate::switched::AWAY_TICKS,
@@ -46,6 +49,24 @@ macro_rules! children {
     };
 }
 pub(crate) use children;
+
+/// Offsets in the shared page of [`periods`].
+pub mod at {
+    /// Whole periods seen.
+    pub const PERIODS: usize = 0x08;
+    /// Ticks by which the worst of them came up short.
+    pub const SHORT: usize = 0x10;
+    /// Stretches of ten periods seen.
+    pub const STRETCHES: usize = 0x18;
+    /// Ticks by which the worst stretch came up short.
+    pub const STRETCH_SHORT: usize = 0x20;
+    /// Given: period, budget, and the gap between two readings of the clock that counts as away; ticks.
+    pub const PERIOD: usize = 0x30;
+    /// See `PERIOD`.
+    pub const BUDGET: usize = 0x38;
+    /// See `PERIOD`.
+    pub const GAP: usize = 0x40;
+}
 
 children! {
     /// Writes the TSC at its first instruction and then at each wake-up into the first shared word, and answers each
@@ -89,24 +110,122 @@ children! {
         "2:",
         "inc qword ptr [rbx]",
         "jmp 2b";
-    /// Takes its own time: the ticks that it has seen pass without a gap, summed into the first shared word; a gap of
-    /// more than 2,000 ticks means that it was not current.
-    current:
+    /// Takes its own time: the ticks that it has seen pass without a gap, compared with its budget at the end of each
+    /// period of the clock, and after ten of them; see [`at`].
+    periods:
         "mov rbx, {shared}",
         "rdtsc",
         "shl rdx, 32",
-        "lea r8, [rdx + rax]",
+        "or rax, rdx",
+        "mov r8, rax",
+        "xor edx, edx",
+        "div qword ptr [rbx + 0x30]",
+        "inc rax",
+        "mul qword ptr [rbx + 0x30]",
+        "mov r9, rax",
+        "xor r10d, r10d",
+        "xor r11d, r11d",
+        "xor r13d, r13d",
+        "xor r14d, r14d",
         "2:",
         "rdtsc",
         "shl rdx, 32",
-        "add rax, rdx",
+        "or rax, rdx",
         "mov rcx, rax",
         "sub rcx, r8",
         "mov r8, rax",
-        "cmp rcx, 2000",
-        "ja 2b",
-        "add [rbx], rcx",
+        "cmp rcx, [rbx + 0x40]",
+        "ja 3f",
+        "add r11, rcx",
+        "3:",
+        "cmp rax, r9",
+        "jb 2b",
+        // The period is over, and maybe others that passed while it was away altogether.
+        "add r9, [rbx + 0x30]",
+        "test r10d, r10d",
+        "jz 6f",
+        "inc qword ptr [rbx + 0x08]",
+        // More than the budget in one period does not make up for less in another.
+        "mov rcx, [rbx + 0x38]",
+        "cmp r11, rcx",
+        "cmova r11, rcx",
+        "add r13, r11",
+        "sub rcx, r11",
+        "cmp rcx, [rbx + 0x10]",
+        "jbe 4f",
+        "mov [rbx + 0x10], rcx",
+        "4:",
+        "inc r14d",
+        "cmp r14d, 10",
+        "jb 6f",
+        "inc qword ptr [rbx + 0x18]",
+        "imul rcx, [rbx + 0x38], 10",
+        "sub rcx, r13",
+        "cmp rcx, [rbx + 0x20]",
+        "jbe 5f",
+        "mov [rbx + 0x20], rcx",
+        "5:",
+        "xor r13d, r13d",
+        "xor r14d, r14d",
+        // The first period was not seen whole.
+        "6:",
+        "mov r10d, 1",
+        "xor r11d, r11d",
+        "jmp 3b";
+    /// Sleeps for a moment and wakes, as often as it can, counting in the first shared word.
+    storm:
+        "mov rbx, {shared}",
+        "2:",
+        "inc qword ptr [rbx]",
+        "rdtsc",
+        "shl rdx, 32",
+        "or rdx, rax",
+        "add rdx, 10000",
+        "mov eax, {wait}",
+        "mov edi, {vcpu}",
+        "mov esi, 2",
+        "vmmcall",
         "jmp 2b";
+    /// Makes eight frames of the Untyped in its slot 24 and revokes it, which scrubs them, in a loop; counts in the first
+    /// shared word.
+    churn:
+        "mov rbx, {shared}",
+        "2:",
+        "mov eax, {retype}",
+        "mov edi, 24",
+        "mov esi, {frame}",
+        "mov edx, 12",
+        "mov r10d, 1",
+        "mov r8d, 40",
+        "mov r9d, 8",
+        "vmmcall",
+        "test eax, eax",
+        "jnz 3f",
+        "mov eax, {revoke}",
+        "mov edi, 1",
+        "mov esi, 24",
+        "vmmcall",
+        "test eax, eax",
+        "jnz 3f",
+        "inc qword ptr [rbx]",
+        "jmp 2b",
+        "3:",
+        "jmp 3b";
+    /// Waits until it is told to (by the word at 0x80), revokes the Untyped in its slot 24, and counts from then on.
+    revoker:
+        "mov rbx, {shared}",
+        "2:",
+        "pause",
+        "cmp qword ptr [rbx + 0x80], 0",
+        "je 2b",
+        "mov eax, {revoke}",
+        "mov edi, 1",
+        "mov esi, 24",
+        "vmmcall",
+        "mov [rbx + 0x10], eax",
+        "3:",
+        "inc qword ptr [rbx + 8]",
+        "jmp 3b";
     /// Maps and unmaps the frame in its slot 24 at 1 MiB and a bit, in a loop, or takes a copy of it and deletes it:
     /// what two cores do against each other. Rounds in the first shared word.
     remap:

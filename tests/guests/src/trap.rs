@@ -79,6 +79,17 @@ pub fn install() {
     load_idt((&raw const TABLE) as u64, 256 * 16 - 1);
 }
 
+/// Runs `work` with the stubs of this module and brings the IDT back that was there before.
+pub fn within(work: impl FnOnce()) {
+    let mut before = [0u8; 10];
+    // SAFETY: SIDT writes ten bytes.
+    unsafe { asm!("sidt [{}]", in(reg) &mut before, options(nostack)) };
+    install();
+    work();
+    // SAFETY: what SIDT gave.
+    unsafe { asm!("lidt [{}]", in(reg) &before, options(nostack)) };
+}
+
 /// Loads the IDT register. With a limit of 0 the next exception is a triple fault.
 pub fn load_idt(base: u64, limit: u16) {
     let mut descriptor = [0u8; 10];
