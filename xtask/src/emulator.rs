@@ -86,9 +86,26 @@ fn nested_svm() -> Result<(), String> {
     }
 }
 
+/// Who loads the kernel.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Loader {
+    /// QEMU itself, by PVH.
+    #[default]
+    Emulator,
+    /// GRUB from this disc, by Multiboot2; firmware is the BIOS, or this file.
+    Disc {
+        /// The disc, which has kernel, module and command line.
+        image: PathBuf,
+        /// UEFI firmware.
+        uefi: Option<PathBuf>,
+    },
+}
+
 /// What machine to start.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// Who loads the kernel.
+    pub loader: Loader,
     /// Kernel ELF file.
     pub kernel: PathBuf,
     /// Boot module file, if any.
@@ -286,14 +303,26 @@ fn add_arguments(command: &mut Command, config: &Config, com2: &str) {
     command.args(["-chardev", "stdio,id=com1,signal=off", "-serial", "chardev:com1"]);
     command.args(["-chardev", com2, "-serial", "chardev:com2"]);
     command.args(["-device", &format!("isa-debug-exit,iobase={DEBUG_EXIT_PORT:#x},iosize=0x04")]);
-    command.arg("-kernel").arg(&config.kernel);
-    if let Some(module) = &config.module {
-        command.arg("-initrd").arg(module);
-    }
-    if !config.command_line.is_empty() {
-        command.args(["-append", &config.command_line]);
-    }
+    // The IOMMU, if there is one, must be the first device behind the bus.
     command.args(&config.extra);
+    match &config.loader {
+        Loader::Emulator => {
+            command.arg("-kernel").arg(&config.kernel);
+            if let Some(module) = &config.module {
+                command.arg("-initrd").arg(module);
+            }
+            if !config.command_line.is_empty() {
+                command.args(["-append", &config.command_line]);
+            }
+        }
+        Loader::Disc { image, uefi } => {
+            if let Some(firmware) = uefi {
+                command.arg("-bios").arg(firmware);
+            }
+            let drive = format!("if=none,id=disc,media=cdrom,readonly=on,format=raw,file={}", image.display());
+            command.args(["-device", "virtio-scsi-pci", "-drive", &drive, "-device", "scsi-cd,drive=disc,bootindex=0"]);
+        }
+    }
 }
 
 /// Waits until the emulator connects or `stop` is set.
@@ -376,6 +405,7 @@ mod tests {
         let Some(qemu) = process::find("false") else { return };
         let tools = setup::Tools { qemu, qemu_version: String::new(), compiler: setup::Compiler::Own };
         let config = Config {
+            loader: Loader::Emulator,
             kernel: "none".into(),
             module: None,
             command_line: String::new(),

@@ -207,6 +207,7 @@ mod tests {
         std::fs::write(&qemu, format!("#!/bin/sh\n{script}\n")).unwrap();
         std::fs::set_permissions(&qemu, std::fs::Permissions::from_mode(0o755)).unwrap();
         let config = Config {
+            loader: crate::emulator::Loader::Emulator,
             kernel: "none".into(),
             module: None,
             command_line: String::new(),
