@@ -195,9 +195,10 @@ impl Machine {
             threads.push(std::thread::spawn(move || read_lines(stderr, "qemu: ", &lines, Piece::ConsoleEnd)));
         }
         let (stopped, counter) = (stop.clone(), damaged.clone());
+        let firmware_speaks = config.loader != Loader::Emulator;
         threads.push(std::thread::spawn(move || {
             if let Some(stream) = accept(&listener, &stopped) {
-                read_records(stream, &sender, &counter);
+                read_records(stream, &sender, &counter, firmware_speaks);
             }
             let _ = sender.send(Piece::RecordsEnd);
         }));
@@ -374,20 +375,24 @@ fn printable(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
 }
 
-fn read_records(mut stream: UnixStream, sender: &Sender<Piece>, damaged: &AtomicU64) {
+/// Firmware and boot loader may have written to the port before the kernel: then what comes before the first record is
+/// no damage.
+fn read_records(mut stream: impl Read, sender: &Sender<Piece>, damaged: &AtomicU64, firmware_speaks: bool) {
     let mut reader = proto::frame::Reader::new();
     let mut buffer = [0u8; 65536];
+    let mut before = if firmware_speaks { None } else { Some(0) };
     while let Ok(count) = stream.read(&mut buffer) {
         if count == 0 {
             break;
         }
         reader.push(&buffer[..count]);
         while let Some(record) = reader.next_message::<Record>() {
+            before.get_or_insert(reader.damaged());
             if sender.send(Piece::Record(record)).is_err() {
                 return;
             }
         }
-        damaged.store(reader.damaged(), Ordering::Relaxed);
+        damaged.store(reader.damaged() - before.unwrap_or(reader.damaged()), Ordering::Relaxed);
     }
 }
 
@@ -398,6 +403,23 @@ mod tests {
     #[test]
     fn what_a_guest_prints_cannot_control_the_terminal() {
         assert_eq!(printable(b"a\x1b[2Jb\tc"), "a\u{fffd}[2Jb\tc");
+    }
+
+    #[test]
+    fn what_firmware_wrote_before_the_first_record_is_no_damage() {
+        let record = proto::frame::encode(&Record::End { t: 0, status: 0, reason: String::new() }).unwrap();
+        let stream = [&b"BdsDxe: loading\r\n"[..], &record].concat();
+        for (firmware_speaks, harmless) in [(true, true), (false, false)] {
+            let (sender, pieces) = channel();
+            let damaged = AtomicU64::new(0);
+            read_records(&stream[..], &sender, &damaged, firmware_speaks);
+            assert!(matches!(pieces.try_recv(), Ok(Piece::Record(Record::End { .. }))));
+            assert_eq!(damaged.load(Ordering::Relaxed) == 0, harmless);
+        }
+        let (sender, _pieces) = channel();
+        let damaged = AtomicU64::new(0);
+        read_records(&[&record[..], &record[..record.len() - 3], &record].concat()[..], &sender, &damaged, true);
+        assert_ne!(damaged.load(Ordering::Relaxed), 0, "after the first record it is damage whoever speaks");
     }
 
     #[test]
