@@ -2,6 +2,7 @@
 
 use e2e::monitor::{Monitor, Sockets, poke};
 use e2e::xtask::boot::{Guest, Start};
+use e2e::xtask::emulator::Acceleration;
 use e2e::{Machine, boot};
 
 /// Segment of configuration space where this machine's firmware puts it.
@@ -32,10 +33,26 @@ fn multiboot2_disc_boots_under_bios() {
     from_disc(Guest { start: Start::Bios, cores: 2, ..Guest::new("probe") });
 }
 
-/// One core, as this firmware takes ten times as many instructions as the rest.
+/// By the real clock and with one check only: this firmware takes ten times as many instructions as all of them.
 #[test]
 fn multiboot2_disc_boots_under_uefi() {
-    from_disc(Guest { start: Start::Uefi, memory_mib: 256, ..Guest::new("probe") });
+    let acceleration = Acceleration::Threads;
+    let guest = Guest { start: Start::Uefi, cores: 2, memory_mib: 256, acceleration, ..Guest::new("probe") };
+    let run = boot(&Guest { command_line: "root_budget_us=1250 check=stopped_vm_is_reported".into(), ..guest });
+    run.expect_good();
+    assert!(run.console_has("root VM 250 of 2000 us"), "the command line did not arrive: {:?}", run.console);
+    let checks: Vec<&String> = run.console.iter().filter(|line| line.contains("probe ")).collect();
+    assert!(matches!(checks[..], [only] if only.ends_with("probe stopped_vm_is_reported: ok")), "{checks:?}");
+}
+
+/// The root VM dies twice and is started again from the untouched boot image, while a child VM keeps its CPU time.
+#[test]
+fn root_vm_is_restarted_beside_a_child_that_keeps_its_time() {
+    for cores in [1, 2] {
+        let run = boot(&Guest { cores, ..Guest::new("restart") });
+        run.expect_good();
+        assert!(run.console_has("restart: 2 restarts, ok"), "{:?}", run.console);
+    }
 }
 
 /// Command registers of every function on bus 0 that is there, by its number. None before firmware has made the segment

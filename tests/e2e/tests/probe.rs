@@ -74,6 +74,8 @@ checks! {
     hostile_races_of_two_cores = races_of_two_cores;
     /// A modified market can neither keep a hand in a tenant nor reach it once it runs.
     hostile_market = hostile_market;
+    /// Routes, ports and CPU time are split up and bound until they are refused.
+    hostile_exhausts_routes_ports_and_time = exhaustion_ends_in_refusals;
     /// A ring whose memory its peer revokes under it.
     hostile_peer_revokes_the_rings_memory = ring_goes_under_its_user;
     /// A stopped VM's handler gets the reason and the registers.

@@ -226,8 +226,9 @@ children! {
         "3:",
         "inc qword ptr [rbx + 8]",
         "jmp 3b";
-    /// Maps and unmaps the frame in its slot 24 at 1 MiB and a bit, in a loop, or takes a copy of it and deletes it:
-    /// what two cores do against each other. Rounds in the first shared word.
+    /// Maps and unmaps the frame in its slot 24 at 1 MiB and a bit, takes a copy of it and deletes it, makes frames of the
+    /// Untyped in its slot 27 and revokes it, in a loop: what two cores do against each other, whoever comes first. Rounds
+    /// in the first shared word; in the ones from 8 on, how often each of the six was carried out.
     remap:
         "mov rbx, {shared}",
         // The VM's second Vcpu, which only the VM itself can start; refused when it runs.
@@ -241,19 +242,43 @@ children! {
         "mov edx, 0x150000",
         "mov r10d, 3",
         "vmmcall",
+        "cmp eax, 1",
+        "lock adc qword ptr [rbx + 8], 0",
         "mov eax, {unmap}",
         "mov edi, 24",
         "vmmcall",
+        "cmp eax, 1",
+        "lock adc qword ptr [rbx + 16], 0",
         "mov eax, {copy}",
         "mov edi, 1",
         "mov esi, 25",
         "mov edx, 24",
         "mov r10d, 3",
         "vmmcall",
+        "cmp eax, 1",
+        "lock adc qword ptr [rbx + 24], 0",
         "mov eax, {delete}",
         "mov edi, 1",
         "mov esi, 25",
         "vmmcall",
+        "cmp eax, 1",
+        "lock adc qword ptr [rbx + 32], 0",
+        "mov eax, {retype}",
+        "mov edi, 27",
+        "mov esi, {frame}",
+        "mov edx, 12",
+        "mov r10d, 1",
+        "mov r8d, 40",
+        "mov r9d, 2",
+        "vmmcall",
+        "cmp eax, 1",
+        "lock adc qword ptr [rbx + 40], 0",
+        "mov eax, {revoke}",
+        "mov edi, 1",
+        "mov esi, 27",
+        "vmmcall",
+        "cmp eax, 1",
+        "lock adc qword ptr [rbx + 48], 0",
         "lock inc qword ptr [rbx]",
         "jmp 2b";
     /// Reads the page at 0x150000 of another core's mapping for ever, counting in the first shared word; stops at the

@@ -14,7 +14,7 @@ use alloc::string::String;
 use cap_spec::abi::{ROOT_BOOT_INFO, Rights, VCPU_BITS, VM_BITS, boot_info, slots, stats_page};
 use core::sync::atomic::{AtomicU64, Ordering};
 use guests::children;
-use guests::root::{CHILD_BITS, Root, exits, tsc, word};
+use guests::root::{CHILD_BITS, Root, exits, option, tsc, word};
 use proto::host::Record;
 use userlib::arch::{TrapFrame, set_handler};
 use userlib::cap::{CNode, Cap, Channel, Fault, Frame, PageTable, Slot, Untyped, own};
@@ -28,10 +28,10 @@ const PERIOD: u64 = 10_000_000;
 
 fn main() -> ! {
     let mut root = Root::new().unwrap_or_else(|fault| panic!("no root: {fault:?}"));
-    let outcome = match mode() {
-        b'v' => virtual_machines(&mut root),
-        b'c' => two_cores(&mut root),
-        b'm' => many(&mut root),
+    let outcome = match option("bench").as_str() {
+        "vms" => virtual_machines(&mut root),
+        "cores" => two_cores(&mut root),
+        "many" => many(&mut root),
         _ => single(&mut root),
     };
     match outcome {
@@ -45,17 +45,6 @@ fn main() -> ! {
             root.exit(0x11)
         }
     }
-}
-
-/// First letter after `bench=` on the kernel command line.
-fn mode() -> u8 {
-    let mut bytes = [0u8; 512];
-    for (index, chunk) in bytes.chunks_mut(8).enumerate() {
-        chunk.copy_from_slice(&word(ROOT_BOOT_INFO, boot_info::COMMAND_LINE + index * 8).to_le_bytes());
-    }
-    let key = b"bench=";
-    let at = bytes.windows(key.len()).position(|window| window == key);
-    at.and_then(|at| bytes.get(at + key.len()).copied()).unwrap_or(0)
 }
 
 /// What one run cost: ticks and exits.

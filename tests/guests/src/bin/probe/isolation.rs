@@ -53,7 +53,7 @@ pub fn shootdown_reaches_a_running_core(root: &mut Root) -> Check {
     end(&child)
 }
 
-/// Two Vcpus of one VM on two cores, each mapping, unmapping, copying and deleting the same capabilities.
+/// Two Vcpus of one VM on two cores, each mapping, unmapping, copying, deleting, making and revoking the same objects.
 pub fn races_of_two_cores(root: &mut Root) -> Check {
     if root.cores < 2 {
         return Ok(());
@@ -64,11 +64,19 @@ pub fn races_of_two_cores(root: &mut Root) -> Check {
     let node = child.cnode.slot().index();
     let base: Cap<Untyped> = Slot::in_node(node, slots::BASE).cap();
     base.retype::<Frame>(12, Slot::in_node(node, 24)).map_err(told("frame"))?;
+    base.retype::<Untyped>(13, Slot::in_node(node, 27)).map_err(told("memory"))?;
     let (_, time) = second_vcpu(root, &child, period / 4, period)?;
     root.launch(&child).map_err(told("launch"))?;
     sleep(root, 60_000);
     if word(address, 0) < 50 {
         return Err(format!("only {} rounds", word(address, 0)));
+    }
+    // Each was carried out now and then, and each lost now and then against the other core.
+    for (number, what) in ["map", "unmap", "copy", "delete", "retype", "revoke"].into_iter().enumerate() {
+        let (rounds, done) = (word(address, 0), word(address, 8 + 8 * number));
+        if done == 0 {
+            return Err(format!("{what} was never carried out in {rounds} rounds"));
+        }
     }
     time.delete().map_err(told("time"))?;
     end(&child)
@@ -152,7 +160,7 @@ pub fn stopped_vm_is_reported(root: &mut Root) -> Check {
         .set_handler(Slot::in_node(node.slot().index(), guests::root::CHILD_CHANNEL).cap())
         .map_err(told("handler"))?;
     root.launch(&child).map_err(told("launch"))?;
-    let events = own::VCPU.wait(1, tsc() + micros(root, 100_000)).map_err(told("wait"))?;
+    let events = own::VCPU.wait(1, tsc() + micros(root, 2_000_000)).map_err(told("wait"))?;
     if events == 0 || word(at, handler_page::COUNT) != 1 {
         return Err("the handler was not told".into());
     }

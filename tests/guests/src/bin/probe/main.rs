@@ -1,11 +1,13 @@
 //! The probe: a root image that checks what only whole machines show, one check after the other, and reports each on a
-//! line of its own: `probe NAME: ok` or `probe NAME: FAILED: why`.
+//! line of its own: `probe NAME: ok` or `probe NAME: FAILED: why`. With `check=NAME` on the kernel command line, that one
+//! alone.
 #![no_std]
 #![no_main]
 
 extern crate alloc;
 
 mod counters;
+mod exhaustion;
 mod isolation;
 mod switching;
 mod time;
@@ -14,7 +16,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use cap_spec::abi::{Register, slots};
-use guests::root::{Child, Root, tsc, word};
+use guests::root::{Child, Root, option, tsc, word};
 use guests::switched::{self, at};
 use proto::host::Record;
 use userlib::cap::{Cap, CpuTime, Fault, Slot, Untyped, Vcpu, own};
@@ -48,6 +50,7 @@ const CHECKS: &[Named] = &[
     ("shootdown_reaches_a_running_core", isolation::shootdown_reaches_a_running_core),
     ("races_of_two_cores", isolation::races_of_two_cores),
     ("hostile_market", isolation::hostile_market),
+    ("exhaustion_ends_in_refusals", exhaustion::exhaustion_ends_in_refusals),
     ("ring_goes_under_its_user", isolation::ring_goes_under_its_user),
     ("stopped_vm_is_reported", isolation::stopped_vm_is_reported),
 ];
@@ -55,7 +58,8 @@ const CHECKS: &[Named] = &[
 fn main() -> ! {
     let mut root = Root::new().unwrap_or_else(|fault| panic!("no root: {fault:?}"));
     let mut failed = 0;
-    for (name, check) in CHECKS {
+    let only = option("check");
+    for (name, check) in CHECKS.iter().filter(|(name, _)| only.is_empty() || *name == only) {
         let mark = root.mark();
         match check(&mut root) {
             Ok(()) => root.text(&format!("probe {name}: ok\n")),

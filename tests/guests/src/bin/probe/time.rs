@@ -11,12 +11,12 @@ use userlib::cap::{Cap, Machine, Slot, Untyped, own};
 use crate::{Check, end, last_core, micros, set_word, sleep, told};
 
 /// A period may come up short by this many microseconds.
-const SHORT_MICROS: u64 = 20;
+pub const SHORT_MICROS: u64 = 20;
 /// Periods in 100 ms.
 const PERIODS: u64 = 10;
 
 /// A child on a core for a part of every 10 ms, and its page.
-fn neighbour(root: &mut Root, code: &[u8], core: u16, percent: u64) -> Result<(Child, u64), alloc::string::String> {
+pub fn neighbour(root: &mut Root, code: &[u8], core: u16, percent: u64) -> Result<(Child, u64), alloc::string::String> {
     let (page, address) = root.shared_page().map_err(told("page"))?;
     let period = micros(root, 10_000);
     let child = root.child(code, 1, &[page], core, period * percent / 100, period).map_err(told("child"))?;
