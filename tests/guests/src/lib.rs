@@ -8,6 +8,7 @@ extern crate alloc;
 pub mod capabilities;
 pub mod children;
 pub mod instructions;
+pub mod interrupt;
 pub mod memory;
 pub mod page_fault;
 pub mod ring3;
