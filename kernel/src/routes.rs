@@ -14,6 +14,8 @@ use kernel::vm::MAX_CORES;
 
 /// What the pins do beyond what the core knows of them.
 pub struct Routes {
+    /// Pins that are bound: what is done for each of them is done for no others.
+    bound: u128,
     /// Pins that are parked on each core: bit per pin.
     parked: [u128; MAX_CORES],
     /// Pins that were bound since the core last looked.
@@ -25,16 +27,18 @@ const _: () = assert!(MAX_ROUTES <= u128::BITS as usize);
 impl Routes {
     /// Every pin masked.
     pub const fn new() -> Routes {
-        Routes { parked: [0; MAX_CORES], fresh: [false; MAX_CORES] }
+        Routes { bound: 0, parked: [0; MAX_CORES], fresh: [false; MAX_CORES] }
     }
 
     /// A route was bound to a Vcpu of this core: the core opens or parks it before it goes on.
-    pub fn bound(&mut self, core: CoreId) {
+    pub fn bound(&mut self, pin: u8, core: CoreId) {
+        self.bound |= 1 << pin;
         self.fresh[index(core)] = true;
     }
 
     /// A route was masked for good.
     pub fn unbound(&mut self, pin: u8) {
+        self.bound &= !(1 << pin);
         self.parked.iter_mut().for_each(|parked| *parked &= !(1 << pin));
     }
 
@@ -51,14 +55,18 @@ impl Routes {
 pub fn open(kernel: &mut Nonkernel, core: CoreId, loaded: VcpuId) {
     kernel.machine.routes.fresh[index(core)] = false;
     for_each(kernel, |kernel, pin, vcpu, vector| {
+        // What another core's Vcpus have is that core's.
+        if kernel.vcpu_core(vcpu) != core {
+            return;
+        }
         kernel.machine.guest(vcpu).0.interrupts = true;
         if vcpu == loaded {
-            kernel.machine.routes.unbound(pin);
+            kernel.machine.routes.parked[index(core)] &= !(1 << pin);
             let apic_id = core_area::core(core).apic_id.load(Ordering::Relaxed);
             kernel.machine.io_apic().inspect(|io_apic| {
                 io_apic.route_vector(pin, apic_id, vector);
             });
-        } else if kernel.vcpu_core(vcpu) == core {
+        } else {
             park_one(kernel, core, pin);
         }
     });
@@ -104,7 +112,10 @@ fn park_one(kernel: &mut Nonkernel, core: CoreId, pin: u8) {
 
 /// Calls `visit` for every route that is bound: pin, Vcpu, vector. At most [`MAX_ROUTES`].
 fn for_each(kernel: &mut Nonkernel, mut visit: impl FnMut(&mut Nonkernel, u8, VcpuId, u8)) {
-    for pin in 0..MAX_ROUTES as u8 {
+    let mut left = kernel.machine.routes.bound;
+    while left != 0 {
+        let pin = left.trailing_zeros() as u8;
+        left &= left - 1;
         if let Some(route) = kernel.route(u16::from(pin)) {
             visit(kernel, pin, route.vcpu, route.vector);
         }

@@ -362,7 +362,7 @@ impl Machine for Hardware {
         self.routes.unbound(pin);
         // Whether it is opened or parked depends on what its core does: the core finds out before it goes on.
         if let Some((core, _)) = target {
-            self.routes.bound(core);
+            self.routes.bound(pin, core);
             self.kick(core);
         }
     }

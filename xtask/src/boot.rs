@@ -1,18 +1,31 @@
 //! `cargo xtask boot IMAGE`: the kernel with one image as its root VM and no market, for test guests and benches.
 
 use crate::build::{self, Built};
-use crate::emulator::{Acceleration, Config};
+use crate::emulator::{Acceleration, Config, Loader};
 use crate::run_state::RunState;
 use crate::session::{Seen, Session};
-use crate::{image, interrupt, paths, setup};
+use crate::{disc, image, interrupt, paths, setup};
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+/// How the kernel gets into memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// The emulator loads it, by PVH.
+    Direct,
+    /// From a disc, by BIOS, GRUB and Multiboot2.
+    Bios,
+    /// From a disc, by UEFI, GRUB and Multiboot2.
+    Uefi,
+}
+
 /// What to boot.
 #[derive(Clone, Debug)]
 pub struct Guest {
+    /// How.
+    pub start: Start,
     /// Image that becomes the root VM.
     pub image: String,
     /// Cores.
@@ -25,22 +38,26 @@ pub struct Guest {
     pub images: Vec<String>,
     /// How instructions are executed.
     pub acceleration: Acceleration,
+    /// Further arguments for QEMU.
+    pub extra: Vec<String>,
 }
 
 impl Guest {
     /// This image on one core with 128 MiB under the instruction clock.
     pub fn new(image: &str) -> Guest {
         Guest {
+            start: Start::Direct,
             image: image.into(),
             cores: 1,
             memory_mib: 128,
             command_line: String::new(),
             images: Vec::new(),
             acceleration: Acceleration::InstructionClock,
+            extra: Vec::new(),
         }
     }
 
-    /// The machine, with its boot module written to `module`.
+    /// The machine, with its boot module written to `module`, and beside it a disc if it starts from one.
     ///
     /// # Errors
     /// When an image is missing or the module can't be written.
@@ -48,14 +65,24 @@ impl Guest {
         let archive = image::archive_of_images(&self.images, built)?;
         let bytes = image::boot_module(&built.image(&self.image)?, &archive)?;
         fs::write(module, bytes).with_context(|| format!("cannot write {}", module.display()))?;
+        let loader = match self.start {
+            Start::Direct => Loader::Emulator,
+            Start::Bios | Start::Uefi => {
+                let image = module.with_extension("iso");
+                disc::make(&built.kernel, module, &self.command_line, &image)?;
+                let uefi = if self.start == Start::Uefi { Some(setup::ensure_uefi()?) } else { None };
+                Loader::Disc { image, uefi }
+            }
+        };
         Ok(Config {
+            loader,
             kernel: built.kernel.clone(),
             module: Some(module.to_path_buf()),
             command_line: self.command_line.clone(),
             cores: self.cores,
             memory_mib: self.memory_mib,
             acceleration: self.acceleration,
-            extra: Vec::new(),
+            extra: self.extra.clone(),
         })
     }
 }

@@ -107,9 +107,26 @@ impl Host {
     }
 }
 
+/// Who loads the kernel.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Loader {
+    /// QEMU itself, by PVH.
+    #[default]
+    Emulator,
+    /// GRUB from this disc, by Multiboot2; firmware is the BIOS, or this file.
+    Disc {
+        /// The disc, which has kernel, module and command line.
+        image: PathBuf,
+        /// UEFI firmware.
+        uefi: Option<PathBuf>,
+    },
+}
+
 /// What machine to start.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// Who loads the kernel.
+    pub loader: Loader,
     /// Kernel ELF file.
     pub kernel: PathBuf,
     /// Boot module file, if any.
@@ -199,9 +216,10 @@ impl Machine {
             threads.push(std::thread::spawn(move || read_lines(stderr, "qemu: ", &lines, Piece::ConsoleEnd)));
         }
         let (stopped, counter) = (stop.clone(), damaged.clone());
+        let firmware_speaks = config.loader != Loader::Emulator;
         threads.push(std::thread::spawn(move || {
             if let Some(stream) = accept(&listener, &stopped) {
-                read_records(stream, &sender, &counter);
+                read_records(stream, &sender, &counter, firmware_speaks);
             }
             let _ = sender.send(Piece::RecordsEnd);
         }));
@@ -307,14 +325,26 @@ fn add_arguments(command: &mut Command, config: &Config, com2: &str) {
     command.args(["-chardev", "stdio,id=com1,signal=off", "-serial", "chardev:com1"]);
     command.args(["-chardev", com2, "-serial", "chardev:com2"]);
     command.args(["-device", &format!("isa-debug-exit,iobase={DEBUG_EXIT_PORT:#x},iosize=0x04")]);
-    command.arg("-kernel").arg(&config.kernel);
-    if let Some(module) = &config.module {
-        command.arg("-initrd").arg(module);
-    }
-    if !config.command_line.is_empty() {
-        command.args(["-append", &config.command_line]);
-    }
+    // The IOMMU, if there is one, must be the first device behind the bus.
     command.args(&config.extra);
+    match &config.loader {
+        Loader::Emulator => {
+            command.arg("-kernel").arg(&config.kernel);
+            if let Some(module) = &config.module {
+                command.arg("-initrd").arg(module);
+            }
+            if !config.command_line.is_empty() {
+                command.args(["-append", &config.command_line]);
+            }
+        }
+        Loader::Disc { image, uefi } => {
+            if let Some(firmware) = uefi {
+                command.arg("-bios").arg(firmware);
+            }
+            let drive = format!("if=none,id=disc,media=cdrom,readonly=on,format=raw,file={}", image.display());
+            command.args(["-device", "virtio-scsi-pci", "-drive", &drive, "-device", "scsi-cd,drive=disc,bootindex=0"]);
+        }
+    }
 }
 
 /// Waits until the emulator connects or `stop` is set.
@@ -366,20 +396,24 @@ fn printable(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
 }
 
-fn read_records(mut stream: UnixStream, sender: &Sender<Piece>, damaged: &AtomicU64) {
+/// Firmware and boot loader may have written to the port before the kernel: then what comes before the first record is
+/// no damage.
+fn read_records(mut stream: impl Read, sender: &Sender<Piece>, damaged: &AtomicU64, firmware_speaks: bool) {
     let mut reader = proto::frame::Reader::new();
     let mut buffer = [0u8; 65536];
+    let mut before = if firmware_speaks { None } else { Some(0) };
     while let Ok(count) = stream.read(&mut buffer) {
         if count == 0 {
             break;
         }
         reader.push(&buffer[..count]);
         while let Some(record) = reader.next_message::<Record>() {
+            before.get_or_insert(reader.damaged());
             if sender.send(Piece::Record(record)).is_err() {
                 return;
             }
         }
-        damaged.store(reader.damaged(), Ordering::Relaxed);
+        damaged.store(reader.damaged() - before.unwrap_or(reader.damaged()), Ordering::Relaxed);
     }
 }
 
@@ -429,7 +463,8 @@ mod tests {
         let arguments = |acceleration: Acceleration| {
             let (kernel, extra) = ("none".into(), Vec::new());
             let (module, command_line) = (None, String::new());
-            let config = Config { kernel, module, command_line, cores: 1, memory_mib: 64, acceleration, extra };
+            let loader = Loader::Emulator;
+            let config = Config { kernel, module, command_line, cores: 1, memory_mib: 64, acceleration, extra, loader };
             let tools = setup::Tools { qemu: "q".into(), qemu_version: "".into(), compiler: setup::Compiler::Own };
             typed(&tools, &config)
         };
@@ -441,10 +476,28 @@ mod tests {
     }
 
     #[test]
+    fn what_firmware_wrote_before_the_first_record_is_no_damage() {
+        let record = proto::frame::encode(&Record::End { t: 0, status: 0, reason: String::new() }).unwrap();
+        let stream = [&b"BdsDxe: loading\r\n"[..], &record].concat();
+        for (firmware_speaks, harmless) in [(true, true), (false, false)] {
+            let (sender, pieces) = channel();
+            let damaged = AtomicU64::new(0);
+            read_records(&stream[..], &sender, &damaged, firmware_speaks);
+            assert!(matches!(pieces.try_recv(), Ok(Piece::Record(Record::End { .. }))));
+            assert_eq!(damaged.load(Ordering::Relaxed) == 0, harmless);
+        }
+        let (sender, _pieces) = channel();
+        let damaged = AtomicU64::new(0);
+        read_records(&[&record[..], &record[..record.len() - 3], &record].concat()[..], &sender, &damaged, true);
+        assert_ne!(damaged.load(Ordering::Relaxed), 0, "after the first record it is damage whoever speaks");
+    }
+
+    #[test]
     fn an_emulator_that_fails_at_once_is_an_end_and_not_a_hang() {
         let Some(qemu) = process::find("false") else { return };
         let tools = setup::Tools { qemu, qemu_version: String::new(), compiler: setup::Compiler::Own };
         let config = Config {
+            loader: Loader::Emulator,
             kernel: "none".into(),
             module: None,
             command_line: String::new(),

@@ -7,6 +7,7 @@ pub mod abi;
 pub mod bench;
 pub mod boot;
 pub mod build;
+pub mod disc;
 pub mod display;
 pub mod emulator;
 pub mod image;

@@ -26,7 +26,7 @@ enum Command {
         /// Programs (default: all of the servers, applications and test guests).
         program: Vec<String>,
     },
-    /// Build, and write the boot module of a scenario for use with another emulator or machine.
+    /// Build, and write a scenario as a bootable disc (ISO image, BIOS and UEFI) for another emulator or a real machine.
     Image(ImageArguments),
     /// Run a scenario: set up, build, boot, show it live, and leave the results in target/run/.
     Run(RunArguments),
@@ -131,6 +131,9 @@ impl ScenarioArguments {
 struct ImageArguments {
     #[command(flatten)]
     scenario: ScenarioArguments,
+    /// Where to write the disc (default: target/images/nonkernel.iso).
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -174,7 +177,9 @@ fn execute(command: Command) -> Result<u8> {
             }
             Ok(0)
         }
-        Command::Image(arguments) => run::image(&arguments.scenario.file()?, &arguments.scenario.overrides()),
+        Command::Image(arguments) => {
+            run::image(&arguments.scenario.file()?, &arguments.scenario.overrides(), arguments.out.as_deref())
+        }
         Command::Run(arguments) => run::run(&run::Options {
             scenario: arguments.scenario.file()?,
             overrides: arguments.scenario.overrides(),

@@ -1,7 +1,7 @@
 //! `cargo xtask run`: one scenario from its file to its results.
 
 use crate::build::{self, Built};
-use crate::emulator::{Acceleration, Config};
+use crate::emulator::{Acceleration, Config, Loader};
 use crate::run_state::RunState;
 use crate::scenario::events::ONE_PPM;
 use crate::scenario::{self, Overrides, Refused, Scenario};
@@ -134,6 +134,7 @@ pub fn config(scenario: &Scenario, built: &Built, acceleration: Acceleration, fo
     let path = folder.join("boot.module");
     fs::write(&path, module).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(Config {
+        loader: Loader::Emulator,
         kernel: built.kernel.clone(),
         module: Some(path),
         command_line: String::new(),
@@ -239,19 +240,22 @@ pub fn scenario_file(name: Option<&Path>) -> Result<PathBuf> {
     Err(Refused::unknown(name, &known).into())
 }
 
-/// `cargo xtask image`: the boot module of a scenario in [`paths::images`], and how to boot it.
+/// `cargo xtask image`: a bootable disc of a scenario, in `disc` or in [`paths::images`], and how to try it.
 ///
 /// # Errors
-/// As [`run`].
-pub fn image(file: &Path, overrides: &Overrides) -> Result<u8> {
+/// As [`run`], and when the disc can't be made.
+pub fn image(file: &Path, overrides: &Overrides, disc: Option<&Path>) -> Result<u8> {
     let tools = setup::ensure()?;
     let scenario = scenario::load(file, overrides, &application_images()?)?;
     let built = build_for(&scenario)?;
-    let config = config(&scenario, &built, Acceleration::InstructionClock, &paths::images())?;
-    println!("kernel: {}", config.kernel.display());
-    if let Some(module) = &config.module {
-        println!("boot module: {}", module.display());
-    }
+    let mut config = config(&scenario, &built, Acceleration::InstructionClock, &paths::images())?;
+    let module = config.module.clone().context("a scenario has a boot module")?;
+    let disc = disc.map_or_else(|| paths::images().join("nonkernel.iso"), Path::to_path_buf);
+    crate::disc::make(&config.kernel, &module, &config.command_line, &disc)?;
+    println!("kernel: {}", paths::shown(&config.kernel));
+    println!("boot module: {}", paths::shown(&module));
+    println!("disc: {} (BIOS and UEFI)", paths::shown(&disc));
+    config.loader = Loader::Disc { image: disc, uefi: None };
     println!("boots with: {}", crate::emulator::typed(&tools, &config));
     Ok(0)
 }

@@ -205,6 +205,7 @@ mod tests {
         let qemu = folder.join("emulator");
         crate::process::script(&qemu, script);
         let config = Config {
+            loader: crate::emulator::Loader::Emulator,
             kernel: "none".into(),
             module: None,
             command_line: String::new(),

@@ -3,7 +3,8 @@
 //! Two things are needed: QEMU 10.0 or later (any in `PATH` will do; else Debian's package) and the Rust target
 //! `x86_64-unknown-none` (by rustup; where its server can't be reached, Debian's newest compiler and its library's
 //! sources). A stamp in the target folder makes the second run do nothing; whatever cannot be done is an
-//! error that says what to type.
+//! error that says what to type. What only bootable discs need (GRUB, and UEFI firmware to try them) is installed when
+//! the first one is made.
 
 use crate::{paths, process};
 use anyhow::{Context, Result, anyhow, bail};
@@ -12,6 +13,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 /// The kernel's and the applications' target.
 pub const TARGET: &str = "x86_64-unknown-none";
@@ -25,6 +27,14 @@ const QEMU_SIZE: &str = "about 22 MB to fetch, 120 MB on disk";
 const BACKPORTS_FILE: &str = "etc/apt/sources.list.d/nonkernel-backports.sources";
 const DEFAULT_MIRROR: &str = "http://deb.debian.org/debian";
 const DEFAULT_KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// What makes bootable discs, for BIOS and for UEFI; and firmware of the latter kind for the emulator.
+const DISC_PACKAGES: [&str; 5] = ["grub-common", "grub-pc-bin", "grub-efi-amd64-bin", "xorriso", "mtools"];
+const UEFI_PACKAGES: [&str; 1] = ["ovmf"];
+/// What those packages bring.
+const DISC_PROGRAMS: [&str; 3] = ["grub-mkrescue", "xorriso", "mformat"];
+const DISC_FOLDERS: [&str; 2] = ["usr/lib/grub/i386-pc", "usr/lib/grub/x86_64-efi"];
+const UEFI_FIRMWARE: &str = "usr/share/ovmf/OVMF.fd";
 
 /// Debian's compiler that is new enough, its library's sources, and a linker for the target.
 const RUST_PACKAGES: [&str; 4] = ["rustc-web", "cargo-web", "rust-web-src", "lld"];
@@ -104,6 +114,30 @@ pub fn ensure_components() -> Result<()> {
     Host::this().ensure_components()
 }
 
+/// What makes bootable discs.
+///
+/// # Errors
+/// When it is missing and can't be installed; the message says what to type.
+pub fn ensure_disc_tools() -> Result<()> {
+    let host = Host::this();
+    let there = || {
+        DISC_PROGRAMS.iter().all(|program| host.find(program).is_some())
+            && DISC_FOLDERS.iter().all(|folder| host.root.join(folder).is_dir())
+    };
+    host.ensure_packages(&DISC_PACKAGES, "GRUB and what writes discs", "7 MB to fetch, 45 MB on disk", there)
+}
+
+/// UEFI firmware for the emulator.
+///
+/// # Errors
+/// As [`ensure_disc_tools`].
+pub fn ensure_uefi() -> Result<PathBuf> {
+    let host = Host::this();
+    let firmware = host.root.join(UEFI_FIRMWARE);
+    host.ensure_packages(&UEFI_PACKAGES, "UEFI firmware", "8 MB to fetch, 15 MB on disk", || firmware.is_file())?;
+    Ok(firmware)
+}
+
 /// The machine that is set up. What is looked at, run and written is below `root` and in `path`, so that a test can be
 /// on a machine of its own.
 struct Host {
@@ -178,6 +212,29 @@ impl Host {
         fs::write(&self.stamp, self.stamp_text(&tools)?)
             .with_context(|| format!("cannot write {}", self.stamp.display()))?;
         Ok(tools)
+    }
+
+    /// Installs packages of the release itself unless what they bring is there. One at a time, as tests ask side by side.
+    fn ensure_packages(&self, packages: &[&str], what: &str, size: &str, there: impl Fn() -> bool) -> Result<()> {
+        static ONE: Mutex<()> = Mutex::new(());
+        let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+        if there() {
+            return Ok(());
+        }
+        let names = packages.join(" ");
+        let by_hand = format!(
+            "{what}: on Debian, type: sudo apt-get update && sudo apt-get install --no-install-recommends {names}"
+        );
+        if self.release().suite().is_none() || !self.is_root() {
+            bail!("missing {by_hand}");
+        }
+        self.say(&format!("installing {what} ({names}; about {size})"));
+        let install = || self.run(self.apt().args(["install", "-q", "-y", "--no-install-recommends"]).args(packages));
+        if install().is_err() {
+            self.say("reading the package lists (about 10 MB to fetch)");
+            self.run(self.apt().args(["update", "-q"])).and_then(|()| install()).with_context(|| by_hand.clone())?;
+        }
+        if there() { Ok(()) } else { bail!("after the installation something is missing still: {by_hand}") }
     }
 
     /// Names everything that a later run takes for granted: when one of them changes, the stamp doesn't count.

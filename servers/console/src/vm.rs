@@ -1,4 +1,8 @@
 //! The hardware below the console server: two UARTs, the debug-exit port, and the clients' rings.
+//!
+//! The server sleeps until a client signals or the first UART has received something, whose interrupt ends the sleep. Its
+//! interrupts are off but for a moment after each sleep: one that comes before the next sleep is pending then, and who has
+//! an interrupt pending does not sleep, so no byte is missed.
 
 extern crate alloc;
 
@@ -6,8 +10,9 @@ use alloc::{collections::VecDeque, vec::Vec};
 use cap_spec::abi::START_PAGE;
 use console_server::{Console, Effect};
 use proto::console::FromConsole;
-use proto::start::{FIRST_CLIENT_SLOT, MARKET_CLIENT, MAX_CLIENTS, PORT_SLOTS, Start};
-use userlib::cap::{Cap, IoPort, PortWidth, Slot};
+use proto::start::{FIRST_CLIENT_SLOT, IRQ_SLOT, MARKET_CLIENT, MAX_CLIENTS, PORT_SLOTS, Start};
+use userlib::arch::{disable_interrupts, enable_interrupts};
+use userlib::cap::{Cap, IoPort, Irq, PortWidth, Slot, own};
 use userlib::channel::{ChannelError, Endpoint};
 use userlib::shared::SharedMemory;
 use userlib::{clock, end, events};
@@ -23,9 +28,13 @@ const LINE_STATUS: u16 = 5;
 /// Line status: a byte was received; the transmitter is empty.
 const RECEIVED: u32 = 1;
 const CAN_TRANSMIT: u32 = 0x20;
-/// FIFO on; terminal ready and request to send, without the interrupt output.
+/// FIFO on; terminal ready and request to send; the same with the interrupt output; interrupts for received bytes.
 const FIFO_ON: u32 = 1;
 const READY: u32 = 3;
+const READY_TO_INTERRUPT: u32 = READY | 8;
+const ON_RECEIVED: u32 = 1;
+/// Vector of the first UART's interrupt. Nothing is done there but to end it.
+const VECTOR: u8 = 0x40;
 /// Bytes that the transmitter's FIFO takes.
 const FIFO: usize = 16;
 /// Bytes that are written to a port, or read from it, before the clients have their turn again.
@@ -33,8 +42,8 @@ const TURN_BYTES: usize = 1024;
 /// Messages that are read from a client before the next one has its turn. The market's are records of all others.
 const TURN_MESSAGES: usize = 8;
 const MARKET_TURN_MESSAGES: usize = 32;
-/// The longest time without a look at what the host has sent, in microseconds: the port has no interrupt here.
-const POLL_MICROS: u64 = 10_000;
+/// The longest time without a look at a port that is full, in microseconds.
+const FULL_MICROS: u64 = 200;
 
 /// One serial port.
 struct Uart {
@@ -50,6 +59,18 @@ impl Uart {
             let _ = uart.ports.output(base + register, PortWidth::Byte, value);
         }
         uart
+    }
+
+    /// Lets the port interrupt when it has received something.
+    fn interrupt_on_received(&self) {
+        for (register, value) in [(MODEM_CONTROL, READY_TO_INTERRUPT), (INTERRUPT_ENABLE, ON_RECEIVED)] {
+            let _ = self.ports.output(self.base + register, PortWidth::Byte, value);
+        }
+    }
+
+    /// True if something was received.
+    fn has_received(&self) -> bool {
+        self.status() & RECEIVED != 0
     }
 
     fn status(&self) -> u32 {
@@ -74,7 +95,7 @@ impl Uart {
     /// Reads what was received, at most one turn's.
     fn read(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
-        while bytes.len() < TURN_BYTES && self.status() & RECEIVED != 0 {
+        while bytes.len() < TURN_BYTES && self.has_received() {
             match self.ports.input(self.base, PortWidth::Byte) {
                 Ok(byte) => bytes.push(byte as u8),
                 Err(_) => break,
@@ -121,6 +142,9 @@ pub fn main() -> ! {
     let Some(start) = read_start(&page) else { end::stop() };
     let [ports_1, ports_2, debug_exit] = PORT_SLOTS.map(|slot| Slot::root(slot).cap::<IoPort>());
     let (text_port, frame_port) = (Uart::new(ports_1, COM[0]), Uart::new(ports_2, COM[1]));
+    let irq: Cap<Irq> = Slot::root(IRQ_SLOT).cap();
+    let Ok(()) = irq.bind(own::VCPU, VECTOR) else { end::stop() };
+    text_port.interrupt_on_received();
     let mut console = Console::new(start.args.iter().take(MAX_CLIENTS).cloned(), start.tsc_hz);
     let mut clients: Vec<Client> = (0..console.clients())
         .map(|client| {
@@ -156,7 +180,8 @@ pub fn main() -> ! {
             end::stop();
         }
         if !busy {
-            rest(&mut clients, all_clients, written, start.tsc_hz);
+            let deadline = if written { 0 } else { clock::now() + start.tsc_hz / 1_000_000 * FULL_MICROS };
+            rest(&mut clients, all_clients, &text_port, deadline);
         }
     }
 }
@@ -186,17 +211,20 @@ fn serve(console: &mut Console, client: &mut Client, at: usize, power_off: &mut 
     true
 }
 
-/// Sleeps until a client has something or it is time to look at the port again.
-fn rest(clients: &mut [Client], all_clients: u64, written: bool, tsc_hz: u64) {
-    // A port that is full for now is looked at soon.
-    let micros = if written { POLL_MICROS } else { POLL_MICROS / 50 };
-    let deadline = clock::now() + tsc_hz / 1_000_000 * micros;
+/// Sleeps until a client has something, the port has received something, or the deadline (0: none).
+fn rest(clients: &mut [Client], all_clients: u64, port: &Uart, deadline: u64) {
     let mut quiet = true;
     for client in clients.iter_mut().filter(|client| !client.lost) {
         quiet &= client.endpoint.announce_sleep() != Ok(false);
     }
-    if quiet {
-        let _ = events::wait(all_clients, deadline);
+    while quiet {
+        let events = events::wait(all_clients, deadline);
+        // Takes what ended the sleep; the instruction after the enabling one is still without.
+        enable_interrupts();
+        core::hint::spin_loop();
+        disable_interrupts();
+        // Any NMI of the core may have been the port's, so that it also wakes for nothing.
+        quiet = events == Ok(0) && !port.has_received() && (deadline == 0 || clock::now() < deadline);
     }
     for client in clients.iter_mut().filter(|client| !client.lost) {
         client.endpoint.awake();

@@ -11,12 +11,14 @@ use alloc::{collections::VecDeque, string::ToString, vec::Vec};
 use cap_spec::abi::{self, Label, MARKET_RING, ObjectType, Rights, slots};
 use proto::console::ToConsole;
 use proto::host::Record;
-use proto::start::{FIRST_CLIENT_SLOT, MARKET_CLIENT, PORT_SLOTS, RING_STRIDE, Start};
+use proto::start::{FIRST_CLIENT_SLOT, IRQ_SLOT, MARKET_CLIENT, PORT_SLOTS, RING_STRIDE, Start};
 
 /// Index that the console server has in its start-up page and in records.
 pub const CONSOLE_APP: u16 = 0xfffe;
 /// First port and number of ports of COM1, COM2 and the debug-exit port.
 pub const PORTS: [(u16, u16); 3] = [(0x3f8, 8), (0x2f8, 8), (0xf4, 4)];
+/// Interrupt route of COM1.
+const COM1_ROUTE: u64 = 4;
 /// Event bit for the console server's own end.
 pub const CONSOLE_STOPPED_EVENT: u64 = 1 << 33;
 /// Where the console server's handler page is mapped.
@@ -75,6 +77,9 @@ impl ConsoleLink {
             let arguments = [first.into(), count.into(), to.holder().raw(), to.index().into(), 0];
             root.machine.invoke(Label::IoPortSplit, Slot::root(slots::CONSOLE), arguments)?;
         }
+        let to = builder.slot(IRQ_SLOT);
+        let arguments = [COM1_ROUTE, 1, to.holder().raw(), to.index().into(), 0];
+        root.machine.invoke(Label::IrqSplit, Slot::root(slots::IRQ), arguments)?;
         let (mut channels, mut rings) = (Vec::new(), Vec::new());
         for client in 0..=archive.plan.apps.len() {
             let channel = root.make_own(ObjectType::Channel, 0)?;

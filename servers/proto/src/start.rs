@@ -18,6 +18,8 @@ pub const MAX_CLIENTS: usize = 16;
 pub const FIRST_CLIENT_SLOT: u16 = cap_spec::abi::slots::FREE;
 /// In the console server's root CNode: the `IoPort` capabilities of COM1, COM2 and the debug-exit port.
 pub const PORT_SLOTS: [u16; 3] = [8, 9, 10];
+/// In the console server's root CNode: the `Irq` capability of COM1.
+pub const IRQ_SLOT: u16 = 11;
 /// Client number of the market server at the console server; application i of the plan is client i + 1.
 pub const MARKET_CLIENT: usize = 0;
 

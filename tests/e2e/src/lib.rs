@@ -10,6 +10,8 @@
 //! assert_eq!(run.file("digest", "digest.txt"), expected);
 //! ```
 
+pub mod monitor;
+
 use anyhow::{Context, Result, bail};
 use proto::host::{Command, End, Record};
 use std::path::{Path, PathBuf};

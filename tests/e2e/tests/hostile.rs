@@ -2,8 +2,8 @@
 //! its results and its CPU time; the attack ends in clear errors or in the attacker's own end; the totals of the whole
 //! run agree. What the attacks and the victim do is in `tests/guests`.
 //!
-//! What this can't show: QEMU's translator hides a forgotten flush on the same core (the fake machine shows it), and
-//! raises #AC for few instructions only.
+//! What this can't show: QEMU's translator hides a forgotten flush on the same core (the fake machine shows it), never
+//! raises #AC, and does not know INVLPGB, TLBSYNC, MCOMMIT, MONITORX, MWAITX and RDPRU.
 
 use cap_spec::abi::StopReason;
 use e2e::{Change, Finished, run};
@@ -112,7 +112,7 @@ use Attacker::{GoesOn, IsStopped, Succeeds, SucceedsOrIsStopped};
 attacks! {
     /// SVM's own instructions.
     hostile_svm_instructions: 1, ["svm"], 200, Succeeds;
-    /// INVD, WBINVD, MONITOR, MWAIT, RDPMC, RDPRU, XSETBV, MOV CR8.
+    /// INVD, WBINVD, MONITOR, MWAIT, RDPMC, RDPRU, XSETBV, MOV CR8, task switches.
     hostile_caches_and_counters: 1, ["caches"], 200, Succeeds;
     /// Reserved and dangerous bits of CR0 and CR4.
     hostile_control_registers: 1, ["control-registers"], 200, SucceedsOrIsStopped(StopReason::InvalidState);

@@ -34,10 +34,38 @@ macro_rules! checks {
 }
 
 checks! {
-    /// Everything that is switched keeps its value while another VM has values of its own.
-    state_of_two_vms_is_switched = two_vms_keep_their_registers;
-    /// 30 % beside a neighbour that spins, in every 100 ms, and no period more than 20 us short.
+    /// General registers keep their values while another VM has values of its own.
+    general_registers_are_switched = general_registers_are_switched;
+    /// As above: YMM0 to YMM15.
+    vector_registers_are_switched = vector_registers_are_switched;
+    /// As above: the x87 stack, its control word, MXCSR.
+    control_words_are_switched = control_words_are_switched;
+    /// As above: PKRU.
+    protection_keys_are_switched = protection_keys_are_switched;
+    /// As above: XCR0.
+    extended_control_is_switched = extended_control_is_switched;
+    /// As above: DR0 to DR3, DR6, DR7.
+    debug_registers_are_switched = debug_registers_are_switched;
+    /// As above: TSC_AUX.
+    tsc_aux_is_switched = tsc_aux_is_switched;
+    /// As above: CR8, the physical task priority.
+    task_priority_is_switched = task_priority_is_switched;
+    /// As above: what VMLOAD and VMSAVE move, CR2 and the tables.
+    hidden_state_is_switched = hidden_state_is_switched;
+    /// One-shot timers: what is left goes on, an expiry while out is pending, each comes once.
+    timers_are_switched = timers_are_switched;
+    /// A VM that ends no interrupt does not block its neighbour's.
+    interrupts_in_service_block_nobody_else = interrupts_in_service_block_nobody_else;
+    /// Requested interrupts are neither lost nor given to the neighbour.
+    requested_interrupts_are_kept = requested_interrupts_are_kept;
+    /// An event whose delivery an exit cut off is injected again.
+    cut_off_events_are_injected_again = cut_off_events_are_injected_again;
+    /// 30 % beside neighbours that spin, storm and hold the lock: no period 20 us short, no 100 ms 1 %.
     cpu_time_is_delivered_every_period = cpu_time_is_delivered;
+    /// A core that nobody wants executes no instructions.
+    idle_cores_execute_nothing = idle_cores_execute_nothing;
+    /// Statistics pages, per VM and global, against what was done.
+    statistics_count_what_is_done = statistics_count_what_is_done;
     /// `cli; spin` is taken back by NMI, and killed.
     spinning_vm_is_taken_back = spinner_is_taken_back;
     /// A page that is revoked while another core reads it.
@@ -46,6 +74,10 @@ checks! {
     hostile_races_of_two_cores = races_of_two_cores;
     /// A modified market can neither keep a hand in a tenant nor reach it once it runs.
     hostile_market = hostile_market;
+    /// Routes, ports and CPU time are split up and bound until they are refused.
+    hostile_exhausts_routes_ports_and_time = exhaustion_ends_in_refusals;
+    /// A ring whose memory its peer revokes under it.
+    hostile_peer_revokes_the_rings_memory = ring_goes_under_its_user;
     /// A stopped VM's handler gets the reason and the registers.
     stopped_vm_is_reported_to_its_handler = stopped_vm_is_reported;
 }

@@ -3,16 +3,15 @@
 //! A child finds its end of the channel to the root VM in slot 5 and one or two shared pages at
 //! [`crate::root::SHARED`].
 
-use core::arch::global_asm;
-
 macro_rules! children {
-    ($($(#[$doc:meta])* $name:ident: $($line:literal),+ ;)*) => {
+    ($($(#[$doc:meta])* $name:ident: $($line:expr),+ ;)*) => {
         $(
-            global_asm!(
+            core::arch::global_asm!(
                 concat!(".global child_", stringify!($name)),
                 concat!("child_", stringify!($name), ":"),
                 // Every child may use every name.
-                "/* {shared} {signal_wait} {signal} {channel} {wait} {vcpu} {map} {unmap} {copy} {delete} {start} */",
+                "/* {shared} {signal_wait} {signal} {channel} {wait} {vcpu} {map} {unmap} {copy} {delete} {start} \
+                 {retype} {revoke} {frame} {slept} {prompt_ticks} {away_ticks} */",
                 $($line,)+
                 concat!(".global child_", stringify!($name), "_end"),
                 concat!("child_", stringify!($name), "_end:"),
@@ -24,6 +23,12 @@ macro_rules! children {
                 unmap = const cap_spec::abi::Label::FrameUnmap as u64,
                 copy = const cap_spec::abi::Label::CNodeCopy as u64,
                 delete = const cap_spec::abi::Label::CNodeDelete as u64,
+                retype = const cap_spec::abi::Label::UntypedRetype as u64,
+                revoke = const cap_spec::abi::Label::CNodeRevoke as u64,
+                frame = const cap_spec::abi::ObjectType::Frame as u64,
+                slept = const crate::switched::SLEPT,
+                prompt_ticks = const crate::switched::PROMPT_TICKS,
+                away_ticks = const crate::switched::AWAY_TICKS,
                 start = const cap_spec::abi::Label::VcpuStart as u64,
                 wait = const cap_spec::abi::Label::VcpuWait as u64,
                 vcpu = const cap_spec::abi::slots::VCPU,
@@ -42,6 +47,25 @@ macro_rules! children {
             }
         )*
     };
+}
+pub(crate) use children;
+
+/// Offsets in the shared page of [`periods`].
+pub mod at {
+    /// Whole periods seen.
+    pub const PERIODS: usize = 0x08;
+    /// Ticks by which the worst of them came up short.
+    pub const SHORT: usize = 0x10;
+    /// Stretches of ten periods seen.
+    pub const STRETCHES: usize = 0x18;
+    /// Ticks by which the worst stretch came up short.
+    pub const STRETCH_SHORT: usize = 0x20;
+    /// Given: period, budget, and the gap between two readings of the clock that counts as away; ticks.
+    pub const PERIOD: usize = 0x30;
+    /// See `PERIOD`.
+    pub const BUDGET: usize = 0x38;
+    /// See `PERIOD`.
+    pub const GAP: usize = 0x40;
 }
 
 children! {
@@ -86,124 +110,125 @@ children! {
         "2:",
         "inc qword ptr [rbx]",
         "jmp 2b";
-    /// Fills every register that the kernel switches with numbers of its own (from the first shared word), then goes on
-    /// comparing them while it is preempted and gives the core up: rounds in the second shared word, and in the third
-    /// one the number of the first comparison that failed.
-    state:
+    /// Takes its own time: the ticks that it has seen pass without a gap, compared with its budget at the end of each
+    /// period of the clock, and after ten of them; see [`at`].
+    periods:
         "mov rbx, {shared}",
-        "mov r12, [rbx]",
-        ".set i, 0",
-        ".irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15",
-        "lea rax, [r12 + \\n]",
-        "movq xmm\\n, rax",
-        ".endr",
-        "fninit",
-        "push r12",
-        "fild qword ptr [rsp]",
-        "pop rax",
-        ".irp n, 0,1,2,3",
-        "lea rax, [r12 + \\n]",
-        "mov dr\\n, rax",
-        ".endr",
-        "mov rax, r12",
-        "and rax, 15",
-        "mov cr8, rax",
-        "mov cr2, r12",
-        ".irp msr, 0xc0000081,0xc0000082,0xc0000083,0xc0000084,0xc0000100,0xc0000101,0xc0000102,0x175,0x176,0xc0000103",
-        "mov ecx, \\msr",
-        "mov eax, r12d",
-        "xor edx, edx",
-        "wrmsr",
-        ".endr",
-        "mov rbp, r12",
-        "mov r8, r12",
-        "mov r9, r12",
-        "mov r11, r12",
-        "mov r14, r12",
-        "mov r15, r12",
-        "2:",
-        "mov r13d, 1",
-        ".irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15",
-        "movq rax, xmm\\n",
-        "lea rcx, [r12 + \\n]",
-        "cmp rax, rcx",
-        "jne 9f",
-        "inc r13d",
-        ".endr",
-        "sub rsp, 8",
-        "fld st(0)",
-        "fistp qword ptr [rsp]",
-        "pop rax",
-        "cmp rax, r12",
-        "jne 9f",
-        "inc r13d",
-        ".irp n, 0,1,2,3",
-        "mov rax, dr\\n",
-        "lea rcx, [r12 + \\n]",
-        "cmp rax, rcx",
-        "jne 9f",
-        "inc r13d",
-        ".endr",
-        "mov rax, cr8",
-        "mov rcx, r12",
-        "and rcx, 15",
-        "cmp rax, rcx",
-        "jne 9f",
-        "inc r13d",
-        "mov rax, cr2",
-        "cmp rax, r12",
-        "jne 9f",
-        "inc r13d",
-        ".irp msr, 0xc0000081,0xc0000082,0xc0000083,0xc0000084,0xc0000100,0xc0000101,0xc0000102,0x175,0x176,0xc0000103",
-        "mov ecx, \\msr",
-        "rdmsr",
+        "rdtsc",
         "shl rdx, 32",
         "or rax, rdx",
-        "cmp rax, r12",
-        "jne 9f",
-        "inc r13d",
-        ".endr",
-        ".irp reg, rbp,r8,r9,r11,r14,r15",
-        "cmp \\reg, r12",
-        "jne 9f",
-        "inc r13d",
-        ".endr",
-        "inc qword ptr [rbx + 8]",
-        "test byte ptr [rbx + 8], 3",
-        "jnz 2b",
-        // Every fourth round: sleep for a moment instead of being preempted.
+        "mov r8, rax",
+        "xor edx, edx",
+        "div qword ptr [rbx + 0x30]",
+        "inc rax",
+        "mul qword ptr [rbx + 0x30]",
+        "mov r9, rax",
+        "xor r10d, r10d",
+        "xor r11d, r11d",
+        "xor r13d, r13d",
+        "xor r14d, r14d",
+        "2:",
+        "rdtsc",
+        "shl rdx, 32",
+        "or rax, rdx",
+        "mov rcx, rax",
+        "sub rcx, r8",
+        "mov r8, rax",
+        "cmp rcx, [rbx + 0x40]",
+        "ja 3f",
+        "add r11, rcx",
+        "3:",
+        "cmp rax, r9",
+        "jb 2b",
+        // The period is over, and maybe others that passed while it was away altogether.
+        "add r9, [rbx + 0x30]",
+        "test r10d, r10d",
+        "jz 6f",
+        "inc qword ptr [rbx + 0x08]",
+        // More than the budget in one period does not make up for less in another.
+        "mov rcx, [rbx + 0x38]",
+        "cmp r11, rcx",
+        "cmova r11, rcx",
+        "add r13, r11",
+        "sub rcx, r11",
+        "cmp rcx, [rbx + 0x10]",
+        "jbe 4f",
+        "mov [rbx + 0x10], rcx",
+        "4:",
+        "inc r14d",
+        "cmp r14d, 10",
+        "jb 6f",
+        "inc qword ptr [rbx + 0x18]",
+        "imul rcx, [rbx + 0x38], 10",
+        "sub rcx, r13",
+        "cmp rcx, [rbx + 0x20]",
+        "jbe 5f",
+        "mov [rbx + 0x20], rcx",
+        "5:",
+        "xor r13d, r13d",
+        "xor r14d, r14d",
+        // The first period was not seen whole.
+        "6:",
+        "mov r10d, 1",
+        "xor r11d, r11d",
+        "jmp 3b";
+    /// Sleeps for a moment and wakes, as often as it can, counting in the first shared word.
+    storm:
+        "mov rbx, {shared}",
+        "2:",
+        "inc qword ptr [rbx]",
         "rdtsc",
         "shl rdx, 32",
         "or rdx, rax",
-        "add rdx, 20000",
+        "add rdx, 10000",
         "mov eax, {wait}",
         "mov edi, {vcpu}",
         "mov esi, 2",
         "vmmcall",
-        "jmp 2b",
-        "9:",
-        "mov [rbx + 16], r13",
-        "jmp 9b";
-    /// Takes its own time: the ticks that it has seen pass without a gap, summed into the first shared word; a gap of
-    /// more than 2,000 ticks means that it was not current.
-    current:
-        "mov rbx, {shared}",
-        "rdtsc",
-        "shl rdx, 32",
-        "lea r8, [rdx + rax]",
-        "2:",
-        "rdtsc",
-        "shl rdx, 32",
-        "add rax, rdx",
-        "mov rcx, rax",
-        "sub rcx, r8",
-        "mov r8, rax",
-        "cmp rcx, 2000",
-        "ja 2b",
-        "add [rbx], rcx",
         "jmp 2b";
-    /// Maps and unmaps the frame in its slot 24 at 1 MiB and a bit, in a loop, or takes a copy of it and deletes it:
-    /// what two cores do against each other. Rounds in the first shared word.
+    /// Makes eight frames of the Untyped in its slot 24 and revokes it, which scrubs them, in a loop; counts in the first
+    /// shared word.
+    churn:
+        "mov rbx, {shared}",
+        "2:",
+        "mov eax, {retype}",
+        "mov edi, 24",
+        "mov esi, {frame}",
+        "mov edx, 12",
+        "mov r10d, 1",
+        "mov r8d, 40",
+        "mov r9d, 8",
+        "vmmcall",
+        "test eax, eax",
+        "jnz 3f",
+        "mov eax, {revoke}",
+        "mov edi, 1",
+        "mov esi, 24",
+        "vmmcall",
+        "test eax, eax",
+        "jnz 3f",
+        "inc qword ptr [rbx]",
+        "jmp 2b",
+        "3:",
+        "jmp 3b";
+    /// Waits until it is told to (by the word at 0x80), revokes the Untyped in its slot 24, and counts from then on.
+    revoker:
+        "mov rbx, {shared}",
+        "2:",
+        "pause",
+        "cmp qword ptr [rbx + 0x80], 0",
+        "je 2b",
+        "mov eax, {revoke}",
+        "mov edi, 1",
+        "mov esi, 24",
+        "vmmcall",
+        "mov [rbx + 0x10], eax",
+        "3:",
+        "inc qword ptr [rbx + 8]",
+        "jmp 3b";
+    /// Maps and unmaps the frame in its slot 24 at 1 MiB and a bit, takes a copy of it and deletes it, makes frames of the
+    /// Untyped in its slot 27 and revokes it, in a loop: what two cores do against each other, whoever comes first. Rounds
+    /// in the first shared word; in the ones from 8 on, how often each of the six was carried out.
     remap:
         "mov rbx, {shared}",
         // The VM's second Vcpu, which only the VM itself can start; refused when it runs.
@@ -217,19 +242,43 @@ children! {
         "mov edx, 0x150000",
         "mov r10d, 3",
         "vmmcall",
+        "cmp eax, 1",
+        "lock adc qword ptr [rbx + 8], 0",
         "mov eax, {unmap}",
         "mov edi, 24",
         "vmmcall",
+        "cmp eax, 1",
+        "lock adc qword ptr [rbx + 16], 0",
         "mov eax, {copy}",
         "mov edi, 1",
         "mov esi, 25",
         "mov edx, 24",
         "mov r10d, 3",
         "vmmcall",
+        "cmp eax, 1",
+        "lock adc qword ptr [rbx + 24], 0",
         "mov eax, {delete}",
         "mov edi, 1",
         "mov esi, 25",
         "vmmcall",
+        "cmp eax, 1",
+        "lock adc qword ptr [rbx + 32], 0",
+        "mov eax, {retype}",
+        "mov edi, 27",
+        "mov esi, {frame}",
+        "mov edx, 12",
+        "mov r10d, 1",
+        "mov r8d, 40",
+        "mov r9d, 2",
+        "vmmcall",
+        "cmp eax, 1",
+        "lock adc qword ptr [rbx + 40], 0",
+        "mov eax, {revoke}",
+        "mov edi, 1",
+        "mov esi, 27",
+        "vmmcall",
+        "cmp eax, 1",
+        "lock adc qword ptr [rbx + 48], 0",
         "lock inc qword ptr [rbx]",
         "jmp 2b";
     /// Reads the page at 0x150000 of another core's mapping for ever, counting in the first shared word; stops at the

@@ -1,9 +1,9 @@
 //! Alignment checks without end: code at CPL 3, with tables, segments and a task state of its own, that loads from an
 //! odd address over and over. Each load raises #AC; the handler returns to it.
 //!
-//! On real processors #AC is intercepted, because its delivery can raise it again without end (CVE-2015-5307). QEMU's
-//! translator raises it for few instructions only, so the loop also uses one of these (a misaligned `movaps` is #GP in
-//! either ring and storms just the same).
+//! On real processors #AC is intercepted, because its delivery can raise it again without end (CVE-2015-5307). QEMU 10
+//! never raises it: unaligned accesses at CPL 3 with CR0.AM and RFLAGS.AC go through, and a misaligned `movaps` is #GP in
+//! either ring. The loop has one of these too, so that there it storms with #GP.
 
 use core::arch::{asm, global_asm};
 

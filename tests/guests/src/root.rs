@@ -2,6 +2,7 @@
 //!
 //! Probes and the bench are root images of their own, so that nothing but the kernel is between them and the machine.
 
+use alloc::string::String;
 use alloc::vec::Vec;
 use cap_spec::abi::{Error, INFO_PAGE, ROOT_BOOT_INFO, Register, Rights, STATS_PAGE, boot_info, slots, stats_page};
 use proto::host::Record;
@@ -10,7 +11,7 @@ use userlib::cap::{
 };
 
 /// Where the root VM maps pages of children while it fills them. Its own tables for it are made at the start.
-const WINDOW: u64 = 0x8000_0000;
+pub const WINDOW: u64 = 0x8000_0000;
 /// Guest-physical layout of a child: top page table, its one lower level, code, then data pages.
 const CHILD_TOP: u64 = 0x1000;
 const CHILD_LOWER: u64 = 0x2000;
@@ -91,6 +92,16 @@ fn copy_page(from: u64, to: &mut [u8]) {
         core::arch::asm!("rep movsq", inout("rsi") from => _, inout("rdi") to.as_mut_ptr() => _, inout("rcx") 512usize => _,
             options(nostack, preserves_flags));
     }
+}
+
+/// What stands behind `key=` on the kernel command line, up to the next blank; empty if nothing does.
+pub fn option(key: &str) -> String {
+    const BYTES: usize = 512;
+    let words = (0..BYTES / 8).map(|index| word(ROOT_BOOT_INFO, boot_info::COMMAND_LINE + index * 8));
+    let line: Vec<u8> = words.flat_map(u64::to_le_bytes).take_while(|&byte| byte != 0).collect();
+    let line = String::from_utf8_lossy(&line);
+    let value = line.split_whitespace().find_map(|text| text.strip_prefix(key)?.strip_prefix('='));
+    String::from(value.unwrap_or_default())
 }
 
 impl Root {

@@ -79,6 +79,24 @@ pub fn install() {
     load_idt((&raw const TABLE) as u64, 256 * 16 - 1);
 }
 
+/// Makes a vector's gate a task gate, until the next [`install`].
+pub fn set_task_gate(vector: u8, selector: u16) {
+    let gate = Gate { words: [u64::from(selector) << 16 | 0x8500 << 32, 0] };
+    // SAFETY: the guest has one thread; the processor reads a gate as a whole only when the vector is raised.
+    unsafe { (&raw mut TABLE.0[usize::from(vector)]).write(gate) };
+}
+
+/// Runs `work` with the stubs of this module and brings the IDT back that was there before.
+pub fn within(work: impl FnOnce()) {
+    let mut before = [0u8; 10];
+    // SAFETY: SIDT writes ten bytes.
+    unsafe { asm!("sidt [{}]", in(reg) &mut before, options(nostack)) };
+    install();
+    work();
+    // SAFETY: what SIDT gave.
+    unsafe { asm!("lidt [{}]", in(reg) &before, options(nostack)) };
+}
+
 /// Loads the IDT register. With a limit of 0 the next exception is a triple fault.
 pub fn load_idt(base: u64, limit: u16) {
     let mut descriptor = [0u8; 10];

@@ -100,6 +100,7 @@ impl Model {
             (slots::VCPU, ObjectType::Vcpu),
             (slots::MARKET, ObjectType::Machine),
             (slots::CONSOLE, ObjectType::IoPort),
+            (slots::IRQ, ObjectType::Irq),
         ] {
             model.caps.insert((0, slot), boot(object, 0, 0, 0, false));
         }
@@ -387,7 +388,7 @@ impl Machine for Model {
                 self.move_cap(from, to);
                 self.flight.insert(place, to);
             }
-            Label::IoPortSplit => {
+            Label::IoPortSplit | Label::IrqSplit => {
                 let to = (self.cnode(arguments[2]), arguments[3] as u16);
                 self.derive(place, to)?;
             }

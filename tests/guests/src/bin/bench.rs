@@ -14,10 +14,12 @@ use alloc::string::String;
 use cap_spec::abi::{ROOT_BOOT_INFO, Rights, VCPU_BITS, VM_BITS, boot_info, slots, stats_page};
 use core::sync::atomic::{AtomicU64, Ordering};
 use guests::children;
-use guests::root::{CHILD_BITS, Root, exits, tsc, word};
+use guests::interrupt;
+use guests::root::{CHILD_BITS, Root, exits, option, tsc, word};
+use guests::timer;
 use proto::host::Record;
-use userlib::arch::{TrapFrame, set_handler};
-use userlib::cap::{CNode, Cap, Channel, Fault, Frame, PageTable, Slot, Untyped, own};
+use userlib::arch::{TrapFrame, disable_interrupts, enable_interrupts, set_handler};
+use userlib::cap::{CNode, Cap, Channel, Fault, Frame, IoPort, Irq, PageTable, PortWidth, Slot, Untyped, own};
 
 userlib::entry!(main);
 
@@ -28,10 +30,10 @@ const PERIOD: u64 = 10_000_000;
 
 fn main() -> ! {
     let mut root = Root::new().unwrap_or_else(|fault| panic!("no root: {fault:?}"));
-    let outcome = match mode() {
-        b'v' => virtual_machines(&mut root),
-        b'c' => two_cores(&mut root),
-        b'm' => many(&mut root),
+    let outcome = match option("bench").as_str() {
+        "vms" => virtual_machines(&mut root),
+        "cores" => two_cores(&mut root),
+        "many" => many(&mut root),
         _ => single(&mut root),
     };
     match outcome {
@@ -45,17 +47,6 @@ fn main() -> ! {
             root.exit(0x11)
         }
     }
-}
-
-/// First letter after `bench=` on the kernel command line.
-fn mode() -> u8 {
-    let mut bytes = [0u8; 512];
-    for (index, chunk) in bytes.chunks_mut(8).enumerate() {
-        chunk.copy_from_slice(&word(ROOT_BOOT_INFO, boot_info::COMMAND_LINE + index * 8).to_le_bytes());
-    }
-    let key = b"bench=";
-    let at = bytes.windows(key.len()).position(|window| window == key);
-    at.and_then(|at| bytes.get(at + key.len()).copied()).unwrap_or(0)
 }
 
 /// What one run cost: ticks and exits.
@@ -138,6 +129,7 @@ fn single(root: &mut Root) -> Result<(), Fault> {
     revoking(root)?;
     memory(root)?;
     faults(root)?;
+    interrupts(root)?;
     lock(root)
 }
 
@@ -324,6 +316,96 @@ fn upcall(_: &mut TrapFrame) {
     let busy = (cap_spec::abi::INFO_PAGE as usize + cap_spec::abi::info_page::UPCALL_BUSY) as *mut u64;
     // SAFETY: the info page is mapped there for as long as the VM lives.
     unsafe { busy.write_volatile(0) };
+}
+
+/// Vector of the interrupts that are measured.
+const VECTOR: u8 = 0x55;
+
+fn interrupts(root: &mut Root) -> Result<(), Fault> {
+    let raised = interrupt::with_handler(VECTOR, || timer_interrupt(root));
+    tell(root, "interrupt: device raises to first instruction of the handler", raised);
+    let (ports, irq): (Cap<IoPort>, Cap<Irq>) = (Slot::root(slots::CONSOLE).cap(), Slot::root(slots::IRQ).cap());
+    let route = irq.split(COM2_ROUTE, 1, root.slot())?;
+    route.bind(own::VCPU, VECTOR)?;
+    let (running, waiting) = interrupt::with_handler(VECTOR, || -> Result<_, Fault> {
+        Ok((serial_interrupt(ports, false)?, serial_interrupt(ports, true)?))
+    })?;
+    route.slot().delete()?;
+    // Both are counted from the instruction that gives the device its work; how long the device takes is the same.
+    let ticks = waiting.ticks.saturating_sub(running.ticks) + raised.ticks;
+    tell(root, "device wakes a waiting VM, to its handler", Cost { ticks, exits: waiting.exits - running.exits });
+    Ok(())
+}
+
+/// The least time from the expiry of the one-shot timer, which raises its vector at a known count, to the handler's first
+/// instruction. (It is the one device whose work is given with no exit; serial port and IOAPIC deliver the same way.)
+fn timer_interrupt(root: &Root) -> Cost {
+    const TICKS: u64 = 20_000;
+    let counts = timer::counts_in(TICKS, root.tsc_hz / 1000) as u32;
+    timer::prepare(VECTOR);
+    let mut best = Cost { ticks: u64::MAX, exits: 0 };
+    // The first ones are written through the kernel.
+    for _ in 0..RUNS {
+        interrupt::forget();
+        let before = exits();
+        let armed = timer::arm(counts);
+        let came = wait_for_interrupt();
+        best = least(best, Cost { ticks: came.saturating_sub(armed + TICKS), exits: exits() - before });
+    }
+    best
+}
+
+/// Lets interrupts in until the handler has run, and says when.
+fn wait_for_interrupt() -> u64 {
+    enable_interrupts();
+    while interrupt::stamp() == 0 {
+        core::hint::black_box(());
+    }
+    disable_interrupts();
+    interrupt::stamp()
+}
+
+/// First port of the second UART, and its route.
+const COM2: u16 = 0x2f8;
+const COM2_ROUTE: u64 = 3;
+/// What it says of an interrupt for a byte that has waited in its FIFO.
+const WAITED_LONG: u32 = 0xc;
+
+/// The least time from the instruction that gives the second UART a byte to send to itself, up to the handler of the
+/// interrupt that it raises when the byte has waited long enough in its FIFO (four characters' time); the VM spins
+/// meanwhile, or waits.
+fn serial_interrupt(ports: Cap<IoPort>, waits: bool) -> Result<Cost, Fault> {
+    let write = |register: u16, value: u32| ports.output(COM2 + register, PortWidth::Byte, value);
+    // 115,200 bits per second of 8 bits; loopback; a FIFO that tells of 14 bytes, or of less after a while.
+    for (register, value) in [(3, 0x83), (0, 1), (1, 0), (3, 3), (4, 0x13)] {
+        write(register, value)?;
+    }
+    let mut best = Cost { ticks: u64::MAX, exits: 0 };
+    for _ in 0..RUNS {
+        write(2, 0xc7)?;
+        write(1, 1)?;
+        interrupt::forget();
+        let before = exits();
+        let start = tsc();
+        write(0, 0x5a)?;
+        if waits {
+            // Interrupts are on before the VM sleeps, so the handler runs when it wakes.
+            enable_interrupts();
+            own::VCPU.wait(1 << 63, start + PERIOD)?;
+        }
+        let came = wait_for_interrupt();
+        let cost = Cost { ticks: came - start, exits: exits() - before };
+        // While a VM waits, every NMI that its core takes may have been its device's: then it gets a spurious interrupt.
+        if ports.input(COM2 + 2, PortWidth::Byte)? & 0xf == WAITED_LONG {
+            best = least(best, cost);
+        }
+        ports.input(COM2, PortWidth::Byte)?;
+        write(1, 0)?;
+    }
+    // As it was: FIFO on, no loopback.
+    write(2, 1)?;
+    write(4, 3)?;
+    Ok(best)
 }
 
 fn virtual_machines(root: &mut Root) -> Result<(), Fault> {

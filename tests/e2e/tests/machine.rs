@@ -1,0 +1,149 @@
+//! The machine around the kernel: how it is loaded, and what it is made of before the first VM starts, seen from outside.
+
+use e2e::monitor::{Monitor, Sockets, poke};
+use e2e::xtask::boot::{Guest, Start};
+use e2e::xtask::emulator::Acceleration;
+use e2e::{Machine, boot};
+use proto::host::Command;
+
+/// Segment of configuration space where this machine's firmware puts it.
+const CONFIG_SPACE: u64 = 0xb000_0000;
+/// The bus-master bit of the command register.
+const BUS_MASTER: u32 = 1 << 2;
+/// Registers of the VT-d unit; global command and status; translation, queued invalidation and interrupt remapping on.
+const VTD: u64 = 0xfed9_0000;
+const GLOBAL_COMMAND: u64 = VTD + 0x18;
+const GLOBAL_STATUS: u64 = VTD + 0x1c;
+const TRANSLATION: u32 = 1 << 31;
+const ENABLED: u32 = TRANSLATION | 1 << 26 | 1 << 25;
+
+/// A line that only the root VM can have written.
+const FIRST_VM_RUNS: &str = "probe general_registers_are_switched: ok";
+
+/// Runs the probe from a disc to its end.
+fn from_disc(guest: Guest) {
+    let run = boot(&Guest { command_line: "root_budget_us=1250 cores=1".into(), ..guest });
+    run.expect_good();
+    assert!(run.console_has("root VM 250 of 2000 us"), "the command line did not arrive: {:?}", run.console);
+    assert!(run.console_has("1 cores, "), "the command line did not arrive whole: {:?}", run.console);
+    assert!(run.console_has("probe stopped_vm_is_reported: ok"));
+}
+
+#[test]
+fn multiboot2_disc_boots_under_bios() {
+    from_disc(Guest { start: Start::Bios, cores: 2, ..Guest::new("probe") });
+}
+
+/// By the real clock and with one check only: this firmware takes ten times as many instructions as all of them.
+#[test]
+fn multiboot2_disc_boots_under_uefi() {
+    let acceleration = Acceleration::Threads;
+    let guest = Guest { start: Start::Uefi, cores: 2, memory_mib: 256, acceleration, ..Guest::new("probe") };
+    let run = boot(&Guest { command_line: "root_budget_us=1250 check=stopped_vm_is_reported".into(), ..guest });
+    run.expect_good();
+    assert!(run.console_has("root VM 250 of 2000 us"), "the command line did not arrive: {:?}", run.console);
+    let checks: Vec<&String> = run.console.iter().filter(|line| line.contains("probe ")).collect();
+    assert!(matches!(checks[..], [only] if only.ends_with("probe stopped_vm_is_reported: ok")), "{checks:?}");
+}
+
+/// A VM that sleeps with no deadline is woken by what the host sends: the route that the console server has.
+#[test]
+fn serial_input_wakes_a_sleeping_vm() {
+    let mut machine = Machine::start_guest(&Guest { cores: 2, ..Guest::new("serial") }).expect("the machine starts");
+    machine.wait_line("serial: sleeps").expect("it sleeps");
+    for number in 0..20 {
+        machine.send(&Command::Kill { app: number }).expect("sent");
+        if machine.wait_line("serial: woken").is_err() {
+            break;
+        }
+    }
+    machine.finish().expect("the machine ends").expect_good();
+}
+
+/// The root VM dies twice and is started again from the untouched boot image, while a child VM keeps its CPU time.
+#[test]
+fn root_vm_is_restarted_beside_a_child_that_keeps_its_time() {
+    for cores in [1, 2] {
+        let run = boot(&Guest { cores, ..Guest::new("restart") });
+        run.expect_good();
+        assert!(run.console_has("restart: 2 restarts, ok"), "{:?}", run.console);
+    }
+}
+
+/// Command registers of every function on bus 0 that is there, by its number. None before firmware has made the segment
+/// reachable.
+fn commands(monitor: &mut Monitor) -> Vec<(u64, u32)> {
+    let mut word = |at| monitor.word(at).unwrap_or(u32::MAX);
+    let there = (0..256u64).map(|function| (function, CONFIG_SPACE + (function << 12)));
+    let there: Vec<_> = there.filter(|&(_, at)| !matches!(word(at), 0 | u32::MAX)).collect();
+    there.into_iter().map(|(function, at)| (function, word(at + 4))).collect()
+}
+
+/// Firmware reads the kernel from a disc by DMA and leaves bus mastering on; the kernel turns it off before the first VM.
+#[test]
+fn bus_masters_are_off_before_the_first_vm() {
+    let sockets = Sockets::new().expect("a folder for sockets");
+    let mut extra = sockets.arguments();
+    extra.extend(["-device", "nvme,serial=1"].map(String::from));
+    let guest = Guest { start: Start::Bios, extra, ..Guest::new("probe") };
+    let mut machine = Machine::start_guest(&guest).expect("the machine starts");
+    let mut monitor = Monitor::connect(&sockets).expect("the monitor answers");
+    let masters = |commands: &[(u64, u32)]| commands.iter().filter(|(_, command)| command & BUS_MASTER != 0).count();
+    // So that there is something to turn off: run in small pieces until firmware has turned its disc's function on.
+    let mut firmware = 0;
+    while firmware == 0 {
+        monitor.go().expect("the machine runs");
+        monitor.stop().expect("the machine stops");
+        firmware = masters(&commands(&mut monitor));
+    }
+    monitor.go().expect("the machine runs");
+    machine.wait_line(FIRST_VM_RUNS).expect("the first VM starts");
+    monitor.stop().expect("the machine stops");
+    let commands = commands(&mut monitor);
+    assert!(commands.len() >= 4, "host bridge, disc, NVMe, ISA bridge: {commands:x?}");
+    assert_eq!(masters(&commands), 0, "{commands:x?}");
+    monitor.go().expect("the machine runs");
+    machine.finish().expect("the machine ends").expect_good();
+}
+
+/// An IOMMU that translates already when the kernel starts, with tables that allow nothing, is turned off.
+#[test]
+fn iommu_that_firmware_left_on_is_off_before_the_first_vm() {
+    let sockets = Sockets::new().expect("a folder for sockets");
+    let mut extra: Vec<String> = ["-device", "intel-iommu,intremap=on,eim=on"].map(String::from).into();
+    extra.extend(sockets.arguments());
+    let mut machine = Machine::start_guest(&Guest { extra, ..Guest::new("probe") }).expect("the machine starts");
+    let mut monitor = Monitor::connect(&sockets).expect("the monitor answers");
+    poke(&sockets, GLOBAL_COMMAND, TRANSLATION).expect("the register can be written");
+    assert_ne!(monitor.word(GLOBAL_STATUS).expect("a status") & TRANSLATION, 0, "translation is on at the start");
+    monitor.go().expect("the machine runs");
+    machine.wait_line(FIRST_VM_RUNS).expect("the first VM starts");
+    monitor.stop().expect("the machine stops");
+    assert_eq!(monitor.word(GLOBAL_STATUS).expect("a status") & ENABLED, 0);
+    monitor.go().expect("the machine runs");
+    let run = machine.finish().expect("the machine ends");
+    run.expect_good();
+    assert!(run.console_has("1 IOMMUs off"), "{:?}", run.console);
+}
+
+/// A core that nobody wants is halted whenever one looks; and NMIs from nowhere, which wake it, harm nothing.
+#[test]
+fn idle_core_is_halted_and_stray_nmis_are_survived() {
+    let sockets = Sockets::new().expect("a folder for sockets");
+    let extra = sockets.arguments();
+    // On the boot core the root VM and its children, on the three others nobody until the checks that use the last one.
+    let guest = Guest { cores: 4, extra, ..Guest::new("probe") };
+    let mut machine = Machine::start_guest(&guest).expect("the machine starts");
+    let mut monitor = Monitor::connect(&sockets).expect("the monitor answers");
+    monitor.go().expect("the machine runs");
+    machine.wait_line(FIRST_VM_RUNS).expect("the first VM starts");
+    for look in 0..20 {
+        monitor.stop().expect("the machine stops");
+        let halted = monitor.halted().expect("cores tell");
+        assert_eq!(halted.len(), 4);
+        assert!(halted[1] && halted[2], "look {look}: cores 1 and 2 have nothing to do: {halted:?}");
+        monitor.go().expect("the machine runs");
+        monitor.nmi().expect("NMIs are given");
+    }
+    machine.finish().expect("the machine ends").expect_good();
+}
