@@ -200,7 +200,7 @@ impl Hardware {
 /// EFER as the guest knows it.
 pub fn handler_words(saved: &mut Saved, vmcb: &mut Vmcb) -> [u64; handler_page::REGISTER_WORDS] {
     let mut words = [0; handler_page::REGISTER_WORDS];
-    for (word, register) in words.iter_mut().zip(Register::ALL) {
+    for (word, &register) in words.iter_mut().zip(Register::ALL) {
         *word = *state::register_of(saved, vmcb, register);
     }
     let save = &vmcb.save;

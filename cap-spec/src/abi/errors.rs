@@ -1,7 +1,9 @@
 //! Errors: one meaning each, and the argument that is at fault.
 
+use strum::{FromRepr, VariantArray};
+
 /// Why an invocation was refused. A refused invocation changes nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, FromRepr, VariantArray)]
 #[repr(u8)]
 pub enum Error {
     /// The label does not exist, or not for this type of object.
@@ -64,41 +66,7 @@ pub enum Error {
 
 impl Error {
     /// Every error, in the order of its number.
-    pub const ALL: [Error; 28] = [
-        Error::InvalidLabel,
-        Error::InvalidCapability,
-        Error::WrongType,
-        Error::MissingRight,
-        Error::OutOfRange,
-        Error::Misaligned,
-        Error::SlotOccupied,
-        Error::SlotEmpty,
-        Error::NotEnoughMemory,
-        Error::DeviceMemory,
-        Error::InUse,
-        Error::NotCopyable,
-        Error::TooDeep,
-        Error::NoPageTable,
-        Error::AddressOccupied,
-        Error::NotMapped,
-        Error::NotConfigured,
-        Error::Running,
-        Error::NotConfined,
-        Error::TooManyToCheck,
-        Error::WrongPhase,
-        Error::NotAdmitted,
-        Error::TooManyReservations,
-        Error::ChannelFull,
-        Error::ChannelEmpty,
-        Error::NoReceiver,
-        Error::Forbidden,
-        Error::Busy,
-    ];
-
-    /// The error with this number.
-    pub const fn from_number(number: u8) -> Option<Error> {
-        if number >= 1 && number as usize <= Self::ALL.len() { Some(Self::ALL[number as usize - 1]) } else { None }
-    }
+    pub const ALL: &'static [Error] = Error::VARIANTS;
 }
 
 /// An error together with the argument at fault (0 is the invoked capability itself) and a detail that the error's
@@ -144,7 +112,7 @@ impl Status {
         if self.0 == 0 {
             return Ok(());
         }
-        let error = match Error::from_number(self.0 as u8) {
+        let error = match Error::from_repr(self.0 as u8) {
             Some(error) => error,
             None => Error::InvalidLabel,
         };

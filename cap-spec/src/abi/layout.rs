@@ -3,8 +3,10 @@
 //!
 //! All of it is little-endian `u64` words at fixed byte offsets, so that either side can read a word once, by value.
 
+use strum::{FromRepr, VariantArray};
+
 /// Registers that `Vcpu.SetRegister` and `GetRegister` name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, FromRepr, VariantArray)]
 #[repr(u8)]
 pub enum Register {
     /// General registers, in the order of their encoding.
@@ -53,14 +55,11 @@ pub enum Register {
 
 impl Register {
     /// Every register, in the order of its number.
-    pub const ALL: [Register; 21] = {
-        use Register::*;
-        [Rax, Rcx, Rdx, Rbx, Rsp, Rbp, Rsi, Rdi, R8, R9, R10, R11, R12, R13, R14, R15, Rip, Rflags, Cr3, FsBase, GsBase]
-    };
+    pub const ALL: &'static [Register] = Register::VARIANTS;
 
     /// The register with this number.
     pub const fn from_number(number: u64) -> Option<Register> {
-        if number < Self::ALL.len() as u64 { Some(Self::ALL[number as usize]) } else { None }
+        if number > u8::MAX as u64 { None } else { Register::from_repr(number as u8) }
     }
 }
 
