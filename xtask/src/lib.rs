@@ -9,6 +9,7 @@ pub mod boot;
 pub mod build;
 pub mod display;
 pub mod emulator;
+pub mod epitaph;
 pub mod image;
 pub mod interrupt;
 pub mod market;
