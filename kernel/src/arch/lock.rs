@@ -1,7 +1,7 @@
 //! The kernel lock: one fair ticket lock. What it guards exists as `&mut` only inside its guard.
 
-use super::cpu::pause;
 use core::cell::UnsafeCell;
+use core::hint::spin_loop;
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicU32, Ordering};
 
@@ -31,7 +31,7 @@ impl<T> TicketLock<T> {
     pub fn lock(&self) -> Guard<'_, T> {
         let ticket = self.next.fetch_add(1, Ordering::Relaxed);
         while self.serving.load(Ordering::Acquire) != ticket {
-            pause();
+            spin_loop();
         }
         Guard { lock: self }
     }

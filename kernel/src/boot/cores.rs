@@ -43,7 +43,7 @@ pub fn start(page: u64, ids: impl Iterator<Item = u32>, tsc_hz: u64) -> usize {
             while !core.ready.load(Ordering::Acquire)
                 && cpu::rdtsc().wrapping_sub(start) < tsc_hz / 1_000_000 * PATIENCE_US
             {
-                cpu::pause();
+                core::hint::spin_loop();
             }
             core.ready.load(Ordering::Acquire)
         });

@@ -51,18 +51,17 @@ extern "C" fn boot_main(magic: u64, info: u64) -> ! {
 #[inline(never)]
 fn prepare(magic: u64, info: u64) -> Booted {
     serial::init();
-    interrupts::build();
     interrupts::load();
     let handover: Handover<'_> = match magic as u32 {
         multiboot2::BOOT_MAGIC => multiboot2::parse(&Tables, info),
         _ => pvh::parse(&Tables, info),
     }
     .unwrap_or_else(|error| panic!("boot loader: {error:?}"));
-    // Copied, as the memory it lies in is RAM that is about to be handed out.
+    // Copied, as the memory it lies in is RAM that is about to be handed out. At least one zero ends it.
     let mut line = [0u8; COMMAND_LINE_MAX];
-    let line_bytes = handover.command_line.len().min(line.len() - 1);
-    line[..line_bytes].copy_from_slice(&handover.command_line[..line_bytes]);
-    let line = &line[..line_bytes];
+    let bytes = handover.command_line.len().min(COMMAND_LINE_MAX - 1);
+    line[..bytes].copy_from_slice(&handover.command_line[..bytes]);
+    let line = &line[..bytes];
     let options = command_line::parse(line);
     log::info!("nonkernel {}, {} MiB of RAM", env!("CARGO_PKG_VERSION"), handover.memory.bytes() >> 20);
     let platform = match handover.rsdp.map(|rsdp| acpi::parse(&Tables, rsdp)) {
@@ -76,11 +75,11 @@ fn prepare(magic: u64, info: u64) -> Booted {
     let iommus = quiet::iommus_off(&platform);
     let functions = quiet::bus_masters_off(&platform);
     log::info!("{iommus} IOMMUs off, {functions} PCI functions quiet");
-    let (mut memory, module_base, module) = take_memory(&handover);
+    let (mut memory, module_base, module) = take_memory(handover);
 
     assert!(apic::present(), "the CPU has no x2APIC");
     apic::init();
-    let features = Features::detect().unwrap_or_else(|error| panic!("no virtualization: {error:?}"));
+    let features = Features::detect().unwrap_or_else(|error| panic!("{error}"));
     let boot_core = core_area::core(CoreId::new(0));
     boot_core.apic_id.store(apic::id(), Ordering::Relaxed);
     boot_core.ready.store(true, Ordering::Relaxed);
@@ -88,17 +87,16 @@ fn prepare(magic: u64, info: u64) -> Booted {
     unsafe { svm::turn_on(boot_core.id()) };
     // SAFETY: the HPET and the IOAPIC are where ACPI says, outside usable RAM.
     let hpet = Hpet::new(unsafe { Registers::new(platform.hpet, 0x400) }).expect("no usable HPET");
-    let io_apic = platform.io_apics.get(0).expect("ACPI named one");
     // SAFETY: as above.
-    let io_apic = IoApic::new(unsafe { Registers::new(io_apic.address, 0x20) });
-    let hpet_pin = hpet.best_pin(io_apic.pins()).expect("the HPET reaches no IOAPIC pin");
+    let io_apic = IoApic::new(unsafe { Registers::new(platform.io_apic, 0x20) });
+    let hpet_pin = hpet.best_pin(io_apic.pins).expect("the HPET reaches no IOAPIC pin");
     let tsc_hz = clock::measure_tsc(hpet);
     let timer = clock::measure_apic_timer(tsc_hz);
 
     let page = memory.allocate(4096, 4096, 0x1000).filter(|&page| page < LOW_END).expect("no page below 1 MiB");
-    let others = platform.cores.iter().filter(|&id| id != apic::id()).take(options.cores.min(MAX_CORES) - 1);
+    let others = platform.cores.iter().copied().filter(|&id| id != apic::id()).take(options.cores.min(MAX_CORES) - 1);
     let cores = cores::start(page, others, tsc_hz);
-    log::info!("{cores} cores, TSC {} MHz, HPET {} kHz at pin {hpet_pin}", tsc_hz / 1_000_000, hpet.hz() / 1000);
+    log::info!("{cores} cores, TSC {} MHz, HPET {} kHz at pin {hpet_pin}", tsc_hz / 1_000_000, hpet.hz / 1000);
     log::info!("SVM: {} ASIDs, next RIP {}, clean bits {}", features.asids, features.next_rip, features.clean_bits);
 
     // Nothing below 1 MiB is handed out: firmware has its data there.
@@ -107,7 +105,7 @@ fn prepare(magic: u64, info: u64) -> Booted {
     // SAFETY: the page has just left the memory map.
     unsafe { Taken(Region { start: statistics_page.get(), end: statistics_page.get() + 4096 }).fill(&[]) };
     let mut kernel = KERNEL.lock();
-    let counts_per_tick = ((u128::from(hpet.hz()) << 32) / u128::from(tsc_hz)) as u64;
+    let counts_per_tick = ((u128::from(hpet.hz) << 32) / u128::from(tsc_hz)) as u64;
     kernel.machine.configure(Devices { hpet, hpet_pin, io_apic, counts_per_tick }, statistics_page);
     kernel.configure(&Config {
         cores,
@@ -120,7 +118,7 @@ fn prepare(magic: u64, info: u64) -> Booted {
         forbidden_routes: 1 << hpet_pin,
     });
     let root =
-        Plan { memory: &mut memory, module_base, module, command_line: line, options, routes: io_apic.pins(), tsc_hz }
+        Plan { memory: &mut memory, module_base, module, command_line: line, options, routes: io_apic.pins, tsc_hz }
             .carry_out(&mut kernel);
     let constants = Constants { xcr0: svm::emulate::supported_xcr0(), timer, barrier: features.barrier };
     let clean = if features.clean_bits { Clean::all() } else { Clean::empty() };
@@ -154,7 +152,7 @@ extern "C" fn ap_main() -> ! {
 }
 
 /// The RAM that is left when kernel and boot module are taken out, the module's address, and its checked header.
-fn take_memory(handover: &Handover<'_>) -> (MemoryMap, u64, Module) {
+fn take_memory(handover: Handover<'_>) -> (MemoryMap, u64, Module) {
     let mut memory = handover.memory;
     let kernel = physical::kernel_image();
     memory.remove(kernel.start, kernel.end);

@@ -17,19 +17,6 @@ pub struct Features {
     pub barrier: bool,
 }
 
-/// Why guests can't run here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unsupported {
-    /// No SVM.
-    NoSvm,
-    /// Firmware turned SVM off.
-    Disabled,
-    /// No nested paging.
-    NoNestedPaging,
-    /// No XSAVE, or a state that does not fit.
-    NoXsave,
-}
-
 /// Name of the hypervisor in leaf 0x4000_0000.
 const NAME: [u32; 3] = [u32::from_le_bytes(*b"NonK"), u32::from_le_bytes(*b"erne"), u32::from_le_bytes(*b"lVMM")];
 
@@ -37,25 +24,25 @@ impl Features {
     /// Looks at the processor.
     ///
     /// # Errors
-    /// As [`Unsupported`] says.
-    pub fn detect() -> Result<Features, Unsupported> {
+    /// Why guests can't run here.
+    pub fn detect() -> Result<Features, &'static str> {
         const SVM: u32 = 1 << 2;
         const SVM_DISABLED: u64 = 1 << 4;
         const XSAVE: u32 = 1 << 26;
         if cpuid(0x8000_0000, 0)[0] < 0x8000_000a || cpuid(0x8000_0001, 0)[2] & SVM == 0 {
-            return Err(Unsupported::NoSvm);
+            return Err("the processor has no SVM");
         }
         if rdmsr(Msr::VM_CR) & SVM_DISABLED != 0 {
-            return Err(Unsupported::Disabled);
+            return Err("firmware turned SVM off");
         }
         let [_, asids, _, bits] = cpuid(0x8000_000a, 0);
         if bits & 1 == 0 {
-            return Err(Unsupported::NoNestedPaging);
+            return Err("the processor has no nested paging");
         }
         if cpuid(1, 0)[2] & XSAVE == 0 || extended_bytes(supported_xcr0()) > XSAVE_BYTES {
-            return Err(Unsupported::NoXsave);
+            return Err("the processor has no XSAVE, or a state that does not fit");
         }
-        let barrier = cpuid(0x8000_0000, 0)[0] >= 0x8000_0008 && cpuid(0x8000_0008, 0)[1] & 1 << 12 != 0;
+        let barrier = cpuid(0x8000_0008, 0)[1] & 1 << 12 != 0;
         Ok(Features { asids, next_rip: bits & 1 << 3 != 0, clean_bits: bits & 1 << 5 != 0, barrier })
     }
 
