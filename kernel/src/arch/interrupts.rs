@@ -4,8 +4,9 @@
 //! leaves a mark ([`super::core_area::Core::nmi`]), whoever finds it looks at every cause. Guests' interrupts are
 //! accepted by [`drain`] alone.
 
-use super::core_area::{AREA_BYTES, DRAINED_ANY_OFFSET, DRAINED_OFFSET, NMI_OFFSET};
+use super::core_area::{AREA_BYTES, Core};
 use core::arch::{asm, global_asm};
+use core::mem::offset_of;
 use spin::Once;
 use x86_64::VirtAddr;
 use x86_64::instructions::tables::lidt;
@@ -15,9 +16,9 @@ use x86_64::structures::{DescriptorTablePointer, idt::Entry};
 global_asm!(
     include_str!("interrupts.s"),
     area_bytes = const AREA_BYTES,
-    drained = const DRAINED_OFFSET,
-    drained_any = const DRAINED_ANY_OFFSET,
-    nmi = const NMI_OFFSET,
+    drained = const offset_of!(Core, drained),
+    drained_any = const offset_of!(Core, drained_any),
+    nmi = const offset_of!(Core, nmi),
     options(att_syntax)
 );
 

@@ -141,22 +141,8 @@ pub struct Save {
     pub(super) _reserved5: [u64; 3],
     /// RAX.
     pub rax: u64,
-    /// SYSCALL target selectors. From here to `sysenter_eip`: VMLOAD and VMSAVE state.
-    pub star: u64,
-    /// SYSCALL target.
-    pub lstar: u64,
-    /// SYSCALL target of compatibility mode.
-    pub cstar: u64,
-    /// SYSCALL flag mask.
-    pub sfmask: u64,
-    /// What SWAPGS exchanges.
-    pub kernel_gs_base: u64,
-    /// SYSENTER code segment.
-    pub sysenter_cs: u64,
-    /// SYSENTER stack.
-    pub sysenter_esp: u64,
-    /// SYSENTER target.
-    pub sysenter_eip: u64,
+    /// MSRs that VMLOAD and VMSAVE switch: STAR to SYSENTER_EIP.
+    pub(super) _vmsave: [u64; 8],
     /// CR2.
     pub cr2: u64,
     pub(super) _reserved6: [u64; 4],
