@@ -15,14 +15,15 @@ use crate::arch::svm::vmcb::Clean;
 use crate::arch::{apic, core_area, cpu, interrupts, serial, svm};
 use crate::storage::{Booted, Devices};
 use crate::{KERNEL, core_loop};
+use cap_spec::abi::PAGE_BITS;
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicBool, Ordering};
 use kernel::Config;
-use kernel::firmware::memory_map::{MemoryMap, Region};
+use kernel::firmware::memory_map::MemoryMap;
 use kernel::firmware::module::{self, Module};
 use kernel::firmware::{COMMAND_LINE_MAX, Handover, PhysicalMemory, acpi, command_line, multiboot2, pvh};
 use kernel::nested::EntryFormat;
-use kernel::types::{CoreId, Hpa, Ticks};
+use kernel::types::{CoreId, Ticks};
 use kernel::vm::MAX_CORES;
 use physical::{Tables, Taken};
 use root::Plan;
@@ -93,7 +94,8 @@ fn prepare(magic: u64, info: u64) -> Booted {
     let tsc_hz = clock::measure_tsc(hpet);
     let timer = clock::measure_apic_timer(tsc_hz);
 
-    let page = memory.allocate(4096, 4096, 0x1000).filter(|&page| page < LOW_END).expect("no page below 1 MiB");
+    let page = Taken::from(&mut memory, 4096, 4096, 0x1000).filter(|page| page.base().get() < LOW_END);
+    let page = page.expect("no page below 1 MiB");
     let others = platform.cores.iter().copied().filter(|&id| id != apic::id()).take(options.cores.min(MAX_CORES) - 1);
     let cores = cores::start(page, others, tsc_hz);
     log::info!("{cores} cores, TSC {} MHz, HPET {} kHz at pin {hpet_pin}", tsc_hz / 1_000_000, hpet.hz / 1000);
@@ -101,9 +103,7 @@ fn prepare(magic: u64, info: u64) -> Booted {
 
     // Nothing below 1 MiB is handed out: firmware has its data there.
     memory.remove(0, LOW_END);
-    let statistics_page = memory.allocate(4096, 4096, 0).map(Hpa::new).expect("no memory");
-    // SAFETY: the page has just left the memory map.
-    unsafe { Taken(Region { start: statistics_page.get(), end: statistics_page.get() + 4096 }).fill(&[]) };
+    let statistics_page = Taken::clean(&mut memory, PAGE_BITS).base();
     let mut kernel = KERNEL.lock();
     let counts_per_tick = ((u128::from(hpet.hz) << 32) / u128::from(tsc_hz)) as u64;
     kernel.machine.configure(Devices { hpet, hpet_pin, io_apic, counts_per_tick }, statistics_page);
