@@ -8,17 +8,21 @@
 interrupt_stubs:
     .set vector, 0
     .rept 256
-    .balign 16
+    # Each has 16 bytes; one that needs more does not assemble.
+    .org interrupt_stubs + 16 * vector
     .if vector == 2
     jmp nmi_stub
-    .endif
+    .else
     pushq $vector
     .if vector < 32
     jmp exception_common
-    .endif
+    .else
     jmp drain_common
+    .endif
+    .endif
     .set vector, vector + 1
     .endr
+    .org interrupt_stubs + 16 * 256
 
 exception_common:
     # vector, error code of those that have one, rip, cs, rflags, rsp, ss
