@@ -16,9 +16,9 @@ use kernel::firmware::command_line::{Options, ROOT_PERIOD_US};
 use kernel::firmware::memory_map::{MemoryMap, Region, blocks};
 use kernel::firmware::module::{HEADER_BYTES, Module};
 use kernel::machine::Machine;
-use kernel::nested::EntryFormat;
+use kernel::nested::{Entry, EntryFormat, entry_index};
 use kernel::sched::CAPACITY;
-use kernel::types::{CoreId, Hpa, SlotId, Ticks, VcpuId, VmId};
+use kernel::types::{CoreId, Gpa, Hpa, SlotId, Ticks, VcpuId, VmId};
 
 /// log2 of the slots of the root CNode.
 const CNODE_BITS: u8 = 12;
@@ -34,11 +34,6 @@ const LARGE: u64 = 0x20_0000;
 const LEVEL2_SPAN: u64 = 1 << 30;
 /// How often the root VM has been started again.
 static RESTARTS: AtomicU64 = AtomicU64::new(0);
-/// log2 of the bytes of a level's entry.
-const fn entry_bits(level: u8) -> u32 {
-    12 + 9 * (level as u32 - 1)
-}
-
 /// Where the root VM's parts are.
 #[derive(Clone, Copy, Debug)]
 pub struct Root {
@@ -167,12 +162,12 @@ impl Plan<'_> {
 
     /// Maps memory into the root VM at a level, with the tables that this takes.
     fn map(&mut self, kernel: &mut Nonkernel, vm: VmId, gpa: u64, base: u64, rights: Rights, level: u8) {
-        let format = EntryFormat::Npt;
+        let (format, gpa) = (EntryFormat::Npt, Gpa::new(gpa));
         let mut table = vm.root();
         for at in (level + 1..=4).rev() {
-            let index = (gpa >> entry_bits(at)) as usize & 511;
+            let index = entry_index(gpa, at);
             table = match format.decode(kernel.machine.table_entry(table, index), at) {
-                kernel::nested::Entry::Table(next) => next,
+                Entry::Table(next) => next,
                 _ => {
                     let next = Taken::clean(self.memory, PAGE_BITS).base();
                     kernel.machine.set_table_entry(table, index, format.table(next));
@@ -181,7 +176,7 @@ impl Plan<'_> {
             };
         }
         let entry = format.leaf(Hpa::new(base), rights, level, false);
-        kernel.machine.set_table_entry(table, (gpa >> entry_bits(level)) as usize & 511, entry);
+        kernel.machine.set_table_entry(table, entry_index(gpa, level), entry);
     }
 }
 
