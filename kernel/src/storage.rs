@@ -57,8 +57,6 @@ pub struct Booted {
 
 /// Physical memory and devices.
 pub struct Hardware {
-    /// Set once the root VM exists.
-    pub booted: Option<Booted>,
     /// Start of this hold of the kernel lock: half of the counter is enough for a hold, and shorter to read.
     pub held_since: u32,
     /// Longest hold of the kernel lock so far, in ticks.
@@ -78,7 +76,6 @@ impl Hardware {
     /// Before the devices are known.
     pub const fn new() -> Hardware {
         Hardware {
-            booted: None,
             held_since: 0,
             longest_hold: 0,
             routes: Routes::new(),

@@ -119,9 +119,9 @@ pub mod handler_page {
     pub const COUNT: usize = 0x00;
     /// Why: a `StopReason`.
     pub const REASON: usize = 0x08;
-    /// Detail of the reason: gpa of the fault, vector of the exception, number of the MSR, port.
+    /// Detail of the reason: gpa of the fault, exit code of an instruction or a refused state.
     pub const DETAIL: usize = 0x10;
-    /// Second detail: access of the fault, error code, value written.
+    /// Second detail: access of the fault, the exit's first information.
     pub const DETAIL2: usize = 0x18;
     /// Registers in the order of `Register`, as far as it goes, then CR0, CR2, CR4, EFER.
     pub const REGISTERS: usize = 0x40;
@@ -141,16 +141,8 @@ pub enum StopReason {
     Shutdown = 2,
     /// An intercepted instruction that is not given to guests; the detail is the exit code.
     Instruction = 3,
-    /// Access to an MSR that was not given.
-    Msr = 4,
-    /// Access to a port that was not given.
-    Port = 5,
-    /// An intercepted exception that the guest can't have.
-    Exception = 6,
     /// The hardware refused the guest's state.
     InvalidState = 7,
-    /// The guest halted with nothing that could wake it.
-    Halted = 8,
 }
 
 /// Statistics page of a VM, and the global one: `u64` counters, mapped READ. Offsets in bytes.

@@ -17,7 +17,7 @@ use crate::storage::{Booted, Devices};
 use crate::{KERNEL, core_loop};
 use cap_spec::abi::PAGE_BITS;
 use core::arch::global_asm;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::Ordering;
 use kernel::Config;
 use kernel::firmware::memory_map::MemoryMap;
 use kernel::firmware::module::{self, Module};
@@ -27,6 +27,7 @@ use kernel::types::{CoreId, Ticks};
 use kernel::vm::MAX_CORES;
 use physical::{Tables, Taken};
 use root::Plan;
+use spin::Once;
 
 /// First byte above the memory that belongs to firmware and to the cores' start-up.
 const LOW_END: u64 = 0x10_0000;
@@ -38,7 +39,7 @@ const SWITCH_US: u64 = 5;
 global_asm!(include_str!("entry.s"), area_bytes = const core_area::AREA_BYTES, options(att_syntax));
 
 /// Set when the kernel is configured and the other cores may run guests.
-static RELEASED: AtomicBool = AtomicBool::new(false);
+static BOOTED: Once<Booted> = Once::new();
 
 /// First Rust code of the boot core. `magic` and `info` are what the boot loader left in eax and ebx.
 #[unsafe(no_mangle)]
@@ -122,17 +123,15 @@ fn prepare(magic: u64, info: u64) -> Booted {
             .carry_out(&mut kernel);
     let constants = Constants { xcr0: svm::emulate::supported_xcr0(), timer, barrier: features.barrier };
     let clean = if features.clean_bits { Clean::all() } else { Clean::empty() };
-    let booted = Booted { constants, features, clean, root };
-    kernel.machine.booted = Some(booted);
     log::info!("root VM starts {} us after reset", cpu::rdtsc() / (tsc_hz / 1_000_000));
     root.start(&mut kernel);
     root.note_first_start(cpu::rdtsc());
     drop(kernel);
-    RELEASED.store(true, Ordering::Release);
+    let booted = BOOTED.call_once(|| Booted { constants, features, clean, root });
     for core in core_area::cores(cores).skip(1) {
         apic::send_nmi(core.apic_id.load(Ordering::Relaxed));
     }
-    booted
+    *booted
 }
 
 /// First Rust code of every other core, on its own stack.
@@ -144,11 +143,12 @@ extern "C" fn ap_main() -> ! {
     // SAFETY: the boot core has detected SVM, and the IDT is loaded.
     unsafe { svm::turn_on(core.id()) };
     core.ready.store(true, Ordering::Release);
-    while !RELEASED.load(Ordering::Acquire) {
+    loop {
+        if let Some(&booted) = BOOTED.get() {
+            core_loop::run(core, booted);
+        }
         interrupts::idle();
     }
-    let booted = KERNEL.lock().machine.booted.expect("set before the release");
-    core_loop::run(core, booted)
 }
 
 /// The RAM that is left when kernel and boot module are taken out, the module's address, and its checked header.
