@@ -60,7 +60,7 @@ impl Count {
 pub fn tcb(json: Option<&Path>, files: bool) -> Result<()> {
     let root = paths::root();
     if files {
-        print!("{}\n", file_table(&root, CLASSES[0].2)?);
+        println!("{}", file_table(&root, CLASSES[0].2)?);
     }
     let counts = count_all(&root)?;
     print!("{}", table(&counts));
