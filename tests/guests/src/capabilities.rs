@@ -86,7 +86,7 @@ pub fn random_invocations(seed: u64, count: u64, end: u16) -> Invocations {
         tally.made += 1;
         if status == 0 {
             tally.carried_out += 1;
-        } else if Error::from_repr(status as u8).is_none() || status >> 32 != 0 {
+        } else if Error::from_number(status as u8).is_none() || status >> 32 != 0 {
             tally.nonsense += 1;
         }
     }
