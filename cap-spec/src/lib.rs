@@ -1,8 +1,8 @@
 //! What a capability is.
 //!
-//! [`abi`] is the interface of the one hypercall, `invoke`, as data: object types, rights, labels, arguments, errors
-//! and the layout of every page that kernel and guests share. Kernel, userlib, documentation and tests all read it, so
-//! they cannot drift apart. [`machine`] is the abstract machine: the specification of every invocation, written to be
+//! [`abi`] is the interface of the one hypercall, `invoke`, as data: object types, rights, labels, errors and the layout
+//! of every page that kernel and guests share. Kernel, userlib, documentation and tests all read it, so they cannot drift
+//! apart. [`spec`] says of every label what it takes, means and can fail with. [`machine`] is the abstract machine: the specification of every invocation, written to be
 //! read and executed.
 #![no_std]
 #![forbid(unsafe_code)]
@@ -14,4 +14,7 @@ extern crate alloc;
 pub mod abi;
 #[cfg(feature = "model")]
 pub mod machine;
+#[cfg(feature = "model")]
 pub mod page;
+#[cfg(feature = "model")]
+pub mod spec;

@@ -5,7 +5,8 @@
 
 use core::fmt::{Result, Write};
 
-use crate::abi::{ArgKind, Error, LABELS, LabelSpec, ObjectType, Rights, VERSION};
+use crate::abi::{Error, ObjectType, Rights, VERSION};
+use crate::spec::{ArgKind, LABELS, LabelSpec};
 
 const ERRORS: &str = include_str!("abi/errors.rs");
 const OBJECTS: &str = include_str!("abi/objects.rs");
@@ -46,14 +47,14 @@ pub fn write_page(out: &mut impl Write) -> Result {
 
 /// One invocation.
 fn write_label(out: &mut impl Write, spec: &LabelSpec) -> Result {
-    let object = match spec.object {
+    let object = match spec.label.object() {
         ObjectType::Null => "any",
         other => type_name(other),
     };
     writeln!(out, "### {} {object}.{}\n\n{}\n", spec.label as u16, spec.name, spec.doc)?;
-    if !spec.rights.is_empty() {
+    if !spec.label.rights().is_empty() {
         write!(out, "Needs ")?;
-        write_rights(out, spec.rights)?;
+        write_rights(out, spec.label.rights())?;
         writeln!(out, ".\n")?;
     }
     if !spec.args.is_empty() {
@@ -84,7 +85,7 @@ fn write_label(out: &mut impl Write, spec: &LabelSpec) -> Result {
     }
     write!(out, "Errors:")?;
     let mut separator = " ";
-    let implied = Error::ALL.into_iter().filter(|error| spec.can_fail_with(*error) && !spec.errors.contains(error));
+    let implied = Error::ALL.iter().copied().filter(|error| spec.can_fail_with(*error) && !spec.errors.contains(error));
     for error in implied.chain(spec.errors.iter().copied()) {
         write!(out, "{separator}{error:?}")?;
         separator = ", ";
@@ -210,15 +211,8 @@ fn write_items<'a>(out: &mut impl Write, lines: impl Iterator<Item = &'a str>, w
 /// Everything in the source of the layouts: first the constants that stand alone, then every module and enumeration.
 fn write_layout(out: &mut impl Write) -> Result {
     writeln!(out, "## Addresses and magic numbers\n")?;
-    let mut depth = 0;
-    let alone = LAYOUT.lines().filter(|line| {
-        match parse(line) {
-            Line::Open(_) => depth += 1,
-            Line::Close if !line.starts_with(' ') => depth = 0,
-            _ => {}
-        }
-        depth == 0
-    });
+    // What belongs to a module, an enumeration or an `impl` is indented.
+    let alone = LAYOUT.lines().filter(|line| !line.starts_with(' '));
     write_items(out, alone, "value")?;
     let mut lines = LAYOUT.lines();
     while let Some(line) = lines.next() {

@@ -1,7 +1,7 @@
 //! The committed page of the ABI is what the data says.
 
-use cap_spec::abi::LABELS;
 use cap_spec::page::write_page;
+use cap_spec::spec::LABELS;
 
 fn page() -> String {
     let mut page = String::new();

@@ -24,11 +24,6 @@ pub struct Tag {
 impl Tag {
     /// No number given.
     pub const NONE: Tag = Tag { generation: 0, seen: 0, asid: 0 };
-
-    /// The number, for checkers: meaningful only while [`Allocator::is_current`] says so.
-    pub const fn asid(&self) -> u32 {
-        self.asid
-    }
 }
 
 /// How to enter: the number, and whether this entry must flush every number of the core.
@@ -92,16 +87,18 @@ impl Allocator {
             self.flush_due = false;
         }
     }
-
-    /// True if translations cached under `tag`'s number on this core may still be used by its VM.
-    pub const fn is_current(&self, tag: &Tag, tlb_generation: u64) -> bool {
-        tag.generation == self.generation && tag.seen == tlb_generation
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Allocator {
+        /// True if translations cached under `tag`'s number on this core may still be used by its VM.
+        fn is_current(&self, tag: &Tag, tlb_generation: u64) -> bool {
+            tag.generation == self.generation && tag.seen == tlb_generation
+        }
+    }
 
     #[test]
     fn a_vm_keeps_its_number_until_its_tables_change() {

@@ -347,11 +347,10 @@ impl<M: Machine> Kernel<M> {
         }
         let slot = self.slot(id);
         let label = Label::from_number(call.label).ok_or(Fault::new(Error::InvalidLabel, 0))?;
-        let spec = label.spec();
-        if slot.cap.object_type() as u8 != spec.object as u8 {
+        if slot.cap.object_type() as u8 != label.object() as u8 {
             return Err(Fault::new(Error::InvalidLabel, 0));
         }
-        if !slot.rights.contains(spec.rights) {
+        if !slot.rights.contains(label.rights()) {
             return Err(Fault::new(Error::MissingRight, 0));
         }
         self.decode_object(label, &Invoked { invoker, root, id, cptr: call.cap, slot, args: &call.args })

@@ -9,7 +9,7 @@
 //! it again. Translations cached under the old numbers are never used again.
 
 use crate::kernel::{Kernel, News};
-use crate::machine::{Machine, SharedPage};
+use crate::machine::Machine;
 use crate::types::{CoreId, VmId};
 use cap_spec::abi::stats_page;
 
@@ -65,8 +65,7 @@ impl<M: Machine> Kernel<M> {
                 }
             }
         }
-        self.bump(SharedPage::Stats(vm), stats_page::SHOOTDOWNS);
-        self.bump(SharedPage::GlobalStats, stats_page::SHOOTDOWNS);
+        self.count(vm, stats_page::SHOOTDOWNS);
         Flushed(())
     }
 }

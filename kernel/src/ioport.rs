@@ -15,18 +15,10 @@ pub const FORBIDDEN: [(u16, u16); 8] =
     [(0x20, 0x21), (0x40, 0x43), (0x61, 0x61), (0x70, 0x71), (0x92, 0x92), (0xa0, 0xa1), (0xb2, 0xb3), (0xcf8, 0xcff)];
 
 /// True if one of these ports is never handed out.
-pub const fn is_forbidden(first: u16, count: u32) -> bool {
+pub fn is_forbidden(first: u16, count: u32) -> bool {
     let start = first as u32;
     let end = start.wrapping_add(count);
-    let mut range = 0;
-    while range < FORBIDDEN.len() {
-        let (low, high) = FORBIDDEN[range];
-        if (low as u32) < end && start <= high as u32 {
-            return true;
-        }
-        range += 1;
-    }
-    false
+    FORBIDDEN.iter().any(|&(low, high)| (low as u32) < end && start <= high as u32)
 }
 
 impl<M: Machine> Kernel<M> {
@@ -80,9 +72,5 @@ impl<M: Machine> Kernel<M> {
 /// The largest value of this many bytes (1, 2 or 4).
 #[inline]
 pub(crate) const fn mask_of(width: u8) -> u64 {
-    match width {
-        1 => 0xff,
-        2 => 0xffff,
-        _ => 0xffff_ffff,
-    }
+    1u64.wrapping_shl(8u32.wrapping_mul(width as u32)).wrapping_sub(1)
 }

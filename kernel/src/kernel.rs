@@ -147,6 +147,7 @@ impl<M: Machine> Kernel<M> {
     }
 
     /// How the reservation of a Vcpu stands on its core, for those who look at the kernel from outside.
+    #[cfg(any(test, feature = "host"))]
     pub fn reservation_of(&self, vcpu: VcpuId) -> Option<crate::sched::Reservation> {
         let &Vcpu { core, reservation, .. } = self.machine.vcpu(vcpu);
         self.core(core).schedule.reservation(reservation?)

@@ -120,7 +120,8 @@ impl EntryFormat {
         }
     }
 
-    /// The rights of a leaf.
+    /// The rights of a leaf, for checkers.
+    #[cfg(any(test, feature = "host"))]
     pub const fn rights(self, entry: u64) -> Rights {
         let (read, write, execute) = match self {
             EntryFormat::Npt => (entry & npt::PRESENT != 0, entry & npt::WRITE != 0, entry & npt::NO_EXECUTE == 0),

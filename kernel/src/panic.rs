@@ -3,15 +3,16 @@
 use crate::arch::core_area::{self, Core, this};
 use crate::arch::serial::Serial;
 use crate::arch::{apic, cpu};
-use core::fmt::Write;
+use core::fmt::{Result, Write};
 use core::sync::atomic::{AtomicPtr, Ordering};
-use kernel::epitaph::{EPITAPH_MARK, EVENTS_MARK, Epitaph, Event, EventKind, Ring};
+use kernel::epitaph::{EPITAPH_MARK, EVENTS_MARK, EventKind, Ring};
 use kernel::types::CoreId;
 use kernel::vm::MAX_CORES;
+use x86_64::instructions::hlt;
 
 /// The last events of each core, for the epitaph and for a debugger.
 #[unsafe(no_mangle)]
-pub static EVENT_RINGS: [Ring; MAX_CORES] = [const { Ring::new() }; MAX_CORES];
+pub static EVENT_RINGS: [Ring; MAX_CORES] = [const { Ring::empty() }; MAX_CORES];
 
 /// What an emulator's exit device is told.
 const EXIT_PANIC: u32 = 0x2a;
@@ -25,35 +26,38 @@ pub static PANICKING: AtomicPtr<Core> = AtomicPtr::new(core::ptr::null_mut());
 #[cold]
 pub fn record(kind: EventKind, detail: u32, detail2: u64) {
     let core = usize::from(this().id().get()) % MAX_CORES;
-    EVENT_RINGS[core].record(Event { tsc: cpu::rdtsc(), kind, detail, detail2 });
+    EVENT_RINGS[core].record(cpu::rdtsc(), kind, detail, detail2);
 }
 
 #[panic_handler]
 fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     // A panic within a panic, or on a second core, leaves the port to the first.
     let own = core::ptr::from_ref(this()).cast_mut();
-    if PANICKING.compare_exchange(core::ptr::null_mut(), own, Ordering::AcqRel, Ordering::Relaxed).is_err() {
-        cpu::halt_forever();
+    if PANICKING.compare_exchange(core::ptr::null_mut(), own, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+        stop_other_cores();
+        Serial::init();
+        // The port never fails.
+        let _ = write_epitaph(info);
+        // SAFETY: the exit device ends the emulator; on a real machine nobody claims the port.
+        unsafe { cpu::port_out(EXIT_PORT, 4, EXIT_PANIC) };
     }
-    stop_other_cores();
+    loop {
+        hlt();
+    }
+}
+
+fn write_epitaph(info: &core::panic::PanicInfo<'_>) -> Result {
     let core = this().number.load(Ordering::Relaxed);
     let (file, line) = info.location().map_or(("", 0), |location| (location.file(), location.line()));
-    let mut epitaph = Epitaph::new(cpu::rdtsc(), core, file, line);
-    Serial::init();
-    // Neither sink fails.
-    let _ = write!(epitaph, "{}", info.message());
-    let _ = writeln!(Serial, "\nkernel: panic on core {core} at {file}:{line}: {}", info.message());
-    let _ = Serial.write_str(EPITAPH_MARK);
-    hex(epitaph.to_bytes().into_iter());
+    writeln!(Serial, "\n{EPITAPH_MARK} {core:x} {:x} {file}:{line}: {}", cpu::rdtsc(), info.message())?;
     for (number, ring) in EVENT_RINGS.iter().enumerate() {
         if core_area::core(CoreId::new(number as u8)).ready.load(Ordering::Relaxed) {
-            let _ = write!(Serial, "{EVENTS_MARK}{number:x} ");
-            hex(ring.bytes());
+            write!(Serial, "{EVENTS_MARK} {number:x}")?;
+            ring.words().try_for_each(|word| write!(Serial, " {word:x}"))?;
+            writeln!(Serial)?;
         }
     }
-    // SAFETY: the exit device ends the emulator; on a real machine nobody claims the port.
-    unsafe { cpu::port_out(EXIT_PORT, 4, EXIT_PANIC) };
-    cpu::halt_forever()
+    Ok(())
 }
 
 /// Sends an NMI to the others, which halts them: guests stop, and nobody else writes to the port. An INIT would not do:
@@ -65,13 +69,4 @@ fn stop_other_cores() {
             apic::send_nmi(core.apic_id.load(Ordering::Relaxed));
         }
     }
-}
-
-fn hex(bytes: impl Iterator<Item = u8>) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    for byte in bytes {
-        Serial::byte(DIGITS[usize::from(byte >> 4)]);
-        Serial::byte(DIGITS[usize::from(byte & 15)]);
-    }
-    Serial::byte(b'\n');
 }

@@ -7,6 +7,7 @@
 
 use crate::Nonkernel;
 use crate::arch::core_area;
+use crate::arch::ioapic::DELIVER_NMI;
 use core::sync::atomic::Ordering;
 use kernel::MAX_ROUTES;
 use kernel::types::{CoreId, VcpuId};
@@ -63,9 +64,7 @@ pub fn open(kernel: &mut Nonkernel, core: CoreId, loaded: VcpuId) {
         if vcpu == loaded {
             kernel.machine.routes.parked[index(core)] &= !(1 << pin);
             let apic_id = core_area::core(core).apic_id.load(Ordering::Relaxed);
-            kernel.machine.io_apic().inspect(|io_apic| {
-                io_apic.route_vector(pin, apic_id, vector);
-            });
+            let _ = kernel.machine.io_apic().map(|io_apic| io_apic.route(pin, apic_id, u32::from(vector)));
         } else {
             park_one(kernel, core, pin);
         }
@@ -104,7 +103,7 @@ fn fire_parked(kernel: &mut Nonkernel, core: CoreId) {
 
 fn park_one(kernel: &mut Nonkernel, core: CoreId, pin: u8) {
     let apic_id = core_area::core(core).apic_id.load(Ordering::Relaxed);
-    let routed = kernel.machine.io_apic().is_some_and(|io_apic| io_apic.route_nmi(pin, apic_id));
+    let routed = kernel.machine.io_apic().is_some_and(|io_apic| io_apic.route(pin, apic_id, DELIVER_NMI));
     if routed {
         kernel.machine.routes.parked[index(core)] |= 1 << pin;
     }

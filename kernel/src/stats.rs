@@ -19,21 +19,24 @@ impl<M: Machine> Kernel<M> {
         add_to(&mut self.machine, page, offset, 1);
     }
 
+    /// Adds one to a counter of a VM and to that of all.
+    #[inline(always)]
+    pub(crate) fn count(&mut self, vm: VmId, offset: usize) {
+        self.bump(SharedPage::Stats(vm), offset);
+        self.bump(SharedPage::GlobalStats, offset);
+    }
+
     /// Counts an invocation, of a VM and of all. A label that does not exist is counted nowhere: its refusal is.
     #[inline]
     pub(crate) fn count_invocation(&mut self, vm: VmId, label: u64) {
         if label < cap_spec::abi::Label::COUNT as u64 {
-            let offset = stats_page::INVOCATIONS.wrapping_add(label as usize * 8);
-            self.bump(SharedPage::Stats(vm), offset);
-            self.bump(SharedPage::GlobalStats, offset);
+            self.count(vm, stats_page::INVOCATIONS.wrapping_add(label as usize * 8));
         }
     }
 
     /// Counts a refusal, of a VM and of all.
     pub(crate) fn count_refusal(&mut self, vm: VmId, fault: Fault) {
-        let offset = stats_page::REFUSALS.wrapping_add((fault.error as usize & 63) * 8);
-        self.bump(SharedPage::Stats(vm), offset);
-        self.bump(SharedPage::GlobalStats, offset);
+        self.count(vm, stats_page::REFUSALS.wrapping_add((fault.error as usize & 63) * 8));
     }
 
     /// Counts an exit of the Vcpu that is current on a core, of its VM and of all.
@@ -41,11 +44,9 @@ impl<M: Machine> Kernel<M> {
     pub fn count_exit(&mut self, core: crate::types::CoreId, kind: ExitKind) {
         let current = self.core(core).current;
         let offset = stats_page::EXITS.wrapping_add((kind as usize & 31) * 8);
-        if current.is_some() {
-            let vm = self.machine.vcpu(current).vm;
-            if vm.is_some() {
-                self.bump(SharedPage::Stats(vm), offset);
-            }
+        let vm = if current.is_some() { self.machine.vcpu(current).vm } else { VmId::NONE };
+        if vm.is_some() {
+            self.bump(SharedPage::Stats(vm), offset);
         }
         self.bump(SharedPage::GlobalStats, offset);
     }

@@ -6,7 +6,7 @@
 //! once, inside the kernel lock: whoever borrows from it has the lock.
 
 use crate::arch::hpet::Hpet;
-use crate::arch::ioapic::IoApic;
+use crate::arch::ioapic::{DELIVER_NMI, IoApic};
 use crate::arch::lock::Lock;
 use crate::arch::svm::features::Features;
 use crate::arch::svm::state::{self, Saved};
@@ -58,8 +58,6 @@ pub struct Booted {
 
 /// Physical memory and devices.
 pub struct Hardware {
-    /// Set once the root VM exists.
-    pub booted: Option<Booted>,
     /// Start of this hold of the kernel lock: half of the counter is enough for a hold, and shorter to read.
     pub held_since: u32,
     /// Longest hold of the kernel lock so far, in ticks.
@@ -79,7 +77,6 @@ impl Hardware {
     /// Before the devices are known.
     pub const fn new() -> Hardware {
         Hardware {
-            booted: None,
             held_since: 0,
             longest_hold: 0,
             routes: Routes::new(),
@@ -155,9 +152,9 @@ impl Hardware {
     fn aim_alarm(&mut self, core: CoreId) {
         let Some(devices) = self.devices else { return };
         let apic_id = core_area::core(core).apic_id.load(Ordering::Relaxed);
-        if !devices.io_apic.route_nmi(devices.hpet_pin, apic_id) {
+        if !devices.io_apic.route(devices.hpet_pin, apic_id, DELIVER_NMI) {
             let boot = core_area::core(CoreId::new(0)).apic_id.load(Ordering::Relaxed);
-            devices.io_apic.route_nmi(devices.hpet_pin, boot);
+            devices.io_apic.route(devices.hpet_pin, boot, DELIVER_NMI);
         }
     }
 
@@ -201,7 +198,7 @@ impl Hardware {
 /// EFER as the guest knows it.
 pub fn handler_words(saved: &mut Saved, vmcb: &mut Vmcb) -> [u64; handler_page::REGISTER_WORDS] {
     let mut words = [0; handler_page::REGISTER_WORDS];
-    for (word, register) in words.iter_mut().zip(Register::ALL) {
+    for (word, &register) in words.iter_mut().zip(Register::ALL) {
         *word = *state::register_of(saved, vmcb, register);
     }
     let save = &vmcb.save;
@@ -209,53 +206,29 @@ pub fn handler_words(saved: &mut Saved, vmcb: &mut Vmcb) -> [u64; handler_page::
     words
 }
 
+/// The two accessors of an object's header, which lies at an offset in the object.
+macro_rules! objects {
+    ($($read:ident $write:ident: $id:ident => $object:ident at $offset:expr;)*) => {$(
+        #[inline(always)]
+        fn $read(&self, id: $id) -> &$object {
+            // SAFETY: see the module; all-zero bytes are a valid header of each kind.
+            unsafe { &*(id.address().plus($offset).get() as *const $object) }
+        }
+
+        #[inline(always)]
+        fn $write(&mut self, id: $id) -> &mut $object {
+            // SAFETY: as for the other.
+            unsafe { &mut *(id.address().plus($offset).get() as *mut $object) }
+        }
+    )*};
+}
+
 impl Machine for Hardware {
-    #[inline(always)]
-    fn slot(&self, id: SlotId) -> &Slot {
-        // SAFETY: see the module: a slot of a live CNode, or of a live Channel; all-zero bytes are an empty slot.
-        unsafe { &*(id.address().get() as *const Slot) }
-    }
-
-    #[inline(always)]
-    fn slot_mut(&mut self, id: SlotId) -> &mut Slot {
-        // SAFETY: as for `slot`.
-        unsafe { &mut *(id.address().get() as *mut Slot) }
-    }
-
-    #[inline(always)]
-    fn vm(&self, id: VmId) -> &Vm {
-        // SAFETY: see the module; the header is the start of the object.
-        unsafe { &*(id.address().get() as *const Vm) }
-    }
-
-    #[inline(always)]
-    fn vm_mut(&mut self, id: VmId) -> &mut Vm {
-        // SAFETY: as for `vm`.
-        unsafe { &mut *(id.address().get() as *mut Vm) }
-    }
-
-    #[inline(always)]
-    fn vcpu(&self, id: VcpuId) -> &Vcpu {
-        // SAFETY: see the module; the header is the start of the object.
-        unsafe { &*(id.address().get() as *const Vcpu) }
-    }
-
-    #[inline(always)]
-    fn vcpu_mut(&mut self, id: VcpuId) -> &mut Vcpu {
-        // SAFETY: as for `vcpu`.
-        unsafe { &mut *(id.address().get() as *mut Vcpu) }
-    }
-
-    #[inline(always)]
-    fn channel(&self, id: ChannelId) -> &Channel {
-        // SAFETY: see the module. The object begins with two slots; the header is behind them.
-        unsafe { &*(id.address().plus(channel::HEADER_OFFSET).get() as *const Channel) }
-    }
-
-    #[inline(always)]
-    fn channel_mut(&mut self, id: ChannelId) -> &mut Channel {
-        // SAFETY: as for `channel`.
-        unsafe { &mut *(id.address().plus(channel::HEADER_OFFSET).get() as *mut Channel) }
+    objects! {
+        slot slot_mut: SlotId => Slot at 0;
+        vm vm_mut: VmId => Vm at 0;
+        vcpu vcpu_mut: VcpuId => Vcpu at 0;
+        channel channel_mut: ChannelId => Channel at channel::HEADER_OFFSET;
     }
 
     #[inline]
@@ -313,7 +286,7 @@ impl Machine for Hardware {
         }
         apic::send_nmi(other.apic_id.load(Ordering::Relaxed));
         while other.gate.is_in_guest() {
-            cpu::pause();
+            core::hint::spin_loop();
         }
     }
 
@@ -355,7 +328,7 @@ impl Machine for Hardware {
 
     fn route_irq(&mut self, route: u16, target: Option<(CoreId, u8)>) {
         let (Some(devices), Ok(pin)) = (self.devices, u8::try_from(route)) else { return };
-        if pin >= devices.io_apic.pins() || pin == devices.hpet_pin {
+        if pin >= devices.io_apic.pins || pin == devices.hpet_pin {
             return;
         }
         devices.io_apic.mask(pin);

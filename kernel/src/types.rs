@@ -1,8 +1,10 @@
 //! The kinds of number that must not mix: addresses, slots, objects, cores, ticks.
 
-/// Declares a newtype over an integer with its constructor and accessor.
-macro_rules! number {
-    ($(#[$doc:meta])* $name:ident($inner:ty)) => {
+use cap_spec::abi::{PAGE_BITS, SLOT_BITS};
+
+/// Declares newtypes over integers with constructor and accessor.
+macro_rules! numbers {
+    ($($(#[$doc:meta])* $name:ident($inner:ty))*) => {$(
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
         #[repr(transparent)]
@@ -19,44 +21,59 @@ macro_rules! number {
                 self.0
             }
         }
-    };
+    )*};
 }
 
-number! {
+/// Declares that numbers name something unless they are 0, and, with `>> bits`, that they are the host-physical address
+/// of its first byte shifted.
+macro_rules! names {
+    ($($name:ident $(>> $bits:expr)?;)*) => {$(
+        impl $name {
+            /// Names nothing.
+            pub const NONE: $name = $name(0);
+
+            /// True if this names something.
+            #[inline]
+            pub const fn is_some(self) -> bool {
+                self.0 != 0
+            }
+
+            $(/// First byte of the object.
+            #[inline]
+            pub const fn address(self) -> Hpa {
+                Hpa((self.0 as u64) << $bits)
+            })?
+        }
+    )*};
+}
+
+numbers! {
     /// A host-physical address.
     Hpa(u64)
-}
-number! {
     /// A guest-physical address.
     Gpa(u64)
-}
-number! {
     /// A capability slot: its host-physical address divided by 64. 0 is no slot.
     SlotId(u32)
-}
-number! {
     /// A `Vm` object: the host-physical page number of its first byte. 0 is no VM.
     VmId(u32)
-}
-number! {
     /// A `Vcpu` object: the host-physical page number of its first byte. 0 is no Vcpu.
     VcpuId(u32)
-}
-number! {
     /// A `Channel` object: its host-physical address divided by 64. 0 is no channel.
     ChannelId(u32)
-}
-number! {
     /// A core, numbered from 0 in the order of the MADT.
     CoreId(u8)
-}
-number! {
     /// Ticks of the time-stamp counter; a time or a span.
     Ticks(u64)
-}
-number! {
     /// One end of a channel: its [`ChannelId`], whose low two bits are 0, plus 1 or 2. 0 is no end.
     EndId(u32)
+}
+
+names! {
+    SlotId >> SLOT_BITS;
+    VmId >> PAGE_BITS;
+    VcpuId >> PAGE_BITS;
+    ChannelId >> SLOT_BITS;
+    EndId;
 }
 
 impl Hpa {
@@ -69,98 +86,47 @@ impl Hpa {
     /// The slot that starts at this address.
     #[inline]
     pub const fn to_slot(self) -> SlotId {
-        SlotId((self.0 >> cap_spec::abi::SLOT_BITS) as u32)
+        SlotId((self.0 >> SLOT_BITS) as u32)
     }
 }
 
 impl SlotId {
-    /// No slot.
-    pub const NONE: SlotId = SlotId(0);
-
-    /// True if this names a slot.
-    #[inline]
-    pub const fn is_some(self) -> bool {
-        self.0 != 0
-    }
-
     /// The slot `index` slots further on.
     #[inline]
     pub const fn plus(self, index: u32) -> SlotId {
         SlotId(self.0.wrapping_add(index))
     }
-
-    /// Its first byte.
-    #[inline]
-    pub const fn address(self) -> Hpa {
-        Hpa((self.0 as u64) << cap_spec::abi::SLOT_BITS)
-    }
 }
 
 impl VmId {
-    /// No VM.
-    pub const NONE: VmId = VmId(0);
-
-    /// True if this names a VM.
-    #[inline]
-    pub const fn is_some(self) -> bool {
-        self.0 != 0
-    }
-
-    /// First byte of the object.
-    #[inline]
-    pub const fn address(self) -> Hpa {
-        Hpa((self.0 as u64) << cap_spec::abi::PAGE_BITS)
-    }
-
     /// The root of its nested page tables: page 1 of the object.
     #[inline]
     pub const fn root(self) -> Hpa {
-        self.address().plus(1 << cap_spec::abi::PAGE_BITS)
+        self.address().plus(1 << PAGE_BITS)
     }
 
     /// Its statistics page: page 2 of the object.
     #[inline]
     pub const fn stats_page(self) -> Hpa {
-        self.address().plus(2 << cap_spec::abi::PAGE_BITS)
+        self.address().plus(2 << PAGE_BITS)
     }
 }
 
 impl VcpuId {
-    /// No Vcpu.
-    pub const NONE: VcpuId = VcpuId(0);
-
-    /// True if this names a Vcpu.
-    #[inline]
-    pub const fn is_some(self) -> bool {
-        self.0 != 0
-    }
-
-    /// First byte of the object.
-    #[inline]
-    pub const fn address(self) -> Hpa {
-        Hpa((self.0 as u64) << cap_spec::abi::PAGE_BITS)
-    }
-
     /// Its info page: page 2 of the object.
     #[inline]
     pub const fn info_page(self) -> Hpa {
-        self.address().plus(2 << cap_spec::abi::PAGE_BITS)
+        self.address().plus(2 << PAGE_BITS)
     }
 
     /// Its handler page: page 3 of the object.
     #[inline]
     pub const fn handler_page(self) -> Hpa {
-        self.address().plus(3 << cap_spec::abi::PAGE_BITS)
+        self.address().plus(3 << PAGE_BITS)
     }
 }
 
 impl ChannelId {
-    /// First byte of the object.
-    #[inline]
-    pub const fn address(self) -> Hpa {
-        Hpa((self.0 as u64) << cap_spec::abi::SLOT_BITS)
-    }
-
     /// The slot of the capability in flight towards an end (1 or 2).
     #[inline]
     pub const fn in_flight(self, end: u8) -> SlotId {
@@ -169,19 +135,10 @@ impl ChannelId {
 }
 
 impl EndId {
-    /// No end.
-    pub const NONE: EndId = EndId(0);
-
     /// End 1 or 2 of a channel.
     #[inline]
     pub const fn of(channel: ChannelId, end: u8) -> EndId {
         EndId((channel.get() & !3) | (end & 3) as u32)
-    }
-
-    /// True if this names an end.
-    #[inline]
-    pub const fn is_some(self) -> bool {
-        self.0 != 0
     }
 
     /// Its channel.

@@ -10,6 +10,7 @@ pub mod build;
 pub mod disc;
 pub mod display;
 pub mod emulator;
+pub mod epitaph;
 pub mod image;
 pub mod interrupt;
 pub mod market;

@@ -52,6 +52,9 @@ enum Command {
         /// Also write the table as JSON (- for standard output).
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
+        /// Also list the files of the kernel, the largest first.
+        #[arg(long)]
+        files: bool,
     },
     /// Make a new application in apps/ from the template: it builds, bids and has a test.
     New {
@@ -192,7 +195,7 @@ fn execute(command: Command) -> Result<u8> {
             Ok(if passed { 0 } else { 1 })
         }
         Command::Bench { json, update } => bench::bench(&bench::Options { json, update }).map(|()| 0),
-        Command::Tcb { json } => tcb::tcb(json.as_deref()).map(|()| 0),
+        Command::Tcb { json, files } => tcb::tcb(json.as_deref(), files).map(|()| 0),
         Command::New { name } => new::new(&name).map(|()| 0),
         Command::Market(MarketCommand::Clear(arguments)) => market::clear(&arguments).map(|()| 0),
         Command::Market(MarketCommand::Check { full }) => market::check(full).map(|()| 0),

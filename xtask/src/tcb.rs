@@ -52,12 +52,17 @@ impl Count {
     }
 }
 
-/// Counts, prints the table (or JSON), and brings README's table up to date.
+/// Counts, prints the table (or JSON), and brings README's table up to date. With `files`, the files of the first class,
+/// the largest first, come before the table.
 ///
 /// # Errors
 /// When a file can't be read or is no Rust.
-pub fn tcb(json: Option<&Path>) -> Result<()> {
-    let counts = count_all(&paths::root())?;
+pub fn tcb(json: Option<&Path>, files: bool) -> Result<()> {
+    let root = paths::root();
+    if files {
+        println!("{}", file_table(&root, CLASSES[0].2)?);
+    }
+    let counts = count_all(&root)?;
     print!("{}", table(&counts));
     if let Some(path) = json {
         let text = serde_json::to_string_pretty(&counts).context("cannot encode the counts")?;
@@ -93,26 +98,44 @@ pub fn count_all(root: &Path) -> Result<Vec<Count>> {
     let mut counts = Vec::new();
     for (class, trusted_for, folders) in CLASSES {
         let mut sum = Count { class: class.into(), trusted_for: trusted_for.into(), ..Count::default() };
-        for folder in folders {
-            let mut counted: Vec<(PathBuf, Count)> = Vec::new();
-            let mut left_out: Vec<PathBuf> = Vec::new();
-            for file in source_files(&root.join(folder))? {
-                let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-                if file.extension().is_some_and(|extension| extension == "s") {
-                    counted.push((file, count_assembly(&text)));
-                    continue;
-                }
-                let (count, modules) = count_rust(&text).with_context(|| format!("cannot count {}", file.display()))?;
-                left_out.extend(modules.iter().map(|module| module_path(&file, module)));
-                counted.push((file, count));
-            }
-            // A module's file is `NAME.rs`, its children's are below `NAME`.
-            let kept = |file: &Path| !left_out.iter().any(|path| file.with_extension("").starts_with(path));
-            counted.iter().filter(|(file, _)| kept(file)).for_each(|(_, count)| sum.add(count));
-        }
+        count_files(root, folders)?.iter().for_each(|(_, count)| sum.add(count));
         counts.push(sum);
     }
     Ok(counts)
+}
+
+/// Counts every file below some folders of `root`, but for those of modules that are for tests or the host only.
+fn count_files(root: &Path, folders: &[&str]) -> Result<Vec<(PathBuf, Count)>> {
+    let mut counted: Vec<(PathBuf, Count)> = Vec::new();
+    let mut left_out: Vec<PathBuf> = Vec::new();
+    for folder in folders {
+        for file in source_files(&root.join(folder))? {
+            let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+            if file.extension().is_some_and(|extension| extension == "s") {
+                counted.push((file, count_assembly(&text)));
+                continue;
+            }
+            let (count, modules) = count_rust(&text).with_context(|| format!("cannot count {}", file.display()))?;
+            left_out.extend(modules.iter().map(|module| module_path(&file, module)));
+            counted.push((file, count));
+        }
+    }
+    // A module's file is `NAME.rs`, its children's are below `NAME`.
+    counted.retain(|(file, _)| !left_out.iter().any(|path| file.with_extension("").starts_with(path)));
+    Ok(counted)
+}
+
+/// The files below some folders, the largest first.
+fn file_table(root: &Path, folders: &[&str]) -> Result<String> {
+    let mut counted = count_files(root, folders)?;
+    counted.sort_by(|(a, x), (b, y)| y.lines.cmp(&x.lines).then(a.cmp(b)));
+    let mut all = vec![["file", "lines of code", "unsafe blocks", "lines in them"].map(String::from).to_vec()];
+    all.extend(counted.iter().map(|(file, count)| {
+        let name = file.strip_prefix(root).unwrap_or(file).display().to_string();
+        let numbers = [count.lines, count.unsafe_blocks, count.unsafe_lines];
+        std::iter::once(name).chain(numbers.map(|number| report::grouped(number as u64))).collect()
+    }));
+    Ok(report::aligned(&all, 1))
 }
 
 /// Where the files of module `name` are that `file` declares, without extension.
@@ -397,5 +420,10 @@ fn u() { f(); }
     fn this_repository_has_a_kernel() {
         let counts = count_all(&paths::root()).unwrap();
         assert!(counts[0].class == "kernel" && counts[0].lines > 100);
+        // The list by file is of the same lines, and leaves tests out.
+        let files = count_files(&paths::root(), CLASSES[0].2).unwrap();
+        assert_eq!(files.iter().map(|(_, count)| count.lines).sum::<usize>(), counts[0].lines);
+        assert!(files.iter().all(|(file, _)| !file.ends_with("check.rs") && !file.ends_with("tests/mod.rs")));
+        assert!(file_table(&paths::root(), CLASSES[0].2).unwrap().lines().count() == files.len() + 1);
     }
 }

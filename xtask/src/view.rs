@@ -51,11 +51,7 @@ fn stop_reason(reason: u8) -> &'static str {
         1 => "access to memory that it does not have",
         2 => "triple fault",
         3 => "instruction that guests do not have",
-        4 => "model-specific register that was not given",
-        5 => "port that was not given",
-        6 => "exception that guests cannot have",
         7 => "state that the hardware refuses",
-        8 => "halted with nothing that could wake it",
         _ => "stopped",
     }
 }

@@ -1,336 +1,90 @@
-//! Every invocation as data: its object, arguments, rights and possible errors.
+//! The operations of `invoke`: their numbers, and what the kernel checks of every one before it looks at arguments. What
+//! each takes and means, and how it can fail, is [`crate::spec`].
 
-use super::errors::Error;
 use super::objects::{ObjectType, Rights};
 
-/// What an argument of an invocation is. The kind implies the errors that checking it can give.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ArgKind {
-    /// A number; its range is in the argument's text. Error: `OutOfRange`.
-    Number,
-    /// A capability of this type in the invoker's CSpace with at least these rights.
-    /// Errors: `InvalidCapability`, `WrongType`, `MissingRight`.
-    Capability(ObjectType, Rights),
-    /// A capability of any type in the invoker's CSpace. Error: `InvalidCapability`.
-    AnyCapability,
-    /// The index of an empty slot in the CNode that is the argument before (or the invoked CNode).
-    /// Errors: `OutOfRange`, `SlotOccupied`.
-    EmptySlot,
-    /// The index of a full slot of the invoked CNode. Errors: `OutOfRange`, `SlotEmpty`.
-    FullSlot,
-}
-
-/// One argument.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ArgSpec {
-    /// Its name.
-    pub name: &'static str,
-    /// What it is.
-    pub kind: ArgKind,
-    /// Its meaning, unit and range.
-    pub doc: &'static str,
-}
-
-impl ArgKind {
-    /// The errors that checking such an argument can give, in the order in which they are looked for.
-    pub const fn errors(self) -> &'static [Error] {
-        match self {
-            ArgKind::Number => &[Error::OutOfRange],
-            ArgKind::Capability(_, rights) if rights.is_empty() => &[Error::InvalidCapability, Error::WrongType],
-            ArgKind::Capability(..) => &[Error::InvalidCapability, Error::WrongType, Error::MissingRight],
-            ArgKind::AnyCapability => &[Error::InvalidCapability],
-            ArgKind::EmptySlot => &[Error::OutOfRange, Error::SlotOccupied],
-            ArgKind::FullSlot => &[Error::OutOfRange, Error::SlotEmpty],
-        }
-    }
-}
-
-/// One invocation.
-#[derive(Clone, Copy, Debug)]
-pub struct LabelSpec {
-    /// Its number and identifier.
-    pub label: Label,
-    /// The type that the invoked capability must have; `Null` means any type.
-    pub object: ObjectType,
-    /// Name within the object, as documents write it.
-    pub name: &'static str,
-    /// Rights that the invoked capability must have.
-    pub rights: Rights,
-    /// The arguments, at most five.
-    pub args: &'static [ArgSpec],
-    /// Meaning of the two results, empty where there is none.
-    pub results: &'static [&'static str],
-    /// Errors beyond those that the kinds of the arguments imply, in the order in which they are looked for.
-    pub errors: &'static [Error],
-    /// What it does.
-    pub doc: &'static str,
-}
-
-impl LabelSpec {
-    /// True if this invocation can be refused with `error`: because of the invoked capability, an argument or the state.
-    pub fn can_fail_with(&self, error: Error) -> bool {
-        let of_invoked = match error {
-            Error::InvalidCapability => true,
-            // `Nop` is for every type.
-            Error::InvalidLabel => self.object as u8 != ObjectType::Null as u8,
-            Error::MissingRight => !self.rights.is_empty(),
-            _ => false,
-        };
-        of_invoked || self.errors.contains(&error) || self.args.iter().any(|arg| arg.kind.errors().contains(&error))
-    }
-}
-
-const fn num(name: &'static str, doc: &'static str) -> ArgSpec {
-    ArgSpec { name, kind: ArgKind::Number, doc }
-}
-const fn cap(name: &'static str, ty: ObjectType, rights: Rights, doc: &'static str) -> ArgSpec {
-    ArgSpec { name, kind: ArgKind::Capability(ty, rights), doc }
-}
-const fn any(name: &'static str, doc: &'static str) -> ArgSpec {
-    ArgSpec { name, kind: ArgKind::AnyCapability, doc }
-}
-const fn empty(name: &'static str) -> ArgSpec {
-    ArgSpec { name, kind: ArgKind::EmptySlot, doc: "an empty slot" }
-}
-const fn full(name: &'static str) -> ArgSpec {
-    ArgSpec { name, kind: ArgKind::FullSlot, doc: "a full slot" }
-}
-
 const NONE: Rights = Rights::empty();
-const R: Rights = Rights::READ;
-const W: Rights = Rights::WRITE;
-const CTL: Rights = Rights::CONTROL;
-const MORE: ArgSpec = num("more", "0..=63 further Frames, in the slots behind the invoked one");
-const DEST: ArgSpec = cap("cnode", ObjectType::CNode, Rights::WRITE, "the CNode that takes the new capability");
+const READ: Rights = Rights::READ;
+const WRITE: Rights = Rights::WRITE;
+const GRANT: Rights = Rights::GRANT;
+const CONTROL: Rights = Rights::CONTROL;
 
 macro_rules! labels {
-    ($($number:literal $label:ident = $object:ident . $name:literal needs $rights:expr ;
-       args [$($arg:expr),*] results [$($result:literal),*] errors [$($error:ident),*] $doc:literal)*) => {
+    ($($number:literal $label:ident of $object:ident needs $rights:ident),* $(,)?) => {
         /// The operations of `invoke`. The numbers are the ABI.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[repr(u16)]
-        pub enum Label { $(#[doc = $doc] $label = $number),* }
+        pub enum Label { $(#[doc = concat!("An invocation of ", stringify!($object), ".")] $label = $number),* }
 
-        /// Every invocation, in the order of its number.
-        pub const LABELS: &[LabelSpec] = &[$(LabelSpec {
-            label: Label::$label,
-            object: ObjectType::$object,
-            name: $name,
-            rights: $rights,
-            args: &[$($arg),*],
-            results: &[$($result),*],
-            errors: &[$(Error::$error),*],
-            doc: $doc,
-        }),*];
+        /// By label: the type that the invoked capability must have (`Null`: any), and the rights.
+        const NEEDS: [(ObjectType, Rights); Label::COUNT] = [$((ObjectType::$object, $rights)),*];
 
         impl Label {
+            /// How many labels there are.
+            pub const COUNT: usize = [$($number),*].len();
+
             /// The label with this number.
             pub const fn from_number(number: u64) -> Option<Label> {
                 match number { $($number => Some(Label::$label),)* _ => None }
+            }
+
+            /// The type that the invoked capability must have; `Null` means any type.
+            #[inline]
+            pub const fn object(self) -> ObjectType {
+                NEEDS[self as usize].0
+            }
+
+            /// Rights that the invoked capability must have.
+            #[inline]
+            pub const fn rights(self) -> Rights {
+                NEEDS[self as usize].1
             }
         }
     };
 }
 
 labels! {
-    0 Nop = Null."Nop" needs NONE; args [] results [] errors []
-    "Does nothing; succeeds on any capability. What entering the kernel costs."
-
-    1 UntypedRetype = Untyped."Retype" needs NONE;
-    args [num("type", "number of an ObjectType that is made from Untyped"),
-          num("size_bits", "log2 bytes (Untyped 12..=47, Frame 12, 21, 30), log2 slots (CNode 6..=16), else 0"),
-          DEST, empty("index"), num("count", "1..=64 objects, into consecutive slots from index")]
-    results [] errors [NotEnoughMemory, DeviceMemory, TooDeep]
-    "Makes objects at the watermark, each at its natural alignment, and the original capability of each, a child of the Untyped."
-
-    2 CNodeCopy = CNode."Copy" needs W;
-    args [empty("index"), any("source", "what to copy"), num("rights", "mask of rights to keep")]
-    results [] errors [NotCopyable, TooDeep]
-    "Makes a child of the source with at most its rights; a Frame's copy is unmapped."
-
-    3 CNodeMint = CNode."Mint" needs W;
-    args [empty("index"), any("source", "what to copy"), num("rights", "mask of rights to keep"),
-          num("badge", "for a Channel with CONTROL: the end, 1 or 2; 0 for every other type")]
-    results [] errors [NotCopyable, TooDeep]
-    "Copy, and for a Channel choice of the end that the new capability speaks for."
-
-    4 CNodeMove = CNode."Move" needs W;
-    args [empty("index"), any("source", "what to move; its slot must be in a CNode reached with WRITE")]
-    results [] errors [MissingRight, InUse]
-    "Moves a capability with its place in the derivation."
-
-    5 CNodeDelete = CNode."Delete" needs W; args [full("index")] results [] errors [InUse]
-    "Removes a capability. An original goes with its descendants and its object; the children of a copy become its parent's."
-
-    6 CNodeRevoke = CNode."Revoke" needs W; args [full("index")] results [] errors []
-    "Removes every descendant. An Untyped is then scrubbed and its watermark returns to 0: it can be retyped anew."
-
-    7 CNodeIdentify = CNode."Identify" needs R; args [full("index")]
-    results ["type | size_bits << 8 | rights << 16 | has children << 24 | mapped or bound << 25",
-             "Untyped: bytes left; CpuTime: budget in ticks; CNode: slots; Irq, IoPort: first | count << 32; else 0"]
-    errors []
-    "Says what a slot holds. No address of the machine is told."
-
-    8 FrameMap = Frame."Map" needs NONE;
-    args [cap("vm", ObjectType::Vm, W, "the address space"), num("gpa", "guest-physical address, aligned to the frame"),
-          num("rights", "READ, WRITE, EXECUTE wanted; must include READ and be within the capability's"), MORE]
-    results [] errors [Misaligned, WrongType, MissingRight, InUse, NoPageTable, AddressOccupied]
-    "Maps the frame, and further ones of its size behind it under the same table. One mapping per capability."
-
-    9 FrameUnmap = Frame."Unmap" needs NONE; args [MORE] results [] errors [WrongType, NotMapped]
-    "Takes the mapping back, and those of further frames; when it returns no core can reach a frame by it."
-
-    10 PageTableMap = PageTable."Map" needs NONE;
-    args [cap("vm", ObjectType::Vm, W, "the address space"), num("gpa", "any address that the table shall cover"),
-          num("level", "1 maps 4 KiB pages, 2 holds tables of level 1 or 2 MiB pages, 3 holds tables of level 2 or 1 GiB pages")]
-    results [] errors [InUse, NoPageTable, AddressOccupied]
-    "Puts a table into the tree; the level above must be there."
-
-    11 PageTableUnmap = PageTable."Unmap" needs NONE; args [] results [] errors [NotMapped]
-    "Takes the table out of the tree and empties it."
-
-    12 VmSetCSpace = Vm."SetCSpace" needs W;
-    args [cap("root", ObjectType::CNode, R.union(W), "the root CNode; must be an original")]
-    results [] errors [WrongPhase]
-    "Gives the VM its CSpace, once, before it is launched."
-
-    13 VmGetPage = Vm."GetPage" needs R; args [DEST, empty("index")] results [] errors [TooDeep]
-    "Derives a read-only Frame capability to the VM's statistics page."
-
-    14 VcpuAttach = Vcpu."Attach" needs W;
-    args [cap("vm", ObjectType::Vm, W, "the VM that it will run in")] results [] errors [InUse]
-    "Makes it a virtual processor of the VM, in 64-bit mode, paging on, interrupts off, stopped."
-
-    15 VcpuSetRegister = Vcpu."SetRegister" needs W;
-    args [num("register", "number of a Register"), num("value", "must be legal for that register")]
-    results [] errors [Misaligned, NotConfigured, Running, Busy]
-    "Sets a register of a stopped Vcpu."
-
-    16 VcpuGetRegister = Vcpu."GetRegister" needs R; args [num("register", "number of a Register")]
-    results ["value"] errors [NotConfigured, Running, Busy]
-    "Reads a register of a stopped Vcpu."
-
-    17 VcpuBindTime = Vcpu."BindTime" needs W;
-    args [cap("time", ObjectType::CpuTime, NONE, "a reservation that is neither bound nor split")]
-    results [] errors [InUse, NotConfigured, Running, TooManyReservations, Busy]
-    "Gives it CPU time: it runs on that core, for that budget in every period."
-
-    18 VcpuUnbindTime = Vcpu."UnbindTime" needs W; args [] results [] errors [NotConfigured, Running]
-    "Takes its CPU time off a stopped Vcpu."
-
-    19 VcpuSetUpcall = Vcpu."SetUpcall" needs W;
-    args [num("fault", "vector 32..=255 for nested page faults, 0 for none"),
-          num("event", "vector 32..=255 for events while it runs, 0 for none")]
-    results [] errors [NotConfigured]
-    "Chooses the vectors by which the kernel tells the VM of faults and events."
-
-    20 VcpuSetHandler = Vcpu."SetHandler" needs W;
-    args [cap("channel", ObjectType::Channel, NONE, "an end; the kernel signals its peer when the Vcpu stops by itself")]
-    results [] errors [NotConfigured, WrongPhase]
-    "Names who is told when an exit can't be settled: the receiver of the channel's other end."
-
-    21 VcpuLaunch = Vcpu."Launch" needs W;
-    args [cap("base", ObjectType::Untyped, NONE, "the VM's base, which lies in the VM's own CSpace; named in the *VM's* CSpace"),
-          empty("index")]
-    results [] errors [NotConfigured, NotConfined, TooManyToCheck, WrongPhase]
-    "Starts a VM for the first time: checks that it is confined to its base, moves the invoked capability into slot `index` of its root CNode, and starts it."
-
-    22 VcpuStart = Vcpu."Start" needs W; args [] results [] errors [NotConfigured, WrongPhase, Running]
-    "Starts a stopped Vcpu of a launched VM."
-
-    23 VcpuStop = Vcpu."Stop" needs W; args [] results [] errors [NotConfigured]
-    "Stops it; when it returns no core runs it."
-
-    24 VcpuGetPage = Vcpu."GetPage" needs R;
-    args [num("page", "0 the info page (READ, WRITE), 1 the handler page (READ)"), DEST, empty("index")]
-    results [] errors [TooDeep]
-    "Derives a Frame capability to a page that the kernel writes."
-
-    25 VcpuSignal = Vcpu."Signal" needs W; args [num("bits", "event bits, not 0")] results [] errors [NotConfigured]
-    "Sets bits in its event word and wakes it: an inter-processor interrupt between Vcpus of a VM."
-
-    26 VcpuWait = Vcpu."Wait" needs W;
-    args [num("mask", "event bits to wait for, not 0"), num("deadline", "TSC value at which to return anyway, 0 for never")]
-    results ["events taken"] errors [Forbidden]
-    "On the invoker's own Vcpu: takes the masked events, giving the core up until there are some."
-
-    27 CpuTimeSplit = CpuTime."Split" needs NONE;
-    args [num("budget", "ticks per period"), num("period", "ticks"), DEST, empty("index")]
-    results [] errors [InUse, NotAdmitted, TooDeep]
-    "Makes a child reservation; the parent can't use what the child has."
-
-    28 CpuTimeResize = CpuTime."Resize" needs CTL;
-    args [num("budget", "ticks per period"), num("period", "ticks")]
-    results [] errors [InUse, NotAdmitted]
-    "Changes a reservation from its next period on, taking from and giving to its parent. What it gives back can be sold from its next period boundary on."
-
-    29 ChannelBind = Channel."Bind" needs CTL;
-    args [cap("vcpu", ObjectType::Vcpu, W, "who receives at this end"), num("bits", "event bits that a signal sets")]
-    results [] errors [InUse]
-    "Chooses the receiver of this end."
-
-    30 ChannelSignal = Channel."Signal" needs W; args [] results [] errors [NoReceiver]
-    "Sets the other end's bits in its receiver's event word and wakes it."
-
-    31 ChannelWait = Channel."SignalWait" needs W;
-    args [num("mask", "event bits to wait for, not 0"), num("deadline", "TSC value at which to return anyway, 0 for never")]
-    results ["events taken"] errors [NoReceiver]
-    "Signal, then Wait, as one invocation."
-
-    32 ChannelGrant = Channel."Grant" needs Rights::GRANT;
-    args [any("source", "what to hand over"), num("rights", "mask of rights to keep"), num("move", "0 derive a child, 1 move")]
-    results [] errors [MissingRight, ChannelFull, InUse, NotCopyable, TooDeep]
-    "Puts a capability into the channel, for the other end to accept."
-
-    33 ChannelAccept = Channel."Accept" needs R; args [DEST, empty("index")] results [] errors [ChannelEmpty]
-    "Takes the capability that is in flight towards this end."
-
-    34 IrqSplit = Irq."Split" needs NONE;
-    args [num("first", "a route within the range"), num("count", "1 or more routes within the range"), DEST, empty("index")]
-    results [] errors [InUse, TooDeep]
-    "Makes a child that owns part of the routes; the parent can't use them while the child lives."
-
-    35 IrqBind = Irq."Bind" needs NONE;
-    args [cap("vcpu", ObjectType::Vcpu, W, "who takes the interrupt; must have CPU time"), num("vector", "32..=255")]
-    results [] errors [InUse, NotConfigured, Forbidden]
-    "Routes the interrupt (of a range of one) to a Vcpu on its core, as that vector, with no exit while it runs."
-
-    36 IrqUnbind = Irq."Unbind" needs NONE; args [] results [] errors [NotMapped]
-    "Masks the route and takes it off its Vcpu."
-
-    37 IoPortSplit = IoPort."Split" needs NONE;
-    args [num("first", "a port within the range"), num("count", "1 or more ports within the range"), DEST, empty("index")]
-    results [] errors [InUse, Forbidden, TooDeep]
-    "Makes a child that owns part of the ports; the parent can't use them while the child lives."
-
-    38 IoPortIn = IoPort."In" needs R;
-    args [num("port", "within the range"), num("width", "1, 2 or 4 bytes")]
-    results ["value"] errors [InUse, Forbidden]
-    "Reads a port."
-
-    39 IoPortOut = IoPort."Out" needs W;
-    args [num("port", "within the range"), num("width", "1, 2 or 4 bytes"), num("value", "fits the width")]
-    results [] errors [InUse, Forbidden]
-    "Writes a port."
-
-    40 IoPortOutBytes = IoPort."OutBytes" needs W;
-    args [num("port", "within the range"), num("count", "1..=16 bytes"), num("low", "bytes 0 to 7"), num("high", "bytes 8 to 15")]
-    results [] errors [InUse, Forbidden]
-    "Writes several bytes to one port, one after the other: fills a UART's FIFO with one invocation."
-
-    41 MachineReset = Machine."Reset" needs W; args [] results [] errors []
-    "Resets the machine."
-
-    42 MachineGetPage = Machine."GetPage" needs R; args [DEST, empty("index")] results [] errors [TooDeep]
-    "Derives a read-only Frame capability to the global statistics page."
-}
-
-impl Label {
-    /// How many labels there are.
-    pub const COUNT: usize = LABELS.len();
-
-    /// The data of this label.
-    pub const fn spec(self) -> &'static LabelSpec {
-        &LABELS[self as usize]
-    }
+    0 Nop of Null needs NONE,
+    1 UntypedRetype of Untyped needs NONE,
+    2 CNodeCopy of CNode needs WRITE,
+    3 CNodeMint of CNode needs WRITE,
+    4 CNodeMove of CNode needs WRITE,
+    5 CNodeDelete of CNode needs WRITE,
+    6 CNodeRevoke of CNode needs WRITE,
+    7 CNodeIdentify of CNode needs READ,
+    8 FrameMap of Frame needs NONE,
+    9 FrameUnmap of Frame needs NONE,
+    10 PageTableMap of PageTable needs NONE,
+    11 PageTableUnmap of PageTable needs NONE,
+    12 VmSetCSpace of Vm needs WRITE,
+    13 VmGetPage of Vm needs READ,
+    14 VcpuAttach of Vcpu needs WRITE,
+    15 VcpuSetRegister of Vcpu needs WRITE,
+    16 VcpuGetRegister of Vcpu needs READ,
+    17 VcpuBindTime of Vcpu needs WRITE,
+    18 VcpuUnbindTime of Vcpu needs WRITE,
+    19 VcpuSetUpcall of Vcpu needs WRITE,
+    20 VcpuSetHandler of Vcpu needs WRITE,
+    21 VcpuLaunch of Vcpu needs WRITE,
+    22 VcpuStart of Vcpu needs WRITE,
+    23 VcpuStop of Vcpu needs WRITE,
+    24 VcpuGetPage of Vcpu needs READ,
+    25 VcpuSignal of Vcpu needs WRITE,
+    26 VcpuWait of Vcpu needs WRITE,
+    27 CpuTimeSplit of CpuTime needs NONE,
+    28 CpuTimeResize of CpuTime needs CONTROL,
+    29 ChannelBind of Channel needs CONTROL,
+    30 ChannelSignal of Channel needs WRITE,
+    31 ChannelWait of Channel needs WRITE,
+    32 ChannelGrant of Channel needs GRANT,
+    33 ChannelAccept of Channel needs READ,
+    34 IrqSplit of Irq needs NONE,
+    35 IrqBind of Irq needs NONE,
+    36 IrqUnbind of Irq needs NONE,
+    37 IoPortSplit of IoPort needs NONE,
+    38 IoPortIn of IoPort needs READ,
+    39 IoPortOut of IoPort needs WRITE,
+    40 IoPortOutBytes of IoPort needs WRITE,
+    41 MachineReset of Machine needs WRITE,
+    42 MachineGetPage of Machine needs READ,
 }

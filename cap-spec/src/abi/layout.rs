@@ -3,8 +3,10 @@
 //!
 //! All of it is little-endian `u64` words at fixed byte offsets, so that either side can read a word once, by value.
 
+use strum::{FromRepr, VariantArray};
+
 /// Registers that `Vcpu.SetRegister` and `GetRegister` name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, FromRepr, VariantArray)]
 #[repr(u8)]
 pub enum Register {
     /// General registers, in the order of their encoding.
@@ -53,14 +55,11 @@ pub enum Register {
 
 impl Register {
     /// Every register, in the order of its number.
-    pub const ALL: [Register; 21] = {
-        use Register::*;
-        [Rax, Rcx, Rdx, Rbx, Rsp, Rbp, Rsi, Rdi, R8, R9, R10, R11, R12, R13, R14, R15, Rip, Rflags, Cr3, FsBase, GsBase]
-    };
+    pub const ALL: &'static [Register] = Register::VARIANTS;
 
     /// The register with this number.
     pub const fn from_number(number: u64) -> Option<Register> {
-        if number < Self::ALL.len() as u64 { Some(Self::ALL[number as usize]) } else { None }
+        if number > u8::MAX as u64 { None } else { Register::from_repr(number as u8) }
     }
 }
 
@@ -120,9 +119,9 @@ pub mod handler_page {
     pub const COUNT: usize = 0x00;
     /// Why: a `StopReason`.
     pub const REASON: usize = 0x08;
-    /// Detail of the reason: gpa of the fault, vector of the exception, number of the MSR, port.
+    /// Detail of the reason: gpa of the fault, exit code of an instruction or a refused state.
     pub const DETAIL: usize = 0x10;
-    /// Second detail: access of the fault, error code, value written.
+    /// Second detail: access of the fault, the exit's first information.
     pub const DETAIL2: usize = 0x18;
     /// Registers in the order of `Register`, as far as it goes, then CR0, CR2, CR4, EFER.
     pub const REGISTERS: usize = 0x40;
@@ -142,16 +141,8 @@ pub enum StopReason {
     Shutdown = 2,
     /// An intercepted instruction that is not given to guests; the detail is the exit code.
     Instruction = 3,
-    /// Access to an MSR that was not given.
-    Msr = 4,
-    /// Access to a port that was not given.
-    Port = 5,
-    /// An intercepted exception that the guest can't have.
-    Exception = 6,
     /// The hardware refused the guest's state.
     InvalidState = 7,
-    /// The guest halted with nothing that could wake it.
-    Halted = 8,
 }
 
 /// Statistics page of a VM, and the global one: `u64` counters, mapped READ. Offsets in bytes.

@@ -11,7 +11,7 @@ mod layout;
 mod objects;
 
 pub use errors::{Error, Fault, Status};
-pub use labels::{ArgKind, ArgSpec, LABELS, Label, LabelSpec};
+pub use labels::Label;
 pub use layout::*;
 pub use objects::{CHANNEL_BITS, CptrParts, ObjectType, PAGE_BITS, Rights, SLOT_BITS, VCPU_BITS, VM_BITS};
 

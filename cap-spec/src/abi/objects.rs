@@ -1,6 +1,7 @@
 //! Object types, rights, sizes and capability pointers.
 
 use bitflags::bitflags;
+use strum::FromRepr;
 
 /// log2 of the bytes of a capability slot.
 pub const SLOT_BITS: u8 = 6;
@@ -14,7 +15,7 @@ pub const VCPU_BITS: u8 = 14;
 pub const CHANNEL_BITS: u8 = 8;
 
 /// What a capability names. The numbers are the ABI.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, FromRepr)]
 #[repr(u8)]
 pub enum ObjectType {
     /// Nothing: an empty slot.
@@ -44,49 +45,23 @@ pub enum ObjectType {
 }
 
 impl ObjectType {
-    /// Every type, in the order of its number.
-    pub const ALL: [ObjectType; 12] = [
-        ObjectType::Null,
-        ObjectType::Untyped,
-        ObjectType::CNode,
-        ObjectType::Frame,
-        ObjectType::PageTable,
-        ObjectType::Vm,
-        ObjectType::Vcpu,
-        ObjectType::CpuTime,
-        ObjectType::Channel,
-        ObjectType::Irq,
-        ObjectType::IoPort,
-        ObjectType::Machine,
-    ];
-
     /// The type with this number.
     pub const fn from_number(number: u64) -> Option<ObjectType> {
-        if number < Self::ALL.len() as u64 { Some(Self::ALL[number as usize]) } else { None }
+        if number > u8::MAX as u64 { None } else { ObjectType::from_repr(number as u8) }
     }
 
     /// True for the types that `Copy`, `Mint` and a copying `Grant` refuse: their extent has one owner.
     /// A part is handed on by `Retype` or `Split`, the whole by `Move`. A `PageTable` is in one tree at a time: shared
     /// by two VMs, it would show frames in one of them that an unmap does not flush.
     pub const fn is_unique(self) -> bool {
-        matches!(
-            self,
-            ObjectType::Untyped | ObjectType::PageTable | ObjectType::CpuTime | ObjectType::Irq | ObjectType::IoPort
-        )
+        use ObjectType::*;
+        matches!(self, Untyped | PageTable | CpuTime | Irq | IoPort)
     }
 
     /// True if `Untyped.Retype` makes this type.
     pub const fn is_made_from_untyped(self) -> bool {
-        matches!(
-            self,
-            ObjectType::Untyped
-                | ObjectType::CNode
-                | ObjectType::Frame
-                | ObjectType::PageTable
-                | ObjectType::Vm
-                | ObjectType::Vcpu
-                | ObjectType::Channel
-        )
+        use ObjectType::*;
+        matches!(self, Untyped | CNode | Frame | PageTable | Vm | Vcpu | Channel)
     }
 
     /// log2 of the bytes that one object takes when retyped with `size_bits`, or `None` if that size does not exist.
@@ -94,23 +69,13 @@ impl ObjectType {
     /// `size_bits` means: log2 bytes for `Untyped` (12 to 47) and `Frame` (12, 21 or 30); log2 slots for `CNode`
     /// (6 to 16); must be 0 for the types of one size.
     pub const fn object_bits(self, size_bits: u64) -> Option<u8> {
-        match self {
-            ObjectType::Untyped => match size_bits {
-                12..=47 => Some(size_bits as u8),
-                _ => None,
-            },
-            ObjectType::Frame => match size_bits {
-                12 | 21 | 30 => Some(size_bits as u8),
-                _ => None,
-            },
-            ObjectType::CNode => match size_bits {
-                6..=16 => Some(size_bits as u8 + SLOT_BITS),
-                _ => None,
-            },
-            ObjectType::PageTable if size_bits == 0 => Some(PAGE_BITS),
-            ObjectType::Vm if size_bits == 0 => Some(VM_BITS),
-            ObjectType::Vcpu if size_bits == 0 => Some(VCPU_BITS),
-            ObjectType::Channel if size_bits == 0 => Some(CHANNEL_BITS),
+        match (self, size_bits) {
+            (ObjectType::Untyped, 12..=47) | (ObjectType::Frame, 12 | 21 | 30) => Some(size_bits as u8),
+            (ObjectType::CNode, 6..=16) => Some(size_bits as u8 + SLOT_BITS),
+            (ObjectType::PageTable, 0) => Some(PAGE_BITS),
+            (ObjectType::Vm, 0) => Some(VM_BITS),
+            (ObjectType::Vcpu, 0) => Some(VCPU_BITS),
+            (ObjectType::Channel, 0) => Some(CHANNEL_BITS),
             _ => None,
         }
     }

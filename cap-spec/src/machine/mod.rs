@@ -15,7 +15,7 @@
 //!    (`Misaligned`); a capability's existence (`InvalidCapability`), type (`WrongType`), rights (`MissingRight`); a
 //!    slot's range (`OutOfRange`), then whether it is empty (`SlotOccupied`) or full (`SlotEmpty`). Arguments that a
 //!    label does not have are ignored.
-//! 5. The state, in the order in which [`LABELS`](crate::abi::LABELS) lists the errors.
+//! 5. The state, in the order in which [`LABELS`](crate::spec::LABELS) lists the errors.
 //!
 //! A fault names the argument that is to blame; where the state is to blame it names the invoked capability (0), unless
 //! the chapter says otherwise. Three labels depart from the order, and their chapters say why: `Vcpu.Launch`, `Irq.Bind`
@@ -100,10 +100,10 @@ pub fn step(state: &mut State, invoker: VcpuId, call: Call) -> Result<Outcome, F
     let slot = lookup::in_cspace_of_vcpu(state, invoker, call.cptr, 0)?;
     let label = Label::from_number(call.label).ok_or(Fault::new(Error::InvalidLabel, 0))?;
     let found = &state.slots[&slot];
-    if label.spec().object != ObjectType::Null && found.cap.object_type() != label.spec().object {
+    if label.object() != ObjectType::Null && found.cap.object_type() != label.object() {
         return Err(Fault::new(Error::InvalidLabel, 0));
     }
-    if !found.rights.contains(label.spec().rights) {
+    if !found.rights.contains(label.rights()) {
         return Err(Fault::new(Error::MissingRight, 0));
     }
     let invoked = Invoked { invoker, slot, args: call.args };

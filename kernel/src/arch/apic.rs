@@ -22,17 +22,21 @@ pub fn present() -> bool {
     cpuid(1, 0)[2] & 1 << 21 != 0
 }
 
-/// Turns this core's APIC on in x2APIC mode, with every local interrupt masked.
+/// Writes a register of this core's APIC.
+#[inline(always)]
+fn write(register: Msr, value: u64) {
+    // SAFETY: an APIC touches no memory. IPIs go to this kernel's own cores, and what they or the timer raise is taken by a
+    // guest or by the recording stubs, as the kernel runs with GIF=0.
+    unsafe { wrmsr(register, value) };
+}
+
+/// Turns this core's APIC on in x2APIC mode, which it has ([`present`]), with every local interrupt masked.
 pub fn init() {
-    let base = rdmsr(Msr::APIC_BASE);
-    // SAFETY: `present` was checked; the values only switch modes and mask local interrupts.
-    unsafe {
-        wrmsr(Msr::APIC_BASE, base | X2APIC_ON);
-        for lvt in [Msr::X2APIC_LVT_TIMER, Msr::X2APIC_LVT_LINT0, Msr::X2APIC_LVT_LINT1, Msr::X2APIC_LVT_ERROR] {
-            wrmsr(lvt, LVT_MASKED);
-        }
-        wrmsr(Msr::X2APIC_SVR, SVR);
+    write(Msr::APIC_BASE, rdmsr(Msr::APIC_BASE) | X2APIC_ON);
+    for lvt in [Msr::X2APIC_LVT_TIMER, Msr::X2APIC_LVT_LINT0, Msr::X2APIC_LVT_LINT1, Msr::X2APIC_LVT_ERROR] {
+        write(lvt, LVT_MASKED);
     }
+    write(Msr::X2APIC_SVR, SVR);
 }
 
 /// This core's x2APIC id.
@@ -41,8 +45,7 @@ pub fn id() -> u32 {
 }
 
 fn send(apic_id: u32, command: u64) {
-    // SAFETY: an IPI touches no memory; its receivers are this kernel's own cores.
-    unsafe { wrmsr(Msr::X2APIC_ICR, u64::from(apic_id) << 32 | command) };
+    write(Msr::X2APIC_ICR, u64::from(apic_id) << 32 | command);
 }
 
 /// Sends an NMI.
@@ -62,8 +65,7 @@ pub fn send_startup(apic_id: u32, page: u8) {
 
 /// Requests a vector from this core itself: it waits in the IRR until the guest that runs next takes it.
 pub fn self_ipi(vector: u8) {
-    // SAFETY: the kernel runs with GIF=0, so the vector can only be taken by a guest or by the recording stubs.
-    unsafe { wrmsr(Msr::X2APIC_SELF_IPI, u64::from(vector)) };
+    write(Msr::X2APIC_SELF_IPI, u64::from(vector));
 }
 
 /// Ends every interrupt that is in service. The task priority must be 0, so that the PPR shows the ISR alone.
@@ -71,27 +73,22 @@ pub fn self_ipi(vector: u8) {
 pub fn end_all() {
     let mut bound = MAX_IN_SERVICE;
     while rdmsr(Msr::X2APIC_PPR) != 0 && bound > 0 {
-        // SAFETY: an EOI touches no memory.
-        unsafe { wrmsr(Msr::X2APIC_EOI, 0) };
+        end_one();
         bound -= 1;
     }
 }
 
 /// Ends the interrupt of the highest priority that is in service.
+#[inline]
 pub fn end_one() {
-    // SAFETY: an EOI touches no memory.
-    unsafe { wrmsr(Msr::X2APIC_EOI, 0) };
+    write(Msr::X2APIC_EOI, 0);
 }
 
-/// Programs the timer: LVT word and divide configuration, then the initial count (0 stops it).
+/// Programs the timer: LVT word (one-shot or masked) and divide configuration, then the initial count (0 stops it).
 pub fn set_timer(lvt: u64, divide: u64, count: u64) {
-    // SAFETY: the caller passes a one-shot or masked LVT word with a vector of the guest that runs next; no memory is
-    // touched.
-    unsafe {
-        wrmsr(Msr::X2APIC_LVT_TIMER, lvt);
-        wrmsr(Msr::X2APIC_TIMER_DIVIDE, divide);
-        wrmsr(Msr::X2APIC_TIMER_INITIAL, count);
-    }
+    write(Msr::X2APIC_LVT_TIMER, lvt);
+    write(Msr::X2APIC_TIMER_DIVIDE, divide);
+    write(Msr::X2APIC_TIMER_INITIAL, count);
 }
 
 /// True while a vector is requested and not yet taken.

@@ -4,7 +4,6 @@
 //! switched when a guest is left.
 
 use core::cell::UnsafeCell;
-use core::mem::offset_of;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use kernel::protocol::Gate;
 use kernel::types::CoreId;
@@ -31,13 +30,6 @@ pub struct Core {
     /// Its number; set before it starts.
     pub number: AtomicU32,
 }
-
-/// Offset of [`Core::nmi`] for the NMI stub.
-pub const NMI_OFFSET: usize = offset_of!(Core, nmi);
-/// Offset of [`Core::drained_any`] for the drain stubs.
-pub const DRAINED_ANY_OFFSET: usize = offset_of!(Core, drained_any);
-/// Offset of [`Core::drained`] for the drain stubs.
-pub const DRAINED_OFFSET: usize = offset_of!(Core, drained);
 
 impl Core {
     const fn new() -> Core {

@@ -1,9 +1,12 @@
-//! Instructions that Rust does not have: MSRs, ports, control registers, time, halting.
+//! Instructions that Rust does not have, in the widths and with the guarantees that the kernel wants of them: MSRs, ports,
+//! task priority, time.
 //!
 //! MSRs are named here and nowhere else; reading one of them is safe because each exists on every CPU that the kernel
 //! accepts (`boot` checks x2APIC and SVM first). Writing one can take memory safety away and is `unsafe`.
 
 use core::arch::asm;
+use x86_64::instructions::port::Port;
+use x86_64::registers::{model_specific, xcontrol::XCr0};
 
 /// A model-specific register under its manual name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,12 +63,8 @@ impl Msr {
 /// Reads an MSR.
 #[inline(always)]
 pub fn rdmsr(msr: Msr) -> u64 {
-    let (low, high): (u32, u32);
     // SAFETY: an `Msr` exists (see the module), and reading those listed has no side effect.
-    unsafe {
-        asm!("rdmsr", in("ecx") msr.0, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags))
-    };
-    u64::from(high) << 32 | u64::from(low)
+    unsafe { model_specific::Msr::new(msr.0).read() }
 }
 
 /// Writes an MSR.
@@ -75,18 +74,14 @@ pub fn rdmsr(msr: Msr) -> u64 {
 #[inline(always)]
 pub unsafe fn wrmsr(msr: Msr, value: u64) {
     // SAFETY: the caller's obligation.
-    unsafe {
-        asm!("wrmsr", in("ecx") msr.0, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nostack, preserves_flags));
-    }
+    unsafe { model_specific::Msr::new(msr.0).write(value) };
 }
 
 /// Reads the time-stamp counter.
 #[inline(always)]
 pub fn rdtsc() -> u64 {
-    let (low, high): (u32, u32);
     // SAFETY: RDTSC has no effect but its result.
-    unsafe { asm!("rdtsc", out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags)) };
-    u64::from(high) << 32 | u64::from(low)
+    unsafe { core::arch::x86_64::_rdtsc() }
 }
 
 /// CPUID of a leaf and subleaf: eax, ebx, ecx, edx.
@@ -100,16 +95,14 @@ pub fn cpuid(leaf: u32, subleaf: u32) -> [u32; 4] {
 /// # Safety
 /// Reading the port must not make a device touch memory that Rust owns.
 pub unsafe fn port_in(port: u16, width: u8) -> u32 {
-    let value: u32;
     // SAFETY: the caller's obligation.
     unsafe {
         match width {
-            1 => asm!("in al, dx", in("dx") port, inout("eax") 0 => value, options(nomem, nostack, preserves_flags)),
-            2 => asm!("in ax, dx", in("dx") port, inout("eax") 0 => value, options(nomem, nostack, preserves_flags)),
-            _ => asm!("in eax, dx", in("dx") port, out("eax") value, options(nomem, nostack, preserves_flags)),
+            1 => u32::from(Port::<u8>::new(port).read()),
+            2 => u32::from(Port::<u16>::new(port).read()),
+            _ => Port::new(port).read(),
         }
     }
-    value
 }
 
 /// Writes a port of 1, 2 or 4 bytes.
@@ -120,28 +113,11 @@ pub unsafe fn port_out(port: u16, width: u8, value: u32) {
     // SAFETY: the caller's obligation.
     unsafe {
         match width {
-            1 => asm!("out dx, al", in("dx") port, in("al") value as u8, options(nomem, nostack, preserves_flags)),
-            2 => asm!("out dx, ax", in("dx") port, in("ax") value as u16, options(nomem, nostack, preserves_flags)),
-            _ => asm!("out dx, eax", in("dx") port, in("eax") value, options(nomem, nostack, preserves_flags)),
+            1 => Port::new(port).write(value as u8),
+            2 => Port::new(port).write(value as u16),
+            _ => Port::new(port).write(value),
         }
     }
-}
-
-/// CR2: the address of the last page fault.
-pub fn cr2() -> u64 {
-    let value: u64;
-    // SAFETY: reading CR2 has no side effect.
-    unsafe { asm!("mov {}, cr2", out(reg) value, options(nomem, nostack, preserves_flags)) };
-    value
-}
-
-/// Sets bits of CR4.
-///
-/// # Safety
-/// The CPU must have the features, and none of them may change the meaning of the page tables in use.
-pub unsafe fn cr4_set(bits: u64) {
-    // SAFETY: the caller's obligation.
-    unsafe { asm!("mov {0}, cr4", "or {0}, {1}", "mov cr4, {0}", out(reg) _, in(reg) bits, options(nostack)) };
 }
 
 /// CR8: the task priority.
@@ -167,21 +143,5 @@ pub fn set_cr8(priority: u64) {
 #[inline(always)]
 pub unsafe fn xsetbv(value: u64) {
     // SAFETY: the caller's obligation.
-    unsafe {
-        asm!("xsetbv", in("ecx") 0, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nomem, nostack, preserves_flags));
-    }
-}
-
-/// Tells the CPU, and an emulator's scheduler, that this is a spin loop.
-#[inline(always)]
-pub fn pause() {
-    core::hint::spin_loop();
-}
-
-/// Halts for ever; NMIs are taken and return here.
-pub fn halt_forever() -> ! {
-    loop {
-        // SAFETY: halting is harmless.
-        unsafe { asm!("cli", "hlt", options(nomem, nostack)) };
-    }
+    unsafe { XCr0::write_raw(value) };
 }

@@ -22,7 +22,7 @@ const MAX_PERIOD: u64 = 100_000_000;
 pub struct Hpet {
     registers: Registers,
     /// Counts per second.
-    hz: u64,
+    pub hz: u64,
     /// All ones in the width of counter and comparator.
     mask: u64,
 }
@@ -30,26 +30,21 @@ pub struct Hpet {
 impl Hpet {
     /// Takes it over with the counter running and every alarm off; `None` if it does not look like one.
     pub fn new(registers: Registers) -> Option<Hpet> {
-        let capabilities = registers.read64(CAPABILITIES);
+        let capabilities: u64 = registers.read(CAPABILITIES);
         let period = capabilities >> 32;
         if period == 0 || period > MAX_PERIOD {
             return None;
         }
-        let wide = capabilities & WIDE_COUNTER != 0 && registers.read64(TIMER_CONFIGURATION) & WIDE_TIMER != 0;
-        registers.write64(CONFIGURATION, 0);
-        registers.write64(TIMER_CONFIGURATION, 0);
-        registers.write64(CONFIGURATION, 1);
+        let wide = capabilities & WIDE_COUNTER != 0 && registers.read::<u64>(TIMER_CONFIGURATION) & WIDE_TIMER != 0;
+        registers.write(CONFIGURATION, 0u64);
+        registers.write(TIMER_CONFIGURATION, 0u64);
+        registers.write(CONFIGURATION, 1u64);
         Some(Hpet { registers, hz: FEMTOSECONDS / period, mask: if wide { u64::MAX } else { u64::from(u32::MAX) } })
-    }
-
-    /// Counts per second.
-    pub fn hz(self) -> u64 {
-        self.hz
     }
 
     /// The counter.
     pub fn counter(self) -> u64 {
-        self.registers.read64(COUNTER) & self.mask
+        self.registers.read::<u64>(COUNTER) & self.mask
     }
 
     /// Counts from an earlier value of the counter to a later one.
@@ -59,13 +54,13 @@ impl Hpet {
 
     /// The highest IOAPIC pin below `pins` that comparator 0 can raise.
     pub fn best_pin(self, pins: u8) -> Option<u8> {
-        let possible = (self.registers.read64(TIMER_CONFIGURATION) >> 32) as u32;
+        let possible = self.registers.read::<u32>(TIMER_CONFIGURATION + 4);
         (0..pins.min(32)).rev().find(|pin| possible >> pin & 1 != 0)
     }
 
     /// Makes comparator 0 raise edges on a pin.
     pub fn route(self, pin: u8) {
-        self.registers.write64(TIMER_CONFIGURATION, INTERRUPT | u64::from(pin) << 9);
+        self.registers.write(TIMER_CONFIGURATION, INTERRUPT | u64::from(pin) << 9);
     }
 
     /// Sets the alarm `counts` from now or one later, never earlier, cut to half the counter's range; true if it has
@@ -73,7 +68,7 @@ impl Hpet {
     pub fn set_alarm(self, counts: u64) -> bool {
         // One more, as the counter may be about to change.
         let at = self.counter().wrapping_add(counts.min(self.mask / 2) + 1) & self.mask;
-        self.registers.write64(COMPARATOR, at);
+        self.registers.write(COMPARATOR, at);
         self.span(self.counter(), at) > self.mask / 2 || self.counter() == at
     }
 }

@@ -4,38 +4,32 @@
 .code64
 
 .balign 16
-.global exception_stubs
-exception_stubs:
+.global interrupt_stubs
+interrupt_stubs:
     .set vector, 0
-    .rept 32
-    .balign 16
-    # The CPU pushes an error code for 8, 10 to 14, 17, 21, 29 and 30.
-    .if (0x60227d00 >> vector) & 1
+    .rept 256
+    # Each has 16 bytes; one that needs more does not assemble.
+    .org interrupt_stubs + 16 * vector
+    .if vector == 2
+    jmp nmi_stub
     .else
-    pushq $0
-    .endif
     pushq $vector
+    .if vector < 32
     jmp exception_common
+    .else
+    jmp drain_common
+    .endif
+    .endif
     .set vector, vector + 1
     .endr
+    .org interrupt_stubs + 16 * 256
 
 exception_common:
-    # vector, error code, rip, cs, rflags, rsp, ss
+    # vector, error code of those that have one, rip, cs, rflags, rsp, ss
     mov %rsp, %rdi
     and $-16, %rsp
     call host_exception
     ud2
-
-.balign 16
-.global drain_stubs
-drain_stubs:
-    .set vector, 32
-    .rept 224
-    .balign 16
-    pushq $vector
-    jmp drain_common
-    .set vector, vector + 1
-    .endr
 
 drain_common:
     push %rax
@@ -56,8 +50,6 @@ drain_common:
     add $8, %rsp
     iretq
 
-.balign 16
-.global nmi_stub
 nmi_stub:
     push %rax
     mov %rsp, %rax
@@ -90,8 +82,8 @@ take_nmi:
 
 # Takes pending NMIs and accepts every pending interrupt on the drain stubs.
 .balign 16
-.global take_all
-take_all:
+.global drain
+drain:
     stgi
     sti
     nop

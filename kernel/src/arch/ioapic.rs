@@ -8,7 +8,8 @@ const VERSION: u32 = 0x01;
 /// First word of the first redirection entry; two words each.
 const REDIRECTION: u32 = 0x10;
 const MASKED: u32 = 1 << 16;
-const DELIVER_NMI: u32 = 4 << 8;
+/// Delivery as an NMI, instead of a vector.
+pub const DELIVER_NMI: u32 = 4 << 8;
 /// Largest APIC id that a redirection entry can name without interrupt remapping.
 const MAX_ID: u32 = 254;
 
@@ -16,34 +17,29 @@ const MAX_ID: u32 = 254;
 #[derive(Clone, Copy, Debug)]
 pub struct IoApic {
     registers: Registers,
-    pins: u8,
+    /// How many pins it has.
+    pub pins: u8,
 }
 
 impl IoApic {
     /// Takes it over, with every pin masked and edge-triggered.
     pub fn new(registers: Registers) -> IoApic {
         let mut io_apic = IoApic { registers, pins: 0 };
-        io_apic.pins = (io_apic.read(VERSION) >> 16) as u8;
-        io_apic.pins = io_apic.pins.min(239) + 1;
+        io_apic.pins = ((io_apic.read(VERSION) >> 16) as u8).min(239) + 1;
         for pin in 0..io_apic.pins {
             io_apic.mask(pin);
         }
         io_apic
     }
 
-    /// How many pins it has.
-    pub fn pins(self) -> u8 {
-        self.pins
-    }
-
     fn read(self, register: u32) -> u32 {
-        self.registers.write32(SELECT, register);
-        self.registers.read32(WINDOW)
+        self.registers.write(SELECT, register);
+        self.registers.read(WINDOW)
     }
 
     fn write(self, register: u32, value: u32) {
-        self.registers.write32(SELECT, register);
-        self.registers.write32(WINDOW, value);
+        self.registers.write(SELECT, register);
+        self.registers.write(WINDOW, value);
     }
 
     /// Masks a pin, and returns when the mask holds.
@@ -52,22 +48,13 @@ impl IoApic {
         self.read(REDIRECTION + 2 * u32::from(pin));
     }
 
-    /// Delivers a pin's edges as NMIs to a core; false if its id does not fit in the entry.
-    pub fn route_nmi(self, pin: u8, apic_id: u32) -> bool {
-        self.route(pin, apic_id, DELIVER_NMI)
-    }
-
-    /// Delivers a pin's edges as a vector to a core; false if its id does not fit in the entry.
-    pub fn route_vector(self, pin: u8, apic_id: u32, vector: u8) -> bool {
-        self.route(pin, apic_id, u32::from(vector))
-    }
-
-    fn route(self, pin: u8, apic_id: u32, low: u32) -> bool {
+    /// Delivers a pin's edges to a core, as a vector or as [`DELIVER_NMI`]; false if its id does not fit in the entry.
+    pub fn route(self, pin: u8, apic_id: u32, delivery: u32) -> bool {
         if apic_id > MAX_ID || pin >= self.pins {
             return false;
         }
         self.write(REDIRECTION + 2 * u32::from(pin) + 1, apic_id << 24);
-        self.write(REDIRECTION + 2 * u32::from(pin), low);
+        self.write(REDIRECTION + 2 * u32::from(pin), delivery);
         true
     }
 }

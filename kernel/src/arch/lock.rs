@@ -1,9 +1,9 @@
 //! The kernel lock: one fair ticket lock around the one kernel. What it guards exists as `&mut` only inside its guard.
 
-use super::cpu::pause;
 use crate::Nonkernel;
 use crate::storage::Hardware;
 use core::cell::UnsafeCell;
+use core::hint::spin_loop;
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicU32, Ordering};
 use kernel::Kernel;
@@ -33,7 +33,7 @@ impl Lock {
     pub fn take() -> Lock {
         let ticket = KERNEL.next.fetch_add(1, Ordering::Relaxed);
         while KERNEL.serving.load(Ordering::Acquire) != ticket {
-            pause();
+            spin_loop();
         }
         Lock(())
     }

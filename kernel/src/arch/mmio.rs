@@ -1,6 +1,6 @@
 //! Registers of devices that the kernel itself drives: HPET, IOAPIC, IOMMUs, configuration space.
 
-use core::ptr;
+use zerocopy::{FromBytes, IntoBytes};
 
 /// A range of device registers, identity-mapped.
 #[derive(Clone, Copy, Debug)]
@@ -18,37 +18,20 @@ impl Registers {
         Registers { base, bytes }
     }
 
-    /// Reads a 32-bit register; an offset outside the range reads as all ones, as an absent device does.
-    pub fn read32(self, offset: u64) -> u32 {
-        if offset.saturating_add(4) > self.bytes {
-            return u32::MAX;
-        }
+    fn at<T>(self, offset: u64) -> *mut T {
+        assert!(offset + size_of::<T>() as u64 <= self.bytes, "a register outside its device");
+        (self.base + offset) as *mut T
+    }
+
+    /// Reads a register, which lies within the range.
+    pub fn read<T: FromBytes>(self, offset: u64) -> T {
         // SAFETY: in range, and `new`'s caller says that these are registers.
-        unsafe { ptr::read_volatile((self.base + offset) as *const u32) }
+        unsafe { self.at::<T>(offset).read_volatile() }
     }
 
-    /// Writes a 32-bit register; an offset outside the range is ignored.
-    pub fn write32(self, offset: u64, value: u32) {
-        if offset.saturating_add(4) <= self.bytes {
-            // SAFETY: as for `read32`.
-            unsafe { ptr::write_volatile((self.base + offset) as *mut u32, value) };
-        }
-    }
-
-    /// Reads a 64-bit register; an offset outside the range reads as all ones.
-    pub fn read64(self, offset: u64) -> u64 {
-        if offset.saturating_add(8) > self.bytes {
-            return u64::MAX;
-        }
-        // SAFETY: as for `read32`.
-        unsafe { ptr::read_volatile((self.base + offset) as *const u64) }
-    }
-
-    /// Writes a 64-bit register; an offset outside the range is ignored.
-    pub fn write64(self, offset: u64, value: u64) {
-        if offset.saturating_add(8) <= self.bytes {
-            // SAFETY: as for `read32`.
-            unsafe { ptr::write_volatile((self.base + offset) as *mut u64, value) };
-        }
+    /// Writes a register, which lies within the range.
+    pub fn write<T: IntoBytes>(self, offset: u64, value: T) {
+        // SAFETY: as for `read`.
+        unsafe { self.at::<T>(offset).write_volatile(value) };
     }
 }

@@ -3,8 +3,8 @@
 //! Used while the kernel boots, on one core, and again by a panic, which seizes the port; between the two the port
 //! belongs to whoever holds its `IoPort` capability.
 
-use super::cpu::{port_in, port_out};
 use core::fmt::{self, Write};
+use x86_64::instructions::port::Port;
 
 const PORT: u16 = 0x3f8;
 /// Polls of the line status before a byte is given up, so that a missing UART can't hang the kernel.
@@ -17,22 +17,21 @@ impl Serial {
     /// Sets 115200 baud, 8N1, FIFOs on, interrupts off.
     pub fn init() {
         for (register, value) in [(1, 0), (3, 0x80), (0, 1), (1, 0), (3, 0x03), (2, 0xc7), (4, 0x03)] {
-            // SAFETY: programming the UART touches no memory.
-            unsafe { port_out(PORT + register, 1, value) };
+            Serial::write(register, value);
         }
     }
 
+    fn write(register: u16, value: u8) {
+        // SAFETY: programming the UART and sending by it touches no memory.
+        unsafe { Port::new(PORT + register).write(value) };
+    }
+
     /// Sends one byte.
-    pub fn byte(byte: u8) {
-        for _ in 0..MAX_POLLS {
-            // SAFETY: reading the line status touches no memory.
-            if unsafe { port_in(PORT + 5, 1) } & 0x20 != 0 {
-                break;
-            }
-            super::cpu::pause();
-        }
-        // SAFETY: sending a byte touches no memory.
-        unsafe { port_out(PORT, 1, u32::from(byte)) };
+    fn byte(byte: u8) {
+        // SAFETY: reading the line status touches no memory.
+        let ready = || unsafe { Port::<u8>::new(PORT + 5).read() } & 0x20 != 0;
+        let _ = (0..MAX_POLLS).any(|_| ready());
+        Serial::write(0, byte);
     }
 }
 
@@ -48,9 +47,7 @@ impl Write for Serial {
     }
 }
 
-struct Logger;
-
-impl log::Log for Logger {
+impl log::Log for Serial {
     fn enabled(&self, _: &log::Metadata<'_>) -> bool {
         true
     }
@@ -63,12 +60,10 @@ impl log::Log for Logger {
     fn flush(&self) {}
 }
 
-static LOGGER: Logger = Logger;
-
 /// Makes the port ready and takes over `log`.
 pub fn init() {
     Serial::init();
-    if log::set_logger(&LOGGER).is_ok() {
+    if log::set_logger(&Serial).is_ok() {
         log::set_max_level(log::LevelFilter::Info);
     }
 }

@@ -1,9 +1,10 @@
 //! How fast the clocks run: the TSC against the HPET, the APIC timer against the TSC. Short spans and no fixed delays.
 
 use crate::arch::core_area;
-use crate::arch::cpu::{pause, rdtsc};
+use crate::arch::cpu::rdtsc;
 use crate::arch::hpet::Hpet;
 use crate::arch::{apic, interrupts};
+use core::hint::spin_loop;
 use kernel::apic_timer::TimerScale;
 
 /// Frequencies are multiples of this; one that is measured within a thousandth of a multiple is that multiple.
@@ -11,15 +12,15 @@ const STEP_HZ: u64 = 1_000_000;
 
 /// Frequency of the TSC in Hz, measured over 100 us.
 pub fn measure_tsc(hpet: Hpet) -> u64 {
-    let counts = hpet.hz() / 10_000;
+    let counts = hpet.hz / 10_000;
     let (from, tsc_from) = (hpet.counter(), rdtsc());
     let (mut to, mut tsc_to) = (from, tsc_from);
     while hpet.span(from, to) < counts {
-        pause();
+        spin_loop();
         (to, tsc_to) = (hpet.counter(), rdtsc());
     }
     let span = u128::from(hpet.span(from, to));
-    rounded((u128::from(tsc_to.wrapping_sub(tsc_from)) * u128::from(hpet.hz()) / span) as u64)
+    rounded((u128::from(tsc_to.wrapping_sub(tsc_from)) * u128::from(hpet.hz) / span) as u64)
 }
 
 /// How fast this core's APIC timer counts. The timer's current count is never read (an
@@ -34,7 +35,7 @@ pub fn measure_apic_timer(tsc_hz: u64) -> TimerScale {
     // Writing the three registers is no part of the span, or the timer would seem slower than it is.
     let start = rdtsc();
     while !apic::requested(VECTOR) {
-        pause();
+        spin_loop();
         assert!(rdtsc().wrapping_sub(start) < tsc_hz * PATIENCE_SECONDS, "the APIC timer does not run");
     }
     let ticks = rdtsc().wrapping_sub(start);

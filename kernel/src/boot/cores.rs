@@ -3,7 +3,6 @@
 use super::physical::Taken;
 use crate::arch::{apic, core_area, cpu};
 use core::sync::atomic::Ordering;
-use kernel::firmware::memory_map::Region;
 use kernel::types::CoreId;
 
 unsafe extern "C" {
@@ -19,31 +18,27 @@ const ATTEMPTS: u32 = 1000;
 
 /// Starts the cores with these ids as core 1, 2, ...; returns how many run, the boot core included. A core that does not
 /// answer is left out, and those behind it take its number.
-pub fn start(page: u64, ids: impl Iterator<Item = u32>, tsc_hz: u64) -> usize {
-    let (code, stack_word) = {
-        let (start, end) = (&raw const trampoline_start as u64, &raw const trampoline_end as u64);
-        // SAFETY: the trampoline is read-only data between its two symbols.
-        let code = unsafe { core::slice::from_raw_parts(start as *const u8, (end - start) as usize) };
-        (code, &raw const trampoline_stack as u64 - start)
-    };
-    // SAFETY: boot took the page out of the memory map for this.
-    unsafe { Taken(Region { start: page, end: page + 4096 }).fill(code) };
+pub fn start(page: Taken, ids: impl Iterator<Item = u32>, tsc_hz: u64) -> usize {
+    let (start, end) = (&raw const trampoline_start, &raw const trampoline_end);
+    // SAFETY: the trampoline is read-only data between its two symbols.
+    page.fill(unsafe { core::slice::from_raw_parts(start, end.addr() - start.addr()) });
+    let stack_word = (&raw const trampoline_stack).addr() - start.addr();
     let mut count = 1;
     for apic_id in ids {
         let number = CoreId::new(count as u8);
         let core = core_area::core(number);
         core.apic_id.store(apic_id, Ordering::Relaxed);
         core.number.store(count as u32, Ordering::Relaxed);
-        // SAFETY: the word lies in the page above; no core starts from it at this time.
-        unsafe { core::ptr::write_volatile((page + stack_word) as *mut u64, core_area::stack_top(number)) };
+        // No core starts from the page at this time.
+        page.put(stack_word, &core_area::stack_top(number).to_le_bytes());
         apic::send_init(apic_id);
         let answered = (0..ATTEMPTS).any(|_| {
-            apic::send_startup(apic_id, (page >> 12) as u8);
+            apic::send_startup(apic_id, (page.base().get() >> 12) as u8);
             let start = cpu::rdtsc();
             while !core.ready.load(Ordering::Acquire)
                 && cpu::rdtsc().wrapping_sub(start) < tsc_hz / 1_000_000 * PATIENCE_US
             {
-                cpu::pause();
+                core::hint::spin_loop();
             }
             core.ready.load(Ordering::Acquire)
         });

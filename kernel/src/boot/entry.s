@@ -8,11 +8,6 @@ multiboot2_header:
     .long 0
     .long multiboot2_end - multiboot2_header
     .long 0x100000000 - (0xe85250d6 + (multiboot2_end - multiboot2_header))
-    # Information request: command line, modules, memory map, ACPI.
-    .short 1, 0
-    .long 28
-    .long 1, 3, 6, 14, 15
-    .balign 8
     # Entry address: the ELF header's entry is 32-bit code as well, so either tag or header serves.
     .short 3, 0
     .long 12
@@ -67,11 +62,10 @@ start32:
     test $(1 << 26), %edx
     jz no_large_pages
     mov $core_areas + {area_bytes}, %esp
-    call enable_long_mode
-    ljmp $8, $start64
+    mov $boot_main, %ebx
 
-# Turns on paging with the boot tables and loads the GDT; uses eax, ecx, edx.
-enable_long_mode:
+# Turns on paging with the boot tables and calls the function in ebx with edi and esi, on the stack in esp.
+long_mode:
     mov %cr4, %eax
     or $0x660, %eax                 # PAE, MCE (else a machine check is a silent reset), OSFXSR, OSXMMEXCPT
     mov %eax, %cr4
@@ -86,7 +80,21 @@ enable_long_mode:
     or $0x80010023, %eax            # PG, WP, NE, MP, PE
     mov %eax, %cr0
     lgdt boot_gdt_pointer
-    ret
+    ljmp $8, $1f
+.code64
+1:  mov $0x10, %eax
+    mov %eax, %ds
+    mov %eax, %es
+    mov %eax, %fs
+    mov %eax, %gs
+    mov %eax, %ss
+    mov %esp, %esp
+    mov %edi, %edi
+    mov %esi, %esi
+    mov %ebx, %ebx
+    call *%rbx
+    ud2
+.code32
 
 no_large_pages:
     mov $0x3f8, %dx
@@ -98,20 +106,6 @@ no_large_pages:
     outb %al, %dx
 1:  hlt
     jmp 1b
-
-.code64
-start64:
-    mov $0x10, %eax
-    mov %eax, %ds
-    mov %eax, %es
-    mov %eax, %fs
-    mov %eax, %gs
-    mov %eax, %ss
-    mov $core_areas + {area_bytes}, %rsp
-    mov %edi, %edi
-    mov %esi, %esi
-    call boot_main
-    ud2
 
 # Copied to a page below 1 MiB: it must not refer to its own absolute addresses, but for the two words that are patched.
 .section .rodata.trampoline, "a"
@@ -144,19 +138,6 @@ trampoline_end:
 ap32:
     mov $0x10, %eax
     mov %eax, %ds
-    mov %eax, %es
-    mov %eax, %ss
     mov %esi, %esp
-    call enable_long_mode
-    ljmp $8, $ap64
-.code64
-ap64:
-    mov $0x10, %eax
-    mov %eax, %ds
-    mov %eax, %es
-    mov %eax, %fs
-    mov %eax, %gs
-    mov %eax, %ss
-    mov %esi, %esp
-    call ap_main
-    ud2
+    mov $ap_main, %ebx
+    jmp long_mode

@@ -16,17 +16,19 @@ use crate::arch::svm::vmcb::Clean;
 use crate::arch::{apic, core_area, cpu, interrupts, serial, svm};
 use crate::core_loop;
 use crate::storage::{Booted, Devices};
+use cap_spec::abi::PAGE_BITS;
 use core::arch::global_asm;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::Ordering;
 use kernel::Config;
-use kernel::firmware::memory_map::{MemoryMap, Region};
+use kernel::firmware::memory_map::MemoryMap;
 use kernel::firmware::module::{self, Module};
 use kernel::firmware::{COMMAND_LINE_MAX, Handover, PhysicalMemory, acpi, command_line, multiboot2, pvh};
 use kernel::nested::EntryFormat;
-use kernel::types::{CoreId, Hpa, Ticks};
+use kernel::types::{CoreId, Ticks};
 use kernel::vm::MAX_CORES;
 use physical::{Tables, Taken};
 use root::Plan;
+use spin::Once;
 
 /// First byte above the memory that belongs to firmware and to the cores' start-up.
 const LOW_END: u64 = 0x10_0000;
@@ -38,7 +40,7 @@ const SWITCH_US: u64 = 5;
 global_asm!(include_str!("entry.s"), area_bytes = const core_area::AREA_BYTES, options(att_syntax));
 
 /// Set when the kernel is configured and the other cores may run guests.
-static RELEASED: AtomicBool = AtomicBool::new(false);
+static BOOTED: Once<Booted> = Once::new();
 
 /// First Rust code of the boot core. `magic` and `info` are what the boot loader left in eax and ebx.
 #[unsafe(no_mangle)]
@@ -52,18 +54,17 @@ extern "C" fn boot_main(magic: u64, info: u64) -> ! {
 #[inline(never)]
 fn prepare(magic: u64, info: u64) -> Booted {
     serial::init();
-    interrupts::build();
     interrupts::load();
     let handover: Handover<'_> = match magic as u32 {
         multiboot2::BOOT_MAGIC => multiboot2::parse(&Tables, info),
         _ => pvh::parse(&Tables, info),
     }
     .unwrap_or_else(|error| panic!("boot loader: {error:?}"));
-    // Copied, as the memory it lies in is RAM that is about to be handed out.
+    // Copied, as the memory it lies in is RAM that is about to be handed out. At least one zero ends it.
     let mut line = [0u8; COMMAND_LINE_MAX];
-    let line_bytes = handover.command_line.len().min(line.len() - 1);
-    line[..line_bytes].copy_from_slice(&handover.command_line[..line_bytes]);
-    let line = &line[..line_bytes];
+    let bytes = handover.command_line.len().min(COMMAND_LINE_MAX - 1);
+    line[..bytes].copy_from_slice(&handover.command_line[..bytes]);
+    let line = &line[..bytes];
     let options = command_line::parse(line);
     log::info!("nonkernel {}, {} MiB of RAM", env!("CARGO_PKG_VERSION"), handover.memory.bytes() >> 20);
     let platform = match handover.rsdp.map(|rsdp| acpi::parse(&Tables, rsdp)) {
@@ -77,11 +78,11 @@ fn prepare(magic: u64, info: u64) -> Booted {
     let iommus = quiet::iommus_off(&platform);
     let functions = quiet::bus_masters_off(&platform);
     log::info!("{iommus} IOMMUs off, {functions} PCI functions quiet");
-    let (mut memory, module_base, module) = take_memory(&handover);
+    let (mut memory, module_base, module) = take_memory(handover);
 
     assert!(apic::present(), "the CPU has no x2APIC");
     apic::init();
-    let features = Features::detect().unwrap_or_else(|error| panic!("no virtualization: {error:?}"));
+    let features = Features::detect().unwrap_or_else(|error| panic!("{error}"));
     let boot_core = core_area::core(CoreId::new(0));
     boot_core.apic_id.store(apic::id(), Ordering::Relaxed);
     boot_core.ready.store(true, Ordering::Relaxed);
@@ -89,26 +90,24 @@ fn prepare(magic: u64, info: u64) -> Booted {
     unsafe { svm::turn_on(boot_core.id()) };
     // SAFETY: the HPET and the IOAPIC are where ACPI says, outside usable RAM.
     let hpet = Hpet::new(unsafe { Registers::new(platform.hpet, 0x400) }).expect("no usable HPET");
-    let io_apic = platform.io_apics.get(0).expect("ACPI named one");
     // SAFETY: as above.
-    let io_apic = IoApic::new(unsafe { Registers::new(io_apic.address, 0x20) });
-    let hpet_pin = hpet.best_pin(io_apic.pins()).expect("the HPET reaches no IOAPIC pin");
+    let io_apic = IoApic::new(unsafe { Registers::new(platform.io_apic, 0x20) });
+    let hpet_pin = hpet.best_pin(io_apic.pins).expect("the HPET reaches no IOAPIC pin");
     let tsc_hz = clock::measure_tsc(hpet);
     let timer = clock::measure_apic_timer(tsc_hz);
 
-    let page = memory.allocate(4096, 4096, 0x1000).filter(|&page| page < LOW_END).expect("no page below 1 MiB");
-    let others = platform.cores.iter().filter(|&id| id != apic::id()).take(options.cores.min(MAX_CORES) - 1);
+    let page = Taken::from(&mut memory, 4096, 4096, 0x1000).filter(|page| page.base().get() < LOW_END);
+    let page = page.expect("no page below 1 MiB");
+    let others = platform.cores.iter().copied().filter(|&id| id != apic::id()).take(options.cores.min(MAX_CORES) - 1);
     let cores = cores::start(page, others, tsc_hz);
-    log::info!("{cores} cores, TSC {} MHz, HPET {} kHz at pin {hpet_pin}", tsc_hz / 1_000_000, hpet.hz() / 1000);
+    log::info!("{cores} cores, TSC {} MHz, HPET {} kHz at pin {hpet_pin}", tsc_hz / 1_000_000, hpet.hz / 1000);
     log::info!("SVM: {} ASIDs, next RIP {}, clean bits {}", features.asids, features.next_rip, features.clean_bits);
 
     // Nothing below 1 MiB is handed out: firmware has its data there.
     memory.remove(0, LOW_END);
-    let statistics_page = memory.allocate(4096, 4096, 0).map(Hpa::new).expect("no memory");
-    // SAFETY: the page has just left the memory map.
-    unsafe { Taken(Region { start: statistics_page.get(), end: statistics_page.get() + 4096 }).fill(&[]) };
+    let statistics_page = Taken::clean(&mut memory, PAGE_BITS).base();
     let mut kernel = Lock::take();
-    let counts_per_tick = ((u128::from(hpet.hz()) << 32) / u128::from(tsc_hz)) as u64;
+    let counts_per_tick = ((u128::from(hpet.hz) << 32) / u128::from(tsc_hz)) as u64;
     kernel.machine.configure(Devices { hpet, hpet_pin, io_apic, counts_per_tick }, statistics_page);
     kernel.configure(&Config {
         cores,
@@ -121,21 +120,19 @@ fn prepare(magic: u64, info: u64) -> Booted {
         forbidden_routes: 1 << hpet_pin,
     });
     let root =
-        Plan { memory: &mut memory, module_base, module, command_line: line, options, routes: io_apic.pins(), tsc_hz }
+        Plan { memory: &mut memory, module_base, module, command_line: line, options, routes: io_apic.pins, tsc_hz }
             .carry_out(&mut kernel);
     let constants = Constants { xcr0: svm::emulate::supported_xcr0(), timer, barrier: features.barrier };
     let clean = if features.clean_bits { Clean::all() } else { Clean::empty() };
-    let booted = Booted { constants, features, clean, root };
-    kernel.machine.booted = Some(booted);
     log::info!("root VM starts {} us after reset", cpu::rdtsc() / (tsc_hz / 1_000_000));
     root.start(&mut kernel);
     root.note_first_start(cpu::rdtsc());
     drop(kernel);
-    RELEASED.store(true, Ordering::Release);
+    let booted = BOOTED.call_once(|| Booted { constants, features, clean, root });
     for core in core_area::cores(cores).skip(1) {
         apic::send_nmi(core.apic_id.load(Ordering::Relaxed));
     }
-    booted
+    *booted
 }
 
 /// First Rust code of every other core, on its own stack.
@@ -147,15 +144,16 @@ extern "C" fn ap_main() -> ! {
     // SAFETY: the boot core has detected SVM, and the IDT is loaded.
     unsafe { svm::turn_on(core.id()) };
     core.ready.store(true, Ordering::Release);
-    while !RELEASED.load(Ordering::Acquire) {
+    loop {
+        if let Some(&booted) = BOOTED.get() {
+            core_loop::run(core, booted);
+        }
         interrupts::idle();
     }
-    let booted = Lock::take().machine.booted.expect("set before the release");
-    core_loop::run(core, booted)
 }
 
 /// The RAM that is left when kernel and boot module are taken out, the module's address, and its checked header.
-fn take_memory(handover: &Handover<'_>) -> (MemoryMap, u64, Module) {
+fn take_memory(handover: Handover<'_>) -> (MemoryMap, u64, Module) {
     let mut memory = handover.memory;
     let kernel = physical::kernel_image();
     memory.remove(kernel.start, kernel.end);

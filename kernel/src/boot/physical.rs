@@ -1,7 +1,8 @@
 //! Physical memory as boot reads and fills it, before any of it is an object of the kernel.
 
 use kernel::firmware::PhysicalMemory;
-use kernel::firmware::memory_map::Region;
+use kernel::firmware::memory_map::{MemoryMap, Region};
+use kernel::types::Hpa;
 
 /// First byte above what the identity map reaches.
 pub const MAPPED_END: u64 = 512 << 30;
@@ -32,21 +33,45 @@ impl PhysicalMemory for Tables {
     }
 }
 
-/// RAM that boot took out of the memory map for one purpose.
+/// RAM that boot took out of the memory map for one purpose. Nothing of Rust lies in it; what a guest sees of it, it can
+/// only read while boot writes, or does not run meanwhile.
 #[derive(Clone, Copy, Debug)]
-pub struct Taken(pub Region);
+pub struct Taken(Region);
 
 impl Taken {
+    /// Takes memory: see [`MemoryMap::allocate`].
+    pub fn from(memory: &mut MemoryMap, bytes: u64, align: u64, floor: u64) -> Option<Taken> {
+        let start = memory.allocate(bytes, align, floor)?;
+        Some(Taken(Region { start, end: start + bytes }))
+    }
+
+    /// Takes clean memory for an object or a table: naturally aligned and zero.
+    pub fn clean(memory: &mut MemoryMap, bits: u8) -> Taken {
+        let taken = Taken::from(memory, 1 << bits, 1 << bits, 0).expect("no memory for the root VM");
+        taken.fill(&[]);
+        taken
+    }
+
+    /// Where it starts.
+    pub fn base(self) -> Hpa {
+        Hpa::new(self.0.start)
+    }
+
     /// Fills it with a copy of `from`, and the rest with zero.
-    ///
-    /// # Safety
-    /// The region must be RAM that the memory map gave up for the caller, and nothing may refer to its old contents.
-    pub unsafe fn fill(self, from: &[u8]) {
-        let bytes = (self.0.bytes() as usize).min(from.len());
-        // SAFETY: the caller's obligation; the copy is cut to the region.
-        unsafe {
-            core::ptr::copy_nonoverlapping(from.as_ptr(), self.0.start as *mut u8, bytes);
-            core::ptr::write_bytes((self.0.start as *mut u8).add(bytes), 0, self.0.bytes() as usize - bytes);
-        }
+    pub fn fill(self, from: &[u8]) {
+        let (head, tail) = self.bytes().split_at_mut(from.len());
+        head.copy_from_slice(from);
+        tail.fill(0);
+    }
+
+    /// Writes bytes into it.
+    pub fn put(self, offset: usize, bytes: &[u8]) {
+        self.bytes()[offset..][..bytes.len()].copy_from_slice(bytes);
+    }
+
+    fn bytes<'a>(self) -> &'a mut [u8] {
+        // SAFETY: RAM that left the memory map in `from`, so nobody else has it, and see the type. The reference lives no
+        // longer than the two functions above.
+        unsafe { core::slice::from_raw_parts_mut(self.0.start as *mut u8, self.0.bytes() as usize) }
     }
 }

@@ -4,16 +4,22 @@ use super::physical::MAPPED_END;
 use crate::arch::cpu;
 use crate::arch::mmio::Registers;
 use kernel::firmware::acpi::{ConfigSpace, Iommu, Platform};
+use x86_64::instructions::port::Port;
 
 /// Polls of a status register before an IOMMU is given up.
 const MAX_POLLS: u32 = 100_000;
 
+/// Writes to ports of the PICs or of the PIT.
+fn write_ports(writes: &[(u16, u8)]) {
+    for &(port, value) in writes {
+        // SAFETY: programming these touches no memory.
+        unsafe { Port::new(port).write(value) };
+    }
+}
+
 /// Masks both PICs.
 pub fn mask_pics() {
-    for port in [0x21, 0xa1] {
-        // SAFETY: masking the PICs touches no memory.
-        unsafe { cpu::port_out(port, 1, 0xff) };
-    }
+    write_ports(&[(0x21, 0xff), (0xa1, 0xff)]);
 }
 
 /// QEMU's own processors take turns at the events of its virtual clock when that clock counts instructions: with no timer
@@ -24,23 +30,20 @@ pub fn pace_emulated_cores() -> bool {
     const SIGNATURE: [u32; 3] =
         [u32::from_le_bytes(*b"TCGT"), u32::from_le_bytes(*b"CGTC"), u32::from_le_bytes(*b"GTCG")];
     /// Channel 0, low and high byte, mode 3 (square wave).
-    const COMMAND: u32 = 0x36;
+    const COMMAND: u8 = 0x36;
     /// Counts of 838 ns between two rising edges; an event lies between.
-    const PERIOD: u32 = 48;
+    const PERIOD: u8 = 48;
     let [_, ebx, ecx, edx] = cpu::cpuid(0x4000_0000, 0);
     let emulated = cpu::cpuid(1, 0)[2] & 1 << 31 != 0 && [ebx, ecx, edx] == SIGNATURE;
     if emulated {
-        for (port, value) in [(0x43, COMMAND), (0x40, PERIOD & 0xff), (0x40, PERIOD >> 8)] {
-            // SAFETY: programming the PIT touches no memory.
-            unsafe { cpu::port_out(port, 1, value) };
-        }
+        write_ports(&[(0x43, COMMAND), (0x40, PERIOD), (0x40, 0)]);
     }
     emulated
 }
 
 /// Turns translation and interrupt remapping of every IOMMU off; returns how many were seen.
 pub fn iommus_off(platform: &Platform) -> usize {
-    platform.iommus.iter().filter(|iommu| iommu_off(*iommu)).count()
+    platform.iommus.iter().filter(|iommu| iommu_off(**iommu)).count()
 }
 
 fn iommu_off(iommu: Iommu) -> bool {
@@ -56,12 +59,12 @@ fn iommu_off(iommu: Iommu) -> bool {
             const GLOBAL_STATUS: u64 = 0x1c;
             /// Translation, queued invalidation and interrupt remapping enabled.
             const ENABLED: u32 = 1 << 31 | 1 << 26 | 1 << 25;
-            registers.write32(GLOBAL_COMMAND, 0);
-            (0..MAX_POLLS).any(|_| registers.read32(GLOBAL_STATUS) & ENABLED == 0)
+            registers.write(GLOBAL_COMMAND, 0u32);
+            (0..MAX_POLLS).any(|_| registers.read::<u32>(GLOBAL_STATUS) & ENABLED == 0)
         }
         Iommu::AmdVi(_) => {
             const CONTROL: u64 = 0x18;
-            registers.write64(CONTROL, 0);
+            registers.write(CONTROL, 0u64);
             true
         }
     }
@@ -70,7 +73,7 @@ fn iommu_off(iommu: Iommu) -> bool {
 /// Clears the bus-master bit of every function that can be reached; returns how many functions there are. Buses are
 /// found through bridges, from bus 0 of each segment on: at most 256 each.
 pub fn bus_masters_off(platform: &Platform) -> usize {
-    platform.config_spaces.iter().filter(|space| space.address < MAPPED_END).map(segment_off).sum()
+    platform.config_spaces.iter().filter(|space| space.address < MAPPED_END).map(|space| segment_off(*space)).sum()
 }
 
 fn segment_off(space: ConfigSpace) -> usize {
@@ -90,18 +93,18 @@ fn segment_off(space: ConfigSpace) -> usize {
         for device in 0..32 {
             for function in 0..8 {
                 let at = bus << 20 | device << 15 | function << 12;
-                if config.read32(at) & 0xffff == ABSENT {
+                let read = |offset| config.read::<u32>(at + offset);
+                if read(0) & 0xffff == ABSENT {
                     if function == 0 {
                         break;
                     }
                     continue;
                 }
                 seen += 1;
-                let command = config.read32(at + 4);
-                config.write32(at + 4, command & 0xffff & !(1 << 2));
-                let header = config.read32(at + 0xc) >> 16;
+                config.write(at + 4, read(4) & 0xffff & !(1 << 2));
+                let header = read(0xc) >> 16;
                 if header & 0x7f == 1 {
-                    wanted[(config.read32(at + 0x18) >> 8 & 0xff) as usize] = true;
+                    wanted[(read(0x18) >> 8 & 0xff) as usize] = true;
                 }
                 if function == 0 && header & 0x80 == 0 {
                     break;

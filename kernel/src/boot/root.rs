@@ -3,20 +3,22 @@
 //! Its objects lie outside every Untyped, so nothing it does can take them from it. The boot module stays untouched: the
 //! image is copied out of it at each start, the archive is mapped from where the boot loader put it.
 
-use super::physical::Taken;
+use super::physical::{Tables, Taken};
 use crate::Nonkernel;
 use cap_spec::abi::{
-    BOOT_INFO_MAGIC, IMAGE_BASE, INFO_PAGE, ROOT_ARCHIVE, ROOT_BOOT_INFO, Rights, SLOT_BITS, STATS_PAGE, VCPU_BITS,
-    VERSION, VM_BITS, boot_info, slots,
+    BOOT_INFO_MAGIC, IMAGE_BASE, INFO_PAGE, PAGE_BITS, ROOT_ARCHIVE, ROOT_BOOT_INFO, Rights, SLOT_BITS, STATS_PAGE,
+    VCPU_BITS, VERSION, VM_BITS, boot_info, slots,
 };
+use core::sync::atomic::{AtomicU64, Ordering};
 use kernel::cap::Cap;
+use kernel::firmware::PhysicalMemory;
 use kernel::firmware::command_line::{Options, ROOT_PERIOD_US};
 use kernel::firmware::memory_map::{MemoryMap, Region, blocks};
 use kernel::firmware::module::{HEADER_BYTES, Module};
 use kernel::machine::Machine;
-use kernel::nested::EntryFormat;
+use kernel::nested::{Entry, EntryFormat, entry_index};
 use kernel::sched::CAPACITY;
-use kernel::types::{CoreId, Hpa, SlotId, Ticks, VcpuId, VmId};
+use kernel::types::{CoreId, Gpa, Hpa, SlotId, Ticks, VcpuId, VmId};
 
 /// log2 of the slots of the root CNode.
 const CNODE_BITS: u8 = 12;
@@ -30,19 +32,16 @@ const PAGE: u64 = 4096;
 const LARGE: u64 = 0x20_0000;
 /// Guest-physical bytes that one table of level 1 and of level 2 covers.
 const LEVEL2_SPAN: u64 = 1 << 30;
-/// log2 of the bytes of a level's entry.
-const fn entry_bits(level: u8) -> u32 {
-    12 + 9 * (level as u32 - 1)
-}
-
+/// How often the root VM has been started again.
+static RESTARTS: AtomicU64 = AtomicU64::new(0);
 /// Where the root VM's parts are.
 #[derive(Clone, Copy, Debug)]
 pub struct Root {
     /// Its Vcpu.
     pub vcpu: VcpuId,
     image: Region,
-    memory: Region,
-    boot_info: Hpa,
+    memory: Taken,
+    boot_info: Taken,
     entry: u64,
     cr3: u64,
 }
@@ -66,36 +65,26 @@ pub struct Plan<'a> {
 }
 
 impl Plan<'_> {
-    /// Clean memory for an object or a table: naturally aligned and zero.
-    fn clean(&mut self, bits: u8) -> u64 {
-        let bytes = 1 << bits;
-        let start = self.memory.allocate(bytes, bytes, 0).expect("no memory for the root VM");
-        // SAFETY: the region has just left the memory map.
-        unsafe { Taken(Region { start, end: start + bytes }).fill(&[]) };
-        start
-    }
-
     /// Makes the root VM and everything it gets, not started yet. Takes all memory.
     pub fn carry_out(mut self, kernel: &mut Nonkernel) -> Root {
         let module = self.module;
         let bytes = module.memory_bytes;
-        let start = self.memory.allocate(bytes, LARGE, 0).expect("no memory for the root VM's image");
-        let memory = Region { start, end: start + bytes };
-        let cnode = Hpa::new(self.clean(CNODE_BITS + SLOT_BITS)).to_slot();
-        let vm = VmId::at(Hpa::new(self.clean(VM_BITS)));
-        let vcpu = VcpuId::at(Hpa::new(self.clean(VCPU_BITS)));
-        let boot_info = Hpa::new(self.clean(12));
+        let memory = Taken::from(self.memory, bytes, LARGE, 0).expect("no memory for the root VM's image");
+        let cnode = Taken::clean(self.memory, CNODE_BITS + SLOT_BITS).base().to_slot();
+        let vm = VmId::at(Taken::clean(self.memory, VM_BITS).base());
+        let vcpu = VcpuId::at(Taken::clean(self.memory, VCPU_BITS).base());
+        let boot_info = Taken::clean(self.memory, PAGE_BITS);
         kernel.make_root(cnode, CNODE_BITS, vm, vcpu);
 
         let read = Rights::READ;
         let write = read.union(Rights::WRITE);
         let all = write.union(Rights::EXECUTE);
         for offset in (0..bytes).step_by(LARGE as usize) {
-            self.map(kernel, vm, IMAGE_BASE + offset, memory.start + offset, all, 2);
+            self.map(kernel, vm, IMAGE_BASE + offset, memory.base().get() + offset, all, 2);
         }
         self.map(kernel, vm, INFO_PAGE, vcpu.info_page().get(), write, 1);
         self.map(kernel, vm, STATS_PAGE, vm.stats_page().get(), read, 1);
-        self.map(kernel, vm, ROOT_BOOT_INFO, boot_info.get(), read, 1);
+        self.map(kernel, vm, ROOT_BOOT_INFO, boot_info.base().get(), read, 1);
         let archive = self.module_base + module.archive_offset;
         assert!(module.archive_bytes <= LEVEL2_SPAN, "the archive is larger than its window");
         for offset in (0..module.archive_bytes).step_by(PAGE as usize) {
@@ -137,9 +126,9 @@ impl Plan<'_> {
             (boot_info::SELLABLE_PER_10MS, sellable.get()),
         ];
         for (offset, value) in words {
-            put(boot_info, offset, &value.to_le_bytes());
+            boot_info.put(offset, &value.to_le_bytes());
         }
-        put(boot_info, boot_info::COMMAND_LINE, self.command_line);
+        boot_info.put(boot_info::COMMAND_LINE, self.command_line);
         log::info!("root VM: {} MiB, archive {} KiB, {} Untypeds", bytes >> 20, module.archive_bytes >> 10, untypeds);
         log::info!(
             "core time: {} us of 10 ms sellable, root VM {} of {} us",
@@ -159,13 +148,13 @@ impl Plan<'_> {
     }
 
     /// Gives all memory that is left, as dirty Untypeds in ascending order; returns how many.
-    fn give_memory(&mut self, kernel: &mut Nonkernel, first: SlotId, boot_info: Hpa) -> usize {
+    fn give_memory(&mut self, kernel: &mut Nonkernel, first: SlotId, boot_info: Taken) -> usize {
         let by_count = (self.memory.bytes() / (MAX_UNTYPEDS as u64 / 2)).max(1).ilog2() as u8;
         let largest = UNTYPED_BITS.max(by_count);
         let mut count = 0;
         for (base, bits) in self.memory.regions().flat_map(|region| blocks(region, largest)).take(MAX_UNTYPEDS) {
             kernel.give_untyped(first.plus(count as u32), Hpa::new(base), bits, false);
-            put(boot_info, boot_info::UNTYPED_BITS + count, &[bits]);
+            boot_info.put(boot_info::UNTYPED_BITS + count, &[bits]);
             count += 1;
         }
         count
@@ -173,21 +162,21 @@ impl Plan<'_> {
 
     /// Maps memory into the root VM at a level, with the tables that this takes.
     fn map(&mut self, kernel: &mut Nonkernel, vm: VmId, gpa: u64, base: u64, rights: Rights, level: u8) {
-        let format = EntryFormat::Npt;
+        let (format, gpa) = (EntryFormat::Npt, Gpa::new(gpa));
         let mut table = vm.root();
         for at in (level + 1..=4).rev() {
-            let index = (gpa >> entry_bits(at)) as usize & 511;
+            let index = entry_index(gpa, at);
             table = match format.decode(kernel.machine.table_entry(table, index), at) {
-                kernel::nested::Entry::Table(next) => next,
+                Entry::Table(next) => next,
                 _ => {
-                    let next = Hpa::new(self.clean(12));
+                    let next = Taken::clean(self.memory, PAGE_BITS).base();
                     kernel.machine.set_table_entry(table, index, format.table(next));
                     next
                 }
             };
         }
         let entry = format.leaf(Hpa::new(base), rights, level, false);
-        kernel.machine.set_table_entry(table, (gpa >> entry_bits(level)) as usize & 511, entry);
+        kernel.machine.set_table_entry(table, entry_index(gpa, level), entry);
     }
 }
 
@@ -195,35 +184,20 @@ impl Root {
     /// Starts the root VM, for the first time or again: memory as in the boot image, everything else zero, its CSpace as
     /// it is.
     pub fn start(&self, kernel: &mut Nonkernel) {
-        // SAFETY: the module's memory is in no Untyped and mapped for nobody to write; it was checked to hold the image.
-        let image = unsafe { core::slice::from_raw_parts(self.image.start as *const u8, self.image.bytes() as usize) };
-        // SAFETY: the root VM's memory is the root VM's alone, and it does not run now.
-        unsafe { Taken(self.memory).fill(image) };
+        let image = Tables.read(self.image.start, self.image.bytes() as usize);
+        self.memory.fill(image.expect("the boot module was checked to hold the image"));
         kernel.start_root(self.vcpu, self.entry, self.cr3);
     }
 
     /// Notes in `BootInfo` that the root VM is started for the first time, at this TSC.
     pub fn note_first_start(&self, tsc: u64) {
-        put(self.boot_info, boot_info::TSC_AT_START, &tsc.to_le_bytes());
+        self.boot_info.put(boot_info::TSC_AT_START, &tsc.to_le_bytes());
     }
 
     /// Notes in `BootInfo` that the root VM is started once more; returns how often it has been now.
     pub fn note_restart(&self) -> u64 {
-        let word = (self.boot_info.get() + boot_info::RESTARTS as u64) as *mut u64;
-        // SAFETY: the page belongs to the kernel; the root VM can only read it.
-        unsafe {
-            let restarts = word.read_volatile() + 1;
-            word.write_volatile(restarts);
-            restarts
-        }
-    }
-}
-
-/// Writes bytes into the `BootInfo` page.
-fn put(page: Hpa, offset: usize, bytes: &[u8]) {
-    assert!(offset + bytes.len() <= PAGE as usize, "BootInfo is one page");
-    // SAFETY: the page was taken out of the memory map for this; the root VM can only read it.
-    unsafe {
-        core::ptr::copy_nonoverlapping(bytes.as_ptr(), (page.get() as *mut u8).add(offset), bytes.len());
+        let restarts = RESTARTS.fetch_add(1, Ordering::Relaxed) + 1;
+        self.boot_info.put(boot_info::RESTARTS, &restarts.to_le_bytes());
+        restarts
     }
 }

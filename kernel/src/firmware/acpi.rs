@@ -3,11 +3,12 @@
 //! Tables are untrusted: a signature, length or checksum that does not fit leaves the table out, an entry that runs off
 //! its table ends the table. What the kernel can't do without is an error of [`parse`].
 
-use super::{Fields, List, PhysicalMemory};
+use super::{PhysicalMemory, field};
+use heapless::Vec;
 
 /// Most cores that are taken from the MADT.
 pub const MAX_CORES: usize = 64;
-/// Most IOAPICs, configuration-space regions and IOMMUs that are remembered.
+/// Most configuration-space regions and IOMMUs that are remembered.
 pub const MAX_UNITS: usize = 16;
 /// Most tables that the root table may list.
 const MAX_TABLES: usize = 128;
@@ -15,15 +16,6 @@ const MAX_TABLES: usize = 128;
 const MAX_TABLE_BYTES: u32 = 256 * 1024;
 /// Bytes of the header that every table starts with.
 const HEADER: usize = 36;
-
-/// An IOAPIC: address of its registers and its first global interrupt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct IoApic {
-    /// Physical address of its registers.
-    pub address: u64,
-    /// Global system interrupt of its pin 0.
-    pub first_interrupt: u32,
-}
 
 /// A region of memory-mapped configuration space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,18 +38,18 @@ pub enum Iommu {
 }
 
 /// What the tables say.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Platform {
     /// x2APIC ids of the usable cores, in the order of the MADT.
-    pub cores: List<u32, MAX_CORES>,
-    /// IOAPICs.
-    pub io_apics: List<IoApic, MAX_UNITS>,
+    pub cores: Vec<u32, MAX_CORES>,
+    /// Physical address of the registers of the IOAPIC whose pins are the first global interrupts.
+    pub io_apic: u64,
     /// Physical address of the HPET's registers.
     pub hpet: u64,
     /// Configuration space.
-    pub config_spaces: List<ConfigSpace, MAX_UNITS>,
+    pub config_spaces: Vec<ConfigSpace, MAX_UNITS>,
     /// IOMMUs.
-    pub iommus: List<Iommu, MAX_UNITS>,
+    pub iommus: Vec<Iommu, MAX_UNITS>,
 }
 
 /// What makes the tables unusable.
@@ -80,18 +72,15 @@ pub enum AcpiError {
 /// # Errors
 /// As [`AcpiError`] says.
 pub fn parse(memory: &impl PhysicalMemory, rsdp: &[u8]) -> Result<Platform, AcpiError> {
-    let root = Fields(rsdp);
-    let first = root.bytes(0, 20).ok_or(AcpiError::RootPointer)?;
-    if !first.starts_with(b"RSD PTR ") || sum(first) != 0 {
-        return Err(AcpiError::RootPointer);
-    }
-    let wide = match root.bytes(0, 36) {
-        Some(whole) if first[15] >= 2 && sum(whole) == 0 => root.u64(24).filter(|&address| address != 0),
+    let first = rsdp.get(..20).filter(|first| first.starts_with(b"RSD PTR ") && sum(first) == 0);
+    let first = first.ok_or(AcpiError::RootPointer)?;
+    let wide = match rsdp.get(..36) {
+        Some(whole) if first[15] >= 2 && sum(whole) == 0 => field::<u64>(whole, 24).filter(|&address| address != 0),
         _ => None,
     };
     let (address, signature, width) = match wide {
         Some(address) => (address, b"XSDT", 8),
-        None => (u64::from(root.u32(16).ok_or(AcpiError::RootPointer)?), b"RSDT", 4),
+        None => (u64::from(field::<u32>(first, 16).unwrap_or(0)), b"RSDT", 4),
     };
     let list = table(memory, address).filter(|list| list.starts_with(signature)).ok_or(AcpiError::RootTable)?;
     let mut platform = Platform::default();
@@ -99,18 +88,20 @@ pub fn parse(memory: &impl PhysicalMemory, rsdp: &[u8]) -> Result<Platform, Acpi
         let mut bytes = [0; 8];
         bytes[..width].copy_from_slice(entry);
         let Some(table) = table(memory, u64::from_le_bytes(bytes)) else { continue };
+        let byte_length = |entry: &[u8]| field::<u8>(entry, 1).map(usize::from);
+        let word_length = |entry: &[u8]| field::<u16>(entry, 2).map(usize::from);
         match &table[..4] {
-            b"APIC" => madt(Fields(table), &mut platform),
-            b"HPET" => platform.hpet = Fields(table).u64(44).unwrap_or(0),
-            b"MCFG" => mcfg(Fields(table), &mut platform),
-            b"DMAR" => dmar(Fields(table), &mut platform),
-            b"IVRS" => ivrs(Fields(table), &mut platform),
+            b"APIC" => each(table, 44, byte_length, |entry| madt(entry, &mut platform)),
+            b"HPET" => platform.hpet = field(table, 44).unwrap_or(0),
+            b"MCFG" => each(table, 44, |_| Some(16), |entry| mcfg(entry, &mut platform)),
+            b"DMAR" => each(table, 48, word_length, |entry| dmar(entry, &mut platform)),
+            b"IVRS" => each(table, 48, word_length, |entry| ivrs(entry, &mut platform)),
             _ => {}
         }
     }
     match platform {
         Platform { cores, .. } if cores.is_empty() => Err(AcpiError::NoCores),
-        Platform { io_apics, .. } if io_apics.is_empty() => Err(AcpiError::NoIoApic),
+        Platform { io_apic: 0, .. } => Err(AcpiError::NoIoApic),
         Platform { hpet: 0, .. } => Err(AcpiError::NoHpet),
         _ => Ok(platform),
     }
@@ -123,7 +114,7 @@ fn sum(bytes: &[u8]) -> u8 {
 /// The whole table at an address: at least a header, its length in bounds, its checksum right. Tables that the kernel
 /// does not use are not summed: they are large.
 fn table(memory: &impl PhysicalMemory, address: u64) -> Option<&[u8]> {
-    let length = Fields(memory.read(address, HEADER)?).u32(4)?;
+    let length: u32 = field(memory.read(address, HEADER)?, 4)?;
     if !(HEADER as u32..=MAX_TABLE_BYTES).contains(&length) {
         return None;
     }
@@ -132,103 +123,64 @@ fn table(memory: &impl PhysicalMemory, address: u64) -> Option<&[u8]> {
     (used && sum(table) == 0).then_some(table)
 }
 
-/// Calls `visit` with (type, entry) for every entry of a list whose entries start with their type and length, in the
-/// field widths of that table. An entry shorter than its own head, or longer than the table, ends the list.
-fn entries<'a>(
-    table: Fields<'a>,
+/// Calls `visit` for every entry of a table from an offset on; `length` finds an entry's length at its start. An entry
+/// that is shorter than its own head, or longer than the table, ends the list; one in which `visit` misses a field is
+/// left out.
+fn each<'a>(
+    table: &'a [u8],
     from: usize,
-    head: impl Fn(Fields<'a>) -> Option<(u16, usize)>,
-    mut visit: impl FnMut(u16, Fields<'a>),
+    length: impl Fn(&[u8]) -> Option<usize>,
+    mut visit: impl FnMut(&'a [u8]) -> Option<()>,
 ) {
-    let mut at = from;
-    while let Some((kind, length)) = table.0.get(at..).and_then(|rest| head(Fields(rest))) {
-        let Some(entry) = table.bytes(at, length).filter(|entry| entry.len() >= 2) else { return };
-        visit(kind, Fields(entry));
-        at += length;
+    let mut rest = table.get(from..).unwrap_or(&[]);
+    while let Some((entry, after)) = length(rest).filter(|&length| length >= 2).and_then(|n| rest.split_at_checked(n)) {
+        let _ = visit(entry);
+        rest = after;
     }
 }
 
-fn madt(table: Fields<'_>, platform: &mut Platform) {
-    /// Flags bit 0: enabled.
-    const ENABLED: u32 = 1;
-    entries(
-        table,
-        44,
-        |entry| Some((u16::from(entry.u8(0)?), usize::from(entry.u8(1)?))),
-        |kind, entry| {
-            match kind {
-                // Processor local APIC: id at 3, flags at 4.
-                0 => {
-                    if let (Some(id), Some(flags)) = (entry.u8(3), entry.u32(4))
-                        && flags & ENABLED != 0
-                        && id != 0xff
-                    {
-                        add_core(platform, u32::from(id));
-                    }
-                }
-                1 => {
-                    if let (Some(address), Some(first_interrupt)) = (entry.u32(4), entry.u32(8)) {
-                        platform.io_apics.push(IoApic { address: u64::from(address), first_interrupt });
-                    }
-                }
-                // Processor local x2APIC: id at 4, flags at 8.
-                9 => {
-                    if let (Some(id), Some(flags)) = (entry.u32(4), entry.u32(8))
-                        && flags & ENABLED != 0
-                    {
-                        add_core(platform, id);
-                    }
-                }
-                _ => {}
-            }
+fn madt(entry: &[u8], platform: &mut Platform) -> Option<()> {
+    match entry[0] {
+        // Processor local APIC: id at 3, flags at 4.
+        0 => match field::<u8>(entry, 3)? {
+            0xff => None,
+            id => add_core(platform, u32::from(id), field(entry, 4)?),
         },
-    );
-}
-
-/// A core that firmware lists twice, as APIC and as x2APIC, is one core.
-fn add_core(platform: &mut Platform, id: u32) {
-    if !platform.cores.iter().any(|known| known == id) {
-        platform.cores.push(id);
-    }
-}
-
-fn mcfg(table: Fields<'_>, platform: &mut Platform) {
-    for entry in table.0.get(44..).unwrap_or(&[]).chunks_exact(16) {
-        let entry = Fields(entry);
-        if let (Some(address), Some(first_bus), Some(last_bus)) = (entry.u64(0), entry.u8(10), entry.u8(11)) {
-            platform.config_spaces.push(ConfigSpace { address, first_bus, last_bus });
+        // IOAPIC: address at 4, its first global interrupt at 8.
+        1 => {
+            if let (address, 0) = (field::<u32>(entry, 4)?, field::<u32>(entry, 8)?) {
+                platform.io_apic = u64::from(address);
+            }
+            Some(())
         }
+        // Processor local x2APIC: id at 4, flags at 8.
+        9 => add_core(platform, field(entry, 4)?, field(entry, 8)?),
+        _ => None,
     }
 }
 
-fn dmar(table: Fields<'_>, platform: &mut Platform) {
-    entries(
-        table,
-        48,
-        |entry| Some((entry.u16(0)?, usize::from(entry.u16(2)?))),
-        |kind, entry| {
-            // DMA remapping hardware unit: register base at 8.
-            if let (0, Some(address)) = (kind, entry.u64(8)) {
-                platform.iommus.push(Iommu::Vtd(address));
-            }
-        },
-    );
+/// A core that firmware lists twice, as APIC and as x2APIC, is one core. Flags bit 0: enabled.
+fn add_core(platform: &mut Platform, id: u32, flags: u32) -> Option<()> {
+    let fresh = flags & 1 != 0 && !platform.cores.contains(&id);
+    fresh.then(|| platform.cores.push(id).ok())?
 }
 
-fn ivrs(table: Fields<'_>, platform: &mut Platform) {
-    entries(
-        table,
-        48,
-        |entry| Some((u16::from(entry.u8(0)?), usize::from(entry.u16(2)?))),
-        |kind, entry| {
-            // Hardware definition blocks 0x10, 0x11 and 0x40 describe the same unit: base at 8.
-            if let (0x10 | 0x11 | 0x40, Some(address)) = (kind, entry.u64(8))
-                && !platform.iommus.iter().any(|known| known == Iommu::AmdVi(address))
-            {
-                platform.iommus.push(Iommu::AmdVi(address));
-            }
-        },
-    );
+fn mcfg(entry: &[u8], platform: &mut Platform) -> Option<()> {
+    let space = ConfigSpace { address: field(entry, 0)?, first_bus: field(entry, 10)?, last_bus: field(entry, 11)? };
+    platform.config_spaces.push(space).ok()
+}
+
+/// DMA remapping hardware unit: type 0, register base at 8.
+fn dmar(entry: &[u8], platform: &mut Platform) -> Option<()> {
+    let (0u16, address) = (field(entry, 0)?, field(entry, 8)?) else { return None };
+    platform.iommus.push(Iommu::Vtd(address)).ok()
+}
+
+/// Hardware definition blocks 0x10, 0x11 and 0x40 describe the same unit: base at 8.
+fn ivrs(entry: &[u8], platform: &mut Platform) -> Option<()> {
+    let (0x10 | 0x11 | 0x40, unit) = (entry[0], Iommu::AmdVi(field(entry, 8)?)) else { return None };
+    let fresh = !platform.iommus.contains(&unit);
+    fresh.then(|| platform.iommus.push(unit).ok())?
 }
 
 #[cfg(test)]
@@ -263,6 +215,8 @@ mod tests {
         madt.extend_from_slice(&[0, 8, 1, 1, 1, 0, 0, 0]);
         madt.extend_from_slice(&[0, 8, 2, 2, 0, 0, 0, 0]);
         madt.extend_from_slice(&[1, 12, 0, 0, 0, 0, 0xc0, 0xfe, 0, 0, 0, 0]);
+        // Another IOAPIC, of later interrupts.
+        madt.extend_from_slice(&[1, 12, 1, 0, 0, 0x10, 0xc0, 0xfe, 24, 0, 0, 0]);
         madt.extend_from_slice(&[9, 16, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
         let mut hpet = alloc::vec![0; 20];
         hpet[8..16].copy_from_slice(&0xfed0_0000u64.to_le_bytes());
@@ -296,14 +250,11 @@ mod tests {
     #[test]
     fn the_tables_are_read() {
         let platform = parse(&sample(), &rsdp()).unwrap();
-        assert_eq!(platform.cores.iter().collect::<Vec<_>>(), [0, 1]);
-        assert_eq!(platform.io_apics.get(0), Some(IoApic { address: 0xfec0_0000, first_interrupt: 0 }));
+        assert_eq!(platform.cores, [0, 1]);
+        assert_eq!(platform.io_apic, 0xfec0_0000);
         assert_eq!(platform.hpet, 0xfed0_0000);
-        assert_eq!(
-            platform.config_spaces.get(0),
-            Some(ConfigSpace { address: 0xb000_0000, first_bus: 0, last_bus: 255 })
-        );
-        assert_eq!(platform.iommus.iter().collect::<Vec<_>>(), [Iommu::Vtd(0xfed9_0000), Iommu::AmdVi(0xfeb8_0000)]);
+        assert_eq!(platform.config_spaces, [ConfigSpace { address: 0xb000_0000, first_bus: 0, last_bus: 255 }]);
+        assert_eq!(platform.iommus, [Iommu::Vtd(0xfed9_0000), Iommu::AmdVi(0xfeb8_0000)]);
     }
 
     #[test]
@@ -350,7 +301,7 @@ mod tests {
             for at in [0x1000u64, 0x2000, 0x2200, 0x2400, 0x2600, 0x2800] {
                 // Make the sum right again where the length still allows it, so that the entries are reached.
                 let start = (at - 0x1000) as usize;
-                let length = Fields(&memory.bytes).u32(start + 4).unwrap() as usize;
+                let length = field::<u32>(&memory.bytes, start + 4).unwrap() as usize;
                 if let Some(table) = memory.bytes.get_mut(start..start.saturating_add(length)).filter(|t| t.len() > 9) {
                     table[9] = table[9].wrapping_sub(sum(table));
                 }

@@ -17,26 +17,15 @@ pub struct Options {
 /// Reads the options; a value that is no number or out of range is ignored.
 pub fn parse(line: &[u8]) -> Options {
     let mut options = Options { root_budget_us: ROOT_BUDGET_US, cores: usize::MAX };
-    for word in line.split(|byte| byte.is_ascii_whitespace()) {
-        let Some(at) = word.iter().position(|&byte| byte == b'=') else { continue };
-        let Some(number) = number(&word[at + 1..]) else { continue };
-        match &word[..at] {
-            b"root_budget_us" if (250..=9_000).contains(&number) => options.root_budget_us = number,
-            b"cores" if number > 0 => options.cores = usize::try_from(number).unwrap_or(usize::MAX),
+    let words = core::str::from_utf8(line).unwrap_or("").split_ascii_whitespace();
+    for (key, value) in words.filter_map(|word| word.split_once('=')) {
+        match (key, value.parse()) {
+            ("root_budget_us", Ok(budget @ 250..=9_000)) => options.root_budget_us = budget,
+            ("cores", Ok(cores @ 1..)) => options.cores = cores as usize,
             _ => {}
         }
     }
     options
-}
-
-/// A decimal number; `None` if it is empty, has another character or does not fit.
-fn number(digits: &[u8]) -> Option<u64> {
-    if digits.is_empty() {
-        return None;
-    }
-    digits.iter().try_fold(0u64, |sum, &digit| {
-        sum.checked_mul(10)?.checked_add(u64::from(digit.is_ascii_digit().then(|| digit - b'0')?))
-    })
 }
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 //!
 //! Invariant: the regions of a [`MemoryMap`] are page-aligned, ascending and disjoint, whatever firmware said.
 
-use super::List;
+use super::field;
+use heapless::Vec;
 
 /// Most regions that are kept; firmware maps have about ten.
 pub const MAX_REGIONS: usize = 64;
@@ -26,45 +27,42 @@ impl Region {
 }
 
 /// Regions of RAM, page-aligned, ascending and disjoint.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct MemoryMap {
-    regions: List<Region, MAX_REGIONS>,
+    regions: Vec<Region, MAX_REGIONS>,
 }
 
 impl MemoryMap {
-    /// Adds usable memory, rounded inwards to pages; parts that are known already, or that do not fit, are left out.
+    /// Adds usable memory, rounded inwards to pages. What is known already stays known once; a region too many is left out.
     pub fn add(&mut self, start: u64, bytes: u64) {
         let end = start.saturating_add(bytes) & !(PAGE - 1);
         let Some(start) = start.checked_next_multiple_of(PAGE).filter(|&start| start < end) else { return };
-        let mut fresh = MemoryMap::default();
-        let (mut new, mut placed) = (Region { start, end }, false);
-        for region in self.regions.iter() {
-            if new.start < region.end && region.start < new.end {
-                // Overlap: firmware contradicts itself; the union is one region.
-                new = Region { start: new.start.min(region.start), end: new.end.max(region.end) };
-                continue;
+        self.remove(start, end);
+        let at = self.regions.partition_point(|region| region.start < start);
+        let _ = self.regions.insert(at, Region { start, end });
+    }
+
+    /// Adds what a table of firmware calls RAM. PVH and Multiboot2 agree on the entries: start, bytes, type.
+    pub fn add_table(&mut self, table: &[u8], entry_bytes: usize) {
+        /// Type of usable RAM.
+        const RAM: u32 = 1;
+        for entry in table.chunks(entry_bytes) {
+            if let (Some([start, bytes]), Some(RAM)) = (field::<[u64; 2]>(entry, 0), field(entry, 16)) {
+                self.add(start, bytes);
             }
-            if !placed && new.start < region.start {
-                placed = true;
-                fresh.push(new);
-            }
-            fresh.push(region);
         }
-        if !placed {
-            fresh.push(new);
-        }
-        *self = fresh;
     }
 
     /// Takes a range out, rounded outwards to pages.
     pub fn remove(&mut self, start: u64, end: u64) {
         let (start, end) = (start & !(PAGE - 1), end.checked_next_multiple_of(PAGE).unwrap_or(!(PAGE - 1)));
-        let mut left = MemoryMap::default();
-        for region in self.regions.iter() {
-            left.push(Region { start: region.start, end: region.end.min(start) });
-            left.push(Region { start: region.start.max(end), end: region.end });
+        for Region { start: first, end: last } in core::mem::take(&mut self.regions) {
+            for left in [Region { start: first, end: last.min(start) }, Region { start: first.max(end), end: last }] {
+                if left.start < left.end {
+                    let _ = self.regions.push(left);
+                }
+            }
         }
-        *self = left;
     }
 
     /// Takes the first `bytes` bytes (a multiple of a page) at an alignment (a power of two) from `floor` on out of the
@@ -80,23 +78,12 @@ impl MemoryMap {
 
     /// The regions in ascending order.
     pub fn regions(&self) -> impl Iterator<Item = Region> + '_ {
-        self.regions.iter()
+        self.regions.iter().copied()
     }
 
     /// Bytes in all.
     pub fn bytes(&self) -> u64 {
         self.regions().map(Region::bytes).sum()
-    }
-
-    /// True if the whole range is in the map.
-    pub fn contains(&self, start: u64, end: u64) -> bool {
-        self.regions().any(|region| region.start <= start && end <= region.end)
-    }
-
-    fn push(&mut self, region: Region) {
-        if region.start < region.end {
-            self.regions.push(region);
-        }
     }
 }
 
@@ -132,9 +119,9 @@ mod tests {
     }
 
     #[test]
-    fn regions_are_rounded_inwards_sorted_and_joined() {
+    fn regions_are_rounded_inwards_sorted_and_disjoint() {
         let map = map(&[(0x10_0000, 0x10_0000), (0x123, 0x9_f000), (0x18_0000, 0x10_0000), (0x50_0001, 0x1000)]);
-        assert_eq!(list(&map), [(0x1000, 0x9_f000), (0x10_0000, 0x28_0000)]);
+        assert_eq!(list(&map), [(0x1000, 0x9_f000), (0x10_0000, 0x18_0000), (0x18_0000, 0x28_0000)]);
     }
 
     #[test]
@@ -150,7 +137,7 @@ mod tests {
     fn allocation_is_aligned_and_leaves_the_map() {
         let mut map = map(&[(0x10_1000, 0x80_0000)]);
         assert_eq!(map.allocate(0x20_0000, 0x20_0000, 0), Some(0x20_0000));
-        assert!(!map.contains(0x20_0000, 0x20_1000));
+        assert_eq!(list(&map), [(0x10_1000, 0x20_0000), (0x40_0000, 0x90_1000)]);
         assert_eq!(map.allocate(0x1000, 0x1000, 0), Some(0x10_1000));
         assert_eq!(map.allocate(0x100_0000, 0x1000, 0), None);
     }

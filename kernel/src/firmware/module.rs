@@ -1,6 +1,6 @@
 //! The header of the boot module: where the root VM's image and the archive lie. Layout: `cap_spec::abi::module_header`.
 
-use super::Fields;
+use super::field;
 use cap_spec::abi::{IMAGE_BASE, MODULE_MAGIC, VERSION, module_header as at};
 
 /// Bytes of the header page; the root image follows it.
@@ -49,8 +49,7 @@ pub enum ModuleError {
 /// # Errors
 /// As [`ModuleError`] says.
 pub fn parse(header: &[u8], bytes: u64) -> Result<Module, ModuleError> {
-    let fields = Fields(header);
-    let word = |offset| fields.u64(offset).ok_or(ModuleError::Truncated);
+    let word = |offset| field::<u64>(header, offset).ok_or(ModuleError::Truncated);
     if word(at::MAGIC)? != MODULE_MAGIC {
         return Err(ModuleError::Magic);
     }

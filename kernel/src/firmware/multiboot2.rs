@@ -1,7 +1,7 @@
 //! The Multiboot2 information (specification 2.0, section 3.6), as GRUB passes it in `ebx`.
 
 use super::memory_map::MemoryMap;
-use super::{COMMAND_LINE_MAX, Fields, Handover, HandoverError, PhysicalMemory};
+use super::{Handover, HandoverError, PhysicalMemory, field, string};
 
 /// What `eax` holds at the entry.
 pub const BOOT_MAGIC: u32 = 0x36d7_6289;
@@ -14,58 +14,40 @@ const TAG_MODULE: u32 = 3;
 const TAG_MEMORY_MAP: u32 = 6;
 const TAG_ACPI_OLD: u32 = 14;
 const TAG_ACPI_NEW: u32 = 15;
-/// Type of usable RAM in the memory map.
-const RAM: u32 = 1;
 
 /// Reads the information at `address`.
 ///
 /// # Errors
 /// If it can't be read, a tag is shorter than its header or runs off the end, or no memory map is among the tags.
 pub fn parse(memory: &impl PhysicalMemory, address: u64) -> Result<Handover<'_>, HandoverError> {
-    let head = Fields(memory.read(address, 8).ok_or(HandoverError::Unreadable)?);
-    let total = head.u32(0).filter(|&total| (8..=MAX_BYTES).contains(&total)).ok_or(HandoverError::Truncated)?;
-    let info = Fields(memory.read(address, total as usize).ok_or(HandoverError::Unreadable)?);
+    let (unreadable, truncated) = (HandoverError::Unreadable, HandoverError::Truncated);
+    let total: Option<u32> = field(memory.read(address, 8).ok_or(unreadable)?, 0);
+    let total = total.filter(|total| (8..=MAX_BYTES).contains(total)).ok_or(truncated)?;
+    let mut rest = &memory.read(address, total as usize).ok_or(unreadable)?[8..];
     let mut handover = Handover { memory: MemoryMap::default(), module: None, command_line: &[], rsdp: None };
-    let mut at = 8;
-    while at < total as usize {
-        let (Some(kind), Some(bytes)) = (info.u32(at), info.u32(at + 4)) else { return Err(HandoverError::Truncated) };
-        if bytes < 8 {
-            return Err(HandoverError::Truncated);
-        }
-        let tag = Fields(info.bytes(at, bytes as usize).ok_or(HandoverError::Truncated)?);
+    // At most MAX_BYTES / 8 rounds: every tag has at least 8 bytes.
+    while !rest.is_empty() {
+        let (kind, bytes) = field::<[u32; 2]>(rest, 0).map(|[kind, bytes]| (kind, bytes as usize)).ok_or(truncated)?;
+        let tag = rest.get(..bytes).filter(|tag| tag.len() >= 8).ok_or(truncated)?;
         match kind {
             TAG_END => break,
-            TAG_COMMAND_LINE => handover.command_line = string(&tag.0[8..]),
+            TAG_COMMAND_LINE => handover.command_line = string(&tag[8..]),
             TAG_MODULE if handover.module.is_none() => {
-                let (Some(start), Some(end)) = (tag.u32(8), tag.u32(12)) else { return Err(HandoverError::Truncated) };
+                let [start, end]: [u32; 2] = field(tag, 8).ok_or(truncated)?;
                 handover.module = Some((u64::from(start), u64::from(end.saturating_sub(start))));
             }
-            TAG_MEMORY_MAP => memory_map(tag, &mut handover.memory)?,
-            TAG_ACPI_NEW => handover.rsdp = tag.bytes(8, 36),
-            TAG_ACPI_OLD if handover.rsdp.is_none() => handover.rsdp = tag.bytes(8, 20),
+            TAG_MEMORY_MAP => {
+                let entry_bytes: Option<u32> = field(tag, 8);
+                let entry_bytes = entry_bytes.filter(|&bytes| bytes >= 24).ok_or(truncated)? as usize;
+                handover.memory.add_table(tag.get(16..).unwrap_or(&[]), entry_bytes);
+            }
+            TAG_ACPI_NEW => handover.rsdp = tag.get(8..44),
+            TAG_ACPI_OLD if handover.rsdp.is_none() => handover.rsdp = tag.get(8..28),
             _ => {}
         }
-        // At most MAX_BYTES / 8 rounds: every tag has at least 8 bytes.
-        at += (bytes as usize).next_multiple_of(8);
+        rest = rest.get(bytes.next_multiple_of(8)..).unwrap_or(&[]);
     }
     if handover.memory.bytes() == 0 { Err(HandoverError::NoMemoryMap) } else { Ok(handover) }
-}
-
-fn memory_map(tag: Fields<'_>, map: &mut MemoryMap) -> Result<(), HandoverError> {
-    let entry_bytes = tag.u32(8).filter(|&bytes| bytes >= 24).ok_or(HandoverError::Truncated)? as usize;
-    let mut at = 16;
-    while let (Some(start), Some(bytes), Some(kind)) = (tag.u64(at), tag.u64(at + 8), tag.u32(at + 16)) {
-        if kind == RAM {
-            map.add(start, bytes);
-        }
-        at += entry_bytes;
-    }
-    Ok(())
-}
-
-fn string(bytes: &[u8]) -> &[u8] {
-    let end = bytes.iter().take(COMMAND_LINE_MAX).position(|&byte| byte == 0);
-    &bytes[..end.unwrap_or(bytes.len().min(COMMAND_LINE_MAX))]
 }
 
 #[cfg(test)]

@@ -1,14 +1,12 @@
 //! The Xen PVH start info (`hvm_start_info`, version 0 and 1), as QEMU's `-kernel` passes it in `ebx`.
 
 use super::memory_map::MemoryMap;
-use super::{Fields, Handover, HandoverError, PhysicalMemory, rsdp_at, string_at};
+use super::{COMMAND_LINE_MAX, Handover, HandoverError, PhysicalMemory, field, rsdp_at, string};
 
 /// Magic number of `hvm_start_info`.
 pub const START_MAGIC: u32 = 0x336e_c578;
 /// Most entries of the memory map that are read.
 const MAX_ENTRIES: u32 = 128;
-/// `XEN_HVM_MEMMAP_TYPE_RAM`.
-const RAM: u32 = 1;
 
 /// Reads the start info at `address`.
 ///
@@ -16,41 +14,30 @@ const RAM: u32 = 1;
 /// If it, its module list or its memory map can't be read, lacks its magic number, or has no memory map.
 pub fn parse(memory: &impl PhysicalMemory, address: u64) -> Result<Handover<'_>, HandoverError> {
     let unreadable = HandoverError::Unreadable;
-    let info = Fields(memory.read(address, 40).ok_or(unreadable)?);
-    if info.u32(0) != Some(START_MAGIC) {
+    let info = memory.read(address, 40).ok_or(unreadable)?;
+    let [magic, version, _, modules]: [u32; 4] = field(info, 0).ok_or(unreadable)?;
+    let [module_list, command_line, rsdp]: [u64; 3] = field(info, 16).ok_or(unreadable)?;
+    if magic != START_MAGIC {
         return Err(HandoverError::Magic);
     }
-    let (Some(version), Some(modules)) = (info.u32(4), info.u32(12)) else { return Err(HandoverError::Truncated) };
     if version < 1 {
         return Err(HandoverError::NoMemoryMap);
     }
-    let module = match info.u64(16) {
-        Some(list) if modules > 0 => {
-            let entry = Fields(memory.read(list, 32).ok_or(unreadable)?);
-            entry.u64(0).zip(entry.u64(8))
-        }
-        _ => None,
+    let module = match modules {
+        0 => None,
+        _ => field(memory.read(module_list, 32).ok_or(unreadable)?, 0).map(|[start, bytes]: [u64; 2]| (start, bytes)),
     };
-    let tail = Fields(memory.read(address, 56).ok_or(unreadable)?);
-    let (Some(table), Some(entries)) = (tail.u64(40), tail.u32(48)) else { return Err(HandoverError::Truncated) };
-    if table == 0 || entries == 0 {
+    let tail = memory.read(address, 56).ok_or(unreadable)?;
+    let (Some(table @ 1..), Some(entries @ 1u32..)) = (field(tail, 40), field(tail, 48)) else {
         return Err(HandoverError::NoMemoryMap);
-    }
-    let entries = entries.min(MAX_ENTRIES);
-    let table = Fields(memory.read(table, entries as usize * 24).ok_or(unreadable)?);
+    };
     let mut map = MemoryMap::default();
-    for entry in 0..entries as usize {
-        if let (Some(start), Some(bytes), Some(RAM)) =
-            (table.u64(entry * 24), table.u64(entry * 24 + 8), table.u32(entry * 24 + 16))
-        {
-            map.add(start, bytes);
-        }
-    }
+    map.add_table(memory.read(table, entries.min(MAX_ENTRIES) as usize * 24).ok_or(unreadable)?, 24);
     Ok(Handover {
         memory: map,
         module,
-        command_line: string_at(memory, info.u64(24).unwrap_or(0)),
-        rsdp: rsdp_at(memory, info.u64(32).unwrap_or(0)),
+        command_line: string(memory.read(command_line, COMMAND_LINE_MAX).unwrap_or(&[])),
+        rsdp: rsdp_at(memory, rsdp),
     })
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Slots from [`SCRATCH`] on are used freely; an attack may well destroy its own VM, which is a good end too.
 
-use cap_spec::abi::{ArgKind, Error, Label, ObjectType, Rights, Status};
+use cap_spec::abi::{Error, Label, ObjectType, Rights, Status};
+use cap_spec::spec::ArgKind;
 use userlib::cap::{CNode, Cap, Frame, Slot, Untyped, own};
 use userlib::invoke::raw;
 
@@ -73,7 +74,7 @@ pub fn random_invocations(seed: u64, count: u64, end: u16) -> Invocations {
             && random.below(2) == 0
         {
             let spec = label.spec();
-            cptr = likely_slot(&mut random, spec.object);
+            cptr = likely_slot(&mut random, spec.label.object());
             for (arg, kind) in args.iter_mut().zip(spec.args) {
                 *arg = likely(&mut random, kind.kind).unwrap_or(*arg);
             }

@@ -7,7 +7,8 @@ use crate::hardware::FIRST_ROUTE;
 use crate::machine::FakeMachine;
 use crate::random::Random;
 use crate::setup::ROOT_VCPU;
-use cap_spec::abi::{ArgKind, CptrParts, LABELS, Label, LabelSpec, ObjectType};
+use cap_spec::abi::{CptrParts, Label, ObjectType};
+use cap_spec::spec::{ArgKind, LABELS, LabelSpec};
 use kernel::cap::Cap;
 use kernel::machine::Machine;
 use kernel::types::{SlotId, VcpuId, VmId};
@@ -113,7 +114,7 @@ pub fn call(kernel: &Kernel<FakeMachine>, vcpu: VcpuId, now: u64, random: &mut R
         _ => *random.pick(&FAVOURITES).unwrap_or(&Label::Nop),
     };
     let spec = label.spec();
-    let cap = match spec.object {
+    let cap = match spec.label.object() {
         ObjectType::Null => cptr(holdings.any(random)),
         object => holdings.of_type(object, random),
     };

@@ -1,7 +1,8 @@
 //! Random steps that are nearly valid: an invocation is chosen by what the invoker holds, and now and then spoiled.
 
-use cap_spec::abi::{ArgKind, CptrParts, LABELS, Label, LabelSpec, ObjectType, Rights};
+use cap_spec::abi::{CptrParts, Label, ObjectType, Rights};
 use cap_spec::machine::{CNodeId, Call, Cap, Entry, Run, SlotId, State, VcpuId, VmId, in_flight_slot};
+use cap_spec::spec::{ArgKind, LABELS, LabelSpec};
 
 use crate::observe::MAPPABLE;
 use crate::random::Random;
@@ -86,7 +87,7 @@ impl View {
         number: u8,
     ) -> Option<(u64, SlotId)> {
         let needed = match number {
-            0 => label.spec().rights,
+            0 => label.rights(),
             _ => match label.spec().args[usize::from(number) - 1].kind {
                 ArgKind::Capability(_, rights) => rights,
                 _ => Rights::empty(),
@@ -186,7 +187,8 @@ pub fn step(system: &System, random: &mut Random) -> Option<Step> {
 /// A label, preferably one for which there is a capability.
 fn choose_label(random: &mut Random, view: &View) -> Label {
     let weight = |label: Label| WEIGHTS.iter().find(|(other, _)| *other == label).map_or(4, |(_, weight)| *weight);
-    let usable = |spec: &&LabelSpec| spec.object == ObjectType::Null || view.types.contains(&spec.object);
+    let usable =
+        |spec: &&LabelSpec| spec.label.object() == ObjectType::Null || view.types.contains(&spec.label.object());
     let usable: Vec<Label> = LABELS.iter().filter(usable).map(|spec| spec.label).collect();
     let total: usize = usable.iter().map(|label| weight(*label)).sum();
     let mut at = random.below(total.max(1));
@@ -202,7 +204,7 @@ fn choose_label(random: &mut Random, view: &View) -> Label {
 /// An invocation with mostly sensible arguments.
 fn invocation(state: &State, random: &mut Random, view: &View, label: Label) -> Call {
     let spec = label.spec();
-    let (cptr, slot) = match view.pick(state, random, spec.object, label, 0) {
+    let (cptr, slot) = match view.pick(state, random, spec.label.object(), label, 0) {
         Some(found) => found,
         None => return Call { cptr: 1, label: label as u64, args: [0; 5] },
     };

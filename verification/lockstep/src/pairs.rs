@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use cap_spec::abi::{Error, LABELS, Label};
+use cap_spec::abi::{Error, Label};
+use cap_spec::spec::LABELS;
 
 /// Pairs of a label and an error that were seen, and how often.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -54,7 +55,7 @@ pub fn possible() -> Vec<(Label, Error)> {
     LABELS
         .iter()
         .flat_map(|spec| {
-            Error::ALL.into_iter().filter(|error| spec.can_fail_with(*error)).map(move |error| (spec.label, error))
+            Error::ALL.iter().filter(|error| spec.can_fail_with(**error)).map(move |&error| (spec.label, error))
         })
         .collect()
 }

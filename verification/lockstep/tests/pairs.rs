@@ -1,7 +1,8 @@
 //! One negative test for every pair of a label and an error that the ABI declares or implies, each with the argument that
 //! must be named. Kernel and abstract machine are in lock-step all the time.
 
-use cap_spec::abi::{ArgKind, Error, Fault, LABELS, Label, ObjectType, Register, Rights, slots};
+use cap_spec::abi::{Error, Fault, Label, ObjectType, Register, Rights, slots};
+use cap_spec::spec::{ArgKind, LABELS};
 use lockstep::pairs::Seen;
 use lockstep::script::{Step, build_tenant, hand_over, retype, root, tenant, threats};
 use lockstep::system::{Reply, System, place};
@@ -192,12 +193,12 @@ fn probe_arguments(seen: &mut Seen) {
         assert!(reply.is_ok(), "{label:?} shall succeed in the world of this test: {reply:?}");
 
         refused(seen, label, try_call(label, 0, &good), Error::InvalidCapability, 0);
-        if spec.object != ObjectType::Null {
-            let other = if spec.object == ObjectType::Machine { place::CNODE } else { place::MACHINE };
+        if spec.label.object() != ObjectType::Null {
+            let other = if spec.label.object() == ObjectType::Machine { place::CNODE } else { place::MACHINE };
             refused(seen, label, try_call(label, other, &good), Error::InvalidLabel, 0);
         }
-        if !spec.rights.is_empty() {
-            refused(seen, label, try_call(label, bare(spec.object), &good), Error::MissingRight, 0);
+        if !spec.label.rights().is_empty() {
+            refused(seen, label, try_call(label, bare(spec.label.object()), &good), Error::MissingRight, 0);
         }
         for (index, arg) in spec.args.iter().enumerate() {
             let number = index as u8 + 1;

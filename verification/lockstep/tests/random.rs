@@ -32,7 +32,7 @@ fn a_million_random_steps_agree() {
     println!("done: {:?}", report.done);
     println!("refused most: {:?}", &report.seen.counts()[..10]);
     assert_eq!(report.seen.unknown(), [], "errors that the ABI does not know of these labels");
-    let never_done: Vec<_> = cap_spec::abi::LABELS
+    let never_done: Vec<_> = cap_spec::spec::LABELS
         .iter()
         .map(|spec| spec.label)
         .filter(|label| report.done.get(label).copied().unwrap_or(0) < steps / 100_000)

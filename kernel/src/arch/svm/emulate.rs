@@ -181,7 +181,6 @@ impl Guest<'_> {
                 self.vmcb.control.clean.remove(Clean::NESTED);
             }
             0x808 if value <= 0xff => cpu::set_cr8(value >> 4),
-            0x80b if value == 0 => apic::end_one(),
             0x80f if value == apic::SVR => {}
             0x832 if value & !LVT_ALLOWED == 0 && (value as u8 >= 32 || value & apic::LVT_MASKED != 0) => {
                 self.note_count();

@@ -15,9 +15,7 @@ use crate::arch::cpu::{self, Msr, rdmsr, wrmsr};
 use core::cell::UnsafeCell;
 use kernel::types::CoreId;
 use kernel::vm::MAX_CORES;
-
-/// CR4.OSXSAVE.
-const CR4_OSXSAVE: u64 = 1 << 18;
+use x86_64::registers::control::{Cr4, Cr4Flags};
 
 /// Where the processor keeps the host's state while a guest runs: a page per core.
 #[repr(C, align(4096))]
@@ -38,7 +36,7 @@ pub unsafe fn turn_on(core: CoreId) {
     unsafe {
         wrmsr(Msr::EFER, rdmsr(Msr::EFER) | state::EFER_SVME);
         wrmsr(Msr::VM_HSAVE_PA, save_area);
-        cpu::cr4_set(CR4_OSXSAVE);
+        Cr4::update(|cr4| cr4.insert(Cr4Flags::OSXSAVE));
         cpu::xsetbv(emulate::supported_xcr0());
         wrmsr(Msr::TSC_AUX, 0);
         crate::arch::interrupts::close();

@@ -1,8 +1,9 @@
 //! What the back end keeps of a Vcpu: general registers, extended state, debug registers, its timer, what it is owed.
 //! It lies in the Vcpu object, in page 0 behind the core's header; the control block is page 1.
 
+use super::exit::INTERCEPTS;
 use super::permission;
-use super::vmcb::{Clean, Exceptions, Intercept1, Intercept2, Intercept3, Segment, Vmcb, segment};
+use super::vmcb::{Control, Save, Segment, Vmcb, segment};
 use cap_spec::abi::Register;
 use kernel::Call;
 use kernel::protocol::pending::Pending;
@@ -147,7 +148,7 @@ const MXCSR_START: u32 = 0x1f80;
 /// PAT after reset.
 const PAT_START: u64 = 0x0007_0406_0007_0406;
 /// DR0 to DR3, reads and writes.
-pub const ALL_DEBUG_ADDRESSES: u32 = 0x000f_000f;
+pub const ALL_DEBUG_ADDRESSES: u32 = INTERCEPTS[1];
 
 /// Where a Vcpu's saved state lies.
 #[inline]
@@ -182,49 +183,31 @@ pub fn init(saved: &mut Saved, vmcb: &mut Vmcb, nested_root: Hpa, xcr0: u64) {
     saved.xsave.0[XSAVE_HEADER].fill(0);
     saved.xsave.0[24..28].copy_from_slice(&MXCSR_START.to_le_bytes());
 
-    let control = &mut vmcb.control;
-    control.intercept_cr = 0;
-    control.intercept_dr = ALL_DEBUG_ADDRESSES;
-    control.intercept_exceptions = Exceptions::all();
-    control.intercept1 = Intercept1::all();
-    control.intercept2 = Intercept2::all();
-    control.intercept3 = Intercept3::all();
-    control.iopm_base_pa = permission::iopm();
-    control.msrpm_base_pa = permission::msrpm(false);
-    control.tsc_offset = 0;
-    control.tlb_control = 0;
-    control.int_ctl = 0;
-    control.interrupt_shadow = 0;
-    control.exit_int_info = 0;
-    control.nested_enable = 1;
-    control.event_inj = 0;
-    control.nested_cr3 = nested_root.get();
-    control.lbr_control = 0;
-    control.clean = Clean::empty();
-
+    let [intercept_cr, intercept_dr, intercepts @ ..] = INTERCEPTS;
+    vmcb.control = Control {
+        intercept_cr,
+        intercept_dr,
+        intercepts,
+        iopm_base_pa: permission::iopm(),
+        msrpm_base_pa: permission::msrpm(false),
+        nested_enable: 1,
+        nested_cr3: nested_root.get(),
+        ..Control::default()
+    };
     const DATA: Segment = Segment { selector: 0x10, attributes: 0xc93, limit: u32::MAX, base: 0 };
     const CODE: Segment = Segment { selector: 0x08, attributes: 0xa9b, limit: u32::MAX, base: 0 };
-    const EMPTY_TABLE: Segment = Segment { selector: 0, attributes: 0, limit: 0, base: 0 };
-    let save = &mut vmcb.save;
-    save.segments = [DATA; 6];
-    save.segments[segment::CS] = CODE;
-    save.gdtr = EMPTY_TABLE;
-    save.idtr = EMPTY_TABLE;
-    save.ldtr = Segment { attributes: 0x82, ..EMPTY_TABLE };
-    save.tr = Segment { attributes: 0x8b, limit: 0x67, ..EMPTY_TABLE };
-    save.cpl = 0;
-    save.efer = EFER_START;
-    save.cr0 = CR0_START;
-    save.cr3 = 0;
-    save.cr4 = CR4_START;
-    save.cr2 = 0;
-    save.dr6 = 0xffff_0ff0;
-    save.dr7 = 0x400;
-    save.rflags = 2;
-    save.rip = 0;
-    save.rsp = 0;
-    save.rax = 0;
-    (save.star, save.lstar, save.cstar, save.sfmask, save.kernel_gs_base) = (0, 0, 0, 0, 0);
-    (save.sysenter_cs, save.sysenter_esp, save.sysenter_eip) = (0, 0, 0);
-    save.g_pat = PAT_START;
+    vmcb.save = Save {
+        segments: [DATA; 6],
+        ldtr: Segment { attributes: 0x82, ..Segment::default() },
+        tr: Segment { attributes: 0x8b, limit: 0x67, ..Segment::default() },
+        efer: EFER_START,
+        cr0: CR0_START,
+        cr4: CR4_START,
+        dr6: 0xffff_0ff0,
+        dr7: 0x400,
+        rflags: 2,
+        g_pat: PAT_START,
+        ..Save::default()
+    };
+    vmcb.save.segments[segment::CS] = CODE;
 }

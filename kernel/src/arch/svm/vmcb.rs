@@ -7,94 +7,9 @@ use bitflags::bitflags;
 use core::mem::offset_of;
 
 bitflags! {
-    /// Intercepts of the third control word.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    #[repr(transparent)]
-    pub struct Intercept1: u32 {
-        /// Non-maskable interrupts.
-        const NMI = 1 << 1;
-        /// INIT.
-        const INIT = 1 << 3;
-        /// RDPMC.
-        const RDPMC = 1 << 15;
-        /// CPUID.
-        const CPUID = 1 << 18;
-        /// RSM.
-        const RSM = 1 << 19;
-        /// INVD.
-        const INVD = 1 << 22;
-        /// INVLPGA.
-        const INVLPGA = 1 << 26;
-        /// Ports that the IOPM names.
-        const IOIO_PROT = 1 << 27;
-        /// MSRs that the MSRPM names.
-        const MSR_PROT = 1 << 28;
-        /// Task switches.
-        const TASK_SWITCH = 1 << 29;
-        /// Shutdown (triple fault).
-        const SHUTDOWN = 1 << 31;
-    }
-
-    /// Intercepts of the fourth control word.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    #[repr(transparent)]
-    pub struct Intercept2: u32 {
-        /// VMRUN; the processor demands it.
-        const VMRUN = 1 << 0;
-        /// VMMCALL.
-        const VMMCALL = 1 << 1;
-        /// VMLOAD.
-        const VMLOAD = 1 << 2;
-        /// VMSAVE.
-        const VMSAVE = 1 << 3;
-        /// STGI.
-        const STGI = 1 << 4;
-        /// CLGI.
-        const CLGI = 1 << 5;
-        /// SKINIT.
-        const SKINIT = 1 << 6;
-        /// WBINVD and WBNOINVD.
-        const WBINVD = 1 << 9;
-        /// MONITOR and MONITORX.
-        const MONITOR = 1 << 10;
-        /// MWAIT and MWAITX.
-        const MWAIT = 1 << 11;
-        /// MWAIT while the monitor is armed.
-        const MWAIT_ARMED = 1 << 12;
-        /// XSETBV.
-        const XSETBV = 1 << 13;
-        /// RDPRU.
-        const RDPRU = 1 << 14;
-    }
-
-    /// Intercepts of the fifth control word.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    #[repr(transparent)]
-    pub struct Intercept3: u32 {
-        /// INVLPGB.
-        const INVLPGB = 1 << 0;
-        /// INVLPGB with an illegal operand.
-        const INVLPGB_ILLEGAL = 1 << 1;
-        /// MCOMMIT.
-        const MCOMMIT = 1 << 3;
-        /// TLBSYNC.
-        const TLBSYNC = 1 << 4;
-    }
-
-    /// Intercepted exceptions: bit per vector.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    #[repr(transparent)]
-    pub struct Exceptions: u32 {
-        /// Debug.
-        const DB = 1 << 1;
-        /// Alignment check.
-        const AC = 1 << 17;
-        /// Machine check.
-        const MC = 1 << 18;
-    }
-
-    /// VMCB parts that have not changed since the last VMRUN (appendix B, clean field).
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    /// VMCB parts that have not changed since the last VMRUN (appendix B, clean field): those of which the kernel changes
+    /// something by name, and all others.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     #[repr(transparent)]
     pub struct Clean: u32 {
         /// Intercepts, TSC offset.
@@ -103,26 +18,11 @@ bitflags! {
         const PERMISSION_MAPS = 1 << 1;
         /// ASID.
         const ASID = 1 << 2;
-        /// Interrupt control.
-        const TPR = 1 << 3;
         /// Nested CR3, PAT.
         const NESTED = 1 << 4;
         /// CR0, CR3, CR4, EFER.
         const CONTROL_REGISTERS = 1 << 5;
-        /// DR6, DR7.
-        const DEBUG_REGISTERS = 1 << 6;
-        /// GDT, IDT.
-        const TABLES = 1 << 7;
-        /// Segments, CPL.
-        const SEGMENTS = 1 << 8;
-        /// CR2.
-        const CR2 = 1 << 9;
-        /// Last branch records.
-        const LBR = 1 << 10;
-        /// AVIC.
-        const AVIC = 1 << 11;
-        /// CET.
-        const CET = 1 << 12;
+        const _ = (1 << 13) - 1;
     }
 }
 
@@ -137,7 +37,7 @@ pub const EVENT_VALID: u64 = 1 << 31;
 pub const EVENT_EXCEPTION: u64 = 3 << 8;
 
 /// A segment register with its hidden part.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Segment {
     /// Selector.
@@ -150,22 +50,17 @@ pub struct Segment {
     pub base: u64,
 }
 
-/// Control area.
+/// Control area, as far as it is used.
+#[derive(Default)]
 #[repr(C)]
 pub struct Control {
     /// CR reads in the low half, writes in the high.
     pub intercept_cr: u32,
     /// DR reads in the low half, writes in the high.
     pub intercept_dr: u32,
-    /// Exceptions.
-    pub intercept_exceptions: Exceptions,
-    /// Third word.
-    pub intercept1: Intercept1,
-    /// Fourth word.
-    pub intercept2: Intercept2,
-    /// Fifth word.
-    pub intercept3: Intercept3,
-    _reserved0: [u8; 0x28],
+    /// Exceptions, then instructions.
+    pub intercepts: [u32; 4],
+    pub(super) _reserved0: [u64; 5],
     /// I/O permission map.
     pub iopm_base_pa: u64,
     /// MSR permission map.
@@ -190,7 +85,7 @@ pub struct Control {
     pub exit_int_info: u64,
     /// Bit 0: nested paging.
     pub nested_enable: u64,
-    _reserved1: [u8; 0x10],
+    pub(super) _reserved1: [u64; 2],
     /// The event to inject at VMRUN.
     pub event_inj: u64,
     /// Nested page table root.
@@ -199,13 +94,13 @@ pub struct Control {
     pub lbr_control: u64,
     /// What has not changed.
     pub clean: Clean,
-    _reserved2: u32,
+    pub(super) _reserved2: u32,
     /// Next instruction, where the CPU has NRIPS.
     pub next_rip: u64,
-    _reserved3: [u8; 0x400 - 0xd0],
 }
 
-/// State save area.
+/// State save area, as far as it is used.
+#[derive(Default)]
 #[repr(C)]
 pub struct Save {
     /// Segment registers in the order of their encoding: ES, CS, SS, DS, FS, GS.
@@ -218,13 +113,14 @@ pub struct Save {
     pub idtr: Segment,
     /// Task register.
     pub tr: Segment,
-    _reserved0: [u8; 0xcb - 0xa0],
+    pub(super) _reserved0: [u64; 5],
+    pub(super) _reserved1: [u8; 3],
     /// Current privilege level.
     pub cpl: u8,
-    _reserved1: u32,
+    pub(super) _reserved2: u32,
     /// Extended features.
     pub efer: u64,
-    _reserved2: [u8; 0x148 - 0xd8],
+    pub(super) _reserved3: [u64; 14],
     /// CR4.
     pub cr4: u64,
     /// CR3.
@@ -239,34 +135,19 @@ pub struct Save {
     pub rflags: u64,
     /// RIP.
     pub rip: u64,
-    _reserved3: [u8; 0x1d8 - 0x180],
+    pub(super) _reserved4: [u64; 11],
     /// RSP.
     pub rsp: u64,
-    _reserved4: [u8; 0x1f8 - 0x1e0],
+    pub(super) _reserved5: [u64; 3],
     /// RAX.
     pub rax: u64,
-    /// SYSCALL target selectors. From here to `sysenter_eip`: VMLOAD and VMSAVE state.
-    pub star: u64,
-    /// SYSCALL target.
-    pub lstar: u64,
-    /// SYSCALL target of compatibility mode.
-    pub cstar: u64,
-    /// SYSCALL flag mask.
-    pub sfmask: u64,
-    /// What SWAPGS exchanges.
-    pub kernel_gs_base: u64,
-    /// SYSENTER code segment.
-    pub sysenter_cs: u64,
-    /// SYSENTER stack.
-    pub sysenter_esp: u64,
-    /// SYSENTER target.
-    pub sysenter_eip: u64,
+    /// MSRs that VMLOAD and VMSAVE switch: STAR to SYSENTER_EIP.
+    pub(super) _vmsave: [u64; 8],
     /// CR2.
     pub cr2: u64,
-    _reserved5: [u8; 0x268 - 0x248],
+    pub(super) _reserved6: [u64; 4],
     /// Page attribute table.
     pub g_pat: u64,
-    _reserved6: [u8; 0xc00 - 0x270],
 }
 
 /// The whole block: one page.
@@ -274,8 +155,10 @@ pub struct Save {
 pub struct Vmcb {
     /// Control area.
     pub control: Control,
+    _reserved0: [u8; 0x400 - size_of::<Control>()],
     /// State save area.
     pub save: Save,
+    _reserved1: [u8; 0xc00 - size_of::<Save>()],
 }
 
 /// Index of a segment in [`Save::segments`].
@@ -291,22 +174,12 @@ pub mod segment {
 const _: () = {
     assert!(size_of::<Vmcb>() == 4096);
     assert!(offset_of!(Control, iopm_base_pa) == 0x40);
-    assert!(offset_of!(Control, guest_asid) == 0x58);
-    assert!(offset_of!(Control, int_ctl) == 0x60);
     assert!(offset_of!(Control, exit_code) == 0x70);
-    assert!(offset_of!(Control, exit_int_info) == 0x88);
-    assert!(offset_of!(Control, nested_enable) == 0x90);
     assert!(offset_of!(Control, event_inj) == 0xa8);
-    assert!(offset_of!(Control, clean) == 0xc0);
     assert!(offset_of!(Control, next_rip) == 0xc8);
-    assert!(size_of::<Control>() == 0x400);
-    assert!(offset_of!(Save, tr) == 0x90);
     assert!(offset_of!(Save, cpl) == 0xcb);
-    assert!(offset_of!(Save, efer) == 0xd0);
     assert!(offset_of!(Save, cr4) == 0x148);
-    assert!(offset_of!(Save, rip) == 0x178);
     assert!(offset_of!(Save, rsp) == 0x1d8);
     assert!(offset_of!(Save, rax) == 0x1f8);
-    assert!(offset_of!(Save, cr2) == 0x240);
     assert!(offset_of!(Save, g_pat) == 0x268);
 };

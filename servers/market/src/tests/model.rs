@@ -299,7 +299,7 @@ impl Machine for Model {
         let place = self.place(capability.raw());
         let invoked = self.caps.get(&place).cloned();
         let invoked = invoked.ok_or(Fault::new(Error::InvalidCapability, 0))?;
-        assert!(label.spec().object == ObjectType::Null || label.spec().object == invoked.object, "{label:?}");
+        assert!(label.object() == ObjectType::Null || label.object() == invoked.object, "{label:?}");
         let [first, second, ..] = arguments;
         match label {
             Label::UntypedRetype => self.retype(place, arguments)?,
