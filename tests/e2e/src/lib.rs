@@ -373,3 +373,24 @@ pub fn random_numbers(seed: u64) -> impl FnMut(u64) -> u64 {
         (state >> 33) % below
     }
 }
+
+/// A text of so many bytes, the same in every run: lines of words, of which every other one stands once more some
+/// kilobytes later, so that a large window finds what a small one has forgotten.
+pub fn text_for_a_run(bytes: usize) -> PathBuf {
+    const WORDS: u64 = 2_000;
+    let mut draw = random_numbers(5);
+    let mut lines: Vec<String> = Vec::new();
+    let mut text = String::new();
+    while text.len() < bytes {
+        let back = 150 + draw(250) as usize;
+        let line = match lines.len().checked_sub(back).filter(|_| draw(2) == 0) {
+            Some(at) => lines[at].clone(),
+            // Short words, that is small numbers, are more frequent.
+            None => (0..8).map(|_| format!("{:x} ", draw(WORDS).min(draw(WORDS)).min(draw(WORDS)) * 7_919)).collect(),
+        };
+        text.push_str(&line);
+        text.push('\n');
+        lines.push(line);
+    }
+    file_for_a_run(&format!("text-{bytes}"), &text.as_bytes()[..bytes])
+}

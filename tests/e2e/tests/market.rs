@@ -4,7 +4,7 @@
 //! The runs are short: two caches with the same work compete for fewer pages than either could use.
 
 use e2e::xtask::run_state::Sample;
-use e2e::{Change, Finished, file_for_a_run, random_numbers, run, xtask::sources};
+use e2e::{Change, Finished, file_for_a_run, random_numbers, run, text_for_a_run};
 use std::fmt::Write;
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -180,14 +180,9 @@ base_cpu = 20
 base_pages = 64
 "#;
 
-/// The first bytes of the repository's own sources.
-fn text(bytes: usize) -> PathBuf {
-    file_for_a_run("text", &sources::archive().expect("the sources can be read")[..bytes])
-}
-
 #[test]
 fn compress_holds_less_when_the_ask_rises() {
-    let (text, trace) = (text(1_000_000), trace());
+    let (text, trace) = (text_for_a_run(1_000_000), trace());
     for seed in [1, 2, 3] {
         let event = format!("{}ms=shock:cache:8:500ms", 300 + 100 * seed);
         let change = Change::none().seed(seed).event(&event).input("compress", &text).input("cache", &trace);
@@ -227,7 +222,7 @@ starts = false
 fn digest_holds_less_cpu_time_when_the_ask_rises() {
     // For so long the price is above what the digest has seen of late; then it expects no lower one any more.
     const DEAR_US: u64 = 350_000;
-    let text = text(1_500_000);
+    let text = text_for_a_run(1_500_000);
     for seed in [1, 2, 3] {
         let from_us = 400_000 + 100_000 * seed;
         let event = format!("{}ms=start:rival", from_us / 1_000);
