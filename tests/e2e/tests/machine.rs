@@ -4,6 +4,7 @@ use e2e::monitor::{Monitor, Sockets, poke};
 use e2e::xtask::boot::{Guest, Start};
 use e2e::xtask::emulator::Acceleration;
 use e2e::{Machine, boot};
+use proto::host::Command;
 
 /// Segment of configuration space where this machine's firmware puts it.
 const CONFIG_SPACE: u64 = 0xb000_0000;
@@ -43,6 +44,20 @@ fn multiboot2_disc_boots_under_uefi() {
     assert!(run.console_has("root VM 250 of 2000 us"), "the command line did not arrive: {:?}", run.console);
     let checks: Vec<&String> = run.console.iter().filter(|line| line.contains("probe ")).collect();
     assert!(matches!(checks[..], [only] if only.ends_with("probe stopped_vm_is_reported: ok")), "{checks:?}");
+}
+
+/// A VM that sleeps with no deadline is woken by what the host sends, through the serial port's route.
+#[test]
+fn serial_input_wakes_a_sleeping_vm() {
+    let mut machine = Machine::start_guest(&Guest { cores: 2, ..Guest::new("serial") }).expect("the machine starts");
+    machine.wait_line("serial: sleeps").expect("it sleeps");
+    for number in 0..20 {
+        machine.send(&Command::Kill { app: number }).expect("sent");
+        if machine.wait_line("serial: woken").is_err() {
+            break;
+        }
+    }
+    machine.finish().expect("the machine ends").expect_good();
 }
 
 /// The root VM dies twice and is started again from the untouched boot image, while a child VM keeps its CPU time.
