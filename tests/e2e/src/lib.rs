@@ -20,7 +20,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use xtask::boot::Guest;
 use xtask::build::{self, Built};
-use xtask::emulator::Acceleration;
+use xtask::emulator::{Acceleration, Config, Loader};
 use xtask::run_state::{AppState, Phase, RunState};
 use xtask::scenario::{self, Overrides, Scenario};
 use xtask::session::{Seen, Session};
@@ -193,12 +193,25 @@ impl Machine {
     /// # Errors
     /// As [`Machine::start`].
     pub fn start_with(scenario: &Scenario, acceleration: Acceleration) -> Result<Machine> {
+        Machine::start_by(scenario, acceleration, Loader::Emulator)
+    }
+
+    /// Boots a scenario from a disc that has it, by BIOS, GRUB and Multiboot2.
+    ///
+    /// # Errors
+    /// As [`Machine::start`].
+    pub fn start_from_disc(scenario: &Scenario, disc: &Path) -> Result<Machine> {
+        let loader = Loader::Disc { image: disc.to_path_buf(), uefi: None };
+        Machine::start_by(scenario, Acceleration::InstructionClock, loader)
+    }
+
+    fn start_by(scenario: &Scenario, acceleration: Acceleration, loader: Loader) -> Result<Machine> {
         let tools = setup::ensure()?;
         let mut programs = vec![build::ROOT_IMAGE, build::CONSOLE_IMAGE];
         programs.extend(scenario.plan.apps.iter().map(|app| app.image.as_str()));
         let built = built(&programs)?;
         let folder = own_folder()?;
-        let config = runner::config(scenario, &built, acceleration, &folder)?;
+        let config = Config { loader, ..runner::config(scenario, &built, acceleration, &folder)? };
         Machine::of(Session::start(&tools, &config, RunState::new(scenario), None)?, folder)
     }
 

@@ -3,8 +3,11 @@
 use e2e::monitor::{Monitor, Sockets, poke};
 use e2e::xtask::boot::{Guest, Start};
 use e2e::xtask::emulator::Acceleration;
-use e2e::{Machine, boot};
-use proto::host::Command;
+use e2e::xtask::scenario::Overrides;
+use e2e::xtask::{paths, run};
+use e2e::{Change, Machine, boot, scenario};
+use proto::host::{Command, End};
+use std::path::Path;
 
 /// Segment of configuration space where this machine's firmware puts it.
 const CONFIG_SPACE: u64 = 0xb000_0000;
@@ -46,7 +49,7 @@ fn multiboot2_disc_boots_under_uefi() {
     assert!(matches!(checks[..], [only] if only.ends_with("probe stopped_vm_is_reported: ok")), "{checks:?}");
 }
 
-/// A VM that sleeps with no deadline is woken by what the host sends: the route that the console server has.
+/// A VM that sleeps with no deadline is woken by what the host sends, through the serial port's route.
 #[test]
 fn serial_input_wakes_a_sleeping_vm() {
     let mut machine = Machine::start_guest(&Guest { cores: 2, ..Guest::new("serial") }).expect("the machine starts");
@@ -68,6 +71,22 @@ fn root_vm_is_restarted_beside_a_child_that_keeps_its_time() {
         run.expect_good();
         assert!(run.console_has("restart: 2 restarts, ok"), "{:?}", run.console);
     }
+}
+
+/// What `cargo xtask image` writes is a whole run: market, console server, applications and their inputs.
+#[test]
+fn image_of_a_scenario_runs_from_its_disc() {
+    let disc = paths::target().join("e2e").join(format!("scenario-{}.iso", std::process::id()));
+    std::fs::create_dir_all(paths::target().join("e2e")).expect("the target folder can be written");
+    let file = run::scenario_file(Some(Path::new("tiny"))).expect("it ships");
+    let status = run::image(&file, &Overrides::default(), Some(&disc)).expect("the disc is written");
+    assert_eq!(status, 0);
+    let scenario = scenario("tiny", &Change::none()).expect("it is accepted");
+    let machine = Machine::start_from_disc(&scenario, &disc).expect("the machine starts");
+    let finished = machine.finish().expect("the machine ends");
+    std::fs::remove_file(&disc).expect("the disc was written");
+    finished.expect_good();
+    assert_eq!(finished.end("digest"), &End::Exit { status: 0 });
 }
 
 /// Command registers of every function on bus 0 that is there, by its number. None before firmware has made the segment

@@ -98,7 +98,7 @@ pub fn idle_cores_execute_nothing(root: &mut Root) -> Check {
         unsafe { asm!("2:", "dec {0}", "jnz 2b", inout(reg) LOOPS => _, options(nomem, nostack)) };
         least = least.min(tsc() - start);
     }
-    if least < INSTRUCTIONS || least > INSTRUCTIONS + INSTRUCTIONS / 50 {
+    if !(INSTRUCTIONS..=INSTRUCTIONS + INSTRUCTIONS / 50).contains(&least) {
         return Err(format!("{INSTRUCTIONS} instructions took {least} ticks"));
     }
     Ok(())
