@@ -100,7 +100,7 @@ impl<M: Machine> Kernel<M> {
     /// from that so that a static can hold it.
     pub const fn new(machine: M) -> Kernel<M> {
         const CORE: Core = Core {
-            schedule: Schedule::new(),
+            schedule: Schedule::NEW,
             asids: asid::Allocator::new(0),
             current: VcpuId::NONE,
             loaded: VcpuId::NONE,

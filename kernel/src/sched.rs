@@ -106,22 +106,20 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// A core without reservations; [`Schedule::configure`] comes before everything else. It is large: apart from that, so
+    /// A core without reservations; [`Schedule::configure`] comes before everything else. It is large, and a constant so
     /// that no stack ever holds one.
-    pub const fn new() -> Schedule {
-        Schedule {
-            entries: [Entry::FREE; MAX_RESERVATIONS],
-            ready: List::EMPTY,
-            timers: List::EMPTY,
-            current: NIL,
-            charging: false,
-            since: 0,
-            planned: u64::MAX,
-            epoch: 0,
-            least: 1,
-            worst_shortfall: 0,
-        }
-    }
+    pub const NEW: Schedule = Schedule {
+        entries: [Entry::FREE; MAX_RESERVATIONS],
+        ready: List::EMPTY,
+        timers: List::EMPTY,
+        current: NIL,
+        charging: false,
+        since: 0,
+        planned: u64::MAX,
+        epoch: 0,
+        least: 1,
+        worst_shortfall: 0,
+    };
 
     /// Lets periods count from `epoch` (the same for every core).
     pub fn configure(&mut self, epoch: Ticks, limits: &Limits) {

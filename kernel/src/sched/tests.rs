@@ -564,7 +564,7 @@ fn lists_stay_sorted_and_complete() {
 
 /// A core without reservations, whose periods count from 0.
 fn idle(limits: &Limits) -> Schedule {
-    let mut core = Schedule::new();
+    let mut core = Schedule::NEW;
     core.configure(ticks(0), limits);
     core
 }
