@@ -2,7 +2,6 @@
 
 use e2e::monitor::{Monitor, Sockets, poke};
 use e2e::xtask::boot::{Guest, Start};
-use e2e::xtask::emulator::Acceleration;
 use e2e::xtask::scenario::Overrides;
 use e2e::xtask::{paths, run};
 use e2e::{Change, Machine, boot, scenario};
@@ -37,11 +36,10 @@ fn multiboot2_disc_boots_under_bios() {
     from_disc(Guest { start: Start::Bios, cores: 2, ..Guest::new("probe") });
 }
 
-/// By the real clock and with one check only: this firmware takes ten times as many instructions as all of them.
+/// On one core and with one check only: this firmware takes ten times as many instructions as all of them.
 #[test]
 fn multiboot2_disc_boots_under_uefi() {
-    let acceleration = Acceleration::Threads;
-    let guest = Guest { start: Start::Uefi, cores: 2, memory_mib: 256, acceleration, ..Guest::new("probe") };
+    let guest = Guest { start: Start::Uefi, memory_mib: 256, ..Guest::new("probe") };
     let run = boot(&Guest { command_line: "root_budget_us=1250 check=stopped_vm_is_reported".into(), ..guest });
     run.expect_good();
     assert!(run.console_has("root VM 250 of 2000 us"), "the command line did not arrive: {:?}", run.console);
