@@ -447,7 +447,7 @@ impl Running {
             vmcb.control.exit_int_info = event;
         }
         saved.pending.left(event);
-        saved.owed = true;
+        saved.owe();
     }
 
     /// Settles what needs nothing but the Vcpu, without the lock.
@@ -551,7 +551,6 @@ fn skip_call(vmcb: &mut Vmcb) {
 #[cold]
 fn pay(saved: &mut Saved, vmcb: &mut Vmcb) {
     saved.owed = false;
-    saved.interrupts = true;
     for (word, base) in saved.pending.take_vectors().into_iter().zip([0u8, 64, 128, 192]) {
         let mut left = word;
         while left != 0 {

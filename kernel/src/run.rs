@@ -235,6 +235,7 @@ impl<M: Machine> Kernel<M> {
             return None;
         }
         let HandOver { until, used } = state.schedule.hand_over(giver, taker, now)?;
+        self.active = core;
         let until = Ticks::new(until.get());
         state.current = to;
         state.loaded = to;

@@ -74,7 +74,14 @@ impl Saved {
     /// A vector has arrived for it: it gets it at the next entry, as soon as it can take it.
     pub fn raise(&mut self, vector: u8) {
         self.pending.raise(vector);
+        self.owe();
+    }
+
+    /// `pending` holds something, which may go through the core's interrupt controller.
+    #[inline]
+    pub fn owe(&mut self) {
         self.owed = true;
+        self.interrupts = true;
     }
 }
 
