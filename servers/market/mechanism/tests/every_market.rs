@@ -21,7 +21,7 @@
 //!
 //! A test run covers all of it for one and two bidders, and for three bidders those of up to three units, and those of up to
 //! four units with numbers from 0 to 2. `cargo xtask market check --full` covers all of it: 3,768,622,215 markets of three
-//! bidders, in eight minutes on two cores.
+//! bidders, in some ten minutes on two cores.
 
 mod common;
 
