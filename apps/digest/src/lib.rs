@@ -27,7 +27,7 @@ use userlib::{App, Error, println};
 
 /// Bytes between two looks at the market. Few enough to be done within one period's budget, so that most pieces are not
 /// interrupted and the time they take is CPU time.
-const PIECE: usize = 4 * 1024;
+const PIECE: usize = 1024;
 /// Progress is reported this often.
 const REPORTS: usize = 50;
 /// Bytes that are a unit of work.

@@ -243,18 +243,21 @@ fn options(help: &str) -> BTreeSet<String> {
 fn help_names_every_command_and_option() {
     let scenario = ["--input", "--set", "--seed", "--event"];
     let run = [&scenario[..], &["--json", "--plain", "--timeout"]].concat();
+    let image = [&scenario[..], &["--out"]].concat();
     let boot = ["--cores", "--memory", "--command-line", "--with", "--timeout"];
-    let commands: [(&[&str], &[&str], &[&str]); 13] = [
+    let commands: [(&[&str], &[&str], &[&str]); 15] = [
         (&["setup"], &[], &[]),
         (&["build"], &["[PROGRAM]"], &[]),
-        (&["image"], &["[SCENARIO]"], &scenario),
+        (&["image"], &["[SCENARIO]"], &image),
         (&["run"], &["[SCENARIO]"], &run),
         (&["test"], &["[FILTER]"], &["--host-only"]),
         (&["bench"], &[], &["--json", "--update"]),
-        (&["tcb"], &[], &["--json"]),
+        (&["tcb"], &[], &["--json", "--files"]),
         (&["new"], &["<NAME>"], &[]),
-        (&["market"], &["clear"], &[]),
+        (&["market"], &["clear", "check", "bench"], &[]),
         (&["market", "clear"], &["<FILE>"], &["--json"]),
+        (&["market", "check"], &[], &["--full"]),
+        (&["market", "bench"], &[], &[]),
         (&["abi"], &[], &[]),
         (&["boot"], &["<IMAGE>"], &boot),
         (&[], &["Usage: cargo xtask <COMMAND>"], &[]),
