@@ -8,7 +8,6 @@
 
 mod arch;
 mod boot;
-mod core_loop;
 mod panic;
 mod routes;
 mod storage;

@@ -6,8 +6,8 @@
 //! fired", and its Vcpu is woken if it waits: drivers bear a spurious interrupt, and a storm costs one NMI per wait.
 
 use crate::Nonkernel;
-use crate::arch::core_area;
 use crate::arch::ioapic::DELIVER_NMI;
+use crate::arch::{core_area, guests};
 use core::sync::atomic::Ordering;
 use kernel::MAX_ROUTES;
 use kernel::types::{CoreId, VcpuId};
@@ -60,7 +60,7 @@ pub fn open(kernel: &mut Nonkernel, core: CoreId, loaded: VcpuId) {
         if kernel.vcpu_core(vcpu) != core {
             return;
         }
-        kernel.machine.guest(vcpu).0.interrupts = true;
+        guests::has_route(vcpu);
         if vcpu == loaded {
             kernel.machine.routes.parked[index(core)] &= !(1 << pin);
             let apic_id = core_area::core(core).apic_id.load(Ordering::Relaxed);
@@ -95,7 +95,7 @@ fn fire_parked(kernel: &mut Nonkernel, core: CoreId) {
     for_each(kernel, |kernel, pin, vcpu, vector| {
         if parked >> pin & 1 != 0 {
             kernel.machine.io_apic().inspect(|io_apic| io_apic.mask(pin));
-            kernel.machine.guest(vcpu).0.raise(vector);
+            guests::raise(vcpu, vector);
             kernel.wake_by_interrupt(vcpu);
         }
     });

@@ -8,14 +8,10 @@
 use crate::arch::hpet::Hpet;
 use crate::arch::ioapic::{DELIVER_NMI, IoApic};
 use crate::arch::lock::Lock;
-use crate::arch::svm::features::Features;
-use crate::arch::svm::state::{self, Saved};
-use crate::arch::svm::switch::Constants;
-use crate::arch::svm::vmcb::{Clean, Vmcb};
-use crate::arch::{apic, core_area, cpu};
+use crate::arch::{apic, core_area, cpu, guests};
 use crate::boot::root::Root;
 use crate::routes::Routes;
-use cap_spec::abi::{Register, handler_page};
+use cap_spec::abi::Register;
 use core::sync::atomic::{AtomicU64, Ordering};
 use kernel::channel::{self, Channel};
 use kernel::machine::{Machine, SharedPage};
@@ -46,12 +42,8 @@ pub struct Devices {
 /// What every core needs to run guests, fixed at boot.
 #[derive(Clone, Copy)]
 pub struct Booted {
-    /// Constants of the world switch.
-    pub constants: Constants,
-    /// What the processor has.
-    pub features: Features,
-    /// The clean field of a block that did not change since its last entry.
-    pub clean: Clean,
+    /// What the back end knows of the processor.
+    pub processor: guests::Processor,
     /// The root VM.
     pub root: Root,
 }
@@ -167,13 +159,6 @@ impl Hardware {
         }
     }
 
-    /// The saved state and the control block of a Vcpu.
-    #[inline(always)]
-    pub fn guest(&mut self, vcpu: VcpuId) -> (&mut Saved, &mut Vmcb) {
-        // SAFETY: see the module; the two lie in different pages of the object, and behind the header.
-        unsafe { (&mut *state::saved_at(vcpu), &mut *state::vmcb_at(vcpu)) }
-    }
-
     #[inline(always)]
     fn word(&self, page: SharedPage, offset: usize) -> *mut u64 {
         let page = match page {
@@ -192,18 +177,6 @@ impl Hardware {
         // atomic may bear.
         unsafe { AtomicU64::from_ptr(word) }
     }
-}
-
-/// What a Vcpu that stopped by itself tells its handler: registers in the order of [`Register`], then CR0, CR2, CR4 and
-/// EFER as the guest knows it.
-pub fn handler_words(saved: &mut Saved, vmcb: &mut Vmcb) -> [u64; handler_page::REGISTER_WORDS] {
-    let mut words = [0; handler_page::REGISTER_WORDS];
-    for (word, &register) in words.iter_mut().zip(Register::ALL) {
-        *word = *state::register_of(saved, vmcb, register);
-    }
-    let save = &vmcb.save;
-    words[Register::ALL.len()..].copy_from_slice(&[save.cr0, save.cr2, save.cr4, save.efer & !state::EFER_SVME]);
-    words
 }
 
 /// The two accessors of an object's header, which lies at an offset in the object.
@@ -304,26 +277,20 @@ impl Machine for Hardware {
     }
 
     fn init_vcpu(&mut self, vcpu: VcpuId, root: Hpa) {
-        let (saved, vmcb) = self.guest(vcpu);
-        state::init(saved, vmcb, root, crate::arch::svm::emulate::supported_xcr0());
+        guests::init_vcpu(vcpu, root);
     }
 
     fn set_register(&mut self, vcpu: VcpuId, register: Register, value: u64) {
-        let (saved, vmcb) = self.guest(vcpu);
-        vmcb.control.clean = Clean::empty();
-        *state::register_of(saved, vmcb, register) = value;
+        guests::set_register(vcpu, register, value);
     }
 
+    #[inline(always)]
     fn set_results(&mut self, vcpu: VcpuId, results: [u64; 2]) {
-        let (saved, vmcb) = self.guest(vcpu);
-        vmcb.save.rax = 0;
-        saved.registers.set_results(results);
+        guests::set_results(vcpu, results);
     }
 
     fn register(&self, vcpu: VcpuId, register: Register) -> u64 {
-        // SAFETY: see the module; no core runs the Vcpu, and the lock is held, so that nobody else refers to either.
-        let (saved, vmcb) = unsafe { (&mut *state::saved_at(vcpu), &mut *state::vmcb_at(vcpu)) };
-        *state::register_of(saved, vmcb, register)
+        guests::register(vcpu, register)
     }
 
     fn route_irq(&mut self, route: u16, target: Option<(CoreId, u8)>) {

@@ -1,4 +1,5 @@
-//! What depends on the processor. `svm` is the one back end for guests; everything else here serves any back end.
+//! What depends on the processor. `svm` is the one back end for guests, which the rest of the kernel knows as [`guests`];
+//! everything else here serves any back end.
 
 pub mod apic;
 pub mod core_area;
@@ -9,4 +10,9 @@ pub mod ioapic;
 pub mod lock;
 pub mod mmio;
 pub mod serial;
-pub mod svm;
+mod svm;
+
+/// The back end for guests: all that the rest of the kernel knows of it.
+pub mod guests {
+    pub use super::svm::*;
+}

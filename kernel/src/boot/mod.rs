@@ -6,15 +6,12 @@ mod physical;
 mod quiet;
 pub mod root;
 
+use crate::arch::guests::{self, Features, Processor};
 use crate::arch::hpet::Hpet;
 use crate::arch::ioapic::IoApic;
 use crate::arch::lock::Lock;
 use crate::arch::mmio::Registers;
-use crate::arch::svm::features::Features;
-use crate::arch::svm::switch::Constants;
-use crate::arch::svm::vmcb::Clean;
-use crate::arch::{apic, core_area, cpu, interrupts, serial, svm};
-use crate::core_loop;
+use crate::arch::{apic, core_area, cpu, interrupts, serial};
 use crate::storage::{Booted, Devices};
 use cap_spec::abi::PAGE_BITS;
 use core::arch::global_asm;
@@ -23,7 +20,6 @@ use kernel::Config;
 use kernel::firmware::memory_map::MemoryMap;
 use kernel::firmware::module::{self, Module};
 use kernel::firmware::{COMMAND_LINE_MAX, Handover, PhysicalMemory, acpi, command_line, multiboot2, pvh};
-use kernel::nested::EntryFormat;
 use kernel::types::{CoreId, Ticks};
 use kernel::vm::MAX_CORES;
 use physical::{Tables, Taken};
@@ -46,7 +42,7 @@ static BOOTED: Once<Booted> = Once::new();
 #[unsafe(no_mangle)]
 extern "C" fn boot_main(magic: u64, info: u64) -> ! {
     let booted = prepare(magic, info);
-    core_loop::run(core_area::core(CoreId::new(0)), booted)
+    guests::run(core_area::core(CoreId::new(0)), booted)
 }
 
 /// Everything up to the release of the other cores. A function of its own, because the maps that it works with fill most
@@ -86,8 +82,8 @@ fn prepare(magic: u64, info: u64) -> Booted {
     let boot_core = core_area::core(CoreId::new(0));
     boot_core.apic_id.store(apic::id(), Ordering::Relaxed);
     boot_core.ready.store(true, Ordering::Relaxed);
-    // SAFETY: SVM was detected, and the IDT is loaded.
-    unsafe { svm::turn_on(boot_core.id()) };
+    // SAFETY: the features were detected, and the IDT is loaded.
+    unsafe { guests::turn_on(boot_core.id()) };
     // SAFETY: the HPET and the IOAPIC are where ACPI says, outside usable RAM.
     let hpet = Hpet::new(unsafe { Registers::new(platform.hpet, 0x400) }).expect("no usable HPET");
     // SAFETY: as above.
@@ -101,7 +97,7 @@ fn prepare(magic: u64, info: u64) -> Booted {
     let others = platform.cores.iter().copied().filter(|&id| id != apic::id()).take(options.cores.min(MAX_CORES) - 1);
     let cores = cores::start(page, others, tsc_hz);
     log::info!("{cores} cores, TSC {} MHz, HPET {} kHz at pin {hpet_pin}", tsc_hz / 1_000_000, hpet.hz / 1000);
-    log::info!("SVM: {} ASIDs, next RIP {}, clean bits {}", features.asids, features.next_rip, features.clean_bits);
+    log::info!("{features}");
 
     // Nothing below 1 MiB is handed out: firmware has its data there.
     memory.remove(0, LOW_END);
@@ -115,20 +111,18 @@ fn prepare(magic: u64, info: u64) -> Booted {
         switch: Ticks::new(tsc_hz / 1_000_000 * SWITCH_US),
         epoch: Ticks::new(0),
         asids: features.asids,
-        format: EntryFormat::Npt,
+        format: Processor::FORMAT,
         statistics_page,
         forbidden_routes: 1 << hpet_pin,
     });
     let root =
         Plan { memory: &mut memory, module_base, module, command_line: line, options, routes: io_apic.pins, tsc_hz }
             .carry_out(&mut kernel);
-    let constants = Constants { xcr0: svm::emulate::supported_xcr0(), timer, barrier: features.barrier };
-    let clean = if features.clean_bits { Clean::all() } else { Clean::empty() };
     log::info!("root VM starts {} us after reset", cpu::rdtsc() / (tsc_hz / 1_000_000));
     root.start(&mut kernel);
     root.note_first_start(cpu::rdtsc());
     drop(kernel);
-    let booted = BOOTED.call_once(|| Booted { constants, features, clean, root });
+    let booted = BOOTED.call_once(|| Booted { processor: Processor::new(features, timer), root });
     for core in core_area::cores(cores).skip(1) {
         apic::send_nmi(core.apic_id.load(Ordering::Relaxed));
     }
@@ -141,12 +135,12 @@ extern "C" fn ap_main() -> ! {
     interrupts::load();
     apic::init();
     let core = core_area::this();
-    // SAFETY: the boot core has detected SVM, and the IDT is loaded.
-    unsafe { svm::turn_on(core.id()) };
+    // SAFETY: the boot core has detected the features, and the IDT is loaded.
+    unsafe { guests::turn_on(core.id()) };
     core.ready.store(true, Ordering::Release);
     loop {
         if let Some(&booted) = BOOTED.get() {
-            core_loop::run(core, booted);
+            guests::run(core, booted);
         }
         interrupts::idle();
     }

@@ -56,6 +56,12 @@ const HIDDEN: [(u32, [u32; 4]); 12] = [
     (0x8000_0022, [!0; 4]),
 ];
 
+impl core::fmt::Display for Features {
+    fn fmt(&self, out: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(out, "SVM: {} ASIDs, next RIP {}, clean bits {}", self.asids, self.next_rip, self.clean_bits)
+    }
+}
+
 impl Features {
     /// Looks at the processor.
     ///

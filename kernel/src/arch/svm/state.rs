@@ -3,8 +3,8 @@
 
 use super::exit::INTERCEPTS;
 use super::permission;
-use super::vmcb::{Control, Save, Segment, Vmcb, segment};
-use cap_spec::abi::Register;
+use super::vmcb::{Clean, Control, Save, Segment, Vmcb, segment};
+use cap_spec::abi::{Register, handler_page};
 use kernel::Call;
 use kernel::protocol::pending::Pending;
 use kernel::types::{Hpa, VcpuId};
@@ -157,16 +157,65 @@ const PAT_START: u64 = 0x0007_0406_0007_0406;
 /// DR0 to DR3, reads and writes.
 pub const ALL_DEBUG_ADDRESSES: u32 = INTERCEPTS[1];
 
-/// Where a Vcpu's saved state lies.
-#[inline]
-pub fn saved_at(vcpu: VcpuId) -> *mut Saved {
-    vcpu.address().plus(BACK_END_OFFSET as u64).get() as *mut Saved
+/// The saved state and the control block of a Vcpu: it is current on this core, or the caller holds the kernel lock and it
+/// is current on none. Fetched anew after each use of the kernel that may have reached the same Vcpu.
+#[inline(always)]
+pub fn guest_of<'a>(vcpu: VcpuId) -> (&'a mut Saved, &'a mut Vmcb) {
+    let saved = vcpu.address().plus(BACK_END_OFFSET as u64).get() as *mut Saved;
+    let vmcb = vcpu.address().plus(4096).get() as *mut Vmcb;
+    // SAFETY: both lie in the object, behind its header and in different pages; as the caller keeps to what is said
+    // above, nobody else refers to either.
+    unsafe { (&mut *saved, &mut *vmcb) }
 }
 
-/// Where a Vcpu's control block lies.
-#[inline]
-pub fn vmcb_at(vcpu: VcpuId) -> *mut Vmcb {
-    vcpu.address().plus(4096).get() as *mut Vmcb
+// ---- what the kernel does with a Vcpu that is current on no core, under its lock ---------------------------------------
+
+/// Puts a Vcpu into its initial state, with this root of its nested page tables.
+pub fn init_vcpu(vcpu: VcpuId, root: Hpa) {
+    let (saved, vmcb) = guest_of(vcpu);
+    init(saved, vmcb, root, super::emulate::supported_xcr0());
+}
+
+/// Sets a register to a legal value.
+pub fn set_register(vcpu: VcpuId, register: Register, value: u64) {
+    let (saved, vmcb) = guest_of(vcpu);
+    vmcb.control.clean = Clean::empty();
+    *register_of(saved, vmcb, register) = value;
+}
+
+/// Reads a register.
+pub fn register(vcpu: VcpuId, register: Register) -> u64 {
+    let (saved, vmcb) = guest_of(vcpu);
+    *register_of(saved, vmcb, register)
+}
+
+/// Puts the results of a successful hypercall into its registers.
+pub fn set_results(vcpu: VcpuId, results: [u64; 2]) {
+    let (saved, vmcb) = guest_of(vcpu);
+    vmcb.save.rax = 0;
+    saved.registers.set_results(results);
+}
+
+/// A vector has arrived for it.
+pub fn raise(vcpu: VcpuId, vector: u8) {
+    guest_of(vcpu).0.raise(vector);
+}
+
+/// It has an interrupt route: vectors of its own may be in its core's interrupt controller.
+pub fn has_route(vcpu: VcpuId) {
+    guest_of(vcpu).0.interrupts = true;
+}
+
+/// What a Vcpu that stopped by itself tells its handler: registers in the order of [`Register`], then CR0, CR2, CR4 and
+/// EFER as the guest knows it.
+pub fn handler_words(saved: &mut Saved, vmcb: &mut Vmcb) -> [u64; handler_page::REGISTER_WORDS] {
+    let mut words = [0; handler_page::REGISTER_WORDS];
+    for (word, &register) in words.iter_mut().zip(Register::ALL) {
+        *word = *register_of(saved, vmcb, register);
+    }
+    let save = &vmcb.save;
+    words[Register::ALL.len()..].copy_from_slice(&[save.cr0, save.cr2, save.cr4, save.efer & !EFER_SVME]);
+    words
 }
 
 /// Puts both into the initial state: 64-bit mode, interrupts off, everything intercepted that a guest must not do.

@@ -3,14 +3,14 @@
 //! The order is `kernel::protocol`'s: registers are saved, the core says that it is out, an NMI is taken, the lock is
 //! taken, the exit is worked on, the schedule decides, the core says where it goes, the lock is released, it goes.
 
+use super::emulate::Guest;
+use super::exit::{self, Exit, length};
+use super::state::{self, Saved, guest_of};
+use super::switch::{self, Loaded};
+use super::vmcb::{Clean, EVENT_VALID, FLUSH_ALL, Vmcb};
 use crate::arch::core_area::Core;
 use crate::arch::cpu::rdtsc;
 use crate::arch::lock::Lock;
-use crate::arch::svm::emulate::Guest;
-use crate::arch::svm::exit::{self, Exit, length};
-use crate::arch::svm::state::{Saved, saved_at, vmcb_at};
-use crate::arch::svm::switch::{self, Loaded};
-use crate::arch::svm::vmcb::{Clean, EVENT_VALID, FLUSH_ALL, Vmcb};
 use crate::arch::{apic, interrupts};
 use crate::boot::root::Root;
 use crate::storage::Booted;
@@ -76,7 +76,7 @@ enum Stayed {
 
 /// Runs guests on this core for ever. SVM is on, GIF is 0, and the kernel is configured.
 pub fn run(core: &'static Core, booted: Booted) -> ! {
-    let loaded = Loaded::new(booted.constants.xcr0);
+    let loaded = Loaded::new(booted.processor.constants.xcr0);
     let mut running = Running { core, id: core.id(), booted, loaded, flushed: None, decided: None };
     let mut outside = Outside::started();
     panic::record(EventKind::Started, 0, 0);
@@ -317,7 +317,7 @@ impl Running {
         let (next, next_block) = guest_of(to);
         if !plain
             || kernel.machine.routes.are_fresh(id)
-            || !self.loaded.swap(saved, next, next_block, &self.booted.constants)
+            || !self.loaded.swap(saved, next, next_block, &self.booted.processor.constants)
         {
             self.decided = Some(decision);
             return Handed::Decided;
@@ -334,8 +334,8 @@ impl Running {
         if kernel.machine.vcpu(vcpu).routes != 0 {
             routes::park(kernel, self.id, vcpu);
         }
-        let (saved, vmcb) = kernel.machine.guest(vcpu);
-        self.loaded.unload(saved, vmcb, self.core, &self.booted.constants);
+        let (saved, vmcb) = guest_of(vcpu);
+        self.loaded.unload(saved, vmcb, self.core, &self.booted.processor.constants);
         if saved.owed {
             // An interrupt came before it slept.
             kernel.wake_by_interrupt(vcpu);
@@ -348,11 +348,11 @@ impl Running {
     fn load(&mut self, kernel: &mut Lock, vcpu: VcpuId) {
         if self.loaded.is_live() {
             // Its owner was destroyed while this core held the state.
-            self.loaded.discard(self.core, &self.booted.constants);
+            self.loaded.discard(self.core, &self.booted.processor.constants);
             self.look_after_window(kernel);
         }
-        let (saved, vmcb) = kernel.machine.guest(vcpu);
-        self.loaded.load(saved, vmcb, &self.booted.constants);
+        let (saved, vmcb) = guest_of(vcpu);
+        self.loaded.load(saved, vmcb, &self.booted.processor.constants);
     }
 
     /// Draining interrupts opened the NMI window too: what came in then has lost its voice.
@@ -432,7 +432,7 @@ impl Running {
     /// What every exit but a hypercall may leave behind.
     #[inline]
     fn after_exit(&mut self, saved: &mut Saved, vmcb: &mut Vmcb) {
-        vmcb.control.clean = self.booted.clean;
+        vmcb.control.clean = self.booted.processor.clean;
         let mut event = vmcb.control.exit_int_info;
         if event & EVENT_VALID == 0 {
             return;
@@ -453,7 +453,7 @@ impl Running {
     /// Settles what needs nothing but the Vcpu, without the lock.
     #[cold]
     fn settle(&mut self, exit: Exit, saved: &mut Saved, vmcb: &mut Vmcb) -> ExitKind {
-        let (constants, features) = (&self.booted.constants, &self.booted.features);
+        let (constants, features) = (&self.booted.processor.constants, &self.booted.processor.features);
         panic::record(EventKind::Exit, vmcb.control.exit_code as u32, vmcb.control.exit_info1);
         let mut guest = Guest { saved, vmcb, loaded: &mut self.loaded, constants, features };
         match exit {
@@ -487,7 +487,7 @@ impl Running {
         if kernel.current(self.id) != Some(vcpu) {
             return;
         }
-        let control = &kernel.machine.guest(vcpu).1.control;
+        let control = &guest_of(vcpu).1.control;
         let (code, info1) = (control.exit_code, control.exit_info1);
         match exit {
             Exit::NestedFault => self.nested_fault(kernel, vcpu),
@@ -504,12 +504,12 @@ impl Running {
     /// A nested fault of the current Vcpu: it is told by an upcall, or stops.
     #[inline(never)]
     fn nested_fault(&mut self, kernel: &mut Lock, vcpu: VcpuId) {
-        let (saved, vmcb) = kernel.machine.guest(vcpu);
+        let (saved, vmcb) = guest_of(vcpu);
         let delivering = saved.pending.is_delivering();
         let (access, gpa) = (vmcb.control.exit_info1 & ACCESS_BITS, vmcb.control.exit_info2);
         match kernel.nested_fault(self.id, Gpa::new(gpa), access, delivering) {
             FaultAction::Inject(vector) => {
-                kernel.machine.guest(vcpu).1.control.event_inj = EVENT_VALID | u64::from(vector);
+                guest_of(vcpu).1.control.event_inj = EVENT_VALID | u64::from(vector);
             }
             FaultAction::Stop => self.stop(kernel, vcpu, StopReason::NestedFault, gpa, access),
         }
@@ -519,10 +519,10 @@ impl Running {
     #[cold]
     fn stop(&mut self, kernel: &mut Lock, vcpu: VcpuId, reason: StopReason, detail: u64, detail2: u64) {
         panic::record(EventKind::Stopped, vcpu.get(), reason as u64);
-        let (saved, vmcb) = kernel.machine.guest(vcpu);
+        let (saved, vmcb) = guest_of(vcpu);
         // FS and GS base are in the core; so that the page tells them, they are brought out first.
         switch::save_hidden(saved);
-        let words = crate::storage::handler_words(saved, vmcb);
+        let words = state::handler_words(saved, vmcb);
         for (index, word) in words.into_iter().enumerate() {
             kernel.machine.set_shared_word(SharedPage::Handler(vcpu), handler_page::REGISTERS + index * 8, word);
         }
@@ -532,14 +532,6 @@ impl Running {
 
 /// Vector of the machine-check exception.
 const MACHINE_CHECK: u8 = 18;
-
-/// The saved state and the control block of the Vcpu that is current on this core.
-#[inline(always)]
-fn guest_of<'a>(vcpu: VcpuId) -> (&'a mut Saved, &'a mut Vmcb) {
-    // SAFETY: only the core on which a Vcpu is current touches these, but for `Machine`'s functions under the lock; the
-    // caller fetches them anew after each use of the kernel that may have reached the same Vcpu.
-    unsafe { (&mut *saved_at(vcpu), &mut *vmcb_at(vcpu)) }
-}
 
 /// Goes past a hypercall. An interrupt shadow over it is left to last for one instruction more.
 #[inline(always)]
