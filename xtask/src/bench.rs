@@ -222,6 +222,18 @@ fn read_baseline() -> Result<Vec<BaselineRow>> {
     serde_json::from_str(&text).with_context(|| format!("{} is malformed", path.display()))
 }
 
+/// The table of the committed baseline.
+///
+/// # Errors
+/// When there is none.
+pub fn baseline_table() -> Result<String> {
+    let rows = read_baseline()?.into_iter();
+    let rows: Vec<Row> = rows
+        .map(|BaselineRow { operation, instructions, exits }| judged(BenchRow { operation, instructions, exits }))
+        .collect();
+    Ok(table(&rows))
+}
+
 fn write_baseline(rows: &[Row]) -> Result<()> {
     let rows: Vec<BaselineRow> = rows
         .iter()

@@ -336,7 +336,8 @@ fn table(counts: &[Count]) -> String {
     report::aligned(&all, 2)
 }
 
-fn markdown(counts: &[Count]) -> String {
+/// The table of README.md, without its marks.
+pub fn markdown(counts: &[Count]) -> String {
     let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
     let mut text = line(HEADER.map(String::from).to_vec());
     text += "|---|---|---:|---:|---:|\n";
