@@ -32,6 +32,7 @@ fn default_scenario_leaves_what_the_host_computes() {
     assert_eq!(result["totals"]["mismatches"], 0);
     assert!(result["totals"]["intervals"].as_u64() > Some(10));
     shows_what_the_result_holds(&text(&output.stdout), &result);
+    shock_shows_in_the_price(&result);
 
     let said = text(&left("digest/digest.txt"));
     let hash: String = Sha256::digest(&input).iter().map(|byte| format!("{byte:02x}")).collect();
@@ -55,6 +56,20 @@ fn default_scenario_leaves_what_the_host_computes() {
     assert!(once > 0 && report.accesses.is_multiple_of(once), "{} accesses of {once}", report.accesses);
     let keys = (0..report.accesses / once).flat_map(|_| Trace::new(&input));
     assert_eq!(simulate(keys, &report.sizes), report.hits, "the host has other hits with the same sizes");
+}
+
+/// The shock of the default scenario (1.2 to 2 s, of who runs on core 1) makes that core dear while it lasts.
+fn shock_shows_in_the_price(result: &Value) {
+    let goods = result["goods"].as_array().expect("goods");
+    let rounds =
+        goods.iter().find(|good| good["name"] == "cpu.1").expect("core 1")["rounds"].as_array().expect("rounds");
+    let dearest = |from: u64, to: u64| {
+        let clearing = |round: &Value| round["clearing"].as_u64().expect("an integer");
+        let within = rounds.iter().filter(|round| (from..to).contains(&round["t_ms"].as_u64().expect("a time")));
+        within.map(clearing).max().expect("rounds in that time")
+    };
+    let (before, while_it_lasts, after) = (dearest(400, 1_150), dearest(1_300, 2_000), dearest(2_300, 3_000));
+    assert!(while_it_lasts > 2 * before.max(after), "{before} {while_it_lasts} {after}");
 }
 
 /// What is printed around a run: which machine and why so, prices on the way, and at the end the table of applications,
