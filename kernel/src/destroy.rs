@@ -278,12 +278,13 @@ impl<M: Machine> Kernel<M> {
     /// One step of the end of a Vcpu without capabilities.
     fn dissolve_vcpu(&mut self, vcpu: VcpuId) -> Option<Flushed> {
         self.expel_for_good(vcpu);
+        // With its time go its routes: before anything that may be preempted, as no core parks them any more.
+        self.unbind_time(vcpu);
         let end = self.machine.vcpu(vcpu).receives;
         if end.is_some() {
             self.unbind_end(end);
             return None;
         }
-        self.unbind_time(vcpu);
         self.clear_handler(vcpu);
         self.detach(vcpu);
         Some(Flushed::nothing_withdrawn())

@@ -48,13 +48,15 @@ impl IoApic {
         self.read(REDIRECTION + 2 * u32::from(pin));
     }
 
-    /// Delivers a pin's edges to a core, as a vector or as [`DELIVER_NMI`]; false if its id does not fit in the entry.
+    /// Delivers a pin's edges to a core, as a vector or as [`DELIVER_NMI`]; returns when that holds, so that what came
+    /// before has arrived. False if the core's id does not fit in the entry.
     pub fn route(self, pin: u8, apic_id: u32, delivery: u32) -> bool {
         if apic_id > MAX_ID || pin >= self.pins {
             return false;
         }
         self.write(REDIRECTION + 2 * u32::from(pin) + 1, apic_id << 24);
         self.write(REDIRECTION + 2 * u32::from(pin), delivery);
+        self.read(REDIRECTION + 2 * u32::from(pin));
         true
     }
 }

@@ -270,3 +270,23 @@ fn invocations_and_refusals_are_counted() {
     world.kernel.count_exit(CoreId::new(0), cap_spec::abi::ExitKind::Cpuid);
     assert_eq!(count(&world, stats, stats_page::EXITS + 3 * 8), 1);
 }
+
+#[test]
+fn a_vcpu_that_is_being_deleted_has_lost_its_routes_before_anything_is_preempted() {
+    let mut world = world_with_other();
+    world.ok(Label::IrqSplit, IRQS, [4, 1, CNODE, 30, 0]);
+    world.ok(Label::IrqBind, 30, [OTHER, 40, 0, 0, 0]);
+    world.retype(MEMORY, ObjectType::Channel, 0, 40, 4);
+    for channel in 40..44 {
+        world.ok(Label::ChannelBind, channel, [OTHER, 1, 0, 0, 0]);
+    }
+    world.ok(Label::VcpuStart, OTHER, [0; 5]);
+    let id = world.vcpu_id(OTHER);
+    assert_eq!(world.kernel.schedule(CoreId::new(1)).run, Some(id));
+    world.kernel.machine.patience.set(Some(0));
+    let call = crate::decode::Call { cap: CNODE, label: Label::CNodeDelete as u64, args: [OTHER, 0, 0, 0, 0] };
+    assert_eq!(world.kernel.handle_call(CoreId::new(0), &call), Outcome::Preempted);
+    // The core that held it does not save it, so it does not park its routes either.
+    assert_eq!(world.kernel.schedule(CoreId::new(1)).save, None);
+    assert_eq!(world.kernel.route(4), None);
+}

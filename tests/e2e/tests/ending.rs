@@ -162,7 +162,7 @@ fn unusable_machines_are_refused_by_the_kernel() {
     let scenario = file("spinner.toml", SPINNER.as_bytes());
     let damaged = file("damaged.module", &[0x5a; 8192]);
     for (name, arguments, reason) in [
-        ("no-svm", "-cpu max,-svm", ": no virtualization: "),
+        ("no-svm", "-cpu max,-svm", ": the processor has no SVM"),
         ("no-x2apic", "-cpu max,-x2apic", ": the CPU has no x2APIC"),
         ("damaged", &format!("-initrd {}", damaged.display()), ": boot module: "),
     ] {

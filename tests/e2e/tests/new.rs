@@ -15,8 +15,8 @@ struct Copy {
 }
 
 impl Copy {
-    fn new() -> Copy {
-        let folder = paths::target().join("e2e").join(format!("new-{}", std::process::id()));
+    fn new(name: &str) -> Copy {
+        let folder = paths::target().join("e2e").join(format!("new-{name}"));
         let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir_all(&folder).expect("the target folder can be written");
         let copy = Copy { folder };
@@ -56,7 +56,7 @@ impl Drop for Copy {
 
 #[test]
 fn new_application_builds_passes_its_test_boots_and_bids() {
-    let copy = Copy::new();
+    let copy = Copy::new("made");
     let made = output(&mut copy.xtask(&["new", "my-app"]));
     assert!(made.status.success(), "{}", text(&made.stderr));
     let said = text(&made.stdout);
@@ -91,7 +91,7 @@ fn new_application_builds_passes_its_test_boots_and_bids() {
 
 #[test]
 fn names_that_will_not_do_are_refused() {
-    let copy = Copy::new();
+    let copy = Copy::new("refused");
     for (name, reason) in [
         ("digest", "apps/digest exists already"),
         ("My-App", "lower-case letters, digits and hyphens, a letter first"),

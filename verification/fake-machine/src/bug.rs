@@ -21,11 +21,13 @@ pub enum Bug {
     LostWakeup,
     /// A core says that it has left its guest before it has saved what it must into the Vcpu.
     LateSave,
+    /// A core that held the state of a Vcpu which is destroyed, or taken off its VM, leaves its interrupt routes open.
+    RouteLeftOpen,
 }
 
 impl Bug {
     /// Every bug.
-    pub const ALL: [Bug; 9] = [
+    pub const ALL: [Bug; 10] = [
         Bug::ForgottenFlush,
         Bug::AsidReused,
         Bug::FreedTable,
@@ -35,6 +37,7 @@ impl Bug {
         Bug::SilentTimer,
         Bug::LostWakeup,
         Bug::LateSave,
+        Bug::RouteLeftOpen,
     ];
 
     /// Its name on the command line.
@@ -49,6 +52,7 @@ impl Bug {
             Bug::SilentTimer => "silent-timer",
             Bug::LostWakeup => "lost-wakeup",
             Bug::LateSave => "late-save",
+            Bug::RouteLeftOpen => "route-left-open",
         }
     }
 

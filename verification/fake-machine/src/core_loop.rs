@@ -335,6 +335,7 @@ impl World {
                 Some((vcpu, vector)) => match hardware.cores.iter().position(|core| core.open_for == vcpu) {
                     Some(core) => Target::Vector(core, vector),
                     None if fired && before == owner => Target::Masked,
+                    None if hardware.bug == Some(Bug::RouteLeftOpen) && matches!(target, Target::Vector(..)) => target,
                     None => Target::Nmi(hardware.memory.vcpu(vcpu).core.get() as usize),
                 },
             };
@@ -372,8 +373,9 @@ impl World {
             _ => return,
         };
         // Mask, read back, drain: what is requested here belongs to the one that leaves. If that was destroyed, to nobody.
+        let left_open = hardware.bug == Some(Bug::RouteLeftOpen) && decision.save.is_none();
         for line in 0..ROUTES {
-            if matches!(hardware.lines[line].target, Target::Vector(to, _) if to == core) {
+            if !left_open && matches!(hardware.lines[line].target, Target::Vector(to, _) if to == core) {
                 hardware.route(line, Target::Masked);
             }
         }

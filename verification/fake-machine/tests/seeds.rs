@@ -50,6 +50,12 @@ fn a_walk_through_a_freed_table_is_found() {
 }
 
 #[test]
+fn a_route_left_open_is_found() {
+    let failure = find(Bug::RouteLeftOpen, 3_000);
+    assert!(failure.text.contains("which runs another"), "{failure}");
+}
+
+#[test]
 fn a_lost_nmi_is_found() {
     find(Bug::LostNmi, 500);
 }

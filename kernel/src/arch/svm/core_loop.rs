@@ -347,7 +347,9 @@ impl Running {
     #[inline]
     fn load(&mut self, kernel: &mut Lock, vcpu: VcpuId) {
         if self.loaded.is_live() {
-            // Its owner was destroyed while this core held the state.
+            // Its owner was destroyed, or taken off its VM, while this core held the state. Its routes may live on: none of
+            // them stays open towards this core.
+            routes::open(kernel, self.id, VcpuId::NONE);
             self.loaded.discard(self.core, &self.booted.processor.constants);
             self.look_after_window(kernel);
         }
@@ -462,6 +464,8 @@ impl Running {
             Exit::Xsetbv => guest.xsetbv(),
             Exit::DebugRegister => guest.debug_registers(),
             Exit::Port => guest.protection(),
+            // It is the machine's, whoever was running.
+            Exit::Exception(MACHINE_CHECK) => panic!("machine check in a guest"),
             Exit::Exception(vector) => guest.reflect(vector),
             Exit::Instruction(_) | Exit::Vmmcall => guest.undefined(),
             Exit::NestedFault | Exit::Shutdown | Exit::Invalid | Exit::Init | Exit::Nmi | Exit::Other(_) => {}
@@ -493,9 +497,6 @@ impl Running {
             Exit::NestedFault => self.nested_fault(kernel, vcpu),
             Exit::Shutdown => self.stop(kernel, vcpu, StopReason::Shutdown, 0, 0),
             Exit::Invalid => self.stop(kernel, vcpu, StopReason::InvalidState, code, 0),
-            Exit::Exception(vector) if vector == MACHINE_CHECK => {
-                panic!("machine check in a guest");
-            }
             Exit::Other(_) => self.stop(kernel, vcpu, StopReason::Instruction, code, info1),
             _ => {}
         }
