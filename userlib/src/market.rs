@@ -14,7 +14,7 @@ mod statement;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-pub use board::Board;
+pub use board::{Ask, Board};
 pub use book::{Book, Effect, Event, Good, Notice, RoundRecord};
 pub use market_mechanism::board::Line;
 pub use market_mechanism::policy::{
@@ -105,6 +105,11 @@ impl Market {
     #[inline]
     pub fn ask(&self, good: u16) -> Option<Price> {
         self.board.ask(good)
+    }
+
+    /// [`Market::ask`] of one good, for who reads it often.
+    pub fn watch(&self, good: u16) -> Option<Ask> {
+        self.board.watch(good)
     }
 
     /// The whole line of the price board.

@@ -9,6 +9,20 @@ use market_mechanism::types::Price;
 /// Lines that fit into the page.
 const LINES: usize = 4096 / (WORDS * 8);
 
+/// What one further unit of a good would cost a newcomer, to be read whenever it is wanted.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask {
+    line: &'static [AtomicU64; WORDS],
+}
+
+impl Ask {
+    /// The ask now: one load. `None` if there is nothing for sale.
+    #[inline]
+    pub fn now(self) -> Option<Price> {
+        board::ask(self.line)
+    }
+}
+
 /// A view of the board.
 #[derive(Clone, Copy, Debug)]
 pub struct Board {
@@ -35,6 +49,11 @@ impl Board {
     #[inline]
     pub fn ask(&self, good: u16) -> Option<Price> {
         board::ask(self.lines.get(usize::from(good))?)
+    }
+
+    /// The ask of a good, for who reads it often. `None` if there is no such good.
+    pub fn watch(&self, good: u16) -> Option<Ask> {
+        Some(Ask { line: self.lines.get(usize::from(good))? })
     }
 
     /// The whole line. `None` if there is no such good, or its line is never at rest.

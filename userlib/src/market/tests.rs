@@ -72,6 +72,7 @@ fn a_question_gets_its_answer_and_what_comes_between_is_kept() {
     assert_eq!(market.poll(), Ok(None));
     assert_eq!(market.explain(1, None), Err(MarketError::Refused(Refusal::TooManyRequests)));
     assert_eq!((market.ask(1), market.ask(7)), (Some(Price(31)), None));
+    assert_eq!((market.watch(1).and_then(Ask::now), market.watch(7).is_none()), (Some(Price(31)), true));
 }
 
 #[test]

@@ -11,7 +11,7 @@ extern crate alloc;
 
 use alloc::format;
 use alloc::string::String;
-use cap_spec::abi::{ROOT_BOOT_INFO, Rights, VCPU_BITS, VM_BITS, boot_info, slots, stats_page};
+use cap_spec::abi::{PRICE_BOARD, ROOT_BOOT_INFO, Rights, VCPU_BITS, VM_BITS, boot_info, slots, stats_page};
 use core::sync::atomic::{AtomicU64, Ordering};
 use guests::children;
 use guests::interrupt;
@@ -20,6 +20,7 @@ use guests::timer;
 use proto::host::Record;
 use userlib::arch::{TrapFrame, disable_interrupts, enable_interrupts, set_handler};
 use userlib::cap::{CNode, Cap, Channel, Fault, Frame, IoPort, Irq, PageTable, PortWidth, Slot, Untyped, own};
+use userlib::market::Board;
 
 userlib::entry!(main);
 
@@ -136,11 +137,17 @@ fn single(root: &mut Root) -> Result<(), Fault> {
 fn entering(root: &mut Root) -> Result<(), Fault> {
     let cost = row(|| Ok(()), |_| own::VCPU.nop(), |()| Ok(()))?;
     tell(root, "null invoke", cost);
-    let (_, address) = root.shared_page()?;
+    root.make::<Frame>(12)?.map(own::VM, PRICE_BOARD, Rights::READ)?;
+    // SAFETY: the page has just been mapped there, and stays.
+    let board = unsafe { Board::mapped(core::hint::black_box(8)) };
+    let ask = board.watch(core::hint::black_box(3)).unwrap_or_else(|| panic!("no such good"));
     let cost = row(
         || Ok(()),
         |_| {
-            word(address, 0);
+            if let Some(price) = ask.now() {
+                // SAFETY: no instruction: the price is wanted in a register, and that is all.
+                unsafe { core::arch::asm!("/* {} */", in(reg) price.0, options(nomem, nostack, preserves_flags)) };
+            }
             Ok(())
         },
         |()| Ok(()),
