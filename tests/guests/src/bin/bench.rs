@@ -11,6 +11,7 @@ extern crate alloc;
 
 use alloc::format;
 use alloc::string::String;
+use alloc::vec::Vec;
 use cap_spec::abi::{PRICE_BOARD, ROOT_BOOT_INFO, Rights, VCPU_BITS, VM_BITS, boot_info, slots, stats_page};
 use core::sync::atomic::{AtomicU64, Ordering};
 use guests::children;
@@ -130,8 +131,7 @@ fn single(root: &mut Root) -> Result<(), Fault> {
     revoking(root)?;
     memory(root)?;
     faults(root)?;
-    interrupts(root)?;
-    lock(root)
+    interrupts(root)
 }
 
 fn entering(root: &mut Root) -> Result<(), Fault> {
@@ -466,7 +466,7 @@ fn virtual_machines(root: &mut Root) -> Result<(), Fault> {
     }
     tell(root, "message round trip, one core, sleeping receivers", trip);
     tell(root, "switch between two VMs", switch);
-    Ok(())
+    lock(root)
 }
 
 /// Pages of [`CHILD_BITS`] that a child of the bench takes: 17 of its own, Vm, Vcpu, CNode and three tables.
@@ -505,10 +505,32 @@ fn many(root: &mut Root) -> Result<(), Fault> {
     Ok(())
 }
 
-/// The longest hold of the kernel lock since the start, after all that went before.
+/// The longest hold of the kernel lock since the start, while one neighbour makes and revokes objects, another sleeps and
+/// wakes as often as it can, and the root VM revokes 1,000 frames and 200 capabilities again and again.
 fn lock(root: &mut Root) -> Result<(), Fault> {
+    let mut pages = Vec::new();
+    for code in [children::churn(), children::storm()] {
+        let (page, address) = root.shared_page()?;
+        let child = root.child(code, 1, &[page], 0, PERIOD / 10, PERIOD)?;
+        let node = child.cnode.slot().index();
+        Slot::in_node(node, slots::BASE).cap::<Untyped>().retype::<Untyped>(15, Slot::in_node(node, 24))?;
+        root.launch(&child)?;
+        pages.push(address);
+    }
+    let (node, work): (Cap<CNode>, Cap<Untyped>) = (root.make(11)?, root.make(22)?);
+    let inside = |index: u16| Slot::in_node(node.slot().index(), index);
+    for _ in 0..RUNS {
+        (0..1000).step_by(50).try_for_each(|from| work.retype_many::<Frame>(12, inside(from + 1), 50))?;
+        let source: Cap<Frame> = inside(1).cap();
+        (0..200).try_for_each(|index| inside(1100 + index).copy(source, Rights::READ).map(drop))?;
+        work.revoke()?;
+        own::VCPU.wait(1 << 63, tsc() + PERIOD)?;
+    }
+    if let Some(idle) = pages.iter().position(|&page| word(page, 0) < 20) {
+        panic!("neighbour {idle} did next to nothing");
+    }
     let slot = root.slot();
-    let machine: Cap<userlib::cap::Machine> = Slot::root(cap_spec::abi::slots::MARKET).cap();
+    let machine: Cap<userlib::cap::Machine> = Slot::root(slots::MARKET).cap();
     let frame = machine.statistics_page(slot)?;
     let address = root.window(1);
     frame.map(own::VM, address, Rights::READ)?;

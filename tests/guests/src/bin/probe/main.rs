@@ -48,10 +48,10 @@ const CHECKS: &[Named] = &[
     ("statistics_count_what_is_done", counters::statistics_count_what_is_done),
     ("spinner_is_taken_back", isolation::spinner_is_taken_back),
     ("shootdown_reaches_a_running_core", isolation::shootdown_reaches_a_running_core),
-    ("races_of_two_cores", isolation::races_of_two_cores),
-    ("hostile_market", isolation::hostile_market),
-    ("exhaustion_ends_in_refusals", exhaustion::exhaustion_ends_in_refusals),
-    ("ring_goes_under_its_user", isolation::ring_goes_under_its_user),
+    ("races_of_two_cores", |root| time::beside_a_victim(root, isolation::races_of_two_cores)),
+    ("hostile_market", |root| time::beside_a_victim(root, isolation::hostile_market)),
+    ("exhaustion_ends_in_refusals", |root| time::beside_a_victim(root, exhaustion::exhaustion_ends_in_refusals)),
+    ("ring_goes_under_its_user", |root| time::beside_a_victim(root, isolation::ring_goes_under_its_user)),
     ("stopped_vm_is_reported", isolation::stopped_vm_is_reported),
 ];
 
