@@ -53,7 +53,7 @@ pub fn page_interval_samples(good: &GoodState) -> Vec<&Sample> {
 
 /// The table of applications.
 pub fn table(state: &RunState) -> String {
-    let header = ["application", "end", "work", "paid", "work/credit", "page-s", "cpu-s", "of it bought", "exits"];
+    let header = ["application", "end", "work", "paid", "work/credit", "page-s", "cpu-s", "bought cpu-s", "exits"];
     let mut rows: Vec<Vec<String>> = vec![header.map(str::to_string).into()];
     let seconds = |ticks: u64| if state.tsc_hz == 0 { 0.0 } else { ticks as f64 / state.tsc_hz as f64 };
     for app in &state.apps {
