@@ -48,7 +48,7 @@ impl Acceleration {
                 Acceleration::InstructionClock,
                 format!(
                     "acceleration: none (TCG), as {reason}; QEMU translates every guest instruction, which is 10 to 50 \
-                     times slower than hardware, and virtual time is counted in instructions, so a run on one core repeats exactly"
+                     times slower than hardware, and virtual time is counted in instructions, so runs on one core hardly differ"
                 ),
             ),
         }
