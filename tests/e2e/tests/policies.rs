@@ -51,15 +51,15 @@ fn compress_trades_memory_against_cpu_time_by_price() {
     let cheap_pages = compress_at("0.0001", "0.001");
     let dear_pages = compress_at("2000", "0.001");
     let dear_time = compress_at("0.0001", "3");
-    // With pages for nothing more members have a window of 32 KiB, whose plans start at number 6, than one of the two small
-    // windows of the base; without pages there are only these; with dear time most plans are of the least effort, zlib's
-    // level 1, with whichever window: at that effort they differ little.
+    // With pages for nothing most members have a window of 32 KiB, whose plans start at number 6; without pages there are
+    // only the two small windows of the base; with dear time most plans are of the least effort, zlib's level 1, with
+    // whichever window.
     let members = |run: &Finished, wanted: &dyn Fn(usize) -> bool| -> u32 {
         members_by_plan(run).iter().enumerate().filter(|(plan, _)| wanted(*plan)).map(|(_, count)| count).sum()
     };
     let all = |run: &Finished| members(run, &|_| true);
-    let [small, large] = [members(&cheap_pages, &|plan| plan < 2), members(&cheap_pages, &|plan| plan >= 6)];
-    assert!(large > small, "{:?}", members_by_plan(&cheap_pages));
+    let large = members(&cheap_pages, &|plan| plan >= 6);
+    assert!(2 * large > all(&cheap_pages), "{:?}", members_by_plan(&cheap_pages));
     assert_eq!(members(&dear_pages, &|plan| plan < 2), all(&dear_pages), "{:?}", members_by_plan(&dear_pages));
     let least = members(&dear_time, &|plan| PLANS[plan].level == 1);
     assert!(2 * least > all(&dear_time), "{:?}", members_by_plan(&dear_time));
@@ -68,9 +68,9 @@ fn compress_trades_memory_against_cpu_time_by_price() {
     assert!(pages[0] > 0 && pages[1] == 0, "{pages:?}");
     let time = [&cheap_pages, &dear_pages, &dear_time].map(|run| bought(run, "compress"));
     assert!(time[1] > time[0] && time[0] > 0 && time[2] == 0, "{time:?}");
-    // And memory makes the file smaller.
-    let bytes = [&cheap_pages, &dear_pages].map(|run| run.file("compress", "output.gz").len());
-    assert!(bytes[0] < bytes[1], "{bytes:?}");
+    // Whichever of the two is dear, the file gets larger. How much says nothing of the order of the two.
+    let bytes = [&cheap_pages, &dear_pages, &dear_time].map(|run| run.file("compress", "output.gz").len());
+    assert!(bytes[0] < bytes[1] && bytes[0] < bytes[2], "{bytes:?}");
 }
 
 /// A digest with a deadline beside one without, which takes whatever is left of the core.
