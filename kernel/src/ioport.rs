@@ -9,10 +9,21 @@ use crate::machine::Machine;
 use crate::types::SlotId;
 use cap_spec::abi::{Error, Fault, Label};
 
-/// Ports that are never handed out, first and last: both interrupt controllers, the timer and the NMI and speaker gate
-/// beside it, CMOS with the NMI mask, system control (A20, reset), power management, and PCI configuration.
-pub const FORBIDDEN: [(u16, u16); 8] =
-    [(0x20, 0x21), (0x40, 0x43), (0x61, 0x61), (0x70, 0x71), (0x92, 0x92), (0xa0, 0xa1), (0xb2, 0xb3), (0xcf8, 0xcff)];
+/// Ports that are never handed out, first and last: both interrupt controllers and their trigger modes, the timer and the
+/// NMI and speaker gate beside it, the keyboard controller's commands (reset), CMOS with the NMI mask, system control (A20,
+/// reset), power management, and PCI configuration.
+pub const FORBIDDEN: [(u16, u16); 10] = [
+    (0x20, 0x21),
+    (0x40, 0x43),
+    (0x61, 0x61),
+    (0x64, 0x64),
+    (0x70, 0x71),
+    (0x92, 0x92),
+    (0xa0, 0xa1),
+    (0xb2, 0xb3),
+    (0x4d0, 0x4d1),
+    (0xcf8, 0xcff),
+];
 
 /// True if one of these ports is never handed out.
 pub fn is_forbidden(first: u16, count: u32) -> bool {

@@ -62,6 +62,14 @@ impl Acceleration {
         }
     }
 
+    /// The kernel command line for it: with the instruction clock, cores take turns at events that the kernel must make.
+    pub fn command_line(self, line: &str) -> String {
+        match self {
+            Acceleration::InstructionClock => format!("pace=pit {line}"),
+            Acceleration::Threads | Acceleration::Kvm => line.into(),
+        }
+    }
+
     fn cpu(self) -> &'static str {
         match self {
             // Without the random instructions two runs are the same even when a guest asks for randomness.
@@ -333,9 +341,7 @@ fn add_arguments(command: &mut Command, config: &Config, com2: &str) {
             if let Some(module) = &config.module {
                 command.arg("-initrd").arg(module);
             }
-            if !config.command_line.is_empty() {
-                command.args(["-append", &config.command_line]);
-            }
+            command.args(["-append", &config.acceleration.command_line(&config.command_line)]);
         }
         Loader::Disc { image, uefi } => {
             if let Some(firmware) = uefi {
@@ -471,8 +477,10 @@ mod tests {
         assert!(arguments(Acceleration::Kvm).contains(" -cpu host -accel kvm "));
         let clocked = arguments(Acceleration::InstructionClock);
         assert!(clocked.contains(" -accel tcg,thread=single -icount shift=0,sleep=off "), "{clocked}");
+        assert!(clocked.contains("pace=pit"), "{clocked}");
         let threaded = arguments(Acceleration::Threads);
         assert!(threaded.contains(" -accel tcg,thread=multi ") && !threaded.contains("icount"), "{threaded}");
+        assert!(!threaded.contains("pace"), "{threaded}");
     }
 
     #[test]

@@ -260,6 +260,8 @@ pub const CONSOLE_RING: u64 = 0x12_0000;
 pub const ROOT_BOOT_INFO: u64 = 0x10_4000;
 /// Guest-physical address of the boot archive in the root VM.
 pub const ROOT_ARCHIVE: u64 = 0x4000_0000;
+/// Most bytes of the boot archive.
+pub const ROOT_ARCHIVE_BYTES: u64 = 1 << 30;
 
 /// Header of the boot module, which `xtask` makes: a page, then the root image, then (page-aligned) the archive.
 /// Offsets in bytes.

@@ -68,8 +68,8 @@ fn prepare(magic: u64, info: u64) -> Booted {
         other => panic!("ACPI: {other:?}"),
     };
     quiet::mask_pics();
-    if quiet::pace_emulated_cores() {
-        log::info!("emulated cores are paced by the PIT");
+    if options.pace {
+        quiet::pace_emulated_cores();
     }
     let iommus = quiet::iommus_off(&platform);
     let functions = quiet::bus_masters_off(&platform);

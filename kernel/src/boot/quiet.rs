@@ -1,7 +1,6 @@
 //! Before the first VM starts: IOMMU translation off, every PCI function's bus mastering off, legacy interrupts masked.
 
 use super::physical::MAPPED_END;
-use crate::arch::cpu;
 use crate::arch::mmio::Registers;
 use kernel::firmware::acpi::{ConfigSpace, Iommu, Platform};
 use x86_64::instructions::port::Port;
@@ -22,23 +21,15 @@ pub fn mask_pics() {
     write_ports(&[(0x21, 0xff), (0xa1, 0xff)]);
 }
 
-/// QEMU's own processors take turns at the events of its virtual clock when that clock counts instructions: with no timer
-/// set, one core's spinning guest keeps the others from their NMIs for tens of milliseconds. There, and only there, PIT
-/// channel 0 is let run fast, with its interrupt masked at both controllers: its events are what the cores turn at.
-/// Returns true if so.
-pub fn pace_emulated_cores() -> bool {
-    const SIGNATURE: [u32; 3] =
-        [u32::from_le_bytes(*b"TCGT"), u32::from_le_bytes(*b"CGTC"), u32::from_le_bytes(*b"GTCG")];
+/// Lets PIT channel 0 run fast, with its interrupt masked at both controllers. An emulator whose clock counts instructions
+/// lets its cores take turns at the events of that clock: with no timer set, one core's spinning guest keeps the others from
+/// their NMIs for tens of milliseconds.
+pub fn pace_emulated_cores() {
     /// Channel 0, low and high byte, mode 3 (square wave).
     const COMMAND: u8 = 0x36;
     /// Counts of 838 ns between two rising edges; an event lies between.
     const PERIOD: u8 = 48;
-    let [_, ebx, ecx, edx] = cpu::cpuid(0x4000_0000, 0);
-    let emulated = cpu::cpuid(1, 0)[2] & 1 << 31 != 0 && [ebx, ecx, edx] == SIGNATURE;
-    if emulated {
-        write_ports(&[(0x43, COMMAND), (0x40, PERIOD), (0x40, 0)]);
-    }
-    emulated
+    write_ports(&[(0x43, COMMAND), (0x40, PERIOD), (0x40, 0)]);
 }
 
 /// Turns translation and interrupt remapping of every IOMMU off; returns how many were seen.

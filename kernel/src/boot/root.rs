@@ -6,8 +6,8 @@
 use super::physical::{Tables, Taken};
 use crate::Nonkernel;
 use cap_spec::abi::{
-    BOOT_INFO_MAGIC, IMAGE_BASE, INFO_PAGE, PAGE_BITS, ROOT_ARCHIVE, ROOT_BOOT_INFO, Rights, SLOT_BITS, STATS_PAGE,
-    VCPU_BITS, VERSION, VM_BITS, boot_info, slots,
+    BOOT_INFO_MAGIC, IMAGE_BASE, INFO_PAGE, PAGE_BITS, ROOT_ARCHIVE, ROOT_ARCHIVE_BYTES, ROOT_BOOT_INFO, Rights,
+    SLOT_BITS, STATS_PAGE, VCPU_BITS, VERSION, VM_BITS, boot_info, slots,
 };
 use core::sync::atomic::{AtomicU64, Ordering};
 use kernel::cap::Cap;
@@ -30,8 +30,6 @@ const UNTYPED_BITS: u8 = 26;
 const MAX_UNTYPEDS: usize = 1024;
 const PAGE: u64 = 4096;
 const LARGE: u64 = 0x20_0000;
-/// Guest-physical bytes that one table of level 1 and of level 2 covers.
-const LEVEL2_SPAN: u64 = 1 << 30;
 /// How often the root VM has been started again.
 static RESTARTS: AtomicU64 = AtomicU64::new(0);
 /// Where the root VM's parts are.
@@ -86,7 +84,7 @@ impl Plan<'_> {
         self.map(kernel, vm, STATS_PAGE, vm.stats_page().get(), read, 1);
         self.map(kernel, vm, ROOT_BOOT_INFO, boot_info.base().get(), read, 1);
         let archive = self.module_base + module.archive_offset;
-        assert!(module.archive_bytes <= LEVEL2_SPAN, "the archive is larger than its window");
+        assert!(module.archive_bytes <= ROOT_ARCHIVE_BYTES, "the archive is larger than its window");
         for offset in (0..module.archive_bytes).step_by(PAGE as usize) {
             self.map(kernel, vm, ROOT_ARCHIVE + offset, archive + offset, read, 1);
         }

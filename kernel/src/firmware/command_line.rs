@@ -12,16 +12,19 @@ pub struct Options {
     pub root_budget_us: u64,
     /// `cores=`: at most this many cores are started.
     pub cores: usize,
+    /// `pace=pit`: the PIT runs fast, for an emulator whose cores take turns at its events.
+    pub pace: bool,
 }
 
 /// Reads the options; a value that is no number or out of range is ignored.
 pub fn parse(line: &[u8]) -> Options {
-    let mut options = Options { root_budget_us: ROOT_BUDGET_US, cores: usize::MAX };
+    let mut options = Options { root_budget_us: ROOT_BUDGET_US, cores: usize::MAX, pace: false };
     let words = core::str::from_utf8(line).unwrap_or("").split_ascii_whitespace();
     for (key, value) in words.filter_map(|word| word.split_once('=')) {
         match (key, value.parse()) {
             ("root_budget_us", Ok(budget @ 250..=9_000)) => options.root_budget_us = budget,
             ("cores", Ok(cores @ 1..)) => options.cores = cores as usize,
+            ("pace", _) => options.pace = value == "pit",
             _ => {}
         }
     }
@@ -38,6 +41,7 @@ mod tests {
         assert_eq!(default.root_budget_us, ROOT_BUDGET_US);
         assert_eq!(parse(b"quiet root_budget_us=2500 cores=1").root_budget_us, 2500);
         assert_eq!(parse(b"cores=1").cores, 1);
+        assert!(parse(b"pace=pit").pace && !parse(b"pace=hpet").pace && !default.pace);
         for bad in
             [&b"root_budget_us="[..], b"root_budget_us=9999999", b"root_budget_us=1x", b"cores=0", b"=", b"cores"]
         {

@@ -135,7 +135,9 @@ fn wrong_scenarios_are_refused_with_line_and_reason() {
         assert!(error.contains(&format!("in-the-test.toml:{line}: ")) && error.contains(reason), "{error}");
     }
     for (wrong, line, reason) in [
-        ("[machine]\ncores = 99\n[[app]]\nname = \"digest\"\nbudget = 1\n", 2, "cores"),
+        ("[machine]\ncores = 9\n[[app]]\nname = \"digest\"\nbudget = 1\n", 2, "cores"),
+        ("[cpu]\ninterval = \"15 ms\"\n[[app]]\nname = \"digest\"\nbudget = 1\n", 2, "multiple of 10 ms"),
+        ("[page]\ninterval = \"0 s\"\n[[app]]\nname = \"digest\"\nbudget = 1\n", 2, "multiple of 1 ms"),
         ("[[app]]\nname = \"digest\"\nbudget = = 1\n", 3, ""),
         ("[[event]]\nat = \"1 s\"\ndo = \"explode\"\n[[app]]\nname = \"digest\"\nbudget = 1\n", 3, "known are: shock"),
     ] {

@@ -118,7 +118,7 @@ impl Root {
             memory: None,
             channels: Slot::root(slots::RESERVED).cap(),
         };
-        root.channels = root.make(20)?;
+        root.channels = root.make(22)?;
         for level in [2, 1] {
             let table = root.make::<PageTable>(0)?;
             table.map(own::VM, WINDOW, level)?;

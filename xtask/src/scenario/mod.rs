@@ -10,7 +10,9 @@ mod tree;
 pub mod units;
 
 use crate::sources;
+use cap_spec::abi::ROOT_ARCHIVE_BYTES;
 use events::{Action, ONE_PPM};
+use kernel::vm::MAX_CORES;
 use market_mechanism::Credits;
 use market_mechanism::types::{PAGES_PER_GIB, Price, UNITS_PER_CORE};
 use proto::plan::{App, Event, Good, Plan};
@@ -23,6 +25,12 @@ use tree::{Node, Place};
 const RESERVED_UNITS: u32 = 20;
 /// Memory that no base can have: kernel, servers and their tables.
 const RESERVED_BYTES: u64 = 32 << 20;
+/// Bytes of all inputs together: what the market sees of the boot archive, less what the programs in it take.
+const INPUTS_MAX: u64 = ROOT_ARCHIVE_BYTES - (64 << 20);
+/// CPU time is sold by frames of this length, so that its intervals are multiples of it.
+const CPU_FRAME_MS: u64 = 10;
+/// Longest interval of a good.
+const MAX_INTERVAL_MS: u64 = 60_000;
 /// What a VM costs besides its own pages.
 const VM_BYTES: u64 = 64 << 10;
 /// The page's size.
@@ -152,7 +160,7 @@ fn check(file: &Path, tree: Node, overrides: &Overrides, images: &[String], prob
     let seed = top.integer("seed", 0..=i64::MAX).map_or(1, |seed| seed.value as u64);
 
     let mut machine = Section::new("[machine]", top.node("machine"), problems);
-    let cores = machine.integer("cores", 1..=64).map_or(2, |cores| cores.value as u16);
+    let cores = machine.integer("cores", 1..=MAX_CORES as i64).map_or(2, |cores| cores.value as u16);
     let memory = machine.bytes("memory").unwrap_or(Placed { value: 512 << 20, place: machine.place() });
     if memory.value < 64 << 20 || memory.value > 64 << 30 || !memory.value.is_multiple_of(1 << 20) {
         problems.add(memory.place, "`memory`: must be whole MiB, from 64 MiB to 64 GiB");
@@ -209,20 +217,20 @@ fn goods(top: &mut Section<'_>, cores: u16, problems: &Problems) -> Vec<Good> {
         Terms { interval_ms: 100, reserve: micro(2_500), fee: micro(0), base_price: micro(5_000), supply_limit: None };
     let cpu = Terms { interval_ms: 10, reserve: micro(20_000), base_price: micro(40_000), ..page };
     let mut section = Section::new("[page]", top.node("page"), problems);
-    let page = terms(&mut section, page);
+    let page = terms(&mut section, page, 1, problems);
     section.finish();
     let mut goods = vec![good("page".into(), page, PAGES_PER_GIB, problems)];
 
     let mut section = Section::new("[cpu]", top.node("cpu"), problems);
     let own = section.take_where(|key| key.bytes().all(|byte| byte.is_ascii_digit()));
-    let cpu = terms(&mut section, cpu);
+    let cpu = terms(&mut section, cpu, CPU_FRAME_MS, problems);
     section.finish();
     let mut each = vec![cpu; usize::from(cores)];
     for (key, node) in own {
         let name = format!("[cpu.{key}]");
         let place = node.place;
         let mut section = Section::new(&name, Some(node), problems);
-        let terms = terms(&mut section, cpu);
+        let terms = terms(&mut section, cpu, CPU_FRAME_MS, problems);
         section.finish();
         match key.parse::<usize>().ok().and_then(|core| each.get_mut(core)) {
             Some(slot) => *slot = terms,
@@ -235,10 +243,17 @@ fn goods(top: &mut Section<'_>, cores: u16, problems: &Problems) -> Vec<Good> {
     goods
 }
 
-fn terms(section: &mut Section<'_>, default: Terms) -> Terms {
-    let interval = section.milliseconds("interval");
+/// What the operator asks for a good whose interval is a multiple of `step_ms`.
+fn terms(section: &mut Section<'_>, default: Terms, step_ms: u64, problems: &Problems) -> Terms {
+    let interval = section.milliseconds("interval").map_or(u64::from(default.interval_ms), |interval| {
+        if !(1..=MAX_INTERVAL_MS).contains(&interval.value) || !interval.value.is_multiple_of(step_ms) {
+            let reason = format!("an interval is a multiple of {step_ms} ms, at most a minute");
+            problems.add(interval.place, reason);
+        }
+        interval.value
+    });
     Terms {
-        interval_ms: interval.map_or(default.interval_ms, |interval| interval.value.clamp(1, 60_000) as u32),
+        interval_ms: interval.min(MAX_INTERVAL_MS) as u32,
         reserve: section.credits("reserve").unwrap_or(default.reserve),
         fee: section.credits("fee").unwrap_or(default.fee),
         base_price: section.credits("base_price").unwrap_or(default.base_price),
@@ -419,11 +434,17 @@ fn names(apps: &[ReadApp]) -> Vec<&str> {
 /// All bases and inputs together must fit. An input counts twice: in the boot archive, and mapped into its VM.
 fn check_memory(apps: &[ReadApp], inputs: &[Option<Vec<u8>>], memory: &Placed<u64>, problems: &Problems) {
     let room = memory.value.saturating_sub(RESERVED_BYTES);
-    let mut sum = 0u64;
+    let (mut sum, mut archive) = (0u64, 0u64);
     for (app, input) in apps.iter().zip(inputs) {
-        let input = input.as_ref().map_or(0, |data| data.len() as u64);
+        let bytes = input.as_ref().map_or(0, |data| data.len() as u64);
+        archive += bytes.next_multiple_of(PAGE_BYTES);
+        if let (Some(placed), true) = (&app.input, archive > INPUTS_MAX) {
+            let reason = format!("the inputs up to this one come to more than {} MiB", INPUTS_MAX >> 20);
+            problems.add(placed.place, reason);
+            return;
+        }
         let base = u64::from(app.base_pages.value) * PAGE_BYTES;
-        sum += base + VM_BYTES + 2 * input.next_multiple_of(PAGE_BYTES);
+        sum += base + VM_BYTES + 2 * bytes.next_multiple_of(PAGE_BYTES);
         if sum > room {
             let reason = format!(
                 "base memory up to this application comes to {} MiB with inputs, but a machine of {} MiB has {} MiB for \

@@ -117,6 +117,10 @@ fn every_rule_is_checked_with_its_line() {
     refuses("deadline = \"10 s\"", "deadline = 10", "duration");
     refuses("memory = \"128 MiB\"", "memory = \"8 MiB\"", "64 MiB");
     refuses("cores = 2", "cores = 0", "not from 1");
+    refuses("cores = 2", "cores = 9", "not from 1 to 8");
+    refuses("reserve = \"2\"", "interval = \"15 ms\"", "multiple of 10 ms");
+    refuses("reserve = \"2\"", "interval = \"0 s\"", "multiple of");
+    refuses("reserve = \"2\"", "interval = \"61 s\"", "at most a minute");
     refuses("reserve = \"2\"", "reserve = 999999999999", "too much");
     refuses("do = \"shock:two:3:2 s\"", "do = \"shock:three\"", "unknown application `three`");
     refuses("args = [\"--fast\", 3]", "args = \"--fast\"", "array");

@@ -474,17 +474,17 @@ const CHILD_PAGES: u64 = 17 + OVERHEAD_PAGES;
 /// What a VM costs besides its own pages.
 const OVERHEAD_PAGES: u64 = ((1 << VM_BITS) + (1 << VCPU_BITS) + 4096 + 3 * 4096) / 4096;
 
-/// How many VMs must fit into 1 GiB.
-const MANY_VMS: u64 = 1000;
-
-/// Makes VMs, each launched and run up to its first instruction, until there are enough or the memory is gone.
+/// Makes VMs, each launched and run up to its first instruction, until the memory is gone.
 fn many(root: &mut Root) -> Result<(), Fault> {
+    /// Slots for the blocks that the VMs lie in, log2: one for each that could ever fit, and slot 0, which holds nothing.
+    const SHELF_BITS: u8 = 13;
     let (page, address) = root.shared_page()?;
-    let mut count = 0;
-    while count < MANY_VMS
-        && let Ok(block) = root.make::<Untyped>(CHILD_BITS)
-    {
-        let mark = root.mark();
+    let shelf = root.make::<CNode>(SHELF_BITS)?.slot().index();
+    let mut count = 0u16;
+    loop {
+        let start = root.mark();
+        let Ok(block) = root.make::<Untyped>(CHILD_BITS) else { break };
+        let block = Slot::in_node(shelf, 1 + count).move_from(block)?;
         let time = root.core_time(0).split(PERIOD / 50, PERIOD / 10, root.slot())?;
         let child = root.child_from(block, time, children::echo(), 14, &[page])?;
         let before = word(address, 0);
@@ -494,13 +494,13 @@ fn many(root: &mut Root) -> Result<(), Fault> {
         }
         count += 1;
         // It keeps its memory and its life; its core and the slots that named its parts are for the next one.
-        root.return_to(mark)?;
+        root.return_to(start)?;
     }
     root.text(&format!("{count} VMs\n"));
     tell(
         root,
         "1 GiB divided by the VMs of 17 pages that fit, in bytes",
-        Cost { ticks: (1 << 30) / count.max(1), exits: 0 },
+        Cost { ticks: (1 << 30) / u64::from(count.max(1)), exits: 0 },
     );
     Ok(())
 }
