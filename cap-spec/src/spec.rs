@@ -183,7 +183,7 @@ specs! {
     "Reads a register of a stopped Vcpu."
 
     VcpuBindTime."BindTime": args [cap("time", ObjectType::CpuTime, NONE, "a reservation that is neither bound nor split")]
-    results [] errors [InUse, NotConfigured, Running, TooManyReservations, Busy]
+    results [] errors [InUse, NotConfigured, Running, Busy]
     "Gives it CPU time: it runs on that core, for that budget in every period."
 
     VcpuUnbindTime."UnbindTime": args [] results [] errors [NotConfigured, Running]
@@ -220,11 +220,11 @@ specs! {
     results ["events taken"] errors [Forbidden]
     "On the invoker's own Vcpu: takes the masked events, giving the core up until there are some."
 
-    CpuTimeSplit."Split": args [num("budget", "ticks per period"), num("period", "ticks"), DEST, empty("index")]
+    CpuTimeSplit."Split": args [num("budget", "ticks per period"), num("period", "ticks; at most 128 times the budget and two switches"), DEST, empty("index")]
     results [] errors [InUse, NotAdmitted, TooDeep]
     "Makes a child reservation; the parent can't use what the child has."
 
-    CpuTimeResize."Resize": args [num("budget", "ticks per period"), num("period", "ticks")]
+    CpuTimeResize."Resize": args [num("budget", "ticks per period"), num("period", "ticks; at most 128 times the budget and two switches")]
     results [] errors [InUse, NotAdmitted]
     "Changes a reservation from its next period on, taking from and giving to its parent. What it gives back can be sold from its next period boundary on."
 

@@ -54,7 +54,8 @@ impl<M: Machine> Kernel<M> {
         let own = self.reservation(call.id).ok_or(Fault::new(Error::WrongType, 0))?;
         let max = self.limits.max_period().get();
         let budget = call.number(1, self.limits.min_budget().get(), max)?;
-        let period = call.number(2, self.limits.min_period().get().max(budget), max)?;
+        let longest = self.limits.max_period_of(Ticks::new(budget)).get();
+        let period = call.number(2, self.limits.min_period().get().max(budget), longest)?;
         let wanted = self.share(budget, period);
         let not_admitted = Fault::new(Error::NotAdmitted, 0);
         match label {

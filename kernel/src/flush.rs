@@ -61,6 +61,8 @@ impl<M: Machine> Kernel<M> {
                 // It needs another number, also if it is in the kernel on its way back.
                 self.core_mut(id).news.insert(News::RENUMBER);
                 if id != self.active {
+                    // The VM's own doing: it shares its memory with whoever takes it back.
+                    self.core_mut(id).schedule.blame_current();
                     self.machine.expel(id);
                 }
             }

@@ -103,8 +103,15 @@ impl<M: Machine> Kernel<M> {
         *entry = Route { vcpu, vector };
         let header = self.machine.vcpu_mut(vcpu);
         header.routes = header.routes.wrapping_add(1);
-        let core = header.core;
-        self.machine.route_irq(route, Some((core, vector)));
+        let (core, reservation) = (header.core, header.reservation);
+        let held = self.core(core).loaded == vcpu;
+        if held
+            && core != self.active
+            && let Some(reservation) = reservation
+        {
+            self.core_mut(core).schedule.blame(reservation);
+        }
+        self.machine.route_irq(route, Some((core, vector)), held);
     }
 
     /// Masks a route and takes it off its Vcpu.
@@ -112,7 +119,7 @@ impl<M: Machine> Kernel<M> {
         let Some(entry) = self.routes.get_mut(route as usize) else { return };
         let vcpu = core::mem::replace(entry, Route::NONE).vcpu;
         if vcpu.is_some() {
-            self.machine.route_irq(route, None);
+            self.machine.route_irq(route, None, false);
             let header = self.machine.vcpu_mut(vcpu);
             header.routes = header.routes.wrapping_sub(1);
         }

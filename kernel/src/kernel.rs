@@ -153,6 +153,13 @@ impl<M: Machine> Kernel<M> {
         self.core(core).schedule.reservation(reservation?)
     }
 
+    /// When the share of a Vcpu's reservation would be free if the Vcpu were taken off it now, for the same.
+    #[cfg(any(test, feature = "host"))]
+    pub fn free_from_of(&self, vcpu: VcpuId) -> Option<Ticks> {
+        let &Vcpu { core, reservation, .. } = self.machine.vcpu(vcpu);
+        Some(self.core(core).schedule.clone().unbind(reservation?, self.machine.now()))
+    }
+
     /// How many cores are in use.
     pub fn core_count(&self) -> usize {
         self.core_count

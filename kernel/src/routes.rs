@@ -31,10 +31,16 @@ impl Routes {
         Routes { bound: 0, parked: [0; MAX_CORES], fresh: [false; MAX_CORES] }
     }
 
-    /// A route was bound to a Vcpu of this core: the core opens or parks it before it goes on.
-    pub fn bound(&mut self, pin: u8, core: CoreId) {
+    /// A route was bound to a Vcpu of this core, which holds the Vcpu's state: the core opens or parks it before it goes
+    /// on. If it does not, the caller parks it.
+    pub fn bound(&mut self, pin: u8, core: CoreId, held: bool) {
         self.bound |= 1 << pin;
-        self.fresh[index(core)] = true;
+        self.fresh[index(core)] |= held;
+    }
+
+    /// A route was parked on a core.
+    pub fn parked(&mut self, pin: u8, core: CoreId) {
+        self.parked[index(core)] |= 1 << pin;
     }
 
     /// A route was masked for good.
@@ -105,7 +111,7 @@ fn park_one(kernel: &mut Nonkernel, core: CoreId, pin: u8) {
     let apic_id = core_area::core(core).apic_id.load(Ordering::Relaxed);
     let routed = kernel.machine.io_apic().is_some_and(|io_apic| io_apic.route(pin, apic_id, DELIVER_NMI));
     if routed {
-        kernel.machine.routes.parked[index(core)] |= 1 << pin;
+        kernel.machine.routes.parked(pin, core);
     }
 }
 

@@ -332,8 +332,8 @@ impl<M: Machine> Kernel<M> {
         self.core_mut(core).asids.entered(entry);
     }
 
-    /// The core left its guest or its halt because of an NMI, at `at`: what follows is not charged to the guest, and the
-    /// core decides again.
+    /// The core left its guest or its halt because of an NMI, at `at`: what follows is charged to its cause, and the core
+    /// decides again.
     #[inline]
     pub fn on_nmi(&mut self, core: CoreId, at: Ticks) {
         self.active = core;
@@ -383,7 +383,7 @@ impl<M: Machine> Kernel<M> {
         if self.machine.vcpu(vcpu).run == Run::Blocked {
             let now = self.machine.now();
             self.complete_wait(vcpu);
-            self.wake_vcpu(vcpu, now);
+            self.wake_vcpu(vcpu, now, true);
         }
     }
 

@@ -9,7 +9,11 @@
 //!   cannot crowd out one that did not.
 //! - A reservation that is new, resized or re-bound never uses time that was promised to somebody else before: it
 //!   starts at the instant from which its share is free (`not_before`), in the rest of that period in proportion.
-//! - What a Vcpu overran, because the kernel could not take the core back in time, is taken off its next period.
+//! - What a Vcpu overran, because the kernel could not take the core back in time, is taken off its next period, or
+//!   keeps its share from the next holder for as long.
+//! - The reserve pays for one arrival of each reservation in a period: its first wake-up in it, or that it was awake when
+//!   it began. Each further wake-up that interrupts somebody costs the woken one a fee of a switch. What follows an
+//!   NMI that a reservation caused ([`Schedule::blame`]) is charged to it until the core has decided.
 //! - A Vcpu that owns the whole core (budget = period) needs no timer at all.
 //!
 //! Every operation is bounded: lists have at most [`MAX_RESERVATIONS`] entries, and a decision handles at most
@@ -95,13 +99,22 @@ pub struct Schedule {
     current: u8,
     /// The current one is being charged.
     charging: bool,
-    /// From when on it has not been charged yet.
+    /// Who is charged while the current one is not; [`NIL`]: nobody.
+    payer: u8,
+    /// Who pays for what follows the next pause, because it caused it; [`NIL`]: nobody.
+    culprit: u8,
+    /// From when on has nobody been charged yet. In the future: the entry until then is the reserve's.
     since: u64,
     /// The last decision's `until`.
     planned: u64,
+    /// The earliest end of a period for which one waited that was stopped since. The core comes back for it all the same:
+    /// whoever is started and stopped over and over does not make it plan anew each time.
+    kept: u64,
     epoch: u64,
     /// A wake-up with less than this left (at least 1) waits for the next period: switching to it would cost more.
     least: u64,
+    /// From the decision to the first instruction of somebody who was interrupted.
+    entry_cost: u64,
     worst_shortfall: u64,
 }
 
@@ -114,10 +127,14 @@ impl Schedule {
         timers: List::EMPTY,
         current: NIL,
         charging: false,
+        payer: NIL,
+        culprit: NIL,
         since: 0,
         planned: u64::MAX,
+        kept: u64::MAX,
         epoch: 0,
         least: 1,
+        entry_cost: 0,
         worst_shortfall: 0,
     };
 
@@ -125,12 +142,13 @@ impl Schedule {
     pub fn configure(&mut self, epoch: Ticks, limits: &Limits) {
         self.epoch = epoch.get();
         self.least = limits.switch().get().max(1);
+        self.entry_cost = limits.entry().get();
     }
 
     // ---- what the kernel calls -----------------------------------------------------------------------------------
 
-    /// Gives a Vcpu (stopped) a reservation that starts at `not_before`, or now if that has passed. `None` if the core
-    /// has no room. Budget and period have been admitted.
+    /// Gives a Vcpu (stopped) a reservation that starts at `not_before`, or now if that has passed. Budget and period have
+    /// been admitted, and so there is room; `None` if there is none.
     pub fn bind(
         &mut self,
         vcpu: VcpuId,
@@ -147,16 +165,19 @@ impl Schedule {
         Some(ReservationId(index))
     }
 
-    /// True if [`Schedule::bind`] would find room.
-    pub fn has_room(&self) -> bool {
-        self.entries.iter().any(|entry| entry.state == State::Free)
-    }
-
     /// Takes a reservation away. The core that it belongs to does not run its Vcpu any more. Returns when its share is
-    /// free for others: the end of its present period, or `now` if it slept through that.
+    /// free for others: the end of its present period and as long after it as it takes to pay back what it overran, or
+    /// `now` if it slept through that.
     pub fn unbind(&mut self, id: ReservationId, now: Ticks) -> Ticks {
         self.block(id, NEVER, now);
-        let free = self.entry(id.0).deadline.max(now.get());
+        if self.payer == id.0 {
+            self.charge(now.get());
+            self.payer = NIL;
+        }
+        if self.culprit == id.0 {
+            self.culprit = NIL;
+        }
+        let free = self.entry(id.0).free_from().max(now.get());
         *self.entry_mut(id.0) = Entry::FREE;
         Ticks::new(free)
     }
@@ -197,8 +218,9 @@ impl Schedule {
     }
 
     /// The Vcpu may run again. True if its core must decide again because of it. Does nothing if it may run already.
+    /// `by_nmi`: that takes or took an NMI, as not the core's current Vcpu wakes it.
     #[inline]
-    pub fn wake(&mut self, id: ReservationId, now: Ticks) -> bool {
+    pub fn wake(&mut self, id: ReservationId, now: Ticks, by_nmi: bool) -> bool {
         let entry = self.entry(id.0);
         if entry.state != State::Blocked {
             return false;
@@ -206,8 +228,21 @@ impl Schedule {
         if entry.key != u64::MAX {
             self.unlink_timer(id.0);
         }
-        self.release(id.0, now.get());
+        self.release(id.0, now.get(), by_nmi);
         self.is_disturbed()
+    }
+
+    /// The core is called by an NMI, and this is who caused it. That holds until an NMI has come: if the core was in the
+    /// kernel and none was sent, the next one is charged to it.
+    #[inline]
+    pub fn blame(&mut self, id: ReservationId) {
+        self.culprit = id.0;
+    }
+
+    /// As [`Schedule::blame`]: who runs, if anybody.
+    #[inline]
+    pub fn blame_current(&mut self) {
+        self.culprit = self.current;
     }
 
     /// The Vcpu stops or sleeps until `wake_at` ([`NEVER`]: until it is woken). If it is asleep already, only `wake_at`
@@ -217,6 +252,9 @@ impl Schedule {
         if self.current == id.0 {
             self.charge(now.get());
             self.current = NIL;
+            // It pays for the rest of the kernel's work until somebody else is chosen.
+            self.charging = false;
+            self.payer = id.0;
         }
         self.withdraw(id.0);
         let entry = self.entry_mut(id.0);
@@ -254,7 +292,8 @@ impl Schedule {
         }
         // The taker does not own the whole core, as the giver has a share of it: its budget ends. Before `deadline`, so
         // that the sum does not overflow.
-        let until = NonZeroU64::new(self.timers.first.min(now.wrapping_add(remaining)).min(deadline))?;
+        let event = self.timers.first.min(self.kept);
+        let until = NonZeroU64::new(event.min(now.wrapping_add(remaining)).min(deadline))?;
 
         let taker = self.entry_mut(to.0);
         taker.remaining = remaining;
@@ -280,25 +319,33 @@ impl Schedule {
         Some(HandOver { until, used: used.wrapping_add(core::mem::take(&mut giver.used)) })
     }
 
-    /// Charges the current Vcpu up to `now` and nothing after that: the core has left the guest because of an NMI, and
-    /// what follows is not its doing.
+    /// Charges the current Vcpu up to `now`: the core has left the guest because of an NMI. What follows is charged to
+    /// whoever caused that, and to nobody if it was the core's own alarm.
     #[inline]
     pub fn pause(&mut self, now: Ticks) {
         self.charge(now.get());
         self.charging = false;
+        self.payer = core::mem::replace(&mut self.culprit, NIL);
+        self.since = self.since.max(now.get());
     }
 
-    /// Charges the current Vcpu, handles what is due, and says who runs from now on and until when. The chosen one is
-    /// charged from `now` on.
+    /// Charges whoever is being charged, handles what is due, and says who runs from now on and until when. The chosen one
+    /// is charged from `now` on; if it goes on after others interrupted it, from when it has been entered.
     #[inline]
     pub fn decide(&mut self, now: Ticks) -> Decision {
         let now = now.get();
         self.charge(now);
         let settled = self.settle(now);
         let head = self.ready.head;
+        self.since = now;
+        if head != NIL {
+            let paused = self.current == head && !self.charging && self.payer != head;
+            if core::mem::take(&mut self.entry_mut(head).interrupted) || paused {
+                self.since = now.saturating_add(self.entry_cost);
+            }
+        }
         self.current = head;
         self.charging = true;
-        self.since = now;
         self.planned = if settled { self.next_event() } else { now };
         let run = if head == NIL { None } else { Some((ReservationId(head), self.entry(head).vcpu)) };
         Decision { run, until: Ticks::new(self.planned) }
@@ -342,15 +389,19 @@ impl Schedule {
     /// Handles due events, at most [`MAX_EVENTS`]; false if some are left.
     #[inline]
     fn settle(&mut self, now: u64) -> bool {
+        if self.kept <= now {
+            self.kept = u64::MAX;
+        }
         for _ in 0..MAX_EVENTS {
             let timer = self.timers.head;
             if timer != NIL && self.timers.first <= now {
                 self.unlink_timer(timer);
                 if self.entry(timer).state == State::Depleted {
                     self.advance(timer, now);
+                    self.interrupt(timer);
                     self.place(timer);
                 } else {
-                    self.release(timer, now);
+                    self.release(timer, now, true);
                 }
                 continue;
             }
@@ -375,19 +426,20 @@ impl Schedule {
         false
     }
 
-    /// Charges the current entry for the time since it was last charged; a period that ended meanwhile is closed at its
-    /// end, and the rest is charged to the period that `now` lies in.
+    /// Charges the current entry, or who pays instead, for the time since somebody was last charged. A period of the
+    /// current one that ended meanwhile is closed at its end, and the rest is charged to the period that `now` lies in.
     #[inline]
     fn charge(&mut self, now: u64) {
-        let index = self.current;
-        if index == NIL || !self.charging {
+        let index = if self.charging { self.current } else { self.payer };
+        if index == NIL {
             return;
         }
         let since = self.since;
         self.since = now.max(since);
+        let is_current = index == self.current;
         let entry = self.entry_mut(index);
         entry.used = entry.used.wrapping_add(now.saturating_sub(since));
-        if now <= entry.deadline {
+        if now <= entry.deadline || !is_current {
             entry.spend(now.saturating_sub(since));
         } else {
             self.charge_across(index, since, now);
@@ -434,18 +486,35 @@ impl Schedule {
 
     /// Lets a blocked entry (unlinked) run again, by the wake-up rule.
     #[inline]
-    fn release(&mut self, index: u8, now: u64) {
-        if self.entry(index).deadline <= now {
+    fn release(&mut self, index: u8, now: u64, by_nmi: bool) {
+        let arrived = self.entry(index).deadline > now;
+        if !arrived {
             self.advance(index, now);
         }
         let least = self.least;
+        // It has been awake in this period before: the reserve has paid for that.
+        let fee = if by_nmi && self.interrupt(index) && arrived { least } else { 0 };
         let entry = self.entry_mut(index);
         let fair = entry.part_of(entry.deadline.saturating_sub(now));
-        entry.remaining = entry.remaining.min(fair);
+        entry.remaining = entry.remaining.min(fair).saturating_sub(fee);
+        entry.interrupted = false;
         if entry.remaining < least {
             entry.remaining = 0;
         }
         self.place(index);
+    }
+
+    /// An entry that is to be placed comes by an NMI: true if it takes the core from the current one, which is noted there.
+    #[inline]
+    fn interrupt(&mut self, index: u8) -> bool {
+        let (current, deadline) = (self.current, self.entry(index).deadline);
+        if current == NIL {
+            return false;
+        }
+        let current = self.entry_mut(current);
+        let interrupts = current.state == State::Ready && deadline < current.deadline;
+        current.interrupted |= interrupts;
+        interrupts
     }
 
     /// Puts an unlinked runnable entry into the list where it belongs.
@@ -464,7 +533,7 @@ impl Schedule {
     /// When the present state of the lists must be looked at again if nothing happens.
     #[inline]
     fn next_event(&self) -> u64 {
-        let timer = self.timers.first;
+        let timer = self.timers.first.min(self.kept);
         if self.ready.head == NIL {
             return timer;
         }

@@ -21,8 +21,6 @@ use kernel::types::{ChannelId, CoreId, Hpa, SlotId, Ticks, VcpuId, VmId};
 use kernel::vcpu::Vcpu;
 use kernel::vm::{MAX_CORES, Vm};
 
-/// Ticks by which an alarm may come early: far more than the two clocks can differ over the longest period.
-const EARLY: u64 = 1 << 20;
 /// 2^32: the unit of the fixed-point ratios.
 const ONE: u128 = 1 << 32;
 
@@ -58,8 +56,6 @@ pub struct Hardware {
     pub routes: Routes,
     devices: Option<Devices>,
     deadlines: Deadlines,
-    /// What the comparator was set to last.
-    alarm: Alarm,
     /// What each core decided to be back at.
     until: [u64; MAX_CORES],
     statistics_page: Hpa,
@@ -74,7 +70,6 @@ impl Hardware {
             routes: Routes::new(),
             devices: None,
             deadlines: Deadlines::new(MAX_CORES),
-            alarm: Alarm { core: CoreId::new(0), at: u64::MAX },
             until: [u64::MAX; MAX_CORES],
             statistics_page: Hpa::new(0),
         }
@@ -110,11 +105,12 @@ impl Hardware {
     #[cold]
     fn program(&mut self, core: CoreId, until: u64) -> u64 {
         let alarm = self.deadlines.set(core, until);
-        self.carry_out(alarm)
+        self.carry_out(alarm, None)
     }
 
-    /// Sets the alarm and calls every core whose deadline passed meanwhile; returns the time after that.
-    fn carry_out(&mut self, mut alarm: Option<Alarm>) -> u64 {
+    /// Sets the alarm and calls every core whose deadline passed meanwhile, but one that decides anew in any case; returns
+    /// the time after that.
+    fn carry_out(&mut self, mut alarm: Option<Alarm>, decides: Option<CoreId>) -> u64 {
         loop {
             if let Some(alarm) = alarm
                 && alarm.at != u64::MAX
@@ -124,13 +120,14 @@ impl Hardware {
             let now = cpu::rdtsc();
             let Some(due) = self.deadlines.passed(now) else { return now };
             self.until[usize::from(due.get()) % MAX_CORES] = u64::MAX;
-            self.kick(due);
+            if Some(due) != decides {
+                self.kick(due);
+            }
             alarm = self.deadlines.earliest();
         }
     }
 
     fn set_alarm(&mut self, alarm: Alarm) {
-        self.alarm = alarm;
         let Some(devices) = self.devices else { return };
         self.aim_alarm(alarm.core);
         let ticks = alarm.at.saturating_sub(cpu::rdtsc());
@@ -150,12 +147,12 @@ impl Hardware {
         }
     }
 
-    /// An NMI was taken: calls every core whose deadline has passed and sets the alarm anew.
-    pub fn look_at_deadlines(&mut self) {
-        let now = self.carry_out(None);
-        // If the NMI was the alarm and came a little early by the TSC, the alarm is spent: it is set again.
-        if self.alarm.at.wrapping_sub(now) < EARLY {
-            self.set_alarm(self.alarm);
+    /// An NMI was taken: calls every core whose deadline has passed, but one that decides anew in any case, and sets the
+    /// alarm anew.
+    pub fn look_at_deadlines(&mut self, decides: Option<CoreId>) {
+        let now = self.carry_out(None, decides);
+        if let Some(alarm) = self.deadlines.again(now) {
+            self.carry_out(Some(alarm), decides);
         }
     }
 
@@ -293,17 +290,24 @@ impl Machine for Hardware {
         guests::register(vcpu, register)
     }
 
-    fn route_irq(&mut self, route: u16, target: Option<(CoreId, u8)>) {
+    fn route_irq(&mut self, route: u16, target: Option<(CoreId, u8)>, held: bool) {
         let (Some(devices), Ok(pin)) = (self.devices, u8::try_from(route)) else { return };
         if pin >= devices.io_apic.pins || pin == devices.hpet_pin {
             return;
         }
         devices.io_apic.mask(pin);
         self.routes.unbound(pin);
-        // Whether it is opened or parked depends on what its core does: the core finds out before it goes on.
-        if let Some((core, _)) = target {
-            self.routes.bound(pin, core);
+        let Some((core, _)) = target else { return };
+        self.routes.bound(pin, core, held);
+        if held {
+            // Whether it is opened or parked depends on what its core does: the core finds out before it goes on.
             self.kick(core);
+        } else {
+            // Nobody has to be called for this, so that nobody can be called by it over and over.
+            let apic_id = core_area::core(core).apic_id.load(Ordering::Relaxed);
+            if devices.io_apic.route(pin, apic_id, DELIVER_NMI) {
+                self.routes.parked(pin, core);
+            }
         }
     }
 

@@ -240,9 +240,6 @@ impl<M: Machine> Kernel<M> {
         }
         self.check_attached(vcpu)?;
         self.check_stopped(vcpu)?;
-        if !self.core(core).schedule.has_room() {
-            return Err(Fault::new(Error::TooManyReservations, 1));
-        }
         if self.holder(vcpu).is_some_and(|holder| holder != core) {
             return Err(Fault::new(Error::Busy, 0));
         }
@@ -288,18 +285,28 @@ impl<M: Machine> Kernel<M> {
     pub(crate) fn start_vcpu(&mut self, vcpu: VcpuId) {
         let now = self.machine.now();
         self.machine.vcpu_mut(vcpu).run = Run::Runnable;
-        self.wake_vcpu(vcpu, now);
+        self.wake_vcpu(vcpu, now, false);
     }
 
-    /// Tells the schedule that a Vcpu may run.
+    /// Tells the schedule that a Vcpu may run. `by_interrupt`: because of an NMI that its own core has taken.
     #[inline]
-    pub(crate) fn wake_vcpu(&mut self, vcpu: VcpuId, now: Ticks) {
+    pub(crate) fn wake_vcpu(&mut self, vcpu: VcpuId, now: Ticks, by_interrupt: bool) {
         let &Vcpu { core, reservation, .. } = self.machine.vcpu(vcpu);
+        let by_nmi = by_interrupt || core != self.active;
         if let Some(reservation) = reservation
-            && self.core_mut(core).schedule.wake(reservation, now)
+            && self.core_mut(core).schedule.wake(reservation, now, by_nmi)
         {
-            self.disturb(core);
+            self.disturb_by(core, reservation);
         }
+    }
+
+    /// Makes a core decide anew; if that takes an NMI, what follows is charged to this reservation.
+    #[inline]
+    fn disturb_by(&mut self, core: CoreId, culprit: ReservationId) {
+        if core != self.active {
+            self.core_mut(core).schedule.blame(culprit);
+        }
+        self.disturb(core);
     }
 
     /// Makes a core decide anew before it enters a guest again.
@@ -321,7 +328,7 @@ impl<M: Machine> Kernel<M> {
                     self.machine.expel(core);
                 }
                 self.core_mut(core).current = VcpuId::NONE;
-                self.disturb(core);
+                self.disturb_by(core, reservation);
             }
             self.core_mut(core).schedule.block(reservation, wake_at, now);
         }
@@ -341,20 +348,22 @@ impl<M: Machine> Kernel<M> {
     #[inline]
     pub(crate) fn signal(&mut self, vcpu: VcpuId, bits: u64) {
         let before = self.machine.or_events(vcpu, bits);
-        let &Vcpu { run, wait_mask, event_vector, core, .. } = self.machine.vcpu(vcpu);
+        let &Vcpu { run, wait_mask, event_vector, core, reservation, .. } = self.machine.vcpu(vcpu);
         match run {
             Run::Blocked => {
                 if (before | bits) & wait_mask != 0 {
                     let now = self.machine.now();
                     self.complete_wait(vcpu);
-                    self.wake_vcpu(vcpu, now);
+                    self.wake_vcpu(vcpu, now, false);
                 }
             }
             Run::Runnable | Run::Stopped => {
                 if event_vector != 0 {
                     self.machine.vcpu_mut(vcpu).event_pending = true;
-                    if self.core(core).current == vcpu {
-                        self.disturb(core);
+                    if self.core(core).current == vcpu
+                        && let Some(reservation) = reservation
+                    {
+                        self.disturb_by(core, reservation);
                     }
                 }
             }

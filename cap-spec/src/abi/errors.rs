@@ -50,18 +50,16 @@ pub enum Error {
     WrongPhase = 21,
     /// The core cannot deliver this much time besides what it has promised.
     NotAdmitted = 22,
-    /// The core has no room for a further reservation.
-    TooManyReservations = 23,
     /// A capability is in flight already in this direction.
-    ChannelFull = 24,
+    ChannelFull = 23,
     /// No capability is in flight towards this end.
-    ChannelEmpty = 25,
+    ChannelEmpty = 24,
     /// The other end of the channel has no receiver.
-    NoReceiver = 26,
+    NoReceiver = 25,
     /// The resource is never handed out.
-    Forbidden = 27,
+    Forbidden = 26,
     /// The state of the Vcpu is still held by another core; the same call succeeds once that core has let go.
-    Busy = 28,
+    Busy = 27,
 }
 
 impl Error {

@@ -8,17 +8,20 @@
 //! * **Resize** changes a reservation that is not split (`InUse`, also for a boot capability), taking from and giving to
 //!   its parent (`NotAdmitted`).
 //! * A budget lies between the smallest and the period (`OutOfRange`, 1 beyond the longest period, else 2), a period
-//!   between the shortest and the longest (`OutOfRange`, 2).
+//!   between the shortest and the longest (`OutOfRange`, 2). A share is at least the [`MAX_RESERVATIONS`]th part of a core:
+//!   a period is at most so many times as long as the budget and its two switches (`OutOfRange`, 2). So no core runs out
+//!   of reservations before it runs out of time.
 //! * What is given back, by a reservation that is unbound, shrinks or goes, may be promised for a period that has not
 //!   ended. It can be handed on at once, but is not used before: every reservation knows from when on it is free, passes
-//!   that on to what is split off it, and back to its parent, and a Vcpu is given no time before.
+//!   that on to what is split off it, and back to its parent, and a Vcpu is given no time before. What a Vcpu overran
+//!   before it is taken off a reservation is not free for as long as it takes to pay that back.
 //! * A change of a reservation in use takes effect at the end of the Vcpu's present period, or at the first boundary of
 //!   that period's length at which what it grows by is free.
 
 use super::derivation::{Kind, check_depth, derive};
 use super::lookup::Invoked;
 use super::state::{Cap, Config, Period, Reservation, SlotId, State, VcpuId};
-use super::{MAX_SPLITS, Outcome};
+use super::{MAX_RESERVATIONS, MAX_SPLITS, Outcome};
 use crate::abi::{Error, Fault, Rights};
 
 /// The whole of a core.
@@ -49,7 +52,7 @@ fn wanted(state: &State, call: &Invoked) -> Result<Reservation, Fault> {
     let config = &state.config;
     let budget = call.in_range(1, config.min_budget..=config.max_period)?;
     let period = call.in_range(2, config.min_period..=config.max_period)?;
-    if budget > period {
+    if budget > period || period > (budget + 2 * config.switch_ticks) * MAX_RESERVATIONS as u64 {
         return Err(Fault::new(Error::OutOfRange, 2));
     }
     Ok(Reservation { budget, period })
@@ -138,6 +141,12 @@ fn effect_of_change(state: &State, slot: SlotId) -> u64 {
     }
 }
 
+/// When what a Vcpu leaves is free: at the end of its period and when it has paid back what it overran; now, if it slept
+/// through that.
+fn release(state: &State, vcpu: VcpuId) -> u64 {
+    state.periods.get(&vcpu).map_or(state.now, |period| period.free.max(state.now))
+}
+
 /// When the present period of a Vcpu ends: now, if it slept through its end.
 fn period_end(state: &State, vcpu: VcpuId) -> u64 {
     state.periods.get(&vcpu).map_or(state.now, |period| period.end.max(state.now))
@@ -147,7 +156,7 @@ fn period_end(state: &State, vcpu: VcpuId) -> u64 {
 pub(super) fn unbind(state: &mut State, slot: SlotId) {
     let Some(Cap::CpuTime { vcpu, .. }) = state.slots.get_mut(&slot).map(|slot| &mut slot.cap) else { return };
     let Some(vcpu) = vcpu.take() else { return };
-    hold(state, slot, period_end(state, vcpu));
+    hold(state, slot, release(state, vcpu));
 }
 
 /// Gives the reservation in `slot`, which is bound to nobody and about to go, back to its parent.

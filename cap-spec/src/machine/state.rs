@@ -125,6 +125,8 @@ pub struct Period {
     pub end: u64,
     /// Its length in ticks: the reservation's, or an earlier one until a change takes effect.
     pub length: u64,
+    /// TSC value at which its share is free if the Vcpu is taken off it: the end, and later if it has overrun.
+    pub free: u64,
 }
 
 /// What a slot holds, and what is kept with the capability and not with an object.

@@ -5,10 +5,10 @@
 //! * **SetRegister**, **GetRegister**: of a stopped Vcpu that has a VM. RIP, FS and GS base must be canonical, RFLAGS
 //!   have allowed bits only, CR3 be below 2^48 (`OutOfRange`) and aligned to 4 KiB (`Misaligned`). `Busy` while a core
 //!   still holds them.
-//! * **BindTime** gives it a reservation: `InUse` if it has one (0), or if the reservation is bound or split (1);
-//!   `TooManyReservations` names the reservation. **UnbindTime** takes it off; `NotConfigured` if there is none. Both of
-//!   stopped Vcpus only; `Busy` if a core that still holds it is not the reservation's. A Vcpu that loses its CPU time
-//!   loses its interrupt routes, which lead to its core, and if it sleeps, its deadline.
+//! * **BindTime** gives it a reservation: `InUse` if it has one (0), or if the reservation is bound or split (1).
+//!   **UnbindTime** takes it off; `NotConfigured` if there is none. Both of stopped Vcpus only; `Busy` if a core that
+//!   still holds it is not the reservation's. A Vcpu that loses its CPU time loses its interrupt routes, which lead to its
+//!   core, and if it sleeps, its deadline.
 //! * **SetUpcall** chooses vectors, 0 or 32 to 255. **SetHandler** chooses who is told when it stops by itself, before
 //!   the VM is launched (`WrongPhase`); an end handles one Vcpu, the one that named it last.
 //! * **Start** makes a stopped Vcpu of a launched VM runnable; it needs a VM, a CSpace and CPU time (`NotConfigured`).
@@ -23,7 +23,7 @@ use core::ops::RangeInclusive;
 use super::lookup::Invoked;
 use super::state::{Cap, Run, State, Vcpu, VcpuId};
 use super::vm::derive_page;
-use super::{MAX_RESERVATIONS, Outcome, cpu_time};
+use super::{Outcome, cpu_time};
 use crate::abi::{Error, Fault, ObjectType, PAGE_BITS, Register, Rights};
 
 /// RFLAGS that may be set: the arithmetic flags, TF, IF, DF, IOPL, NT, RF, AC, ID, and bit 1, which is always set.
@@ -139,9 +139,6 @@ pub(super) fn bind_time(state: &mut State, call: Invoked) -> Result<Outcome, Fau
     }
     check_attached(state, id)?;
     check_stopped(state, id)?;
-    if reservations(state, core) >= MAX_RESERVATIONS {
-        return Err(Fault::new(Error::TooManyReservations, 1));
-    }
     if state.holders.get(&id).is_some_and(|holder| *holder != core) {
         return Err(Fault::new(Error::Busy, 0));
     }
@@ -149,15 +146,6 @@ pub(super) fn bind_time(state: &mut State, call: Invoked) -> Result<Outcome, Fau
         *vcpu = Some(id);
     }
     Ok(Outcome::NOTHING)
-}
-
-/// How many Vcpus are bound to the time of a core.
-fn reservations(state: &State, wanted: u8) -> usize {
-    state
-        .slots
-        .values()
-        .filter(|slot| matches!(slot.cap, Cap::CpuTime { core, vcpu: Some(_), .. } if core == wanted))
-        .count()
 }
 
 /// `Vcpu.UnbindTime`.

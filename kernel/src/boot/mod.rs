@@ -30,8 +30,9 @@ use spin::Once;
 const LOW_END: u64 = 0x10_0000;
 /// First byte above the memory that slots can name: 2^32 slots of 64 bytes.
 const REACHABLE_END: u64 = 1 << 38;
-/// Longest switch between two Vcpus, the wait for the lock included, in microseconds; admission reserves two a period.
-const SWITCH_US: u64 = 5;
+/// Longest switch between two Vcpus, the wait for the lock included, in microseconds. Admission reserves two a period,
+/// which are also as long as a reservation can overrun: the longest hold of the kernel lock.
+const SWITCH_US: u64 = 10;
 
 global_asm!(include_str!("entry.s"), area_bytes = const core_area::AREA_BYTES, options(att_syntax));
 

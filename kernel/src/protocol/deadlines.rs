@@ -46,6 +46,12 @@ impl Deadlines {
         self.earliest()
     }
 
+    /// An NMI came, at `now` after whatever had passed was told: what the comparator must be set to again. The NMI may have
+    /// been its, however early, as it counts by another clock; and then it is spent.
+    pub fn again(&self, now: u64) -> Option<Alarm> {
+        (self.alarm.at > now && self.alarm.at != NEVER).then_some(self.alarm)
+    }
+
     /// A core whose deadline has passed: to be called (`core` itself decides again); its deadline is forgotten, as it
     /// will set a new one. Asked until it answers `None`; at most once for each core.
     pub fn passed(&mut self, now: u64) -> Option<CoreId> {
@@ -87,9 +93,13 @@ mod tests {
         assert_eq!(deadlines.passed(60), Some(a));
         assert_eq!(deadlines.passed(60), None);
         assert_eq!(deadlines.earliest(), Some(Alarm { core: b, at: 80 }));
+        // It comes early, by whatever: it is set again.
+        assert_eq!(deadlines.again(61), Some(Alarm { core: b, at: 80 }));
+        assert_eq!(deadlines.again(80), None);
         deadlines.set(b, NEVER);
         deadlines.set(c, NEVER);
         assert_eq!(deadlines.set(CoreId::new(3), 1), None);
         assert_eq!(deadlines.earliest(), None);
+        assert_eq!(deadlines.again(0), None);
     }
 }

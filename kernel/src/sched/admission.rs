@@ -2,9 +2,14 @@
 //!
 //! Shares are in units of 2^-32 of a core, rounded up, so that a sum of shares that fits is a sum of exact fractions
 //! that fits. EDF with aligned periods delivers every set of reservations whose fractions sum to at most 1; what is
-//! sold is at most [`CAPACITY`], and each reservation is counted with two switches a period on top of its budget. The
-//! reserve pays for what is charged to nobody: NMIs, shootdowns, waiting for the kernel lock.
+//! sold is at most [`CAPACITY`], and each reservation is counted with two switches a period on top of its budget: they
+//! pay for its arrival in the period, for entering again whom that interrupted, and for one overrun by the longest hold
+//! of the kernel lock. The reserve pays for what is charged to nobody: NMIs, waiting for the kernel lock.
+//!
+//! A reservation has at least the [`MAX_RESERVATIONS`]th part of a core, so that no core runs out of reservations before
+//! it runs out of time.
 
+use super::MAX_RESERVATIONS;
 use crate::types::Ticks;
 
 /// A part of a core, in units of 2^-32.
@@ -82,6 +87,11 @@ impl Limits {
         Ticks::new(self.switch)
     }
 
+    /// The part of a switch that is the entry of the one that is switched to.
+    pub const fn entry(&self) -> Ticks {
+        Ticks::new(self.switch / 20)
+    }
+
     /// The shortest period.
     pub const fn min_period(&self) -> Ticks {
         Ticks::new(self.min_period)
@@ -90,6 +100,12 @@ impl Limits {
     /// The longest period.
     pub const fn max_period(&self) -> Ticks {
         Ticks::new(self.max_period)
+    }
+
+    /// The longest period for a budget.
+    pub const fn max_period_of(&self, budget: Ticks) -> Ticks {
+        let longest = budget.get().saturating_add(2 * self.switch).saturating_mul(MAX_RESERVATIONS as u64);
+        Ticks::new(if longest < self.max_period { longest } else { self.max_period })
     }
 
     /// The smallest budget.

@@ -26,6 +26,8 @@ pub(super) struct Entry {
     pub(super) state: State,
     pub(super) next: u8,
     pub(super) prev: u8,
+    /// Another one took the core from it by an NMI: what entering it again costs is not its own.
+    pub(super) interrupted: bool,
     pub(super) vcpu: VcpuId,
     pub(super) budget: u64,
     pub(super) period: u64,
@@ -53,6 +55,7 @@ impl Entry {
         state: State::Free,
         next: NIL,
         prev: NIL,
+        interrupted: false,
         vcpu: VcpuId::new(0),
         budget: 0,
         period: 1,
@@ -92,6 +95,13 @@ impl Entry {
         }
     }
 
+    /// When its share is free for others: at the end of its period, and later by the time in which its share is what it
+    /// overran.
+    pub(super) fn free_from(&self) -> u64 {
+        let ticks = (self.debt as u128 * self.period as u128).checked_div(self.budget as u128).unwrap_or(0);
+        self.deadline.saturating_add(ticks as u64)
+    }
+
     pub(super) const fn is_whole(&self) -> bool {
         self.budget == self.period
     }
@@ -126,7 +136,10 @@ impl Schedule {
     pub(super) fn withdraw(&mut self, index: u8) {
         match self.entry(index).state {
             State::Ready => self.unlink_ready(index),
-            State::Depleted => self.unlink_timer(index),
+            State::Depleted => {
+                self.kept = self.kept.min(self.entry(index).deadline);
+                self.unlink_timer(index);
+            }
             State::Blocked if self.entry(index).key != u64::MAX => self.unlink_timer(index),
             State::Blocked | State::Free => {}
         }

@@ -47,9 +47,9 @@ fn run(core: &mut Schedule, from: u64, to: u64) -> u64 {
 #[test]
 fn the_earliest_deadline_runs_and_a_spent_budget_ends() {
     let (mut core, ids) = core(&[(4 * MS, 10 * MS), (MS, 5 * MS)]);
-    assert!(core.wake(ids[0], ticks(0)));
+    assert!(core.wake(ids[0], ticks(0), false));
     assert_eq!(core.decide(ticks(0)), Decision { run: Some((ids[0], vcpu(1))), until: ticks(4 * MS) });
-    assert!(core.wake(ids[1], ticks(0)), "an earlier deadline preempts");
+    assert!(core.wake(ids[1], ticks(0), false), "an earlier deadline preempts");
     assert_eq!(core.decide(ticks(0)), Decision { run: Some((ids[1], vcpu(2))), until: ticks(MS) });
     assert_eq!(core.decide(ticks(MS)), Decision { run: Some((ids[0], vcpu(1))), until: ticks(5 * MS) });
     assert_eq!(core.decide(ticks(5 * MS)).run, Some((ids[1], vcpu(2))));
@@ -64,16 +64,16 @@ fn the_earliest_deadline_runs_and_a_spent_budget_ends() {
 #[test]
 fn a_later_deadline_does_not_disturb() {
     let (mut core, ids) = core(&[(MS, 5 * MS), (MS, 10 * MS)]);
-    core.wake(ids[0], ticks(0));
+    core.wake(ids[0], ticks(0), false);
     core.decide(ticks(0));
-    assert!(!core.wake(ids[1], ticks(100)));
-    assert!(!core.wake(ids[1], ticks(200)), "it is awake already");
+    assert!(!core.wake(ids[1], ticks(100), false));
+    assert!(!core.wake(ids[1], ticks(200), false), "it is awake already");
 }
 
 #[test]
 fn a_whole_core_is_tickless_until_it_is_shared() {
     let (mut core, ids) = core(&[(10 * MS, 10 * MS)]);
-    core.wake(ids[0], ticks(0));
+    core.wake(ids[0], ticks(0), false);
     assert_eq!(core.decide(ticks(0)), Decision { run: Some((ids[0], vcpu(1))), until: NEVER });
     let late = 123_456_789;
     assert_eq!(core.decide(ticks(late)), Decision { run: Some((ids[0], vcpu(1))), until: NEVER });
@@ -99,14 +99,14 @@ fn sleepers_wake_at_their_deadline() {
 #[test]
 fn a_late_waker_gets_its_part_of_the_rest() {
     let (mut core, ids) = core(&[(4 * MS, 10 * MS)]);
-    core.wake(ids[0], ticks(5 * MS));
+    core.wake(ids[0], ticks(5 * MS), false);
     assert_eq!(core.reservation(ids[0]).unwrap().remaining.get().next_multiple_of(10), 2 * MS);
 }
 
 #[test]
 fn waking_for_less_than_a_switch_waits_for_the_next_period() {
     let (mut core, ids) = core(&[(MS, 10 * MS)]);
-    core.wake(ids[0], ticks(10 * MS - 1_000));
+    core.wake(ids[0], ticks(10 * MS - 1_000), false);
     assert_eq!(core.decide(ticks(10 * MS - 1_000)), Decision { run: None, until: ticks(10 * MS) });
     assert_eq!(core.decide(ticks(10 * MS)).until, ticks(11 * MS));
 }
@@ -114,7 +114,7 @@ fn waking_for_less_than_a_switch_waits_for_the_next_period() {
 #[test]
 fn an_overrun_is_taken_off_the_next_period() {
     let (mut core, ids) = core(&[(MS, 5 * MS)]);
-    core.wake(ids[0], ticks(0));
+    core.wake(ids[0], ticks(0), false);
     core.decide(ticks(0));
     assert_eq!(core.decide(ticks(MS + 300)).run, None);
     assert_eq!(core.decide(ticks(5 * MS)).until, ticks(6 * MS - 300));
@@ -123,7 +123,7 @@ fn an_overrun_is_taken_off_the_next_period() {
 #[test]
 fn an_overrun_is_paid_back_once() {
     let (mut core, ids) = core(&[(MS, 5 * MS)]);
-    core.wake(ids[0], ticks(0));
+    core.wake(ids[0], ticks(0), false);
     core.decide(ticks(0));
     core.decide(ticks(MS + 300));
     assert_eq!(run(&mut core, 5 * MS, 10 * MS), MS - 300);
@@ -133,28 +133,28 @@ fn an_overrun_is_paid_back_once() {
 #[test]
 fn of_equal_deadlines_the_first_to_come_runs_on() {
     let (mut core, ids) = core(&[(MS, 5 * MS), (MS, 5 * MS)]);
-    core.wake(ids[1], ticks(0));
+    core.wake(ids[1], ticks(0), false);
     core.decide(ticks(0));
-    assert!(!core.wake(ids[0], ticks(100)), "each switch costs; admission counts two a period");
+    assert!(!core.wake(ids[0], ticks(100), false), "each switch costs; admission counts two a period");
     assert_eq!(core.decide(ticks(200)).run, Some((ids[1], vcpu(2))));
 }
 
 #[test]
 fn a_period_that_ends_with_budget_left_is_looked_at() {
     let (mut core, ids) = core(&[(4 * MS, 5 * MS)]);
-    core.wake(ids[0], ticks(0));
+    core.wake(ids[0], ticks(0), false);
     core.decide(ticks(0));
     // The core was away for 3 ms: an NMI storm, say.
     core.pause(ticks(MS));
     assert_eq!(core.decide(ticks(4 * MS)).until, ticks(5 * MS));
     assert_eq!(core.decide(ticks(5 * MS)).until, ticks(9 * MS));
-    assert_eq!(core.worst_shortfall(), ticks(2 * MS));
+    assert_eq!(core.worst_shortfall(), ticks(2 * MS + LIMITS.entry().get()));
 }
 
 #[test]
 fn a_resize_that_is_seen_late_counts_from_its_instant() {
     let (mut core, ids) = core(&[(MS, 2 * MS)]);
-    core.wake(ids[0], ticks(0));
+    core.wake(ids[0], ticks(0), false);
     core.decide(ticks(0));
     core.resize(ids[0], ticks(8 * MS), ticks(10 * MS), ticks(2 * MS + 100_000), ticks(MS / 2));
     core.decide(ticks(MS));
@@ -166,22 +166,23 @@ fn a_resize_that_is_seen_late_counts_from_its_instant() {
 #[test]
 fn time_after_a_pause_is_not_charged() {
     let (mut core, ids) = core(&[(2 * MS, 5 * MS)]);
-    core.wake(ids[0], ticks(0));
+    core.wake(ids[0], ticks(0), false);
     core.decide(ticks(0));
     core.pause(ticks(MS));
-    assert_eq!(core.decide(ticks(MS + 700)).until, ticks(2 * MS + 700));
+    // Nor is the entry that follows it.
+    assert_eq!(core.decide(ticks(MS + 700)).until, ticks(2 * MS + 700 + LIMITS.entry().get()));
     assert_eq!(core.reservation(ids[0]).unwrap().used, ticks(MS));
 }
 
 #[test]
 fn what_is_given_back_is_free_from_the_boundary_on() {
     let (mut core, ids) = core(&[(4 * MS, 10 * MS), (4 * MS, 10 * MS)]);
-    core.wake(ids[0], ticks(0));
+    core.wake(ids[0], ticks(0), false);
     core.decide(ticks(0));
     assert_eq!(core.unbind(ids[0], ticks(MS)), ticks(10 * MS));
     assert!(core.reservation(ids[0]).is_none());
     let heir = core.bind(vcpu(3), ticks(4 * MS), ticks(10 * MS), ticks(10 * MS), ticks(MS)).unwrap();
-    core.wake(heir, ticks(MS));
+    core.wake(heir, ticks(MS), false);
     assert_eq!(core.decide(ticks(MS)), Decision { run: None, until: ticks(10 * MS) });
     assert_eq!(core.decide(ticks(10 * MS)).until, ticks(14 * MS));
     // One that slept through the end of its period has nothing that anybody must wait for.
@@ -191,7 +192,7 @@ fn what_is_given_back_is_free_from_the_boundary_on() {
 #[test]
 fn a_resize_waits_for_the_share_it_grows_by() {
     let (mut core, ids) = core(&[(MS, 2 * MS)]);
-    core.wake(ids[0], ticks(0));
+    core.wake(ids[0], ticks(0), false);
     core.decide(ticks(0));
     let resized = core.resize(ids[0], ticks(6 * MS), ticks(8 * MS), ticks(5 * MS), ticks(MS / 2));
     assert_eq!(resized.from, ticks(6 * MS));
@@ -204,9 +205,194 @@ fn a_resize_waits_for_the_share_it_grows_by() {
 }
 
 #[test]
+fn what_was_overrun_keeps_the_share_from_the_next_holder() {
+    let (mut core, ids) = core(&[(MS, 5 * MS)]);
+    core.wake(ids[0], ticks(0), false);
+    core.decide(ticks(0));
+    // A long hypercall, and then a stop: both are its own.
+    core.block(ids[0], NEVER, ticks(MS + 300));
+    assert_eq!(
+        core.unbind(ids[0], ticks(2 * MS)),
+        ticks(5 * MS + (300 + MS - 300) * 5),
+        "it paid until it was taken off"
+    );
+    let mut core = idle(&LIMITS);
+    let id = core.bind(vcpu(1), ticks(MS), ticks(5 * MS), ticks(0), ticks(0)).unwrap();
+    core.wake(id, ticks(0), false);
+    core.decide(ticks(0));
+    core.block(id, NEVER, ticks(MS + 300));
+    core.decide(ticks(MS + 300));
+    assert_eq!(core.unbind(id, ticks(2 * MS)), ticks(5 * MS + 300 * 5));
+}
+
+#[test]
+fn the_end_of_a_sleepers_work_is_its_own() {
+    let (mut core, ids) = core(&[(MS, 5 * MS), (MS, 10 * MS)]);
+    core.wake(ids[1], ticks(0), false);
+    core.wake(ids[0], ticks(0), false);
+    core.decide(ticks(0));
+    core.block(ids[0], NEVER, ticks(100));
+    core.decide(ticks(250));
+    assert_eq!(core.reservation(ids[0]).unwrap().used, ticks(250));
+    assert_eq!(core.reservation(ids[1]).unwrap().used, ticks(0));
+}
+
+#[test]
+fn what_follows_an_nmi_is_charged_to_its_cause() {
+    let (mut core, ids) = core(&[(MS, 5 * MS), (MS, 10 * MS)]);
+    core.wake(ids[1], ticks(0), false);
+    core.decide(ticks(0));
+    core.wake(ids[0], ticks(100), true);
+    core.blame(ids[0]);
+    core.pause(ticks(150));
+    // Stopped before the core could turn to it.
+    core.block(ids[0], NEVER, ticks(500));
+    assert_eq!(core.decide(ticks(900)).run, Some((ids[1], vcpu(2))));
+    let used = |core: &Schedule, id| core.reservation(id).unwrap().used;
+    assert_eq!((used(&core, ids[0]), used(&core, ids[1])), (ticks(750), ticks(150)));
+    // The entry of the one that was interrupted is the reserve's; the next NMI has no cause but the core's own alarm.
+    core.pause(ticks(2_000));
+    core.decide(ticks(2_500));
+    assert_eq!(used(&core, ids[1]), ticks(150 + 1_100 - LIMITS.entry().get()));
+    core.blame_current();
+    core.pause(ticks(3_000));
+    core.decide(ticks(3_400));
+    assert_eq!(used(&core, ids[1]), ticks(150 + 2_000 - 2 * LIMITS.entry().get()), "its own cause: nothing is spared");
+}
+
+#[test]
+fn only_wake_ups_that_interrupt_somebody_again_in_a_period_cost_a_fee() {
+    let fee = LIMITS.switch().get();
+    let (mut core, ids) = core(&[(4 * MS, 8 * MS), (MS, 16 * MS), (MS, 4 * MS)]);
+    let left = |core: &Schedule| core.reservation(ids[0]).unwrap().remaining.get();
+    let again = |core: &mut Schedule, at: u64, by_nmi| {
+        core.block(ids[0], NEVER, ticks(at));
+        core.decide(ticks(at));
+        core.wake(ids[0], ticks(at), by_nmi);
+        core.decide(ticks(at));
+        left(core)
+    };
+    core.wake(ids[0], ticks(0), true);
+    core.decide(ticks(0));
+    assert_eq!(left(&core), 4 * MS, "the first one");
+    assert_eq!(again(&mut core, 0, true), 4 * MS, "nobody else wanted the core");
+    core.wake(ids[1], ticks(0), true);
+    assert_eq!(again(&mut core, 0, false), 4 * MS, "the current one woke it");
+    assert_eq!(again(&mut core, 0, true), 4 * MS - fee);
+    core.wake(ids[2], ticks(0), true);
+    assert_eq!(again(&mut core, 0, true), 4 * MS - fee, "it has to wait");
+}
+
+/// What the code below takes the hardware and the kernel to cost: from an NMI to the decision, from the decision to the
+/// first instruction of the guest.
+const NMI: u64 = 900;
+const ENTRY: u64 = 300;
+/// As on the machine.
+const REAL: Limits = Limits::new(HZ, Ticks::new(10_000));
+
+/// What attackers do to a core from outside, or by its alarm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Attack {
+    /// Another core starts and stops the attacker.
+    StartAndStop,
+    /// The same, taking its time off it and giving it back in between.
+    StartAndUnbind,
+    /// The attacker spins and lets itself be called.
+    Call,
+    /// The attacker sleeps for a moment, again and again.
+    Storm,
+}
+
+/// The most that a victim, who has all of a core that an attacker's 5 % or 10 % of every millisecond leave, comes up
+/// short in a period by its own count of ticks in the guest.
+fn victim_under(attack: Attack, every: u64) -> u64 {
+    const PERIOD: u64 = 10 * MS;
+    let (part, length) = (if attack == Attack::Storm { MS / 10 } else { MS / 20 }, MS);
+    let mut core = idle(&REAL);
+    let mut free = ticks(0);
+    let bind =
+        |core: &mut Schedule, free, now| core.bind(vcpu(1), ticks(part), ticks(length), free, ticks(now)).unwrap();
+    let mut attacker = bind(&mut core, free, 0);
+    let budget = REAL.budget_within(CAPACITY.minus(REAL.share(ticks(part), ticks(length))), ticks(PERIOD)).get();
+    let victim = core.bind(vcpu(2), ticks(budget), ticks(PERIOD), ticks(0), ticks(0)).unwrap();
+    core.wake(victim, ticks(0), false);
+    core.wake(attacker, ticks(0), false);
+    let (mut awake, mut step) = (true, every);
+    let mut nmi = None;
+    // Where the core is: in the kernel until it decides, or in a guest until its alarm.
+    let (mut decides, mut entered, mut until) = (Some(0), 0, 0);
+    let (mut received, mut period, mut worst) = (0, 0, 0);
+    while period < 20 {
+        let next = step.min(decides.unwrap_or(until));
+        let runs = core.current().filter(|_| decides.is_none()).map(|(id, _)| id);
+        // Leaves the guest at `next`.
+        let mut called = false;
+        if next == step {
+            step += every;
+            let is_current = core.current().is_some_and(|(id, _)| id == attacker);
+            match attack {
+                Attack::Call => called = is_current,
+                Attack::Storm => {
+                    if runs == Some(attacker) && next >= entered + 200 {
+                        core.block(attacker, ticks(next + 3_000), ticks(next));
+                        decides = Some(next + 150);
+                    }
+                }
+                Attack::StartAndStop | Attack::StartAndUnbind if awake => {
+                    called = is_current;
+                    core.block(attacker, NEVER, ticks(next));
+                    if attack == Attack::StartAndUnbind {
+                        free = core.unbind(attacker, ticks(next)).max(free);
+                        attacker = bind(&mut core, free, next);
+                    }
+                    awake = false;
+                }
+                Attack::StartAndStop | Attack::StartAndUnbind => {
+                    called = core.wake(attacker, ticks(next), true);
+                    awake = true;
+                }
+            }
+            if called {
+                core.blame(attacker);
+            }
+        } else if decides.is_some() {
+            if let Some(at) = nmi.take() {
+                core.pause(ticks(at));
+            }
+            let decision = core.decide(ticks(next));
+            (entered, until) = (next + ENTRY, decision.until.get().max(next + ENTRY));
+            decides = (decision.until.get() <= next).then_some(next + 50);
+        } else {
+            called = true;
+        }
+        if called && decides.is_none() {
+            nmi = Some(next);
+            decides = Some(next + NMI);
+        }
+        if runs == Some(victim) && decides.is_some() {
+            received += next.saturating_sub(entered);
+        }
+        if next / PERIOD > period {
+            worst = worst.max(budget.saturating_sub(received));
+            (period, received) = (next / PERIOD, 0);
+        }
+    }
+    worst
+}
+
+#[test]
+fn attackers_take_no_time_from_others() {
+    for attack in [Attack::StartAndStop, Attack::StartAndUnbind, Attack::Call, Attack::Storm] {
+        for every in [50, 350, 700, 1_100, 2_900] {
+            let short = victim_under(attack, every);
+            assert!(short <= 20_000, "{attack:?} every {every} ticks: {short} short");
+        }
+    }
+}
+
+#[test]
 fn many_events_at_once_are_handled_in_pieces() {
     let (mut core, ids) = core(&[(60_000, 10 * MS); MAX_RESERVATIONS]);
-    assert!(!core.has_room());
     assert!(core.bind(vcpu(999), ticks(60_000), ticks(10 * MS), ticks(0), ticks(0)).is_none());
     for id in ids {
         core.block(id, ticks(10 * MS), ticks(0));
@@ -334,7 +520,7 @@ fn every_admitted_reservation_is_delivered_in_every_period() {
         // Half of them never sleep.
         let steady = watched.len() / 2;
         for one in &mut watched {
-            core.wake(one.id, ticks(0));
+            core.wake(one.id, ticks(0), false);
             one.awake = true;
         }
         let mut now = 0;
@@ -371,7 +557,7 @@ fn every_admitted_reservation_is_delivered_in_every_period() {
                         one.pending = Some((budget, one.period, from.get()));
                     }
                     _ if !one.awake => {
-                        core.wake(one.id, ticks(now));
+                        core.wake(one.id, ticks(now), false);
                         one.awake = true;
                         one.awake_since = now;
                     }
@@ -393,10 +579,10 @@ fn shares_change_hands_without_loss_to_others() {
         let mut core = idle(&limits);
         // Two halves; the second changes hands all the time, with periods of any length.
         let steady = core.bind(vcpu(1), ticks(steady_period / 2), ticks(steady_period), ticks(0), ticks(0)).unwrap();
-        core.wake(steady, ticks(0));
+        core.wake(steady, ticks(0), false);
         let mut period = random.within(1, 10) * MS;
         let mut holder = core.bind(vcpu(2), ticks(period / 2), ticks(period), ticks(0), ticks(0)).unwrap();
-        core.wake(holder, ticks(0));
+        core.wake(holder, ticks(0), false);
         let mut now = 0;
         while now < 300 * MS {
             let decision = core.decide(ticks(now));
@@ -410,7 +596,7 @@ fn shares_change_hands_without_loss_to_others() {
                 } else {
                     core.resize(holder, ticks(period / 2), ticks(period), ticks(0), ticks(now));
                 }
-                core.wake(holder, ticks(now));
+                core.wake(holder, ticks(now), false);
             }
         }
         assert_eq!(core.worst_shortfall(), ticks(0), "seed {seed}");
@@ -426,7 +612,7 @@ fn the_reserve_pays_for_switches_and_late_preemption() {
         let set = random_set(&mut random, &LIMITS, CAPACITY);
         let (mut core, ids) = core(&set);
         for id in &ids {
-            core.wake(*id, ticks(0));
+            core.wake(*id, ticks(0), false);
         }
         let (mut now, mut last) = (0, None);
         while now < 200 * MS {
@@ -457,7 +643,7 @@ fn more_than_the_core_falls_short() {
     assert!(total > Share::WHOLE);
     let (mut core, ids) = core(&set);
     for id in ids {
-        core.wake(id, ticks(0));
+        core.wake(id, ticks(0), false);
     }
     let mut now = 0;
     while now < 100 * MS {
@@ -495,7 +681,7 @@ fn handing_over_is_block_wake_and_decide() {
                 handed_over += 1;
                 core.block(from, NEVER, ticks(now));
                 assert_eq!(core.take_used(from).get(), used, "seed {seed}");
-                core.wake(to, ticks(now));
+                core.wake(to, ticks(now), false);
                 let decision = core.decide(ticks(now));
                 assert_eq!(decision.run.map(|(id, _)| id), Some(to), "seed {seed}");
                 assert_eq!(decision.until.get(), until.get(), "seed {seed}");
@@ -511,7 +697,7 @@ fn handing_over_is_block_wake_and_decide() {
                 }
                 match random.below(3) {
                     0 => core.block(from, wake_at, ticks(now)),
-                    1 => drop(core.wake(to, ticks(now))),
+                    1 => drop(core.wake(to, ticks(now), false)),
                     _ => drop(core.decide(ticks(now))),
                 }
             }
@@ -551,7 +737,10 @@ fn lists_stay_sorted_and_complete() {
                 }
                 4 => core.pause(ticks(now)),
                 5 | 6 if !ids.is_empty() => {
-                    core.wake(ids[pick], ticks(now));
+                    core.wake(ids[pick], ticks(now), random.below(2) == 0);
+                    if random.below(2) == 0 {
+                        core.blame(ids[pick]);
+                    }
                 }
                 _ => {
                     core.decide(ticks(now));

@@ -245,7 +245,8 @@ impl Machine for Host {
         self.registers.get(&vcpu).map_or(0, |registers| registers[register as usize])
     }
 
-    fn route_irq(&mut self, route: u16, target: Option<(CoreId, u8)>) {
+    fn route_irq(&mut self, route: u16, target: Option<(CoreId, u8)>, held: bool) {
+        self.kicked.extend(target.filter(|_| held).map(|(core, _)| core));
         match target {
             Some(target) => self.routes.insert(route, target),
             None => self.routes.remove(&route),

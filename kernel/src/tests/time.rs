@@ -2,8 +2,10 @@
 
 use super::base::*;
 use crate::cap::Cap;
+use crate::machine::{Machine, SharedPage};
 use crate::sched::CAPACITY;
-use cap_spec::abi::{Error, Label, ObjectType};
+use crate::types::{CoreId, Ticks};
+use cap_spec::abi::{Error, Label, ObjectType, info_page};
 
 fn split(world: &mut World, from: u64, to: u64, budget: u64, period: u64) -> Result<[u64; 2], cap_spec::abi::Fault> {
     world.call(Label::CpuTimeSplit, from, [budget, period, CNODE, to, 0])
@@ -89,7 +91,7 @@ fn what_a_running_vcpu_gave_back_is_not_used_before_its_period_has_ended() {
     split(&mut world, TIME[1], 30, 9 * MS, 10 * MS).unwrap();
     world.ok(Label::VcpuBindTime, 20, [30, 0, 0, 0, 0]);
     world.ok(Label::VcpuStart, 20, [0; 5]);
-    world.kernel.schedule(crate::types::CoreId::new(1));
+    world.kernel.schedule(CORE);
     world.kernel.machine.now += MS;
     world.delete(30);
     split(&mut world, TIME[1], 31, 9 * MS, 10 * MS).unwrap();
@@ -97,37 +99,115 @@ fn what_a_running_vcpu_gave_back_is_not_used_before_its_period_has_ended() {
     assert_eq!(free_from, 10 * MS, "the next boundary");
 }
 
+/// A period that makes a share smaller than the 128th part of a core is refused, however large the reservation that it is
+/// split off, so that a tenant cannot use up the reservations of a core with next to nothing of its time.
 #[test]
-fn a_core_has_room_for_128_reservations() {
+fn a_core_runs_out_of_time_before_it_runs_out_of_reservations() {
     let mut world = World::new();
-    world.retype(MEMORY, ObjectType::Untyped, 20, 19, 1);
-    for half in 0..2 {
-        split(&mut world, TIME[1], 500 + half, 470 * MS, 1000 * MS).unwrap();
-    }
-    let mut made = 0;
-    for number in 0..129_u64 {
-        if number % 32 == 0 && number < 128 {
-            world.retype(19, ObjectType::Vcpu, 0, 20 + number, 16);
-            world.retype(MEMORY, ObjectType::Vcpu, 0, 36 + number, 16);
-        }
-        if number < 128 {
-            world.call_on(0, Label::CpuTimeSplit, 500 + number / 64, [MS, 1000 * MS, CNODE, 200 + number, 0]);
-            world.call_on(0, Label::VcpuAttach, 20 + number, [VM, 0, 0, 0, 0]);
-            world.call_on(0, Label::VcpuBindTime, 20 + number, [200 + number, 0, 0, 0, 0]);
-            made += u32::from(world.kernel.machine_vcpu_has_time(world.vcpu_id(20 + number)));
+    world.retype(MEMORY, ObjectType::Untyped, 21, 19, 1);
+    let (budget, switches) = (MS / 20, 10_000);
+    let longest = (budget + switches) * 128;
+    world.refused(Label::CpuTimeSplit, TIME[1], [budget, longest + 1, CNODE, 20, 0], Error::OutOfRange, 2);
+    world.refused(Label::CpuTimeSplit, TIME[1], [MS, 1000 * MS, CNODE, 20, 0], Error::OutOfRange, 2);
+    let mut fit = 0;
+    for half in [500, 501] {
+        split(&mut world, TIME[1], half, 470 * MS, 1000 * MS).unwrap();
+        for number in 0..64 {
+            let (vcpu, time) = (20 + fit, 200 + fit);
+            match split(&mut world, half, time, budget, longest) {
+                Ok(_) => fit += 1,
+                Err(fault) => {
+                    assert_eq!(fault.error, Error::NotAdmitted, "{number}");
+                    break;
+                }
+            }
+            world.refused(Label::CpuTimeResize, time, [budget, longest + 1, 0, 0, 0], Error::OutOfRange, 2);
+            world.call_on(0, Label::UntypedRetype, 19, [ObjectType::Vcpu as u64, 0, CNODE, vcpu, 1]);
+            world.call_on(0, Label::VcpuAttach, vcpu, [VM, 0, 0, 0, 0]);
+            world.call_on(0, Label::VcpuBindTime, vcpu, [time, 0, 0, 0, 0]);
+            let vcpu = world.vcpu_id(vcpu);
+            assert!(world.kernel.machine.vcpu(vcpu).reservation.is_some());
         }
     }
     world.check();
-    assert_eq!(made, 128);
-    world.refused(Label::CpuTimeSplit, 500, [MS, 1000 * MS, CNODE, 600, 0], Error::InUse, 0);
-    world.retype(MEMORY, ObjectType::Vcpu, 0, 400, 1);
-    world.ok(Label::VcpuAttach, 400, [VM, 0, 0, 0, 0]);
-    split(&mut world, TIME[1], 502, MS, 1000 * MS).unwrap();
-    world.refused(Label::VcpuBindTime, 400, [502, 0, 0, 0, 0], Error::TooManyReservations, 1);
+    assert_eq!(fit, 120, "of 121 that fit into 95 %, the halves lose one");
 }
 
-impl crate::kernel::Kernel<super::host::Host> {
-    fn machine_vcpu_has_time(&self, vcpu: crate::types::VcpuId) -> bool {
-        crate::machine::Machine::vcpu(&self.machine, vcpu).time.is_some()
+/// A Vcpu of the root VM that runs on core 1, in slot 20, with an event vector, and one that is stopped, in slot 21.
+fn two_on_core_1() -> World {
+    let mut world = World::new();
+    world.retype(MEMORY, ObjectType::Vcpu, 0, 20, 2);
+    for (vcpu, period) in [(20, 10 * MS), (21, 5 * MS)] {
+        world.ok(Label::VcpuAttach, vcpu, [VM, 0, 0, 0, 0]);
+        split(&mut world, TIME[1], vcpu + 10, MS, period).unwrap();
+        world.ok(Label::VcpuBindTime, vcpu, [vcpu + 10, 0, 0, 0, 0]);
     }
+    world.ok(Label::VcpuSetUpcall, 20, [0, 40, 0, 0, 0]);
+    world.ok(Label::VcpuStart, 20, [0; 5]);
+    world.kernel.schedule(CORE);
+    world
+}
+
+const CORE: CoreId = CoreId::new(1);
+
+impl World {
+    /// Core 1 takes an NMI 100 ticks from now and decides 900 ticks later; returns what the Vcpus in slots 20 and 21 are
+    /// charged from now on.
+    fn used_by_an_nmi(&mut self) -> [u64; 2] {
+        let used = |world: &World| {
+            [20, 21].map(|slot| {
+                let vcpu = world.vcpu_id(slot);
+                let told = world.kernel.machine.shared_word(SharedPage::Info(vcpu), info_page::USED_TICKS);
+                told + world.kernel.reservation_of(vcpu).unwrap().used.get()
+            })
+        };
+        let before = used(self);
+        let at = self.kernel.machine.now + 100;
+        self.kernel.machine.now += 1_000;
+        self.kernel.on_nmi(CORE, Ticks::new(at));
+        self.kernel.schedule(CORE);
+        let after = used(self);
+        [0, 1].map(|index: usize| after[index] - before[index])
+    }
+}
+
+#[test]
+fn the_work_of_an_nmi_is_charged_to_its_cause() {
+    let mut world = two_on_core_1();
+    assert_eq!(world.used_by_an_nmi(), [1_000, 0], "it was started");
+    world.kernel.machine.now += 10_000;
+    world.kernel.on_deadline(CORE);
+    world.kernel.schedule(CORE);
+    assert_eq!(world.used_by_an_nmi(), [100, 0], "the alarm of the core");
+    world.kernel.machine.now += 10_000;
+    world.kernel.on_deadline(CORE);
+    world.kernel.schedule(CORE);
+    world.ok(Label::VcpuSignal, 20, [1, 0, 0, 0, 0]);
+    assert_eq!(world.used_by_an_nmi(), [1_000, 0], "an event for the one that runs");
+    world.retype(MEMORY, ObjectType::Frame, 12, 40, 1);
+    for level in [3, 2, 1] {
+        world.retype(MEMORY, ObjectType::PageTable, 0, 40 + level, 1);
+        world.ok(Label::PageTableMap, 40 + level, [VM, 0, level, 0, 0]);
+    }
+    world.ok(Label::FrameMap, 40, [VM, 0, RW, 0, 0]);
+    world.ok(Label::FrameUnmap, 40, [0; 5]);
+    assert_eq!(world.used_by_an_nmi(), [1_000, 0], "memory of its VM is taken back");
+    world.ok(Label::VcpuStart, 21, [0; 5]);
+    assert_eq!(world.used_by_an_nmi(), [100, 900], "another one is started");
+    world.ok(Label::VcpuStop, 21, [0; 5]);
+    assert_eq!(world.used_by_an_nmi(), [0, 1_000], "and stopped");
+}
+
+/// A route that is bound to a Vcpu that is out is parked where it is bound: nobody is called for it.
+#[test]
+fn binding_a_route_calls_no_core_that_does_not_hold_its_vcpu() {
+    let mut world = two_on_core_1();
+    world.ok(Label::IrqSplit, IRQS, [5, 1, CNODE, 40, 0]);
+    for (vcpu, held) in [(21, false), (20, true)] {
+        world.kernel.machine.kicked.clear();
+        world.ok(Label::IrqBind, 40, [vcpu, 50, 0, 0, 0]);
+        assert_eq!(world.kernel.machine.kicked.contains(&CORE), held);
+        world.ok(Label::IrqUnbind, 40, [0; 5]);
+    }
+    assert_eq!(world.used_by_an_nmi(), [1_000, 0], "the core was called for the one that runs");
 }

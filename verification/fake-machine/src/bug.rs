@@ -21,13 +21,15 @@ pub enum Bug {
     LostWakeup,
     /// A core says that it has left its guest before it has saved what it must into the Vcpu.
     LateSave,
+    /// An alarm that comes early is not set again.
+    SpentAlarm,
     /// A core that held the state of a Vcpu which is destroyed, or taken off its VM, leaves its interrupt routes open.
     RouteLeftOpen,
 }
 
 impl Bug {
     /// Every bug.
-    pub const ALL: [Bug; 10] = [
+    pub const ALL: [Bug; 11] = [
         Bug::ForgottenFlush,
         Bug::AsidReused,
         Bug::FreedTable,
@@ -37,6 +39,7 @@ impl Bug {
         Bug::SilentTimer,
         Bug::LostWakeup,
         Bug::LateSave,
+        Bug::SpentAlarm,
         Bug::RouteLeftOpen,
     ];
 
@@ -52,6 +55,7 @@ impl Bug {
             Bug::SilentTimer => "silent-timer",
             Bug::LostWakeup => "lost-wakeup",
             Bug::LateSave => "late-save",
+            Bug::SpentAlarm => "spent-alarm",
             Bug::RouteLeftOpen => "route-left-open",
         }
     }

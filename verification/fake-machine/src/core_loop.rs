@@ -200,7 +200,12 @@ impl World {
         match exit {
             Exit::Nmi => {
                 self.kernel.on_nmi(id(core), at);
-                self.set_alarms(None);
+                let now = self.set_alarms(None, Some(core));
+                if let Some(alarm) = self.kernel.machine.0.deadlines.again(now)
+                    && self.kernel.machine.0.bug != Some(Bug::SpentAlarm)
+                {
+                    self.set_alarms(Some(alarm), Some(core));
+                }
                 self.fire_parked(core);
             }
             Exit::Invoke if alive => return self.invoke(core, run.vcpu),
@@ -424,7 +429,7 @@ impl World {
         if set > until || set <= now {
             hardware.cores[core].deadline = until;
             let alarm = hardware.deadlines.set(id(core), until);
-            now = now.max(self.set_alarms(alarm));
+            now = now.max(self.set_alarms(alarm, None));
         }
         let hardware = &mut self.kernel.machine.0;
         let gate = &hardware.cores[core].gate;
@@ -448,8 +453,9 @@ impl World {
         }
     }
 
-    /// Sets the comparator, reads the clock again, and calls every core whose instant passed meanwhile.
-    fn set_alarms(&mut self, mut alarm: Option<Alarm>) -> u64 {
+    /// Sets the comparator, reads the clock again, and calls every core whose instant passed meanwhile, but one that
+    /// decides anew in any case.
+    fn set_alarms(&mut self, mut alarm: Option<Alarm>, decides: Option<usize>) -> u64 {
         let hardware = &mut self.kernel.machine.0;
         loop {
             if let Some(alarm) = alarm {
@@ -463,7 +469,9 @@ impl World {
             let now = hardware.clock();
             let Some(due) = hardware.deadlines.passed(now) else { return now };
             hardware.cores[due.get() as usize].deadline = 0;
-            hardware.call(due.get() as usize);
+            if Some(usize::from(due.get())) != decides {
+                hardware.call(due.get() as usize);
+            }
             alarm = hardware.deadlines.earliest();
         }
     }

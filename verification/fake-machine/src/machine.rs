@@ -163,14 +163,16 @@ impl Machine for FakeMachine {
         self.0.guests.get(&vcpu).map_or(0, |guest| guest.registers[register as usize])
     }
 
-    fn route_irq(&mut self, route: u16, target: Option<(CoreId, u8)>) {
+    fn route_irq(&mut self, route: u16, target: Option<(CoreId, u8)>, held: bool) {
         let line = route.wrapping_sub(FIRST_ROUTE) as usize;
         if line >= ROUTES {
             return;
         }
         self.0.route(line, Target::Masked);
         // Whether it is opened or parked depends on what its core does (`core_loop`).
-        if let Some((core, _)) = target {
+        if let Some((core, _)) = target
+            && held
+        {
             self.0.call(core.get() as usize);
         }
     }

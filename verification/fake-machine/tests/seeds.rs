@@ -51,7 +51,7 @@ fn a_walk_through_a_freed_table_is_found() {
 
 #[test]
 fn a_route_left_open_is_found() {
-    let failure = find(Bug::RouteLeftOpen, 3_000);
+    let failure = find(Bug::RouteLeftOpen, 20_000);
     assert!(failure.text.contains("which runs another"), "{failure}");
 }
 
@@ -75,6 +75,12 @@ fn a_shootdown_that_waits_for_the_lock_is_found() {
 #[test]
 fn a_timer_set_to_the_past_is_found() {
     let failure = find(Bug::SilentTimer, 20);
+    assert!(failure.text.contains("should have decided"), "{failure}");
+}
+
+#[test]
+fn an_alarm_that_comes_early_and_is_not_set_again_is_found() {
+    let failure = find(Bug::SpentAlarm, 200);
     assert!(failure.text.contains("should have decided"), "{failure}");
 }
 

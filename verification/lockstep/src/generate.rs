@@ -380,7 +380,7 @@ fn number(
             _ => state.now + random.below(5_000) as u64,
         },
         (Label::CpuTimeSplit | Label::CpuTimeResize, 1) => {
-            one_of(random, &[49, 50, 100, 500, 900, 1_000, 5_000, 9_000, 100_000, 1_000_000])
+            one_of(random, &[49, 50, 100, 500, 900, 1_000, 5_000, 7_792, 7_793, 9_000, 100_000, 1_000_000])
         }
         (Label::CpuTimeSplit | Label::CpuTimeResize, 2) => {
             one_of(random, &[999, 1_000, 2_000, 10_000, 100_000, 1_000_000, 1_000_001]).max(args[0])

@@ -277,7 +277,7 @@ impl Machine for Host {
         self.registers(vcpu)[register as usize]
     }
 
-    fn route_irq(&mut self, route: u16, target: Option<(CoreId, u8)>) {
+    fn route_irq(&mut self, route: u16, target: Option<(CoreId, u8)>, _: bool) {
         match target {
             Some(target) => self.routes.insert(route, target),
             None => self.routes.remove(&route),

@@ -316,8 +316,10 @@ impl System {
         self.spec.now = self.kernel.machine.now;
         self.spec.periods.clear();
         for vcpu in self.spec.vcpus.keys() {
-            if let Some(reservation) = self.kernel.reservation_of(kernel_vcpu(*vcpu)) {
-                let period = Period { end: reservation.deadline.get(), length: reservation.period.get() };
+            let id = kernel_vcpu(*vcpu);
+            if let (Some(reservation), Some(free)) = (self.kernel.reservation_of(id), self.kernel.free_from_of(id)) {
+                let (end, length) = (reservation.deadline.get(), reservation.period.get());
+                let period = Period { end, length, free: free.get() };
                 self.spec.periods.insert(*vcpu, period);
             }
         }

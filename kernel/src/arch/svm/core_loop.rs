@@ -179,7 +179,7 @@ impl Running {
                 self.note_flush(&mut kernel);
                 kernel.count_exit(self.id, ExitKind::Nmi);
                 kernel.on_nmi(self.id, Ticks::new(at));
-                kernel.machine.look_at_deadlines();
+                kernel.machine.look_at_deadlines(Some(id));
                 routes::after_nmi(&mut kernel, id);
                 continue;
             }
@@ -362,7 +362,7 @@ impl Running {
     fn look_after_window(&mut self, kernel: &mut Lock) {
         if self.core.nmi.load(Ordering::Relaxed) {
             self.core.nmi.store(false, Ordering::Relaxed);
-            kernel.machine.look_at_deadlines();
+            kernel.machine.look_at_deadlines(None);
             routes::after_nmi(kernel, self.id);
         }
     }
@@ -390,7 +390,7 @@ impl Running {
         let at = rdtsc();
         let (mut kernel, holding) = self.take_lock(halting.left(&self.core.gate));
         kernel.on_nmi(self.id, Ticks::new(at));
-        kernel.machine.look_at_deadlines();
+        kernel.machine.look_at_deadlines(Some(self.id));
         routes::after_nmi(&mut kernel, self.id);
         self.release_lock(kernel);
         holding.gave_up()
