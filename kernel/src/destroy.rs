@@ -30,8 +30,8 @@ use cap_spec::abi::{CHANNEL_BITS, SLOT_BITS};
 
 /// Slots that one step looks at.
 const SCAN: u32 = 64;
-/// Vcpus of a VM that are stopped when the revocation of its base begins; any others run until they are reached.
-const STOPPED_FIRST: usize = 64;
+/// Vcpus of a VM that one step stops when its base is being revoked.
+const STOPPED_AT_ONCE: usize = 16;
 /// The slot of a channel that is kept for its zombie: the last.
 const CHANNEL_HOME: u32 = 3;
 
@@ -99,7 +99,7 @@ impl<M: Machine> Kernel<M> {
             self.take_away(work.target);
             return Step::Done;
         }
-        let leaf = self.leaf_to_destroy(work.target);
+        let Some(leaf) = self.leaf_to_destroy(work.target) else { return Step::Heavy };
         let cap = &self.slot(leaf).cap;
         if matches!(cap, Cap::Zombie(_)) {
             work.focus = leaf;
@@ -134,10 +134,10 @@ impl<M: Machine> Kernel<M> {
         Step::Light
     }
 
-    /// A leaf below `slot`. A launched VM on whose base the walk comes by is stopped for good: it cannot make
-    /// capabilities as fast as they are taken.
+    /// A leaf below `slot`. A launched VM on whose base the walk comes by is stopped for good first: it cannot make
+    /// capabilities as fast as they are taken. `None` if that was this step's work.
     #[inline]
-    fn leaf_to_destroy(&mut self, slot: SlotId) -> SlotId {
+    fn leaf_to_destroy(&mut self, slot: SlotId) -> Option<SlotId> {
         let mut leaf = slot;
         for _ in 0..MAX_DEPTH {
             let at = self.slot(leaf);
@@ -147,28 +147,35 @@ impl<M: Machine> Kernel<M> {
             }
             if let Cap::Untyped { vm, .. } = at.cap
                 && vm.is_some()
+                && !self.is_stopped(vm)
             {
-                self.stop_vm(vm);
+                return None;
             }
             leaf = child;
         }
-        leaf
+        Some(leaf)
     }
 
-    /// Stops the Vcpus of a VM whose base goes; none of them starts again.
-    fn stop_vm(&mut self, vm: VmId) {
+    /// True if a VM whose base goes has stopped; otherwise stops some of its Vcpus. None of them starts again, and one
+    /// that joins it is stopped.
+    fn is_stopped(&mut self, vm: VmId) -> bool {
         let header = self.machine.vm_mut(vm);
-        if core::mem::replace(&mut header.dying, true) {
-            return;
+        if !core::mem::replace(&mut header.dying, true) {
+            header.to_stop = header.vcpus;
         }
-        let mut vcpu = header.vcpus;
-        for _ in 0..STOPPED_FIRST {
+        let mut vcpu = header.to_stop;
+        if !vcpu.is_some() {
+            return true;
+        }
+        for _ in 0..STOPPED_AT_ONCE {
             if !vcpu.is_some() {
                 break;
             }
             self.stop_vcpu(vcpu);
             vcpu = self.machine.vcpu(vcpu).next;
         }
+        self.machine.vm_mut(vm).to_stop = vcpu;
+        false
     }
 
     // ---- one capability ------------------------------------------------------------------------------------------
@@ -440,7 +447,7 @@ impl<M: Machine> Kernel<M> {
             self.take_away(slot);
             return;
         }
-        let leaf = self.leaf_to_destroy(slot);
+        let Some(leaf) = self.leaf_to_destroy(slot) else { return };
         if self.is_to_be_emptied(leaf) {
             self.make_zombie(leaf);
             let home = self.move_home(leaf);

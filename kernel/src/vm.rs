@@ -39,8 +39,10 @@ pub struct Vm {
     pub region_bits: u8,
     /// Started for the first time.
     pub launched: bool,
-    /// Its base is being revoked: its Vcpus have been stopped and stay so.
+    /// Its base is being revoked: its Vcpus are being stopped, and none is started.
     pub dying: bool,
+    /// While it is dying, the first of its Vcpus that have not been stopped yet.
+    pub to_stop: VcpuId,
     /// First byte of the Untyped that it was made from.
     pub region_base: Hpa,
     /// Withdrawals from its tables so far; a core that entered with another number needs a new ASID.
@@ -65,6 +67,7 @@ impl Vm {
             region_bits,
             launched: false,
             dying: false,
+            to_stop: VcpuId::NONE,
             region_base,
             tlb_generation: 0,
             tags: [Tag::NONE; MAX_CORES],
@@ -168,6 +171,9 @@ impl<M: Machine> Kernel<M> {
             self.machine.vcpu_mut(prev).next = next;
         } else {
             self.machine.vm_mut(vm).vcpus = next;
+        }
+        if self.machine.vm(vm).to_stop == vcpu {
+            self.machine.vm_mut(vm).to_stop = next;
         }
         if foreign {
             let header = self.machine.vm_mut(vm);

@@ -8,6 +8,7 @@ use crate::destroy::{Step, Work};
 use crate::machine::Machine;
 use crate::run::Outcome;
 use crate::types::{CoreId, SlotId};
+use crate::vcpu::Run;
 use cap_spec::abi::{Error, Label, ObjectType};
 
 /// How a Delete or Revoke is driven: after how many steps its state is forgotten, as if the lock had been given up.
@@ -353,4 +354,40 @@ fn reclaiming_a_base_stops_its_vm_first() {
     assert!(world.kernel.machine.vm(vm).dying);
     assert_eq!(world.kernel.schedule(CoreId::new(1)).run, None);
     assert!(matches!(world.slot(MEMORY).cap, Cap::Untyped { .. }));
+}
+
+/// However many Vcpus a VM has, one step stops a few of them only, and nothing else is done before the last has stopped.
+#[test]
+fn a_dying_vm_is_stopped_in_bounded_steps() {
+    const VCPUS: u64 = 40;
+    let mut world = World::new();
+    let vm = super::hostile_launch::tenant(&mut world);
+    super::hostile_launch::launch(&mut world).unwrap();
+    world.retype(MEMORY, ObjectType::Vcpu, 0, 200, VCPUS);
+    for vcpu in 200..200 + VCPUS {
+        let id = world.vcpu_id(vcpu);
+        world.kernel.attach(id, vm);
+        world.kernel.machine.vcpu_mut(id).run = Run::Runnable;
+    }
+    let running = |world: &World| {
+        let is_running = |vcpu: &u64| world.kernel.machine.vcpu(world.vcpu_id(*vcpu)).run != Run::Stopped;
+        (200..200 + VCPUS).filter(is_running).count()
+    };
+    let mut work = Work::revoke(world.at(super::hostile_launch::PARENT));
+    let mut before = running(&world);
+    while before != 0 {
+        assert_eq!(world.kernel.destroy_step(&mut work), Step::Heavy);
+        let now = running(&world);
+        assert!((1..=16).contains(&(before - now)), "{before} were running, {now} are");
+        before = now;
+        // What a Vcpu that is still to be stopped might do meanwhile: one of those goes.
+        if now == VCPUS as usize - 16 {
+            let next = world.kernel.machine.vm(vm).to_stop;
+            world.kernel.machine.vcpu_mut(next).run = Run::Stopped;
+            world.kernel.detach(next);
+            before -= 1;
+        }
+    }
+    world.revoke(MEMORY);
+    assert_eq!(world.watermark(MEMORY), 0);
 }

@@ -7,7 +7,7 @@ use crate::types::{CoreId, VmId};
 use cap_spec::abi::{Error, Fault, Label, ObjectType};
 
 /// Slots of the root VM in which the tenant's things are before the launch.
-const PARENT: u64 = 20;
+pub(super) const PARENT: u64 = 20;
 const BASE: u64 = 21;
 const TENANT: u64 = 22;
 const THREAD: u64 = 23;
