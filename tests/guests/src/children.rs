@@ -58,6 +58,8 @@ pub mod at {
     pub const STRETCHES: usize = 0x18;
     /// Ticks by which the worst stretch came up short.
     pub const STRETCH_SHORT: usize = 0x20;
+    /// Ticks by which the best of the periods had more than the budget.
+    pub const OVER: usize = 0x28;
     /// Given: period, budget, and the gap between two readings of the clock that counts as away; ticks.
     pub const PERIOD: usize = 0x30;
     /// See `PERIOD`.
@@ -204,8 +206,15 @@ children! {
         "test r10d, r10d",
         "jz 6f",
         "inc qword ptr [rbx + 0x08]",
-        // More than the budget in one period does not make up for less in another.
         "mov rcx, [rbx + 0x38]",
+        "mov rdx, r11",
+        "sub rdx, rcx",
+        "jbe 7f",
+        "cmp rdx, [rbx + 0x28]",
+        "jbe 7f",
+        "mov [rbx + 0x28], rdx",
+        "7:",
+        // More than the budget in one period does not make up for less in another.
         "cmp r11, rcx",
         "cmova r11, rcx",
         "add r13, r11",
