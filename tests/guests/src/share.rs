@@ -31,8 +31,6 @@ pub struct Report {
     pub over: u64,
     /// Absences in these periods.
     pub absences: u64,
-    /// Ticks that they may have hidden in sum.
-    pub hidden: u64,
     /// Ticks owed in those periods.
     pub owed: u64,
     /// Ticks had in those periods, at most the budget of each.
@@ -123,7 +121,6 @@ impl Watch {
             self.report.worst = self.report.worst.max(short.saturating_sub(hidden));
             self.report.over = self.report.over.max(self.current.saturating_sub(budget));
             self.report.absences += self.absences;
-            self.report.hidden += hidden;
             self.report.windows += 1 + missed;
             self.report.owed += budget * (1 + missed);
             self.report.had += self.current.min(budget);

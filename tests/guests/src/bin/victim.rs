@@ -104,7 +104,7 @@ fn work(tenant: &Tenant, rounds: u64) -> u64 {
     let seen = watch.report();
     println!(
         "victim: {rounds} rounds, {damaged} damaged; {} periods of {} ticks, budget {}, worst {} short, best {} over; \
-         owed {}, had {}; {} absences may hide {}; charged {}, seen {}",
+         owed {}, had {}; {} absences; charged {}, seen {}",
         seen.windows,
         seen.period,
         seen.budget,
@@ -113,7 +113,6 @@ fn work(tenant: &Tenant, rounds: u64) -> u64 {
         seen.owed,
         seen.had,
         seen.absences,
-        seen.hidden,
         seen.charged,
         seen.seen
     );
@@ -126,7 +125,8 @@ fn work(tenant: &Tenant, rounds: u64) -> u64 {
     };
     check(seen.windows >= 3, "too few whole periods were seen");
     check(seen.worst <= tenant.micros(SHORT_MICROS), "a period came up short");
-    check(seen.had + seen.hidden + seen.owed / 100 >= seen.owed, "less than 99 % of what is owed was had");
+    // No allowance for what absences hide: their ends lie anywhere in a turn, mostly in none, and there are few of them.
+    check(seen.had + seen.owed / 100 >= seen.owed, "less than 99 % of what is owed was had");
     // With more cores it takes a short absence for time that it had.
     if cores > 1 {
         return failures;
