@@ -50,9 +50,10 @@ fn cases() -> impl Iterator<Item = (Which, u64, u64, Wanted)> {
         // SVME, as it reads, is 0 and stays set behind the guest's back: the next entry needs it.
         (Efer, 0, 1 << 12, Taken),
         (Efer, 1 << 12, 0, Refused),
-        // SCE and NXE.
+        // SCE, NXE, FFXSR.
         (Efer, 1, 0, Taken),
         (Efer, 0, 1 << 11, Taken),
+        (Efer, 1 << 14, 0, Taken),
     ];
     cr0.chain(cr4).chain(efer).chain(reserved.into_iter().map(|bit| (Efer, 1 << bit, 0, Refused)))
 }
