@@ -209,7 +209,7 @@ specs! {
     VcpuStop."Stop": args [] results [] errors [NotConfigured]
     "Stops it; when it returns no core runs it."
 
-    VcpuGetPage."GetPage": args [num("page", "0 the info page (READ, WRITE), 1 the handler page (READ)"), DEST, empty("index")]
+    VcpuGetPage."GetPage": args [num("page", "0 the info page (READ, and WRITE if the capability has it), 1 the handler page (READ)"), DEST, empty("index")]
     results [] errors [TooDeep]
     "Derives a Frame capability to a page that the kernel writes."
 

@@ -205,7 +205,13 @@ impl<M: Machine> Checker<'_, M> {
                 owners.push((base, bytes, node.id));
             }
             let Some(parent) = node.parent else { continue };
-            let above = self.slot(parent).cap;
+            let Slot { cap: above, rights, .. } = self.slot(parent);
+            hold!(
+                self,
+                rights.contains(node.slot.rights),
+                "{:?} has a right that its parent {parent:?} lacks",
+                node.id
+            );
             let Some((start, size)) = Self::extent(&above) else {
                 hold!(self, matches!(above, Cap::Machine), "{:?} is memory below something else", node.id);
                 continue;

@@ -388,7 +388,7 @@ impl<M: Machine> Kernel<M> {
         }
     }
 
-    /// The last checks of every `GetPage`: destination and depth.
+    /// The last checks of every `GetPage`: destination and depth. What is derived has no right that its source lacks.
     pub(crate) fn decode_page(
         &self,
         call: &Invoked,
@@ -402,7 +402,7 @@ impl<M: Machine> Kernel<M> {
         if self.is_too_deep(call.id) {
             return Err(Fault::new(Error::TooDeep, 0));
         }
-        Ok(Invocation::GivePage { from: call.id, to, page, rights })
+        Ok(Invocation::GivePage { from: call.id, to, page, rights: rights.intersection(call.slot.rights) })
     }
 
     /// The Vcpu that argument `number` names with WRITE.

@@ -9,19 +9,24 @@ use crate::machine::Machine;
 use crate::types::SlotId;
 use cap_spec::abi::{Error, Fault, Label};
 
-/// Ports that are never handed out, first and last: both interrupt controllers and their trigger modes, the timer and the
+/// Ports that are never handed out, first and last. Whoever has one could reach memory, interrupts or the machine's state
+/// past the kernel: DMA controllers and their pages, both interrupt controllers and their trigger modes, the timer and the
 /// NMI and speaker gate beside it, the keyboard controller's commands (reset), CMOS with the NMI mask, system control (A20,
-/// reset), power management, and PCI configuration.
-pub const FORBIDDEN: [(u16, u16); 10] = [
+/// reset), power management, an emulator's firmware configuration (it copies to any address), and PCI configuration.
+pub const FORBIDDEN: [(u16, u16); 14] = [
+    (0x00, 0x1f),
     (0x20, 0x21),
     (0x40, 0x43),
     (0x61, 0x61),
     (0x64, 0x64),
     (0x70, 0x71),
+    (0x80, 0x8f),
     (0x92, 0x92),
     (0xa0, 0xa1),
     (0xb2, 0xb3),
+    (0xc0, 0xdf),
     (0x4d0, 0x4d1),
+    (0x510, 0x51b),
     (0xcf8, 0xcff),
 ];
 

@@ -24,9 +24,10 @@ const MACHINE: &str = "q35,sata=off,smbus=off";
 pub const DEBUG_EXIT_PORT: u16 = 0xf4;
 
 /// How guest instructions are executed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Acceleration {
     /// QEMU's translator with the instruction clock: slow, and the same in every run.
+    #[value(name = "clock")]
     InstructionClock,
     /// QEMU's translator with one thread per core and the real clock: for real races.
     Threads,

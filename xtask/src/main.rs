@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 use xtask::boot::Guest;
+use xtask::emulator::Acceleration;
 use xtask::scenario::{Overrides, Refused};
 use xtask::{abi, bench, boot, build, market, new, run, setup, tcb, test};
 
@@ -100,6 +101,9 @@ struct BootArguments {
     /// Images to put into its boot archive.
     #[arg(long, value_name = "IMAGE")]
     with: Vec<String>,
+    /// How instructions are executed.
+    #[arg(long, value_enum, default_value_t = Acceleration::InstructionClock)]
+    accel: Acceleration,
     /// Wall time in seconds after which it counts as hung.
     #[arg(long, default_value_t = 60, value_name = "SECONDS")]
     timeout: u64,
@@ -207,6 +211,7 @@ fn execute(command: Command) -> Result<u8> {
                 memory_mib: arguments.memory,
                 command_line: arguments.command_line,
                 images: arguments.with,
+                acceleration: arguments.accel,
                 ..Guest::new(&arguments.image)
             };
             boot::boot(&guest, Duration::from_secs(arguments.timeout)).map(|()| 0)

@@ -16,7 +16,8 @@
 //! * **Signal** sets event bits (not 0) and wakes it if it waits for one of them. **Wait** takes the events of a mask
 //!   (not 0) on the invoker's own Vcpu (`Forbidden` for another); if there are none and the deadline has not passed, the
 //!   invoker sleeps until there are, or until the deadline, and then gets what there is.
-//! * **GetPage** derives a Frame capability to the info page (READ, WRITE) or to the handler page (READ).
+//! * **GetPage** derives a Frame capability to the info page (READ, and WRITE if the invoked one has it) or to the handler
+//!   page (READ).
 
 use core::ops::RangeInclusive;
 

@@ -50,7 +50,7 @@ pub(super) fn get_page(state: &mut State, call: Invoked) -> Result<Outcome, Faul
 }
 
 /// Derives a Frame capability to a page that the kernel writes, into the slot that arguments `number` and `number + 1`
-/// name.
+/// name, with those of `rights` that the invoked capability has.
 pub(super) fn derive_page(
     state: &mut State,
     call: Invoked,
@@ -62,6 +62,7 @@ pub(super) fn derive_page(
     check_depth(state, call.slot, 0)?;
     let extent = Extent { base: page, bits: PAGE_BITS };
     let cap = Cap::Frame { extent, kernel_page: true, mapping: None };
+    let rights = rights & state.slots[&call.slot].rights;
     derive(state, call.slot, destination, cap, rights, Kind::Copy);
     Ok(Outcome::NOTHING)
 }

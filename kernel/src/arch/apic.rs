@@ -91,6 +91,12 @@ pub fn set_timer(lvt: u64, divide: u64, count: u64) {
     write(Msr::X2APIC_TIMER_INITIAL, count);
 }
 
+/// True while some vector is requested and not yet taken.
+#[inline]
+pub fn any_requested() -> bool {
+    (0..8).any(|word| rdmsr(Msr::irr(word)) != 0)
+}
+
 /// True while a vector is requested and not yet taken.
 pub fn requested(vector: u8) -> bool {
     rdmsr(Msr::irr(u32::from(vector) / 32)) >> (vector % 32) & 1 != 0

@@ -5,6 +5,7 @@
 //! halts the core instead. Guests' interrupts are
 //! accepted by [`drain`] alone.
 
+use super::apic;
 use super::core_area::{AREA_BYTES, Core};
 use core::arch::{asm, global_asm};
 use core::mem::offset_of;
@@ -30,10 +31,27 @@ unsafe extern "C" {
     static interrupt_stubs: [[u8; 16]; 256];
     /// Takes pending NMIs.
     pub safe fn take_nmi();
-    /// Takes pending NMIs, and accepts every interrupt that is requested from this core: the stubs record and end them.
-    pub safe fn drain();
+    /// Takes pending NMIs, and accepts what interrupts have come from the controller to the core: the stubs record and end
+    /// them.
+    #[link_name = "drain"]
+    safe fn drain_once();
     /// Halts until an NMI comes.
     pub safe fn idle();
+}
+
+/// Drains after which an interrupt that is still requested is not on its way any more.
+const MAX_DRAINS: usize = 16;
+
+/// Takes pending NMIs, and accepts every interrupt that is requested from this core, whose task priority is 0. One may still
+/// be on its way from the controller to the core when the window closes; so the controller is asked.
+#[inline]
+pub fn drain() {
+    for _ in 0..MAX_DRAINS {
+        drain_once();
+        if !apic::any_requested() {
+            return;
+        }
+    }
 }
 
 static IDT: Once<[Entry<()>; 256]> = Once::new();

@@ -4,7 +4,7 @@ use super::base::*;
 use crate::cap::Cap;
 use crate::machine::Machine;
 use crate::types::{CoreId, VmId};
-use cap_spec::abi::{Error, Fault, Label, ObjectType};
+use cap_spec::abi::{Error, Fault, Label, ObjectType, Rights};
 
 /// Slots of the root VM in which the tenant's things are before the launch.
 pub(super) const PARENT: u64 = 20;
@@ -250,6 +250,15 @@ fn pages_that_the_kernel_writes_stay_outside_read_only() {
     is_refused(&mut world);
     world.delete(TRICK + 2);
     launch(&mut world).unwrap();
+}
+
+#[test]
+fn a_page_has_no_right_that_the_capability_to_its_vcpu_lacks() {
+    let mut world = World::new();
+    prepare(&mut world);
+    world.ok(Label::CNodeMint, CNODE, [TRICK, THREAD, Rights::READ.bits().into(), 0, 0]);
+    world.ok(Label::VcpuGetPage, TRICK, [0, CNODE, TRICK + 1, 0, 0]);
+    assert_eq!(world.slot(TRICK + 1).rights, Rights::READ);
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! The probe: what only whole machines show, checked by a root image of its own (`tests/guests/src/bin/probe.rs`) with
 //! nothing but the kernel under it. One machine runs all checks; each is a test here.
 
-use e2e::{Finished, boot, xtask::boot::Guest};
+use e2e::xtask::{boot::Guest, emulator::Acceleration};
+use e2e::{Finished, boot};
 use std::sync::OnceLock;
 
 /// Runs the probe on `cores` cores.
@@ -64,6 +65,8 @@ checks! {
     cpu_time_is_delivered_every_period = cpu_time_is_delivered;
     /// 85 % beside a Vcpu for which the core is called from another one as often as can be: no period 20 us short.
     calls_from_another_core_take_no_time = calls_from_another_core_take_no_time;
+    /// 30 % of an idle core: in no period 20 us more than that, either.
+    cpu_time_is_no_more_than_the_budget = budget_is_also_the_most;
     /// A core that nobody wants executes no instructions.
     idle_cores_execute_nothing = idle_cores_execute_nothing;
     /// Statistics pages, per VM and global, against what was done.
@@ -72,9 +75,13 @@ checks! {
     spinning_vm_is_taken_back = spinner_is_taken_back;
     /// A page that is revoked while another core reads it.
     shootdown_reaches_a_running_core = shootdown_reaches_a_running_core;
-    /// The same capabilities mapped, unmapped, copied and deleted from two cores against each other.
+    /// Reserved and dangerous bits of CR0, CR4 and EFER, each by a VM of its own.
+    hostile_control_registers_one_by_one = control_registers_one_by_one;
+    /// The same capabilities used in every way from two cores against each other: answers, balance, what comes back.
     hostile_races_of_two_cores = races_of_two_cores;
-    /// A modified market can neither keep a hand in a tenant nor reach it once it runs.
+    /// Random invocations of two and more Vcpus on two cores: as above.
+    hostile_random_races_of_two_cores = random_races_of_two_cores;
+    /// A modified market can neither keep a hand in a tenant nor reach it once it runs, nor read what it leaves.
     hostile_market = hostile_market;
     /// Routes, ports and CPU time are split up and bound until they are refused.
     hostile_exhausts_routes_ports_and_time = exhaustion_ends_in_refusals;
@@ -99,4 +106,16 @@ fn probe_ends_well_on_one_core() {
     for check in CHECKS {
         expect(&run, check);
     }
+}
+
+/// The races once more on a machine whose cores are threads of the host, so that they really happen at the same time. Not
+/// the same in every run: nothing here depends on how long anything takes, and every answer and end is one that is right
+/// in any order.
+#[test]
+fn hostile_races_for_real() {
+    let command_line = "check=races_for_real".to_string();
+    let guest = Guest { cores: 2, acceleration: Acceleration::Threads, command_line, ..Guest::new("probe") };
+    let run = boot(&guest);
+    expect(&run, "races_for_real");
+    run.expect_good();
 }

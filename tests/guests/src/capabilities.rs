@@ -31,7 +31,7 @@ impl Random {
 
     /// A number that is likely to be near something: a small one, a power of two and its neighbours, an address, or
     /// any.
-    fn interesting(&mut self) -> u64 {
+    pub(crate) fn interesting(&mut self) -> u64 {
         match self.below(6) {
             0 => self.below(16),
             1 => self.below(128),

@@ -10,7 +10,7 @@ macro_rules! children {
                 concat!(".global child_", stringify!($name)),
                 concat!("child_", stringify!($name), ":"),
                 // Every child may use every name.
-                "/* {shared} {signal_wait} {signal} {channel} {wait} {vcpu} {map} {unmap} {copy} {delete} {start} \
+                "/* {shared} {signal_wait} {signal} {channel} {wait} {vcpu} {map} {unmap} {start} \
                  {stop} {retype} {revoke} {frame} {slept} {prompt_ticks} {away_ticks} */",
                 $($line,)+
                 concat!(".global child_", stringify!($name), "_end"),
@@ -21,8 +21,6 @@ macro_rules! children {
                 channel = const crate::root::CHILD_CHANNEL,
                 map = const cap_spec::abi::Label::FrameMap as u64,
                 unmap = const cap_spec::abi::Label::FrameUnmap as u64,
-                copy = const cap_spec::abi::Label::CNodeCopy as u64,
-                delete = const cap_spec::abi::Label::CNodeDelete as u64,
                 retype = const cap_spec::abi::Label::UntypedRetype as u64,
                 revoke = const cap_spec::abi::Label::CNodeRevoke as u64,
                 frame = const cap_spec::abi::ObjectType::Frame as u64,
@@ -61,6 +59,8 @@ pub mod at {
     pub const STRETCHES: usize = 0x18;
     /// Ticks by which the worst stretch came up short.
     pub const STRETCH_SHORT: usize = 0x20;
+    /// Ticks by which the best of the periods had more than the budget.
+    pub const OVER: usize = 0x28;
     /// Given: period, budget, and the gap between two readings of the clock that counts as away; ticks.
     pub const PERIOD: usize = 0x30;
     /// See `PERIOD`.
@@ -69,7 +69,68 @@ pub mod at {
     pub const GAP: usize = 0x40;
 }
 
+/// Offsets in the shared page of [`keeps`].
+pub mod keeper {
+    /// Rounds made over the pages.
+    pub const ROUNDS: usize = 0x00;
+    /// Given: the pattern.
+    pub const PATTERN: usize = 0x08;
+    /// Pages that are full of it.
+    pub const FILLED: usize = 0x10;
+    /// Words that were found changed.
+    pub const DAMAGED: usize = 0x18;
+    /// Pages behind the code that it fills.
+    pub const PAGES: u16 = 6;
+    /// Slot of its lease of two pages, which it maps at 0x150000.
+    pub const LEASE: u16 = 50;
+}
+
 children! {
+    /// Fills its pages, two more that it makes of the lease in its slot [`keeper::LEASE`], and registers with the pattern;
+    /// then looks over and over whether it is still there. See [`keeper`]. Stops if the lease is taken.
+    keeps:
+        "mov rbx, {shared}",
+        "mov eax, {retype}",
+        "mov edi, 50",
+        "mov esi, {frame}",
+        "mov edx, 12",
+        "mov r10d, 1",
+        "mov r8d, 51",
+        "mov r9d, 2",
+        "vmmcall",
+        "mov eax, {map}",
+        "mov edi, 51",
+        "mov esi, 2",
+        "mov edx, 0x150000",
+        "mov r10d, 3",
+        "mov r8d, 1",
+        "vmmcall",
+        "mov rax, [rbx + 0x08]",
+        // Extended state, too, which lies in the Vcpu while it is out.
+        "movq xmm0, rax",
+        "movq xmm15, rax",
+        "mov r15, rax",
+        "mov edi, 0x4000",
+        "mov ecx, 6 * 512",
+        "rep stosq",
+        "mov edi, 0x150000",
+        "mov ecx, 2 * 512",
+        "rep stosq",
+        "mov qword ptr [rbx + 0x10], 8",
+        "2:",
+        "mov edi, 0x4000",
+        "mov ecx, 6 * 512",
+        "repe scasq",
+        "jne 3f",
+        "mov edi, 0x150000",
+        "mov ecx, 2 * 512",
+        "repe scasq",
+        "jne 3f",
+        "inc qword ptr [rbx]",
+        "jmp 2b",
+        "3:",
+        "inc qword ptr [rbx + 0x18]",
+        "jmp 2b";
     /// Writes the TSC at its first instruction and then at each wake-up into the first shared word, and answers each
     /// signal with signal-and-wait.
     echo:
@@ -146,8 +207,15 @@ children! {
         "test r10d, r10d",
         "jz 6f",
         "inc qword ptr [rbx + 0x08]",
-        // More than the budget in one period does not make up for less in another.
         "mov rcx, [rbx + 0x38]",
+        "mov rdx, r11",
+        "sub rdx, rcx",
+        "jbe 7f",
+        "cmp rdx, [rbx + 0x28]",
+        "jbe 7f",
+        "mov [rbx + 0x28], rdx",
+        "7:",
+        // More than the budget in one period does not make up for less in another.
         "cmp r11, rcx",
         "cmova r11, rcx",
         "add r13, r11",
@@ -265,61 +333,6 @@ children! {
         "3:",
         "inc qword ptr [rbx + 8]",
         "jmp 3b";
-    /// Maps and unmaps the frame in its slot 24 at 1 MiB and a bit, takes a copy of it and deletes it, makes frames of the
-    /// Untyped in its slot 27 and revokes it, in a loop: what two cores do against each other, whoever comes first. Rounds
-    /// in the first shared word; in the ones from 8 on, how often each of the six was carried out.
-    remap:
-        "mov rbx, {shared}",
-        // The VM's second Vcpu, which only the VM itself can start; refused when it runs.
-        "mov eax, {start}",
-        "mov edi, 26",
-        "vmmcall",
-        "2:",
-        "mov eax, {map}",
-        "mov edi, 24",
-        "mov esi, 2",
-        "mov edx, 0x150000",
-        "mov r10d, 3",
-        "vmmcall",
-        "cmp eax, 1",
-        "lock adc qword ptr [rbx + 8], 0",
-        "mov eax, {unmap}",
-        "mov edi, 24",
-        "vmmcall",
-        "cmp eax, 1",
-        "lock adc qword ptr [rbx + 16], 0",
-        "mov eax, {copy}",
-        "mov edi, 1",
-        "mov esi, 25",
-        "mov edx, 24",
-        "mov r10d, 3",
-        "vmmcall",
-        "cmp eax, 1",
-        "lock adc qword ptr [rbx + 24], 0",
-        "mov eax, {delete}",
-        "mov edi, 1",
-        "mov esi, 25",
-        "vmmcall",
-        "cmp eax, 1",
-        "lock adc qword ptr [rbx + 32], 0",
-        "mov eax, {retype}",
-        "mov edi, 27",
-        "mov esi, {frame}",
-        "mov edx, 12",
-        "mov r10d, 1",
-        "mov r8d, 40",
-        "mov r9d, 2",
-        "vmmcall",
-        "cmp eax, 1",
-        "lock adc qword ptr [rbx + 40], 0",
-        "mov eax, {revoke}",
-        "mov edi, 1",
-        "mov esi, 27",
-        "vmmcall",
-        "cmp eax, 1",
-        "lock adc qword ptr [rbx + 48], 0",
-        "lock inc qword ptr [rbx]",
-        "jmp 2b";
     /// Reads the page at 0x150000 of another core's mapping for ever, counting in the first shared word; stops at the
     /// first fault, as it has no upcall.
     reader:

@@ -7,10 +7,12 @@ extern crate alloc;
 
 pub mod capabilities;
 pub mod children;
+pub mod control;
 pub mod instructions;
 pub mod interrupt;
 pub mod memory;
 pub mod page_fault;
+pub mod race;
 pub mod ring3;
 pub mod root;
 pub mod share;

@@ -69,6 +69,12 @@ pub fn word(page: u64, offset: usize) -> u64 {
     unsafe { core::ptr::with_exposed_provenance::<u64>(page as usize + offset).read_volatile() }
 }
 
+/// Writes a word of a page that is shared with a child.
+pub fn set_word(page: u64, offset: usize, value: u64) {
+    // SAFETY: the page is mapped there, and nobody refers to it.
+    unsafe { core::ptr::with_exposed_provenance_mut::<u64>(page as usize + offset).write_volatile(value) };
+}
+
 /// The time-stamp counter.
 #[inline(always)]
 pub fn tsc() -> u64 {
@@ -240,8 +246,21 @@ impl Root {
         extra_pages: u16,
         shared: &[Cap<Frame>],
     ) -> Result<Child, Fault> {
+        self.child_in(block, CHILD_BITS, time, code, extra_pages, shared)
+    }
+
+    /// As [`Root::child_from`], with a base of another size.
+    pub fn child_in(
+        &mut self,
+        block: Cap<Untyped>,
+        bits: u8,
+        time: Cap<CpuTime>,
+        code: &[u8],
+        extra_pages: u16,
+        shared: &[Cap<Frame>],
+    ) -> Result<Child, Fault> {
         let all = Rights::READ | Rights::WRITE | Rights::EXECUTE;
-        let base: Cap<Untyped> = block.retype(CHILD_BITS, self.slot())?;
+        let base: Cap<Untyped> = block.retype(bits, self.slot())?;
         let cnode: Cap<CNode> = base.retype(CHILD_CNODE_BITS, self.slot())?;
         let node = cnode.slot().index();
         let inside = |index: u16| Slot::in_node(node, index);
@@ -292,6 +311,38 @@ impl Root {
         vcpu.bind_time(time)?;
         inside(slots::BASE).move_from(base)?;
         Ok(Child { block, vcpu, vm, cnode, time, channel: ours })
+    }
+
+    /// A block that was revoked is whole and without children, and all of it, made into frames anew, is zero: says what
+    /// is not so, if anything.
+    pub fn is_clean(&mut self, block: Cap<Untyped>, bits: u8) -> Result<Result<(), &'static str>, Fault> {
+        const ROW: u64 = 32;
+        let found = block.slot().identify()?;
+        if found.size_bits != bits || found.amount != 1 << bits || found.has_children {
+            return Ok(Err("the block is not whole"));
+        }
+        let (mark, pages) = (self.mark(), 1u64 << (bits - 12));
+        let row = pages.min(ROW);
+        let (first, window) = (self.slots(row as u16), self.window(row));
+        let mut clean = true;
+        for _ in 0..pages / row {
+            block.retype_many::<Frame>(12, first, row as u16)?;
+            first.cap::<Frame>().map_row(own::VM, window, Rights::READ, row - 1)?;
+            clean &= (0..row * 512).all(|index| word(window, index as usize * 8) == 0);
+            // The frames stay, so that the next row is of other memory; their capabilities make room.
+            for page in 0..row as u16 {
+                first.after(page).delete()?;
+            }
+        }
+        self.reset_window(window);
+        let used_up = block.retype::<Frame>(12, first).is_err_and(|fault| fault.error == Error::NotEnoughMemory);
+        block.revoke()?;
+        self.return_to(mark)?;
+        Ok(match (clean, used_up) {
+            (true, true) => Ok(()),
+            (false, _) => Err("the block is not clean"),
+            (_, false) => Err("the block is larger than it was"),
+        })
     }
 
     /// Launches a child: its VM, CNode and Vcpu move into its own CSpace.

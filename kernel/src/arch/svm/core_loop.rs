@@ -29,6 +29,8 @@ use kernel::{Decision, FaultAction, Outcome};
 const ACCESS_BITS: u64 = 0b1_0111;
 /// Type field of an event.
 const EVENT_TYPE: u64 = 7 << 8;
+/// Type of an event: exception.
+const EVENT_EXCEPTION: u64 = 3 << 8;
 /// Type of an event: software interrupt. It is executed again, not injected.
 const EVENT_SOFTWARE: u64 = 4 << 8;
 
@@ -439,7 +441,9 @@ impl Running {
         if event & EVENT_VALID == 0 {
             return;
         }
-        if event & EVENT_TYPE == EVENT_SOFTWARE {
+        // INT3 and INTO are told as exceptions, but are executed again as well: nothing else raises these two.
+        let breakpoint = event & EVENT_TYPE == EVENT_EXCEPTION && matches!(event as u8, 3 | 4);
+        if event & EVENT_TYPE == EVENT_SOFTWARE || breakpoint {
             vmcb.control.exit_int_info = 0;
             return;
         }

@@ -1,15 +1,15 @@
-//! That a VM reaches nobody else: taken back, cut off, raced, kept from the market, reported.
+//! That a VM reaches nobody else: taken back, cut off, reported.
 
 use alloc::format;
-use cap_spec::abi::{Error, ROOT_BOOT_INFO, Rights, StopReason, boot_info, handler_page, slots};
+use cap_spec::abi::{ROOT_BOOT_INFO, Rights, StopReason, boot_info, handler_page};
 use guests::children;
-use guests::root::{CHILD_BITS, Child, Root, SHARED, tsc, word};
+use guests::root::{CHILD_BITS, Root, tsc, word};
 use guests::switched::at;
 use proto::start::RING_STRIDE;
-use userlib::cap::{CNode, Cap, Fault, Frame, Slot, Untyped, VcpuPage, Vm, own};
+use userlib::cap::{CNode, Cap, Frame, Slot, Untyped, VcpuPage, own};
 use userlib::channel::{ChannelError, Endpoint};
 
-use crate::{Check, end, expect_rounds, last_core, micros, second_vcpu, set_word, sleep, told};
+use crate::{Check, end, expect_rounds, last_core, micros, set_word, sleep, told};
 
 /// `cli; spin` on the root VM's own core: the root VM goes on, and can kill it.
 pub fn spinner_is_taken_back(root: &mut Root) -> Check {
@@ -49,98 +49,6 @@ pub fn shootdown_reaches_a_running_core(root: &mut Root) -> Check {
     sleep(root, 20_000);
     if word(address, 0) > after + 1 {
         return Err("the reader went on".into());
-    }
-    end(&child)
-}
-
-/// Two Vcpus of one VM on two cores, each mapping, unmapping, copying, deleting, making and revoking the same objects.
-pub fn races_of_two_cores(root: &mut Root) -> Check {
-    if root.cores < 2 {
-        return Ok(());
-    }
-    let (page, address) = root.shared_page().map_err(told("page"))?;
-    let period = micros(root, 4_000);
-    let child = root.child(children::remap(), 1, &[page], 1, period / 2, period).map_err(told("child"))?;
-    let node = child.cnode.slot().index();
-    let base: Cap<Untyped> = Slot::in_node(node, slots::BASE).cap();
-    base.retype::<Frame>(12, Slot::in_node(node, 24)).map_err(told("frame"))?;
-    base.retype::<Untyped>(13, Slot::in_node(node, 27)).map_err(told("memory"))?;
-    let (_, time) = second_vcpu(root, &child, period / 4, period)?;
-    root.launch(&child).map_err(told("launch"))?;
-    sleep(root, 60_000);
-    if word(address, 0) < 50 {
-        return Err(format!("only {} rounds", word(address, 0)));
-    }
-    // Each was carried out now and then, and each lost now and then against the other core.
-    for (number, what) in ["map", "unmap", "copy", "delete", "retype", "revoke"].into_iter().enumerate() {
-        let (rounds, done) = (word(address, 0), word(address, 8 + 8 * number));
-        if done == 0 {
-            return Err(format!("{what} was never carried out in {rounds} rounds"));
-        }
-    }
-    time.delete().map_err(told("time"))?;
-    end(&child)
-}
-
-/// A market that wants to see a running tenant: every way to keep a hand in it makes the launch fail, and afterwards
-/// nothing that it holds reads or steers the tenant.
-pub fn hostile_market(root: &mut Root) -> Check {
-    let rights = Rights::READ | Rights::WRITE;
-    let period = micros(root, 10_000);
-    type Trick = fn(&mut Root, &Child) -> Result<(), Fault>;
-    let tricks: &[(&str, Trick)] = &[
-        ("a frame mapped in the market's VM", |root, child| {
-            let inside = Slot::in_node(child.cnode.slot().index(), 19).cap::<Frame>();
-            inside.unmap()?;
-            let at = root.window(1);
-            inside.map(own::VM, at, Rights::READ)
-        }),
-        ("a copy of a frame", |root, child| {
-            let inside = Slot::in_node(child.cnode.slot().index(), 21).cap::<Frame>();
-            root.slot().copy(inside, Rights::READ).map(drop)
-        }),
-        ("a copy of the address space", |root, child| root.slot().copy(child.vm, Rights::WRITE).map(drop)),
-        ("a copy of the CNode", |root, child| root.slot().copy(child.cnode, Rights::all()).map(drop)),
-        ("a copy of the Vcpu", |root, child| root.slot().copy(child.vcpu, Rights::all()).map(drop)),
-        ("the info page", |root, child| child.vcpu.page(VcpuPage::Info, root.slot()).map(drop)),
-        ("writable memory of the market's", |root, child| {
-            let frame: Cap<Frame> = root.make(12)?;
-            frame.map(child.vm, 0x18_0000, Rights::READ | Rights::WRITE)
-        }),
-        ("a second VM in the base", |_, child| {
-            let node = child.cnode.slot().index();
-            Slot::in_node(node, slots::BASE).cap::<Untyped>().retype::<Vm>(0, Slot::in_node(node, 40)).map(drop)
-        }),
-    ];
-    for (what, trick) in tricks {
-        let (page, _) = root.shared_page().map_err(told("page"))?;
-        let child = root.child(children::count(), 1, &[page], 0, period / 10, period).map_err(told("child"))?;
-        trick(root, &child).map_err(|fault| format!("{what}: {fault:?}"))?;
-        match root.launch(&child) {
-            Err(Fault { error: Error::NotConfined, .. }) => {}
-            other => return Err(format!("{what}: launch says {other:?}")),
-        }
-        end(&child)?;
-    }
-    // An honest launch; then everything that the market still holds is tried.
-    let (page, address) = root.shared_page().map_err(told("page"))?;
-    let child = root.child(children::count(), 1, &[page], 0, period / 10, period).map_err(told("child"))?;
-    root.launch(&child).map_err(told("launch"))?;
-    let slot = root.slot();
-    let attempts = [
-        ("its Vcpu", child.vcpu.stop()),
-        ("its address space", page.map(child.vm, SHARED, rights)),
-        ("its CNode", Slot::root(slot.index()).copy(child.cnode, Rights::all()).map(drop)),
-        ("its block", child.block.retype::<Frame>(12, slot).map(drop)),
-    ];
-    for (what, outcome) in attempts {
-        if outcome.is_ok() {
-            return Err(format!("{what} is still in the market's hands"));
-        }
-    }
-    sleep(root, 20_000);
-    if word(address, 0) == 0 {
-        return Err("the honest tenant never ran".into());
     }
     end(&child)
 }

@@ -1,6 +1,6 @@
 //! The probe: a root image that checks what only whole machines show, one check after the other, and reports each on a
 //! line of its own: `probe NAME: ok` or `probe NAME: FAILED: why`. With `check=NAME` on the kernel command line, that one
-//! alone.
+//! alone; some are made only so, as they want a machine whose cores run side by side.
 #![no_std]
 #![no_main]
 
@@ -9,6 +9,9 @@ extern crate alloc;
 mod counters;
 mod exhaustion;
 mod isolation;
+mod market;
+mod racing;
+mod registers;
 mod switching;
 mod time;
 
@@ -16,7 +19,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use cap_spec::abi::{Register, slots};
-use guests::root::{Child, Root, option, tsc, word};
+use guests::root::{Child, Root, option, set_word, tsc, word};
 use guests::switched::{self, at};
 use proto::host::Record;
 use userlib::cap::{Cap, CpuTime, Fault, Slot, Untyped, Vcpu, own};
@@ -45,22 +48,29 @@ const CHECKS: &[Named] = &[
     ("cut_off_events_are_injected_again", switching::cut_off_events_are_injected_again),
     ("cpu_time_is_delivered", time::cpu_time_is_delivered),
     ("calls_from_another_core_take_no_time", time::calls_from_another_core_take_no_time),
+    ("budget_is_also_the_most", time::budget_is_also_the_most),
     ("idle_cores_execute_nothing", time::idle_cores_execute_nothing),
     ("statistics_count_what_is_done", counters::statistics_count_what_is_done),
     ("spinner_is_taken_back", isolation::spinner_is_taken_back),
     ("shootdown_reaches_a_running_core", isolation::shootdown_reaches_a_running_core),
-    ("races_of_two_cores", |root| time::beside_a_victim(root, isolation::races_of_two_cores)),
-    ("hostile_market", |root| time::beside_a_victim(root, isolation::hostile_market)),
+    ("control_registers_one_by_one", |root| time::beside_a_victim(root, registers::control_registers_one_by_one)),
+    ("races_of_two_cores", |root| time::beside_a_victim(root, racing::races_of_two_cores)),
+    ("random_races_of_two_cores", |root| time::beside_a_victim(root, racing::random_races_of_two_cores)),
+    ("hostile_market", |root| time::beside_a_victim(root, market::hostile_market)),
     ("exhaustion_ends_in_refusals", |root| time::beside_a_victim(root, exhaustion::exhaustion_ends_in_refusals)),
     ("ring_goes_under_its_user", |root| time::beside_a_victim(root, isolation::ring_goes_under_its_user)),
     ("stopped_vm_is_reported", isolation::stopped_vm_is_reported),
 ];
 
+/// Checks that are made only when they are asked for.
+const ON_DEMAND: &[Named] = &[("races_for_real", racing::races_for_real)];
+
 fn main() -> ! {
     let mut root = Root::new().unwrap_or_else(|fault| panic!("no root: {fault:?}"));
     let mut failed = 0;
     let only = option("check");
-    for (name, check) in CHECKS.iter().filter(|(name, _)| only.is_empty() || *name == only) {
+    let asked_for = ON_DEMAND.iter().filter(|(name, _)| *name == only);
+    for (name, check) in CHECKS.iter().filter(|(name, _)| only.is_empty() || *name == only).chain(asked_for) {
         let mark = root.mark();
         match check(&mut root) {
             Ok(()) => root.text(&format!("probe {name}: ok\n")),
@@ -122,12 +132,6 @@ const PERIOD_MICROS: u64 = 2_000;
 /// The root VM's neighbours are on another core if there is one.
 fn last_core(root: &Root) -> u16 {
     (root.cores - 1) as u16
-}
-
-/// Writes a word of a page that is shared with a child.
-fn set_word(page: u64, offset: usize, value: u64) {
-    // SAFETY: the page is mapped there, and nobody refers to it.
-    unsafe { core::ptr::with_exposed_provenance_mut::<u64>(page as usize + offset).write_volatile(value) };
 }
 
 /// A child has made at least so many rounds and found nothing wrong.

@@ -134,6 +134,24 @@ pub fn calls_from_another_core_take_no_time(root: &mut Root) -> Check {
     end(&victim)
 }
 
+/// A buyer of 30 % of a core that nobody else wants is given that, and no more: in no period 20 us less or 20 us more.
+pub fn budget_is_also_the_most(root: &mut Root) -> Check {
+    let (child, seen) = neighbour(root, children::periods(), last_core(root), 30)?;
+    let period = micros(root, 10_000);
+    // While the root VM sleeps, no other core executes anything: the child's clock is its own.
+    for (offset, value) in [(at::PERIOD, period), (at::BUDGET, period * 30 / 100), (at::GAP, 2_000)] {
+        set_word(seen, offset, value);
+    }
+    root.launch(&child).map_err(told("launch"))?;
+    sleep(root, 350_000);
+    let (periods, short, over) = (word(seen, at::PERIODS), word(seen, at::SHORT), word(seen, at::OVER));
+    let most = micros(root, SHORT_MICROS);
+    if periods < 3 * PERIODS || short > most || over > most {
+        return Err(format!("of {periods} periods one came up {short} ticks short, and one had {over} too many"));
+    }
+    end(&child)
+}
+
 /// No period of anybody came up more than 20 us short since the start, says the kernel.
 fn kernel_counts_no_shortfall(root: &mut Root) -> Check {
     let machine: Cap<Machine> = Slot::root(slots::MARKET).cap();
