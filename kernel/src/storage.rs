@@ -56,6 +56,8 @@ pub struct Hardware {
     pub routes: Routes,
     devices: Option<Devices>,
     deadlines: Deadlines,
+    /// When the alarm comes, by its own clock.
+    alarm: u64,
     /// What each core decided to be back at.
     until: [u64; MAX_CORES],
     statistics_page: Hpa,
@@ -70,6 +72,7 @@ impl Hardware {
             routes: Routes::new(),
             devices: None,
             deadlines: Deadlines::new(MAX_CORES),
+            alarm: 0,
             until: [u64::MAX; MAX_CORES],
             statistics_page: Hpa::new(0),
         }
@@ -132,7 +135,8 @@ impl Hardware {
         self.aim_alarm(alarm.core);
         let ticks = alarm.at.saturating_sub(cpu::rdtsc());
         let counts = (u128::from(ticks) * u128::from(devices.counts_per_tick)).div_ceil(ONE);
-        if devices.hpet.set_alarm(u64::try_from(counts).unwrap_or(u64::MAX)) {
+        self.alarm = devices.hpet.set_alarm(u64::try_from(counts).unwrap_or(u64::MAX));
+        if devices.hpet.has_passed(self.alarm) {
             self.kick(alarm.core);
         }
     }
@@ -151,7 +155,9 @@ impl Hardware {
     /// alarm anew.
     pub fn look_at_deadlines(&mut self, decides: Option<CoreId>) {
         let now = self.carry_out(None, decides);
-        if let Some(alarm) = self.deadlines.again(now) {
+        if let Some(alarm) = self.deadlines.again(now)
+            && self.devices.is_some_and(|devices| devices.hpet.has_passed(self.alarm))
+        {
             self.carry_out(Some(alarm), decides);
         }
     }

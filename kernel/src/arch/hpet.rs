@@ -63,12 +63,18 @@ impl Hpet {
         self.registers.write(TIMER_CONFIGURATION, INTERRUPT | u64::from(pin) << 9);
     }
 
-    /// Sets the alarm `counts` from now or one later, never earlier, cut to half the counter's range; true if it has
-    /// passed already while it was being set, in which case it may or may not be raised.
-    pub fn set_alarm(self, counts: u64) -> bool {
+    /// Sets the alarm `counts` from now or one later, never earlier, cut to half the counter's range; returns what the
+    /// counter is then. If that has passed already while it was being set, it may or may not be raised.
+    pub fn set_alarm(self, counts: u64) -> u64 {
         // One more, as the counter may be about to change.
         let at = self.counter().wrapping_add(counts.min(self.mask / 2) + 1) & self.mask;
         self.registers.write(COMPARATOR, at);
-        self.span(self.counter(), at) > self.mask / 2 || self.counter() == at
+        at
+    }
+
+    /// True if the counter has reached a value, which it had at most half its range before it.
+    pub fn has_passed(self, at: u64) -> bool {
+        let now = self.counter();
+        self.span(now, at) > self.mask / 2 || now == at
     }
 }

@@ -46,8 +46,8 @@ impl Deadlines {
         self.earliest()
     }
 
-    /// An NMI came, at `now` after whatever had passed was told: what the comparator must be set to again. The NMI may have
-    /// been its, however early, as it counts by another clock; and then it is spent.
+    /// An NMI came, and at `now` whatever had passed was told: what the comparator must be set to again if it is spent. As
+    /// it counts by another clock, it may have come early, by any time.
     pub fn again(&self, now: u64) -> Option<Alarm> {
         (self.alarm.at > now && self.alarm.at != NEVER).then_some(self.alarm)
     }

@@ -63,8 +63,6 @@ checks! {
     cut_off_events_are_injected_again = cut_off_events_are_injected_again;
     /// 30 % beside neighbours that spin, storm and hold the lock: no period 20 us short, no 100 ms 1 %.
     cpu_time_is_delivered_every_period = cpu_time_is_delivered;
-    /// 85 % beside a Vcpu for which the core is called from another one as often as can be: no period 20 us short.
-    calls_from_another_core_take_no_time = calls_from_another_core_take_no_time;
     /// 30 % of an idle core: in no period 20 us more than that, either.
     cpu_time_is_no_more_than_the_budget = budget_is_also_the_most;
     /// A core that nobody wants executes no instructions.

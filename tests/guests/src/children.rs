@@ -11,7 +11,7 @@ macro_rules! children {
                 concat!("child_", stringify!($name), ":"),
                 // Every child may use every name.
                 "/* {shared} {signal_wait} {signal} {channel} {wait} {vcpu} {map} {unmap} {start} \
-                 {stop} {retype} {revoke} {frame} {slept} {prompt_ticks} {away_ticks} */",
+                 {retype} {revoke} {frame} {slept} {prompt_ticks} {away_ticks} */",
                 $($line,)+
                 concat!(".global child_", stringify!($name), "_end"),
                 concat!("child_", stringify!($name), "_end:"),
@@ -28,7 +28,6 @@ macro_rules! children {
                 prompt_ticks = const crate::switched::PROMPT_TICKS,
                 away_ticks = const crate::switched::AWAY_TICKS,
                 start = const cap_spec::abi::Label::VcpuStart as u64,
-                stop = const cap_spec::abi::Label::VcpuStop as u64,
                 wait = const cap_spec::abi::Label::VcpuWait as u64,
                 vcpu = const cap_spec::abi::slots::VCPU,
             );
@@ -255,44 +254,6 @@ children! {
         "mov esi, 2",
         "vmmcall",
         "jmp 2b";
-    /// Starts the VM's second Vcpu, in its slot 26, and spins. The second one calls the first one's core over and over, and
-    /// counts in the first shared word: it stops and starts the first, or if the word at 0x108 is set, it maps and unmaps
-    /// the frame in its slot 24 at 1 MiB and a bit.
-    call_over_and_over:
-        "mov rbx, {shared}",
-        "mov eax, 1",
-        "lock xadd [rbx + 0x100], rax",
-        "test eax, eax",
-        "jnz 3f",
-        "mov eax, {start}",
-        "mov edi, 26",
-        "vmmcall",
-        "2:",
-        "jmp 2b",
-        "3:",
-        "cmp qword ptr [rbx + 0x108], 0",
-        "jne 5f",
-        "4:",
-        "inc qword ptr [rbx]",
-        "mov eax, {stop}",
-        "mov edi, {vcpu}",
-        "vmmcall",
-        "mov eax, {start}",
-        "mov edi, {vcpu}",
-        "vmmcall",
-        "jmp 4b",
-        "5:",
-        "inc qword ptr [rbx]",
-        "mov eax, {map}",
-        "mov edi, 24",
-        "mov esi, 2",
-        "mov edx, 0x150000",
-        "mov r10d, 3",
-        "vmmcall",
-        "mov eax, {unmap}",
-        "mov edi, 24",
-        "vmmcall",
-        "jmp 5b";
     /// Makes eight frames of the Untyped in its slot 24 and revokes it, which scrubs them, in a loop; counts in the first
     /// shared word.
     churn:

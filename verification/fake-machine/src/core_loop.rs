@@ -202,6 +202,7 @@ impl World {
                 self.kernel.on_nmi(id(core), at);
                 let now = self.set_alarms(None, Some(core));
                 if let Some(alarm) = self.kernel.machine.0.deadlines.again(now)
+                    && self.kernel.machine.0.comparator.is_none()
                     && self.kernel.machine.0.bug != Some(Bug::SpentAlarm)
                 {
                     self.set_alarms(Some(alarm), Some(core));

@@ -47,7 +47,6 @@ const CHECKS: &[Named] = &[
     ("requested_interrupts_are_kept", switching::requested_interrupts_are_kept),
     ("cut_off_events_are_injected_again", switching::cut_off_events_are_injected_again),
     ("cpu_time_is_delivered", time::cpu_time_is_delivered),
-    ("calls_from_another_core_take_no_time", time::calls_from_another_core_take_no_time),
     ("budget_is_also_the_most", time::budget_is_also_the_most),
     ("idle_cores_execute_nothing", time::idle_cores_execute_nothing),
     ("statistics_count_what_is_done", counters::statistics_count_what_is_done),

@@ -6,9 +6,9 @@ use cap_spec::abi::{Rights, slots, stats_page};
 use core::arch::asm;
 use guests::children::{self, at};
 use guests::root::{Child, Root, tsc, word};
-use userlib::cap::{Cap, Frame, Machine, Slot, Untyped, own};
+use userlib::cap::{Cap, Machine, Slot, Untyped, own};
 
-use crate::{Check, end, last_core, micros, second_vcpu, set_word, sleep, told};
+use crate::{Check, end, last_core, micros, set_word, sleep, told};
 
 /// A period may come up short by this many microseconds.
 pub const SHORT_MICROS: u64 = 20;
@@ -94,44 +94,6 @@ pub fn cpu_time_is_delivered(root: &mut Root) -> Check {
     kernel_counts_no_shortfall(root)?;
     end(&victim)?;
     neighbours.iter().try_for_each(|(child, _)| end(child))
-}
-
-/// A buyer of nearly all of a core beside a Vcpu with 5 % of every millisecond, over which the core is called by a second
-/// Vcpu of the same VM, from another core and as often as that can: stopped and started again, or bereft of a page of
-/// their VM. The kernel's figure is the judge, as on two cores the buyer's clock sees the other core's instructions.
-pub fn calls_from_another_core_take_no_time(root: &mut Root) -> Check {
-    if root.cores < 2 {
-        return Ok(());
-    }
-    let (victim, seen) = neighbour(root, children::periods(), 1, 85)?;
-    let period = micros(root, 10_000);
-    for (offset, value) in [(at::PERIOD, period), (at::BUDGET, period * 85 / 100), (at::GAP, micros(root, 60))] {
-        set_word(seen, offset, value);
-    }
-    root.launch(&victim).map_err(told("launch"))?;
-    for by_memory in [0, 1] {
-        let (page, calls) = root.shared_page().map_err(told("page"))?;
-        set_word(calls, 0x108, by_memory);
-        let (budget, short) = (micros(root, 50), micros(root, 1_000));
-        let child = root.child(children::call_over_and_over(), 1, &[page], 1, budget, short).map_err(told("child"))?;
-        let node = child.cnode.slot().index();
-        let base: Cap<Untyped> = Slot::in_node(node, slots::BASE).cap();
-        base.retype::<Frame>(12, Slot::in_node(node, 24)).map_err(told("frame"))?;
-        let (_, time) = second_vcpu(root, &child, period * 60 / 100, period)?;
-        root.launch(&child).map_err(told("launch"))?;
-        sleep(root, 60_000);
-        if word(calls, 0) < 1_000 {
-            return Err(format!("only {} calls", word(calls, 0)));
-        }
-        kernel_counts_no_shortfall(root)
-            .map_err(|why| format!("{why}, after {} calls ({by_memory})", word(calls, 0)))?;
-        time.delete().map_err(told("time"))?;
-        end(&child)?;
-    }
-    if word(seen, at::PERIODS) < 8 {
-        return Err(format!("the victim saw {} periods only", word(seen, at::PERIODS)));
-    }
-    end(&victim)
 }
 
 /// A buyer of 30 % of a core that nobody else wants is given that, and no more: in no period 20 us less or 20 us more.
