@@ -113,6 +113,7 @@ impl Hardware {
 
     /// Sets the alarm and calls every core whose deadline passed meanwhile, but one that decides anew in any case; returns
     /// the time after that.
+    #[inline(always)]
     fn carry_out(&mut self, mut alarm: Option<Alarm>, decides: Option<CoreId>) -> u64 {
         loop {
             if let Some(alarm) = alarm
@@ -130,6 +131,7 @@ impl Hardware {
         }
     }
 
+    #[inline(never)]
     fn set_alarm(&mut self, alarm: Alarm) {
         let Some(devices) = self.devices else { return };
         self.aim_alarm(alarm.core);
@@ -158,8 +160,13 @@ impl Hardware {
         if let Some(alarm) = self.deadlines.again(now)
             && self.devices.is_some_and(|devices| devices.hpet.has_passed(self.alarm))
         {
-            self.carry_out(Some(alarm), decides);
+            self.set_again(alarm, decides);
         }
+    }
+
+    #[cold]
+    fn set_again(&mut self, alarm: Alarm, decides: Option<CoreId>) {
+        self.carry_out(Some(alarm), decides);
     }
 
     #[inline(always)]
