@@ -261,7 +261,7 @@ fn help_names_every_command_and_option() {
     let scenario = ["--input", "--set", "--seed", "--event"];
     let run = [&scenario[..], &["--json", "--plain", "--timeout"]].concat();
     let image = [&scenario[..], &["--out"]].concat();
-    let boot = ["--cores", "--memory", "--command-line", "--with", "--timeout"];
+    let boot = ["--cores", "--memory", "--command-line", "--with", "--accel", "--timeout"];
     let commands: [(&[&str], &[&str], &[&str]); 15] = [
         (&["setup"], &[], &[]),
         (&["build"], &["[PROGRAM]"], &[]),
