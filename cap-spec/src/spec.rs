@@ -200,7 +200,7 @@ specs! {
 
     VcpuLaunch."Launch": args [cap("base", ObjectType::Untyped, NONE, "the VM's base, which lies in the VM's own CSpace; named in the *VM's* CSpace"),
           empty("index")]
-    results [] errors [NotConfigured, NotConfined, TooManyToCheck, WrongPhase]
+    results [] errors [NotConfigured, NotConfined, WrongPhase]
     "Starts a VM for the first time: checks that it is confined to its base, moves the invoked capability into slot `index` of its root CNode, and starts it."
 
     VcpuStart."Start": args [] results [] errors [NotConfigured, WrongPhase, Running]

@@ -190,10 +190,9 @@ impl<M: Machine> Kernel<M> {
         let entry = self.format.leaf(base, rights, level, device);
         self.machine.set_table_entry(table, entry_index(gpa, level), entry);
         let header = self.machine.vm(vm);
-        let foreign = !header.launched
-            && rights.contains(Rights::WRITE)
-            && !RING_WINDOW.contains(&gpa.get())
-            && !header.region_holds(base, bytes_of(bits));
+        let steers =
+            rights.contains(Rights::EXECUTE) || rights.contains(Rights::WRITE) && !RING_WINDOW.contains(&gpa.get());
+        let foreign = steers && !header.launched && !header.region_holds(base, bytes_of(bits));
         self.link_mapping(slot, Mapping { vm, gpa, rights, foreign, ..Mapping::NONE });
     }
 
@@ -290,6 +289,7 @@ impl<M: Machine> Kernel<M> {
     /// Records a mapping with its capability and in the VM's list.
     #[inline]
     fn link_mapping(&mut self, slot: SlotId, mapping: Mapping) {
+        self.changes(slot);
         let vm = self.machine.vm_mut(mapping.vm);
         let next = vm.mappings;
         vm.mappings = slot;

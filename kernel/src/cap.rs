@@ -187,6 +187,24 @@ impl Cap {
         }
     }
 
+    /// First byte of the memory that it names; 0 if it names none, or something that is being destroyed.
+    pub const fn memory(&self) -> Hpa {
+        match *self {
+            Cap::Untyped { base, .. } | Cap::Frame { base, .. } | Cap::PageTable { base, .. } => base,
+            Cap::CNode { base, .. } => base.address(),
+            Cap::Vm { id } => id.address(),
+            Cap::Vcpu { id } => id.address(),
+            Cap::Channel { id, .. } => id.address(),
+            Cap::Null
+            | Cap::CpuTime { .. }
+            | Cap::Irq { .. }
+            | Cap::IoPort { .. }
+            | Cap::Machine
+            | Cap::Zombie(_)
+            | Cap::Doomed { .. } => Hpa::new(0),
+        }
+    }
+
     /// The mapping record of a Frame or PageTable, if it is mapped.
     #[inline]
     pub const fn mapping(&self) -> Option<&Mapping> {

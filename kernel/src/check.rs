@@ -73,6 +73,7 @@ pub fn invariants<M: Machine>(
     checker.check_ends();
     checker.check_time();
     checker.check_ranges();
+    checker.check_launches();
     checker.check_zombies();
     checker.faults
 }
@@ -386,6 +387,17 @@ impl<M: Machine> Checker<'_, M> {
             vcpu = processor.next;
         }
         hold!(self, foreign == header.foreign, "{vm:?} counts {} foreign parts of {foreign}", header.foreign);
+    }
+
+    // ---- launches ------------------------------------------------------------------------------------------------
+
+    /// What the check of a launch has passed is marked by it and keeps to the rules.
+    fn check_launches(&mut self) {
+        for vcpu in self.live_vcpus() {
+            for slot in self.kernel.passed(vcpu) {
+                hold!(self, slot.is_ok(), "the check of {vcpu:?} has passed {slot:?}");
+            }
+        }
     }
 
     // ---- processors ----------------------------------------------------------------------------------------------

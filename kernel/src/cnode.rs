@@ -7,6 +7,7 @@ use crate::cap::{Cap, Mapping};
 use crate::cspace::slots_of;
 use crate::decode::{Invocation, Invoked};
 use crate::kernel::Kernel;
+use crate::launch::Mark;
 use crate::machine::Machine;
 use crate::types::{SlotId, VmId};
 use crate::untyped::identity;
@@ -108,6 +109,7 @@ impl<M: Machine> Kernel<M> {
         *copy = source;
         copy.rights = copy.rights.intersection(mask);
         copy.original = false;
+        copy.mark = Mark::NONE;
         match &mut copy.cap {
             Cap::Frame { mapping, .. } => *mapping = Mapping::NONE,
             Cap::CNode { vm, .. } => *vm = VmId::NONE,

@@ -9,6 +9,7 @@ use crate::cap::Cap;
 use crate::decode::{Invocation, Invoked};
 use crate::derivation::MAX_SPLITS;
 use crate::kernel::Kernel;
+use crate::launch::Check;
 use crate::machine::Machine;
 use crate::sched::{NEVER, Share};
 use crate::slot::Slot;
@@ -141,6 +142,8 @@ impl<M: Machine> Kernel<M> {
         header.reservation = reservation;
         header.core = own.core;
         header.time = time;
+        // What it has checked is marked with the reservation that it had.
+        header.check = Check::NONE;
         self.write_info(vcpu);
     }
 

@@ -177,6 +177,15 @@ pub enum Invocation {
         /// The empty slot in its root CNode.
         to: SlotId,
     },
+    /// A step of the check that `Vcpu.Launch` makes first.
+    CheckLaunch {
+        /// The invoked capability's slot.
+        from: SlotId,
+        /// The VM.
+        vm: VmId,
+        /// The slot of its base.
+        base: SlotId,
+    },
     /// `Vcpu.Start`.
     Start(VcpuId),
     /// `Vcpu.Stop`.

@@ -43,6 +43,7 @@ impl<M: Machine> Kernel<M> {
     /// Makes a slot that is in no forest the youngest child of `parent`, whatever its links were.
     #[inline]
     pub(crate) fn link_child(&mut self, parent: SlotId, slot: SlotId) {
+        self.changes(parent);
         let above = self.slot_mut(parent);
         let elder = above.first_child;
         let depth = above.depth.saturating_add(1);
@@ -96,6 +97,7 @@ impl<M: Machine> Kernel<M> {
     /// become its parent's.
     #[inline]
     pub(crate) fn remove(&mut self, slot: SlotId) {
+        self.changes(slot);
         let &Slot { first_child, last_child, next, prev, first, last, .. } = self.slot(slot);
         if !first_child.is_some() {
             self.close_gap(prev, first, next, last);
@@ -135,6 +137,7 @@ impl<M: Machine> Kernel<M> {
     /// Takes a leaf from below `sibling` (which is no boot capability) and makes it the next elder sibling of that. Its
     /// stored depth stays, which may now be too large.
     pub(crate) fn make_sibling(&mut self, leaf: SlotId, sibling: SlotId) {
+        self.changes(sibling);
         let &Slot { next, prev, first, last, .. } = self.slot(leaf);
         self.close_gap(prev, first, next, last);
         let younger = self.slot_mut(sibling);
@@ -209,6 +212,7 @@ impl<M: Machine> Kernel<M> {
         let moved = *self.slot(from);
         *self.slot_mut(to) = moved;
         *self.slot_mut(from) = Slot::EMPTY;
+        self.changes(to);
         let &Slot { first_child, last_child, next, prev, first, last, .. } = self.slot(to);
         self.point_inwards(prev, first, to, next, last, to);
         if first_child.is_some() {

@@ -318,6 +318,7 @@ impl<M: Machine> Kernel<M> {
 
     /// Makes the original of a CNode or Channel, a leaf, a zombie in its place, with a circle of its own.
     fn make_zombie(&mut self, slot: SlotId) {
+        self.changes(slot);
         let zombie = match self.slot(slot).cap {
             Cap::CNode { bits, vm, base } => {
                 if vm.is_some() {
@@ -475,6 +476,7 @@ impl<M: Machine> Kernel<M> {
     fn doom(&mut self, slot: SlotId) {
         let mut at = slot;
         for _ in 0..MAX_DEPTH {
+            self.changes(at);
             let record = self.slot_mut(at);
             let child = record.first_child;
             if let Cap::Untyped { bits, base, vm, .. } = record.cap {

@@ -18,6 +18,8 @@ pub(crate) enum Progress {
     Done([u64; 2]),
     /// The invoker sleeps.
     Blocked,
+    /// A step is done; the invoker repeats the call after the lock was given up.
+    Again,
     /// A Delete or Revoke, to be gone on with by [`Kernel::destroy_step`].
     Long(Work),
 }
@@ -71,6 +73,10 @@ impl<M: Machine> Kernel<M> {
             }
             Invocation::SetHandler { vcpu, end } => self.set_handler(vcpu, end),
             Invocation::Launch { from, vcpu, vm, base, to } => self.launch(from, vcpu, vm, base, to),
+            Invocation::CheckLaunch { from, vm, base } => {
+                self.check_launch(invoker, from, vm, base);
+                return Progress::Again;
+            }
             Invocation::Start(vcpu) => self.start_vcpu(vcpu),
             Invocation::Stop(vcpu) => self.stop_vcpu(vcpu),
             Invocation::Signal { vcpu, bits } => self.signal(vcpu, bits),

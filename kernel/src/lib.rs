@@ -49,5 +49,5 @@ pub use address_space::RING_WINDOW;
 pub use decode::{Call, Invocation};
 pub use derivation::MAX_SPLITS;
 pub use kernel::{Config, Kernel, MAX_ROUTES, Route};
-pub use launch::LAUNCH_MAX;
+pub use launch::STEP as LAUNCH_STEP;
 pub use run::{Decision, FaultAction, Outcome};

@@ -120,6 +120,7 @@ impl<M: Machine> Kernel<M> {
             Ok(invocation) => match self.invoke(invoker, invocation) {
                 Progress::Done(results) => Outcome::Done { status: Status::OK, results },
                 Progress::Blocked => Outcome::Blocked,
+                Progress::Again => Outcome::Preempted,
                 Progress::Long(work) => self.run_long(core, work),
             },
         }

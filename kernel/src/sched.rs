@@ -42,6 +42,18 @@ pub const NEVER: Ticks = Ticks::new(u64::MAX);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReservationId(u8);
 
+impl ReservationId {
+    /// The reservation with this number, if there is one.
+    pub(crate) const fn new(number: u8) -> ReservationId {
+        ReservationId(number)
+    }
+
+    /// Its number.
+    pub(crate) const fn get(self) -> u8 {
+        self.0
+    }
+}
+
 /// What a core shall do now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decision {

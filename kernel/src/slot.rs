@@ -8,6 +8,7 @@
 //! pass to its parent, in one step. `derivation` is the only module that writes the links.
 
 use crate::cap::Cap;
+use crate::launch::Mark;
 use crate::types::SlotId;
 use cap_spec::abi::{Rights, SLOT_BITS};
 
@@ -41,6 +42,8 @@ pub struct Slot {
     pub first: bool,
     /// The eldest of its parent's children.
     pub last: bool,
+    /// Whose check of a launch has passed it.
+    pub mark: Mark,
 }
 
 const _: () = assert!(size_of::<Slot>() == 1 << SLOT_BITS, "the ABI fixes the size of a slot");
@@ -60,6 +63,7 @@ impl Slot {
         boot: false,
         first: false,
         last: false,
+        mark: Mark::NONE,
     };
 
     /// A slot of this capability that is in no forest yet; [`crate::derivation`] links it.

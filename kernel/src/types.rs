@@ -1,6 +1,6 @@
 //! The kinds of number that must not mix: addresses, slots, objects, cores, ticks.
 
-use cap_spec::abi::{PAGE_BITS, SLOT_BITS};
+use cap_spec::abi::{PAGE_BITS, SLOT_BITS, VCPU_BITS};
 
 /// Declares newtypes over integers with constructor and accessor.
 macro_rules! numbers {
@@ -123,6 +123,13 @@ impl VcpuId {
     #[inline]
     pub const fn handler_page(self) -> Hpa {
         self.address().plus(3 << PAGE_BITS)
+    }
+
+    /// True if this page that the kernel writes is the handler page of a Vcpu: these objects are aligned to their size,
+    /// and no other has a page 3 that is given out.
+    #[inline]
+    pub const fn is_handler_page(page: Hpa) -> bool {
+        page.get() & ((1 << VCPU_BITS) - 1) == 3 << PAGE_BITS
     }
 }
 

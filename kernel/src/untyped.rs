@@ -76,6 +76,7 @@ impl<M: Machine> Kernel<M> {
         count: u32,
         offset: u64,
     ) {
+        self.changes(untyped);
         let size = 1u64.wrapping_shl(bits as u32);
         let parent = self.slot_mut(untyped);
         let Cap::Untyped { bits: region_bits, device, base: region, ref mut watermark, .. } = parent.cap else {

@@ -6,6 +6,7 @@
 use crate::cap::Cap;
 use crate::decode::{Invocation, Invoked};
 use crate::kernel::{Kernel, News};
+use crate::launch::{Check, Mark};
 use crate::machine::{Machine, SharedPage};
 use crate::sched::{NEVER, ReservationId};
 use crate::types::{CoreId, EndId, Hpa, SlotId, Ticks, VcpuId, VmId};
@@ -63,6 +64,10 @@ pub struct Vcpu {
     pub reservation: Option<ReservationId>,
     /// While blocked: the events that wake it.
     pub wait_mask: u64,
+    /// The launch that it is checking.
+    pub check: Check,
+    /// Whose check of a launch counts on what VM it is in.
+    pub mark: Mark,
 }
 
 const _: () = assert!(size_of::<Vcpu>() <= BACK_END_OFFSET);
@@ -86,6 +91,8 @@ impl Vcpu {
         routes: 0,
         reservation: None,
         wait_mask: 0,
+        check: Check::NONE,
+        mark: Mark::NONE,
     };
 }
 

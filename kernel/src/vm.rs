@@ -32,8 +32,8 @@ pub struct Vm {
     pub vcpus: VcpuId,
     /// The slot of its base Untyped from launch on.
     pub base: SlotId,
-    /// Foreign parts since before launch: writable mappings of frames outside the region and the ring window, tables and
-    /// Vcpus outside the region.
+    /// Foreign parts since before launch: of frames outside the region, executable mappings, and writable ones outside the
+    /// ring window; tables and Vcpus outside the region.
     pub foreign: u32,
     /// log2 of the bytes of the Untyped that it was made from; 0 for a VM made at boot.
     pub region_bits: u8,
@@ -117,6 +117,7 @@ impl<M: Machine> Kernel<M> {
 
     /// Makes the CNode of an original capability a VM's CSpace; each names the other.
     pub(crate) fn set_cspace(&mut self, vm: VmId, root: SlotId) {
+        self.changes(root);
         let Cap::CNode { bits, base, vm: ref mut owner } = self.slot_mut(root).cap else { return };
         *owner = vm;
         let header = self.machine.vm_mut(vm);
@@ -141,6 +142,7 @@ impl<M: Machine> Kernel<M> {
 
     /// Makes a detached Vcpu a processor of a VM, stopped, in its initial state.
     pub(crate) fn attach(&mut self, vcpu: VcpuId, vm: VmId) {
+        self.joins(vcpu);
         let header = self.machine.vm_mut(vm);
         let next = header.vcpus;
         header.vcpus = vcpu;

@@ -44,22 +44,20 @@ pub enum Error {
     Running = 18,
     /// A capability to an object of the VM lies outside its CSpace, or a mapping reaches outside its base.
     NotConfined = 19,
-    /// The base has more capabilities than the launch check may visit.
-    TooManyToCheck = 20,
     /// The VM has been launched already, or for `Start` not yet.
-    WrongPhase = 21,
+    WrongPhase = 20,
     /// The core cannot deliver this much time besides what it has promised.
-    NotAdmitted = 22,
+    NotAdmitted = 21,
     /// A capability is in flight already in this direction.
-    ChannelFull = 23,
+    ChannelFull = 22,
     /// No capability is in flight towards this end.
-    ChannelEmpty = 24,
+    ChannelEmpty = 23,
     /// The other end of the channel has no receiver.
-    NoReceiver = 25,
+    NoReceiver = 24,
     /// The resource is never handed out.
-    Forbidden = 26,
+    Forbidden = 25,
     /// The state of the Vcpu is still held by another core; the same call succeeds once that core has let go.
-    Busy = 27,
+    Busy = 26,
 }
 
 impl Error {

@@ -2,7 +2,7 @@
 //!
 //! [`State`] is all there is: capability slots with their derivation, objects, page tables, bindings, run states.
 //! [`step`] is one invocation: it either refuses with a [`Fault`] and changes nothing, or it happens as a whole. The
-//! kernel's preemptible operations (Delete, Revoke) refine one atomic step of this machine. There is a chapter for each
+//! kernel's preemptible operations (Delete, Revoke, Launch) refine one atomic step of this machine. There is a chapter for each
 //! object, which opens with its rules in words; the lock-step test holds the kernel to them, answer by answer.
 //!
 //! # Order of checks
@@ -51,8 +51,6 @@ use lookup::Invoked;
 
 /// Depth of derivation: no capability lies this many steps below a boot capability.
 pub const MAX_DEPTH: u8 = 32;
-/// Descendants of a base that `Vcpu.Launch` visits at most.
-pub const LAUNCH_MAX: usize = 1024;
 /// Vcpus that may be bound to the time of one core.
 pub const MAX_RESERVATIONS: usize = 128;
 /// Parts that an `Irq` or an `IoPort` range may be split into directly.

@@ -50,6 +50,23 @@ impl VmId {
     pub fn root(self) -> TableId {
         TableId(self.0 + (1 << PAGE_BITS))
     }
+
+    /// Its statistics page: the third.
+    pub fn stats_page(self) -> u64 {
+        self.0 + (2 << PAGE_BITS)
+    }
+}
+
+impl VcpuId {
+    /// Its info page: the third page of the object.
+    pub fn info_page(self) -> u64 {
+        self.0 + (2 << PAGE_BITS)
+    }
+
+    /// Its handler page: the fourth.
+    pub fn handler_page(self) -> u64 {
+        self.0 + (3 << PAGE_BITS)
+    }
 }
 
 /// A piece of physical memory, aligned to its size.

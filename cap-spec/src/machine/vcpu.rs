@@ -235,10 +235,10 @@ pub(super) fn stop(state: &mut State, call: Invoked) -> Result<Outcome, Fault> {
 pub(super) fn get_page(state: &mut State, call: Invoked) -> Result<Outcome, Fault> {
     let id = vcpu_of(state, &call);
     let (page, rights) = match call.in_range(1, 0..=1)? {
-        0 => (2, Rights::READ | Rights::WRITE),
-        _ => (3, Rights::READ),
+        0 => (id.info_page(), Rights::READ | Rights::WRITE),
+        _ => (id.handler_page(), Rights::READ),
     };
-    derive_page(state, call, 2, id.0 + (page << PAGE_BITS), rights)
+    derive_page(state, call, 2, page, rights)
 }
 
 /// Any event.

@@ -45,7 +45,7 @@ pub(super) fn set_cspace(state: &mut State, call: Invoked) -> Result<Outcome, Fa
 
 /// `Vm.GetPage`.
 pub(super) fn get_page(state: &mut State, call: Invoked) -> Result<Outcome, Fault> {
-    let page = vm_of(state, &call).0 + (2 << PAGE_BITS);
+    let page = vm_of(state, &call).stats_page();
     derive_page(state, call, 1, page, Rights::READ)
 }
 

@@ -208,10 +208,17 @@ pub fn threats() -> Vec<Vec<Step>> {
         copy(CNODE),
         // An object made of the base stays outside.
         vec![retype(BASE, ObjectType::Frame, 12, 50, 1)],
-        // Writable memory of others, a table of others, a processor of others is part of the VM.
+        // Writable or executable memory of others, a table of others, a processor of others is part of the VM.
         vec![root(Label::FrameMap, FOREIGN, &[VM, 0x3000, 3])],
+        vec![root(Label::FrameMap, FOREIGN, &[VM, 0x3000, 5])],
         vec![retype(place::CLEAN, ObjectType::PageTable, 0, 50, 1), root(Label::PageTableMap, 50, &[VM, 0x20_0000, 1])],
         vec![retype(place::CLEAN, ObjectType::Vcpu, 0, 50, 1), root(Label::VcpuAttach, 50, &[VM])],
+        // The page that says what the Vcpu does while it runs stays outside.
+        vec![
+            root(Label::VcpuGetPage, VCPU, &[0, place::CNODE, 50]),
+            root(Label::CNodeMint, place::CNODE, &[51, 50, Rights::READ.bits().into()]),
+            root(Label::CNodeMove, CNODE, &[60, 50]),
+        ],
         // A frame of the base is mapped in another VM, by the capability that is handed over.
         vec![
             root(Label::FrameUnmap, FRAMES[0], &[]),

@@ -107,3 +107,29 @@ fn cnodes_that_hold_each_other_and_themselves_all_go() {
     assert_eq!(system.spec.cnodes.len(), 1, "the root CNode is left");
     take(&mut system, &[root(Label::CNodeRevoke, here, &[place::CLEAN])]);
 }
+
+#[test]
+fn a_base_with_a_thousand_capabilities_is_launched() {
+    let (base, cnode, vm, vcpu) = (20, 21, 22, 23);
+    let mut steps = vec![
+        retype(place::CLEAN, ObjectType::Untyped, 19, base, 1),
+        retype(base, ObjectType::CNode, 11, cnode, 1),
+        retype(base, ObjectType::Vm, 0, vm, 1),
+        retype(base, ObjectType::Vcpu, 0, vcpu, 1),
+        root(Label::VmSetCSpace, vm, &[cnode]),
+        root(Label::VcpuAttach, vcpu, &[vm]),
+        root(Label::CpuTimeSplit, place::CPU_TIME + 1, &[900, 10_000, place::CNODE, 24]),
+        root(Label::VcpuBindTime, vcpu, &[24]),
+    ];
+    for row in 0..16 {
+        let args = [ObjectType::Channel as u64, 0, cnode, 64 + 64 * row, 64];
+        steps.push(root(Label::UntypedRetype, base, &args));
+    }
+    for (index, from) in [(slots::BASE, base), (slots::VM, vm), (slots::CNODE, cnode)] {
+        steps.push(root(Label::CNodeMove, cnode, &[index.into(), from]));
+    }
+    let mut system = System::new(None);
+    take(&mut system, &steps);
+    take(&mut system, &[root(Label::VcpuLaunch, vcpu, &[slots::BASE.into(), slots::VCPU.into()])]);
+    assert!(system.spec.vms.values().all(|vm| vm.launched));
+}

@@ -506,7 +506,8 @@ fn many(root: &mut Root) -> Result<(), Fault> {
 }
 
 /// The longest hold of the kernel lock since the start, while one neighbour makes and revokes objects, another sleeps and
-/// wakes as often as it can, and the root VM revokes 1,000 frames and 200 capabilities again and again.
+/// wakes as often as it can, and the root VM revokes 1,000 frames and 200 capabilities again and again and launches a VM
+/// with 1,000 capabilities.
 fn lock(root: &mut Root) -> Result<(), Fault> {
     let mut pages = Vec::new();
     for code in [children::churn(), children::storm()] {
@@ -526,6 +527,7 @@ fn lock(root: &mut Root) -> Result<(), Fault> {
         work.revoke()?;
         own::VCPU.wait(1 << 63, tsc() + PERIOD)?;
     }
+    launch_many(root)?;
     if let Some(idle) = pages.iter().position(|&page| word(page, 0) < 20) {
         panic!("neighbour {idle} did next to nothing");
     }
@@ -537,4 +539,22 @@ fn lock(root: &mut Root) -> Result<(), Fault> {
     let ticks = word(address, stats_page::LONGEST_HOLD);
     tell(root, "longest hold of the kernel lock, hostile load", Cost { ticks, exits: 0 });
     Ok(())
+}
+
+/// Launches a VM in whose base are [`MANY`] capabilities more than a VM needs, and takes it away.
+fn launch_many(root: &mut Root) -> Result<(), Fault> {
+    /// log2 of the base: the child's own pages and a CNode of 64 KiB.
+    const BITS: u8 = CHILD_BITS + 1;
+    let block: Cap<Untyped> = root.make(BITS)?;
+    let time = root.core_time(0).split(PERIOD / 50, PERIOD, root.slot())?;
+    let child = root.child_in(block, BITS, time, children::echo(), 0, &[])?;
+    let node = child.cnode.slot().index();
+    let base: Cap<Untyped> = Slot::in_node(node, slots::BASE).cap();
+    let many: Cap<CNode> = base.retype(10, root.slot())?;
+    let frame: Cap<Frame> = base.retype(12, Slot::in_node(node, 24))?;
+    let inside = |index: u16| Slot::in_node(many.slot().index(), index);
+    (1..=MANY).try_for_each(|index| inside(index).copy(frame, Rights::READ).map(drop))?;
+    Slot::in_node(node, 25).move_from(many)?;
+    root.launch(&child)?;
+    block.revoke()
 }
