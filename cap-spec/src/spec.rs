@@ -171,8 +171,11 @@ specs! {
     VmGetPage."GetPage": args [DEST, empty("index")] results [] errors [TooDeep]
     "Derives a read-only Frame capability to the VM's statistics page."
 
-    VcpuAttach."Attach": args [cap("vm", ObjectType::Vm, W, "the VM that it will run in")] results [] errors [InUse]
-    "Makes it a virtual processor of the VM, in 64-bit mode, paging on, interrupts off, stopped."
+    VcpuAttach."Attach": args [cap("vm", ObjectType::Vm, W, "the VM that it will run in"),
+          num("rip", "where it begins; must be legal for that register"), num("cr3", "must be legal for that register"),
+          num("rsp", "any")]
+    results [] errors [Misaligned, InUse]
+    "Makes it a virtual processor of the VM, in 64-bit mode, paging on, interrupts off, stopped, without upcalls; the other registers are zero."
 
     VcpuSetRegister."SetRegister": args [num("register", "number of a Register"), num("value", "must be legal for that register")]
     results [] errors [Misaligned, NotConfigured, Running, Busy]

@@ -5,6 +5,8 @@
 //!   capability's record names the VM and the address. (A record may be without entry: its table was taken away.)
 //! - The memory of a PageTable that is in no tree is zero.
 //! - Whatever leaves the tree is flushed before the capability is erased or changed: see `flush`.
+//! - Of a VM that no core enters ever again ([`crate::vm::Vm::is_cut`]) the tables are left as they are, and nobody walks
+//!   them: the memory that they name may be somebody else's since.
 
 use crate::cap::{Cap, Mapping};
 use crate::decode::{Invocation, Invoked};
@@ -25,6 +27,21 @@ const _: () = assert!(RING_WINDOW.start == 0x11_0000 && RING_WINDOW.end == 0x14_
 const MAX_MORE: u64 = 63;
 /// Entries of a table.
 const ENTRIES: usize = 512;
+
+/// The table with the leaves of a region of guest-physical memory, which stays what it is while only leaves are changed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Leaves {
+    vm: VmId,
+    level: u8,
+    /// Which of the regions of this level's tables.
+    region: u64,
+    /// None if there is none.
+    table: Option<Hpa>,
+}
+
+impl Leaves {
+    const NONE: Leaves = Leaves { vm: VmId::NONE, level: 0, region: 0, table: None };
+}
 
 /// Rights that a mapping can have.
 const MAPPABLE: Rights = Rights::READ.union(Rights::WRITE).union(Rights::EXECUTE);
@@ -140,8 +157,12 @@ impl<M: Machine> Kernel<M> {
     ///
     /// # Errors
     /// `NoPageTable` with the level that is missing, or `AddressOccupied` if a larger frame is in the way; argument 2.
+    /// A VM that is cut off has no tables.
     #[inline]
     fn table_for(&self, vm: VmId, gpa: Gpa, level: u8) -> Result<Hpa, Fault> {
+        if self.machine.vm(vm).is_cut() {
+            return Err(Fault::with_detail(Error::NoPageTable, 2, ROOT_LEVEL.wrapping_sub(1) as u16));
+        }
         let mut table = vm.root();
         let mut at = ROOT_LEVEL;
         for _ in 1..ROOT_LEVEL {
@@ -172,7 +193,7 @@ impl<M: Machine> Kernel<M> {
         }
     }
 
-    /// Maps a frame, and `more` further ones from the slots behind it, and records them.
+    /// Maps a frame, and `more` further ones of its size from the slots behind it, and records them.
     #[inline(never)]
     pub(crate) fn map_frames(&mut self, slot: SlotId, vm: VmId, gpa: Gpa, rights: Rights, table: Hpa, more: u32) {
         let Cap::Frame { bits, .. } = self.slot(slot).cap else { return };
@@ -218,8 +239,9 @@ impl<M: Machine> Kernel<M> {
     #[inline(never)]
     pub(crate) fn unmap_row(&mut self, slot: SlotId, more: u32) -> Flushed {
         let mut open: Option<Withdrawn> = None;
+        let mut last = Leaves::NONE;
         for slot in (0..=more).map(|offset| slot.plus(offset)) {
-            let Some(withdrawn) = self.take_out(slot) else { continue };
+            let Some(withdrawn) = self.take_frame_out(slot, &mut last) else { continue };
             open = match open {
                 Some(before) if before.is_of(&withdrawn) => Some(before),
                 Some(before) => {
@@ -262,9 +284,15 @@ impl<M: Machine> Kernel<M> {
         let cap = &self.slot(slot).cap;
         let &mapping = cap.mapping()?;
         let withdrawn = match *cap {
-            Cap::Frame { bits, base, .. } => self.clear_entry(&mapping, leaf_level(bits), Entry::Leaf(base)),
+            Cap::Frame { bits, base, .. } => {
+                let level = leaf_level(bits);
+                let table = self.table_for(mapping.vm, mapping.gpa, level).ok();
+                table.and_then(|table| self.clear_entry(&mapping, table, level, Entry::Leaf(base)))
+            }
             Cap::PageTable { base, .. } => {
-                self.clear_entry(&mapping, mapping.level.wrapping_add(1), Entry::Table(base))
+                let level = mapping.level.wrapping_add(1);
+                let table = self.table_for(mapping.vm, mapping.gpa, level).ok();
+                table.and_then(|table| self.clear_entry(&mapping, table, level, Entry::Table(base)))
             }
             _ => None,
         };
@@ -272,10 +300,31 @@ impl<M: Machine> Kernel<M> {
         withdrawn
     }
 
-    /// Clears the entry that a record names, if it still says `expected`.
+    /// [`Kernel::take_out`] of one frame of a row: most have their entry in the table of the one before.
     #[inline(always)]
-    fn clear_entry(&mut self, mapping: &Mapping, level: u8, expected: Entry) -> Option<Withdrawn> {
-        let table = self.table_for(mapping.vm, mapping.gpa, level).ok()?;
+    fn take_frame_out(&mut self, slot: SlotId, last: &mut Leaves) -> Option<Withdrawn> {
+        let Cap::Frame { bits, base, mapping, .. } = self.slot(slot).cap else { return None };
+        if !mapping.vm.is_some() {
+            return None;
+        }
+        let level = leaf_level(bits);
+        let leaves = Leaves {
+            vm: mapping.vm,
+            level,
+            region: mapping.gpa.get() >> entry_bits(level.wrapping_add(1)),
+            table: last.table,
+        };
+        if leaves != *last {
+            *last = Leaves { table: self.table_for(mapping.vm, mapping.gpa, level).ok(), ..leaves };
+        }
+        let withdrawn = last.table.and_then(|table| self.clear_entry(&mapping, table, level, Entry::Leaf(base)));
+        self.unlink_mapping(&mapping);
+        withdrawn
+    }
+
+    /// Clears the entry of a table that a record names, if it still says `expected`.
+    #[inline(always)]
+    fn clear_entry(&mut self, mapping: &Mapping, table: Hpa, level: u8, expected: Entry) -> Option<Withdrawn> {
         let index = entry_index(mapping.gpa, level);
         if self.format.decode(self.machine.table_entry(table, index), level) != expected {
             return None;

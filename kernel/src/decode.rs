@@ -129,6 +129,12 @@ pub enum Invocation {
         vcpu: VcpuId,
         /// The VM.
         vm: VmId,
+        /// Where it begins.
+        rip: u64,
+        /// Its page tables.
+        cr3: u64,
+        /// Its stack.
+        rsp: u64,
     },
     /// `Vcpu.SetRegister`.
     SetRegister {

@@ -9,7 +9,7 @@ use crate::sched::NEVER;
 use crate::slot::Slot;
 use crate::types::{Hpa, SlotId, Ticks, VcpuId};
 use crate::vcpu::Run;
-use cap_spec::abi::{PAGE_BITS, Rights};
+use cap_spec::abi::{PAGE_BITS, Register, Rights};
 
 /// How far an invocation is.
 #[derive(Clone, Copy, Debug)]
@@ -61,7 +61,12 @@ impl<M: Machine> Kernel<M> {
             Invocation::Unmap { slot, more } => drop(self.unmap_row(slot, more)),
             Invocation::SetCSpace { vm, root } => self.set_cspace(vm, root),
             Invocation::GivePage { from, to, page, rights } => self.give_page(from, to, page, rights),
-            Invocation::Attach { vcpu, vm } => self.attach(vcpu, vm),
+            Invocation::Attach { vcpu, vm, rip, cr3, rsp } => {
+                self.attach(vcpu, vm);
+                for (register, value) in [(Register::Rip, rip), (Register::Cr3, cr3), (Register::Rsp, rsp)] {
+                    self.machine.set_register(vcpu, register, value);
+                }
+            }
             Invocation::SetRegister { vcpu, register, value } => self.machine.set_register(vcpu, register, value),
             Invocation::BindTime { vcpu, time } => self.bind_time(vcpu, time),
             Invocation::UnbindTime(vcpu) => self.unbind_time(vcpu),

@@ -4,14 +4,14 @@
 
 use crate::asid;
 use crate::cap::Cap;
-use crate::machine::{Machine, SharedPage};
+use crate::machine::Machine;
 use crate::nested::EntryFormat;
 use crate::sched::{Limits, Schedule};
 use crate::slot::Slot;
 use crate::types::{CoreId, Hpa, SlotId, Ticks, VcpuId, VmId};
 use crate::vcpu::Vcpu;
 use crate::vm::{MAX_CORES, Vm};
-use cap_spec::abi::{Register, Rights, info_page};
+use cap_spec::abi::{Register, Rights};
 
 /// Interrupt routes that the kernel knows: pins of IOAPICs, numbered globally.
 pub const MAX_ROUTES: usize = 128;
@@ -232,12 +232,7 @@ impl<M: Machine> Kernel<M> {
         self.machine.init_vcpu(vcpu, root);
         self.machine.set_register(vcpu, Register::Rip, entry);
         self.machine.set_register(vcpu, Register::Cr3, cr3);
-        // A restarted image has asked for nothing yet, and a fault of the one before is not its own.
-        let header = self.machine.vcpu_mut(vcpu);
-        header.fault_vector = 0;
-        header.event_vector = 0;
-        header.event_pending = false;
-        self.machine.set_shared_word(SharedPage::Info(vcpu), info_page::UPCALL_BUSY, 0);
+        self.forget_upcalls(vcpu);
         self.start_vcpu(vcpu);
     }
 }

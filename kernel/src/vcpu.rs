@@ -108,32 +108,32 @@ impl VcpuId {
 /// fixed bit 1. VM, VIF and VIP belong to modes that no guest of this kernel is in.
 const RFLAGS_ALLOWED: u64 = 0x0025_7fd7;
 
-/// The value with which a register may be set, given as argument 2.
+/// The value with which a register may be set, given as argument `number`.
 ///
 /// # Errors
 /// `OutOfRange` or `Misaligned` for a value that the register cannot hold.
 #[inline]
-pub const fn check_register(register: Register, value: u64) -> Result<u64, Fault> {
+pub const fn check_register(register: Register, value: u64, number: u8) -> Result<u64, Fault> {
     match register {
         Register::Rip | Register::FsBase | Register::GsBase => {
             if is_canonical(value) {
                 Ok(value)
             } else {
-                Err(Fault::new(Error::OutOfRange, 2))
+                Err(Fault::new(Error::OutOfRange, number))
             }
         }
         Register::Rflags => {
             if value & !RFLAGS_ALLOWED == 0 {
                 Ok(value | 2)
             } else {
-                Err(Fault::new(Error::OutOfRange, 2))
+                Err(Fault::new(Error::OutOfRange, number))
             }
         }
         Register::Cr3 => {
             if value >> 48 != 0 {
-                Err(Fault::new(Error::OutOfRange, 2))
+                Err(Fault::new(Error::OutOfRange, number))
             } else if value & 0xfff != 0 {
-                Err(Fault::new(Error::Misaligned, 2))
+                Err(Fault::new(Error::Misaligned, number))
             } else {
                 Ok(value)
             }
@@ -170,15 +170,18 @@ impl<M: Machine> Kernel<M> {
             }
             Label::VcpuAttach => {
                 let vm = self.vm_argument(call, 1)?;
+                let &[_, rip, cr3, rsp, _] = call.args;
+                let rip = check_register(Register::Rip, rip, 2)?;
+                let cr3 = check_register(Register::Cr3, cr3, 3)?;
                 if header.vm.is_some() {
                     return Err(Fault::new(Error::InUse, 0));
                 }
-                Ok(Invocation::Attach { vcpu, vm })
+                Ok(Invocation::Attach { vcpu, vm, rip, cr3, rsp })
             }
             Label::VcpuSetRegister => {
                 let register = register_argument(call)?;
                 let &[_, value, ..] = call.args;
-                let value = check_register(register, value)?;
+                let value = check_register(register, value, 2)?;
                 self.check_registers(vcpu)?;
                 Ok(Invocation::SetRegister { vcpu, register, value })
             }
@@ -349,6 +352,15 @@ impl<M: Machine> Kernel<M> {
         if let Some(core) = self.holder(vcpu) {
             self.disturb(core);
         }
+    }
+
+    /// What runs on a Vcpu from now on has asked for no upcall yet, and no fault is its own.
+    pub(crate) fn forget_upcalls(&mut self, vcpu: VcpuId) {
+        let header = self.machine.vcpu_mut(vcpu);
+        header.fault_vector = 0;
+        header.event_vector = 0;
+        header.event_pending = false;
+        self.machine.set_shared_word(SharedPage::Info(vcpu), info_page::UPCALL_BUSY, 0);
     }
 
     /// Sets events of a Vcpu. It wakes if it waits for one of them; if it runs and asked for a vector, it gets that.

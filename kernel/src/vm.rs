@@ -74,6 +74,13 @@ impl Vm {
         }
     }
 
+    /// True if no core enters the VM ever again: its base is being revoked, and all its Vcpus have been stopped. What its
+    /// tables say means nothing any more, and they are neither read nor written.
+    #[inline]
+    pub const fn is_cut(&self) -> bool {
+        self.dying && !self.to_stop.is_some()
+    }
+
     /// True if these bytes lie in the Untyped that the VM was made from.
     #[inline]
     pub const fn region_holds(&self, base: Hpa, bytes: u64) -> bool {
@@ -140,7 +147,7 @@ impl<M: Machine> Kernel<M> {
         }
     }
 
-    /// Makes a detached Vcpu a processor of a VM, stopped, in its initial state.
+    /// Makes a detached Vcpu a processor of a VM, stopped, in its initial state: it may have been another VM's before.
     pub(crate) fn attach(&mut self, vcpu: VcpuId, vm: VmId) {
         self.joins(vcpu);
         let header = self.machine.vm_mut(vm);
@@ -156,6 +163,7 @@ impl<M: Machine> Kernel<M> {
         processor.next = next;
         processor.prev = VcpuId::NONE;
         processor.foreign = foreign;
+        self.forget_upcalls(vcpu);
         self.machine.init_vcpu(vcpu, vm.root());
         self.write_info(vcpu);
     }

@@ -336,9 +336,9 @@ pub enum VcpuPage {
 }
 
 impl Cap<Vcpu> {
-    /// Makes it a virtual processor of the VM. `Vcpu.Attach`.
-    pub fn attach(self, vm: Cap<Vm>) -> Result<(), Fault> {
-        self.call(Label::VcpuAttach, [vm.cptr(), 0, 0, 0, 0])
+    /// Makes it a virtual processor of the VM, which begins at `rip` with these page tables and this stack. `Vcpu.Attach`.
+    pub fn attach(self, vm: Cap<Vm>, rip: u64, cr3: u64, rsp: u64) -> Result<(), Fault> {
+        self.call(Label::VcpuAttach, [vm.cptr(), rip, cr3, rsp, 0])
     }
 
     /// Sets a register while it is stopped. `Vcpu.SetRegister`.

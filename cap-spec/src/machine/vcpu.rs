@@ -1,10 +1,11 @@
 //! Vcpu: a virtual processor.
 //!
-//! * It is made detached and stopped. **Attach** makes it a processor of a VM, in 64-bit mode with paging on and
-//!   interrupts off: `InUse` if it has a VM. It stays with this VM until the VM is destroyed.
+//! * It is made detached and stopped. **Attach** makes it a processor of a VM, in 64-bit mode with paging on, interrupts
+//!   off and no upcalls, with the given RIP, CR3 and RSP: `InUse` if it has a VM. It stays with this VM until the VM is
+//!   destroyed.
 //! * **SetRegister**, **GetRegister**: of a stopped Vcpu that has a VM. RIP, FS and GS base must be canonical, RFLAGS
-//!   have allowed bits only, CR3 be below 2^48 (`OutOfRange`) and aligned to 4 KiB (`Misaligned`). `Busy` while a core
-//!   still holds them.
+//!   have allowed bits only, CR3 be below 2^48 (`OutOfRange`) and aligned to 4 KiB (`Misaligned`), as for Attach. `Busy`
+//!   while a core still holds them.
 //! * **BindTime** gives it a reservation: `InUse` if it has one (0), or if the reservation is bound or split (1).
 //!   **UnbindTime** takes it off; `NotConfigured` if there is none. Both of stopped Vcpus only; `Busy` if a core that
 //!   still holds it is not the reservation's. A Vcpu that loses its CPU time loses its interrupt routes, which lead to its
@@ -71,12 +72,17 @@ pub(super) fn attach(state: &mut State, call: Invoked) -> Result<Outcome, Fault>
     let Cap::Vm(vm) = state.slots[&call.capability(state, 1, ObjectType::Vm, Rights::WRITE)?].cap else {
         unreachable!("argument 1 was checked to be a Vm")
     };
+    let mut registers = initial_registers();
+    for (number, register) in [(2, Register::Rip), (3, Register::Cr3), (4, Register::Rsp)] {
+        registers[register as usize] = legal(register, call.arg(number), number)?;
+    }
     if state.vcpus[&id].vm.is_some() {
         return Err(Fault::new(Error::InUse, 0));
     }
     change(state, id, |vcpu| {
         vcpu.vm = Some(vm);
-        vcpu.registers = initial_registers();
+        vcpu.registers = registers;
+        vcpu.upcall = [0; 2];
     })
 }
 
@@ -85,9 +91,9 @@ fn register(call: &Invoked) -> Result<Register, Fault> {
     Register::from_number(call.arg(1)).ok_or(Fault::new(Error::OutOfRange, 1))
 }
 
-/// What a register holds after `value` was put into it.
-fn legal(register: Register, value: u64) -> Result<u64, Fault> {
-    let out_of_range = Err(Fault::new(Error::OutOfRange, 2));
+/// What a register holds after `value`, which argument `number` is, was put into it.
+fn legal(register: Register, value: u64, number: u8) -> Result<u64, Fault> {
+    let out_of_range = Err(Fault::new(Error::OutOfRange, number));
     match register {
         Register::Rip | Register::FsBase | Register::GsBase => {
             let is_canonical = !(1 << 47..u64::MAX << 47).contains(&value);
@@ -96,7 +102,7 @@ fn legal(register: Register, value: u64) -> Result<u64, Fault> {
         Register::Rflags if value & !RFLAGS_ALLOWED != 0 => out_of_range,
         Register::Rflags => Ok(value | RFLAGS_FIXED),
         Register::Cr3 if value >= 1 << 48 => out_of_range,
-        Register::Cr3 if !value.is_multiple_of(1 << PAGE_BITS) => Err(Fault::new(Error::Misaligned, 2)),
+        Register::Cr3 if !value.is_multiple_of(1 << PAGE_BITS) => Err(Fault::new(Error::Misaligned, number)),
         _ => Ok(value),
     }
 }
@@ -112,7 +118,7 @@ fn check_registers(state: &State, id: VcpuId) -> Result<(), Fault> {
 pub(super) fn set_register(state: &mut State, call: Invoked) -> Result<Outcome, Fault> {
     let id = vcpu_of(state, &call);
     let register = register(&call)?;
-    let value = legal(register, call.arg(2))?;
+    let value = legal(register, call.arg(2), 2)?;
     check_registers(state, id)?;
     change(state, id, |vcpu| vcpu.registers[register as usize] = value)
 }

@@ -9,7 +9,7 @@ use crate::machine::Machine;
 use crate::run::Outcome;
 use crate::types::{CoreId, SlotId};
 use crate::vcpu::Run;
-use cap_spec::abi::{Error, Label, ObjectType};
+use cap_spec::abi::{Error, Label, ObjectType, Register, Rights};
 
 /// How a Delete or Revoke is driven: after how many steps its state is forgotten, as if the lock had been given up.
 #[derive(Clone, Copy, Debug)]
@@ -390,4 +390,44 @@ fn a_dying_vm_is_stopped_in_bounded_steps() {
     }
     world.revoke(MEMORY);
     assert_eq!(world.watermark(MEMORY), 0);
+}
+
+#[test]
+fn the_tables_of_a_vm_that_never_runs_again_are_walked_by_nobody() {
+    let mut world = World::new();
+    let vm = super::hostile_launch::tenant(&mut world);
+    super::hostile_launch::launch(&mut world).unwrap();
+    // A lease of the tenant's that is not of its base, and a friend's capability to its VM.
+    world.retype(MEMORY, ObjectType::Frame, 12, 200, 2);
+    let (from, friend) = (world.kernel.machine.vm(vm).cspace.plus(2), world.root.plus(210));
+    world.kernel.derive(from, friend, Rights::all(), 0);
+    world.ok(Label::FrameMap, 200, [210, 0x10_a000, RW, 0, 0]);
+    let flushes = world.kernel.machine.vm(vm).tlb_generation;
+    let mut work = Work::revoke(world.at(super::hostile_launch::PARENT));
+    assert_eq!(world.kernel.destroy_step(&mut work), Step::Heavy);
+    assert!(world.kernel.machine.vm(vm).is_cut());
+    // The Revoke is given up here. The lease is taken back without a flush, and maps nothing any more.
+    world.ok(Label::FrameUnmap, 200, [0; 5]);
+    assert_eq!(world.kernel.machine.vm(vm).tlb_generation, flushes);
+    world.refused(Label::FrameMap, 201, [210, 0x10_b000, RW, 0, 0], Error::NoPageTable, 2);
+    world.revoke(super::hostile_launch::PARENT);
+    assert!(world.slot(210).is_empty());
+}
+
+#[test]
+fn a_vcpu_that_joins_another_vm_has_asked_for_nothing() {
+    let mut world = World::new();
+    world.retype(MEMORY, ObjectType::Vm, 0, 20, 2);
+    world.retype(MEMORY, ObjectType::Vcpu, 0, 22, 1);
+    world.ok(Label::VcpuAttach, 22, [20, 0, 0, 0, 0]);
+    world.ok(Label::VcpuSetUpcall, 22, [40, 41, 0, 0, 0]);
+    world.ok(Label::VcpuSignal, 22, [1, 0, 0, 0, 0]);
+    world.delete(20);
+    world.ok(Label::VcpuAttach, 22, [21, 0x1000, 0x2000, 0x3000, 0]);
+    let id = world.vcpu_id(22);
+    let header = world.kernel.machine.vcpu(id);
+    assert_eq!((header.fault_vector, header.event_vector, header.event_pending), (0, 0, false));
+    for (register, value) in [(Register::Rip, 0x1000), (Register::Cr3, 0x2000), (Register::Rsp, 0x3000)] {
+        assert_eq!(world.ok(Label::VcpuGetRegister, 22, [register as u64, 0, 0, 0, 0])[0], value);
+    }
 }

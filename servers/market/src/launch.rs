@@ -9,7 +9,7 @@ use crate::machine::{Invoke, Machine, Slot};
 use crate::memory::{BlockId, LARGE_BITS, MemoryError, PAGE_BITS};
 use crate::root::Root;
 use alloc::vec::Vec;
-use cap_spec::abi::{self, Error, IMAGE_BASE, ObjectType, Register, Rights, SLOT_BITS, VCPU_BITS, VM_BITS, slots};
+use cap_spec::abi::{self, Error, IMAGE_BASE, ObjectType, Rights, SLOT_BITS, VCPU_BITS, VM_BITS, slots};
 
 /// log2 slots of the smallest root CNode.
 const MIN_CNODE_BITS: u8 = 10;
@@ -119,7 +119,7 @@ impl Builder {
         let top = ((1u32 << layout.cnode_bits) - 1) as u16;
         let mut builder = Builder { base, cnode, vm, vcpu, top, layout };
         root.machine.invoke(abi::Label::VmSetCSpace, vm, [cnode.raw(), 0, 0, 0, 0])?;
-        root.machine.invoke(abi::Label::VcpuAttach, vcpu, [vm.raw(), 0, 0, 0, 0])?;
+        root.machine.invoke(abi::Label::VcpuAttach, vcpu, [vm.raw(), image.entry, image.cr3, 0, 0])?;
         let mut gpa = IMAGE_BASE;
         for frame in large {
             let slot = builder.next_slot();
@@ -133,9 +133,6 @@ impl Builder {
             root.machine.retype(base, ObjectType::Frame, PAGE_BITS, slot, 1)?;
             builder.place(root, slot, gpa, image, PAGE)?;
             gpa += PAGE;
-        }
-        for (register, value) in [(Register::Rip, image.entry), (Register::Cr3, image.cr3)] {
-            root.machine.set_register(vcpu, register, value)?;
         }
         Ok(builder)
     }

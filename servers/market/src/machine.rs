@@ -4,7 +4,7 @@
 //! pages; the tests implement it with a model of the kernel's capabilities and with simulated tenants.
 
 use alloc::vec::Vec;
-use cap_spec::abi::{CptrParts, Fault, Label, ObjectType, Register, Rights, slots};
+use cap_spec::abi::{CptrParts, Fault, Label, ObjectType, Rights, slots};
 
 /// A slot of the root VM's CSpace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -222,14 +222,6 @@ pub trait Invoke: Machine {
     /// As `PageTable.Map`.
     fn map_table(&mut self, table: Slot, vm: Slot, gpa: u64, level: u16) -> Result<(), Fault> {
         self.invoke(Label::PageTableMap, table, [vm.raw(), gpa, level.into(), 0, 0]).map(drop)
-    }
-
-    /// Sets a register of a Vcpu.
-    ///
-    /// # Errors
-    /// As `Vcpu.SetRegister`.
-    fn set_register(&mut self, vcpu: Slot, register: Register, value: u64) -> Result<(), Fault> {
-        self.invoke(Label::VcpuSetRegister, vcpu, [register as u64, value, 0, 0, 0]).map(drop)
     }
 
     /// Binds a channel's end to a receiver.

@@ -4,7 +4,7 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
-use cap_spec::abi::{Error, INFO_PAGE, ROOT_BOOT_INFO, Register, Rights, STATS_PAGE, boot_info, slots, stats_page};
+use cap_spec::abi::{Error, INFO_PAGE, ROOT_BOOT_INFO, Rights, STATS_PAGE, boot_info, slots, stats_page};
 use proto::host::Record;
 use userlib::cap::{
     CNode, Cap, Channel, CpuTime, Fault, Frame, IoPort, PageTable, PortWidth, Slot, Untyped, Vcpu, Vm, own,
@@ -267,7 +267,7 @@ impl Root {
         let vm: Cap<Vm> = base.retype(0, inside(slots::VM))?;
         let vcpu: Cap<Vcpu> = base.retype(0, self.slot())?;
         vm.set_cspace(cnode)?;
-        vcpu.attach(vm)?;
+        vcpu.attach(vm, CHILD_CODE, CHILD_TOP, CHILD_CODE + 4096 * (1 + u64::from(extra_pages)))?;
         // Tables for the first 2 MiB: the levels 3, 2 and 1.
         base.retype_many::<PageTable>(0, inside(CHILD_FRAMES), 3)?;
         for (offset, level) in [(0, 3), (1, 2), (2, 1)] {
@@ -305,9 +305,6 @@ impl Root {
         ours.bind(own::VCPU, 1)?;
         let theirs: Cap<Channel> = inside(CHILD_CHANNEL).cap();
         theirs.bind(vcpu, 1)?;
-        vcpu.set_register(Register::Rip, CHILD_CODE)?;
-        vcpu.set_register(Register::Cr3, CHILD_TOP)?;
-        vcpu.set_register(Register::Rsp, CHILD_CODE + 4096 * (1 + u64::from(extra_pages)))?;
         vcpu.bind_time(time)?;
         inside(slots::BASE).move_from(base)?;
         Ok(Child { block, vcpu, vm, cnode, time, channel: ours })

@@ -368,6 +368,8 @@ fn number(
             _ => 1 + random.below(3) as u64,
         },
         (Label::VcpuSetRegister | Label::VcpuGetRegister, 1) => random.below(22) as u64,
+        (Label::VcpuAttach, 2) => one_of(random, &[0, 0x1000, 1 << 47, u64::MAX << 47]),
+        (Label::VcpuAttach, 3) => one_of(random, &[0, 0x1000, 0x1001, 1 << 48]),
         (Label::VcpuSetRegister, 2) => one_of(random, &[0, 2, 0x202, 0x1000, 0x1001, 1 << 47, u64::MAX << 47, 1 << 48]),
         (Label::VcpuSetUpcall, _) => one_of(random, &[0, 31, 32, 64, 255, 256]),
         (Label::VcpuGetPage, 1) => random.below(2) as u64,

@@ -107,7 +107,7 @@ fn good_call(label: Label) -> (u64, Vec<u64>) {
         Label::PageTableUnmap => (tenant::TABLES[2], vec![]),
         Label::VmSetCSpace => (VM, vec![CNODE]),
         Label::VmGetPage => (VM, vec![here, EMPTY]),
-        Label::VcpuAttach => (DETACHED, vec![VM]),
+        Label::VcpuAttach => (DETACHED, vec![VM, 0x1000, 0x1000, 8]),
         Label::VcpuSetRegister => (VCPU, vec![Register::Rflags as u64, 2]),
         Label::VcpuGetRegister => (VCPU, vec![Register::Rip as u64]),
         Label::VcpuBindTime => (VCPU, vec![TIME]),
@@ -210,7 +210,10 @@ fn probe_arguments(seen: &mut Seen) {
             match arg.kind {
                 ArgKind::Number => match (label, number) {
                     // Every value is legal.
-                    (Label::VcpuWait | Label::ChannelWait, 2) | (Label::IoPortOutBytes, 3 | 4) => {}
+                    (Label::VcpuWait | Label::ChannelWait, 2)
+                    | (Label::IoPortOutBytes, 3 | 4)
+                    | (Label::VcpuAttach, 4) => {}
+                    (Label::VcpuAttach, 2) => spoil(1 << 47, Error::OutOfRange),
                     (Label::VcpuSignal | Label::VcpuWait | Label::ChannelWait, 1) | (Label::ChannelBind, 2) => {
                         spoil(0, Error::OutOfRange);
                     }
@@ -287,6 +290,9 @@ fn state_cases() -> Vec<Case> {
         Case(vec![], L::VmSetCSpace, tenant::VM, vec![CNODE], Error::WrongPhase, 0),
         Case(vec![], L::VmSetCSpace, VM, vec![tenant::CNODE], Error::WrongPhase, 1),
         Case(vec![], L::VcpuAttach, VCPU, vec![VM], Error::InUse, 0),
+        Case(vec![], L::VcpuAttach, DETACHED, vec![VM, 1 << 47], Error::OutOfRange, 2),
+        Case(vec![], L::VcpuAttach, DETACHED, vec![VM, 0, 8], Error::Misaligned, 3),
+        Case(vec![], L::VcpuAttach, DETACHED, vec![VM, 0, 1 << 48], Error::OutOfRange, 3),
         Case(vec![], L::VcpuSetRegister, VCPU, vec![Register::Cr3 as u64, 8], Error::Misaligned, 2),
         Case(vec![], L::VcpuSetRegister, VCPU, vec![Register::Rip as u64, 1 << 47], Error::OutOfRange, 2),
         Case(vec![], L::VcpuSetRegister, DETACHED, vec![0, 0], Error::NotConfigured, 0),

@@ -237,14 +237,18 @@ impl Running {
                     kernel.count_call(vcpu, label);
                 }
                 match self.call(&mut kernel, id, vcpu) {
-                    Called::Done => {}
+                    Called::Done => (kernel, holding),
                     Called::Decide => return Stayed::Decide(kernel, holding),
                     Called::Preempted => {
+                        // Whoever waits for the lock has it first.
                         self.release_lock(kernel);
-                        return Stayed::GaveUp(holding.gave_up());
+                        let (kernel, holding) = self.take_lock(holding.gave_up());
+                        if !kernel.is_current(id, vcpu) {
+                            return Stayed::Decide(kernel, holding);
+                        }
+                        (kernel, holding)
                     }
                 }
-                (kernel, holding)
             } else if code == exit::NESTED_FAULT && vmcb.control.exit_int_info & EVENT_VALID == 0 {
                 let (mut kernel, holding) = self.back(entering);
                 if !kernel.is_current(id, vcpu) {

@@ -18,7 +18,7 @@ mod time;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use cap_spec::abi::{Register, slots};
+use cap_spec::abi::slots;
 use guests::root::{Child, Root, option, set_word, tsc, word};
 use guests::switched::{self, at};
 use proto::host::Record;
@@ -148,14 +148,8 @@ fn second_vcpu(root: &mut Root, child: &Child, budget: u64, period: u64) -> Resu
     let base: Cap<Untyped> = Slot::in_node(node, slots::BASE).cap();
     let second: Cap<Vcpu> =
         base.retype(0, Slot::in_node(node, switched::SECOND_VCPU_SLOT)).map_err(told("second Vcpu"))?;
-    second.attach(child.vm).map_err(told("attach"))?;
-    for (register, value) in [
-        (Register::Rip, guests::root::CHILD_CODE),
-        (Register::Cr3, 0x1000),
-        (Register::Rsp, guests::root::CHILD_CODE + 0x1800),
-    ] {
-        second.set_register(register, value).map_err(told("register"))?;
-    }
+    let code = guests::root::CHILD_CODE;
+    second.attach(child.vm, code, 0x1000, code + 0x1800).map_err(told("attach"))?;
     let time: Cap<CpuTime> = root.core_time(0).split(budget, period, root.slot()).map_err(told("time"))?;
     second.bind_time(time).map_err(told("bind"))?;
     Ok((second, time))

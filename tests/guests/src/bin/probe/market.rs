@@ -87,7 +87,7 @@ fn honest_launch(root: &mut Root) -> Check {
     let table: Cap<PageTable> = root.make(0).map_err(told("table"))?;
     let time: Cap<CpuTime> = root.core_time(0).split(period / 20, period, root.slot()).map_err(told("time"))?;
     let other: Cap<Vcpu> = root.make(0).map_err(told("Vcpu"))?;
-    other.attach(own::VM).map_err(told("attach"))?;
+    other.attach(own::VM, 0, 0, 0).map_err(told("attach"))?;
     let empty = root.slot();
     let gone = Error::InvalidCapability;
     let node = child.cnode.slot().index();

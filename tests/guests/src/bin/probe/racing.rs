@@ -66,9 +66,7 @@ fn make(root: &mut Root, block: Cap<Untyped>, seed: u64, attempts: &[Attempt]) -
     base.retype::<PageTable>(0, inside(given::TABLE))?;
     // It takes part by being started and stopped only.
     let third: Cap<Vcpu> = base.retype(0, inside(given::VCPU))?;
-    third.attach(child.vm)?;
-    third.set_register(Register::Rip, CHILD_CODE + SPIN)?;
-    third.set_register(Register::Cr3, 0x1000)?;
+    third.attach(child.vm, CHILD_CODE + SPIN, 0x1000, 0)?;
     let [one, two] = given::ENDS;
     let channel = root.make::<Channel>(0)?;
     inside(two).mint(channel, Rights::all(), 2)?;
