@@ -1,12 +1,17 @@
 //! An application: what it was started with, its connections, and its end.
 
+use core::cell::{RefCell, RefMut};
+use core::ops::{Deref, DerefMut};
+
 use alloc::string::String;
 
 use proto::start::Start;
 
 use crate::clock::{self, Clock};
 use crate::console;
-use crate::market::{Event, Market, MarketError, Price, RoundNo};
+use crate::error::Error;
+use crate::market::{Event, Market, MarketError, NoticeHandler, Price, RoundNo};
+use crate::upcalls::{self, Masked};
 
 /// The good that is pages.
 const PAGES: u16 = 0;
@@ -18,13 +23,55 @@ const PPM: u64 = 1_000_000;
 pub struct App {
     start: Start,
     clock: Clock,
-    /// The connection to the market, with the leased memory.
-    pub market: Market,
+    market: &'static RefCell<Market>,
     valuation_ppm: u64,
     work: u64,
 }
 
+/// The connection to the market, in use: no upcall comes before this is dropped.
+#[derive(Debug)]
+pub struct MarketInUse<'a> {
+    // In this order: the connection is free before an upcall can come.
+    market: RefMut<'a, Market>,
+    _masked: Masked,
+}
+
+impl Deref for MarketInUse<'_> {
+    type Target = Market;
+
+    fn deref(&self) -> &Market {
+        &self.market
+    }
+}
+
+impl DerefMut for MarketInUse<'_> {
+    fn deref_mut(&mut self) -> &mut Market {
+        &mut self.market
+    }
+}
+
 impl App {
+    /// The connection to the market, with the leased memory. Use it for one statement at a time, as in
+    /// `app.market().bid(good, &offer)?`: as long as it is in use, no upcall comes.
+    pub fn market(&mut self) -> MarketInUse<'_> {
+        let masked = upcalls::mask();
+        // It is not in use: by the application it is only through this, and an upcall runs to its end.
+        MarketInUse { market: self.market.borrow_mut(), _masked: masked }
+    }
+
+    /// From now on `handler` is called as soon as a notice arrives, in the middle of whatever runs, so that a computation
+    /// need not look at the market to keep its deadlines; see [`NoticeHandler`] for what it may do. Without this, a notice
+    /// is heard of when the application looks or waits.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or the market is gone.
+    pub fn on_notice(&mut self, handler: NoticeHandler) -> Result<(), Error> {
+        self.market().handle_notices(Some(handler));
+        imp::ask_for_upcalls()?;
+        // What has arrived before would be heard of only with the next event.
+        Ok(self.market().take_in()?)
+    }
+
     /// Its name in the scenario.
     pub fn name(&self) -> &str {
         &self.start.name
@@ -100,14 +147,14 @@ impl App {
 
     /// The next thing that has happened in the market, if any. No exit unless a lease has arrived.
     pub fn poll(&mut self) -> Result<Option<Event>, MarketError> {
-        let event = self.market.poll()?;
+        let event = self.market().poll()?;
         self.note(&event);
         Ok(event)
     }
 
     /// Gives the core up until something has happened in the market or the TSC has reached `deadline` (0: never).
     pub fn wait(&mut self, deadline: u64) -> Result<Option<Event>, MarketError> {
-        let event = self.market.wait(deadline)?;
+        let event = self.market().wait(deadline)?;
         self.note(&event);
         Ok(event)
     }
@@ -130,6 +177,7 @@ pub use imp::start;
 mod imp {
     use alloc::boxed::Box;
     use alloc::vec::Vec;
+    use core::cell::RefCell;
     use core::fmt::{self, Write};
     use core::ptr;
     use core::sync::atomic::{AtomicPtr, Ordering};
@@ -160,6 +208,8 @@ mod imp {
 
     /// The application, once it has begun; for the reporter of failures.
     static RUNNING: AtomicPtr<App> = AtomicPtr::new(ptr::null_mut());
+    /// Its connection to the market; for upcalls.
+    static CONNECTION: AtomicPtr<RefCell<Market>> = AtomicPtr::new(ptr::null_mut());
 
     /// Runs an application. What [`main!`](crate::main!) calls.
     pub fn start(run: fn(&mut App) -> Result<(), Error>) -> ! {
@@ -180,9 +230,12 @@ mod imp {
         exit(app, status)
     }
 
-    /// Tells the market and waits for the end.
+    /// Tells the market and waits for the end. No upcall comes any more.
     fn exit(app: &mut App, status: u32) -> ! {
-        if app.market.exit(status, app.work).is_err() {
+        arch::disable_interrupts();
+        // SAFETY: whoever has the connection in use is what ends the application, and never goes on.
+        let market = unsafe { &mut *app.market.as_ptr() };
+        if market.exit(status, app.work).is_err() {
             end::stop();
         }
         loop {
@@ -190,6 +243,27 @@ mod imp {
             if own::VCPU.wait(u64::MAX, 0).is_err() {
                 end::stop();
             }
+        }
+    }
+
+    /// Lets events interrupt the application.
+    pub fn ask_for_upcalls() -> Result<(), Error> {
+        Ok(arch::on_event(on_event)?)
+    }
+
+    /// Takes in what the market says, so that a notice reaches its handler.
+    fn on_event() {
+        events::take(events::MARKET);
+        let market = CONNECTION.load(Ordering::Acquire);
+        if market.is_null() {
+            return;
+        }
+        // SAFETY: leaked by `begin`. A cell is not for several threads, and there is one only: an upcall runs to its end
+        // before what it has interrupted goes on, and never interrupts who has the cell in use (`upcalls`).
+        let market = unsafe { &*market };
+        if let Ok(mut market) = market.try_borrow_mut() {
+            // A broken connection is told to whoever uses it next.
+            let _ = market.take_in();
         }
     }
 
@@ -255,6 +329,8 @@ mod imp {
         let board = unsafe { Board::mapped(goods.len()) };
         let mut market = Market::new(Endpoint::to_market(), board, goods, pager, clock.hz());
         market.set_free(start.budget);
+        let market: &'static RefCell<Market> = Box::leak(Box::new(RefCell::new(market)));
+        CONNECTION.store(ptr::from_ref(market).cast_mut(), Ordering::Release);
         App { start, clock, market, valuation_ppm: PPM, work: 0 }
     }
 
@@ -287,6 +363,12 @@ mod imp {
 mod imp {
     use super::App;
     use crate::error::Error;
+
+    /// On the host nothing interrupts.
+    #[expect(clippy::unnecessary_wraps, reason = "as on a machine")]
+    pub fn ask_for_upcalls() -> Result<(), Error> {
+        Ok(())
+    }
 
     /// Says where the image belongs. What [`main!`](crate::main!) calls on the host.
     pub fn start(_run: fn(&mut App) -> Result<(), Error>) -> i32 {

@@ -10,10 +10,11 @@ use core::fmt::{self, Write};
 
 use proto::console::{FromConsole, ToConsole};
 use serde::Serialize;
-use spin::Mutex;
+use spin::{Mutex, MutexGuard};
 
 use crate::channel::{ChannelError, Endpoint};
 use crate::events;
+use crate::upcalls::{self, Masked};
 
 /// Bytes of file data in one message.
 const FILE_PIECE: usize = 1024;
@@ -32,6 +33,18 @@ struct Console {
 
 static CONSOLE: Mutex<Option<Console>> = Mutex::new(None);
 
+/// The console in use. Upcalls may print, too, so that none comes meanwhile.
+struct InUse {
+    // In this order: the lock is free before an upcall can come.
+    console: MutexGuard<'static, Option<Console>>,
+    _masked: Masked,
+}
+
+fn lock() -> InUse {
+    let masked = upcalls::mask();
+    InUse { console: CONSOLE.lock(), _masked: masked }
+}
+
 /// The messages that are sent often, without allocation; encoded as [`ToConsole`] is.
 #[derive(Serialize)]
 enum Borrowed<'a> {
@@ -48,16 +61,16 @@ enum Borrowed<'a> {
 
 /// Opens the console. Called by the start-up of applications; a server calls it if it has a console.
 pub fn open(endpoint: Endpoint) {
-    *CONSOLE.lock() = Some(Console { endpoint, next_file: 0, unconfirmed: BTreeSet::new() });
+    *lock().console = Some(Console { endpoint, next_file: 0, unconfirmed: BTreeSet::new() });
 }
 
 /// Sends a message; forgets the console when its server has gone.
 fn send<T: Serialize>(message: &T) {
-    let mut guard = CONSOLE.lock();
-    if let Some(console) = guard.as_mut()
+    let mut used = lock();
+    if let Some(console) = used.console.as_mut()
         && console.send(message).is_err()
     {
-        *guard = None;
+        *used.console = None;
     }
 }
 
@@ -172,11 +185,11 @@ pub fn bench(operation: &str, instructions: u64, exits: u64) {
 /// Waits until everything has been taken by the server, and files are on their way to the host, or until the TSC has
 /// reached `deadline`.
 pub fn flush(deadline: u64) {
-    let mut guard = CONSOLE.lock();
-    if let Some(console) = guard.as_mut()
+    let mut used = lock();
+    if let Some(console) = used.console.as_mut()
         && console.flush(deadline).is_err()
     {
-        *guard = None;
+        *used.console = None;
     }
 }
 
@@ -203,12 +216,10 @@ pub struct File {
 impl File {
     /// Begins a file. `name` is a plain file name.
     pub fn create(name: &str) -> File {
-        let mut guard = CONSOLE.lock();
-        let number = guard.as_mut().map_or(0, |console| {
+        let number = lock().console.as_mut().map_or(0, |console| {
             console.next_file += 1;
             console.next_file
         });
-        drop(guard);
         send(&ToConsole::FileBegin { file: number, name: name.into() });
         File { number }
     }
@@ -222,7 +233,7 @@ impl File {
 
     /// Ends the file. [`flush`] waits until it is on its way.
     pub fn close(self) {
-        if let Some(console) = CONSOLE.lock().as_mut() {
+        if let Some(console) = lock().console.as_mut() {
             console.unconfirmed.insert(self.number);
         }
         send(&ToConsole::FileEnd { file: self.number });

@@ -7,6 +7,7 @@ pub use proto::start::events::{CONSOLE, FIRST_FREE, MARKET};
 
 use crate::cap::{Fault, own};
 use crate::shared::{SharedMemory, Words};
+use crate::upcalls;
 
 /// Taken out of the info page, but not asked for yet.
 static STASH: AtomicU64 = AtomicU64::new(0);
@@ -38,12 +39,36 @@ pub fn take(mask: u64) -> u64 {
 }
 
 /// Gives the core up until one of the events in `mask` has happened or the TSC has reached `deadline` (0: never).
-/// Returns the events, which are taken; 0 at the deadline.
+/// Returns the events, which are taken; 0 at the deadline. Upcalls come meanwhile, if they were asked for.
 pub fn wait(mask: u64, deadline: u64) -> Result<u64, Fault> {
-    match take(mask) {
-        0 => own::VCPU.wait(mask, deadline),
-        events => Ok(events),
+    loop {
+        let (events, asked) = wait_masked(mask, deadline)?;
+        if asked && events & MARKET & !mask != 0 {
+            upcall();
+        }
+        if events & mask != 0 || events == 0 {
+            return Ok(events & mask);
+        }
     }
+}
+
+/// Sleeps once. The kernel makes no upcall to who sleeps, so that the sleep also ends for the event of upcalls, if they
+/// were asked for; and between the look at the events and the sleep none may come, as it would take some along. Returns the
+/// events, and whether upcalls were asked for.
+fn wait_masked(mask: u64, deadline: u64) -> Result<(u64, bool), Fault> {
+    let masked = upcalls::mask();
+    let asked = masked.hides_upcalls();
+    let mask = if asked { mask | MARKET } else { mask };
+    match take(mask) {
+        0 => own::VCPU.wait(mask, deadline).map(|events| (events, asked)),
+        events => Ok((events, asked)),
+    }
+}
+
+/// What a sleeping Vcpu is told by itself.
+fn upcall() {
+    #[cfg(target_os = "none")]
+    crate::arch::event();
 }
 
 /// What the info page tells about the own CPU time.

@@ -1,8 +1,11 @@
-//! The heap behind `alloc`: talc, over the image's first heap and whatever is claimed later.
+//! The heap behind `alloc`: talc, over the image's first heap and whatever is claimed later. Upcalls may allocate, too, so
+//! that every use of it keeps them away.
 
 use core::alloc::{GlobalAlloc, Layout};
 
 use talc::{ErrOnOom, Span, Talc, Talck};
+
+use crate::upcalls;
 
 /// A heap of several pieces.
 pub struct Heap(Talck<spin::Mutex<()>, ErrOnOom>);
@@ -22,6 +25,7 @@ impl Heap {
     /// # Safety
     /// The memory must be the heap's alone, readable and writable, until [`Heap::take_back`] has returned it.
     pub unsafe fn claim(&self, base: *mut u8, bytes: usize) -> Option<Piece> {
+        let _masked = upcalls::mask();
         // SAFETY: as the caller says.
         unsafe { self.0.lock().claim(Span::from_base_size(base, bytes)).ok().map(Piece) }
     }
@@ -29,6 +33,7 @@ impl Heap {
     /// Takes a piece back if nothing is allocated in it; else it stays. The first piece always stays: the heap's own
     /// tables are in it.
     pub fn take_back(&self, piece: Piece) -> Result<(), Piece> {
+        let _masked = upcalls::mask();
         let mut heap = self.0.lock();
         // SAFETY: the span is what `claim` returned for a piece that is still claimed.
         unsafe {
@@ -47,19 +52,22 @@ impl Default for Heap {
     }
 }
 
-// SAFETY: talc's lock is such an allocator.
+// SAFETY: talc's lock is such an allocator, and no upcall comes while it is held.
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let _masked = upcalls::mask();
         // SAFETY: the caller's duties are the same.
         unsafe { self.0.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        let _masked = upcalls::mask();
         // SAFETY: the caller's duties are the same.
         unsafe { self.0.dealloc(memory, layout) }
     }
 
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
+        let _masked = upcalls::mask();
         // SAFETY: the caller's duties are the same.
         unsafe { self.0.realloc(memory, layout, bytes) }
     }

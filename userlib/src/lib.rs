@@ -2,7 +2,8 @@
 //!
 //! An application owns its VM. This library is how it starts in it ([`main!`]) and finds what it was given ([`App`]),
 //! names and uses its capabilities ([`cap`]), buys CPU time and memory ([`market`], [`pager`], [`heap`]), talks to others
-//! ([`ring`], [`channel`], [`console`]), sleeps and is woken ([`events`], [`clock`]). All of it is ordinary code of the
+//! ([`ring`], [`channel`], [`console`]), sleeps and is woken ([`events`], [`clock`]), or interrupted
+//! ([`upcalls`]). All of it is ordinary code of the
 //! application: it can be replaced, and nobody else's safety depends on it.
 //!
 //! A whole application:
@@ -47,8 +48,9 @@ pub mod pager;
 pub mod ring;
 pub mod shared;
 pub mod slots;
+pub mod upcalls;
 
-pub use app::App;
+pub use app::{App, MarketInUse};
 pub use error::Error;
 pub use proto::start::Start;
 

@@ -1,7 +1,8 @@
 //! The market, as an application sees it: prices, bids, leases, notices.
 //!
 //! [`Book`] is the state machine: it turns what the market says into [`Event`]s and into what is held, and does no I/O.
-//! [`Market`] adds the channel, the price board and the pager. The words are those of MARKET.md: a bid *stands* until it
+//! [`Market`] adds the channel, the price board and the pager, and calls the application's handler of notices, if there is
+//! one. The words are those of MARKET.md: a bid *stands* until it
 //! is replaced, round k sells interval k + 1, notice is one whole interval.
 //!
 //! The policies that turn prices into bids are `market_mechanism::policy`'s, re-exported here: the same code runs in the
@@ -22,8 +23,10 @@ pub use market_mechanism::policy::{
 };
 pub use market_mechanism::rounds::Lease;
 pub use market_mechanism::types::{Credits, Curve, Price, Quantity, RoundNo, Segment, Ticks, UNITS_PER_CORE};
-pub use proto::market::{Answer, Explanation, FromMarket, Reason, Refusal, Request, RequestBody};
-pub use statement::{Charge, Statement};
+pub use proto::market::{
+    Answer, Explanation, FromMarket, Movement, Reason, Refusal, Request, RequestBody, StatementLine,
+};
+pub use statement::Statement;
 
 use crate::channel::{ChannelError, Endpoint};
 use crate::events;
@@ -34,6 +37,9 @@ pub const HISTORY: usize = book::HISTORY;
 
 /// Lease numbers in one message: each is at most 5 bytes long, so they always fit.
 const LEASES_PER_MESSAGE: usize = 256;
+
+/// Answers of which a statement is put together; lines that are written meanwhile make it longer.
+const MOST_PAGES: usize = 64;
 
 const _: () = assert!(LEASES_PER_MESSAGE * 5 + 64 <= proto::MAX_MESSAGE);
 
@@ -71,6 +77,15 @@ const NO_LIMITS: Limits = Limits {
     block_bits: cap_spec::abi::PAGE_BITS,
 };
 
+/// What an application does about a notice at once: in the middle of its computation if it has asked to be interrupted
+/// ([`crate::App::on_notice`]), and in any case before anybody sees the [`Event::Notice`].
+///
+/// It runs with interrupts off, and is not interrupted by a further notice: that one follows when it returns, and there is
+/// at most one a round and good. It may use all of [`Market`] that does not wait (`give_up`, `release`, `bid`, `line`, the
+/// pager), allocate, and print. It must not wait, and has no way to the [`crate::App`]: what it shares with the rest of the
+/// application are atomics.
+pub type NoticeHandler = fn(&mut Market, &Notice);
+
 /// The connection to the market.
 #[derive(Debug)]
 pub struct Market {
@@ -82,6 +97,11 @@ pub struct Market {
     /// Bids that stand, as they were sent: a bid that changes nothing is not sent again.
     standing: Vec<Option<RequestBody>>,
     happened: VecDeque<Event>,
+    handler: Option<NoticeHandler>,
+    /// Notices that the handler was not told of yet.
+    untold: VecDeque<Notice>,
+    /// It is running.
+    handling: bool,
     patience_ticks: u64,
 }
 
@@ -97,6 +117,9 @@ impl Market {
             limits: alloc::vec![NO_LIMITS; count],
             standing: alloc::vec![None; count],
             happened: VecDeque::new(),
+            handler: None,
+            untold: VecDeque::new(),
+            handling: false,
             patience_ticks,
         }
     }
@@ -125,6 +148,11 @@ impl Market {
     /// What is held of a good, and the money that is free: what policies take.
     pub fn holding(&self, good: u16) -> Holding {
         self.book.holding(good)
+    }
+
+    /// Chooses what is done about notices as soon as they are taken in, from the next one on.
+    pub fn handle_notices(&mut self, handler: Option<NoticeHandler>) {
+        self.handler = handler;
     }
 
     /// The notices that are not answered yet.
@@ -201,12 +229,8 @@ impl Market {
 
     /// Buys at the desk. Returns what it cost and from when on it is delivered.
     fn desk(&mut self, good: u16, quantity: u32) -> Result<(u64, u64), MarketError> {
-        let interval = self.line(good).map_or(0, |line| line.round.0);
         match self.call(RequestBody::Desk { good, quantity })? {
-            Answer::Bought { payment, from_tsc } => {
-                self.book.bought(good, interval, quantity, payment);
-                Ok((payment, from_tsc))
-            }
+            Answer::Bought { payment, from_tsc } => Ok((payment, from_tsc)),
             _ => Err(MarketError::NoAnswer),
         }
     }
@@ -261,12 +285,20 @@ impl Market {
         }
     }
 
-    /// The account, with the charges of the rounds that are remembered. Waits for the answer.
+    /// The account, with every movement that the market remembers. Waits for the answers.
     pub fn statement(&mut self) -> Result<Statement, MarketError> {
-        match self.call(RequestBody::Statement)? {
-            Answer::Statement { balance, escrow, paid } => Ok(self.book.statement(balance, escrow, paid)),
-            _ => Err(MarketError::NoAnswer),
+        let mut statement = Statement::new(self.goods().to_vec());
+        for _ in 0..MOST_PAGES {
+            match self.call(RequestBody::Statement { from: statement.next() })? {
+                Answer::Statement { balance, escrow, paid, page } => {
+                    if statement.append([balance, escrow, paid], page) {
+                        return Ok(statement);
+                    }
+                }
+                _ => return Err(MarketError::NoAnswer),
+            }
         }
+        Err(MarketError::NoAnswer)
     }
 
     /// The next thing that has happened, if any. No exit unless a lease has arrived.
@@ -367,12 +399,19 @@ impl Market {
         self.take_in()
     }
 
-    /// Takes in all messages that have arrived.
-    fn take_in(&mut self) -> Result<(), MarketError> {
+    /// Takes in all messages that have arrived. What happened is kept for [`Market::poll`].
+    pub(crate) fn take_in(&mut self) -> Result<(), MarketError> {
         while let Some(message) = self.endpoint.receive::<FromMarket>()? {
             match self.book.take_in(message, |good| self.board.line(good)) {
                 Effect::Nothing => {}
-                Effect::Tell(event) => self.happened.push_back(event),
+                Effect::Tell(event) => {
+                    if let Event::Notice(notice) = event
+                        && self.handler.is_some()
+                    {
+                        self.untold.push_back(notice);
+                    }
+                    self.happened.push_back(event);
+                }
                 Effect::Accept { lease, bits } => self.accept(lease, bits)?,
                 Effect::Taken { leases } => {
                     let heap_lost = leases.iter().filter(|&&lease| self.pager.taken(lease)).count();
@@ -381,7 +420,19 @@ impl Market {
                 }
             }
         }
+        self.tell_notices();
         Ok(())
+    }
+
+    /// Calls the handler for each notice that it was not told of, one after the other.
+    fn tell_notices(&mut self) {
+        // What the handler asks of the market may take in further messages.
+        let Some(handler) = self.handler.filter(|_| !self.handling) else { return };
+        self.handling = true;
+        while let Some(notice) = self.untold.pop_front() {
+            handler(self, &notice);
+        }
+        self.handling = false;
     }
 
     /// Puts an arrived lease to use, or gives it back at once if that can't be.

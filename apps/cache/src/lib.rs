@@ -8,7 +8,7 @@
 //! `cache.txt` says how many accesses and hits there were, and how many pages at which access ([`sizes::Report`]): given
 //! these sizes, [`sizes::simulate`] on the host has the same hits.
 //!
-//! Argument: `passes=N`, how often the trace is replayed (1).
+//! Argument: `passes=N`, how often the trace is replayed (1). The seed says with which key it begins.
 #![no_std]
 
 extern crate alloc;
@@ -70,14 +70,14 @@ pub fn run(app: &mut App) -> Result<(), Error> {
     };
     let mut next_report = REPORT_EVERY;
     let mut object = [0; BYTES];
-    let mut keys = (0..passes).flat_map(|_| trace.clone()).peekable();
+    let mut keys = trace.passes(passes, app.start().seed).peekable();
     while keys.peek().is_some() {
         replay.look(app)?;
         let start = clock::now();
         let mut count = 0;
         for key in keys.by_ref().take(BATCH) {
             replay.distances.access(key);
-            replay.store.get(key, app.market.pager(), &mut object);
+            replay.store.get(key, app.market().pager(), &mut object);
             count += 1;
         }
         replay.measured(count, clock::now() - start);
@@ -92,7 +92,7 @@ pub fn run(app: &mut App) -> Result<(), Error> {
 /// Gives everything back and writes the report.
 fn finish(app: &mut App, replay: &mut Replay, total: u64) -> Result<(), Error> {
     for good in [app.page_good(), app.cpu_good()] {
-        app.market.bid(good, &Offer::NONE)?;
+        app.market().bid(good, &Offer::NONE)?;
     }
     let leases = replay.store.shrink(usize::MAX);
     let report = {
@@ -101,7 +101,8 @@ fn finish(app: &mut App, replay: &mut Replay, total: u64) -> Result<(), Error> {
         report.sizes.retain(|size| size.position < report.accesses);
         report
     };
-    app.market.release(app.page_good(), &leases)?;
+    let page = app.page_good();
+    app.market().release(page, &leases)?;
     app.work_done(report.hits, report.hits);
     let mut file = File::create("cache.txt");
     // Writing to an output file does not fail.
@@ -126,7 +127,7 @@ impl Replay {
                     let left = notice.deadline_tsc.saturating_sub(now);
                     self.due.push(Due { units: notice.units as usize, at: now + left / 2 });
                 }
-                Event::Taken { leases } => self.store.taken(&leases, app.market.pager()),
+                Event::Taken { leases } => self.store.taken(&leases, app.market().pager()),
                 Event::Round { good, .. } if good == page => self.bid(app)?,
                 Event::Notice(_)
                 | Event::Round { .. }
@@ -147,7 +148,7 @@ impl Replay {
             self.due.retain(|due| due.at > now);
             if units > 0 {
                 let leases = self.store.shrink(units);
-                app.market.give_up(&leases)?;
+                app.market().give_up(&leases)?;
             }
         }
         Ok(())
@@ -171,12 +172,12 @@ impl Replay {
         let per_hit = app.value_of_work();
         let points = self.distances.points(accesses);
         // A page that was lost costs at least one hit to fill again.
-        app.market.bid_by(app.page_good(), &MarginalHit { points: &points, per_hit, refill: per_hit })?;
+        let (page, cpu) = (app.page_good(), app.cpu_good());
+        app.market().bid_by(page, &MarginalHit { points: &points, per_hit, refill: per_hit })?;
         self.distances.fade();
-        let cpu = app.cpu_good();
         let unit_ticks = app.interval_ticks(cpu) / u64::from(UNITS_PER_CORE);
         let value = cpu_value(unit_ticks, self.ticks_per_access, hits, accesses, per_hit);
-        app.market.bid_by(cpu, &FixedBid { units: MOST_UNITS, value, keep: Price::ZERO })?;
+        app.market().bid_by(cpu, &FixedBid { units: MOST_UNITS, value, keep: Price::ZERO })?;
         Ok(())
     }
 }

@@ -23,6 +23,15 @@ impl<'a> Trace<'a> {
     }
 }
 
+impl<'a> Trace<'a> {
+    /// The keys of so many passes. The seed says with which one they begin; after the last one comes the first.
+    pub fn passes(self, passes: u64, seed: u64) -> impl Iterator<Item = u64> + use<'a> {
+        let once = self.clone().count() as u64;
+        let begin = crate::object::mix(seed).checked_rem(once).unwrap_or(0);
+        self.cycle().skip(begin as usize).take(once.saturating_mul(passes) as usize)
+    }
+}
+
 impl Iterator for Trace<'_> {
     type Item = u64;
 
@@ -59,5 +68,22 @@ mod tests {
         assert_eq!(lines[0], lines[2]);
         assert_eq!(lines[0], hash(b"block 7"));
         assert_eq!(Trace::new(b" \n").count(), 0);
+    }
+
+    #[test]
+    fn the_seed_says_where_the_passes_begin() {
+        let trace = Trace::new(b"a b c d e f g");
+        let keys: Vec<u64> = trace.clone().collect();
+        let begins: Vec<usize> = (0..20)
+            .map(|seed| {
+                let passes: Vec<u64> = trace.clone().passes(2, seed).collect();
+                let begin = keys.iter().position(|key| *key == passes[0]).expect("a key of the trace");
+                let expected: Vec<u64> = (0..2 * keys.len()).map(|at| keys[(begin + at) % keys.len()]).collect();
+                assert_eq!(passes, expected);
+                begin
+            })
+            .collect();
+        assert!(begins.iter().any(|begin| *begin != begins[0]), "{begins:?}");
+        assert_eq!(Trace::new(b" \n").passes(3, 1).count(), 0);
     }
 }

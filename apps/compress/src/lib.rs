@@ -90,10 +90,11 @@ pub fn run(app: &mut App) -> Result<(), Error> {
     }
     file.close();
     for good in [app.page_good(), app.cpu_good()] {
-        app.market.bid(good, &Offer::NONE)?;
+        app.market().bid(good, &Offer::NONE)?;
     }
     let leases = work.arena.shrink(usize::MAX);
-    app.market.release(app.page_good(), &leases)?;
+    let page = app.page_good();
+    app.market().release(page, &leases)?;
     println!("{} bytes in, {written} bytes out, members by plan: {:?}", input.len(), work.used);
     Ok(())
 }
@@ -109,7 +110,7 @@ impl Work {
         } else {
             // SAFETY: only compressors use the pages, one at a time, and they are given back in `give_up` only, which runs
             // after a member was finished.
-            unsafe { self.arena.memory(plan.pages, app.market.pager()) }
+            unsafe { self.arena.memory(plan.pages, app.market().pager()) }
         };
         // The plans of the base always have their memory.
         let mut own = core::mem::take(&mut self.own);
@@ -157,7 +158,7 @@ impl Work {
         while let Some(event) = app.poll()? {
             match event {
                 Event::Leased { lease, .. } => {
-                    if let Some(address) = app.market.pager().address(lease) {
+                    if let Some(address) = app.market().pager().address(lease) {
                         self.arena.add(address, lease);
                     }
                 }
@@ -181,13 +182,14 @@ impl Work {
     fn give_up(&mut self, app: &mut App) -> Result<(), Error> {
         if self.due > 0 {
             let leases = self.arena.shrink(self.due);
-            app.market.give_up(&leases)?;
+            app.market().give_up(&leases)?;
             self.due = 0;
         }
         if self.useless_rounds > PATIENCE {
             let useless = self.arena.len() - plan::useful(self.arena.row()) as usize;
             let leases = self.arena.shrink(useless);
-            app.market.release(app.page_good(), &leases)?;
+            let page = app.page_good();
+            app.market().release(page, &leases)?;
             (self.useless_rounds, self.pause) = (0, PAUSE);
         }
         Ok(())
@@ -205,26 +207,27 @@ impl Work {
             self.pause -= 1;
             points.retain(|point| point.pages.0 <= useful);
         }
-        app.market.bid_by(app.page_good(), &MarginalHit { points: &points, per_hit, refill: Price::ZERO })?;
+        let (page, cpu) = (app.page_good(), app.cpu_good());
+        app.market().bid_by(page, &MarginalHit { points: &points, per_hit, refill: Price::ZERO })?;
         let value = self.plans.cpu_value(self.plan, &now);
-        app.market.bid_by(app.cpu_good(), &FixedBid { units: MOST_UNITS, value, keep: Price::ZERO })?;
+        app.market().bid_by(cpu, &FixedBid { units: MOST_UNITS, value, keep: Price::ZERO })?;
         Ok(())
     }
 }
 
 /// The prices of the moment.
-fn prices(app: &App) -> Prices {
+fn prices(app: &mut App) -> Prices {
     let (page, cpu) = (app.page_good(), app.cpu_good());
-    let clearing = |good| app.market.line(good).map_or(Price::ZERO, |line| line.clearing);
+    let clearing = [page, cpu].map(|good| app.market().line(good).map_or(Price::ZERO, |line| line.clearing));
     let cpu_ticks = (app.interval_ticks(cpu) / u64::from(UNITS_PER_CORE)).max(1);
-    let lease = app.market.holding(cpu).lease;
+    let lease = app.market().holding(cpu).lease;
     let units = u64::from(lease.base.0) + u64::from(lease.running.0);
     let cpu_intervals = app.interval_ticks(page) / app.interval_ticks(cpu).max(1);
     Prices {
         per_unit: app.value_of_work(),
-        cpu: clearing(cpu),
+        cpu: clearing[1],
         cpu_ticks,
-        page: clearing(page),
+        page: clearing[0],
         ticks_per_page_interval: units.max(1) * cpu_ticks * cpu_intervals.max(1),
     }
 }

@@ -86,7 +86,8 @@ pub fn run(app: &mut App) -> core::result::Result<(), Error> {
             return Err(Error::failed("the input has changed between two passes"));
         }
     }
-    app.market.bid(app.cpu_good(), &userlib::market::Offer::NONE)?;
+    let cpu = app.cpu_good();
+    app.market().bid(cpu, &userlib::market::Offer::NONE)?;
     app.work_done(total / UNIT, total / UNIT);
     let mut file = File::create("digest.txt");
     let name = app.arg("name").unwrap_or("-");
@@ -129,18 +130,18 @@ fn bid(app: &mut App, job: &mut Job) -> core::result::Result<(), Error> {
     let good = app.cpu_good();
     // What happened shows in board and holding; nothing else needs an answer here: CPU time shrinks by itself.
     while app.poll()?.is_some() {}
-    let Some(line) = app.market.line(good) else {
+    let Some(line) = app.market().line(good) else {
         return Ok(());
     };
     if !job.is_due(line.round.0) {
         return Ok(());
     }
     let deadline = app.deadline().map(|deadline| app.interval_before(good, deadline));
-    let price = mean(app.market.history(good).rev().take(32).map(|round| round.clearing), line.clearing);
+    let price = mean(app.market().history(good).rev().take(32).map(|round| round.clearing), line.clearing);
     let unit_ticks = app.interval_ticks(good) / u64::from(userlib::market::UNITS_PER_CORE);
     let per_byte = Credits(i128::from(app.value_of_work().0));
-    let offer = job.offer(&line, &app.market.holding(good), unit_ticks, per_byte, price, deadline);
-    Ok(app.market.bid(good, &offer)?)
+    let offer = job.offer(&line, &app.market().holding(good), unit_ticks, per_byte, price, deadline);
+    Ok(app.market().bid(good, &offer)?)
 }
 
 /// The mean price, or `otherwise` if there is none.

@@ -15,7 +15,8 @@ pub fn run(app: &mut App) -> Result<(), Error> {
     let input = app.input();
     let cpu = app.cpu_good();
     // The bid stands until it is replaced: up to ten units of CPU time, at what a unit of work is worth to us.
-    app.market.bid_by(cpu, &bid(app.value_of_work()))?;
+    let bid = bid(app.value_of_work());
+    app.market().bid_by(cpu, &bid)?;
     let (mut lines, mut done) = (0, 0);
     for piece in input.chunks(PIECE) {
         lines += count_lines(piece);
@@ -24,7 +25,7 @@ pub fn run(app: &mut App) -> Result<(), Error> {
         // Prices, notices and leases arrive as events; see `userlib::market::Event`.
         while app.poll()?.is_some() {}
     }
-    app.market.bid(cpu, &Offer::NONE)?;
+    app.market().bid(cpu, &Offer::NONE)?;
     println!("{}: {lines} lines", app.name());
     Ok(())
 }

@@ -249,6 +249,6 @@ pub fn command_app(command: &Command) -> Option<u16> {
         | Command::Start { app }
         | Command::Kill { app }
         | Command::TopUp { app, .. } => Some(*app),
-        Command::Stop => None,
+        Command::Stop | Command::Crash => None,
     }
 }

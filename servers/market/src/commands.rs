@@ -7,7 +7,7 @@ use crate::tenant::{Shock, State};
 use alloc::format;
 use market_mechanism::Credits;
 use proto::host::{Command, End};
-use proto::market::FromMarket;
+use proto::market::{FromMarket, Movement};
 
 /// Shocks of one application that can last at the same time.
 const MAX_SHOCKS: usize = 16;
@@ -59,12 +59,16 @@ impl<M: Machine> Server<'_, M> {
             },
             Command::TopUp { amount, .. } => {
                 match self.ledger.top_up(account(app), Credits(amount)) {
-                    Ok(()) => self.paid_in += Credits(amount),
+                    Ok(()) => {
+                        self.paid_in += Credits(amount);
+                        self.write_payment(app, Movement::TopUp, Credits(amount));
+                    }
                     Err(error) => self.say(&format!("top-up of application {app}: {error}")),
                 }
                 self.drain_journal();
             }
             Command::Stop => self.finish(Some("the run was stopped by a command")),
+            Command::Crash => panic!("the market was ordered to crash"),
         }
     }
 

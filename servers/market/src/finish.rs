@@ -50,6 +50,14 @@ impl<M: Machine> Server<'_, M> {
         if self.sum() != self.paid_in {
             wrong.push(format!("money: {} credits were paid in, {} are there", self.paid_in, self.sum()));
         }
+        for app in 0..self.tenants.len() {
+            let (balance, escrow) = self.money(app);
+            let lines = self.tenants[app].movements.sum();
+            if balance + escrow != lines {
+                let (name, held) = (self.name(app), balance + escrow);
+                wrong.push(format!("statement of {name}: its lines add up to {lines} credits, it has {held}"));
+            }
+        }
         for (good, market) in self.markets.iter().enumerate() {
             if !market.rounds.verify() {
                 wrong.push(format!("good {good}: more leased than there is"));

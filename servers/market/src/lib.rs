@@ -13,7 +13,8 @@
 //! 2. [`slots`], [`memory`], [`root`]: CSpace, blocks of RAM, the market's own objects and windows.
 //! 3. [`launch`]: how a VM is made. [`console_link`]: the console server's. [`life`]: an application's start and end.
 //! 4. [`server`]: state and loop. [`clock`], [`tenant`]: time, and what is known of an application.
-//! 5. [`trading`]: rounds, deliveries, reclaim. [`requests`], [`commands`]: what applications and the host ask.
+//! 5. [`trading`]: rounds, deliveries, reclaim. [`requests`], [`commands`]: what applications and the host ask;
+//!    [`statement`]: where their money went.
 //! 6. [`finish`]: reconciliation and the end; [`report`]: records; [`last_words`]: an end without a console server.
 #![no_std]
 #![forbid(unsafe_code)]
@@ -38,6 +39,7 @@ pub mod requests;
 pub mod root;
 pub mod server;
 pub mod slots;
+pub mod statement;
 pub mod tenant;
 pub mod trading;
 

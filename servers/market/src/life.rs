@@ -61,8 +61,11 @@ impl<M: Machine> Server<'_, M> {
                 continue;
             }
             let price = Price(self.plan().goods[*good].base_price);
-            let added = self.markets[*good].rounds.add(account(app), *base, price, &mut self.ledger, &mut |_| {});
+            let mut actions = Vec::new();
+            let mut emit = |action| actions.push(action);
+            let added = self.markets[*good].rounds.add(account(app), *base, price, &mut self.ledger, &mut emit);
             self.drain_journal();
+            self.write_lines(*good, &actions);
             if let Err(error) = added {
                 let name = self.name(app);
                 self.say(&format!("{name} cannot start: {error}"));

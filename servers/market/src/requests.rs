@@ -102,9 +102,10 @@ impl<M: Machine> Server<'_, M> {
             RequestBody::GiveUp { leases } => self.give_up(app, leases),
             RequestBody::Explain { good, round } => self.explain(app, good, round),
             RequestBody::Estimate { good, quantity } => self.estimate(app, good, quantity),
-            RequestBody::Statement => {
+            RequestBody::Statement { from } => {
                 let (balance, escrow) = self.money(app);
-                Ok(Answer::Statement { balance: balance.0, escrow: escrow.0, paid: self.paid(app) })
+                let page = self.tenants[app].movements.page(from);
+                Ok(Answer::Statement { balance: balance.0, escrow: escrow.0, paid: self.paid(app), page })
             }
             RequestBody::Exit { status, work } => {
                 self.exit(app, status, work);
@@ -165,10 +166,13 @@ impl<M: Machine> Server<'_, M> {
         if quantity == 0 || is_page && (!quantity.is_power_of_two() || quantity > largest) {
             return Err(Refusal::BadQuantity);
         }
-        // Deliveries and refunds follow from the state after the purchase.
+        // Deliveries follow from the state after the purchase.
+        let mut actions = Vec::new();
+        let mut emit = |action| actions.push(action);
         let rounds = &mut self.markets[good].rounds;
-        let bought = rounds.buy(account(app), Quantity(quantity), &mut self.ledger, &mut |_| {});
+        let bought = rounds.buy(account(app), Quantity(quantity), &mut self.ledger, &mut emit);
         self.drain_journal();
+        self.write_lines(good, &actions);
         let cost = bought.map_err(|error| match error {
             DeskError::NoSuchMember => Refusal::UnknownGood,
             DeskError::NotOpen | DeskError::NotEnoughUnits { .. } | DeskError::JournalFull => Refusal::NotAvailable,

@@ -23,6 +23,7 @@ use market_mechanism::types::Ticks;
 use market_mechanism::{AccountId, Credits, GoodId, Price, Quantity};
 use proto::console::ToConsole;
 use proto::host::{Command, Record};
+use proto::market::Movement;
 use proto::plan::{Good, Plan};
 
 /// Accounts of the ledger.
@@ -331,7 +332,10 @@ impl<'a, M: Machine> Server<'a, M> {
             let budget = Credits(self.archive.plan.apps[app].budget);
             let opened = self.ledger.open(account(app)).and_then(|()| self.ledger.top_up(account(app), budget));
             match opened {
-                Ok(()) => self.paid_in += budget,
+                Ok(()) => {
+                    self.paid_in += budget;
+                    self.write_payment(app, Movement::TopUp, budget);
+                }
                 Err(error) => self.fail(format!("account of application {app}: {error}")),
             }
             self.drain_journal();

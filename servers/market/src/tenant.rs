@@ -3,6 +3,7 @@
 use crate::launch::Layout;
 use crate::machine::Slot;
 use crate::memory::BlockId;
+use crate::statement::Movements;
 use alloc::{
     collections::{BTreeMap, VecDeque},
     vec::Vec,
@@ -11,6 +12,8 @@ use proto::host::End;
 
 /// Messages that wait for room in a tenant's ring; further ones are dropped, which hurts only the one that doesn't read.
 const MAX_OUTBOX: usize = 256;
+/// The same in bytes: answers can be long, and the market's heap is everybody's.
+const MAX_OUTBOX_BYTES: usize = 32 * 1024;
 
 /// A lease of pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,6 +121,8 @@ pub struct Tenant {
     pub page_ms: u64,
     /// Ticks of CPU time beyond the base.
     pub cpu_ticks: u64,
+    /// Every movement of its money.
+    pub movements: Movements,
     /// Balance, escrow and paid as last reported to the host.
     pub reported: Option<(i128, i128, i128)>,
 }
@@ -148,6 +153,7 @@ impl Tenant {
             income: 0,
             page_ms: 0,
             cpu_ticks: 0,
+            movements: Movements::default(),
             reported: None,
         }
     }
@@ -176,7 +182,8 @@ impl Tenant {
 
     /// Keeps an encoded message until its ring has room.
     pub fn queue(&mut self, message: Vec<u8>) {
-        if self.outbox.len() < MAX_OUTBOX {
+        let bytes: usize = self.outbox.iter().map(Vec::len).sum();
+        if self.outbox.len() < MAX_OUTBOX && bytes + message.len() <= MAX_OUTBOX_BYTES {
             self.outbox.push_back(message);
         }
     }

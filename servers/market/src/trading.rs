@@ -15,7 +15,7 @@ use market_mechanism::rounds::{Action, Report};
 use market_mechanism::types::Ticks;
 use market_mechanism::{Credits, RoundNo};
 use proto::host::{End, Record};
-use proto::market::FromMarket;
+use proto::market::{FromMarket, Movement};
 
 /// A lease that its tenant does not accept for so long is tried again only when the market wakes for something else.
 const ACCEPT_MICROS: u64 = 20_000;
@@ -71,6 +71,7 @@ impl<M: Machine> Server<'_, M> {
         market.keep(report, self.work.entries().iter().copied().zip(self.work.awards().iter().copied()));
         market.warn_at = nominal.0 + interval / 2;
         self.drain_journal();
+        self.write_lines(good, &actions);
         self.publish(good);
         self.perform(good, report.round, &actions);
         if let GoodKind::Cpu(_) = self.markets[good].kind {
@@ -103,12 +104,12 @@ impl<M: Machine> Server<'_, M> {
                         units: units.0,
                         deadline_tsc: deadline.0,
                     };
-                    self.post(account.0 as usize, &notice);
+                    self.post_urgent(account.0 as usize, &notice);
                 }
                 Action::StopNotice { account, deadline } => {
                     let name = self.name(account.0 as usize);
                     self.say(&format!("{name} cannot pay its base and will be stopped"));
-                    self.post(account.0 as usize, &FromMarket::StopNotice { deadline_tsc: deadline.0 });
+                    self.post_urgent(account.0 as usize, &FromMarket::StopNotice { deadline_tsc: deadline.0 });
                 }
                 Action::StopCancelled { account } => {
                     let name = self.name(account.0 as usize);
@@ -302,7 +303,10 @@ impl<M: Machine> Server<'_, M> {
             tenant.income = due;
             let cause = Cause { good: None, round: self.markets[0].rounds.round() };
             match self.ledger.income(account(app), amount, cause) {
-                Ok(()) => self.paid_in += amount,
+                Ok(()) => {
+                    self.paid_in += amount;
+                    self.write_payment(app, Movement::Income, amount);
+                }
                 Err(error) => self.fail(format!("income of application {app}: {error}")),
             }
             self.drain_journal();
@@ -366,6 +370,15 @@ impl<M: Machine> Server<'_, M> {
         }
     }
 
+    /// Sends a message that must not wait until the tenant looks: it is signalled even if it does not sleep, which
+    /// interrupts it if it has asked for that.
+    fn post_urgent(&mut self, app: usize, message: &FromMarket) {
+        self.post(app, message);
+        if let Some(tenant) = self.tenants.get_mut(app).filter(|tenant| tenant.is_running()) {
+            tenant.unsignalled = true;
+        }
+    }
+
     /// Moves what waits for a tenant: messages into its ring, then leases into its channel. True if it should be tried
     /// again soon.
     pub(crate) fn flush_tenant(&mut self, app: usize) -> bool {
@@ -373,8 +386,11 @@ impl<M: Machine> Server<'_, M> {
         let crate::tenant::State::Running(running) = &tenant.state else { return false };
         let channel = running.channel;
         while let Some(message) = tenant.outbox.front() {
-            let Ok(attention) = self.root.machine.send(Self::peer(app), message) else { break };
-            tenant.unsignalled |= attention == Attention::Asleep;
+            if self.root.machine.send(Self::peer(app), message).is_err() {
+                break;
+            }
+            // Something urgent may be among what had no room.
+            tenant.unsignalled = true;
             tenant.outbox.pop_front();
         }
         while self.tenants[app].outbox.is_empty() && self.grant_next(app, channel) {}

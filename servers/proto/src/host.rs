@@ -42,6 +42,8 @@ pub enum Command {
     },
     /// Ends the run as if its limit were reached, in good order.
     Stop,
+    /// Makes the market server panic, so that a test sees what follows.
+    Crash,
 }
 
 /// From the machine to the host. Times `t` are microseconds of virtual time since the start of the run.

@@ -76,7 +76,10 @@ pub enum RequestBody {
         quantity: u32,
     },
     /// My account.
-    Statement,
+    Statement {
+        /// Number of the first line that is wanted.
+        from: u64,
+    },
     /// I have ended; everything I hold may be taken.
     Exit {
         /// 0 for success.
@@ -182,7 +185,59 @@ pub enum Answer {
         escrow: Atto15,
         /// Paid so far.
         paid: Atto15,
+        /// How it came about.
+        page: StatementPage,
     },
+}
+
+/// Lines in one [`StatementPage`], at most.
+pub const STATEMENT_LINES: usize = 32;
+
+/// A part of an account's movements.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatementPage {
+    /// Number of the first line here. Older ones were not asked for, or are not remembered.
+    pub first: u64,
+    /// Sum of all lines before it.
+    pub opening: Atto15,
+    /// At most [`STATEMENT_LINES`], in the order in which they happened.
+    pub lines: Vec<StatementLine>,
+    /// Number that the next line will have that is written. If it is not the one after these, there are more.
+    pub end: u64,
+}
+
+/// One movement of an account's money.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatementLine {
+    /// What it was.
+    pub kind: Movement,
+    /// About this good, if about one.
+    pub good: Option<u16>,
+    /// First interval that was paid for; else the one that was running, of the good or of pages.
+    pub interval: u64,
+    /// Units that were paid for.
+    pub quantity: u32,
+    /// What the account's money grew by; below 0 for a charge.
+    pub amount: Atto15,
+}
+
+/// Why an account's money moves. Escrow is still the account's, so that setting aside is no movement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Movement {
+    /// Its owner paid in.
+    TopUp,
+    /// Its regular income.
+    Income,
+    /// It paid its base, also out of its deposit while a stop notice runs.
+    Base,
+    /// It paid what it won in a round.
+    Round,
+    /// It bought at the desk.
+    Desk,
+    /// It was refunded what it gave back and the desk sold again.
+    Refund,
+    /// The operator broke a lease of its.
+    Penalty,
 }
 
 /// What a round meant for one application.

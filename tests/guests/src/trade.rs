@@ -111,7 +111,7 @@ fn random_request(random: &mut Random) -> RequestBody {
         4 => RequestBody::GiveUp { leases: leases(random) },
         5 => RequestBody::Explain { good, round: random.word() },
         6 => RequestBody::Estimate { good, quantity: random.word() as u32 },
-        _ => RequestBody::Statement,
+        _ => RequestBody::Statement { from: random.word() },
     }
 }
 

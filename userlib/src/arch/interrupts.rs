@@ -19,23 +19,33 @@ static ON_EVENT: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
 static TIMER_RATE: AtomicU64 = AtomicU64::new(0);
 
 /// Lets `handler` run as soon as an event happens while this VM runs, with interrupts off, in the middle of whatever
-/// runs. The event stays in the event word. The handler must not allocate, print or wait.
+/// runs, except where [`crate::upcalls`] says. The event stays in the event word.
 pub fn on_event(handler: fn()) -> Result<(), Fault> {
     ON_EVENT.store(handler as *mut (), Ordering::Release);
-    set_handler(EVENT_VECTOR, Some(event));
+    set_handler(EVENT_VECTOR, Some(on_event_vector));
     own::VCPU.set_upcall(FAULT_VECTOR, EVENT_VECTOR)?;
     super::enable_interrupts();
     Ok(())
 }
 
-fn event(_: &mut TrapFrame) {
+fn on_event_vector(_: &mut TrapFrame) {
+    call_handler();
+    apic::end_of_interrupt();
+}
+
+/// Calls the handler of events as their vector does.
+pub fn event() {
+    let _masked = crate::upcalls::mask();
+    call_handler();
+}
+
+fn call_handler() {
     let handler = ON_EVENT.load(Ordering::Acquire);
     if !handler.is_null() {
         // SAFETY: only `on_event` stores here, and what it stores is a `fn()`.
         let handler = unsafe { mem::transmute::<*mut (), fn()>(handler) };
         handler();
     }
-    apic::end_of_interrupt();
 }
 
 fn timer(_: &mut TrapFrame) {

@@ -10,7 +10,6 @@ use market_mechanism::rounds::Lease;
 use market_mechanism::types::{Credits, Price, Quantity};
 use proto::market::{Answer, FromMarket, Refusal};
 
-use super::statement::{Charge, Statement};
 use crate::pager::PagerError;
 
 /// The good whose leases are blocks of memory.
@@ -138,8 +137,6 @@ pub enum Effect {
 struct Account {
     lease: Lease,
     history: VecDeque<RoundRecord>,
-    /// What was bought at the desk: interval, units and payment.
-    desk: VecDeque<(u64, u32, u64)>,
 }
 
 /// The state machine of a market client.
@@ -159,7 +156,7 @@ impl Book {
     pub fn new(goods: Vec<Good>) -> Book {
         let account = |good: &Good| {
             let lease = Lease { base: good.base, running: Quantity(0), next: Quantity(0) };
-            Account { lease, history: VecDeque::new(), desk: VecDeque::new() }
+            Account { lease, history: VecDeque::new() }
         };
         let accounts = goods.iter().map(account).collect();
         Book { goods, accounts, free: Credits::ZERO, notices: Vec::new(), number: 0, waiting: BTreeMap::new() }
@@ -274,36 +271,6 @@ impl Book {
             FromMarket::StopNotice { deadline_tsc } => Effect::Tell(Event::StopNotice { deadline_tsc }),
         }
     }
-
-    /// Units were bought at the desk.
-    pub fn bought(&mut self, good: u16, interval: u64, units: u32, payment: u64) {
-        if let Some(account) = self.accounts.get_mut(usize::from(good)) {
-            if account.desk.len() == HISTORY {
-                account.desk.pop_front();
-            }
-            account.desk.push_back((interval, units, payment));
-        }
-    }
-
-    /// The account and the charges that are remembered.
-    pub fn statement(&self, balance: i128, escrow: i128, paid: i128) -> Statement {
-        let mut charges = Vec::new();
-        for (good, account) in self.goods.iter().zip(&self.accounts) {
-            // Round k sells interval k + 1.
-            let rounds = account.history.iter().map(|record| (record.round + 1, record.holding, record.payment));
-            let mut lines: Vec<(u64, u32, u64)> = rounds.chain(account.desk.iter().copied()).collect();
-            lines.retain(|&(.., payment)| payment > 0);
-            lines.sort_unstable();
-            charges.extend(lines.into_iter().map(|(interval, quantity, payment)| Charge {
-                good: good.name.clone(),
-                interval,
-                interval_ticks: good.interval_ticks,
-                quantity,
-                payment,
-            }));
-        }
-        Statement { balance: Credits(balance), escrow: Credits(escrow), paid: Credits(paid), charges }
-    }
 }
 
 #[cfg(test)]
@@ -369,20 +336,5 @@ mod tests {
         assert_eq!(book.notices().len(), 1);
         book.take_in(round(0, 5, 1), no_line);
         assert_eq!(book.notices(), []);
-    }
-
-    #[test]
-    fn a_statement_lists_what_was_paid() {
-        let mut book = book();
-        for (at, holding) in [(4, 5), (5, 0), (6, 2)] {
-            book.take_in(round(1, at, holding), no_line);
-        }
-        book.bought(1, 6, 1, 3);
-        book.bought(9, 6, 1, 3);
-        let statement = book.statement(7, 8, 14);
-        assert_eq!(
-            statement.charges.iter().map(|charge| (charge.interval, charge.payment)).collect::<Vec<_>>(),
-            [(5, 10), (6, 3), (7, 4)]
-        );
     }
 }

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::vec;
 
 use market_mechanism::board::{WORDS, publish};
+use proto::market::StatementPage;
 
 use super::*;
 use crate::cap::{Label, own};
@@ -99,19 +100,34 @@ fn a_round_is_explained_by_its_number() {
 
 #[test]
 fn cpu_time_is_bought_and_given_back_and_the_account_says_what_it_cost() {
+    const LINE: StatementLine =
+        StatementLine { kind: Movement::Desk, good: Some(1), interval: 7, quantity: 3, amount: -96 };
     let (mut market, server) = connect(|body| match body {
         RequestBody::Desk { good: 1, quantity: 3 } => answer(Answer::Bought { payment: 96, from_tsc: 12 }),
         RequestBody::Desk { .. } => answer(Answer::Refused(Refusal::CannotPay)),
-        RequestBody::Statement => answer(Answer::Statement { balance: 500, escrow: 0, paid: 96 }),
+        RequestBody::Statement { from: 0 } => {
+            let page = StatementPage { first: 4, opening: 596, lines: vec![LINE], end: 6 };
+            answer(Answer::Statement { balance: 500, escrow: 0, paid: 96, page })
+        }
+        // A line was written after the first answer.
+        RequestBody::Statement { from } => {
+            assert_eq!(*from, 5);
+            let top_up = StatementLine { kind: Movement::TopUp, good: None, quantity: 0, amount: 7, ..LINE };
+            let page = StatementPage { first: 5, opening: 500, lines: vec![top_up], end: 6 };
+            answer(Answer::Statement { balance: 507, escrow: 0, paid: 96, page })
+        }
         _ => answer(Answer::Done),
     });
     assert_eq!(market.buy_cpu(1, 3), Ok((96, 12)));
     assert_eq!(market.buy_cpu(1, 4), Err(MarketError::Refused(Refusal::CannotPay)));
     market.release_cpu(1, 2).unwrap();
     let statement = market.statement().unwrap();
-    assert_eq!((statement.balance, statement.paid), (Credits(500), Credits(96)));
-    let charges: Vec<_> = statement.charges.iter().map(|charge| (&charge.good[..], charge.quantity)).collect();
-    assert_eq!(charges, [("cpu.0", 3)]);
+    assert_eq!((statement.balance, statement.paid), (Credits(507), Credits(96)));
+    assert_eq!(
+        statement.lines.iter().map(|line| (line.good, line.quantity)).collect::<Vec<_>>(),
+        [(Some(1), 3), (None, 0)]
+    );
+    assert!(statement.adds_up());
     let release = RequestBody::Release { good: 1, leases: vec![], quantity: 2 };
     assert!(server.borrow().requests.contains(&release));
 }
@@ -127,6 +143,37 @@ fn notices_and_warnings_say_what_and_by_when() {
     assert_eq!(market.poll(), Ok(Some(Event::AtRisk { good: 0, units: 5 })));
     assert_eq!(market.wait(0), Ok(Some(Event::Notice(notice))));
     assert_eq!(market.notices(), [notice]);
+}
+
+#[test]
+fn a_handler_hears_of_each_notice_once_and_in_turn() {
+    std::thread_local! {
+        static HEARD: RefCell<Vec<(u64, Vec<u32>)>> = const { RefCell::new(Vec::new()) };
+    }
+    let (mut market, server) = connect(|_| answer(Answer::Done));
+    let notice = |round| FromMarket::Notice { good: 0, round, units: 2, deadline_tsc: 900 };
+    let lease = |lease| FromMarket::Lease { lease, bits: 12, round: 1 };
+    for message in [lease(5), notice(3)] {
+        server.borrow_mut().endpoint.send(&message).unwrap();
+    }
+    assert!(market.poll().unwrap().is_some());
+    market.handle_notices(Some(|market, notice| {
+        let held = market.pager().leases().map(|(lease, _)| lease).collect();
+        HEARD.with_borrow_mut(|heard| heard.push((notice.round, held)));
+        assert_eq!(market.give_up(&[5]).unwrap(), u64::from(notice.round == 4));
+        // It may take in messages: the notice among them waits for its turn.
+        market.take_in().unwrap();
+        HEARD.with_borrow(|heard| assert_eq!(heard.last().map(|(round, _)| *round), Some(notice.round)));
+    }));
+    for message in [notice(4), notice(5)] {
+        server.borrow_mut().endpoint.send(&message).unwrap();
+    }
+    market.take_in().unwrap();
+    assert_eq!(HEARD.take(), [(4, vec![5]), (5, vec![])], "not of what came before");
+    let rounds: Vec<u64> = core::iter::from_fn(|| market.poll().unwrap())
+        .filter_map(|event| if let Event::Notice(notice) = event { Some(notice.round) } else { None })
+        .collect();
+    assert_eq!(rounds, [3, 4, 5], "events tell of all of them afterwards");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What can be done to a run: the same words in `[[event]]`, in `--event` and behind the display's keys.
 //!
 //! `shock:APP[:FACTOR[:DURATION]]`, `value+:APP`, `value-:APP`, `value:APP:FACTOR`, `kill:APP`, `start:APP`,
-//! `topup:APP:CREDITS`, `stop`.
+//! `topup:APP:CREDITS`, `stop`, `crash`.
 
 use super::units;
 use proto::host::Command;
@@ -42,6 +42,8 @@ pub enum Action {
     TopUp(u16, i128),
     /// Ends the run in good order.
     Stop,
+    /// Makes the market server panic.
+    Crash,
 }
 
 impl Action {
@@ -52,13 +54,14 @@ impl Action {
     pub fn parse(text: &str, names: &[&str]) -> Result<Action, String> {
         let mut parts = text.trim().split(':').map(str::trim);
         let what = parts.next().unwrap_or_default();
-        if what == "stop" {
-            return if parts.next().is_none() { Ok(Action::Stop) } else { Err("`stop` takes nothing".into()) };
+        let alone = [("stop", Action::Stop), ("crash", Action::Crash)].into_iter().find(|(name, _)| *name == what);
+        if let Some((name, action)) = alone {
+            return if parts.next().is_none() { Ok(action) } else { Err(format!("`{name}` takes nothing")) };
         }
         if !["shock", "value+", "value-", "value", "kill", "start", "topup"].contains(&what) {
             return Err(format!(
                 "unknown event `{what}`; known are: shock:APP[:FACTOR[:DURATION]], value+:APP, value-:APP, \
-                 value:APP:FACTOR, kill:APP, start:APP, topup:APP:CREDITS, stop"
+                 value:APP:FACTOR, kill:APP, start:APP, topup:APP:CREDITS, stop, crash"
             ));
         }
         let name = parts.next().filter(|name| !name.is_empty());
@@ -108,6 +111,7 @@ impl Action {
                 format!("{} gets {} credits", name(app), market_mechanism::Credits(*amount))
             }
             Action::Stop => "end the run".into(),
+            Action::Crash => "crash the market".into(),
         }
     }
 
@@ -127,6 +131,7 @@ impl Action {
             Action::Start(app) => Command::Start { app },
             Action::TopUp(app, amount) => Command::TopUp { app, amount },
             Action::Stop => Command::Stop,
+            Action::Crash => Command::Crash,
         }
     }
 }
@@ -160,6 +165,7 @@ mod tests {
         assert_eq!(parse("value:cache:0.5"), Ok(Action::Set(1, 500_000)));
         assert_eq!(parse("topup:cache:1"), Ok(Action::TopUp(1, 1_000_000_000_000_000)));
         assert_eq!(parse("stop"), Ok(Action::Stop));
+        assert_eq!(parse("crash"), Ok(Action::Crash));
         for (wrong, part) in [
             ("kill", "which application"),
             ("kill:me", "digest, cache"),
@@ -205,5 +211,6 @@ mod tests {
         assert_eq!(told("kill:digest"), "kill digest");
         assert_eq!(told("topup:digest:0.5"), "digest gets 0.5 credits");
         assert_eq!(told("stop"), "end the run");
+        assert_eq!(told("crash"), "crash the market");
     }
 }

@@ -405,3 +405,103 @@ fn a_difference_fails_the_run() {
     assert_eq!(sim.run_to_end(), FAILURE);
     assert!(sim.result().1.contains("CPU time of a"), "{}", sim.result().1);
 }
+
+/// The statement of an application, asked for page by page as a client does it.
+fn statement(sim: &mut Sim<'_>, app: usize, mut ms: u64) -> (Vec<proto::market::StatementLine>, i128) {
+    let (mut lines, mut from) = (Vec::new(), 0);
+    loop {
+        sim.tenants[app].says.push(RequestBody::Statement { from });
+        ms += 1;
+        sim.run_to(ms);
+        let Some(Answer::Statement { balance, escrow, page, .. }) = sim.answers(app).pop() else { panic!("no answer") };
+        if from == 0 {
+            assert_eq!((page.first, page.opening), (0, 0), "this short run is remembered whole");
+        }
+        from = page.first + page.lines.len() as u64;
+        lines.extend(page.lines);
+        if from == page.end {
+            return (lines, balance + escrow);
+        }
+    }
+}
+
+#[test]
+fn a_statement_has_every_movement_and_adds_up_to_the_ledger() {
+    use proto::market::Movement::{self, Base, Desk, Income, Refund, Round, TopUp};
+    let mut apps: Vec<App> = ["a", "b"].map(app).into();
+    apps[0].income_per_second = CREDIT;
+    let mut plan = plan(apps, Some(PAGES));
+    plan.goods[1].interval_ms = 100;
+    plan.events.push(at(320, Command::TopUp { app: 0, amount: CREDIT }));
+    let archive = archive(&plan);
+    let mut sim = Sim::new(&archive, silent);
+    sim.tenants[0].says.push(bid(0, 8, 3_000));
+    sim.run_to(350);
+    // A gives back what B then buys at the desk: A's refund.
+    let leases: Vec<u32> = sim.server.tenants[0].leases.keys().copied().collect();
+    sim.tenants[0].says.push(RequestBody::Release { good: 0, leases, quantity: 0 });
+    sim.run_to(352);
+    let units = sim.server.markets[0].rounds.unsold().0.min(512);
+    let units = 1 << units.ilog2();
+    sim.tenants[1]
+        .says
+        .extend([RequestBody::Desk { good: 0, quantity: units }, RequestBody::Desk { good: 0, quantity: units / 2 }]);
+    sim.run_to(410);
+    sim.command(Command::TopUp { app: 1, amount: 3 });
+    for (app, kinds) in [(0, &[TopUp, Income, Base, Round, Refund][..]), (1, &[TopUp, Base, Desk])] {
+        let (lines, held) = statement(&mut sim, app, 420 + 20 * app as u64);
+        assert_eq!(lines.iter().map(|line| line.amount).sum::<i128>(), held, "{lines:?}");
+        let has = |kind: &Movement| lines.iter().any(|line| line.kind == *kind);
+        assert!(kinds.iter().all(has), "{lines:?}");
+        let charge = |kind: Movement| matches!(kind, Base | Round | Desk);
+        assert!(
+            lines.iter().all(|line| (line.amount < 0) == charge(line.kind) && charge(line.kind) == (line.quantity > 0))
+        );
+    }
+    sim.run_to(550);
+    assert_eq!(sim.server.tally.mismatches, 0, "every interval has compared the lines with the ledger");
+}
+
+#[test]
+fn a_line_that_is_missing_is_found() {
+    let (archive, _) = three([0; 3]);
+    let mut sim = Sim::new(&archive, silent);
+    sim.run_to(250);
+    assert_eq!(sim.server.tally.mismatches, 0);
+    sim.server.write_payment(0, proto::market::Movement::Income, market_mechanism::Credits(1));
+    sim.run_to(350);
+    assert!(sim.server.tally.mismatches > 0);
+}
+
+#[test]
+fn who_would_lose_units_is_warned_half_an_interval_before_and_nobody_else() {
+    let (archive, _) = three([0; 3]);
+    let mut sim = Sim::new(&archive, silent);
+    sim.tenants[0].says.push(bid(0, 800, 3_000));
+    sim.run_to(310);
+    assert_eq!(sim.pages(0), 800);
+    let warnings = |sim: &Sim<'_>, app: usize| -> Vec<u32> {
+        let warning = |message: &FromMarket| match message {
+            FromMarket::AtRisk { good: 0, units } => Some(*units),
+            _ => None,
+        };
+        sim.tenants[app].heard.iter().filter_map(warning).collect()
+    };
+    // A bid that stands at the middle of the interval (350 ms) takes 400 units in the round at 400 ms.
+    sim.tenants[1].says.push(bid(0, 600, 9_000));
+    sim.run_to(345);
+    assert_eq!(warnings(&sim, 0), [], "not before the middle");
+    sim.run_to(360);
+    assert_eq!(warnings(&sim, 0), [400]);
+    let notices = |sim: &Sim<'_>| {
+        let notice = |message: &&FromMarket| matches!(message, FromMarket::Notice { good: 0, .. });
+        sim.tenants[0].heard.iter().filter(notice).count()
+    };
+    assert_eq!(notices(&sim), 0, "it is early: there is no notice yet");
+    // Who hears it can still bid more: then the other is the one that loses, and holds nothing yet.
+    sim.tenants[0].says.push(bid(0, 800, 20_000));
+    sim.run_to(450);
+    assert_eq!((notices(&sim), sim.pages(0)), (0, 800));
+    sim.run_to(460);
+    assert_eq!((warnings(&sim, 0), warnings(&sim, 1)), (vec![400], vec![]), "nobody is at risk any more");
+}

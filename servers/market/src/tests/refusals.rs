@@ -75,7 +75,7 @@ fn explanations_and_estimates_are_of_the_last_round() {
     sim.run_to(350);
     sim.tenants[1].says.push(RequestBody::Explain { good: 0, round: u64::MAX });
     sim.tenants[1].says.push(RequestBody::Estimate { good: 0, quantity: 1 });
-    sim.tenants[1].says.push(RequestBody::Statement);
+    sim.tenants[1].says.push(RequestBody::Statement { from: 0 });
     sim.run_to(352);
     let answers = sim.answers(1);
     let Answer::Explanation(explained) = answers[1] else { panic!("{answers:?}") };
@@ -128,9 +128,9 @@ fn a_flood_costs_only_its_sender() {
     let mut sim = Sim::new(&archive, silent);
     sim.run_to(150);
     for _ in 0..3 * MAX_REQUESTS {
-        sim.tenants[0].says.push(RequestBody::Statement);
+        sim.tenants[0].says.push(RequestBody::Statement { from: 0 });
     }
-    sim.tenants[1].says.push(RequestBody::Statement);
+    sim.tenants[1].says.push(RequestBody::Statement { from: 0 });
     sim.run_to(152);
     assert_eq!(sim.answers(1).len(), 1, "the other is served");
     let answers = sim.answers(0);
