@@ -53,16 +53,15 @@ fn run(app: &mut App) -> Result<(), Error> {
     );
     // Until the next round's result all that may go has gone.
     let mut noticed = 0;
+    let is_over = || clock::now() > deadline;
     loop {
         match app.wait(0)? {
             Some(Event::Notice(notice)) if notice.good == page => noticed += notice.units,
             Some(Event::Taken { leases }) => {
                 return Err(Error::failed(alloc::format!("{leases:?} were taken by force")));
             }
-            Some(Event::Round { good, record }) if good == page && noticed > 0 && record.holding == PAGES - RIVALS => {
-                if clock::now() > deadline {
-                    break;
-                }
+            Some(Event::Round { good, record }) if good == page && record.holding == PAGES - RIVALS && is_over() => {
+                break;
             }
             _ => {}
         }
