@@ -15,7 +15,7 @@ use crate::sched::{NEVER, Share};
 use crate::slot::Slot;
 use crate::types::{CoreId, SlotId, Ticks, VcpuId};
 use crate::vcpu::Run;
-use cap_spec::abi::{Error, Fault, Label, Rights};
+use cap_spec::abi::{Error, Fault, Label};
 
 /// What a CpuTime capability says.
 #[derive(Clone, Copy, Debug)]
@@ -89,14 +89,14 @@ impl<M: Machine> Kernel<M> {
         }
     }
 
-    /// Makes a child reservation.
+    /// Makes a child reservation, with the same rights.
     pub(crate) fn split_time(&mut self, from: SlotId, to: SlotId, budget: u64, period: u64) {
         let Some(own) = self.reservation(from) else { return };
         let share = self.share(budget, period);
         self.set_reservation(from, Reservation { allocated: own.allocated.saturating_add(share.get()), ..own });
         let cap =
             Cap::CpuTime { core: own.core, vcpu: VcpuId::NONE, budget, period, free_from: own.free_from, allocated: 0 };
-        self.insert_child(from, to, Slot::of(cap, Rights::all(), true));
+        self.insert_child(from, to, Slot::of(cap, self.slot(from).rights, true));
     }
 
     /// Changes a reservation. A bound one changes at its next period boundary; what it gives back is free from then on.

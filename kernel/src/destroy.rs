@@ -123,7 +123,9 @@ impl<M: Machine> Kernel<M> {
             // The zombie that Delete begins with stays where the repeated call looks for it.
             work.focus = if leaf == work.target { leaf } else { self.move_home(leaf) };
         } else {
-            let light = !matches!(cap, Cap::PageTable { .. } | Cap::Vm { .. } | Cap::Vcpu { .. });
+            // A copy of what stands for much is as quickly gone as any other.
+            let light =
+                !self.slot(leaf).original || !matches!(cap, Cap::PageTable { .. } | Cap::Vm { .. } | Cap::Vcpu { .. });
             let gone = self.take_away(leaf);
             return match light {
                 _ if gone && leaf == work.target => Step::Done,

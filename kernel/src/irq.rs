@@ -11,7 +11,7 @@ use crate::kernel::{Kernel, MAX_ROUTES, Route};
 use crate::machine::Machine;
 use crate::slot::Slot;
 use crate::types::{SlotId, VcpuId};
-use cap_spec::abi::{Error, Fault, Label, Rights};
+use cap_spec::abi::{Error, Fault, Label};
 
 impl<M: Machine> Kernel<M> {
     /// Every label of Irq.
@@ -92,9 +92,9 @@ impl<M: Machine> Kernel<M> {
         })
     }
 
-    /// Makes a child that owns part of a range.
+    /// Makes a child that owns part of a range, with the same rights.
     pub(crate) fn split_range(&mut self, from: SlotId, to: SlotId, cap: Cap) {
-        self.insert_child(from, to, Slot::of(cap, Rights::all(), true));
+        self.insert_child(from, to, Slot::of(cap, self.slot(from).rights, true));
     }
 
     /// Delivers a route to a Vcpu on its core.

@@ -24,6 +24,8 @@ pub const IMAGE: &str = "bench";
 const TIMEOUT: Duration = Duration::from_secs(240);
 /// A row may get worse by this many per cent without a new baseline.
 const TOLERANCE_PERCENT: u64 = 2;
+/// How much better a row may be than the baseline, in per cent, before that is out of date.
+const STALE_PERCENT: u64 = 10;
 
 /// A machine of the bench.
 struct Machine {
@@ -246,7 +248,8 @@ fn write_baseline(rows: &[Row]) -> Result<()> {
     Ok(())
 }
 
-/// What is worse than the baseline allows, or gone.
+/// What is worse than the baseline allows, or gone; and what is so much better that the baseline would no longer notice a
+/// loss.
 fn compare(rows: &[Row], baseline: &[BaselineRow]) -> Vec<String> {
     let now: BTreeMap<&str, &Row> = rows.iter().map(|row| (row.operation.as_str(), row)).collect();
     let mut worse = Vec::new();
@@ -259,6 +262,11 @@ fn compare(rows: &[Row], baseline: &[BaselineRow]) -> Vec<String> {
                     worse.push(format!(
                         "`{}` got worse: {} instructions and {} exits, baseline {} and {}",
                         row.operation, row.instructions, row.exits, before.instructions, before.exits
+                    ));
+                } else if row.instructions < before.instructions - before.instructions * STALE_PERCENT / 100 {
+                    worse.push(format!(
+                        "`{}` got better, and the baseline of {} guards nothing: {} instructions",
+                        row.operation, before.instructions, row.instructions
                     ));
                 }
             }
@@ -292,7 +300,18 @@ mod tests {
         assert_eq!(compare(&[row("copy", 205, 1)], &baseline).len(), 1);
         assert_eq!(compare(&[row("copy", 100, 2)], &baseline).len(), 1);
         assert_eq!(compare(&[], &baseline).len(), 1, "a row may not vanish");
-        assert!(compare(&[row("copy", 1, 1), row("new", 9, 9)], &baseline).is_empty());
+        assert!(compare(&[row("copy", 180, 1), row("new", 9, 9)], &baseline).is_empty());
+        assert_eq!(compare(&[row("copy", 179, 1)], &baseline).len(), 1, "a baseline may not be out of date");
+    }
+
+    #[test]
+    fn rows_are_written_with_these_names() {
+        let rows = serde_json::to_value([row("null invoke", 151, 1), row("other", 5, 0)]).expect("they are encoded");
+        let expected = serde_json::json!([
+            { "operation": "null invoke", "instructions": 151, "exits": 1, "target": 150, "met": false },
+            { "operation": "other", "instructions": 5, "exits": 0, "target": null, "met": null },
+        ]);
+        assert_eq!(rows, expected);
     }
 
     #[test]

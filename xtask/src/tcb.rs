@@ -359,6 +359,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn counts_are_written_with_these_names() {
+        let count = Count { class: "kernel".into(), lines: 7, unsafe_blocks: 1, ..Count::default() };
+        let expected = serde_json::json!({
+            "class": "kernel", "trusted_for": "", "lines": 7, "assembly_lines": 0, "unsafe_blocks": 1, "unsafe_lines": 0,
+        });
+        assert_eq!(serde_json::to_value(count).expect("it is encoded"), expected);
+    }
+
+    #[test]
     fn only_code_counts() {
         let text = r##"//! Module.
 /// Documentation

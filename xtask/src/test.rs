@@ -68,6 +68,8 @@ pub fn test(options: &Options) -> Result<bool> {
     let filter = options.filter.as_deref();
     tally.add(step_with("host tests", || host_tests(&whole, None, filter)));
     tally.add(step_with("host tests of libraries for VMs", || host_tests(&libraries, Some("--lib"), filter)));
+    // What must not compile, above all.
+    tally.add(step_with("examples of libraries for VMs", || host_tests(&libraries, Some("--doc"), filter)));
     if !options.host_only {
         match build::build_all() {
             Ok(_) => {
@@ -108,7 +110,12 @@ fn format() -> Result<()> {
 }
 
 fn lint_host() -> Result<()> {
-    process::run(build::cargo().args(["clippy", "--quiet", "--all-targets", "--", "-D", "warnings"]))
+    let strict = ["--", "-D", "warnings"];
+    process::run(build::cargo().args(["clippy", "--quiet", "--all-targets"]).args(strict))?;
+    // Of the others, what runs on the host: their libraries' tests.
+    let (_, libraries) = build::host_packages()?;
+    let packages = libraries.iter().flat_map(|name| ["--package", name]);
+    process::run(build::cargo().args(["clippy", "--quiet", "--lib", "--profile", "test"]).args(packages).args(strict))
 }
 
 fn lint_guests() -> Result<()> {

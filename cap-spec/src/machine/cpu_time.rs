@@ -22,7 +22,7 @@ use super::derivation::{Kind, check_depth, derive};
 use super::lookup::Invoked;
 use super::state::{Cap, Config, Period, Reservation, SlotId, State, VcpuId};
 use super::{MAX_RESERVATIONS, MAX_SPLITS, Outcome};
-use crate::abi::{Error, Fault, Rights};
+use crate::abi::{Error, Fault};
 
 /// The whole of a core.
 const WHOLE: u64 = 1 << 32;
@@ -100,7 +100,8 @@ pub(super) fn split(state: &mut State, call: Invoked) -> Result<Outcome, Fault> 
     }
     check_depth(state, call.slot, 0)?;
     let cap = Cap::CpuTime { core, reservation, free_from, vcpu: None };
-    derive(state, call.slot, destination, cap, Rights::all(), Kind::Original);
+    let rights = state.slots[&call.slot].rights;
+    derive(state, call.slot, destination, cap, rights, Kind::Original);
     Ok(Outcome::NOTHING)
 }
 

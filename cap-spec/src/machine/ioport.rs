@@ -12,7 +12,7 @@ use super::derivation::{Kind, check_depth, derive};
 use super::irq::{is_split_up, is_taken, part};
 use super::lookup::Invoked;
 use super::state::{Cap, Output, State};
-use crate::abi::{Error, Fault, Rights};
+use crate::abi::{Error, Fault};
 
 /// First port and number of ports of the invoked range.
 fn range_of(state: &State, call: &Invoked) -> (u16, u32) {
@@ -62,7 +62,8 @@ pub(super) fn split(state: &mut State, call: Invoked) -> Result<Outcome, Fault> 
     check_allowed(state, first, count)?;
     check_depth(state, call.slot, 0)?;
     let cap = Cap::IoPort { first, count };
-    derive(state, call.slot, destination, cap, Rights::all(), Kind::Original);
+    let rights = state.slots[&call.slot].rights;
+    derive(state, call.slot, destination, cap, rights, Kind::Original);
     Ok(Outcome::NOTHING)
 }
 

@@ -51,7 +51,8 @@ pub(super) fn split(state: &mut State, call: Invoked) -> Result<Outcome, Fault> 
     }
     check_depth(state, call.slot, 0)?;
     let cap = Cap::Irq { first, count, route: None };
-    derive(state, call.slot, destination, cap, Rights::all(), Kind::Original);
+    let rights = state.slots[&call.slot].rights;
+    derive(state, call.slot, destination, cap, rights, Kind::Original);
     Ok(Outcome::NOTHING)
 }
 

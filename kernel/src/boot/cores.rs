@@ -21,7 +21,7 @@ const ATTEMPTS: u32 = 1000;
 pub fn start(page: Taken, ids: impl Iterator<Item = u32>, tsc_hz: u64) -> usize {
     let (start, end) = (&raw const trampoline_start, &raw const trampoline_end);
     // SAFETY: the trampoline is read-only data between its two symbols.
-    page.fill(unsafe { core::slice::from_raw_parts(start, end.addr() - start.addr()) });
+    page.fill(0..page.bytes(), unsafe { core::slice::from_raw_parts(start, end.addr() - start.addr()) });
     let stack_word = (&raw const trampoline_stack).addr() - start.addr();
     let mut count = 1;
     for apic_id in ids {

@@ -72,8 +72,9 @@ fn prepare(magic: u64, info: u64) -> Booted {
     if options.pace {
         quiet::pace_emulated_cores();
     }
-    let iommus = quiet::iommus_off(&platform);
+    // In this order: without translation a device reaches all memory.
     let functions = quiet::bus_masters_off(&platform);
+    let iommus = quiet::iommus_off(&platform);
     log::info!("{iommus} IOMMUs off, {functions} PCI functions quiet");
     let (mut memory, module_base, module) = take_memory(handover);
 

@@ -1,5 +1,6 @@
 //! Physical memory as boot reads and fills it, before any of it is an object of the kernel.
 
+use core::ops::Range;
 use kernel::firmware::PhysicalMemory;
 use kernel::firmware::memory_map::{MemoryMap, Region};
 use kernel::types::Hpa;
@@ -48,7 +49,7 @@ impl Taken {
     /// Takes clean memory for an object or a table: naturally aligned and zero.
     pub fn clean(memory: &mut MemoryMap, bits: u8) -> Taken {
         let taken = Taken::from(memory, 1 << bits, 1 << bits, 0).expect("no memory for the root VM");
-        taken.fill(&[]);
+        taken.fill(0..taken.bytes(), &[]);
         taken
     }
 
@@ -57,19 +58,25 @@ impl Taken {
         Hpa::new(self.0.start)
     }
 
-    /// Fills it with a copy of `from`, and the rest with zero.
-    pub fn fill(self, from: &[u8]) {
-        let (head, tail) = self.bytes().split_at_mut(from.len());
-        head.copy_from_slice(from);
+    /// How many bytes it has.
+    pub fn bytes(self) -> u64 {
+        self.0.bytes()
+    }
+
+    /// Fills a part of it with a copy of the beginning of `from`, and with zero where that ends.
+    pub fn fill(self, part: Range<u64>, from: &[u8]) {
+        let part = &mut self.slice()[part.start as usize..part.end as usize];
+        let (head, tail) = part.split_at_mut(from.len().min(part.len()));
+        head.copy_from_slice(&from[..head.len()]);
         tail.fill(0);
     }
 
     /// Writes bytes into it.
     pub fn put(self, offset: usize, bytes: &[u8]) {
-        self.bytes()[offset..][..bytes.len()].copy_from_slice(bytes);
+        self.slice()[offset..][..bytes.len()].copy_from_slice(bytes);
     }
 
-    fn bytes<'a>(self) -> &'a mut [u8] {
+    fn slice<'a>(self) -> &'a mut [u8] {
         // SAFETY: RAM that left the memory map in `from`, so nobody else has it, and see the type. The reference lives no
         // longer than the two functions above.
         unsafe { core::slice::from_raw_parts_mut(self.0.start as *mut u8, self.0.bytes() as usize) }

@@ -1,4 +1,5 @@
-//! Before the first VM starts: IOMMU translation off, every PCI function's bus mastering off, legacy interrupts masked.
+//! Before the first VM starts: IOMMU translation off, every PCI function's bus mastering and I/O ports off, legacy
+//! interrupts masked.
 
 use super::physical::MAPPED_END;
 use crate::arch::mmio::Registers;
@@ -32,18 +33,21 @@ pub fn pace_emulated_cores() {
     write_ports(&[(0x43, COMMAND), (0x40, PERIOD), (0x40, 0)]);
 }
 
-/// Turns translation and interrupt remapping of every IOMMU off; returns how many were seen.
+/// Turns translation and interrupt remapping of every IOMMU off; returns how many there are. Panics if one is out of reach
+/// or stays on: what devices reach would be decided by tables in memory that is about to be handed out.
 pub fn iommus_off(platform: &Platform) -> usize {
-    platform.iommus.iter().filter(|iommu| iommu_off(**iommu)).count()
+    platform.iommus.iter().for_each(|iommu| assert!(iommu_off(*iommu), "{iommu:?} cannot be turned off"));
+    platform.iommus.len()
 }
 
 fn iommu_off(iommu: Iommu) -> bool {
+    const BYTES: u64 = 0x4000;
     let (Iommu::Vtd(base) | Iommu::AmdVi(base)) = iommu;
-    if base == 0 || base >= MAPPED_END {
+    if base == 0 || base > MAPPED_END - BYTES {
         return false;
     }
     // SAFETY: ACPI names these as the IOMMU's registers; they are in no usable RAM.
-    let registers = unsafe { Registers::new(base, 0x4000) };
+    let registers = unsafe { Registers::new(base, BYTES) };
     match iommu {
         Iommu::Vtd(_) => {
             const GLOBAL_COMMAND: u64 = 0x18;
@@ -56,21 +60,33 @@ fn iommu_off(iommu: Iommu) -> bool {
         Iommu::AmdVi(_) => {
             const CONTROL: u64 = 0x18;
             registers.write(CONTROL, 0u64);
-            true
+            registers.read::<u64>(CONTROL) & 1 == 0
         }
     }
 }
 
-/// Clears the bus-master bit of every function that can be reached; returns how many functions there are. Buses are
-/// found through bridges, from bus 0 of each segment on: at most 256 each.
+/// Clears the bus-master bit of every function, and the bit by which it answers at I/O ports: ports are handed out, and
+/// there are devices that become bus masters by a write to one. Returns how many functions there are. Buses are found
+/// through bridges, from the first bus of each segment on: at most 256 each. Panics if a configuration space is out of reach, or if there
+/// is none: then nobody could say which device still writes to memory.
 pub fn bus_masters_off(platform: &Platform) -> usize {
-    platform.config_spaces.iter().filter(|space| space.address < MAPPED_END).map(|space| segment_off(*space)).sum()
+    assert!(!platform.config_spaces.is_empty(), "no MCFG table: PCI functions cannot be kept from memory");
+    platform.config_spaces.iter().map(|space| segment_off(*space)).sum()
 }
 
 fn segment_off(space: ConfigSpace) -> usize {
     /// Vendor that an absent function shows.
     const ABSENT: u32 = 0xffff;
+    /// Of the command register.
+    const IO_DECODE: u32 = 1;
+    const BUS_MASTER: u32 = 1 << 2;
     let buses = u64::from(space.last_bus) + 1;
+    let reachable = space.address != 0 && space.address <= MAPPED_END - (buses << 20);
+    assert!(
+        reachable && space.first_bus <= space.last_bus,
+        "the configuration space at {:#x} is out of reach",
+        space.address
+    );
     // SAFETY: the MCFG names this as configuration space; it is in no usable RAM.
     let config = unsafe { Registers::new(space.address, buses << 20) };
     let mut wanted = [false; 256];
@@ -92,7 +108,7 @@ fn segment_off(space: ConfigSpace) -> usize {
                     continue;
                 }
                 seen += 1;
-                config.write(at + 4, read(4) & 0xffff & !(1 << 2));
+                config.write(at + 4, read(4) & 0xffff & !(BUS_MASTER | IO_DECODE));
                 let header = read(0xc) >> 16;
                 if header & 0x7f == 1 {
                     wanted[(read(0x18) >> 8 & 0xff) as usize] = true;

@@ -4,21 +4,24 @@
 //! image is copied out of it at each start, the archive is mapped from where the boot loader put it.
 
 use super::physical::{Tables, Taken};
-use crate::Nonkernel;
+use crate::arch::guests::Processor;
+use crate::{Nonkernel, panic};
 use cap_spec::abi::{
     BOOT_INFO_MAGIC, IMAGE_BASE, INFO_PAGE, PAGE_BITS, ROOT_ARCHIVE, ROOT_ARCHIVE_BYTES, ROOT_BOOT_INFO, Rights,
     SLOT_BITS, STATS_PAGE, VCPU_BITS, VERSION, VM_BITS, boot_info, slots,
 };
 use core::sync::atomic::{AtomicU64, Ordering};
 use kernel::cap::Cap;
+use kernel::epitaph::EventKind;
 use kernel::firmware::PhysicalMemory;
 use kernel::firmware::command_line::{Options, ROOT_PERIOD_US};
 use kernel::firmware::memory_map::{MemoryMap, Region, blocks};
 use kernel::firmware::module::{HEADER_BYTES, Module};
 use kernel::machine::Machine;
-use kernel::nested::{Entry, EntryFormat, entry_index};
+use kernel::nested::{Entry, entry_index};
 use kernel::sched::CAPACITY;
 use kernel::types::{CoreId, Gpa, Hpa, SlotId, Ticks, VcpuId, VmId};
+use kernel::vcpu::Run;
 
 /// log2 of the slots of the root CNode.
 const CNODE_BITS: u8 = 12;
@@ -32,6 +35,10 @@ const PAGE: u64 = 4096;
 const LARGE: u64 = 0x20_0000;
 /// How often the root VM has been started again.
 static RESTARTS: AtomicU64 = AtomicU64::new(0);
+/// Bytes of the root VM's memory that are as at its start already, while it is being put back. Changed under the lock.
+static RESTORED: AtomicU64 = AtomicU64::new(0);
+/// Bytes that are put back in one hold of the lock: half of what a switch may take.
+const RESTORE_STEP: u64 = 32 << 10;
 /// Where the root VM's parts are.
 #[derive(Clone, Copy, Debug)]
 pub struct Root {
@@ -160,7 +167,7 @@ impl Plan<'_> {
 
     /// Maps memory into the root VM at a level, with the tables that this takes.
     fn map(&mut self, kernel: &mut Nonkernel, vm: VmId, gpa: u64, base: u64, rights: Rights, level: u8) {
-        let (format, gpa) = (EntryFormat::Npt, Gpa::new(gpa));
+        let (format, gpa) = (Processor::FORMAT, Gpa::new(gpa));
         let mut table = vm.root();
         for at in (level + 1..=4).rev() {
             let index = entry_index(gpa, at);
@@ -179,12 +186,36 @@ impl Plan<'_> {
 }
 
 impl Root {
-    /// Starts the root VM, for the first time or again: memory as in the boot image, everything else zero, its CSpace as
-    /// it is.
+    /// Starts the root VM for the first time, with its memory as in the boot image and everything else zero.
     pub fn start(&self, kernel: &mut Nonkernel) {
-        let image = Tables.read(self.image.start, self.image.bytes() as usize);
-        self.memory.fill(image.expect("the boot module was checked to hold the image"));
+        while !self.restore() {}
         kernel.start_root(self.vcpu, self.entry, self.cr3);
+    }
+
+    /// For a core that has nothing else to do: if the root VM has stopped, goes a step further to starting it again, with
+    /// its CSpace as it is. True if there was something to do, and the core must look again. Idle time is never sold out,
+    /// and a neighbour loses none for it.
+    pub fn has_stopped(&self, kernel: &mut Nonkernel) -> bool {
+        let stopped = kernel.machine.vcpu(self.vcpu).run == Run::Stopped;
+        if stopped && self.restore() {
+            let restarts = self.note_restart();
+            panic::record(EventKind::RootRestarted, restarts as u32, 0);
+            kernel.start_root(self.vcpu, self.entry, self.cr3);
+        }
+        stopped
+    }
+
+    /// Puts the next part of the root VM's memory back to what it was at its start; true with the last one.
+    fn restore(&self) -> bool {
+        let image = Tables.read(self.image.start, self.image.bytes() as usize);
+        let image = image.expect("the boot module was checked to hold the image");
+        let from = RESTORED.load(Ordering::Relaxed);
+        let to = self.memory.bytes().min(from + RESTORE_STEP);
+        let rest = image.get(from as usize..).unwrap_or_default();
+        self.memory.fill(from..to, rest);
+        let done = to == self.memory.bytes();
+        RESTORED.store(if done { 0 } else { to }, Ordering::Relaxed);
+        done
     }
 
     /// Notes in `BootInfo` that the root VM is started for the first time, at this TSC.
@@ -193,7 +224,7 @@ impl Root {
     }
 
     /// Notes in `BootInfo` that the root VM is started once more; returns how often it has been now.
-    pub fn note_restart(&self) -> u64 {
+    fn note_restart(&self) -> u64 {
         let restarts = RESTARTS.fetch_add(1, Ordering::Relaxed) + 1;
         self.boot_info.put(boot_info::RESTARTS, &restarts.to_le_bytes());
         restarts

@@ -180,6 +180,21 @@ fn ranges_are_split_and_what_a_child_has_its_parent_cannot_use() {
 }
 
 #[test]
+fn a_part_has_no_right_that_its_whole_lacks() {
+    for (whole, label, arguments) in [
+        (PORTS, Label::IoPortSplit, [0x3f8, 8, CNODE, 20, 0]),
+        (IRQS, Label::IrqSplit, [4, 1, CNODE, 20, 0]),
+        (TIME[1], Label::CpuTimeSplit, [MS, 10 * MS, CNODE, 20, 0]),
+    ] {
+        let mut world = World::new();
+        let slot = world.root.plus(whole as u32);
+        world.kernel.slot_mut(slot).rights = Rights::READ;
+        world.ok(label, whole, arguments);
+        assert_eq!(world.slot(20).rights, Rights::READ, "{label:?}");
+    }
+}
+
+#[test]
 fn a_range_has_at_most_64_children() {
     let mut world = World::new();
     for child in 0..64 {

@@ -164,13 +164,14 @@ fn unusable_machines_are_refused_by_the_kernel() {
     for (name, arguments, reason) in [
         ("no-svm", "-cpu max,-svm", ": the processor has no SVM"),
         ("no-x2apic", "-cpu max,-x2apic", ": the CPU has no x2APIC"),
+        ("no-mcfg", "-machine pc", ": no MCFG table: PCI functions"),
         ("damaged", &format!("-initrd {}", damaged.display()), ": boot module: "),
     ] {
         let output = output(xtask_with(name, arguments).args(["run", "--plain"]).arg(&scenario));
         let error = text(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{error}");
         let first = own(&error).lines().next().expect("it is not empty");
-        assert!(first.starts_with("error: the kernel panicked on core 0 at kernel/src/boot/mod.rs:"), "{first}");
+        assert!(first.starts_with("error: the kernel panicked on core 0 at kernel/src/boot/"), "{first}");
         assert!(first.contains(reason), "{first}");
         assert!(error.contains("the console's last lines:\n  kernel: nonkernel "), "{error}");
         assert!(!error.contains("@EPITAPH"), "it is decoded: {error}");

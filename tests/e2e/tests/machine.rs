@@ -10,7 +10,8 @@ use std::path::Path;
 
 /// Segment of configuration space where this machine's firmware puts it.
 const CONFIG_SPACE: u64 = 0xb000_0000;
-/// The bus-master bit of the command register.
+/// Bits of the command register: the function answers at I/O ports; it is a bus master.
+const IO_DECODE: u32 = 1;
 const BUS_MASTER: u32 = 1 << 2;
 /// Registers of the VT-d unit; global command and status; translation, queued invalidation and interrupt remapping on.
 const VTD: u64 = 0xfed9_0000;
@@ -18,6 +19,9 @@ const GLOBAL_COMMAND: u64 = VTD + 0x18;
 const GLOBAL_STATUS: u64 = VTD + 0x1c;
 const TRANSLATION: u32 = 1 << 31;
 const ENABLED: u32 = TRANSLATION | 1 << 26 | 1 << 25;
+/// Control register of the AMD-Vi unit, and its bit that turns the unit on.
+const AMD_CONTROL: u64 = 0xfed8_0018;
+const AMD_ENABLED: u32 = 1;
 
 /// A line that only the root VM can have written.
 const FIRST_VM_RUNS: &str = "probe general_registers_are_switched: ok";
@@ -87,28 +91,36 @@ fn image_of_a_scenario_runs_from_its_disc() {
     assert_eq!(finished.end("digest"), &End::Exit { status: 0 });
 }
 
-/// Command registers of every function on bus 0 that is there, by its number. None before firmware has made the segment
-/// reachable.
+/// The function behind the bridge: the first of bus 1.
+const BEHIND_BRIDGE: u64 = 256;
+
+/// Command registers of every function on bus 0 that is there, and of the one behind the bridge, by its number. None before
+/// firmware has made the segment reachable.
 fn commands(monitor: &mut Monitor) -> Vec<(u64, u32)> {
     let mut word = |at| monitor.word(at).unwrap_or(u32::MAX);
-    let there = (0..256u64).map(|function| (function, CONFIG_SPACE + (function << 12)));
+    let there = (0..=BEHIND_BRIDGE).map(|function| (function, CONFIG_SPACE + (function << 12)));
     let there: Vec<_> = there.filter(|&(_, at)| !matches!(word(at), 0 | u32::MAX)).collect();
     there.into_iter().map(|(function, at)| (function, word(at + 4))).collect()
 }
 
-/// Firmware reads the kernel from a disc by DMA and leaves bus mastering on; the kernel turns it off before the first VM.
+/// Firmware reads a disc and an NVMe controller behind a bridge by DMA and leaves bus mastering on; the kernel turns it off
+/// before the first VM.
 #[test]
 fn bus_masters_are_off_before_the_first_vm() {
     let sockets = Sockets::new().expect("a folder for sockets");
     let mut extra = sockets.arguments();
-    extra.extend(["-device", "nvme,serial=1"].map(String::from));
+    extra.extend(
+        ["-device", "pcie-root-port,id=bridge,chassis=1", "-device", "nvme,serial=1,bus=bridge"].map(String::from),
+    );
     let guest = Guest { start: Start::Bios, extra, ..Guest::new("probe") };
     let mut machine = Machine::start_guest(&guest).expect("the machine starts");
     let mut monitor = Monitor::connect(&sockets).expect("the monitor answers");
-    let masters = |commands: &[(u64, u32)]| commands.iter().filter(|(_, command)| command & BUS_MASTER != 0).count();
-    // So that there is something to turn off: run in small pieces until firmware has turned its disc's function on.
-    let mut firmware = 0;
-    while firmware == 0 {
+    let masters = |commands: &[(u64, u32)]| -> Vec<u64> {
+        commands.iter().filter(|(_, command)| command & BUS_MASTER != 0).map(|&(function, _)| function).collect()
+    };
+    // So that there is something to turn off: run in small pieces until firmware has turned on both.
+    let mut firmware = Vec::new();
+    while firmware.len() < 2 || !firmware.contains(&BEHIND_BRIDGE) {
         monitor.go().expect("the machine runs");
         monitor.stop().expect("the machine stops");
         firmware = masters(&commands(&mut monitor));
@@ -117,30 +129,45 @@ fn bus_masters_are_off_before_the_first_vm() {
     machine.wait_line(FIRST_VM_RUNS).expect("the first VM starts");
     monitor.stop().expect("the machine stops");
     let commands = commands(&mut monitor);
-    assert!(commands.len() >= 4, "host bridge, disc, NVMe, ISA bridge: {commands:x?}");
-    assert_eq!(masters(&commands), 0, "{commands:x?}");
+    assert!(commands.len() >= 5, "host bridge, disc, bridge, ISA bridge, NVMe: {commands:x?}");
+    assert_eq!(masters(&commands), [0; 0], "{commands:x?}");
+    assert!(commands.iter().all(|(_, command)| command & IO_DECODE == 0), "{commands:x?}");
     monitor.go().expect("the machine runs");
     machine.finish().expect("the machine ends").expect_good();
 }
 
-/// An IOMMU that translates already when the kernel starts, with tables that allow nothing, is turned off.
-#[test]
-fn iommu_that_firmware_left_on_is_off_before_the_first_vm() {
+/// Boots the probe with an IOMMU whose register at `control` firmware has left with `bit` set, which shows as `bit` at
+/// `status`; and returns what is there when the first VM runs.
+fn first_vm_with_iommu_on(device: &str, (control, status): (u64, u64), bit: u32) -> u32 {
     let sockets = Sockets::new().expect("a folder for sockets");
-    let mut extra: Vec<String> = ["-device", "intel-iommu,intremap=on,eim=on"].map(String::from).into();
+    let mut extra: Vec<String> = ["-device", device].map(String::from).into();
     extra.extend(sockets.arguments());
     let mut machine = Machine::start_guest(&Guest { extra, ..Guest::new("probe") }).expect("the machine starts");
     let mut monitor = Monitor::connect(&sockets).expect("the monitor answers");
-    poke(&sockets, GLOBAL_COMMAND, TRANSLATION).expect("the register can be written");
-    assert_ne!(monitor.word(GLOBAL_STATUS).expect("a status") & TRANSLATION, 0, "translation is on at the start");
+    poke(&sockets, control, bit).expect("the register can be written");
+    assert_ne!(monitor.word(status).expect("a status") & bit, 0, "it is on at the start");
     monitor.go().expect("the machine runs");
     machine.wait_line(FIRST_VM_RUNS).expect("the first VM starts");
     monitor.stop().expect("the machine stops");
-    assert_eq!(monitor.word(GLOBAL_STATUS).expect("a status") & ENABLED, 0);
+    let left = monitor.word(status).expect("a status");
     monitor.go().expect("the machine runs");
     let run = machine.finish().expect("the machine ends");
     run.expect_good();
     assert!(run.console_has("1 IOMMUs off"), "{:?}", run.console);
+    left
+}
+
+/// An IOMMU that translates already when the kernel starts, with tables that allow nothing, is turned off.
+#[test]
+fn vtd_that_firmware_left_on_is_off_before_the_first_vm() {
+    let registers = (GLOBAL_COMMAND, GLOBAL_STATUS);
+    assert_eq!(first_vm_with_iommu_on("intel-iommu,intremap=on,eim=on", registers, TRANSLATION) & ENABLED, 0);
+}
+
+/// As above.
+#[test]
+fn amd_vi_that_firmware_left_on_is_off_before_the_first_vm() {
+    assert_eq!(first_vm_with_iommu_on("amd-iommu", (AMD_CONTROL, AMD_CONTROL), AMD_ENABLED) & AMD_ENABLED, 0);
 }
 
 /// A core that nobody wants is halted whenever one looks; and NMIs from nowhere, which wake it, harm nothing.

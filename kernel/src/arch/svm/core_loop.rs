@@ -12,7 +12,6 @@ use crate::arch::core_area::Core;
 use crate::arch::cpu::rdtsc;
 use crate::arch::lock::Lock;
 use crate::arch::{apic, interrupts};
-use crate::boot::root::Root;
 use crate::storage::Booted;
 use crate::{panic, routes};
 use cap_spec::abi::{ExitKind, Label, StopReason, handler_page, stats_page};
@@ -22,7 +21,6 @@ use kernel::epitaph::EventKind;
 use kernel::machine::{Machine, SharedPage};
 use kernel::protocol::{Entering, Holding, Outside};
 use kernel::types::{CoreId, Gpa, Ticks, VcpuId};
-use kernel::vcpu::Run;
 use kernel::{Decision, FaultAction, Outcome};
 
 /// Bits of a nested fault's first exit information that the ABI tells: present, write, user, fetch.
@@ -117,9 +115,6 @@ impl Running {
             let Some(mut vcpu) = decision.run else { return self.halt(kernel, holding, until) };
             if decision.load {
                 self.load(&mut kernel, vcpu);
-                if self.restart_root(&mut kernel) {
-                    continue;
-                }
             }
             if (decision.load && kernel.machine.vcpu(vcpu).routes != 0) || kernel.machine.routes.are_fresh(id) {
                 routes::open(&mut kernel, id, vcpu);
@@ -378,7 +373,7 @@ impl Running {
         if kernel.machine.routes.are_fresh(self.id) {
             routes::open(&mut kernel, self.id, VcpuId::NONE);
         }
-        if !kernel.stays(self.id) || self.restart_root(&mut kernel) {
+        if !kernel.stays(self.id) || self.booted.root.has_stopped(&mut kernel) {
             self.release_lock(kernel);
             return holding.gave_up();
         }
@@ -400,20 +395,6 @@ impl Running {
         routes::after_nmi(&mut kernel, self.id);
         self.release_lock(kernel);
         holding.gave_up()
-    }
-
-    /// Starts the root VM again if it has stopped; true if it has. Looked at when a core turns to another Vcpu or to
-    /// none, as one of them must when the root VM stops.
-    #[inline]
-    fn restart_root(&mut self, kernel: &mut Lock) -> bool {
-        let root: Root = self.booted.root;
-        if kernel.machine.vcpu(root.vcpu).run != Run::Stopped {
-            return false;
-        }
-        let restarts = root.note_restart();
-        panic::record(EventKind::RootRestarted, restarts as u32, 0);
-        root.start(kernel);
-        true
     }
 
     /// Writes the address-space number and the flush for the next entry.

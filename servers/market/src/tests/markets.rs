@@ -76,6 +76,27 @@ fn a_demand_shock_moves_pages_and_its_end_moves_them_back() {
 }
 
 #[test]
+fn a_changed_valuation_holds_until_it_is_changed_again() {
+    let mut plan = plan(["a", "b"].map(app).into(), Some(PAGES));
+    plan.events.push(at(500, Command::Valuation { app: 1, ppm: 4_000_000 }));
+    plan.events.push(at(1_500, Command::Valuation { app: 1, ppm: 1_000_000 }));
+    let archive = archive(&plan);
+    let mut sim = Sim::new(&archive, |tenant, message| {
+        if let FromMarket::Valuation { ppm } = message {
+            tenant.says.push(bid(0, 600, 3_000 * ppm / 1_000_000));
+        }
+    });
+    sim.tenants[0].says.push(bid(0, 600, 6_000));
+    sim.tenants[1].says.push(bid(0, 600, 3_000));
+    let mut seen = Vec::new();
+    for ms in [450, 950, 1_450, 1_950] {
+        sim.run_to(ms);
+        seen.push((sim.pages(0), sim.pages(1)));
+    }
+    assert_eq!(seen, [(600, 400), (400, 600), (400, 600), (600, 400)]);
+}
+
+#[test]
 fn notice_comes_an_interval_before_force_and_the_holder_chooses() {
     let (archive, _) = three([0; 3]);
     let mut sim = Sim::new(&archive, silent);

@@ -85,9 +85,7 @@ fn look(restarts: u64) -> Result<(), String> {
     if before < 3 * restarts || periods < before + 9 {
         return Err(format!("start {restarts}: the child has seen {before} periods, then {periods}"));
     }
-    // On the root VM's own core the child waits while its image is copied, in one hold of the lock.
-    let most = if word(ROOT_BOOT_INFO, boot_info::CORES) > 1 { tsc_hz / 50_000 } else { tsc_hz / 3_000 };
-    if short > most {
+    if short > tsc_hz / 50_000 {
         return Err(format!("start {restarts}: the child came up {short} ticks short"));
     }
     Ok(())
