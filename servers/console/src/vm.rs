@@ -25,9 +25,10 @@ const INTERRUPT_ENABLE: u16 = 1;
 const FIFO_CONTROL: u16 = 2;
 const MODEM_CONTROL: u16 = 4;
 const LINE_STATUS: u16 = 5;
-/// Line status: a byte was received; the transmitter is empty.
+/// Line status: a byte was received; the transmitter's FIFO is empty; and the last byte has left the wire register, too.
 const RECEIVED: u32 = 1;
 const CAN_TRANSMIT: u32 = 0x20;
+const ALL_SENT: u32 = 0x40;
 /// FIFO on; terminal ready and request to send; the same with the interrupt output; interrupts for received bytes.
 const FIFO_ON: u32 = 1;
 const READY: u32 = 3;
@@ -71,6 +72,11 @@ impl Uart {
     /// True if something was received.
     fn has_received(&self) -> bool {
         self.status() & RECEIVED != 0
+    }
+
+    /// True if nothing that was written is still on its way: what a power-off would lose.
+    fn has_sent_all(&self) -> bool {
+        self.status() & ALL_SENT != 0
     }
 
     fn status(&self) -> u32 {
@@ -174,13 +180,15 @@ pub fn main() -> ! {
         }
         clients.iter_mut().for_each(Client::send_answers);
         let written = console.text().is_empty() && console.frames().is_empty();
-        if let Some(value) = power_off.filter(|_| written && !busy) {
+        let all_sent = written && power_off.is_some() && text_port.has_sent_all() && frame_port.has_sent_all();
+        if let Some(value) = power_off.filter(|_| all_sent && !busy) {
             // When the machine has no such port, the market ends it by a reset.
             let _ = debug_exit.output(DEBUG_EXIT, PortWidth::Byte, value);
             end::stop();
         }
         if !busy {
-            let deadline = if written { 0 } else { clock::now() + start.tsc_hz / 1_000_000 * FULL_MICROS };
+            let waits = !written || power_off.is_some();
+            let deadline = if waits { clock::now() + start.tsc_hz / 1_000_000 * FULL_MICROS } else { 0 };
             rest(&mut clients, all_clients, &text_port, deadline);
         }
     }

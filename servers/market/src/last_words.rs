@@ -14,9 +14,10 @@ use proto::host::Record;
 const COM1: u64 = 0x3f8;
 const COM2: u64 = 0x2f8;
 const DEBUG_EXIT: u64 = 0xf4;
-/// Line status register, and its bit that says that the transmitter takes bytes.
+/// Line status register, and its bits that say that the transmitter takes bytes, and that it has sent all of them.
 const LINE_STATUS: u64 = 5;
 const CAN_TRANSMIT: u64 = 0x20;
+const ALL_SENT: u64 = 0x40;
 /// Bytes that one invocation writes.
 const FIFO: usize = 16;
 /// Reads of the line status before a port counts as dead.
@@ -46,6 +47,10 @@ pub fn end_run<M: Machine>(machine: &mut M, t: u64, reason: &str) {
     if let Some(frame) = proto::frame::encode(&record) {
         write(machine, COM2, &frame);
     }
+    for port in [COM1, COM2] {
+        // A port that never gets there is dead, and nothing more can be done for what it was given.
+        wait_for(machine, port, ALL_SENT);
+    }
     power_off(machine, FAILURE);
 }
 
@@ -60,11 +65,7 @@ pub fn power_off<M: Machine>(machine: &mut M, value: u8) {
 fn write<M: Machine>(machine: &mut M, port: u64, bytes: &[u8]) {
     let ports = Slot::root(slots::CONSOLE);
     for part in bytes.chunks(FIFO) {
-        let ready = (0..MAX_POLLS).any(|_| {
-            let status = machine.invoke(Label::IoPortIn, ports, [port + LINE_STATUS, 1, 0, 0, 0]);
-            status.is_ok_and(|[value, _]| value & CAN_TRANSMIT != 0)
-        });
-        if !ready {
+        if !wait_for(machine, port, CAN_TRANSMIT) {
             return;
         }
         let mut words = [0u8; FIFO];
@@ -75,4 +76,12 @@ fn write<M: Machine>(machine: &mut M, port: u64, bytes: &[u8]) {
             return;
         }
     }
+}
+
+/// Waits for a bit of a port's line status; false if it does not come.
+fn wait_for<M: Machine>(machine: &mut M, port: u64, bit: u64) -> bool {
+    (0..MAX_POLLS).any(|_| {
+        let status = machine.invoke(Label::IoPortIn, Slot::root(slots::CONSOLE), [port + LINE_STATUS, 1, 0, 0, 0]);
+        status.is_ok_and(|[value, _]| value & bit != 0)
+    })
 }

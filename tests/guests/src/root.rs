@@ -369,9 +369,13 @@ impl Root {
         }
     }
 
-    /// Ends the run with this value at the debug-exit port.
+    /// Ends the run with this value at the debug-exit port, when both serial ports have sent all that they were given.
     pub fn exit(&self, value: u8) -> ! {
         let ports: Cap<IoPort> = Slot::root(slots::CONSOLE).cap();
+        for port in [COM1, COM2] {
+            // Line status register, bit 6: the transmitter is empty.
+            while ports.input(port + 5, PortWidth::Byte).is_ok_and(|status| status & 0x40 == 0) {}
+        }
         loop {
             let _ = ports.output(DEBUG_EXIT, PortWidth::Byte, u32::from(value));
         }
