@@ -214,9 +214,14 @@ impl<M: Machine> Kernel<M> {
         self.attach(vcpu, vm);
     }
 
-    /// Binds the root VM's Vcpu to a reservation that boot has made with [`Kernel::split_at_boot`].
+    /// Binds the root VM's Vcpu to a reservation that boot has made with [`Kernel::split_at_boot`]. Among equal deadlines it
+    /// is first: who sells the time of the others acts when an interval begins, not when the others have had theirs.
     pub fn bind_root(&mut self, vcpu: VcpuId, time: SlotId) {
         self.bind_time(vcpu, time);
+        let &Vcpu { core, reservation, .. } = self.machine.vcpu(vcpu);
+        if let Some(reservation) = reservation {
+            self.core_mut(core).schedule.favour(reservation);
+        }
     }
 
     /// Splits a reservation off a core's at boot, into an empty slot. The caller keeps to the limits.

@@ -15,6 +15,8 @@
 //!   it began. Each further wake-up that interrupts somebody costs the woken one a fee of a switch. What follows an
 //!   NMI that a reservation caused ([`Schedule::blame`]) is charged to it until the core has decided.
 //! - A Vcpu that owns the whole core (budget = period) needs no timer at all.
+//! - Of equal deadlines the one that came first runs first, but a *favoured* reservation before all of them. EDF delivers
+//!   whatever the order among equals is, so nobody's promise is worth less for it.
 //!
 //! Every operation is bounded: lists have at most [`MAX_RESERVATIONS`] entries, and a decision handles at most
 //! [`MAX_EVENTS`] due events before it asks to be called again.
@@ -177,6 +179,12 @@ impl Schedule {
         Some(ReservationId(index))
     }
 
+    /// From now on, until it is unbound, a reservation (just bound) is first among equal deadlines: with the periods of all
+    /// others as long as its own or longer, and all aligned, it has the core as soon as it wants it, within its budget.
+    pub fn favour(&mut self, id: ReservationId) {
+        self.entry_mut(id.0).favour = 1;
+    }
+
     /// Takes a reservation away. The core that it belongs to does not run its Vcpu any more. Returns when its share is
     /// free for others: the end of its present period and as long after it as it takes to pay back what it overran, or
     /// `now` if it slept through that.
@@ -310,7 +318,8 @@ impl Schedule {
         let taker = self.entry_mut(to.0);
         taker.remaining = remaining;
         taker.state = State::Ready;
-        taker.key = deadline;
+        let rank = taker.rank();
+        taker.key = rank;
         taker.prev = NIL;
         taker.next = next;
         if next == NIL {
@@ -319,7 +328,7 @@ impl Schedule {
             self.entry_mut(next).prev = to.0;
         }
         self.ready.head = to.0;
-        self.ready.first = deadline;
+        self.ready.first = rank;
         self.current = to.0;
         let used = now.saturating_sub(self.since);
         self.since = now;
@@ -519,12 +528,12 @@ impl Schedule {
     /// An entry that is to be placed comes by an NMI: true if it takes the core from the current one, which is noted there.
     #[inline]
     fn interrupt(&mut self, index: u8) -> bool {
-        let (current, deadline) = (self.current, self.entry(index).deadline);
+        let (current, rank) = (self.current, self.entry(index).rank());
         if current == NIL {
             return false;
         }
         let current = self.entry_mut(current);
-        let interrupts = current.state == State::Ready && deadline < current.deadline;
+        let interrupts = current.state == State::Ready && rank < current.key;
         current.interrupted |= interrupts;
         interrupts
     }

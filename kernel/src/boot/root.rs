@@ -106,7 +106,7 @@ impl Plan<'_> {
         }
         let per_us = self.tsc_hz / 1_000_000;
         let period = Ticks::new(ROOT_PERIOD_US * per_us);
-        let budget = Ticks::new(self.options.root_budget_us * per_us * ROOT_PERIOD_US / 10_000);
+        let budget = Ticks::new(self.options.root_budget_us * per_us);
         kernel.split_at_boot(slot(slots::FREE), slot(OWN_TIME), budget, period);
         kernel.bind_root(vcpu, slot(OWN_TIME));
 

@@ -2,8 +2,9 @@
 
 /// Budget of the root VM's own reservation if the command line does not say, in microseconds per 10 ms.
 pub const ROOT_BUDGET_US: u64 = 1_000;
-/// Period of the root VM's own reservation, in microseconds.
-pub const ROOT_PERIOD_US: u64 = 2_000;
+/// Period of the root VM's own reservation, in microseconds: its budget comes in one piece, for what a market has to do when
+/// an interval begins comes at once, too.
+pub const ROOT_PERIOD_US: u64 = 10_000;
 
 /// What the kernel itself takes from its command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

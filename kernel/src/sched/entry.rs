@@ -28,6 +28,8 @@ pub(super) struct Entry {
     pub(super) prev: u8,
     /// Another one took the core from it by an NMI: what entering it again costs is not its own.
     pub(super) interrupted: bool,
+    /// 1 if it is first among equal deadlines, else 0: how much earlier its key in the ready list is.
+    pub(super) favour: u8,
     pub(super) vcpu: VcpuId,
     pub(super) budget: u64,
     pub(super) period: u64,
@@ -37,7 +39,7 @@ pub(super) struct Entry {
     pub(super) remaining: u64,
     /// End of this period.
     pub(super) deadline: u64,
-    /// The key in the list it is in: deadline, or the instant to wake at.
+    /// The key in the list it is in: [`Entry::rank`], or the instant to wake at.
     pub(super) key: u64,
     /// What it overran and has not paid back.
     pub(super) debt: u64,
@@ -56,6 +58,7 @@ impl Entry {
         next: NIL,
         prev: NIL,
         interrupted: false,
+        favour: 0,
         vcpu: VcpuId::new(0),
         budget: 0,
         period: 1,
@@ -100,6 +103,12 @@ impl Entry {
     pub(super) fn free_from(&self) -> u64 {
         let ticks = (self.debt as u128 * self.period as u128).checked_div(self.budget as u128).unwrap_or(0);
         self.deadline.saturating_add(ticks as u64)
+    }
+
+    /// Its place among those that are ready: the deadline, or a tick before it if it is favoured. No deadline is 0.
+    #[inline]
+    pub(super) const fn rank(&self) -> u64 {
+        self.deadline.wrapping_sub(self.favour as u64)
     }
 
     pub(super) const fn is_whole(&self) -> bool {
@@ -149,7 +158,7 @@ impl Schedule {
     pub(super) fn link_ready(&mut self, index: u8) {
         let entry = self.entry_mut(index);
         entry.state = State::Ready;
-        entry.key = entry.deadline;
+        entry.key = entry.rank();
         self.ready = self.link(self.ready, index);
     }
 

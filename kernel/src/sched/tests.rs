@@ -140,6 +140,44 @@ fn of_equal_deadlines_the_first_to_come_runs_on() {
 }
 
 #[test]
+fn of_equal_deadlines_the_favoured_one_runs_first() {
+    let (mut core, ids) = core(&[(MS, 10 * MS), (MS, 5 * MS), (2 * MS, 10 * MS)]);
+    core.favour(ids[0]);
+    core.wake(ids[2], ticks(0), false);
+    core.decide(ticks(0));
+    assert!(core.wake(ids[0], ticks(100), true), "it interrupts");
+    assert_eq!(
+        core.decide(ticks(100)),
+        Decision { run: Some((ids[0], vcpu(1))), until: ticks(100 + ticks_of(MS, 100)) }
+    );
+    assert!(core.wake(ids[1], ticks(200), false), "an earlier deadline is earlier");
+    core.decide(ticks(200));
+    core.block(ids[1], NEVER, ticks(300));
+    assert_eq!(core.decide(ticks(300)).run, Some((ids[0], vcpu(1))));
+    core.block(ids[0], ticks(10 * MS), ticks(400));
+    // Who was interrupted does not pay for being entered again.
+    assert_eq!(core.decide(ticks(400)).until, ticks(2 * MS + 300 + LIMITS.entry().get()));
+    // When a period of all begins, it is first, whatever the order of their wake-ups.
+    run(&mut core, 400, 9 * MS);
+    core.wake(ids[1], ticks(9 * MS), false);
+    core.decide(ticks(9 * MS));
+    assert_eq!(core.decide(ticks(10 * MS)).run, Some((ids[1], vcpu(2))));
+    core.block(ids[1], NEVER, ticks(10 * MS));
+    assert_eq!(core.decide(ticks(10 * MS)), Decision { run: Some((ids[0], vcpu(1))), until: ticks(11 * MS) });
+    assert!(!core.wake(ids[2], ticks(10 * MS + 1), false), "and stays first");
+    // Whoever has its place in the schedule next is one of many.
+    core.unbind(ids[0], ticks(10 * MS + 2));
+    let heir = core.bind(vcpu(4), ticks(MS), ticks(10 * MS), ticks(0), ticks(10 * MS + 2)).unwrap();
+    core.decide(ticks(10 * MS + 2));
+    assert!(!core.wake(heir, ticks(10 * MS + 3), false));
+}
+
+/// What is left of a budget in every 10 ms for one that wakes at an instant of the first.
+fn ticks_of(budget: u64, now: u64) -> u64 {
+    ((u128::from(10 * MS - now) * u128::from(admission::rate_down(budget, 10 * MS))) >> 32) as u64
+}
+
+#[test]
 fn a_period_that_ends_with_budget_left_is_looked_at() {
     let (mut core, ids) = core(&[(4 * MS, 5 * MS)]);
     core.wake(ids[0], ticks(0), false);
@@ -519,6 +557,10 @@ fn every_admitted_reservation_is_delivered_in_every_period() {
         }
         // Half of them never sleep.
         let steady = watched.len() / 2;
+        // Who is favoured takes nothing from the others.
+        if seed % 2 == 0 {
+            core.favour(watched[random.below(watched.len() as u64) as usize].id);
+        }
         for one in &mut watched {
             core.wake(one.id, ticks(0), false);
             one.awake = true;
@@ -665,6 +707,9 @@ fn handing_over_is_block_wake_and_decide() {
             })
             .collect();
         let (mut core, ids) = core(&set);
+        if seed % 4 == 0 {
+            core.favour(ids[0]);
+        }
         let mut now = 0;
         for _ in 0..200 {
             now += random.below(MS / 4);
@@ -723,6 +768,9 @@ fn lists_stay_sorted_and_complete() {
                     let budget = random.within(1, period);
                     let from = ticks(now + random.below(MS));
                     ids.extend(core.bind(vcpu(random.next() as u32), ticks(budget), ticks(period), from, ticks(now)));
+                    if random.below(4) == 0 {
+                        core.favour(ids[ids.len() - 1]);
+                    }
                 }
                 1 if random.below(4) == 0 && !ids.is_empty() => {
                     core.unbind(ids.swap_remove(pick), ticks(now));
@@ -767,6 +815,7 @@ fn check_lists(core: &Schedule, seed: u64) {
             assert_eq!(entry.prev, before, "seed {seed}");
             assert!(entry.key >= key, "seed {seed}: not sorted");
             assert_eq!(entry.state == State::Ready, ready, "seed {seed}");
+            assert!(!ready || entry.key == entry.rank(), "seed {seed}");
             linked[index as usize] += 1;
             assert_eq!(linked[index as usize], 1, "seed {seed}: a cycle");
             (before, key, index) = (index, entry.key, entry.next);
