@@ -196,6 +196,10 @@ pub struct Verified {
     pub worst_shortfall: u64,
     /// Longest hold of the kernel lock in ticks.
     pub longest_hold: u64,
+    /// Most ticks from a round's result to the last of its notices.
+    pub slowest_notice: u64,
+    /// Most ticks from the start of an interval of pages until all that was lost was out of reach.
+    pub slowest_cut: u64,
 }
 
 impl Verified {
@@ -439,6 +443,8 @@ impl RunState {
                 mismatches,
                 worst_shortfall,
                 longest_hold,
+                slowest_notice,
+                slowest_cut,
             } => {
                 self.time(*t)?;
                 self.verified = Some(Verified {
@@ -450,6 +456,8 @@ impl RunState {
                     mismatches: *mismatches,
                     worst_shortfall: *worst_shortfall,
                     longest_hold: *longest_hold,
+                    slowest_notice: *slowest_notice,
+                    slowest_cut: *slowest_cut,
                 });
             }
             Record::End { t, status, reason } => {

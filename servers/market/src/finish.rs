@@ -89,7 +89,7 @@ impl<M: Machine> Server<'_, M> {
         }
         let mut deleted = Vec::new();
         for (number, lease) in &self.tenants[app].leases {
-            let found = self.root.machine.identify(self.root.memory.slot(lease.block));
+            let found = self.root.machine.identify(lease.handle);
             let Ok(found) = found else { continue };
             if (found.object, found.bits) != (ObjectType::Untyped, lease.bits) {
                 continue;
@@ -153,6 +153,8 @@ impl<M: Machine> Server<'_, M> {
             mismatches: self.tally.mismatches,
             worst_shortfall: word(stats_page::WORST_SHORTFALL),
             longest_hold: word(stats_page::LONGEST_HOLD),
+            slowest_notice: self.tally.slowest_notice,
+            slowest_cut: self.tally.slowest_cut,
         };
         self.record(record);
     }
@@ -161,6 +163,12 @@ impl<M: Machine> Server<'_, M> {
     pub(crate) fn finish(&mut self, reason: Option<&str>) {
         if self.phase != Phase::Running {
             return;
+        }
+        for good in 0..self.markets.len() {
+            if self.markets[good].begins.is_some() {
+                // Nobody goes on; what the books say of the interval to come shall be so when they are compared.
+                self.begin_interval(good);
+            }
         }
         self.reconcile();
         for app in 0..self.tenants.len() {

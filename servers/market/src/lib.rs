@@ -1,9 +1,9 @@
 //! The market server: the root VM's program, as a library that also runs on the host.
 //!
 //! It reads the boot archive, launches the console server and the applications, and sells pages and CPU time to them in
-//! the rounds of [`market_mechanism`]. What is sold is delivered as capabilities: a lease of pages is a child Untyped of
-//! a block of the market's, a lease of CPU time is the budget of the tenant's reservation. What is lost is taken back by
-//! one revocation.
+//! the rounds of [`market_mechanism`]. What is sold is delivered as capabilities: a lease of pages is an
+//! Untyped derived from a block of the market's, a lease of CPU time is the budget of the tenant's reservation. What is
+//! lost is cut off by one deletion, and scrubbed by one revocation.
 //!
 //! Everything is written against [`machine::Machine`]: invocations, shared pages and rings. `main.rs` implements it in
 //! the root VM; the tests run whole markets against a model of the kernel's capabilities.
@@ -13,8 +13,8 @@
 //! 2. [`slots`], [`memory`], [`root`]: CSpace, blocks of RAM, the market's own objects and windows.
 //! 3. [`launch`]: how a VM is made. [`console_link`]: the console server's. [`life`]: an application's start and end.
 //! 4. [`server`]: state and loop. [`clock`], [`tenant`]: time, and what is known of an application.
-//! 5. [`trading`]: rounds, deliveries, reclaim. [`requests`], [`commands`]: what applications and the host ask;
-//!    [`statement`]: where their money went.
+//! 5. [`trading`]: rounds and deliveries. [`losses`]: what an interval of pages takes. [`requests`], [`commands`]: what
+//!    applications and the host ask; [`statement`]: where their money went.
 //! 6. [`finish`]: reconciliation and the end; [`report`]: records; [`last_words`]: an end without a console server.
 #![no_std]
 #![forbid(unsafe_code)]
@@ -32,6 +32,7 @@ pub mod finish;
 pub mod last_words;
 pub mod launch;
 pub mod life;
+pub mod losses;
 pub mod machine;
 pub mod memory;
 pub mod report;

@@ -6,7 +6,7 @@ use crate::machine::{Invoke, Machine, Slot};
 use crate::memory::{BlockId, MemoryError, PAGE_BITS};
 use crate::root::{HANDLER_PAGE, STATS_PAGE, TENANT_STRIDE, TENANT_WINDOW};
 use crate::server::{CLIENT_EVENTS, HANDLER_EVENTS, Phase, Server, account, base_units};
-use crate::tenant::{Running, State};
+use crate::tenant::{PageLease, Running, State};
 use alloc::{format, vec::Vec};
 use cap_spec::abi::{self, Label, ObjectType, Rights, handler_page, slots, stats_page};
 use market_mechanism::rounds::RoundError;
@@ -294,12 +294,11 @@ impl<M: Machine> Server<'_, M> {
         tenant.waiting.clear();
         tenant.outbox.clear();
         tenant.named.clear();
-        for slot in leases.values().filter_map(|lease| lease.waiting) {
-            self.root.memory.slots.give(slot);
-        }
+        let slots: Vec<Slot> = leases.values().flat_map(PageLease::slots).collect();
         let blocks: Vec<BlockId> =
             leases.values().map(|lease| lease.block).chain(running.side).chain(running.input).collect();
         self.give_blocks(&blocks);
+        slots.into_iter().for_each(|slot| self.root.memory.slots.give(slot));
         for slot in running.slots {
             if let Err(error) = self.root.drop_slot(slot) {
                 self.fail(format!("capability of application {app}: {error:?}"));

@@ -35,6 +35,7 @@ impl<M: Machine> Server<'_, M> {
         for app in 0..self.tenants.len() {
             let signalled = events & 1 << (CLIENT_EVENTS as usize + app) != 0;
             more |= self.serve_client(app, signalled);
+            self.begin_intervals();
         }
         more
     }
@@ -179,7 +180,10 @@ impl<M: Machine> Server<'_, M> {
             DeskError::CannotPay { .. } => Refusal::CannotPay,
         })?;
         let now = self.root.machine.now();
-        let from_tsc = if is_page {
+        let from_tsc = if let Some(begins) = self.markets[good].begins {
+            // Sold for the interval that is about to begin, and delivered with what was won for it.
+            begins
+        } else if is_page {
             self.deliver(app, quantity, LARGE_BITS, DESK_ROUND);
             now
         } else {
@@ -199,8 +203,10 @@ impl<M: Machine> Server<'_, M> {
             return Ok(Answer::Done);
         }
         let leases = self.own_leases(app, leases)?;
-        let pages = leases.iter().map(|lease| self.tenants[app].leases[lease].pages()).sum();
-        let released = self.markets[good].rounds.release(account(app), Quantity(pages));
+        let pages: u32 = leases.iter().map(|lease| self.tenants[app].leases[lease].pages()).sum();
+        // What it loses anyway when the next interval begins is not in that interval's books any more.
+        let early = pages.saturating_sub(self.excess(app));
+        let released = self.markets[good].rounds.release(account(app), Quantity(early));
         released.map_err(|_| Refusal::BadQuantity)?;
         for lease in leases {
             self.take_lease(app, lease);

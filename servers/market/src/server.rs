@@ -8,6 +8,7 @@ use crate::boot::Boot;
 use crate::clock::Clock;
 use crate::console_link::ConsoleLink;
 use crate::launch::{Layout, input_frames, input_pages};
+use crate::losses::PAGE_LEAD_MICROS;
 use crate::machine::{Invoke, Machine, Peer, Slot};
 use crate::memory::{Memory, MemoryError};
 use crate::root::{BOARD_PAGE, GLOBAL_STATS_PAGE, Root};
@@ -88,6 +89,10 @@ pub struct Market {
     pub retry: bool,
     /// How long before its interval a round closes, in ticks.
     pub lead: u64,
+    /// When the interval of pages begins whose round was closed last; `None` if it has begun.
+    pub begins: Option<u64>,
+    /// From when on what the last round took may go: a whole interval after the notice of it.
+    pub free_from: u64,
     /// The last rounds, oldest first, at most [`KEPT_ROUNDS`].
     pub past: VecDeque<Cleared>,
     /// TSC value from which on this interval's warnings are due; `u64::MAX` when they were sent.
@@ -124,6 +129,13 @@ impl Market {
         self.past.push_back(cleared);
     }
 
+    /// A round of pages was closed, the last notice of it left at `noticed_at`, and its interval begins at `start` by the
+    /// grid: later if the notices of the round before it were so late that what they tell of would go too early.
+    pub fn begin_after(&mut self, start: u64, interval: u64, noticed_at: u64) {
+        self.begins = Some(start.max(self.free_from));
+        self.free_from = noticed_at + interval;
+    }
+
     /// TSC value at which the next round is due.
     pub fn due(&self) -> u64 {
         self.rounds.next_close().0.saturating_sub(self.lead)
@@ -150,6 +162,10 @@ pub struct Tally {
     pub existing: u64,
     /// Mismatches of all intervals.
     pub mismatches: u64,
+    /// Most ticks from a round's result to the last of its notices.
+    pub slowest_notice: u64,
+    /// Most ticks from the start of an interval of pages until all that was lost was out of reach.
+    pub slowest_cut: u64,
 }
 
 /// Whether the run goes on.
@@ -367,6 +383,8 @@ impl<'a, M: Machine> Server<'a, M> {
             let retry = self.root.machine.now() + self.clock.span(RETRY_MICROS);
             return Wake { at: retry.min(deadline), mask: CONSOLE_EVENT };
         }
+        // Whoever has lost something has had it long enough, whatever others want of the market now.
+        self.begin_intervals();
         self.look_for_stopped();
         let more = self.serve_clients(events) | self.serve_console();
         self.do_events();
@@ -388,7 +406,7 @@ impl<'a, M: Machine> Server<'a, M> {
             at = at.min(now + self.clock.span(RETRY_MICROS));
         }
         for market in &self.markets {
-            at = at.min(market.due()).min(market.warn_at);
+            at = at.min(market.due()).min(market.warn_at).min(market.begins.unwrap_or(u64::MAX));
         }
         if let Some(event) = self.events.get(self.next_event) {
             at = at.min(event.at);
@@ -501,8 +519,18 @@ fn make_market(
         .sum();
     let supply = Quantity(elastic.saturating_add(bases));
     let rounds = Rounds::new(terms, supply, Ticks(clock.epoch)).map_err(Failure::Rounds)?;
-    let lead = if kind == GoodKind::Page { 0 } else { clock.span(CPU_LEAD_MICROS).min(interval / 4) };
-    Ok(Market { kind, rounds, retry: false, lead, past: VecDeque::new(), warn_at: u64::MAX, skipped: 0 })
+    let lead = clock.span(if kind == GoodKind::Page { PAGE_LEAD_MICROS } else { CPU_LEAD_MICROS }).min(interval / 4);
+    Ok(Market {
+        kind,
+        rounds,
+        retry: false,
+        lead,
+        begins: None,
+        free_from: 0,
+        past: VecDeque::new(),
+        warn_at: u64::MAX,
+        skipped: 0,
+    })
 }
 
 /// Units of a good in an application's base; 0 for the CPU time of other cores.

@@ -18,8 +18,11 @@ const MAX_OUTBOX_BYTES: usize = 32 * 1024;
 /// A lease of pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageLease {
-    /// The block, whose child the tenant has.
+    /// The block.
     pub block: BlockId,
+    /// Its one child, an Untyped of the same extent, whose child the tenant has: deleting it puts the lease out of the
+    /// tenant's reach without the scrub that revoking the block takes.
+    pub handle: Slot,
     /// log2 bytes.
     pub bits: u8,
     /// The child while it waits in a slot of the market's for its way to the tenant.
@@ -32,6 +35,11 @@ impl PageLease {
     /// Its units.
     pub fn pages(&self) -> u32 {
         1 << (self.bits - crate::memory::PAGE_BITS)
+    }
+
+    /// The slots of the market's that are empty when the block is revoked.
+    pub fn slots(&self) -> impl Iterator<Item = Slot> {
+        [self.handle].into_iter().chain(self.waiting)
     }
 }
 
@@ -99,8 +107,10 @@ pub struct Tenant {
     pub next_lease: u32,
     /// Leases that are still on their way to it, in order.
     pub waiting: VecDeque<u32>,
-    /// Leases that it named to be taken first.
+    /// Leases that it named to be taken first, in ascending order.
     pub named: Vec<u32>,
+    /// Pages were taken from it for the interval that begins.
+    pub lost: bool,
     /// Largest block in which it wants pages.
     pub block_bits: u8,
     /// Encoded messages that found no room in its ring.
@@ -143,6 +153,7 @@ impl Tenant {
             next_lease: 1,
             waiting: VecDeque::new(),
             named: Vec::new(),
+            lost: false,
             block_bits: crate::memory::LARGE_BITS,
             outbox: VecDeque::new(),
             unsignalled: false,
@@ -192,15 +203,14 @@ impl Tenant {
     pub fn choose(&self, units: u32) -> Vec<u32> {
         let mut chosen: Vec<u32> = Vec::new();
         let mut sum = 0;
-        let youngest = self.leases.keys().rev().filter(|lease| !self.named.contains(lease));
-        for lease in self.named.iter().chain(youngest) {
+        let named = self.named.iter().filter_map(|lease| self.leases.get_key_value(lease));
+        let youngest = self.leases.iter().rev().filter(|(lease, _)| self.named.binary_search(lease).is_err());
+        for (lease, found) in named.chain(youngest) {
             if sum >= units {
                 break;
             }
-            if let Some(found) = self.leases.get(lease).filter(|_| !chosen.contains(lease)) {
-                sum += found.pages();
-                chosen.push(*lease);
-            }
+            sum += found.pages();
+            chosen.push(*lease);
         }
         chosen
     }

@@ -2,10 +2,10 @@
 
 use crate::archive::GoodKind;
 use crate::machine::{Attention, Full, Invoke, Machine};
-use crate::memory::{LARGE_BITS, MemoryError, PAGE_BITS};
+use crate::memory::{MemoryError, PAGE_BITS};
 use crate::root::BOARD_PAGE;
 use crate::server::{Market, Phase, Server, account};
-use crate::tenant::{PageLease, Tenant};
+use crate::tenant::{PageLease, State, Tenant};
 use alloc::{format, vec::Vec};
 use cap_spec::abi::{Error, ObjectType};
 use market_mechanism::board::WORDS;
@@ -23,21 +23,20 @@ const ACCEPT_MICROS: u64 = 20_000;
 pub const DESK_ROUND: u64 = u64::MAX;
 
 impl<M: Machine> Server<'_, M> {
-    /// Closes every round that is due, in order of time.
+    /// Closes every round that is due and begins every interval whose time has come, in order of time.
     pub(crate) fn close_rounds(&mut self) {
         while self.phase == Phase::Running {
             let now = self.root.machine.now();
-            let due = self.markets.iter().enumerate().map(|(good, market)| (market.due(), good)).min();
-            match due {
-                Some((at, good)) if at <= now => {
+            let begins = self.markets.iter().enumerate().filter_map(|(good, market)| Some((market.begins?, 0, good)));
+            let closes = self.markets.iter().enumerate().map(|(good, market)| (market.due(), 1, good));
+            match begins.chain(closes).min() {
+                Some((at, 0, good)) if at <= now => self.begin_interval(good),
+                Some((at, _, good)) if at <= now => {
                     if self.markets[good].kind == GoodKind::Page {
                         self.pay_income();
                     }
                     if !self.close(good, now) {
                         return;
-                    }
-                    if self.markets[good].kind == GoodKind::Page {
-                        self.end_page_interval();
                     }
                 }
                 _ => break,
@@ -50,8 +49,13 @@ impl<M: Machine> Server<'_, M> {
         }
     }
 
-    /// Closes one round and does what comes out. `false` if the rules refuse, which ends the run.
+    /// Closes one round, and does what comes out: notices first, then the price board, then everything else. `false` if
+    /// the rules refuse, which ends the run.
     fn close(&mut self, good: usize, now: u64) -> bool {
+        if self.markets[good].begins.is_some() {
+            // So late that the interval before it has not begun.
+            self.begin_interval(good);
+        }
         let market = &mut self.markets[good];
         let (planned, interval) = (market.rounds.next_close().0, market.rounds.terms().interval.0);
         // Rounds stay on their grid. When the market was held up for whole intervals, their rounds are left out.
@@ -60,6 +64,7 @@ impl<M: Machine> Server<'_, M> {
         let nominal = Ticks(planned + missed * interval);
         let mut actions = Vec::new();
         let closed = market.rounds.close(nominal, &mut self.ledger, &mut self.work, &mut |action| actions.push(action));
+        let result_at = self.root.machine.now();
         let report = match closed {
             Ok(report) => report,
             Err(error) => {
@@ -68,14 +73,18 @@ impl<M: Machine> Server<'_, M> {
                 return false;
             }
         };
+        self.give_notice(good, report.round, &actions, result_at);
+        let noticed_at = self.root.machine.now();
+        self.publish(good);
+        let market = &mut self.markets[good];
         market.keep(report, self.work.entries().iter().copied().zip(self.work.awards().iter().copied()));
         market.warn_at = nominal.0 + interval / 2;
         self.drain_journal();
         self.write_lines(good, &actions);
-        self.publish(good);
-        self.perform(good, report.round, &actions);
-        if let GoodKind::Cpu(_) = self.markets[good].kind {
-            self.apply_time(good);
+        self.perform(&actions);
+        match self.markets[good].kind {
+            GoodKind::Page => self.markets[good].begin_after(nominal.0, interval, noticed_at),
+            GoodKind::Cpu(_) => self.apply_time(good),
         }
         self.count_holdings(good);
         self.tell_results(good, &report);
@@ -83,29 +92,25 @@ impl<M: Machine> Server<'_, M> {
         true
     }
 
-    fn perform(&mut self, good: usize, round: RoundNo, actions: &[Action]) {
-        let is_page = self.markets[good].kind == GoodKind::Page;
+    /// Tells everybody who loses something, and wakes those who sleep.
+    fn give_notice(&mut self, good: usize, round: RoundNo, actions: &[Action], result_at: u64) {
+        for action in actions {
+            if let Action::Notice { account, units, deadline } = *action {
+                let notice =
+                    FromMarket::Notice { good: good as u16, round: round.0, units: units.0, deadline_tsc: deadline.0 };
+                self.post_urgent(account.0 as usize, &notice);
+                self.signal_tenant(account.0 as usize);
+                self.tally.slowest_notice = self.tally.slowest_notice.max(self.root.machine.now() - result_at);
+            }
+        }
+    }
+
+    fn perform(&mut self, actions: &[Action]) {
         let mut stopped = Vec::new();
         for action in actions {
             match *action {
-                Action::ForcedShrink { account, units } if is_page => {
-                    self.shrink(account.0 as usize, units.0, round.0);
-                }
-                Action::Grow { account, units } if is_page => {
-                    let bits = self.tenants[account.0 as usize].block_bits;
-                    self.deliver(account.0 as usize, units.0, bits, round.0.saturating_sub(1));
-                }
-                // Reservations of CPU time are set for all together afterwards.
-                Action::ForcedShrink { .. } | Action::Grow { .. } => {}
-                Action::Notice { account, units, deadline } => {
-                    let notice = FromMarket::Notice {
-                        good: good as u16,
-                        round: round.0,
-                        units: units.0,
-                        deadline_tsc: deadline.0,
-                    };
-                    self.post_urgent(account.0 as usize, &notice);
-                }
+                // Notice was given; pages move when their interval begins, reservations are set for all together.
+                Action::Notice { .. } | Action::ForcedShrink { .. } | Action::Grow { .. } => {}
                 Action::StopNotice { account, deadline } => {
                     let name = self.name(account.0 as usize);
                     self.say(&format!("{name} cannot pay its base and will be stopped"));
@@ -122,37 +127,6 @@ impl<M: Machine> Server<'_, M> {
         for app in stopped {
             self.end_tenant(app, End::Unpaid);
         }
-    }
-
-    /// Takes `units` pages from a tenant: what it named, then the youngest. What whole blocks exceed is given anew.
-    pub(crate) fn shrink(&mut self, app: usize, units: u32, round: u64) {
-        let chosen = self.tenants[app].choose(units);
-        let named = core::mem::take(&mut self.tenants[app].named);
-        let mut taken = 0;
-        for lease in &chosen {
-            taken += self.take_lease(app, *lease);
-        }
-        let forced: Vec<u32> = chosen.into_iter().filter(|lease| !named.contains(lease)).collect();
-        if !forced.is_empty() {
-            self.post(app, &FromMarket::Taken { leases: forced });
-        }
-        if taken > units {
-            self.deliver(app, taken - units, LARGE_BITS, round);
-        }
-    }
-
-    /// Takes a lease back at once; returns its pages.
-    pub(crate) fn take_lease(&mut self, app: usize, number: u32) -> u32 {
-        let Some(lease) = self.tenants[app].leases.remove(&number) else { return 0 };
-        self.tenants[app].waiting.retain(|waiting| *waiting != number);
-        if let Err(error) = self.root.give(lease.block) {
-            self.fail(format!("lease {number} of application {app} cannot be taken back: {error:?}"));
-        }
-        // The revocation above has emptied this slot.
-        if let Some(slot) = lease.waiting {
-            self.root.memory.slots.give(slot);
-        }
-        lease.pages()
     }
 
     /// Makes leases of `units` pages in blocks of at most 2^`bits` bytes and sends them on their way.
@@ -182,9 +156,9 @@ impl<M: Machine> Server<'_, M> {
 
     fn make_lease(&mut self, bits: u8, round: u64) -> Result<PageLease, MemoryError> {
         let block = self.root.take(bits)?;
-        let parent = self.root.memory.slot(block);
-        let waiting = Some(self.root.make(parent, ObjectType::Untyped, bits)?);
-        Ok(PageLease { block, bits, waiting, round })
+        let handle = self.root.make(self.root.memory.slot(block), ObjectType::Untyped, bits)?;
+        let waiting = Some(self.root.make(handle, ObjectType::Untyped, bits)?);
+        Ok(PageLease { block, handle, bits, waiting, round })
     }
 
     /// Sets every reservation of a core to what its holder has: first those that shrink, as their share is what the
@@ -313,7 +287,7 @@ impl<M: Machine> Server<'_, M> {
         }
     }
 
-    fn end_page_interval(&mut self) {
+    pub(crate) fn end_page_interval(&mut self) {
         for tenant in &mut self.tenants {
             tenant.requests = 0;
         }
@@ -383,7 +357,7 @@ impl<M: Machine> Server<'_, M> {
     /// again soon.
     pub(crate) fn flush_tenant(&mut self, app: usize) -> bool {
         let tenant = &mut self.tenants[app];
-        let crate::tenant::State::Running(running) = &tenant.state else { return false };
+        let State::Running(running) = &tenant.state else { return false };
         let channel = running.channel;
         while let Some(message) = tenant.outbox.front() {
             if self.root.machine.send(Self::peer(app), message).is_err() {
@@ -394,14 +368,21 @@ impl<M: Machine> Server<'_, M> {
             tenant.outbox.pop_front();
         }
         while self.tenants[app].outbox.is_empty() && self.grant_next(app, channel) {}
-        let tenant = &mut self.tenants[app];
-        if tenant.unsignalled {
-            // A Vcpu that is gone is found by its handler page.
-            let _ = self.root.machine.signal(channel);
-            tenant.unsignalled = false;
-        }
+        self.signal_tenant(app);
+        let tenant = &self.tenants[app];
         let left = !(tenant.waiting.is_empty() && tenant.outbox.is_empty());
         left && self.takes_leases(&self.tenants[app])
+    }
+
+    /// Wakes a tenant that sleeps on what was put into its ring.
+    pub(crate) fn signal_tenant(&mut self, app: usize) {
+        let tenant = &mut self.tenants[app];
+        if let State::Running(running) = &tenant.state
+            && core::mem::take(&mut tenant.unsignalled)
+        {
+            // A Vcpu that is gone is found by its handler page.
+            let _ = self.root.machine.signal(running.channel);
+        }
     }
 
     /// True while a tenant accepts what is on its way to it.

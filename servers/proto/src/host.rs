@@ -197,6 +197,10 @@ pub enum Record {
         worst_shortfall: u64,
         /// Longest hold of the kernel lock, ticks.
         longest_hold: u64,
+        /// Most ticks from a round's result to the last of its notices.
+        slowest_notice: u64,
+        /// Most ticks from the start of an interval of pages until all that was lost was out of reach.
+        slowest_cut: u64,
     },
     /// Last record: the machine powers off now.
     End {

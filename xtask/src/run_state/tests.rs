@@ -98,5 +98,7 @@ fn totals(leased: u64, existing: u64) -> Record {
         mismatches: 0,
         worst_shortfall: 0,
         longest_hold: 0,
+        slowest_notice: 0,
+        slowest_cut: 0,
     }
 }

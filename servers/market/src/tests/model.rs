@@ -60,6 +60,8 @@ pub struct Model {
     pub deaf: Option<Peer>,
     /// Pages scrubbed so far.
     pub scrubbed: u64,
+    /// How many that were whenever an Untyped was deleted that had children.
+    pub cuts: Vec<u64>,
 }
 
 /// A CNode that stands for the tenants' own slots.
@@ -83,6 +85,7 @@ impl Model {
             invocations: 0,
             deaf: None,
             scrubbed: 0,
+            cuts: Vec::new(),
         };
         let first_untyped = u64::from(slots::FREE) + cores;
         let boot = |object, bits, value, period, dirty| Cap {
@@ -307,7 +310,12 @@ impl Machine for Model {
                 let target = (invoked.value as u32, first as u16);
                 let held = self.caps.get(&target).cloned().ok_or(Fault::new(Error::SlotEmpty, 1))?;
                 match label {
-                    Label::CNodeDelete => self.remove(target),
+                    Label::CNodeDelete => {
+                        if held.object == ObjectType::Untyped && !self.children(target).is_empty() {
+                            self.cuts.push(self.scrubbed);
+                        }
+                        self.remove(target);
+                    }
                     Label::CNodeRevoke => {
                         for child in self.children(target) {
                             self.remove(child);
