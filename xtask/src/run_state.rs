@@ -475,7 +475,7 @@ impl RunState {
         match record {
             Record::FileBegin { app, file, name } => {
                 let app = self.app(*app)?;
-                if app.files.iter().any(|open| open.number == *file) {
+                if app.files.iter().any(|open| open.number == *file && open.sha256.is_none()) {
                     return Err(Violation(format!("`{}` opens its file {file} twice", app.name)));
                 }
                 let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);

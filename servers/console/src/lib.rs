@@ -31,8 +31,8 @@ use proto::start::MARKET_CLIENT;
 pub const MARKET_APP: u16 = 0xffff;
 /// Bytes that wait for a port; beyond it clients wait in their rings.
 pub const MAX_WAITING: usize = 24 * 1024;
-/// Longest file name.
-const MAX_NAME: usize = 128;
+/// Longest file name: what the host takes, as a name that it refuses would fail the run.
+const MAX_NAME: usize = 100;
 
 /// What the server has to do besides writing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -166,7 +166,7 @@ impl Console {
         let plain = !name.is_empty()
             && name.len() <= MAX_NAME
             && !name.starts_with('.')
-            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-+".contains(&byte));
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
         if plain && self.clients[client].files.begin(file) {
             let app = Self::app(client);
             self.record(&Record::FileBegin { app, file, name: String::from(name) });

@@ -68,7 +68,8 @@ fn a_file_ends_with_its_length_and_hash() {
 #[test]
 fn wrong_files_are_refused_and_told() {
     let mut console = console();
-    for name in ["", "../x", "a/b", ".hidden", "a\nb"] {
+    let long = "x".repeat(MAX_NAME + 1);
+    for name in ["", "../x", "a/b", ".hidden", "a\nb", "a+b", &long] {
         send(&mut console, 1, &ToConsole::FileBegin { file: 1, name: name.into() }, 0);
     }
     send(&mut console, 1, &ToConsole::FileData { file: 1, data: vec![0] }, 0);

@@ -63,6 +63,15 @@ fn every_contradiction_is_a_failure() {
         ("without its last record", vec![begin()]),
         ("damaged", [vec![begin()], file(0, b"hello", [0; 32]).into(), vec![end()]].concat()),
         ("incomplete", vec![begin(), Record::FileBegin { app: 0, file: 1, name: "x".into() }, end()]),
+        (
+            "opens its file 1 twice",
+            vec![
+                begin(),
+                Record::FileBegin { app: 0, file: 1, name: "x".into() },
+                Record::FileBegin { app: 0, file: 1, name: "y".into() },
+                end(),
+            ],
+        ),
         ("no plain name", vec![begin(), Record::FileBegin { app: 0, file: 1, name: "../x".into() }, end()]),
         ("not open", vec![begin(), Record::FileData { app: 0, file: 1, data: vec![1] }, end()]),
         ("application 7", vec![begin(), Record::Used { t: 0, app: 7, ticks: 0 }, end()]),
@@ -85,6 +94,17 @@ fn every_contradiction_is_a_failure() {
         let failure = state.failure().expect(expected);
         assert!(failure.contains(expected), "{failure} does not contain {expected}");
     }
+}
+
+/// Numbers are the sender's choice, and those of closed files are free.
+#[test]
+fn a_number_is_used_again_when_its_file_is_closed() {
+    let mut state = two();
+    let hash = Sha256::digest(b"hello").into();
+    let records = [vec![begin()], file(0, b"hello", hash).into(), file(0, b"hello", hash).into(), vec![end()]].concat();
+    records.iter().for_each(|record| state.apply(record));
+    assert_eq!(state.failure(), None);
+    assert_eq!(state.apps[0].files.len(), 2);
 }
 
 fn totals(leased: u64, existing: u64) -> Record {
