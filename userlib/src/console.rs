@@ -172,14 +172,19 @@ macro_rules! println {
     };
 }
 
+/// Sends a message as it is. What the server does not like it tells on the console, under this VM's name.
+pub fn request(message: &ToConsole) {
+    send(message);
+}
+
 /// Reports units of work done, of `total` (0 if unknown).
 pub fn progress(done: u64, total: u64) {
-    send(&ToConsole::Progress { done, total });
+    request(&ToConsole::Progress { done, total });
 }
 
 /// Reports a row of the bench.
 pub fn bench(operation: &str, instructions: u64, exits: u64) {
-    send(&ToConsole::Bench { operation: operation.into(), instructions, exits });
+    request(&ToConsole::Bench { operation: operation.into(), instructions, exits });
 }
 
 /// Waits until everything has been taken by the server, and files are on their way to the host, or until the TSC has

@@ -184,12 +184,34 @@ attacks! {
     hostile_flood_of_signals_from_another_core: 2, ["signals", "5000"], 400, Succeeds;
     /// Requests of every kind with random contents, bids among them.
     hostile_flood_of_requests: 1, ["requests", "300"], 1000, Succeeds;
+    /// Capabilities granted to both servers, which is refused, and through a channel of its own.
+    hostile_flood_of_grants: 1, ["grants", "1500"], 400, Succeeds;
+    /// As above, from another core.
+    hostile_flood_of_grants_from_another_core: 2, ["grants", "1500"], 400, Succeeds;
+    /// Requests to the console server of every kind, in any order, those of the market among them.
+    hostile_flood_of_console_requests: 1, ["console-requests", "1000"], 2000, Succeeds;
     /// Leases that are asked for and never accepted.
     hostile_never_accepts: 1, ["never-accept"], 800, Succeeds;
     /// Leases that are used after their release.
     hostile_uses_pages_after_release: 1, ["released"], 800, Succeeds;
     /// Leases that are used until they are taken by force, and afterwards.
     hostile_ignores_every_notice: 1, ["notices"], 1000, Succeeds;
+}
+
+/// Lines as fast as the console server takes them: all arrive, whole and in order, and the victim's among them.
+#[test]
+fn hostile_flood_of_output() {
+    const LINES: usize = 1_000;
+    let run = attack(1, &["output", "1000"], 2_000, Succeeds);
+    let lines = &run.app("attacker").lines;
+    let flood: Vec<&String> = lines.iter().filter(|line| line.starts_with("flood ")).collect();
+    assert_eq!(flood.len(), LINES);
+    for (number, line) in flood.into_iter().enumerate() {
+        assert!(
+            line.starts_with(&format!("flood {number} of {LINES}: ")) && line.ends_with("one of very many"),
+            "{line}"
+        );
+    }
 }
 
 #[test]

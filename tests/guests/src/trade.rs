@@ -1,12 +1,14 @@
-//! Attacks on the market and the servers: floods of requests, garbage in rings, leases that are kept or used after
+//! Attacks on the market and the servers: floods of requests, grants and output, garbage in rings, leases that are kept or used after
 //! their end.
 
 use alloc::vec::Vec;
-use cap_spec::abi::{CONSOLE_RING, MARKET_RING, Rights};
+use cap_spec::abi::{CONSOLE_RING, Error, MARKET_RING, Rights};
+use proto::console::ToConsole;
+use proto::host::Record;
 use proto::market::{Answer, FromMarket, Refusal, RequestBody, Segment};
 use proto::start::{LEASE_BASE, RING_STRIDE};
-use userlib::cap::{Fault, Frame, PageTable, Slot, Untyped, own};
-use userlib::clock;
+use userlib::cap::{Cap, Channel, Fault, Frame, PageTable, Slot, Untyped, own};
+use userlib::{clock, console, println};
 
 use crate::capabilities::{Random, SCRATCH};
 use crate::instructions::Tally;
@@ -76,6 +78,71 @@ pub fn flood(tenant: &mut Tenant, seed: u64, count: u64) -> Tally {
     }
     tally.wrong += open;
     tally
+}
+
+/// Grants a frame to both servers, who let nobody do that, and through a channel of its own, again while the first one is
+/// in flight; takes it back there, or accepts it and takes it back then. As fast as it can.
+///
+/// # Errors
+/// When there is nothing to grant.
+pub fn flood_with_grants(count: u64) -> Result<Tally, Fault> {
+    let mut tally = Tally::default();
+    let slot = |offset| Slot::root(SCRATCH + offset);
+    let frame = own::BASE.retype::<Frame>(12, slot(0))?;
+    let channel = own::BASE.retype::<Channel>(0, slot(1))?;
+    let other_end = slot(2).mint(channel, Rights::all(), 2)?;
+    for round in 0..count {
+        let mut grant = |channel: Cap<Channel>, expected: Option<Error>| {
+            tally.attempts += 1;
+            let answer = channel.grant(frame, Rights::READ | Rights::WRITE).err().map(|fault| fault.error);
+            tally.wrong += u64::from(answer != expected);
+        };
+        for server in [own::MARKET, own::CONSOLE] {
+            grant(server, Some(Error::MissingRight));
+        }
+        grant(channel, None);
+        grant(channel, Some(Error::ChannelFull));
+        if round % 2 == 0 {
+            tally.wrong += u64::from(other_end.accept::<Frame>(slot(3)).is_err());
+        }
+        tally.wrong += u64::from(frame.revoke().is_err());
+        tally.wrong += u64::from(other_end.accept::<Frame>(slot(3)).is_ok());
+    }
+    Ok(tally)
+}
+
+/// Prints numbered lines as fast as the ring takes them.
+pub fn flood_with_output(count: u64) -> Tally {
+    for number in 0..count {
+        println!("flood {number} of {count}: a line that is as long as many lines are, and one of very many");
+    }
+    Tally { attempts: count, wrong: 0 }
+}
+
+/// Asks the console server for everything there is, in any order, as fast as the ring takes it: files that are open,
+/// closed or have no name, lines without an end, and what only the market may ask for.
+pub fn flood_with_console_requests(seed: u64, count: u64) -> Tally {
+    /// Files that it has, more than may be open.
+    const FILES: u16 = 12;
+    let mut random = Random(seed);
+    for _ in 0..count {
+        let file = random.below(FILES.into()) as u16;
+        let name = ["plain.txt", "", "../above", ".hidden", "a/b"][random.below(5) as usize].into();
+        console::request(&match random.below(8) {
+            0 => ToConsole::FileBegin { file, name },
+            1 => ToConsole::FileData { file, data: alloc::vec![7; random.below(1_100) as usize] },
+            2 => ToConsole::FileEnd { file },
+            3 => ToConsole::Progress { done: random.word(), total: random.word() },
+            4 => ToConsole::Text(if random.below(4) == 0 { "\n".into() } else { "without an end ".into() }),
+            5 => ToConsole::PowerOff { value: 0x10 },
+            6 => ToConsole::Epoch { tsc: random.word() },
+            _ => ToConsole::Record(Record::End { t: 0, status: 0, reason: "it is over".into() }),
+        });
+    }
+    // A run in which a file did not arrive whole is none that ended well.
+    (0..FILES).for_each(|file| console::request(&ToConsole::FileEnd { file }));
+    println!();
+    Tally { attempts: count, wrong: 0 }
 }
 
 /// Takes the messages that have arrived (waiting for one until `deadline`) and counts the answers among them.
