@@ -65,6 +65,8 @@ checks! {
     cpu_time_is_delivered_every_period = cpu_time_is_delivered;
     /// 30 % of an idle core: in no period 20 us more than that, either.
     cpu_time_is_no_more_than_the_budget = budget_is_also_the_most;
+    /// A VM that owns its whole core gets no timer NMI.
+    vm_that_owns_its_core_gets_no_ticks = whole_core_is_tickless;
     /// A core that nobody wants executes no instructions.
     idle_cores_execute_nothing = idle_cores_execute_nothing;
     /// Statistics pages, per VM and global, against what was done.

@@ -68,6 +68,16 @@ pub mod at {
     pub const GAP: usize = 0x40;
 }
 
+/// Offsets in the shared page of [`gaps`].
+pub mod watcher {
+    /// Readings of the clock.
+    pub const ROUNDS: usize = 0x00;
+    /// How many came more than [`GAP`] ticks after the one before.
+    pub const GAPS: usize = 0x08;
+    /// Given.
+    pub const GAP: usize = 0x10;
+}
+
 /// Offsets in the shared page of [`keeps`].
 pub mod keeper {
     /// Rounds made over the pages.
@@ -240,6 +250,26 @@ children! {
         "mov r10d, 1",
         "xor r11d, r11d",
         "jmp 3b";
+    /// Reads the clock for ever, with interrupts off, and counts the gaps; see [`watcher`].
+    gaps:
+        "cli",
+        "mov rbx, {shared}",
+        "rdtsc",
+        "shl rdx, 32",
+        "or rax, rdx",
+        "mov r8, rax",
+        "2:",
+        "inc qword ptr [rbx]",
+        "rdtsc",
+        "shl rdx, 32",
+        "or rax, rdx",
+        "mov rcx, rax",
+        "sub rcx, r8",
+        "mov r8, rax",
+        "cmp rcx, [rbx + 0x10]",
+        "jbe 2b",
+        "inc qword ptr [rbx + 0x08]",
+        "jmp 2b";
     /// Sleeps for a moment and wakes, as often as it can, counting in the first shared word.
     storm:
         "mov rbx, {shared}",

@@ -48,6 +48,7 @@ const CHECKS: &[Named] = &[
     ("cut_off_events_are_injected_again", switching::cut_off_events_are_injected_again),
     ("cpu_time_is_delivered", time::cpu_time_is_delivered),
     ("budget_is_also_the_most", time::budget_is_also_the_most),
+    ("whole_core_is_tickless", time::whole_core_is_tickless),
     ("idle_cores_execute_nothing", time::idle_cores_execute_nothing),
     ("statistics_count_what_is_done", counters::statistics_count_what_is_done),
     ("spinner_is_taken_back", isolation::spinner_is_taken_back),

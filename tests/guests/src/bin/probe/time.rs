@@ -2,9 +2,9 @@
 
 use alloc::format;
 use alloc::vec::Vec;
-use cap_spec::abi::{Rights, slots, stats_page};
+use cap_spec::abi::{ExitKind, Rights, slots, stats_page};
 use core::arch::asm;
-use guests::children::{self, at};
+use guests::children::{self, at, watcher};
 use guests::root::{Child, Root, tsc, word};
 use userlib::cap::{Cap, Machine, Slot, Untyped, own};
 
@@ -112,6 +112,41 @@ pub fn budget_is_also_the_most(root: &mut Root) -> Check {
         return Err(format!("of {periods} periods one came up {short} ticks short, and one had {over} too many"));
     }
     end(&child)
+}
+
+/// A VM that owns its whole core is never called by the kernel; one that has half of it is, at least once a period. Its own
+/// clock sees that, and its statistics page.
+pub fn whole_core_is_tickless(root: &mut Root) -> Check {
+    const SLEEP_MICROS: u64 = 200_000;
+    // Readings while the root VM falls asleep and wakes up: its instructions are time on the other core, too.
+    const OTHERS: u64 = 8;
+    if root.cores == 1 {
+        // A part of the only core is the root VM's.
+        return Ok(());
+    }
+    let period = micros(root, 10_000);
+    for (percent, least, most) in [(100, 0, 0), (50, 20, u64::MAX)] {
+        let (page, seen) = root.shared_page().map_err(told("page"))?;
+        set_word(seen, watcher::GAP, AWAY);
+        let (core, budget) = (last_core(root), period * percent / 100);
+        let child = root.child(children::gaps(), 1, &[page], core, budget, period).map_err(told("child"))?;
+        let frame = child.vm.statistics_page(root.slot()).map_err(told("statistics"))?;
+        let statistics = root.window(1);
+        frame.map(own::VM, statistics, Rights::READ).map_err(told("statistics"))?;
+        root.launch(&child).map_err(told("launch"))?;
+        let nmis = stats_page::EXITS + ExitKind::Nmi as usize * 8;
+        let read = || [word(statistics, nmis), word(seen, watcher::GAPS), word(seen, watcher::ROUNDS)];
+        sleep(root, 20_000);
+        let before = read();
+        sleep(root, SLEEP_MICROS);
+        let after = read();
+        let [nmis, gaps, rounds] = core::array::from_fn(|at| after[at] - before[at]);
+        if nmis < least || nmis > most || gaps < least || gaps > most.saturating_add(OTHERS) || rounds < 1_000 {
+            return Err(format!("with {percent} %: {nmis} NMIs and {gaps} gaps in {rounds} readings"));
+        }
+        end(&child)?;
+    }
+    Ok(())
 }
 
 /// No period of anybody came up more than 20 us short since the start, says the kernel.
