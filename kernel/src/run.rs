@@ -363,20 +363,15 @@ impl<M: Machine> Kernel<M> {
         self.core(core).current == vcpu
     }
 
-    /// The vector by which the current Vcpu of a core is to be told of events, if one is pending.
-    #[inline]
-    pub fn pending_event_vector(&self, core: CoreId) -> Option<u8> {
-        let vcpu = self.current(core)?;
-        let header = self.machine.vcpu(vcpu);
-        if header.event_pending { Some(header.event_vector) } else { None }
-    }
-
-    /// The event vector of the current Vcpu of a core was injected.
-    #[inline]
-    pub fn event_vector_injected(&mut self, core: CoreId) {
-        if let Some(vcpu) = self.current(core) {
-            self.machine.vcpu_mut(vcpu).event_pending = false;
+    /// The vector by which a Vcpu that is about to be entered is to be told of events, if one is pending: it gets it now.
+    #[inline(always)]
+    pub fn take_event_vector(&mut self, vcpu: VcpuId) -> Option<u8> {
+        let header = self.machine.vcpu_mut(vcpu);
+        if !header.event_pending {
+            return None;
         }
+        header.event_pending = false;
+        Some(header.event_vector)
     }
 
     /// An interrupt may have come for a Vcpu that is out: if it waits, it wakes with what events there are.

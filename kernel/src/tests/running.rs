@@ -101,9 +101,9 @@ fn a_running_receiver_that_asked_gets_a_vector() {
     world.kernel.machine.kicked.clear();
     world.ok(Label::VcpuSignal, OTHER, [1, 0, 0, 0, 0]);
     assert_eq!(world.kernel.machine.kicked, [CoreId::new(1)]);
-    assert_eq!(world.kernel.pending_event_vector(CoreId::new(1)), Some(40));
-    world.kernel.event_vector_injected(CoreId::new(1));
-    assert_eq!(world.kernel.pending_event_vector(CoreId::new(1)), None);
+    let vcpu = world.kernel.current(CoreId::new(1)).expect("it runs");
+    assert_eq!(world.kernel.take_event_vector(vcpu), Some(40));
+    assert_eq!(world.kernel.take_event_vector(vcpu), None);
 }
 
 #[test]

@@ -481,7 +481,7 @@ impl World {
     fn prepare(&mut self, core: usize, decision: &Decision) -> Run {
         let vcpu = decision.run.unwrap_or(VcpuId::NONE);
         let vm = self.kernel.machine.vcpu(vcpu).vm;
-        let event = self.kernel.pending_event_vector(id(core));
+        let event = self.kernel.take_event_vector(vcpu);
         let hardware = &mut self.kernel.machine.0;
         let mut injected = 0;
         if let Some(guest) = hardware.guests.get_mut(&vcpu) {
@@ -502,7 +502,6 @@ impl World {
         }
         if let Some(vector) = event {
             hardware.say(|| format!("core {core} {vcpu:?} is told of events by {vector}"));
-            self.kernel.event_vector_injected(id(core));
         }
         if injected != 0 && injected as u8 == UPCALL {
             // The guest reads the fault and gives the word free.

@@ -4,10 +4,11 @@
 //! taken, the exit is worked on, the schedule decides, the core says where it goes, the lock is released, it goes.
 
 use super::emulate::Guest;
+use super::entry::{self, Carried};
 use super::exit::{self, Exit, length};
 use super::state::{self, Saved, guest_of};
 use super::switch::{self, Loaded};
-use super::vmcb::{Clean, EVENT_VALID, FLUSH_ALL, Vmcb};
+use super::vmcb::{EVENT_VALID, Vmcb};
 use crate::arch::core_area::Core;
 use crate::arch::cpu::rdtsc;
 use crate::arch::lock::Lock;
@@ -16,7 +17,6 @@ use crate::storage::Booted;
 use crate::{panic, routes};
 use cap_spec::abi::{ExitKind, Label, StopReason, handler_page, stats_page};
 use core::sync::atomic::Ordering;
-use kernel::asid;
 use kernel::epitaph::EventKind;
 use kernel::machine::{Machine, SharedPage};
 use kernel::protocol::{Entering, Holding, Outside};
@@ -25,12 +25,6 @@ use kernel::{Decision, FaultAction, Outcome};
 
 /// Bits of a nested fault's first exit information that the ABI tells: present, write, user, fetch.
 const ACCESS_BITS: u64 = 0b1_0111;
-/// Type field of an event.
-const EVENT_TYPE: u64 = 7 << 8;
-/// Type of an event: exception.
-const EVENT_EXCEPTION: u64 = 3 << 8;
-/// Type of an event: software interrupt. It is executed again, not injected.
-const EVENT_SOFTWARE: u64 = 4 << 8;
 
 /// A core at work.
 struct Running {
@@ -39,7 +33,7 @@ struct Running {
     booted: Booted,
     loaded: Loaded,
     /// The flush that the last entry carried.
-    flushed: Option<asid::Entry>,
+    carried: Carried,
     /// What the core does next, where that was decided in passing.
     decided: Option<Decision>,
 }
@@ -77,7 +71,7 @@ enum Stayed {
 /// Runs guests on this core for ever. SVM is on, GIF is 0, and the kernel is configured.
 pub fn run(core: &'static Core, booted: Booted) -> ! {
     let loaded = Loaded::new(booted.processor.constants.xcr0);
-    let mut running = Running { core, id: core.id(), booted, loaded, flushed: None, decided: None };
+    let mut running = Running { core, id: core.id(), booted, loaded, carried: Carried::default(), decided: None };
     let mut outside = Outside::started();
     panic::record(EventKind::Started, 0, 0);
     loop {
@@ -125,15 +119,13 @@ impl Running {
                 return holding.gave_up();
             }
             let (saved, vmcb) = guest_of(vcpu);
-            let header = kernel.machine.vcpu_mut(vcpu);
-            if header.event_pending {
-                header.event_pending = false;
-                saved.raise(header.event_vector);
+            if let Some(vector) = kernel.take_event_vector(vcpu) {
+                saved.raise(vector);
             }
             if saved.owed {
                 pay(saved, vmcb);
             }
-            self.address_space(vmcb, decision.entry);
+            entry::address_space(&mut vmcb.control, &mut self.carried, decision.entry);
             let now = kernel.machine.set_deadline(self.id, until);
             let mut entering = match holding.enter(gate, until, now) {
                 Ok(entering) => entering,
@@ -144,7 +136,7 @@ impl Running {
             };
             self.release_lock(kernel);
             let exit;
-            if self.flushed.is_some() {
+            if self.carried.is_some() {
                 // SAFETY: as in `stay`. A hypercall that comes with a flush is repeated, once the flush is noted.
                 unsafe { switch::enter(saved) };
                 exit = Exit::decode(vmcb.control.exit_code);
@@ -165,8 +157,9 @@ impl Running {
             let (saved, vmcb) = guest_of(vcpu);
             // All that the exit leaves in the Vcpu is written before the core says that it is out: from then on, and until
             // this core has the lock, the Vcpu may be destroyed and its memory be somebody else's.
-            self.after_exit(saved, vmcb);
-            vmcb.control.tlb_control = 0;
+            if entry::left(&mut vmcb.control, &mut saved.pending, self.booted.processor.clean) {
+                saved.owe();
+            }
             if exit == Exit::Nmi {
                 let at = rdtsc();
                 let pending = entering.left_by_nmi(&self.core.gate);
@@ -258,7 +251,9 @@ impl Running {
             if !kernel.stays(id) {
                 // An unmap of its own, mostly.
                 match kernel.renumber(id) {
-                    Some(entry) if !entry.flush_all => self.address_space(guest_of(vcpu).1, entry),
+                    Some(entry) if !entry.flush_all => {
+                        entry::address_space(&mut guest_of(vcpu).1.control, &mut self.carried, entry);
+                    }
                     _ => return Stayed::Decide(kernel, holding),
                 }
             }
@@ -323,7 +318,7 @@ impl Running {
             self.decided = Some(decision);
             return Handed::Decided;
         }
-        self.address_space(next_block, decision.entry);
+        entry::address_space(&mut next_block.control, &mut self.carried, decision.entry);
         // If the instant has passed already, this core was called, which it notices before it enters.
         kernel.machine.set_deadline(id, decision.until.get());
         Handed::Switched(to)
@@ -397,48 +392,12 @@ impl Running {
         holding.gave_up()
     }
 
-    /// Writes the address-space number and the flush for the next entry.
-    #[inline(always)]
-    fn address_space(&mut self, vmcb: &mut Vmcb, entry: asid::Entry) {
-        if vmcb.control.guest_asid != entry.asid {
-            vmcb.control.guest_asid = entry.asid;
-            vmcb.control.clean.remove(Clean::ASID);
-        }
-        if entry.flush_all {
-            vmcb.control.tlb_control = FLUSH_ALL;
-            self.flushed = Some(entry);
-        }
-    }
-
     /// Tells the kernel that a flush was carried out.
     #[inline(always)]
     fn note_flush(&mut self, kernel: &mut Lock) {
-        if let Some(entry) = self.flushed.take() {
+        if let Some(entry) = self.carried.take() {
             kernel.entered(self.id, entry);
         }
-    }
-
-    /// What every exit but a hypercall may leave behind.
-    #[inline]
-    fn after_exit(&mut self, saved: &mut Saved, vmcb: &mut Vmcb) {
-        vmcb.control.clean = self.booted.processor.clean;
-        let mut event = vmcb.control.exit_int_info;
-        if event & EVENT_VALID == 0 {
-            return;
-        }
-        // INT3 and INTO are told as exceptions, but are executed again as well: nothing else raises these two.
-        let breakpoint = event & EVENT_TYPE == EVENT_EXCEPTION && matches!(event as u8, 3 | 4);
-        if event & EVENT_TYPE == EVENT_SOFTWARE || breakpoint {
-            vmcb.control.exit_int_info = 0;
-            return;
-        }
-        if event as u8 >= 32 {
-            // An external interrupt, whatever type an emulator wrote.
-            event &= !EVENT_TYPE;
-            vmcb.control.exit_int_info = event;
-        }
-        saved.pending.left(event);
-        saved.owe();
     }
 
     /// Settles what needs nothing but the Vcpu, without the lock.
@@ -499,7 +458,7 @@ impl Running {
         let (access, gpa) = (vmcb.control.exit_info1 & ACCESS_BITS, vmcb.control.exit_info2);
         match kernel.nested_fault(self.id, Gpa::new(gpa), access, delivering) {
             FaultAction::Inject(vector) => {
-                guest_of(vcpu).1.control.event_inj = EVENT_VALID | u64::from(vector);
+                entry::inject_upcall(&mut guest_of(vcpu).1.control, vector);
             }
             FaultAction::Stop => self.stop(kernel, vcpu, StopReason::NestedFault, gpa, access),
         }
@@ -540,10 +499,7 @@ fn pay(saved: &mut Saved, vmcb: &mut Vmcb) {
             left &= left - 1;
         }
     }
-    let event = saved.pending.take_cut_off();
-    if event != 0 {
-        vmcb.control.event_inj = event;
-    }
+    entry::inject_cut_off(&mut vmcb.control, &mut saved.pending);
 }
 
 #[cold]

@@ -1,11 +1,12 @@
 //! The back end for AMD's secure virtual machines with nested paging.
 //!
 //! `vmcb` and `exit` are the manual's words; `permission` what guests may touch directly; `state` what is kept of a
-//! Vcpu; `switch` everything that changes with the VM; `emulate` the exits that need nothing but the Vcpu; `core_loop`
-//! what a core does for ever.
+//! Vcpu; `switch` everything that changes with the VM; `emulate` the exits that need nothing but the Vcpu; `entry` what a
+//! block is told before an entry and what an exit leaves in it; `core_loop` what a core does for ever.
 
 mod core_loop;
 mod emulate;
+mod entry;
 mod exit;
 mod features;
 mod permission;

@@ -33,7 +33,9 @@ pub const FLUSH_ALL: u32 = 1;
 pub const EVENT_ERROR: u64 = 1 << 11;
 /// Bit of EVENTINJ and EXITINTINFO: valid.
 pub const EVENT_VALID: u64 = 1 << 31;
-/// Type field of EVENTINJ: exception.
+/// Type field of EVENTINJ and EXITINTINFO.
+pub const EVENT_TYPE: u64 = 7 << 8;
+/// Type of an event: exception.
 pub const EVENT_EXCEPTION: u64 = 3 << 8;
 
 /// A segment register with its hidden part.
