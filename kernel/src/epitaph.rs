@@ -23,14 +23,10 @@ pub enum EventKind {
     Started = 1,
     /// An exit that is not a hypercall, an NMI or a nested fault: exit code; first exit information.
     Exit = 2,
-    /// A nested fault: Vcpu; guest-physical address.
-    NestedFault = 3,
     /// A Vcpu stopped by itself: Vcpu; reason.
-    Stopped = 4,
+    Stopped = 3,
     /// The root VM was started again: how often; 0.
-    RootRestarted = 5,
-    /// The hardware refused a guest's state: Vcpu; exit code.
-    Invalid = 6,
+    RootRestarted = 4,
 }
 
 /// The last events of a core. Written by its core alone.

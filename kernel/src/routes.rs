@@ -66,7 +66,8 @@ pub fn open(kernel: &mut Nonkernel, core: CoreId, loaded: VcpuId) {
         if kernel.vcpu_core(vcpu) != core {
             return;
         }
-        guests::has_route(vcpu);
+        // SAFETY: a route names a live Vcpu, and this one runs on this core alone, which is in the kernel and has the lock.
+        unsafe { guests::has_route(vcpu) };
         if vcpu == loaded {
             kernel.machine.routes.parked[index(core)] &= !(1 << pin);
             let apic_id = core_area::core(core).apic_id.load(Ordering::Relaxed);
@@ -101,7 +102,8 @@ fn fire_parked(kernel: &mut Nonkernel, core: CoreId) {
     for_each(kernel, |kernel, pin, vcpu, vector| {
         if parked >> pin & 1 != 0 {
             kernel.machine.io_apic().inspect(|io_apic| io_apic.mask(pin));
-            guests::raise(vcpu, vector);
+            // SAFETY: as in `open`: what is parked on a core is of its own Vcpus.
+            unsafe { guests::raise(vcpu, vector) };
             kernel.wake_by_interrupt(vcpu);
         }
     });

@@ -287,20 +287,24 @@ impl Machine for Hardware {
     }
 
     fn init_vcpu(&mut self, vcpu: VcpuId, root: Hpa) {
-        guests::init_vcpu(vcpu, root);
+        // SAFETY: the core initialises Vcpus that no core runs, under the lock; see the module.
+        unsafe { guests::init_vcpu(vcpu, root) };
     }
 
     fn set_register(&mut self, vcpu: VcpuId, register: Register, value: u64) {
-        guests::set_register(vcpu, register, value);
+        // SAFETY: no core runs it, and the lock is held; see the module.
+        unsafe { guests::set_register(vcpu, register, value) };
     }
 
     #[inline(always)]
     fn set_results(&mut self, vcpu: VcpuId, results: [u64; 2]) {
-        guests::set_results(vcpu, results);
+        // SAFETY: no core runs it, and the lock is held; see the module.
+        unsafe { guests::set_results(vcpu, results) };
     }
 
     fn register(&self, vcpu: VcpuId, register: Register) -> u64 {
-        guests::register(vcpu, register)
+        // SAFETY: no core runs it, and the lock is held; see the module.
+        unsafe { guests::register(vcpu, register) }
     }
 
     fn route_irq(&mut self, route: u16, target: Option<(CoreId, u8)>, held: bool) {

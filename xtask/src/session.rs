@@ -183,10 +183,8 @@ fn last_events(core: u64, events: &[Event]) -> String {
         let what = match event.kind {
             EventKind::Started => "started".into(),
             EventKind::Exit => format!("exit {detail:#x}, information {detail2:#x}"),
-            EventKind::NestedFault => format!("nested fault of Vcpu {detail} at {detail2:#x}"),
             EventKind::Stopped => format!("Vcpu {detail} stopped by itself, reason {detail2}"),
             EventKind::RootRestarted => format!("the root VM was started again ({detail} times)"),
-            EventKind::Invalid => format!("the state of Vcpu {detail} was refused, exit code {detail2:#x}"),
         };
         text += &format!("\n  tick {}: {what}", event.tsc);
     }

@@ -14,6 +14,33 @@ use super::lookup::Invoked;
 use super::state::{Cap, Output, State};
 use crate::abi::{Error, Fault};
 
+/// The ports that are never handed out on the machine that this kernel is for, first and last: whoever has one reaches
+/// memory, interrupts or the state of the machine past all capabilities.
+pub const NEVER_HANDED_OUT: &[(u16, u16)] = &[
+    // The DMA controllers (8-bit, 16-bit) and their page registers.
+    (0x00, 0x1f),
+    (0xc0, 0xdf),
+    (0x80, 0x8f),
+    // The two interrupt controllers, and whether their lines are edges or levels.
+    (0x20, 0x21),
+    (0xa0, 0xa1),
+    (0x4d0, 0x4d1),
+    // The timer, and the gate of its speaker with the NMI's status.
+    (0x40, 0x43),
+    (0x61, 0x61),
+    // Commands of the keyboard controller, and system control: reset, A20.
+    (0x64, 0x64),
+    (0x92, 0x92),
+    // CMOS, with the NMI mask.
+    (0x70, 0x71),
+    // Power management: system management interrupts.
+    (0xb2, 0xb3),
+    // An emulator's configuration, which copies to any address.
+    (0x510, 0x51b),
+    // PCI configuration and reset.
+    (0xcf8, 0xcff),
+];
+
 /// First port and number of ports of the invoked range.
 fn range_of(state: &State, call: &Invoked) -> (u16, u32) {
     match state.slots[&call.slot].cap {

@@ -42,6 +42,7 @@ mod vm;
 pub use address_space::mappings;
 pub use channel::in_flight_slot;
 pub use cpu_time::share;
+pub use ioport::NEVER_HANDED_OUT;
 pub use launch::{RING_WINDOW, foreign_parts};
 pub use state::*;
 pub use vcpu::{expire, initial_registers};

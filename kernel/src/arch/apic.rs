@@ -54,12 +54,18 @@ pub fn send_nmi(apic_id: u32) {
 }
 
 /// Sends INIT: the core waits for a start-up IPI.
-pub fn send_init(apic_id: u32) {
+///
+/// # Safety
+/// It is another core than this one, and nothing of it is in use: it forgets what it was doing.
+pub unsafe fn send_init(apic_id: u32) {
     send(apic_id, ICR_INIT);
 }
 
 /// Sends a start-up IPI: the core starts in real mode at `page` * 4096.
-pub fn send_startup(apic_id: u32, page: u8) {
+///
+/// # Safety
+/// As for [`send_init`]; and the page holds start-up code that is ready for this core.
+pub unsafe fn send_startup(apic_id: u32, page: u8) {
     send(apic_id, ICR_STARTUP | u64::from(page));
 }
 

@@ -21,7 +21,9 @@ const ATTEMPTS: u32 = 1000;
 pub fn start(page: Taken, ids: impl Iterator<Item = u32>, tsc_hz: u64) -> usize {
     let (start, end) = (&raw const trampoline_start, &raw const trampoline_end);
     // SAFETY: the trampoline is read-only data between its two symbols.
-    page.fill(0..page.bytes(), unsafe { core::slice::from_raw_parts(start, end.addr() - start.addr()) });
+    let trampoline = unsafe { core::slice::from_raw_parts(start, end.addr() - start.addr()) };
+    // SAFETY: the page was taken for this, and no core has been started from it.
+    unsafe { page.fill(0..page.bytes(), trampoline) };
     let stack_word = (&raw const trampoline_stack).addr() - start.addr();
     let mut count = 1;
     for apic_id in ids {
@@ -29,11 +31,13 @@ pub fn start(page: Taken, ids: impl Iterator<Item = u32>, tsc_hz: u64) -> usize 
         let core = core_area::core(number);
         core.apic_id.store(apic_id, Ordering::Relaxed);
         core.number.store(count as u32, Ordering::Relaxed);
-        // No core starts from the page at this time.
-        page.put(stack_word, &core_area::stack_top(number).to_le_bytes());
-        apic::send_init(apic_id);
+        // SAFETY: no core starts from the page at this time.
+        unsafe { page.put(stack_word, &core_area::stack_top(number).to_le_bytes()) };
+        // SAFETY: the MADT's other cores wait since reset, and this one was not started yet.
+        unsafe { apic::send_init(apic_id) };
         let answered = (0..ATTEMPTS).any(|_| {
-            apic::send_startup(apic_id, (page.base().get() >> 12) as u8);
+            // SAFETY: as before, and the page holds the trampoline with this core's stack.
+            unsafe { apic::send_startup(apic_id, (page.base().get() >> 12) as u8) };
             let start = cpu::rdtsc();
             while !core.ready.load(Ordering::Acquire)
                 && cpu::rdtsc().wrapping_sub(start) < tsc_hz / 1_000_000 * PATIENCE_US
@@ -44,8 +48,8 @@ pub fn start(page: Taken, ids: impl Iterator<Item = u32>, tsc_hz: u64) -> usize 
         });
         if !answered {
             log::warn!("core with APIC id {apic_id} does not answer; it is left out");
-            // It must not start later on a stack that another core has by then.
-            apic::send_init(apic_id);
+            // SAFETY: it has given no sign. It must not start later on a stack that another core has by then.
+            unsafe { apic::send_init(apic_id) };
             continue;
         }
         count += 1;

@@ -34,8 +34,7 @@ impl PhysicalMemory for Tables {
     }
 }
 
-/// RAM that boot took out of the memory map for one purpose. Nothing of Rust lies in it; what a guest sees of it, it can
-/// only read while boot writes, or does not run meanwhile.
+/// RAM that boot took out of the memory map for one purpose.
 #[derive(Clone, Copy, Debug)]
 pub struct Taken(Region);
 
@@ -49,7 +48,8 @@ impl Taken {
     /// Takes clean memory for an object or a table: naturally aligned and zero.
     pub fn clean(memory: &mut MemoryMap, bits: u8) -> Taken {
         let taken = Taken::from(memory, 1 << bits, 1 << bits, 0).expect("no memory for the root VM");
-        taken.fill(0..taken.bytes(), &[]);
+        // SAFETY: it has just been taken, and nobody knows of it.
+        unsafe { taken.fill(0..taken.bytes(), &[]) };
         taken
     }
 
@@ -64,21 +64,31 @@ impl Taken {
     }
 
     /// Fills a part of it with a copy of the beginning of `from`, and with zero where that ends.
-    pub fn fill(self, part: Range<u64>, from: &[u8]) {
-        let part = &mut self.slice()[part.start as usize..part.end as usize];
+    ///
+    /// # Safety
+    /// No object of the kernel lies in it, nobody else writes it at this time, and whoever runs on it has stopped.
+    pub unsafe fn fill(self, part: Range<u64>, from: &[u8]) {
+        // SAFETY: the caller's.
+        let memory = unsafe { self.slice() };
+        let part = &mut memory[part.start as usize..part.end as usize];
         let (head, tail) = part.split_at_mut(from.len().min(part.len()));
         head.copy_from_slice(&from[..head.len()]);
         tail.fill(0);
     }
 
     /// Writes bytes into it.
-    pub fn put(self, offset: usize, bytes: &[u8]) {
-        self.slice()[offset..][..bytes.len()].copy_from_slice(bytes);
+    ///
+    /// # Safety
+    /// As for [`Taken::fill`], but that a guest may read it meanwhile.
+    pub unsafe fn put(self, offset: usize, bytes: &[u8]) {
+        // SAFETY: the caller's.
+        let memory = unsafe { self.slice() };
+        memory[offset..][..bytes.len()].copy_from_slice(bytes);
     }
 
-    fn slice<'a>(self) -> &'a mut [u8] {
-        // SAFETY: RAM that left the memory map in `from`, so nobody else has it, and see the type. The reference lives no
-        // longer than the two functions above.
+    unsafe fn slice<'a>(self) -> &'a mut [u8] {
+        // SAFETY: RAM that left the memory map in `from`, so nobody else has it but whom the caller excludes. The reference
+        // lives no longer than the two functions above.
         unsafe { core::slice::from_raw_parts_mut(self.0.start as *mut u8, self.0.bytes() as usize) }
     }
 }

@@ -131,9 +131,11 @@ impl Plan<'_> {
             (boot_info::SELLABLE_PER_10MS, sellable.get()),
         ];
         for (offset, value) in words {
-            boot_info.put(offset, &value.to_le_bytes());
+            // SAFETY: boot alone writes it, and no guest runs yet.
+            unsafe { boot_info.put(offset, &value.to_le_bytes()) };
         }
-        boot_info.put(boot_info::COMMAND_LINE, self.command_line);
+        // SAFETY: as before.
+        unsafe { boot_info.put(boot_info::COMMAND_LINE, self.command_line) };
         log::info!("root VM: {} MiB, archive {} KiB, {} Untypeds", bytes >> 20, module.archive_bytes >> 10, untypeds);
         log::info!(
             "core time: {} us of 10 ms sellable, root VM {} of {} us",
@@ -159,7 +161,8 @@ impl Plan<'_> {
         let mut count = 0;
         for (base, bits) in self.memory.regions().flat_map(|region| blocks(region, largest)).take(MAX_UNTYPEDS) {
             kernel.give_untyped(first.plus(count as u32), Hpa::new(base), bits, false);
-            boot_info.put(boot_info::UNTYPED_BITS + count, &[bits]);
+            // SAFETY: boot alone writes it, and no guest runs yet.
+            unsafe { boot_info.put(boot_info::UNTYPED_BITS + count, &[bits]) };
             count += 1;
         }
         count
@@ -212,7 +215,8 @@ impl Root {
         let from = RESTORED.load(Ordering::Relaxed);
         let to = self.memory.bytes().min(from + RESTORE_STEP);
         let rest = image.get(from as usize..).unwrap_or_default();
-        self.memory.fill(from..to, rest);
+        // SAFETY: it is the root VM's memory and holds no object; the root VM has stopped, and the lock is held.
+        unsafe { self.memory.fill(from..to, rest) };
         let done = to == self.memory.bytes();
         RESTORED.store(if done { 0 } else { to }, Ordering::Relaxed);
         done
@@ -220,13 +224,15 @@ impl Root {
 
     /// Notes in `BootInfo` that the root VM is started for the first time, at this TSC.
     pub fn note_first_start(&self, tsc: u64) {
-        self.boot_info.put(boot_info::TSC_AT_START, &tsc.to_le_bytes());
+        // SAFETY: the root VM can only read the page, and does not run yet.
+        unsafe { self.boot_info.put(boot_info::TSC_AT_START, &tsc.to_le_bytes()) };
     }
 
     /// Notes in `BootInfo` that the root VM is started once more; returns how often it has been now.
     fn note_restart(&self) -> u64 {
         let restarts = RESTARTS.fetch_add(1, Ordering::Relaxed) + 1;
-        self.boot_info.put(boot_info::RESTARTS, &restarts.to_le_bytes());
+        // SAFETY: the root VM can only read the page, and has stopped; the lock is held.
+        unsafe { self.boot_info.put(boot_info::RESTARTS, &restarts.to_le_bytes()) };
         restarts
     }
 }

@@ -174,7 +174,7 @@ fn boot_spec(dirty_bits: u8) -> State {
         // All but 5 %, rounded up.
         capacity: (1 << 32) - (1u64 << 32).div_ceil(20),
         forbidden_routes: BTreeSet::from([0, 2, 20]),
-        forbidden_ports: kernel::ioport::FORBIDDEN.to_vec(),
+        forbidden_ports: spec::NEVER_HANDED_OUT.to_vec(),
         statistics_page: STATISTICS_PAGE,
     };
     let mut state = State::new(config);

@@ -1,7 +1,7 @@
 //! Sequences that random steps reach too seldom.
 
 use cap_spec::abi::{Label, ObjectType, slots};
-use cap_spec::machine::{Outcome, Run, VcpuId};
+use cap_spec::machine::{NEVER_HANDED_OUT, Outcome, Run, VcpuId};
 use lockstep::script::{Step, by, launched_tenant, retype, root, tenant};
 use lockstep::system::{ROOT_VCPU, System, place};
 
@@ -132,4 +132,12 @@ fn a_base_with_a_thousand_capabilities_is_launched() {
     take(&mut system, &steps);
     take(&mut system, &[root(Label::VcpuLaunch, vcpu, &[slots::BASE.into(), slots::VCPU.into()])]);
     assert!(system.spec.vms.values().all(|vm| vm.launched));
+}
+
+#[test]
+fn the_kernel_never_hands_out_what_the_specification_names() {
+    for port in 0..=u16::MAX {
+        let specified = NEVER_HANDED_OUT.iter().any(|&(low, high)| (low..=high).contains(&port));
+        assert_eq!(kernel::ioport::is_forbidden(port, 1), specified, "port {port:#x}");
+    }
 }

@@ -118,7 +118,8 @@ impl Running {
                 self.release_lock(kernel);
                 return holding.gave_up();
             }
-            let (saved, vmcb) = guest_of(vcpu);
+            // SAFETY: the decision, or the exit, says that it is current on this core.
+            let (saved, vmcb) = unsafe { guest_of(vcpu) };
             if let Some(vector) = kernel.take_event_vector(vcpu) {
                 saved.raise(vector);
             }
@@ -154,7 +155,8 @@ impl Running {
                     }
                 }
             }
-            let (saved, vmcb) = guest_of(vcpu);
+            // SAFETY: the decision, or the exit, says that it is current on this core.
+            let (saved, vmcb) = unsafe { guest_of(vcpu) };
             // All that the exit leaves in the Vcpu is written before the core says that it is out: from then on, and until
             // this core has the lock, the Vcpu may be destroyed and its memory be somebody else's.
             if entry::left(&mut vmcb.control, &mut saved.pending, self.booted.processor.clean) {
@@ -195,7 +197,8 @@ impl Running {
         // Kept, as the guest leaves nothing in registers.
         let (id, gate) = (self.id, &self.core.gate);
         loop {
-            let (saved, vmcb) = guest_of(vcpu);
+            // SAFETY: it is current on this core.
+            let (saved, vmcb) = unsafe { guest_of(vcpu) };
             // SAFETY: the state is loaded, the control block is the kernel's own work, and nothing else uses it until the
             // guest is left.
             unsafe { switch::enter(saved) };
@@ -252,7 +255,9 @@ impl Running {
                 // An unmap of its own, mostly.
                 match kernel.renumber(id) {
                     Some(entry) if !entry.flush_all => {
-                        entry::address_space(&mut guest_of(vcpu).1.control, &mut self.carried, entry);
+                        // SAFETY: it is current on this core.
+                        let control = &mut unsafe { guest_of(vcpu) }.1.control;
+                        entry::address_space(control, &mut self.carried, entry);
                     }
                     _ => return Stayed::Decide(kernel, holding),
                 }
@@ -277,18 +282,21 @@ impl Running {
     /// A hypercall of the current Vcpu, by the general way.
     #[inline(always)]
     fn call(&mut self, kernel: &mut Lock, id: CoreId, vcpu: VcpuId) -> Called {
-        let decoded = kernel.decode(vcpu, &guest_of(vcpu).0.registers.call);
-        let outcome = kernel.carry_out(id, vcpu, decoded);
-        let (saved, vmcb) = guest_of(vcpu);
-        match outcome {
+        // SAFETY: it is current on this core, and the lock is held.
+        let registers = &unsafe { guest_of(vcpu) }.0.registers;
+        let decoded = kernel.decode(vcpu, &registers.call);
+        match kernel.carry_out(id, vcpu, decoded) {
             Outcome::Done { status, results } => {
+                // SAFETY: it is alive, this core holds its state, and the lock is held.
+                let (saved, vmcb) = unsafe { guest_of(vcpu) };
                 vmcb.save.rax = status.0;
                 saved.registers.set_results(results);
                 skip_call(vmcb);
                 Called::Done
             }
             Outcome::Blocked => {
-                skip_call(vmcb);
+                // SAFETY: as above.
+                skip_call(unsafe { guest_of(vcpu) }.1);
                 Called::Decide
             }
             Outcome::HandedOver(decision) => {
@@ -303,14 +311,16 @@ impl Running {
     /// A `SignalWait` of the current Vcpu, which may hand the core over to another at once.
     #[inline(always)]
     fn hand_over(&mut self, kernel: &mut Lock, id: CoreId, from: VcpuId) -> Handed {
-        let (saved, vmcb) = guest_of(from);
+        // SAFETY: it is current on this core, or the kernel has just made it so, with the lock held.
+        let (saved, vmcb) = unsafe { guest_of(from) };
         let now = Ticks::new(rdtsc());
         let Some(decision) = kernel.hand_over(id, from, &saved.registers.call, now) else { return Handed::Not };
         skip_call(vmcb);
         let Decision { run: Some(to), .. } = decision else { return Handed::Not };
         // One that has a route is `interrupts` as soon as its core has looked at that.
         let plain = !kernel.machine.vcpu(to).event_pending && !decision.entry.flush_all;
-        let (next, next_block) = guest_of(to);
+        // SAFETY: it is current on this core, or the kernel has just made it so, with the lock held.
+        let (next, next_block) = unsafe { guest_of(to) };
         if !plain
             || kernel.machine.routes.are_fresh(id)
             || !self.loaded.swap(saved, next, next_block, &self.booted.processor.constants)
@@ -330,7 +340,8 @@ impl Running {
         if kernel.machine.vcpu(vcpu).routes != 0 {
             routes::park(kernel, self.id, vcpu);
         }
-        let (saved, vmcb) = guest_of(vcpu);
+        // SAFETY: this core holds its state and the lock.
+        let (saved, vmcb) = unsafe { guest_of(vcpu) };
         self.loaded.unload(saved, vmcb, self.core, &self.booted.processor.constants);
         if saved.owed {
             // An interrupt came before it slept.
@@ -349,7 +360,8 @@ impl Running {
             self.loaded.discard(self.core, &self.booted.processor.constants);
             self.look_after_window(kernel);
         }
-        let (saved, vmcb) = guest_of(vcpu);
+        // SAFETY: the decision has made it current on this core, and the lock is held.
+        let (saved, vmcb) = unsafe { guest_of(vcpu) };
         self.loaded.load(saved, vmcb, &self.booted.processor.constants);
     }
 
@@ -439,7 +451,8 @@ impl Running {
         if kernel.current(self.id) != Some(vcpu) {
             return;
         }
-        let control = &guest_of(vcpu).1.control;
+        // SAFETY: it is current on this core, and the lock is held.
+        let control = &unsafe { guest_of(vcpu) }.1.control;
         let (code, info1) = (control.exit_code, control.exit_info1);
         match exit {
             Exit::NestedFault => self.nested_fault(kernel, vcpu),
@@ -453,12 +466,15 @@ impl Running {
     /// A nested fault of the current Vcpu: it is told by an upcall, or stops.
     #[inline(never)]
     fn nested_fault(&mut self, kernel: &mut Lock, vcpu: VcpuId) {
-        let (saved, vmcb) = guest_of(vcpu);
+        // SAFETY: it is current on this core, and the lock is held.
+        let (saved, vmcb) = unsafe { guest_of(vcpu) };
         let delivering = saved.pending.is_delivering();
         let (access, gpa) = (vmcb.control.exit_info1 & ACCESS_BITS, vmcb.control.exit_info2);
         match kernel.nested_fault(self.id, Gpa::new(gpa), access, delivering) {
             FaultAction::Inject(vector) => {
-                entry::inject_upcall(&mut guest_of(vcpu).1.control, vector);
+                // SAFETY: it is current on this core, and the lock is held.
+                let control = &mut unsafe { guest_of(vcpu) }.1.control;
+                entry::inject_upcall(control, vector);
             }
             FaultAction::Stop => self.stop(kernel, vcpu, StopReason::NestedFault, gpa, access),
         }
@@ -468,7 +484,8 @@ impl Running {
     #[cold]
     fn stop(&mut self, kernel: &mut Lock, vcpu: VcpuId, reason: StopReason, detail: u64, detail2: u64) {
         panic::record(EventKind::Stopped, vcpu.get(), reason as u64);
-        let (saved, vmcb) = guest_of(vcpu);
+        // SAFETY: it is current on this core, and the lock is held.
+        let (saved, vmcb) = unsafe { guest_of(vcpu) };
         // FS and GS base are in the core; so that the page tells them, they are brought out first.
         switch::save_hidden(saved);
         let words = state::handler_words(saved, vmcb);

@@ -172,8 +172,6 @@ impl Guest<'_> {
     }
 
     fn write_msr(&mut self, register: u32, value: u64) -> Result<(), Refused> {
-        self.saved.special = true;
-        self.saved.interrupts = true;
         match register {
             0x1b if value & !0x100 == APIC_BASE => {}
             0x277 if value.to_le_bytes().iter().all(|&kind| matches!(kind, 0 | 1 | 4..=7)) => {
@@ -218,6 +216,8 @@ impl Guest<'_> {
             }
             _ => return Err(Refused),
         }
+        self.saved.special = true;
+        self.saved.interrupts = true;
         Ok(())
     }
 

@@ -157,10 +157,13 @@ const PAT_START: u64 = 0x0007_0406_0007_0406;
 /// DR0 to DR3, reads and writes.
 pub const ALL_DEBUG_ADDRESSES: u32 = INTERCEPTS[1];
 
-/// The saved state and the control block of a Vcpu: it is current on this core, or the caller holds the kernel lock and it
-/// is current on none. Fetched anew after each use of the kernel that may have reached the same Vcpu.
+/// The saved state and the control block of a Vcpu.
+///
+/// # Safety
+/// It is a live Vcpu that is current on this core, or the caller holds the kernel lock and it is current on none. What is
+/// returned is not used after the kernel was, which may have reached the same Vcpu: it is fetched anew then.
 #[inline(always)]
-pub fn guest_of<'a>(vcpu: VcpuId) -> (&'a mut Saved, &'a mut Vmcb) {
+pub unsafe fn guest_of<'a>(vcpu: VcpuId) -> (&'a mut Saved, &'a mut Vmcb) {
     let saved = vcpu.address().plus(BACK_END_OFFSET as u64).get() as *mut Saved;
     let vmcb = vcpu.address().plus(4096).get() as *mut Vmcb;
     // SAFETY: both lie in the object, behind its header and in different pages; as the caller keeps to what is said
@@ -171,39 +174,63 @@ pub fn guest_of<'a>(vcpu: VcpuId) -> (&'a mut Saved, &'a mut Vmcb) {
 // ---- what the kernel does with a Vcpu that is current on no core, under its lock ---------------------------------------
 
 /// Puts a Vcpu into its initial state, with this root of its nested page tables.
-pub fn init_vcpu(vcpu: VcpuId, root: Hpa) {
-    let (saved, vmcb) = guest_of(vcpu);
+///
+/// # Safety
+/// As for [`guest_of`].
+pub unsafe fn init_vcpu(vcpu: VcpuId, root: Hpa) {
+    // SAFETY: the caller's.
+    let (saved, vmcb) = unsafe { guest_of(vcpu) };
     init(saved, vmcb, root, super::emulate::supported_xcr0());
 }
 
 /// Sets a register to a legal value.
-pub fn set_register(vcpu: VcpuId, register: Register, value: u64) {
-    let (saved, vmcb) = guest_of(vcpu);
+///
+/// # Safety
+/// As for [`guest_of`].
+pub unsafe fn set_register(vcpu: VcpuId, register: Register, value: u64) {
+    // SAFETY: the caller's.
+    let (saved, vmcb) = unsafe { guest_of(vcpu) };
     vmcb.control.clean = Clean::empty();
     *register_of(saved, vmcb, register) = value;
 }
 
 /// Reads a register.
-pub fn register(vcpu: VcpuId, register: Register) -> u64 {
-    let (saved, vmcb) = guest_of(vcpu);
+///
+/// # Safety
+/// As for [`guest_of`].
+pub unsafe fn register(vcpu: VcpuId, register: Register) -> u64 {
+    // SAFETY: the caller's.
+    let (saved, vmcb) = unsafe { guest_of(vcpu) };
     *register_of(saved, vmcb, register)
 }
 
 /// Puts the results of a successful hypercall into its registers.
-pub fn set_results(vcpu: VcpuId, results: [u64; 2]) {
-    let (saved, vmcb) = guest_of(vcpu);
+///
+/// # Safety
+/// As for [`guest_of`].
+pub unsafe fn set_results(vcpu: VcpuId, results: [u64; 2]) {
+    // SAFETY: the caller's.
+    let (saved, vmcb) = unsafe { guest_of(vcpu) };
     vmcb.save.rax = 0;
     saved.registers.set_results(results);
 }
 
 /// A vector has arrived for it.
-pub fn raise(vcpu: VcpuId, vector: u8) {
-    guest_of(vcpu).0.raise(vector);
+///
+/// # Safety
+/// As for [`guest_of`].
+pub unsafe fn raise(vcpu: VcpuId, vector: u8) {
+    // SAFETY: the caller's.
+    unsafe { guest_of(vcpu) }.0.raise(vector);
 }
 
 /// It has an interrupt route: vectors of its own may be in its core's interrupt controller.
-pub fn has_route(vcpu: VcpuId) {
-    guest_of(vcpu).0.interrupts = true;
+///
+/// # Safety
+/// As for [`guest_of`].
+pub unsafe fn has_route(vcpu: VcpuId) {
+    // SAFETY: the caller's.
+    unsafe { guest_of(vcpu) }.0.interrupts = true;
 }
 
 /// What a Vcpu that stopped by itself tells its handler: registers in the order of [`Register`], then CR0, CR2, CR4 and
