@@ -39,12 +39,16 @@ pub fn work_per_credit(app: &AppState) -> Option<f64> {
     (app.paid > Credits::ZERO).then(|| app.done as f64 / to_f64(app.paid))
 }
 
+/// How long before its interval a round closes at most (`servers/market`), in microseconds.
+const LEAD_US: u64 = 5_000;
+
 /// The history of a good, thinned to one sample per page interval: the last one of each.
 pub fn page_interval_samples(good: &GoodState) -> Vec<&Sample> {
     let mut samples: Vec<&Sample> = Vec::new();
+    let interval = |sample: &Sample| (sample.t + LEAD_US) / SAMPLE_US;
     for sample in &good.history {
         match samples.last_mut() {
-            Some(last) if last.t / SAMPLE_US == sample.t / SAMPLE_US => *last = sample,
+            Some(last) if interval(last) == interval(sample) => *last = sample,
             _ => samples.push(sample),
         }
     }
