@@ -1,121 +1,95 @@
-//! The market over whole runs: who values memory more holds more of it, a demand shock moves the price, and elastic
-//! applications hold less when it is dear.
+//! The market over whole runs of the default scenario, for several seeds: who values memory more holds more of it, a
+//! demand shock moves the price, and elastic applications hold less when it is dear.
 //!
-//! The runs are short: two caches with the same work compete for fewer pages than either could use.
+//! A run is watched until the time that a test is about, while all applications run.
 
-use e2e::xtask::run_state::Sample;
-use e2e::{Change, Finished, file_for_a_run, random_numbers, run, text_for_a_run};
-use std::fmt::Write;
-use std::path::PathBuf;
+use e2e::xtask::run_state::{GoodState, RunState};
+use e2e::{Change, Machine};
+use proto::host::Record;
 use std::sync::OnceLock;
 
-/// Rounds at the start and at the end of a run that are left out: the applications come and go.
-const EDGE: usize = 2;
+const SEEDS: [u64; 3] = [1, 2, 3];
+/// The shock of the scenario, in microseconds: `cache` values its hits higher, for pages and for core 1.
+const SHOCK: std::ops::Range<u64> = 1_200_000..2_000_000;
+/// As far as runs are watched.
+const WATCHED: u64 = 2_100_000;
+/// Before this the applications have just begun: `cache` does not know yet what pages bring.
+const BEGUN: u64 = 800_000;
+/// Two valuations: what `compress` has in the scenario, and less than `cache` has there.
+const HIGH: &str = "4e-8";
+const LOW: &str = "5e-11";
+/// What takes the shock away.
+const NO_SHOCK: &str = "event=[]";
 
-/// A trace in which few keys are asked for often and many seldom, the same for everybody.
-fn trace() -> PathBuf {
-    let mut draw = random_numbers(1);
-    let mut text = String::from("# trace\n");
-    for _ in 0..30_000 {
-        // The least of three draws: small numbers come often.
-        let key = draw(2_000).min(draw(2_000)).min(draw(2_000));
-        let _ = writeln!(text, "{key}");
-    }
-    file_for_a_run("trace", text.as_bytes())
+fn watch(change: &Change) -> RunState {
+    let mut machine = Machine::start("default", change).unwrap_or_else(|error| panic!("{error:#}"));
+    let enough = |record: &Record| matches!(record, Record::Round { t, .. } if *t >= WATCHED);
+    machine.wait_record(enough).unwrap_or_else(|error| panic!("{error:#}"));
+    let state = machine.state().clone();
+    assert!(state.apps.iter().all(|app| app.ended.is_none()), "all applications run");
+    state
 }
 
-/// Two caches, each on a core of its own.
-const TWO_CACHES: &str = r#"
-title = "two caches"
-limit = "20 s"
-[machine]
-cores = 2
-memory = "128 MiB"
-[page]
-reserve = 0.0025
-supply = 120
-[[app]]
-name = "left"
-image = "cache"
-args = ["passes=4"]
-budget = 1
-valuation = 1e-10
-core = 0
-base_cpu = 20
-base_pages = 64
-[[app]]
-name = "right"
-image = "cache"
-args = ["passes=4"]
-budget = 1
-valuation = 4e-10
-core = 1
-base_cpu = 20
-base_pages = 64
-"#;
-
-fn two_caches(change: Change) -> Finished {
-    let trace = trace();
-    let run = run(TWO_CACHES, &change.input("left", &trace).input("right", &trace));
-    run.expect_good();
-    run
+/// The scenario as it is, once per seed.
+fn as_it_is(seed: u64) -> &'static RunState {
+    static RUNS: [OnceLock<RunState>; SEEDS.len()] = [const { OnceLock::new() }; SEEDS.len()];
+    let at = SEEDS.iter().position(|known| *known == seed).expect("one of the seeds");
+    RUNS[at].get_or_init(|| watch(&Change::none().seed(seed)))
 }
 
-/// The scenario as it is.
-fn quiet() -> &'static Finished {
-    static RUN: OnceLock<Finished> = OnceLock::new();
-    RUN.get_or_init(|| two_caches(Change::none()))
+fn good<'a>(run: &'a RunState, name: &str) -> &'a GoodState {
+    run.goods.iter().find(|good| good.name == name).expect("the good")
 }
 
-/// Mean pages of an application while both run.
-fn mean_pages(run: &Finished, name: &str) -> f64 {
-    let app = run.state.apps.iter().position(|app| app.name == name).expect("it is in the scenario");
-    let samples = both_running(run);
-    samples.iter().map(|(_, holdings)| f64::from(holdings[app])).sum::<f64>() / samples.len() as f64
+/// Ask and an application's holding, round by round.
+fn rounds(run: &RunState, name: &str, app: &str, time: std::ops::Range<u64>) -> Vec<(f64, f64)> {
+    let app = run.apps.iter().position(|found| found.name == app).expect("the application");
+    let good = good(run, name);
+    let inside = good.history.iter().filter(|sample| time.contains(&sample.t));
+    inside.map(|sample| (good.per_hour_f64(sample.ask), f64::from(sample.holdings[app]))).collect()
 }
 
-/// Ask and holdings of each round of the page good while both run.
-fn both_running(run: &Finished) -> Vec<(f64, Vec<u32>)> {
-    let first_end = run.state.apps.iter().filter_map(|app| app.ended).min().expect("one ended");
-    let page = run.state.goods.iter().find(|good| good.is_page()).expect("there are pages");
-    let rounds: Vec<_> = page.history.iter().filter(|sample| sample.t < first_end).collect();
-    assert!(rounds.len() > 2 * EDGE + 4, "only {} rounds", rounds.len());
-    let inner = &rounds[EDGE..rounds.len() - EDGE];
-    inner.iter().map(|sample| (page.per_hour_f64(sample.ask), sample.holdings.clone())).collect()
+fn mean_pages(run: &RunState, app: &str) -> f64 {
+    let rounds = rounds(run, "page", app, BEGUN..SHOCK.end);
+    assert!(rounds.len() >= 10, "only {} rounds", rounds.len());
+    rounds.iter().map(|(_, holding)| holding).sum::<f64>() / rounds.len() as f64
+}
+
+/// The highest clearing price of a good in a part of the run.
+fn highest_clearing(run: &RunState, name: &str, time: std::ops::Range<u64>) -> f64 {
+    let good = good(run, name);
+    let inside = good.history.iter().filter(|sample| time.contains(&sample.t));
+    inside.map(|sample| good.per_hour_f64(sample.clearing)).fold(0.0, f64::max)
 }
 
 #[test]
 fn exchanged_valuations_exchange_the_holdings() {
-    let run = quiet();
-    let exchanged = two_caches(Change::set("app.left.valuation=4e-10").and_set("app.right.valuation=1e-10"));
-    let (left, right) = (mean_pages(run, "left"), mean_pages(run, "right"));
-    let (left_then, right_then) = (mean_pages(&exchanged, "left"), mean_pages(&exchanged, "right"));
-    assert!(right > 1.2 * left, "left {left:.1}, right {right:.1}");
-    assert!(left_then > 1.2 * right_then, "exchanged: left {left_then:.1}, right {right_then:.1}");
-    let close = |a: f64, b: f64| (a - b).abs() <= 0.25 * a.max(b);
-    assert!(
-        close(right, left_then) && close(left, right_then),
-        "{left:.1} {right:.1} became {left_then:.1} {right_then:.1}"
-    );
-}
-
-/// The highest clearing price in a part of the run.
-fn highest_clearing(run: &Finished, from_us: u64, to_us: u64) -> f64 {
-    let page = run.state.goods.iter().find(|good| good.is_page()).expect("there are pages");
-    let inside = page.history.iter().filter(|sample| (from_us..to_us).contains(&sample.t));
-    inside.map(|sample| page.per_hour_f64(sample.clearing)).fold(0.0, f64::max)
+    for seed in SEEDS {
+        let change = |compress: &str, cache: &str| {
+            let change = Change::set(&format!("app.compress.valuation={compress}"));
+            change.and_set(&format!("app.cache.valuation={cache}")).and_set(NO_SHOCK).seed(seed)
+        };
+        let [before, after] = [change(HIGH, LOW), change(LOW, HIGH)].map(|change| watch(&change));
+        let held = |run: &RunState| [mean_pages(run, "compress"), mean_pages(run, "cache")];
+        let ([compress, cache], [compress_then, cache_then]) = (held(&before), held(&after));
+        let said = format!("seed {seed}: {compress:.1} and {cache:.1} became {compress_then:.1} and {cache_then:.1}");
+        // Of the 128 pages `compress` can use about half, `cache` any number: so the first is no more than near to the
+        // other when it values them more.
+        assert!(compress > 0.8 * cache && compress > 2.0 * compress_then, "{said}");
+        assert!(cache_then > 2.0 * compress_then && cache_then > 1.3 * cache, "{said}");
+    }
 }
 
 #[test]
 fn demand_shock_is_in_the_price_and_vanishes_with_it() {
-    let (from, to) = (700_000, 1_300_000);
-    let quiet = quiet();
-    let shocked = two_caches(Change::none().event("600ms=shock:left:8:600ms"));
-    let (without, with) = (highest_clearing(quiet, from, to), highest_clearing(&shocked, from, to));
-    assert!(with > 1.3 * without, "clearing up to {with} with the shock, {without} without");
-    // Before it there is no difference but that of where things start.
-    let (before, same) = (highest_clearing(quiet, 0, 500_000), highest_clearing(&shocked, 0, 500_000));
-    assert!(before < 1.3 * same && same < 1.3 * before, "{before} and {same} before the shock");
+    for seed in SEEDS {
+        let (with, without) = (as_it_is(seed), watch(&Change::set(NO_SHOCK).seed(seed)));
+        let (shocked, quiet) = (highest_clearing(with, "cpu.1", SHOCK), highest_clearing(&without, "cpu.1", SHOCK));
+        assert!(shocked > 2.0 * quiet, "seed {seed}: clearing up to {shocked} with the shock, {quiet} without");
+        // Before it the core is as cheap in both.
+        let [before, same] = [with, &without].map(|run| highest_clearing(run, "cpu.1", BEGUN..SHOCK.start));
+        assert!(shocked > 2.0 * before.max(same), "seed {seed}: {before} and {same} before the shock, then {shocked}");
+    }
 }
 
 /// Pearson's correlation.
@@ -127,109 +101,23 @@ fn correlation(pairs: &[(f64, f64)]) -> f64 {
     sum(&|a, b| a * b) / (sum(&|a, _| a * a) * sum(&|_, b| b * b)).sqrt()
 }
 
-/// How an application's holding of a good goes with its ask, from round to round up to a time, while all run.
-fn holding_and_ask(run: &Finished, good: &str, app: &str, until_us: u64) -> f64 {
-    let good = run.state.goods.iter().find(|found| found.name == good).expect("the good");
-    let app = run.state.apps.iter().position(|found| found.name == app).expect("the application");
-    let first_end = run.state.apps.iter().filter(|app| app.awaited).filter_map(|app| app.ended).min().expect("an end");
-    let rounds: Vec<_> = good.history.iter().filter(|sample| sample.t < first_end.min(until_us)).collect();
-    assert!(rounds.len() > 2 * EDGE + 3, "only {} rounds", rounds.len());
-    let pair = |sample: &&Sample| (good.per_hour_f64(sample.ask), f64::from(sample.holdings[app]));
-    correlation(&rounds[EDGE..rounds.len() - EDGE].iter().map(pair).collect::<Vec<_>>())
-}
-
-/// Whoever is not shocked itself holds less while another's demand makes pages dear, and gets them back afterwards.
-#[test]
-fn a_cache_holds_less_when_the_ask_rises() {
-    for seed in [1, 2, 3] {
-        let (other, this) = if seed % 2 == 0 { ("left", "right") } else { ("right", "left") };
-        let event = format!("{}ms=shock:{other}:12:500ms", 500 + 100 * seed);
-        let (dear, cheap) = ("3e-10", "1e-10");
-        let (left, right) = if other == "left" { (cheap, dear) } else { (dear, cheap) };
-        let change =
-            Change::set(&format!("app.left.valuation={left}")).and_set(&format!("app.right.valuation={right}"));
-        let found = holding_and_ask(&two_caches(change.seed(seed).event(&event)), "page", this, u64::MAX);
-        assert!(found < -0.3, "seed {seed}: {found:.2}");
-    }
-}
-
-/// `compress` and `cache` compete for pages; each has a core of its own.
-const COMPRESS_AND_CACHE: &str = r#"
-title = "compress and cache"
-limit = "20 s"
-[machine]
-cores = 2
-memory = "128 MiB"
-[page]
-reserve = 0.0025
-supply = 160
-[[app]]
-name = "compress"
-budget = 1
-valuation = 4e-9
-core = 0
-base_cpu = 60
-base_pages = 128
-[[app]]
-name = "cache"
-args = ["passes=3"]
-budget = 1
-valuation = 2e-10
-core = 1
-base_cpu = 20
-base_pages = 64
-"#;
-
+/// Whoever is not shocked itself holds less while another's demand makes a good dear.
 #[test]
 fn compress_holds_less_when_the_ask_rises() {
-    let (text, trace) = (text_for_a_run(1_000_000), trace());
-    for seed in [1, 2, 3] {
-        let event = format!("{}ms=shock:cache:8:500ms", 300 + 100 * seed);
-        let change = Change::none().seed(seed).event(&event).input("compress", &text).input("cache", &trace);
-        let run = run(COMPRESS_AND_CACHE, &change);
-        run.expect_good();
-        let found = holding_and_ask(&run, "page", "compress", u64::MAX);
+    for seed in SEEDS {
+        let found = correlation(&rounds(as_it_is(seed), "page", "compress", 200_000..SHOCK.end));
         assert!(found < -0.3, "seed {seed}: {found:.2}");
     }
 }
 
-/// A digest that has time until its deadline works ahead while CPU time is cheap; then a rival comes that makes it dear.
-const AHEAD: &str = r#"
-title = "working ahead"
-limit = "20 s"
-[machine]
-cores = 1
-memory = "128 MiB"
-[[app]]
-name = "patient"
-image = "digest"
-args = ["passes=12"]
-budget = 1
-valuation = 4e-9
-base_cpu = 5
-deadline = "3 s"
-[[app]]
-name = "rival"
-image = "digest"
-args = ["passes=1000"]
-budget = 1
-valuation = 1e-9
-base_cpu = 5
-starts = false
-"#;
-
+/// As above, with a shock of `compress` instead: it wants pages and core 0.
 #[test]
-fn digest_holds_less_cpu_time_when_the_ask_rises() {
-    // For so long the price is above what the digest has seen of late; then it expects no lower one any more.
-    const DEAR_US: u64 = 350_000;
-    let text = text_for_a_run(1_500_000);
-    for seed in [1, 2, 3] {
-        let from_us = 400_000 + 100_000 * seed;
-        let event = format!("{}ms=start:rival", from_us / 1_000);
-        let change = Change::none().seed(seed).input("patient", &text).input("rival", &text).event(&event);
-        let run = run(AHEAD, &change);
-        run.expect_good();
-        let found = holding_and_ask(&run, "cpu.0", "patient", from_us + DEAR_US);
-        assert!(found < -0.3, "seed {seed}: {found:.2}");
+fn cache_and_digest_hold_less_when_the_ask_rises() {
+    for seed in SEEDS {
+        let run = watch(&Change::set(NO_SHOCK).event("1000ms=shock:compress:50:500ms").seed(seed));
+        for (good, app) in [("page", "cache"), ("cpu.0", "digest")] {
+            let found = correlation(&rounds(&run, good, app, BEGUN..WATCHED));
+            assert!(found < -0.3, "seed {seed}, {app}: {found:.2}");
+        }
     }
 }
