@@ -97,7 +97,7 @@ impl<M: Machine> Kernel<M> {
         self.insert_child(from, to, Slot::of(cap, self.slot(from).rights, true));
     }
 
-    /// Delivers a route to a Vcpu on its core.
+    /// Delivers a route to a Vcpu on its core. As it may have fired before its core can deliver it, one that waits wakes.
     pub(crate) fn bind_route(&mut self, route: u16, vcpu: VcpuId, vector: u8) {
         let Some(entry) = self.routes.get_mut(route as usize) else { return };
         *entry = Route { vcpu, vector };
@@ -112,6 +112,7 @@ impl<M: Machine> Kernel<M> {
             self.core_mut(core).schedule.blame(reservation);
         }
         self.machine.route_irq(route, Some((core, vector)), held);
+        self.wake_sleeper(vcpu, false);
     }
 
     /// Masks a route and takes it off its Vcpu.

@@ -75,8 +75,9 @@ pub trait Machine {
     fn set_results(&mut self, vcpu: VcpuId, results: [u64; 2]);
     /// Reads a register of a Vcpu whose state no core holds.
     fn register(&self, vcpu: VcpuId, register: Register) -> u64;
-    /// Routes interrupt `route` to `core` as `vector` (unmasked), or masks it (`None`), and waits until it holds. `held`:
-    /// that core holds the state of the Vcpu that takes it, so that the core has to look at this before it goes on.
+    /// Routes interrupt `route` to `core` as `vector`, or masks it (`None`), and waits until it holds. `held`: that core
+    /// holds the state of the Vcpu that takes it, so that the core has to look at this before it goes on. Otherwise it stays
+    /// masked, and may have fired, until that Vcpu runs.
     fn route_irq(&mut self, route: u16, target: Option<(CoreId, u8)>, held: bool);
     /// Reads a port of the machine.
     fn port_in(&mut self, port: u16, width: u8) -> u32;

@@ -22,6 +22,7 @@
 
 pub mod deadlines;
 pub mod pending;
+pub mod pins;
 
 use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 

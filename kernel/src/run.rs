@@ -226,10 +226,15 @@ impl<M: Machine> Kernel<M> {
         let index = core.get() as usize & (MAX_CORES - 1);
         let state = &mut self.cores[index];
         let machine = &mut self.machine;
-        let &Vcpu { run, wait_mask, core: home, reservation: taker, resized, vm: next_vm, .. } = machine.vcpu(to);
+        let &Vcpu { run, wait_mask, core: home, reservation: taker, resized, routes, vm: next_vm, .. } =
+            machine.vcpu(to);
         let &Vcpu { vm, reservation: giver, .. } = machine.vcpu(invoker);
         let (giver, taker, awaited) = (giver?, taker?, bits & wait_mask);
         if run != Run::Blocked || home != core || awaited == 0 || resized || !state.news.is_empty() {
+            return None;
+        }
+        // Its routes have to be opened.
+        if routes != 0 {
             return None;
         }
         if machine.shared_word(SharedPage::Info(invoker), info_page::EVENTS) & mask != 0 {
@@ -374,13 +379,31 @@ impl<M: Machine> Kernel<M> {
         Some(header.event_vector)
     }
 
-    /// An interrupt may have come for a Vcpu that is out: if it waits, it wakes with what events there are.
-    pub fn wake_by_interrupt(&mut self, vcpu: VcpuId) {
-        if self.machine.vcpu(vcpu).run == Run::Blocked {
-            let now = self.machine.now();
-            self.complete_wait(vcpu);
-            self.wake_vcpu(vcpu, now, true);
+    /// An interrupt may have come for a Vcpu that is out: if it waits, it wakes with what events there are. True if it
+    /// has been woken.
+    pub fn wake_by_interrupt(&mut self, vcpu: VcpuId) -> bool {
+        self.wake_sleeper(vcpu, true)
+    }
+
+    /// The NMI that a core has taken may have been an interrupt for this Vcpu, which is out.
+    pub fn interrupt_by_nmi(&mut self, vcpu: VcpuId) {
+        let &Vcpu { core, reservation, .. } = self.machine.vcpu(vcpu);
+        if let Some(reservation) = reservation {
+            self.core_mut(core).schedule.blame_after(reservation);
         }
+        self.wake_by_interrupt(vcpu);
+    }
+
+    /// Between a decision of `core` and the entry, taking the interrupts of a Vcpu out of it took so many ticks: they are
+    /// that one's, and nobody's if it is no more. `woken`: one of them has woken it.
+    #[cold]
+    pub fn unloaded(&mut self, core: CoreId, vcpu: Option<VcpuId>, ticks: Ticks, woken: bool) {
+        let left = vcpu.and_then(|vcpu| {
+            let header = self.machine.vcpu(vcpu);
+            header.reservation.filter(|_| header.core == core)
+        });
+        let again = woken && !self.stays(core);
+        self.core_mut(core).schedule.unloaded(left, ticks, again);
     }
 
     /// The core that a Vcpu runs on.

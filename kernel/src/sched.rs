@@ -11,9 +11,13 @@
 //!   starts at the instant from which its share is free (`not_before`), in the rest of that period in proportion.
 //! - What a Vcpu overran, because the kernel could not take the core back in time, is taken off its next period, or
 //!   keeps its share from the next holder for as long.
+//! - Who causes a switch pays for it: who comes while the other could have gone on, and who goes by itself or has used its
+//!   budget up, for the entry of the next. What makes a Vcpu's state longer to take out is its own in any case
+//!   ([`Schedule::unloaded`]).
 //! - The reserve pays for one arrival of each reservation in a period: its first wake-up in it, or that it was awake when
-//!   it began. Each further wake-up that interrupts somebody costs the woken one a fee of a switch. What follows an
-//!   NMI that a reservation caused ([`Schedule::blame`]) is charged to it until the core has decided.
+//!   it began. Each further wake-up by an alarm or a device that interrupts somebody costs the woken one a fee of a switch.
+//!   What follows an NMI that a reservation caused ([`Schedule::blame`]) is charged to it until the core has decided, and
+//!   the entry of whom it interrupted.
 //! - A Vcpu that owns the whole core (budget = period) needs no timer at all.
 //! - Of equal deadlines the one that came first runs first, but a *favoured* reservation before all of them. EDF delivers
 //!   whatever the order among equals is, so nobody's promise is worth less for it.
@@ -64,6 +68,17 @@ pub struct Decision {
     /// When the core must decide again at the latest, [`NEVER`] if only an event can change the decision. If it is not
     /// after the `now` of the call, events are left: give the lock up and decide again.
     pub until: Ticks,
+}
+
+/// By whom a Vcpu is woken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waker {
+    /// By the current Vcpu of its own core.
+    Neighbour,
+    /// By another core, which calls its own by an NMI.
+    OtherCore,
+    /// By an NMI of its own core, its alarm's or a device's.
+    Interrupt,
 }
 
 /// What a hand-over decided.
@@ -191,7 +206,12 @@ impl Schedule {
     pub fn unbind(&mut self, id: ReservationId, now: Ticks) -> Ticks {
         self.block(id, NEVER, now);
         if self.payer == id.0 {
-            self.charge(now.get());
+            if !self.charging {
+                self.charge(now.get());
+                // The core has still to take the Vcpu's state out, when this can be charged no more.
+                let least = self.least;
+                self.entry_mut(id.0).spend(least);
+            }
             self.payer = NIL;
         }
         if self.culprit == id.0 {
@@ -238,9 +258,8 @@ impl Schedule {
     }
 
     /// The Vcpu may run again. True if its core must decide again because of it. Does nothing if it may run already.
-    /// `by_nmi`: that takes or took an NMI, as not the core's current Vcpu wakes it.
     #[inline]
-    pub fn wake(&mut self, id: ReservationId, now: Ticks, by_nmi: bool) -> bool {
+    pub fn wake(&mut self, id: ReservationId, now: Ticks, by: Waker) -> bool {
         let entry = self.entry(id.0);
         if entry.state != State::Blocked {
             return false;
@@ -248,7 +267,7 @@ impl Schedule {
         if entry.key != u64::MAX {
             self.unlink_timer(id.0);
         }
-        self.release(id.0, now.get(), by_nmi);
+        self.release(id.0, now.get(), by);
         self.is_disturbed()
     }
 
@@ -257,6 +276,14 @@ impl Schedule {
     #[inline]
     pub fn blame(&mut self, id: ReservationId) {
         self.culprit = id.0;
+    }
+
+    /// The core took an NMI for which nobody is to blame yet, and it may have been this one's.
+    #[inline]
+    pub fn blame_after(&mut self, id: ReservationId) {
+        if !self.charging && self.payer == NIL {
+            self.payer = id.0;
+        }
     }
 
     /// As [`Schedule::blame`]: who runs, if anybody.
@@ -351,7 +378,7 @@ impl Schedule {
     }
 
     /// Charges whoever is being charged, handles what is due, and says who runs from now on and until when. The chosen one
-    /// is charged from `now` on; if it goes on after others interrupted it, from when it has been entered.
+    /// is charged from `now` on; if others interrupted it or made room for it, from when it has been entered.
     #[inline]
     pub fn decide(&mut self, now: Ticks) -> Decision {
         let now = now.get();
@@ -360,9 +387,15 @@ impl Schedule {
         let head = self.ready.head;
         self.since = now;
         if head != NIL {
+            let before = if self.charging { self.current } else { self.payer };
+            let caused = before != NIL && before != head && self.made_room(before);
             let paused = self.current == head && !self.charging && self.payer != head;
-            if core::mem::take(&mut self.entry_mut(head).interrupted) || paused {
-                self.since = now.saturating_add(self.entry_cost);
+            if core::mem::take(&mut self.entry_mut(head).interrupted) || paused || caused {
+                let cost = self.entry_cost;
+                self.since = now.saturating_add(cost);
+                if caused {
+                    self.entry_mut(before).spend(cost);
+                }
             }
         }
         self.current = head;
@@ -370,6 +403,32 @@ impl Schedule {
         self.planned = if settled { self.next_event() } else { now };
         let run = if head == NIL { None } else { Some((ReservationId(head), self.entry(head).vcpu)) };
         Decision { run, until: Ticks::new(self.planned) }
+    }
+
+    /// True if who was charged until now is the reason that another one is entered: it has caused an NMI, or it goes
+    /// without having been interrupted.
+    #[inline]
+    fn made_room(&self, before: u8) -> bool {
+        !self.charging || self.entry(before).state != State::Ready
+    }
+
+    /// After a decision, while the core was still to be entered, it took these ticks to take something out of it that a
+    /// Vcpu left there: they are charged to its reservation, or to nobody, instead of to who comes. `again`: for that one's
+    /// sake the core decides again; until then it pays.
+    #[cold]
+    pub fn unloaded(&mut self, left: Option<ReservationId>, ticks: Ticks, again: bool) {
+        self.since = self.since.saturating_add(ticks.get());
+        let Some(ReservationId(index)) = left else { return };
+        let entry = self.entry_mut(index);
+        if entry.state == State::Free {
+            return;
+        }
+        entry.used = entry.used.wrapping_add(ticks.get());
+        entry.spend(ticks.get());
+        if again {
+            self.charging = false;
+            self.payer = index;
+        }
     }
 
     /// Who runs on the core as last decided.
@@ -422,7 +481,7 @@ impl Schedule {
                     self.interrupt(timer);
                     self.place(timer);
                 } else {
-                    self.release(timer, now, true);
+                    self.release(timer, now, Waker::Interrupt);
                 }
                 continue;
             }
@@ -507,14 +566,16 @@ impl Schedule {
 
     /// Lets a blocked entry (unlinked) run again, by the wake-up rule.
     #[inline]
-    fn release(&mut self, index: u8, now: u64, by_nmi: bool) {
+    fn release(&mut self, index: u8, now: u64, by: Waker) {
         let arrived = self.entry(index).deadline > now;
         if !arrived {
             self.advance(index, now);
         }
         let least = self.least;
         // It has been awake in this period before: the reserve has paid for that.
-        let fee = if by_nmi && self.interrupt(index) && arrived { least } else { 0 };
+        let interrupts = by != Waker::Neighbour && self.interrupt(index);
+        // Another core's doing is not the woken one's: it pays for what that really takes, and no more.
+        let fee = if interrupts && arrived && by == Waker::Interrupt { least } else { 0 };
         let entry = self.entry_mut(index);
         let fair = entry.part_of(entry.deadline.saturating_sub(now));
         entry.remaining = entry.remaining.min(fair).saturating_sub(fee);

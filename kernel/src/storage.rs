@@ -10,12 +10,12 @@ use crate::arch::ioapic::{DELIVER_NMI, IoApic};
 use crate::arch::lock::Lock;
 use crate::arch::{apic, core_area, cpu, guests};
 use crate::boot::root::Root;
-use crate::routes::Routes;
 use cap_spec::abi::Register;
 use core::sync::atomic::{AtomicU64, Ordering};
 use kernel::channel::{self, Channel};
 use kernel::machine::{Machine, SharedPage};
 use kernel::protocol::deadlines::{Alarm, Deadlines};
+use kernel::protocol::pins::Pins;
 use kernel::slot::Slot;
 use kernel::types::{ChannelId, CoreId, Hpa, SlotId, Ticks, VcpuId, VmId};
 use kernel::vcpu::Vcpu;
@@ -53,7 +53,7 @@ pub struct Hardware {
     /// Longest hold of the kernel lock so far, in ticks.
     pub longest_hold: u32,
     /// What the interrupt pins do.
-    pub routes: Routes,
+    pub pins: Pins,
     devices: Option<Devices>,
     deadlines: Deadlines,
     /// When the alarm comes, by its own clock.
@@ -69,7 +69,7 @@ impl Hardware {
         Hardware {
             held_since: 0,
             longest_hold: 0,
-            routes: Routes::new(),
+            pins: Pins::new(),
             devices: None,
             deadlines: Deadlines::new(MAX_CORES),
             alarm: 0,
@@ -313,18 +313,12 @@ impl Machine for Hardware {
             return;
         }
         devices.io_apic.mask(pin);
-        self.routes.unbound(pin);
+        self.pins.unbind(pin);
         let Some((core, _)) = target else { return };
-        self.routes.bound(pin, core, held);
+        self.pins.bind(pin, core, held, core == core_area::this().id());
         if held {
             // Whether it is opened or parked depends on what its core does: the core finds out before it goes on.
             self.kick(core);
-        } else {
-            // Nobody has to be called for this, so that nobody can be called by it over and over.
-            let apic_id = core_area::core(core).apic_id.load(Ordering::Relaxed);
-            if devices.io_apic.route(pin, apic_id, DELIVER_NMI) {
-                self.routes.parked(pin, core);
-            }
         }
     }
 

@@ -8,7 +8,7 @@ use crate::decode::{Invocation, Invoked};
 use crate::kernel::{Kernel, News};
 use crate::launch::{Check, Mark};
 use crate::machine::{Machine, SharedPage};
-use crate::sched::{NEVER, ReservationId};
+use crate::sched::{NEVER, ReservationId, Waker};
 use crate::types::{CoreId, EndId, Hpa, SlotId, Ticks, VcpuId, VmId};
 use cap_spec::abi::{Error, Fault, Label, ObjectType, Register, Rights, info_page};
 
@@ -302,9 +302,13 @@ impl<M: Machine> Kernel<M> {
     #[inline]
     pub(crate) fn wake_vcpu(&mut self, vcpu: VcpuId, now: Ticks, by_interrupt: bool) {
         let &Vcpu { core, reservation, .. } = self.machine.vcpu(vcpu);
-        let by_nmi = by_interrupt || core != self.active;
+        let by = match by_interrupt {
+            true => Waker::Interrupt,
+            false if core != self.active => Waker::OtherCore,
+            false => Waker::Neighbour,
+        };
         if let Some(reservation) = reservation
-            && self.core_mut(core).schedule.wake(reservation, now, by_nmi)
+            && self.core_mut(core).schedule.wake(reservation, now, by)
         {
             self.disturb_by(core, reservation);
         }
@@ -363,30 +367,38 @@ impl<M: Machine> Kernel<M> {
         self.machine.set_shared_word(SharedPage::Info(vcpu), info_page::UPCALL_BUSY, 0);
     }
 
-    /// Sets events of a Vcpu. It wakes if it waits for one of them; if it runs and asked for a vector, it gets that.
+    /// Sets events of a Vcpu. It wakes if it waits for one of them; else, if it asked for a vector, it gets that when it runs.
+    /// While it runs, it is interrupted by events only that are not in its word yet: whoever repeats one costs it nothing.
     #[inline]
     pub(crate) fn signal(&mut self, vcpu: VcpuId, bits: u64) {
         let before = self.machine.or_events(vcpu, bits);
         let &Vcpu { run, wait_mask, event_vector, core, reservation, .. } = self.machine.vcpu(vcpu);
-        match run {
-            Run::Blocked => {
-                if (before | bits) & wait_mask != 0 {
-                    let now = self.machine.now();
-                    self.complete_wait(vcpu);
-                    self.wake_vcpu(vcpu, now, false);
-                }
+        if run == Run::Blocked && (before | bits) & wait_mask != 0 {
+            let now = self.machine.now();
+            self.complete_wait(vcpu);
+            self.wake_vcpu(vcpu, now, false);
+        } else if event_vector != 0 {
+            let runs = self.core(core).current == vcpu;
+            if runs && bits & !before == 0 {
+                return;
             }
-            Run::Runnable | Run::Stopped => {
-                if event_vector != 0 {
-                    self.machine.vcpu_mut(vcpu).event_pending = true;
-                    if self.core(core).current == vcpu
-                        && let Some(reservation) = reservation
-                    {
-                        self.disturb_by(core, reservation);
-                    }
-                }
+            self.machine.vcpu_mut(vcpu).event_pending = true;
+            if runs && let Some(reservation) = reservation {
+                self.disturb_by(core, reservation);
             }
         }
+    }
+
+    /// Wakes a Vcpu, if it waits, with what events there are; true if it has been woken. `by_interrupt` is as in
+    /// [`Kernel::wake_vcpu`].
+    pub(crate) fn wake_sleeper(&mut self, vcpu: VcpuId, by_interrupt: bool) -> bool {
+        let sleeps = self.machine.vcpu(vcpu).run == Run::Blocked;
+        if sleeps {
+            let now = self.machine.now();
+            self.complete_wait(vcpu);
+            self.wake_vcpu(vcpu, now, by_interrupt);
+        }
+        sleeps
     }
 
     /// Ends the sleep of a blocked Vcpu: takes the events that it waits for and puts them into its registers.

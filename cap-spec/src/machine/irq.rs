@@ -6,12 +6,14 @@
 //! * **Bind** routes the interrupt of a range of one to a Vcpu, as a vector of 32 to 255 (`OutOfRange`, 2). That the
 //!   range has one route is a property of the invoked capability (`OutOfRange`, 0), and so checked before the
 //!   arguments. `InUse` if it is bound or split; `NotConfigured` names a Vcpu (1) that has no CPU time;
-//!   `Forbidden` if the route is never handed out.
+//!   `Forbidden` if the route is never handed out. A Vcpu that sleeps wakes with the events that there are, as the
+//!   interrupt may have come before it can be delivered.
 //! * **Unbind** masks it; `NotMapped` if it is not bound.
 
 use super::derivation::{Kind, check_depth, derive};
 use super::lookup::Invoked;
 use super::state::{Cap, Route, SlotId, State};
+use super::vcpu::wake;
 use super::{MAX_SPLITS, Outcome};
 use crate::abi::{Error, Fault, ObjectType, Rights};
 
@@ -78,6 +80,7 @@ pub(super) fn bind(state: &mut State, call: Invoked) -> Result<Outcome, Fault> {
         return Err(Fault::new(Error::Forbidden, 0));
     }
     set_route(state, call.slot, Some(Route { vcpu, vector }));
+    wake(state, vcpu);
     Ok(Outcome::NOTHING)
 }
 

@@ -293,8 +293,8 @@ pub(super) fn sleep(state: &mut State, id: VcpuId, mask: u64, deadline: u64) -> 
     Outcome::Blocked
 }
 
-/// Ends a sleep: the events of the mask are taken and become the result.
-fn wake(state: &mut State, id: VcpuId) {
+/// Ends a sleep, if it sleeps: the events of the mask are taken and become the result.
+pub(super) fn wake(state: &mut State, id: VcpuId) {
     let Some(vcpu) = state.vcpus.get_mut(&id) else { return };
     if let Run::Blocked { mask, .. } = vcpu.run {
         let taken = vcpu.events & mask;

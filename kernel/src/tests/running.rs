@@ -104,6 +104,19 @@ fn a_running_receiver_that_asked_gets_a_vector() {
     let vcpu = world.kernel.current(CoreId::new(1)).expect("it runs");
     assert_eq!(world.kernel.take_event_vector(vcpu), Some(40));
     assert_eq!(world.kernel.take_event_vector(vcpu), None);
+    world.kernel.machine.kicked.clear();
+    world.ok(Label::VcpuSignal, OTHER, [1, 0, 0, 0, 0]);
+    assert!(world.kernel.machine.kicked.is_empty(), "it has been told of this event");
+    assert_eq!(world.kernel.take_event_vector(vcpu), None);
+    world.ok(Label::VcpuSignal, OTHER, [3, 0, 0, 0, 0]);
+    assert_eq!(world.kernel.machine.kicked, [CoreId::new(1)]);
+    // What it did not wait for while it slept it is told of when it runs.
+    world.kernel.take_event_vector(vcpu);
+    assert_eq!(world.call_on(1, Label::VcpuWait, OTHER, [1 << 9, 0, 0, 0, 0]), Outcome::Blocked);
+    world.ok(Label::VcpuSignal, OTHER, [1 << 8, 0, 0, 0, 0]);
+    world.ok(Label::VcpuSignal, OTHER, [1 << 9, 0, 0, 0, 0]);
+    world.kernel.schedule(CoreId::new(1));
+    assert_eq!(world.kernel.take_event_vector(vcpu), Some(40));
 }
 
 #[test]
@@ -251,6 +264,44 @@ fn an_interrupt_goes_to_one_vcpu_with_time() {
         }
         if last == 30 {
             world.ok(Label::IrqSplit, IRQS, [4, 1, CNODE, 30, 0]);
+        }
+    }
+}
+
+/// The interrupt may have come before it can be delivered; and nobody may run one whose routes nobody has opened.
+#[test]
+fn a_sleeper_that_is_given_a_route_wakes_and_is_not_handed_the_core() {
+    let mut world = world_with_other();
+    let core = CoreId::new(1);
+    world.ok(Label::IrqSplit, IRQS, [4, 1, CNODE, 30, 0]);
+    world.ok(Label::VcpuStart, OTHER, [0; 5]);
+    world.kernel.schedule(core);
+    assert_eq!(world.call_on(1, Label::VcpuWait, OTHER, [1, 0, 0, 0, 0]), Outcome::Blocked);
+    world.ok(Label::IrqBind, 30, [OTHER, 40, 0, 0, 0]);
+    let id = world.vcpu_id(OTHER);
+    assert_eq!(world.kernel.machine.results, [(id, [0, 0])]);
+    assert_eq!(world.kernel.schedule(core).run, Some(id));
+    // It sleeps again; another one of its core signals it and waits.
+    world.retype(MEMORY, ObjectType::Vcpu, 0, 40, 1);
+    world.ok(Label::VcpuAttach, 40, [VM, 0, 0, 0, 0]);
+    world.ok(Label::CpuTimeSplit, TIME[1], [2 * MS, 20 * MS, CNODE, 41, 0]);
+    world.ok(Label::VcpuBindTime, 40, [41, 0, 0, 0, 0]);
+    world.retype(MEMORY, ObjectType::Channel, 0, 50, 1);
+    world.ok(Label::CNodeMint, CNODE, [51, 50, ALL, 2, 0]);
+    world.ok(Label::ChannelBind, 50, [40, 1, 0, 0, 0]);
+    world.ok(Label::ChannelBind, 51, [OTHER, 1, 0, 0, 0]);
+    world.ok(Label::VcpuStart, 40, [0; 5]);
+    for routes in [true, false] {
+        assert_eq!(world.call_on(1, Label::VcpuWait, OTHER, [1, 0, 0, 0, 0]), Outcome::Blocked);
+        world.kernel.on_deadline(core);
+        assert_eq!(world.kernel.schedule(core).run, Some(world.vcpu_id(40)));
+        let outcome = world.call_on(1, Label::ChannelWait, 50, [1, 0, 0, 0, 0]);
+        assert_eq!(matches!(outcome, Outcome::HandedOver(_)), !routes, "{outcome:?}");
+        assert_eq!(world.kernel.schedule(core).run, Some(id));
+        if routes {
+            world.ok(Label::IrqUnbind, 30, [0; 5]);
+            world.ok(Label::ChannelSignal, 51, [0; 5]);
+            world.kernel.schedule(core);
         }
     }
 }

@@ -198,7 +198,38 @@ fn the_work_of_an_nmi_is_charged_to_its_cause() {
     assert_eq!(world.used_by_an_nmi(), [0, 1_000], "and stopped");
 }
 
-/// A route that is bound to a Vcpu that is out is parked where it is bound: nobody is called for it.
+/// Nor is anybody else charged for an NMI that a device raises for a Vcpu that is out.
+#[test]
+fn an_interrupt_for_a_vcpu_that_is_out_is_charged_to_it() {
+    let mut world = two_on_core_1();
+    assert_eq!(world.used_by_an_nmi(), [1_000, 0], "it was started");
+    let used = |world: &World| world.kernel.reservation_of(world.vcpu_id(21)).unwrap().used.get();
+    for (fired, charged) in [(false, 0), (true, 900)] {
+        let before = used(&world);
+        world.kernel.machine.now += 10_000;
+        let at = world.kernel.machine.now + 100;
+        world.kernel.machine.now += 1_000;
+        world.kernel.on_nmi(CORE, Ticks::new(at));
+        if fired {
+            let vcpu = world.vcpu_id(21);
+            world.kernel.interrupt_by_nmi(vcpu);
+        }
+        world.kernel.schedule(CORE);
+        assert_eq!(used(&world) - before, charged);
+    }
+}
+
+/// A repeated event costs a running receiver nothing.
+#[test]
+fn an_event_that_is_repeated_is_charged_to_nobody_but_who_repeats_it() {
+    let mut world = two_on_core_1();
+    world.ok(Label::VcpuSignal, 20, [1, 0, 0, 0, 0]);
+    assert_eq!(world.used_by_an_nmi(), [1_000, 0], "it was started, and told");
+    world.ok(Label::VcpuSignal, 20, [1, 0, 0, 0, 0]);
+    assert_eq!(world.used_by_an_nmi(), [100, 0], "the alarm of the core");
+}
+
+/// A route that is bound to a Vcpu that is out stays masked: nobody is called for it.
 #[test]
 fn binding_a_route_calls_no_core_that_does_not_hold_its_vcpu() {
     let mut world = two_on_core_1();

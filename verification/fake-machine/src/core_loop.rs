@@ -322,25 +322,31 @@ impl World {
     // ---- switching -----------------------------------------------------------------------------------------------
 
     /// Follows what the library bound: a line is open towards the core on which its Vcpu is loaded; else it is parked on
-    /// the Vcpu's core, or masked once it may have fired.
+    /// the Vcpu's core, or masked once it may have fired, as one may that is bound while its Vcpu is out.
     fn follow_routes(&mut self) {
         for line in 0..ROUTES {
             let owner = self.kernel.route(FIRST_ROUTE + line as u16).map(|route| (route.vcpu, route.vector));
             let hardware = &mut self.kernel.machine.0;
-            let Line { owner: before, fired, target, .. } = hardware.lines[line];
+            let Line { owner: before, target, .. } = hardware.lines[line];
             if before != owner {
                 if let Some((vcpu, vector)) = before
                     && let Some(guest) = hardware.guests.get_mut(&vcpu)
                 {
                     guest.owed.remove(&vector);
                 }
-                hardware.lines[line] = Line { owner, latched: false, fired: false, target };
+                let out = owner.filter(|(vcpu, _)| hardware.cores.iter().all(|core| core.open_for != *vcpu));
+                if let Some((vcpu, vector)) = out
+                    && let Some(guest) = hardware.guests.get_mut(&vcpu)
+                {
+                    guest.pending.raise(vector);
+                }
+                hardware.lines[line] = Line { owner, latched: false, fired: out.is_some(), target };
             }
             let wanted = match owner {
                 None => Target::Masked,
                 Some((vcpu, vector)) => match hardware.cores.iter().position(|core| core.open_for == vcpu) {
                     Some(core) => Target::Vector(core, vector),
-                    None if fired && before == owner => Target::Masked,
+                    None if hardware.lines[line].fired => Target::Masked,
                     None if hardware.bug == Some(Bug::RouteLeftOpen) && matches!(target, Target::Vector(..)) => target,
                     None => Target::Nmi(hardware.memory.vcpu(vcpu).core.get() as usize),
                 },
@@ -365,7 +371,7 @@ impl World {
             if let Some(guest) = hardware.guests.get_mut(&vcpu) {
                 guest.pending.raise(vector);
             }
-            self.kernel.wake_by_interrupt(vcpu);
+            self.kernel.interrupt_by_nmi(vcpu);
         }
     }
 
@@ -399,10 +405,9 @@ impl World {
             for vector in (0..=255_u8).filter(|vector| requested[*vector as usize / 64] >> (vector % 64) & 1 != 0) {
                 guest.pending.raise(vector);
             }
-            if guest.pending != Pending::NONE {
-                // It came before the Vcpu slept.
-                self.kernel.wake_by_interrupt(before);
-            }
+            // It came before the Vcpu slept.
+            let woken = guest.pending != Pending::NONE && self.kernel.wake_by_interrupt(before);
+            self.kernel.unloaded(id(core), Some(before), Ticks::new(1), woken);
         }
         self.counts.switches += 1;
         self.follow_routes();

@@ -110,7 +110,7 @@ impl Running {
             if decision.load {
                 self.load(&mut kernel, vcpu);
             }
-            if (decision.load && kernel.machine.vcpu(vcpu).routes != 0) || kernel.machine.routes.are_fresh(id) {
+            if (decision.load && kernel.machine.vcpu(vcpu).routes != 0) || kernel.machine.pins.are_fresh(id) {
                 routes::open(&mut kernel, id, vcpu);
             }
             if !kernel.stays(id) {
@@ -317,12 +317,11 @@ impl Running {
         let Some(decision) = kernel.hand_over(id, from, &saved.registers.call, now) else { return Handed::Not };
         skip_call(vmcb);
         let Decision { run: Some(to), .. } = decision else { return Handed::Not };
-        // One that has a route is `interrupts` as soon as its core has looked at that.
         let plain = !kernel.machine.vcpu(to).event_pending && !decision.entry.flush_all;
         // SAFETY: it is current on this core, or the kernel has just made it so, with the lock held.
         let (next, next_block) = unsafe { guest_of(to) };
         if !plain
-            || kernel.machine.routes.are_fresh(id)
+            || kernel.machine.pins.are_fresh(id)
             || !self.loaded.swap(saved, next, next_block, &self.booted.processor.constants)
         {
             self.decided = Some(decision);
@@ -337,17 +336,26 @@ impl Running {
     /// Takes a Vcpu's state out of this core.
     #[inline]
     fn save(&mut self, kernel: &mut Lock, vcpu: VcpuId) {
-        if kernel.machine.vcpu(vcpu).routes != 0 {
-            routes::park(kernel, self.id, vcpu);
-        }
         // SAFETY: this core holds its state and the lock.
         let (saved, vmcb) = unsafe { guest_of(vcpu) };
-        self.loaded.unload(saved, vmcb, self.core, &self.booted.processor.constants);
-        if saved.owed {
-            // An interrupt came before it slept.
-            kernel.wake_by_interrupt(vcpu);
+        self.loaded.unload(saved, vmcb, &self.booted.processor.constants);
+        if saved.interrupts || kernel.machine.vcpu(vcpu).routes != 0 {
+            self.save_interrupts(kernel, vcpu);
         }
+    }
+
+    /// Takes a Vcpu's interrupts out of this core. How long that takes is its own doing, and so charged to it.
+    #[cold]
+    fn save_interrupts(&mut self, kernel: &mut Lock, vcpu: VcpuId) {
+        let start = rdtsc();
+        let mut woken = kernel.machine.vcpu(vcpu).routes != 0 && routes::park(kernel, self.id, vcpu);
+        // SAFETY: as in `save`.
+        let saved = unsafe { guest_of(vcpu).0 };
+        switch::take_interrupts(saved, self.core);
+        // One that came before it slept wakes it.
+        woken |= saved.owed && kernel.wake_by_interrupt(vcpu);
         self.look_after_window(kernel);
+        kernel.unloaded(self.id, Some(vcpu), Ticks::new(rdtsc() - start), woken);
     }
 
     /// Brings a Vcpu's state into this core.
@@ -356,9 +364,11 @@ impl Running {
         if self.loaded.is_live() {
             // Its owner was destroyed, or taken off its VM, while this core held the state. Its routes may live on: none of
             // them stays open towards this core.
-            routes::open(kernel, self.id, VcpuId::NONE);
+            let start = rdtsc();
+            routes::close(kernel, self.id);
             self.loaded.discard(self.core, &self.booted.processor.constants);
             self.look_after_window(kernel);
+            kernel.unloaded(self.id, None, Ticks::new(rdtsc() - start), false);
         }
         // SAFETY: the decision has made it current on this core, and the lock is held.
         let (saved, vmcb) = unsafe { guest_of(vcpu) };
@@ -377,8 +387,9 @@ impl Running {
 
     /// Halts until an NMI comes.
     fn halt(&mut self, mut kernel: Lock, holding: Holding, until: u64) -> Outside {
-        if kernel.machine.routes.are_fresh(self.id) {
-            routes::open(&mut kernel, self.id, VcpuId::NONE);
+        if kernel.machine.pins.are_fresh(self.id) {
+            // Whoever they were bound to is out by now.
+            kernel.machine.pins.looked(self.id);
         }
         if !kernel.stays(self.id) || self.booted.root.has_stopped(&mut kernel) {
             self.release_lock(kernel);

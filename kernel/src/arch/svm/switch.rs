@@ -102,9 +102,9 @@ impl Loaded {
         }
     }
 
-    /// Takes a Vcpu's state out of this core, with every interrupt that is in service or requested.
+    /// Takes a Vcpu's state out of this core, but for its interrupts ([`take_interrupts`]).
     #[inline]
-    pub fn unload(&mut self, saved: &mut Saved, vmcb: &mut Vmcb, core: &Core, constants: &Constants) {
+    pub fn unload(&mut self, saved: &mut Saved, vmcb: &mut Vmcb, constants: &Constants) {
         self.live = false;
         // SAFETY: the control block is a whole VMCB in RAM that this Vcpu owns.
         unsafe { asm!("vmsave rax", in("rax") saved.vmcb_pa, options(nostack)) };
@@ -115,13 +115,6 @@ impl Loaded {
         saved.task_priority = cpu::cr8();
         if saved.task_priority != 0 {
             cpu::set_cr8(0);
-        }
-        if saved.interrupts {
-            apic::end_all();
-            interrupts::drain();
-            if core.drained_any.load(Ordering::Relaxed) {
-                take_drained(saved, core);
-            }
         }
     }
 
@@ -354,6 +347,15 @@ pub fn begin_debug(saved: &mut Saved, vmcb: &mut Vmcb) {
     vmcb.control.intercept_dr &= !ALL_DEBUG_ADDRESSES;
     vmcb.control.clean.remove(Clean::INTERCEPTS);
     restore_debug(saved);
+}
+
+/// Takes every interrupt of a Vcpu that is in service or requested out of this core, whose task priority is 0.
+pub fn take_interrupts(saved: &mut Saved, core: &Core) {
+    apic::end_all();
+    interrupts::drain();
+    if core.drained_any.load(Ordering::Relaxed) {
+        take_drained(saved, core);
+    }
 }
 
 /// Gives a Vcpu the vectors that the stubs recorded.
