@@ -11,7 +11,7 @@ macro_rules! children {
                 concat!("child_", stringify!($name), ":"),
                 // Every child may use every name.
                 "/* {shared} {signal_wait} {signal} {channel} {wait} {vcpu} {map} {unmap} {start} \
-                 {retype} {revoke} {frame} {slept} {prompt_ticks} {away_ticks} */",
+                 {retype} {revoke} {frame} {self_ipi} {slept} {prompt_ticks} {away_ticks} */",
                 $($line,)+
                 concat!(".global child_", stringify!($name), "_end"),
                 concat!("child_", stringify!($name), "_end:"),
@@ -27,6 +27,7 @@ macro_rules! children {
                 slept = const crate::switched::SLEPT,
                 prompt_ticks = const crate::switched::PROMPT_TICKS,
                 away_ticks = const crate::switched::AWAY_TICKS,
+                self_ipi = const 0x83f,
                 start = const cap_spec::abi::Label::VcpuStart as u64,
                 wait = const cap_spec::abi::Label::VcpuWait as u64,
                 vcpu = const cap_spec::abi::slots::VCPU,
@@ -284,6 +285,30 @@ children! {
         "mov esi, 2",
         "vmmcall",
         "jmp 2b";
+    /// As [`storm`], with every vector requested and never taken: each wakes it as soon as another one gets the core, and
+    /// all are taken out of the core and put back each time.
+    pending:
+        "cli",
+        "mov rbx, {shared}",
+        "mov eax, 32",
+        "2:",
+        "mov ecx, {self_ipi}",
+        "xor edx, edx",
+        "wrmsr",
+        "inc eax",
+        "cmp eax, 256",
+        "jb 2b",
+        "3:",
+        "inc qword ptr [rbx]",
+        "rdtsc",
+        "shl rdx, 32",
+        "or rdx, rax",
+        "add rdx, 10000",
+        "mov eax, {wait}",
+        "mov edi, {vcpu}",
+        "mov esi, 2",
+        "vmmcall",
+        "jmp 3b";
     /// Makes eight frames of the Untyped in its slot 24 and revokes it, which scrubs them, in a loop; counts in the first
     /// shared word.
     churn:
