@@ -406,11 +406,6 @@ impl<M: Machine> Kernel<M> {
         self.core_mut(core).schedule.unloaded(left, ticks, again);
     }
 
-    /// The core that a Vcpu runs on.
-    pub fn vcpu_core(&self, vcpu: VcpuId) -> CoreId {
-        self.machine.vcpu(vcpu).core
-    }
-
     /// A nested page fault of the current Vcpu of a core. `access` is as in [`info_page::FAULT_ACCESS`]; `delivering`:
     /// it happened while an interrupt or exception was delivered.
     #[inline]
