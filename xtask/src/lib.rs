@@ -18,6 +18,7 @@ pub mod new;
 pub mod paths;
 pub mod process;
 pub mod report;
+pub mod room;
 pub mod run;
 pub mod run_state;
 pub mod scenario;

@@ -7,7 +7,7 @@ use crate::scenario::events::ONE_PPM;
 use crate::scenario::{self, Overrides, Refused, Scenario};
 use crate::session::{Seen, Session};
 use crate::view::{Json, Plain, View, Wish};
-use crate::{image, interrupt, paths, report, setup};
+use crate::{image, interrupt, paths, report, room, setup};
 use anyhow::{Context, Result};
 use proto::host::Command;
 use std::fs;
@@ -127,10 +127,12 @@ pub fn application_images() -> Result<Vec<String>> {
 /// The machine of a scenario, with its boot module written into `folder`.
 ///
 /// # Errors
-/// When an image is missing or the module can't be written.
+/// When the machine has no room for what the scenario promises, an image is missing or the module can't be written.
 pub fn config(scenario: &Scenario, built: &Built, acceleration: Acceleration, folder: &Path) -> Result<Config> {
     let archive = image::archive(&scenario.plan, &scenario.inputs, built)?;
     let module = image::boot_module(&built.image(build::ROOT_IMAGE)?, &archive)?;
+    let kernel = fs::read(&built.kernel).with_context(|| format!("cannot read {}", built.kernel.display()))?;
+    room::check(scenario, &kernel, &module, &archive)?;
     let path = folder.join("boot.module");
     fs::write(&path, module).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(Config {

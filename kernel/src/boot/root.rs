@@ -15,7 +15,7 @@ use kernel::cap::Cap;
 use kernel::epitaph::EventKind;
 use kernel::firmware::PhysicalMemory;
 use kernel::firmware::command_line::{Options, ROOT_PERIOD_US};
-use kernel::firmware::memory_map::{MemoryMap, Region, blocks};
+use kernel::firmware::memory_map::{MemoryMap, Region, untypeds};
 use kernel::firmware::module::{HEADER_BYTES, Module};
 use kernel::machine::Machine;
 use kernel::nested::{Entry, entry_index};
@@ -27,10 +27,6 @@ use kernel::vcpu::Run;
 const CNODE_BITS: u8 = 12;
 /// Slot of the root VM's own reservation.
 const OWN_TIME: u16 = 8;
-/// log2 of the bytes of the largest boot Untyped, unless that makes more than [`MAX_UNTYPEDS`] of them.
-const UNTYPED_BITS: u8 = 26;
-/// Most Untypeds that `BootInfo` can tell of.
-const MAX_UNTYPEDS: usize = 1024;
 const PAGE: u64 = 4096;
 const LARGE: u64 = 0x20_0000;
 /// How often the root VM has been started again.
@@ -156,10 +152,8 @@ impl Plan<'_> {
 
     /// Gives all memory that is left, as dirty Untypeds in ascending order; returns how many.
     fn give_memory(&mut self, kernel: &mut Nonkernel, first: SlotId, boot_info: Taken) -> usize {
-        let by_count = (self.memory.bytes() / (MAX_UNTYPEDS as u64 / 2)).max(1).ilog2() as u8;
-        let largest = UNTYPED_BITS.max(by_count);
         let mut count = 0;
-        for (base, bits) in self.memory.regions().flat_map(|region| blocks(region, largest)).take(MAX_UNTYPEDS) {
+        for (base, bits) in untypeds(self.memory) {
             kernel.give_untyped(first.plus(count as u32), Hpa::new(base), bits, false);
             // SAFETY: boot alone writes it, and no guest runs yet.
             unsafe { boot_info.put(boot_info::UNTYPED_BITS + count, &[bits]) };

@@ -9,6 +9,10 @@ use heapless::Vec;
 pub const MAX_REGIONS: usize = 64;
 /// Bytes of a page.
 const PAGE: u64 = 4096;
+/// log2 of the bytes of the largest boot Untyped, unless that makes more than [`MAX_UNTYPEDS`] of them.
+const UNTYPED_BITS: u8 = 26;
+/// Most Untypeds that `BootInfo` can tell of.
+const MAX_UNTYPEDS: usize = 1024;
 
 /// A range of physical memory: first byte, and first byte behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +103,13 @@ pub fn blocks(region: Region, max_bits: u8) -> impl Iterator<Item = (u64, u8)> {
         at += 1 << bits;
         Some(block)
     })
+}
+
+/// How boot cuts the memory that is left into Untypeds, in ascending order: (address, log2 of the bytes).
+pub fn untypeds(memory: &MemoryMap) -> impl Iterator<Item = (u64, u8)> {
+    let by_count = (memory.bytes() / (MAX_UNTYPEDS as u64 / 2)).max(1).ilog2() as u8;
+    let largest = UNTYPED_BITS.max(by_count);
+    memory.regions().flat_map(move |region| blocks(region, largest)).take(MAX_UNTYPEDS)
 }
 
 #[cfg(test)]

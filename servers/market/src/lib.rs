@@ -16,6 +16,7 @@
 //! 5. [`trading`]: rounds and deliveries. [`losses`]: what an interval of pages takes. [`requests`], [`commands`]: what
 //!    applications and the host ask; [`statement`]: where their money went.
 //! 6. [`finish`]: reconciliation and the end; [`report`]: records; [`last_words`]: an end without a console server.
+//! 7. [`rehearsal`]: whether a machine has room for a plan, for the host's tool.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -35,6 +36,7 @@ pub mod life;
 pub mod losses;
 pub mod machine;
 pub mod memory;
+pub mod rehearsal;
 pub mod report;
 pub mod requests;
 pub mod root;

@@ -27,7 +27,7 @@ pub const BOARD_PAGE: u64 = SERVER_WINDOW + 0x2000;
 pub const GLOBAL_STATS_PAGE: u64 = SERVER_WINDOW + 0x3000;
 
 /// log2 bytes of the Untypeds from which objects are made that live as long as the market.
-const OWN_BITS: u8 = 16;
+pub(crate) const OWN_BITS: u8 = 16;
 /// Levels of page tables that a mapping can lack.
 const LEVELS: u8 = 3;
 

@@ -10,7 +10,7 @@ use crate::console_link::ConsoleLink;
 use crate::launch::{Layout, input_frames, input_pages};
 use crate::losses::PAGE_LEAD_MICROS;
 use crate::machine::{Invoke, Machine, Peer, Slot};
-use crate::memory::{Memory, MemoryError};
+use crate::memory::{BlockId, Memory, MemoryError};
 use crate::root::{BOARD_PAGE, GLOBAL_STATS_PAGE, Root};
 use crate::slots::Slots;
 use crate::tenant::{State, Tenant};
@@ -279,10 +279,8 @@ impl<'a, M: Machine> Server<'a, M> {
                 _ => Failure::Memory("CPU time", fault.into()),
             })?;
             let mut tenant = Tenant::new(layout, base_pages, time, (budget, period));
-            tenant.base = Some(root.take(layout.bits).map_err(failed("base"))?);
-            for bits in input_frames(input) {
-                tenant.input.push(root.take(bits).map_err(failed("input"))?);
-            }
+            let (base, input) = set_aside(root, &layout, input).map_err(failed("base and input"))?;
+            (tenant.base, tenant.input) = (Some(base), input);
             tenants.push(tenant);
         }
         let mut markets = Vec::new();
@@ -453,6 +451,17 @@ struct Parts {
     markets: Vec<Market>,
     cores: u16,
     restarts: u64,
+}
+
+/// Takes the blocks that an application is promised: one for its base, then those for its input.
+pub(crate) fn set_aside<M: Machine>(
+    root: &mut Root<M>,
+    layout: &Layout,
+    input_bytes: u64,
+) -> Result<(BlockId, Vec<BlockId>), MemoryError> {
+    let base = root.take(layout.bits)?;
+    let input = input_frames(input_bytes).into_iter().map(|bits| root.take(bits)).collect::<Result<_, _>>()?;
+    Ok((base, input))
 }
 
 fn map_global_stats<M: Machine>(root: &mut Root<M>) -> Result<(), MemoryError> {

@@ -4,8 +4,11 @@
 use cache::sizes::{Report, simulate};
 use cache::trace::Trace;
 use e2e::program::{self, file, folder, left, one_at_a_time, output, text, xtask};
-use e2e::xtask::{paths, process, sources};
-use e2e::{Change, scenario};
+use e2e::xtask::emulator::Acceleration;
+use e2e::xtask::scenario::Refused;
+use e2e::xtask::{paths, process, run as runner, sources};
+use e2e::{Change, Machine, run, scenario};
+use proto::host::End;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -188,6 +191,54 @@ fn wrong_scenarios_are_refused_with_line_and_reason() {
     assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
     assert!(text(&output.stderr).contains("wrong.toml:2: "), "{}", text(&output.stderr));
     assert!(!text(&output.stdout).contains("machine:"), "it was booted");
+}
+
+/// Bases and inputs that the machine has no room for are refused before the boot, whatever takes the room: the blocks are
+/// powers of two, of at most 64 MiB on this machine, and image, tables and slots are part of a base.
+#[test]
+fn bases_without_room_are_refused_with_line_and_reason() {
+    let app = |name: &str, pages: u32| {
+        format!("[[app]]\nname = \"{name}\"\nimage = \"lines\"\nbudget = 1\nbase_pages = {pages}\n")
+    };
+    let many: String = (0..15).map(|number| app(&format!("lines-{number}"), 5000)).collect();
+    for (wrong, line, reason) in [
+        (app("lines", 20_000), 5, "takes a block of 128 MiB, and the largest that there is has 64 MiB"),
+        (many, 75, "no room for `lines-14`: its base of "),
+    ] {
+        let error = Machine::start(&wrong, &Change::none()).err().expect(reason).to_string();
+        assert!(error.contains(&format!("in-the-test.toml:{line}: ")) && error.contains(reason), "{error}");
+    }
+    let path = file("large.toml", app("lines", 20_000).as_bytes());
+    let output = output(xtask().arg("run").arg(&path));
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
+    assert!(
+        text(&output.stderr).contains("large.toml:5: a machine of 512 MiB has no room"),
+        "{}",
+        text(&output.stderr)
+    );
+}
+
+/// The fullest machine that is not refused boots, and everybody gets its base.
+#[test]
+fn fullest_machine_that_is_accepted_boots() {
+    let full = |apps: usize| {
+        let app = |number| format!("[[app]]\nname = \"a{number}\"\nimage = \"lines\"\nbudget = 1\nbase_pages = 1500\n");
+        let apps: String = (0..apps).map(app).collect();
+        format!("limit = \"20 s\"\n[machine]\ncores = 1\nmemory = \"128 MiB\"\n{apps}")
+    };
+    let refused = (1..=15).find(|&apps| {
+        let scenario = scenario(&full(apps), &Change::none()).expect("nothing else is wrong with it");
+        let built = e2e::built(&["market-server", "console-server", "lines"]).expect("it can be built");
+        let config = runner::config(&scenario, &built, Acceleration::InstructionClock, &folder("full"));
+        config.is_err_and(|error| error.is::<Refused>())
+    });
+    let apps = refused.expect("15 bases of 8 MiB do not fit into 128 MiB") - 1;
+    assert!(apps >= 10, "only {apps} bases of 8 MiB are accepted");
+    let run = run(&full(apps), &Change::none());
+    run.expect_good();
+    for app in 0..apps {
+        assert_eq!(run.end(&format!("a{app}")), &End::Exit { status: 0 });
+    }
 }
 
 /// A name that is no scenario is refused like a wrong one, and what there is is listed.

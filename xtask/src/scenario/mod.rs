@@ -76,6 +76,25 @@ pub struct Scenario {
     pub plan: Plan,
     /// The applications' inputs, in the plan's order.
     pub inputs: Vec<Option<Vec<u8>>>,
+    /// Where the machine's memory, and the base of each application, are said.
+    memory_place: Place,
+    base_places: Vec<Place>,
+    /// The arguments that changed it.
+    arguments: Vec<String>,
+}
+
+impl Scenario {
+    /// The refusal of a scenario whose machine has no room for `what`, which is an application's or everybody's.
+    pub fn no_room(&self, app: Option<usize>, what: &str) -> Refused {
+        let memory = self.memory_mib;
+        let (place, whose) = match app.and_then(|app| Some((self.base_places.get(app)?, self.plan.apps.get(app)?))) {
+            Some((place, app)) => (*place, format!(" for `{}`", app.name)),
+            None => (self.memory_place, String::new()),
+        };
+        let reason = format!("a machine of {memory} MiB has no room{whose}: {what}");
+        let file = self.file.display().to_string();
+        Refused { file, arguments: self.arguments.clone(), problems: vec![Problem { place, reason }] }
+    }
 }
 
 /// Everything that is wrong with a scenario.
@@ -182,6 +201,7 @@ fn check(file: &Path, tree: Node, overrides: &Overrides, images: &[String], prob
     let events = read_events(events, &apps, overrides, limit_ms, problems);
     check_starts(&apps, &events, problems);
 
+    let base_places = apps.iter().map(|app| app.base_pages.place).collect();
     let mut plan_apps = Vec::new();
     for (app, input) in apps.into_iter().zip(&inputs) {
         plan_apps.push(App { has_input: input.is_some(), ..app.plan? });
@@ -196,7 +216,9 @@ fn check(file: &Path, tree: Node, overrides: &Overrides, images: &[String], prob
         common_pool_percent: common_pool,
     };
     let memory_mib = u32::try_from(memory.value >> 20).ok()?;
-    Some(Scenario { file: file.to_path_buf(), title, cores, memory_mib, plan, inputs })
+    let (memory_place, arguments) = (memory.place, overrides.arguments());
+    let file = file.to_path_buf();
+    Some(Scenario { file, title, cores, memory_mib, plan, inputs, memory_place, base_places, arguments })
 }
 
 /// A good's terms as the scenario writes them.
@@ -431,7 +453,8 @@ fn names(apps: &[ReadApp]) -> Vec<&str> {
     apps.iter().filter_map(|app| app.name.as_ref()).map(|name| name.value.as_str()).collect()
 }
 
-/// All bases and inputs together must fit. An input counts twice: in the boot archive, and mapped into its VM.
+/// All bases and inputs together must fit. An input counts twice: in the boot archive, and mapped into its VM. This is
+/// what can be said before anything is built; with the images, [`crate::room`] takes everything into account.
 fn check_memory(apps: &[ReadApp], inputs: &[Option<Vec<u8>>], memory: &Placed<u64>, problems: &Problems) {
     let room = memory.value.saturating_sub(RESERVED_BYTES);
     let (mut sum, mut archive) = (0u64, 0u64);
