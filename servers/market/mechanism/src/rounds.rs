@@ -12,6 +12,9 @@
 //! 4. clears the standing bids for `k + 1`, charges them in advance from escrow, and releases the rest of the escrow,
 //! 5. gives notice of every unit lost ([`Action::Notice`]), whose deadline is the end of interval `k`.
 //!
+//! When the caller is late by whole intervals, they pass without a round ([`Rounds::skip`]): what is held is held on,
+//! unpaid; what was sold comes later, whole; and the numbers of rounds and intervals follow time.
+//!
 //! Guarantees:
 //! - A lease shrinks only after a notice of at least one full interval: `close` is refused before the time it stated,
 //!   and when it comes late, the next one moves with it.
@@ -305,6 +308,17 @@ impl<const N: usize> Rounds<N> {
         let at = self.find(account).map_err(|_| RoundError::NoSuchMember)?;
         self.members[at].bid = None;
         Ok(())
+    }
+
+    /// So many intervals have passed without a round, as the market was held up: [`Rounds::close`] has to be called for the
+    /// round that is due after them. Until then the running interval lasts, and nobody pays for the rest of it: neither
+    /// leases nor bases. What the last round sold begins that much later. Stop notices last as much longer.
+    pub fn skip(&mut self, intervals: u64) {
+        self.round.0 = self.round.0.saturating_add(intervals);
+        self.next_close.0 = self.next_close.0.saturating_add(self.terms.interval.0.saturating_mul(intervals));
+        for stop_before in self.members.iter_mut().filter_map(|member| member.stop_before.as_mut()) {
+            stop_before.0 = stop_before.0.saturating_add(intervals);
+        }
     }
 
     /// Changes the supply that rounds from now on sell. What is sold already stays sold.

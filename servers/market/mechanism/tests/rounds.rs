@@ -243,10 +243,16 @@ impl Run {
         auditor.broken_by_operator = true;
         let emit = &mut |action| auditor.see(action, now, INTERVAL);
         let time = Ticks(now);
+        let of_next = units.min(self.rounds.lease(account).unwrap_or_default().next.0);
         let withdrawn = self.rounds.withdraw(account, Quantity(units), time, &mut self.money, emit);
         if withdrawn.is_ok() {
             let bases = self.auditor.books.values().map(|book| book.base).sum();
-            self.supply = self.supply.map(|supply| supply.saturating_sub(units).max(bases));
+            let [running, next, later] = self.supply;
+            let less = |supply: u32, units| supply.saturating_sub(units).max(bases);
+            self.supply = [less(running, units), less(next, of_next), less(later, units)];
+            let book = self.auditor.book(account);
+            let noticed = |(noticed, deadline)| (noticed + of_next - units, deadline);
+            book.notice = book.notice.map(noticed).filter(|(noticed, _)| *noticed > 0);
         }
         self.auditor.broken_by_operator = false;
     }

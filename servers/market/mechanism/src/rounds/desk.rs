@@ -262,13 +262,36 @@ impl<const N: usize> Rounds<N> {
         Ok(Returned { noticed, early })
     }
 
-    /// The operator takes units without notice, because memory or a device failed, for instance; the supply shrinks with
-    /// them. The running interval is refunded by the time left, the next one whole, and the penalty is paid for both.
-    /// Units under notice cannot be withdrawn: they are sold to somebody else for the next interval.
+    /// What [`Rounds::withdraw`] pays back, and as a penalty.
     ///
     /// # Errors
-    /// [`RoundError::NoSuchMember`]; [`RoundError::NoRoom`] if the account has fewer units that are not under notice; the
-    /// ledger's if the treasury can't pay or the journal is full.
+    /// [`RoundError::NoSuchMember`]; [`RoundError::NoRoom`] if the account has fewer units.
+    pub fn withdrawal(
+        &self,
+        account: AccountId,
+        units: Quantity,
+        now: Ticks,
+    ) -> Result<(Credits, Credits), RoundError> {
+        let at = self.find(account).map_err(|_| RoundError::NoSuchMember)?;
+        let member = &self.members[at];
+        if units > member.lease.running {
+            return Err(RoundError::NoRoom);
+        }
+        let of_next = units.min(member.lease.next);
+        let time_left = self.next_close.0.saturating_sub(now.0).min(self.terms.interval.0);
+        let running = by_time(member.paid_running.share(units), time_left, self.terms.interval);
+        let penalty = Credits::of(self.terms.penalty, units) + Credits::of(self.terms.penalty, of_next);
+        Ok((running + member.paid_next.share(of_next), penalty))
+    }
+
+    /// The operator takes units without notice, or could not deliver them, because memory or a device failed, for
+    /// instance; the supply shrinks with them. The running interval is refunded by the time left, the next one whole, and
+    /// the penalty is paid for each unit and interval. Units that go on into the next interval are taken first; those under
+    /// notice are sold to somebody else for it, so that only the running one is paid back.
+    ///
+    /// # Errors
+    /// [`RoundError::NoSuchMember`]; [`RoundError::NoRoom`] if the account has fewer units; the ledger's if the treasury
+    /// can't pay or the journal is full.
     pub fn withdraw<const A: usize, const J: usize>(
         &mut self,
         account: AccountId,
@@ -277,16 +300,9 @@ impl<const N: usize> Rounds<N> {
         ledger: &mut Ledger<A, J>,
         emit: &mut impl FnMut(Action),
     ) -> Result<(), RoundError> {
+        let (amount, penalty) = self.withdrawal(account, units, now)?;
         let at = self.find(account).map_err(|_| RoundError::NoSuchMember)?;
         let cause = self.cause();
-        let member = &mut self.members[at];
-        if units > member.lease.running.min(member.lease.next) {
-            return Err(RoundError::NoRoom);
-        }
-        let time_left = self.next_close.0.saturating_sub(now.0).min(self.terms.interval.0);
-        let running = by_time(member.paid_running.share(units), time_left, self.terms.interval);
-        let amount = running + member.paid_next.share(units);
-        let penalty = Credits(Credits::of(self.terms.penalty, units).0 * 2);
         if ledger.treasury() < amount + penalty {
             return Err(LedgerError::NotEnough.into());
         }
@@ -295,11 +311,13 @@ impl<const N: usize> Rounds<N> {
         }
         ledger.refund(account, amount, cause)?;
         ledger.penalty(account, penalty, cause)?;
+        let member = &mut self.members[at];
+        let of_next = units.min(member.lease.next);
         member.lease.running = member.lease.running.saturating_sub(units);
-        member.lease.next = member.lease.next.saturating_sub(units);
+        member.lease.next = member.lease.next.saturating_sub(of_next);
         // In the two intervals sold these units were part of the supply besides all bases.
         self.supply_running = self.supply_running.saturating_sub(units);
-        self.supply_next = self.supply_next.saturating_sub(units);
+        self.supply_next = self.supply_next.saturating_sub(of_next);
         self.supply = self.supply.saturating_sub(units).max(self.bases());
         emit(Action::ForcedShrink { account, units });
         if amount > Credits::ZERO {

@@ -265,6 +265,70 @@ fn a_unit_taken_without_notice_is_paid_for() {
 }
 
 #[test]
+fn a_unit_under_notice_is_paid_back_for_the_running_interval_only() {
+    let mut market = Market::with_members(0);
+    market.bid(A, 10, 9);
+    market.close();
+    market.bid(A, 2, 9);
+    market.close();
+    assert_eq!(market.lease(A), (10, 2));
+    market.ledger.add_capital(Credits(100)).unwrap();
+    let before = market.ledger.free(A);
+    let emit = &mut |action| market.actions.push(action);
+    let half = Ticks(150);
+    let many = market.rounds.withdraw(A, Quantity(11), half, &mut market.ledger, emit);
+    assert_eq!(many, Err(RoundError::NoRoom));
+    // Half of 3 each for the running interval; for the two of the next one also 2 each; penalties of 5.
+    market.rounds.withdraw(A, Quantity(6), half, &mut market.ledger, emit).unwrap();
+    assert_eq!(market.ledger.free(A) - before, Credits(9 + 4 + 5 * (6 + 2)));
+    assert_eq!(market.lease(A), (4, 0));
+    assert!(market.rounds.verify());
+    market.close();
+    assert_eq!(market.lease(A), (0, 2), "the supply is smaller, and the bid stands");
+}
+
+#[test]
+fn intervals_without_a_round_are_nobodys_to_pay_and_numbers_follow_time() {
+    let mut market = Market::with_members(2);
+    market.bid(A, 4, 9);
+    market.close();
+    market.close();
+    let (held, free) = (market.lease(A), market.ledger.free(A));
+    let end = Bid {
+        account: B,
+        curve: Curve::new(&[Segment { value: Price(9), quantity: Quantity(1) }]).unwrap(),
+        keep: Price(0),
+        max_payment: Credits(500),
+        valid_until: RoundNo(4),
+    };
+    market.rounds.bid(end).unwrap();
+    market.rounds.skip(3);
+    assert_eq!((market.rounds.round(), market.rounds.next_close()), (RoundNo(5), Ticks(500)));
+    assert_eq!((market.lease(A), market.ledger.free(A)), (held, free));
+    market.now += 300;
+    // One posting for base and lease of interval 6; the bid that was good until round 4 has run out.
+    let actions = market.close();
+    assert_eq!(actions.iter().filter(|action| matches!(action, Action::Charge { account: A, .. })).count(), 2);
+    assert!(actions.contains(&lease_charge(A, 6, 4, 8)));
+    assert_eq!(free - market.ledger.free(A), Credits(2 * 4 + 8));
+    assert_eq!(market.lease(B).1, 0);
+}
+
+#[test]
+fn a_stop_notice_lasts_longer_by_the_intervals_without_a_round() {
+    let mut market = Market::new(2);
+    market.ledger.open(AccountId(7)).unwrap();
+    market.ledger.top_up(AccountId(7), Credits(40)).unwrap();
+    market.add(AccountId(7), 2, 4).unwrap();
+    while !market.close().iter().any(|action| matches!(action, Action::StopNotice { .. })) {}
+    market.rounds.skip(5);
+    market.now += 500;
+    let stops = |actions: &[Action]| actions.iter().any(|action| matches!(action, Action::Stop { .. }));
+    assert!(!stops(&market.close()), "a whole interval of notice is left");
+    assert!(stops(&market.close()));
+}
+
+#[test]
 fn an_account_can_leave_and_join_while_the_market_runs() {
     let mut market = Market::with_members(1);
     market.bid(A, 9, 9);
