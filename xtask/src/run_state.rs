@@ -192,6 +192,8 @@ pub struct Verified {
     pub existing: u64,
     /// Mismatches in the run.
     pub mismatches: u64,
+    /// Intervals that passed without a round because the market was late.
+    pub skipped: u64,
     /// Ticks that any period came up short at most.
     pub worst_shortfall: u64,
     /// Longest hold of the kernel lock in ticks.
@@ -441,6 +443,7 @@ impl RunState {
                 leased,
                 existing,
                 mismatches,
+                skipped,
                 worst_shortfall,
                 longest_hold,
                 slowest_notice,
@@ -454,6 +457,7 @@ impl RunState {
                     leased: *leased,
                     existing: *existing,
                     mismatches: *mismatches,
+                    skipped: *skipped,
                     worst_shortfall: *worst_shortfall,
                     longest_hold: *longest_hold,
                     slowest_notice: *slowest_notice,

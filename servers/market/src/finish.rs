@@ -151,6 +151,7 @@ impl<M: Machine> Server<'_, M> {
             leased: self.tally.leased,
             existing: self.tally.existing,
             mismatches: self.tally.mismatches,
+            skipped: self.markets.iter().map(|market| market.skipped).sum(),
             worst_shortfall: word(stats_page::WORST_SHORTFALL),
             longest_hold: word(stats_page::LONGEST_HOLD),
             slowest_notice: self.tally.slowest_notice,

@@ -514,7 +514,7 @@ fn make_market(
         interval: Ticks(interval),
         reserve: Price(good.reserve),
         fee: Price(good.fee),
-        penalty: Price(good.reserve),
+        penalty: Price(good.penalty),
         // MARKET.md: a stop notice lasts one interval of pages.
         stop_notice: page_interval.div_ceil(good.interval_ms.into()).max(1) as u32,
     };

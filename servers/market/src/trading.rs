@@ -13,7 +13,7 @@ use market_mechanism::curve_lane::{self, Award, Entry, Scratch, Step, Tally, Ter
 use market_mechanism::ledger::Cause;
 use market_mechanism::rounds::{Action, Report};
 use market_mechanism::types::Ticks;
-use market_mechanism::{Credits, RoundNo};
+use market_mechanism::{Credits, Quantity, RoundNo};
 use proto::host::{End, Record};
 use proto::market::{FromMarket, Movement};
 
@@ -56,12 +56,9 @@ impl<M: Machine> Server<'_, M> {
             // So late that the interval before it has not begun.
             self.begin_interval(good);
         }
+        self.skip_missed(good, now);
         let market = &mut self.markets[good];
-        let (planned, interval) = (market.rounds.next_close().0, market.rounds.terms().interval.0);
-        // Rounds stay on their grid. When the market was held up for whole intervals, their rounds are left out.
-        let missed = now.saturating_sub(planned) / interval;
-        market.skipped += missed;
-        let nominal = Ticks(planned + missed * interval);
+        let (nominal, interval) = (market.rounds.next_close(), market.rounds.terms().interval.0);
         let mut actions = Vec::new();
         let closed = market.rounds.close(nominal, &mut self.ledger, &mut self.work, &mut |action| actions.push(action));
         let result_at = self.root.machine.now();
@@ -101,6 +98,25 @@ impl<M: Machine> Server<'_, M> {
                 self.post_urgent(account.0 as usize, &notice);
                 self.signal_tenant(account.0 as usize);
                 self.tally.slowest_notice = self.tally.slowest_notice.max(self.root.machine.now() - result_at);
+            }
+        }
+    }
+
+    /// Rounds stay on their grid. When the market was held up for whole intervals, these pass without a round and without
+    /// a charge; what was held was held on.
+    fn skip_missed(&mut self, good: usize, now: u64) {
+        let interval_ms = u64::from(self.plan().goods[good].interval_ms);
+        let market = &mut self.markets[good];
+        let missed = now.saturating_sub(market.rounds.next_close().0) / market.rounds.terms().interval.0;
+        if missed == 0 {
+            return;
+        }
+        market.skipped += missed;
+        market.rounds.skip(missed);
+        if market.kind == GoodKind::Page {
+            for (account, lease) in market.rounds.leases() {
+                let held = u64::from(lease.running.0) * interval_ms * missed;
+                self.tenants[account.0 as usize].page_ms += held;
             }
         }
     }
@@ -148,17 +164,47 @@ impl<M: Machine> Server<'_, M> {
                 Err(MemoryError::NoMemory) if bits > PAGE_BITS => bits -= 1,
                 Err(error) => {
                     self.fail(format!("{left} pages for application {app} cannot be delivered: {error:?}"));
+                    self.pay_back(app, left);
                     return;
                 }
             }
         }
     }
 
+    /// The market cannot give an application pages that it has paid for: it pays them back, with the penalty.
+    fn pay_back(&mut self, app: usize, units: u32) {
+        let (good, units, now) = (0, Quantity(units), Ticks(self.root.machine.now()));
+        let mut actions = Vec::new();
+        let rounds = &mut self.markets[good].rounds;
+        let withdrawn = rounds.withdrawal(account(app), units, now).and_then(|(amount, penalty)| {
+            let lacking = amount + penalty - self.ledger.treasury();
+            if lacking > Credits::ZERO {
+                // The operator has not earned so much yet.
+                self.ledger.add_capital(lacking)?;
+                self.paid_in += lacking;
+            }
+            let emit = &mut |action| actions.push(action);
+            rounds.withdraw(account(app), units, now, &mut self.ledger, emit).map(|()| amount + penalty)
+        });
+        self.drain_journal();
+        self.write_lines(good, &actions);
+        let (units, name) = (units.0, self.name(app));
+        match withdrawn {
+            Ok(amount) => self.say(&format!("{name} is paid {amount} credits back for {units} pages")),
+            Err(error) => self.fail(format!("{units} pages cannot be paid back to {name}: {error}")),
+        }
+    }
+
     fn make_lease(&mut self, bits: u8, round: u64) -> Result<PageLease, MemoryError> {
         let block = self.root.take(bits)?;
-        let handle = self.root.make(self.root.memory.slot(block), ObjectType::Untyped, bits)?;
-        let waiting = Some(self.root.make(handle, ObjectType::Untyped, bits)?);
-        Ok(PageLease { block, handle, bits, waiting, round })
+        let made =
+            self.root.make(self.root.memory.slot(block), ObjectType::Untyped, bits).and_then(|handle| {
+                match self.root.make(handle, ObjectType::Untyped, bits) {
+                    Ok(lease) => Ok(PageLease { block, handle, bits, waiting: Some(lease), round }),
+                    Err(error) => self.root.drop_slot(handle).and(Err(error)),
+                }
+            });
+        made.or_else(|error| self.root.give(block).and(Err(error)))
     }
 
     /// Sets every reservation of a core to what its holder has: first those that shrink, as their share is what the

@@ -193,6 +193,8 @@ pub enum Record {
         existing: u64,
         /// Mismatches seen in the run; 0 or the run fails.
         mismatches: u64,
+        /// Intervals that passed without a round because the market was late, summed over goods.
+        skipped: u64,
         /// Worst shortfall of CPU time in any period, ticks.
         worst_shortfall: u64,
         /// Longest hold of the kernel lock, ticks.

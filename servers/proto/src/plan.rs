@@ -39,6 +39,9 @@ pub struct Good {
     pub reserve: u64,
     /// Operator's fee per newly acquired unit, 1e-15 credit.
     pub fee: u64,
+    /// What the operator pays for each unit and interval that was paid for and that it does not deliver or takes early,
+    /// besides the price, 1e-15 credit.
+    pub penalty: u64,
     /// Contract price of a base unit, 1e-15 credit per unit and interval.
     pub base_price: u64,
     /// At most this many units are sold; `None` for all that there is.

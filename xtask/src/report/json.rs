@@ -113,6 +113,7 @@ fn totals(state: &RunState) -> Value {
         Some(verified) => json!({
             "intervals": verified.intervals, "sum": verified.sum.to_string(), "expected": verified.expected.to_string(),
             "leased": verified.leased, "existing": verified.existing, "mismatches": verified.mismatches,
+            "skipped": verified.skipped,
             "worst_shortfall_ticks": verified.worst_shortfall, "longest_hold_ticks": verified.longest_hold,
             "slowest_notice_ticks": verified.slowest_notice, "slowest_cut_ticks": verified.slowest_cut,
             "agree": verified.agree(),

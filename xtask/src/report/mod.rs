@@ -112,8 +112,12 @@ pub fn verified(state: &RunState) -> String {
         Some(totals) => {
             let (sum, leases) = (totals.sum == totals.expected, totals.leased == totals.existing);
             let word = |same: bool| if same { "=" } else { "IS NOT" };
+            let skipped = match totals.skipped {
+                0 => String::new(),
+                skipped => format!("{skipped} more passed without a round; "),
+            };
             format!(
-                "verified: {} intervals, {} mismatches; accounts sum to {} {} {} credits; {} units leased {} {} existing; \
+                "verified: {} intervals, {} mismatches; {skipped}accounts sum to {} {} {} credits; {} units leased {} {} existing; \
                  worst CPU shortfall {} ticks; longest kernel hold {} ticks",
                 totals.intervals,
                 totals.mismatches,

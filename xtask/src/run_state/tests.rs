@@ -116,6 +116,7 @@ fn totals(leased: u64, existing: u64) -> Record {
         leased,
         existing,
         mismatches: 0,
+        skipped: 0,
         worst_shortfall: 0,
         longest_hold: 0,
         slowest_notice: 0,

@@ -227,6 +227,7 @@ struct Terms {
     interval_ms: u32,
     reserve: Placed<Credits>,
     fee: Placed<Credits>,
+    penalty: Option<Placed<Credits>>,
     base_price: Placed<Credits>,
     supply_limit: Option<u32>,
 }
@@ -235,8 +236,14 @@ struct Terms {
 fn goods(top: &mut Section<'_>, cores: u16, problems: &Problems) -> Vec<Good> {
     let micro = |count: i128| Placed { value: Credits(count * Credits::ONE.0 / 1_000_000), place: Place::Line(1) };
     // About what clouds ask for a GiB-hour and a core-hour; the reserve is half of it.
-    let page =
-        Terms { interval_ms: 100, reserve: micro(2_500), fee: micro(0), base_price: micro(5_000), supply_limit: None };
+    let page = Terms {
+        interval_ms: 100,
+        reserve: micro(2_500),
+        fee: micro(0),
+        penalty: None,
+        base_price: micro(5_000),
+        supply_limit: None,
+    };
     let cpu = Terms { interval_ms: 10, reserve: micro(20_000), base_price: micro(40_000), ..page };
     let mut section = Section::new("[page]", top.node("page"), problems);
     let page = terms(&mut section, page, 1, problems);
@@ -278,6 +285,7 @@ fn terms(section: &mut Section<'_>, default: Terms, step_ms: u64, problems: &Pro
         interval_ms: interval.min(MAX_INTERVAL_MS) as u32,
         reserve: section.credits("reserve").unwrap_or(default.reserve),
         fee: section.credits("fee").unwrap_or(default.fee),
+        penalty: section.credits("penalty").or(default.penalty),
         base_price: section.credits("base_price").unwrap_or(default.base_price),
         supply_limit: section
             .integer("supply", 0..=i64::from(u32::MAX))
@@ -297,6 +305,7 @@ fn good(name: String, terms: Terms, units: u32, problems: &Problems) -> Good {
         interval_ms: terms.interval_ms,
         reserve: price("reserve", terms.reserve),
         fee: price("fee", terms.fee),
+        penalty: price("penalty", terms.penalty.unwrap_or(terms.reserve)),
         base_price: price("base_price", terms.base_price),
         supply_limit: terms.supply_limit,
         name,

@@ -13,6 +13,7 @@ memory = "128 MiB"
 
 [page]
 reserve = 1.0
+penalty = 2
 
 [cpu]
 reserve = 1
@@ -60,6 +61,7 @@ fn a_good_scenario_becomes_a_plan() {
     assert_eq!((plan.goods[0].reserve, plan.goods[1].reserve), (105_963, 27_777_777));
     assert_eq!(plan.goods[2].reserve, 55_555_555);
     assert_eq!((plan.goods[1].supply_limit, plan.goods[2].supply_limit), (None, Some(50)));
+    assert_eq!((plan.goods[0].penalty, plan.goods[1].penalty), (2 * 105_963 + 1, 27_777_777), "else it is the reserve");
     let one = &plan.apps[0];
     assert_eq!((one.budget, one.valuation, one.core), (5 * Credits::ONE.0, 1_000_000, 1));
     assert_eq!(one.args, ["--fast", "3"]);
@@ -139,7 +141,7 @@ fn what_is_missing_is_named() {
 fn what_nothing_starts_is_not_awaited() {
     let text = GOOD.replace("starts = false", "starts = false\nawaited = true");
     let shown = read(&text, &Overrides::default()).unwrap_err().to_string();
-    assert_eq!(shown, "scenarios/test.toml:27: `two` is awaited, but nothing starts it");
+    assert_eq!(shown, "scenarios/test.toml:28: `two` is awaited, but nothing starts it");
     let start = Overrides { events: vec!["1s=start:two".into()], ..Overrides::default() };
     assert!(read(&text, &start).is_ok());
 }
@@ -151,7 +153,7 @@ fn a_late_event_and_a_core_that_is_not_there_are_refused() {
     assert!(shown.starts_with("--event 30s=kill:one: ") && shown.contains("limit"), "{shown}");
     let text = GOOD.replace("[cpu.1]", "[cpu.7]");
     let shown = read(&text, &Overrides::default()).unwrap_err().to_string();
-    assert!(shown.contains("test.toml:14: [cpu.7]"), "{shown}");
+    assert!(shown.contains("test.toml:15: [cpu.7]"), "{shown}");
 }
 
 #[test]

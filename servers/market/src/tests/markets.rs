@@ -435,6 +435,70 @@ fn a_run_that_reaches_its_limit_fails_and_everything_is_taken_back() {
     assert_eq!(sim.end(0), Some(&End::RunOver));
 }
 
+#[test]
+fn intervals_that_pass_while_the_market_is_held_up_are_counted_and_not_charged() {
+    let (archive, _) = three([0; 3]);
+    let mut sim = Sim::new(&archive, silent);
+    sim.tenants[0].says.push(bid(0, 100, 5_000));
+    sim.run_to(355);
+    let (paid, rounds, held) = (sim.server.paid(0), sim.records.len(), sim.server.tenants[0].page_ms);
+    // Rounds of pages are due at 400, 500, 600 and 700 ms.
+    sim.model().now += 350_000_000;
+    sim.run_to(708);
+    let closed = |good: u16| {
+        let of_good = |record: &&Record| matches!(record, Record::Round { good: of, .. } if *of == good);
+        sim.records[rounds..].iter().filter(of_good).count()
+    };
+    assert_eq!((closed(0), sim.server.markets[0].skipped), (1, 3));
+    let number = |good: usize| sim.server.markets[good].rounds.last().unwrap().round.0;
+    assert_eq!((number(0), number(1)), (7, 70), "numbers follow time");
+    assert_eq!(sim.server.markets[1].skipped, 34);
+    // One posting each for the leases and for the base of pages, and one for each round of CPU time.
+    let base = i128::from(sim.server.tenants[0].base_pages) * 100;
+    assert_eq!(sim.server.paid(0) - paid, 100 * i128::from(RESERVE) + base + 100 * closed(1) as i128);
+    assert_eq!(sim.server.tenants[0].page_ms - held, 4 * 100 * 100, "it has held them all the time");
+    sim.run_to(1_050);
+    assert_eq!((sim.pages(0), sim.server.tally.mismatches), (100, 0));
+    for tenant in &mut sim.tenants {
+        tenant.says.push(RequestBody::Exit { status: 0, work: 0 });
+    }
+    assert_eq!(sim.run_to_end(), SUCCESS);
+    assert!(sim.records.iter().any(|record| matches!(record, Record::Totals { skipped: 37, .. })));
+}
+
+#[test]
+fn pages_that_cannot_be_delivered_are_paid_back_with_the_penalty() {
+    // More than the operator has earned by then: it has to pay in.
+    let mut plan = plan(["a", "b", "c"].map(app).into(), Some(PAGES));
+    plan.goods[0].penalty = 30_000;
+    let archive = archive(&plan);
+    let mut sim = Sim::new(&archive, silent);
+    sim.run_to(150);
+    sim.tenants[0].says.push(bid(0, 64, 5_000));
+    sim.run_to(250);
+    let supply = |sim: &Sim<'_>| sim.server.markets[0].rounds.board_line(0).supply.0;
+    let (free, before) = (sim.server.ledger.free(crate::server::account(0)), supply(&sim));
+    // From the seventh block on the kernel makes no lease any more; there are two Untypeds to each.
+    sim.model().leases_left = Some(12);
+    sim.run_to(302);
+    assert_eq!(sim.pages(0), 24, "the books say what there is");
+    let back = sim.server.ledger.free(crate::server::account(0)).0 - free.0;
+    // Interval 3 began just now, and what was paid for it is paid back but for what is over; interval 4 was paid when its
+    // round closed at 300 ms, with the base's price.
+    let penalty = 2 * 40 * 30_000;
+    let paid = 64 * i128::from(RESERVE) + i128::from(sim.server.tenants[0].base_pages) * 100 + 100 * 5;
+    let whole = 40 * 2 * i128::from(RESERVE) + 40 * 10 + penalty;
+    assert!((whole - 400..=whole).contains(&(back + paid)), "{} of {whole}", back + paid);
+    assert_eq!(supply(&sim), before - 40, "what the operator does not have it does not sell");
+    assert!(sim.server.paid_in > market_mechanism::Credits(30 * CREDIT));
+    assert_eq!(sim.server.tally.mismatches, 0);
+    sim.model().leases_left = None;
+    sim.run_to(502);
+    assert_eq!((sim.pages(0), sim.server.tally.mismatches), (64, 0), "its bid stands");
+    assert!(sim.server.failures[0].contains("40 pages for application 0 cannot be delivered"));
+    assert_eq!(sim.server.ledger.verify(), Ok(()));
+}
+
 /// Makes something go wrong.
 type GoWrong = fn(&mut Sim<'_>);
 

@@ -34,6 +34,7 @@ pub fn plan(apps: Vec<App>, pages: Option<u32>) -> Plan {
         interval_ms,
         reserve: RESERVE,
         fee: 10,
+        penalty: 300,
         base_price: 100,
         supply_limit,
     };

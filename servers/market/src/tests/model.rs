@@ -54,6 +54,8 @@ pub struct Model {
     flight: BTreeMap<Place, Place>,
     /// Leases that tenants accepted, as places in a CNode of the tests.
     pub accepted: u64,
+    /// Untypeds of the extent of their parent, such as leases are, that can still be made; `None`: any number.
+    pub leases_left: Option<u32>,
     /// Invocations that were made.
     pub invocations: u64,
     /// A peer that does not read: its ring is full.
@@ -81,6 +83,7 @@ impl Model {
             incoming: BTreeMap::new(),
             open: BTreeMap::new(),
             flight: BTreeMap::new(),
+            leases_left: None,
             accepted: 0,
             invocations: 0,
             deaf: None,
@@ -202,6 +205,11 @@ impl Model {
         let size = 1u64 << object.object_bits(bits).expect("a size that exists");
         let node = self.cnode(cnode);
         let untyped = self.caps[&place].clone();
+        if let Some(left) = &mut self.leases_left
+            && (object, bits) == (ObjectType::Untyped, u64::from(untyped.bits))
+        {
+            *left = left.checked_sub(1).ok_or(Fault::new(Error::NotEnoughMemory, 0))?;
+        }
         assert!(!untyped.dirty, "retyped without a scrub");
         assert_eq!(untyped.object, ObjectType::Untyped);
         let mut mark = untyped.value.next_multiple_of(size);
