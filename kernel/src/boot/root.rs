@@ -33,8 +33,8 @@ const LARGE: u64 = 0x20_0000;
 static RESTARTS: AtomicU64 = AtomicU64::new(0);
 /// Bytes of the root VM's memory that are as at its start already, while it is being put back. Changed under the lock.
 static RESTORED: AtomicU64 = AtomicU64::new(0);
-/// Bytes that are put back in one hold of the lock: half of what a switch may take.
-const RESTORE_STEP: u64 = 32 << 10;
+/// Bytes that are put back in one hold of the lock: about a thousand instructions.
+const RESTORE_STEP: u64 = 8 << 10;
 /// Where the root VM's parts are.
 #[derive(Clone, Copy, Debug)]
 pub struct Root {
@@ -191,15 +191,23 @@ impl Root {
 
     /// For a core that has nothing else to do: if the root VM has stopped, goes a step further to starting it again, with
     /// its CSpace as it is. True if there was something to do, and the core must look again. Idle time is never sold out,
-    /// and a neighbour loses none for it.
-    pub fn has_stopped(&self, kernel: &mut Nonkernel) -> bool {
-        let stopped = kernel.machine.vcpu(self.vcpu).run == Run::Stopped;
-        if stopped && self.restore() {
+    /// so that no neighbour on the boot core loses any; the other cores do not take part, as a call of their VMs would
+    /// wait for the lock once for each core that does.
+    pub fn has_stopped(&self, kernel: &mut Nonkernel, core: CoreId) -> bool {
+        if kernel.machine.vcpu(self.vcpu).run != Run::Stopped {
+            // Somebody with a capability to it has started it half-way: the next time all is put back.
+            RESTORED.store(0, Ordering::Relaxed);
+            return false;
+        }
+        if core != CoreId::new(0) {
+            return false;
+        }
+        if self.restore() {
             let restarts = self.note_restart();
             panic::record(EventKind::RootRestarted, restarts as u32, 0);
             kernel.start_root(self.vcpu, self.entry, self.cr3);
         }
-        stopped
+        true
     }
 
     /// Puts the next part of the root VM's memory back to what it was at its start; true with the last one.

@@ -391,7 +391,7 @@ impl Running {
             // Whoever they were bound to is out by now.
             kernel.machine.pins.looked(self.id);
         }
-        if !kernel.stays(self.id) || self.booted.root.has_stopped(&mut kernel) {
+        if !kernel.stays(self.id) || self.booted.root.has_stopped(&mut kernel, self.id) {
             self.release_lock(kernel);
             return holding.gave_up();
         }
