@@ -25,9 +25,9 @@ const FIRST_VM_RUNS: &str = "probe general_registers_are_switched: ok";
 
 /// Runs the probe from a disc to its end.
 fn from_disc(guest: Guest) {
-    let run = boot(&Guest { command_line: "root_budget_us=1250 cores=1".into(), ..guest });
+    let run = boot(&Guest { command_line: "root_budget_us=1050 cores=1".into(), ..guest });
     run.expect_good();
-    assert!(run.console_has("root VM 1250 of 10000 us"), "the command line did not arrive: {:?}", run.console);
+    assert!(run.console_has("root VM 1050 of 10000 us"), "the command line did not arrive: {:?}", run.console);
     assert!(run.console_has("1 cores, "), "the command line did not arrive whole: {:?}", run.console);
     assert!(run.console_has("probe stopped_vm_is_reported: ok"));
 }
@@ -41,9 +41,9 @@ fn multiboot2_disc_boots_under_bios() {
 #[test]
 fn multiboot2_disc_boots_under_uefi() {
     let guest = Guest { start: Start::Uefi, memory_mib: 256, ..Guest::new("probe") };
-    let run = boot(&Guest { command_line: "root_budget_us=1250 check=stopped_vm_is_reported".into(), ..guest });
+    let run = boot(&Guest { command_line: "root_budget_us=1050 check=stopped_vm_is_reported".into(), ..guest });
     run.expect_good();
-    assert!(run.console_has("root VM 1250 of 10000 us"), "the command line did not arrive: {:?}", run.console);
+    assert!(run.console_has("root VM 1050 of 10000 us"), "the command line did not arrive: {:?}", run.console);
     let checks: Vec<&String> = run.console.iter().filter(|line| line.contains("probe ")).collect();
     assert!(matches!(checks[..], [only] if only.ends_with("probe stopped_vm_is_reported: ok")), "{checks:?}");
 }

@@ -101,11 +101,25 @@ fn correlation(pairs: &[(f64, f64)]) -> f64 {
     sum(&|a, b| a * b) / (sum(&|a, _| a * a) * sum(&|_, b| b * b)).sqrt()
 }
 
-/// Whoever is not shocked itself holds less while another's demand makes a good dear.
+/// Where each number stands among all; equal ones share the middle of their places.
+fn ranks(numbers: &[f64]) -> Vec<f64> {
+    let rank = |number: f64| {
+        let below = numbers.iter().filter(|other| **other < number).count();
+        let equal = numbers.iter().filter(|other| **other == number).count();
+        below as f64 + equal as f64 / 2.0
+    };
+    numbers.iter().map(|number| rank(*number)).collect()
+}
+
+/// Whoever is not shocked itself holds less while another's demand makes a good dear. By rank (Spearman), as a single ask
+/// of the shock can be twenty times the others and would outweigh them.
 #[test]
 fn compress_holds_less_when_the_ask_rises() {
     for seed in SEEDS {
-        let found = correlation(&rounds(as_it_is(seed), "page", "compress", 200_000..SHOCK.end));
+        let pairs = rounds(as_it_is(seed), "page", "compress", 200_000..SHOCK.end);
+        let (asks, holdings): (Vec<f64>, Vec<f64>) = pairs.into_iter().unzip();
+        let ranked: Vec<(f64, f64)> = ranks(&asks).into_iter().zip(ranks(&holdings)).collect();
+        let found = correlation(&ranked);
         assert!(found < -0.3, "seed {seed}: {found:.2}");
     }
 }
