@@ -397,7 +397,7 @@ impl<'a, M: Machine> Server<'a, M> {
         self.warn();
         let pending = self.flush();
         // After all that somebody waits for.
-        (0..self.markets.len()).for_each(|good| self.reconcile_time(good));
+        self.reconcile_time();
         self.check_end();
         self.next_wake(more, pending)
     }
