@@ -205,7 +205,8 @@ fn display_shows_the_market_and_its_keys_change_it() {
     // Prices in credits per core-hour and GiB-hour, who holds what, balances, progress.
     let dearer = |terminal: &Terminal| {
         let (left, right) = (terminal.app(1, "left")?, terminal.app(2, "right")?);
-        (left.bought > right.bought && left.paid > 0.0).then_some((left, right))
+        let works = left.progress.ends_with('%');
+        (left.bought > right.bought && left.paid > 0.0 && works).then_some((left, right))
     };
     let (left, right) = terminal.wait("left, to whom work is worth more, buys more", dearer);
     let (price, unit) = terminal.price("cpu.0").expect("CPU time has a price");
