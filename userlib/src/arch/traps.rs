@@ -8,7 +8,9 @@ use core::arch::{asm, global_asm};
 use core::cell::UnsafeCell;
 use core::mem::size_of;
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+
+use super::upcall::FAULT_VECTOR;
 
 /// First vector that an interrupt, an event or a fault upcall can have.
 pub const FIRST_VECTOR: u8 = 32;
@@ -126,8 +128,18 @@ global_asm!(
     "push r15",
     "mov rdi, rsp",
     "cld",
+    // Counted before the first instruction of Rust: see `is_repeated`.
+    "cmp qword ptr [rsp + 15 * 8], {fault}",
+    "jne 1f",
+    "inc dword ptr [rip + {faults}]",
+    "1:",
+    "userlib_trap_counted:",
     // The processor aligned the stack to 16 bytes before it pushed 5 words; 17 more make 22, an even number.
     "call {dispatch}",
+    "cmp qword ptr [rsp + 15 * 8], {fault}",
+    "jne 2f",
+    "dec dword ptr [rip + {faults}]",
+    "2:",
     "pop r15",
     "pop r14",
     "pop r13",
@@ -147,10 +159,24 @@ global_asm!(
     "iretq",
     ".popsection",
     dispatch = sym dispatch,
+    fault = const FAULT_VECTOR,
+    faults = sym FAULTS,
 );
 
 unsafe extern "C" {
     static userlib_stubs: u8;
+    static userlib_trap_counted: u8;
+}
+
+/// Fault upcalls that are being handled.
+static FAULTS: AtomicU32 = AtomicU32::new(0);
+
+/// True for a fault upcall that came in the middle of another one. The kernel delivers none before the busy word is
+/// cleared, but the vector may come twice: an emulator tells that it was not delivered when it was. Then the second one
+/// comes before the first instruction of the first one's handler, or a little later.
+pub fn is_repeated(frame: &TrapFrame) -> bool {
+    let entry = (&raw const userlib_stubs) as u64..(&raw const userlib_trap_counted) as u64;
+    entry.contains(&frame.rip) || FAULTS.load(Ordering::Relaxed) > 1
 }
 
 const CODE: u16 = 0x08;

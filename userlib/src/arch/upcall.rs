@@ -10,6 +10,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use cap_spec::abi::info_page;
 
+use super::traps::is_repeated;
 use super::{TrapFrame, set_handler, start};
 use crate::cap::own;
 use crate::events::info;
@@ -29,7 +30,11 @@ pub fn install() {
 static TAKEN: AtomicU64 = AtomicU64::new(0);
 
 fn on_fault(frame: &mut TrapFrame) {
-    // Interrupts can be spurious, upcalls too: one that tells of nothing new is borne.
+    // Interrupts can be spurious, upcalls too: one that tells of nothing new is borne. What one in the middle of another
+    // tells of is the other's to handle, at the place that it has interrupted.
+    if is_repeated(frame) {
+        return;
+    }
     let count = info().load(info_page::FAULT_COUNT / 8, Ordering::Relaxed);
     if TAKEN.swap(count, Ordering::Relaxed) == count {
         return;
