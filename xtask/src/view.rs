@@ -43,6 +43,8 @@ pub fn ending(end: &End) -> String {
         End::Killed => "killed".into(),
         End::Unpaid => "stopped: it could not pay its base".into(),
         End::RunOver => "running when the run ended".into(),
+        End::Destroyed => "it destroyed its own VM".into(),
+        End::Stopped => "it stopped itself".into(),
     }
 }
 

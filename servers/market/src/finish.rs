@@ -1,9 +1,11 @@
 //! Reconciliation of every interval, and the end of the run.
 
+use crate::archive::GoodKind;
 use crate::machine::{Invoke, Machine};
 use crate::root::GLOBAL_STATS_PAGE;
 use crate::server::{Phase, Server, account};
 use crate::tenant::State;
+use crate::usage::SHORT_MICROS;
 use alloc::{format, string::String, vec::Vec};
 use cap_spec::abi::{ObjectType, STATS_PAGE, stats_page};
 use market_mechanism::{Credits, Quantity};
@@ -16,7 +18,9 @@ pub const SUCCESS: u8 = 0x10;
 pub const FAILURE: u8 = 0x11;
 /// How long the console server may take to write out what it has and to power off.
 const POWER_OFF_MS: u64 = 10_000;
-/// Totals go to the host once in so many intervals, and at the end.
+/// Free blocks about which the kernel is asked in each interval of pages.
+const AUDITED_BLOCKS: usize = 32;
+/// Totals go to the host once in so many intervals of pages, and at the end.
 const TOTALS_EVERY: u64 = 10;
 
 /// Units by the ledger, and units that the kernel says exist.
@@ -27,22 +31,62 @@ struct Count {
 }
 
 impl<M: Machine> Server<'_, M> {
-    /// Compares ledger, leases and the kernel's capabilities, application by application and good by good. Every
-    /// difference is reported and makes the run fail.
-    /// Returns how many units exist.
+    /// Reconciles everything; returns how many units exist.
     pub(crate) fn reconcile(&mut self) -> u64 {
+        let left = (0..self.markets.len()).map(|good| self.reconcile_good(good)).sum();
+        self.check_books();
+        left
+    }
+
+    /// Compares what the ledger says is leased of a good with the kernel's capabilities, application by application. Every
+    /// difference is reported and makes the run fail. Returns how many units exist.
+    pub(crate) fn reconcile_good(&mut self, good: usize) -> u64 {
         let mut wrong: Vec<String> = Vec::new();
         let mut left = 0;
         for app in 0..self.tenants.len() {
-            for (what, count) in [("pages", self.count_pages(app)), ("CPU time", self.count_time(app))] {
-                self.tally.leased += count.leased;
-                self.tally.existing += count.existing;
-                left += count.existing;
-                if count.leased != count.existing {
-                    let (leased, existing) = (count.leased, count.existing);
-                    wrong.push(format!("{what} of {}: {leased} leased, {existing} exist", self.name(app)));
-                }
+            let (what, count) = match self.markets[good].kind {
+                GoodKind::Page => ("pages", self.count_pages(app)),
+                GoodKind::Cpu(_) if usize::from(self.archive.cpu_goods[app]) != good => continue,
+                GoodKind::Cpu(_) => ("CPU time", self.count_time(app)),
+            };
+            self.tally.leased += count.leased;
+            self.tally.existing += count.existing;
+            left += count.existing;
+            if count.leased != count.existing {
+                let (leased, existing) = (count.leased, count.existing);
+                wrong.push(format!("{what} of {}: {leased} leased, {existing} exist", self.name(app)));
             }
+        }
+        if !self.markets[good].rounds.verify() {
+            wrong.push(format!("good {good}: more leased than there is"));
+        }
+        self.tally.intervals += 1;
+        self.note(wrong);
+        left
+    }
+
+    /// Reconciles the CPU time of every core whose round was closed and whose reservations are set.
+    pub(crate) fn reconcile_time(&mut self) {
+        for good in 0..self.markets.len() {
+            if self.markets[good].unreconciled && !self.markets[good].retry && self.phase == Phase::Running {
+                self.markets[good].unreconciled = false;
+                self.reconcile_good(good);
+            }
+        }
+    }
+
+    /// Checks what is no good's: money, free memory, and the CPU time that was delivered.
+    pub(crate) fn check_books(&mut self) {
+        let mut wrong = self.check_usage();
+        let shortfall = self.root.machine.read_word(GLOBAL_STATS_PAGE + stats_page::WORST_SHORTFALL as u64);
+        let most = self.clock.span(SHORT_MICROS);
+        if shortfall > most && self.tally.shortfall <= most {
+            wrong.push(format!("a period of CPU time came {shortfall} ticks short, more than {most}"));
+        }
+        self.tally.shortfall = shortfall;
+        let dirty = self.root.memory.audit(&mut self.root.machine, AUDITED_BLOCKS);
+        if dirty > 0 {
+            wrong.push(format!("{dirty} free pages are not as they were given back"));
         }
         if let Err(corruption) = self.ledger.verify() {
             wrong.push(format!("ledger: {corruption:?}"));
@@ -58,20 +102,19 @@ impl<M: Machine> Server<'_, M> {
                 wrong.push(format!("statement of {name}: its lines add up to {lines} credits, it has {held}"));
             }
         }
-        for (good, market) in self.markets.iter().enumerate() {
-            if !market.rounds.verify() {
-                wrong.push(format!("good {good}: more leased than there is"));
-            }
+        self.tally.checks += 1;
+        self.note(wrong);
+        if self.tally.checks.is_multiple_of(TOTALS_EVERY) {
+            self.report_totals();
         }
-        self.tally.intervals += 1;
+    }
+
+    /// Counts differences; each makes the run fail.
+    pub(crate) fn note(&mut self, wrong: Vec<String>) {
         self.tally.mismatches += wrong.len() as u64;
         for reason in wrong {
             self.fail(reason);
         }
-        if self.tally.intervals.is_multiple_of(TOTALS_EVERY) {
-            self.report_totals();
-        }
-        left
     }
 
     /// Pages of the base and of all leases. A tenant that deletes the capability of a lease has given it back.
@@ -79,8 +122,8 @@ impl<M: Machine> Server<'_, M> {
         let mut count = Count::default();
         let tenant = &self.tenants[app];
         let State::Running(running) = &tenant.state else {
-            // Nothing may be left of one that does not run.
-            count.existing = u64::from(tenant.leased_pages());
+            // Nothing may be left of one that does not run: the kernel was asked when it ended.
+            count.existing = tenant.left[0];
             return count;
         };
         let base = self.root.memory.slot(running.base);
@@ -117,6 +160,7 @@ impl<M: Machine> Server<'_, M> {
         let mut count = Count::default();
         let tenant = &self.tenants[app];
         if !tenant.is_running() {
+            count.existing = tenant.left[1];
             return count;
         }
         let good = usize::from(self.archive.cpu_goods[app]);
@@ -224,6 +268,8 @@ impl<M: Machine> Server<'_, M> {
                 }
                 State::Ended(End::Unpaid) => problems.push(format!("{} could not pay its base", app.name)),
                 State::Ended(End::RunOver) => problems.push(format!("{} had not ended", app.name)),
+                State::Ended(End::Destroyed) => problems.push(format!("{} destroyed its own VM", app.name)),
+                State::Ended(End::Stopped) => problems.push(format!("{} stopped itself", app.name)),
                 State::Waiting | State::Starting | State::Running(_) => {
                     problems.push(format!("{} never ran to its end", app.name));
                 }

@@ -15,7 +15,8 @@
 //! 4. [`server`]: state and loop. [`clock`], [`tenant`]: time, and what is known of an application.
 //! 5. [`trading`]: rounds and deliveries. [`losses`]: what an interval of pages takes. [`requests`], [`commands`]: what
 //!    applications and the host ask; [`statement`]: where their money went.
-//! 6. [`finish`]: reconciliation and the end; [`report`]: records; [`last_words`]: an end without a console server.
+//! 6. [`finish`]: reconciliation, with [`usage`], and the end; [`report`]: records; [`last_words`]: an end without a
+//!    console server.
 //! 7. [`rehearsal`]: whether a machine has room for a plan, for the host's tool.
 #![no_std]
 #![forbid(unsafe_code)]
@@ -45,6 +46,7 @@ pub mod slots;
 pub mod statement;
 pub mod tenant;
 pub mod trading;
+pub mod usage;
 
 #[cfg(test)]
 mod tests;

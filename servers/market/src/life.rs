@@ -6,9 +6,9 @@ use crate::machine::{Invoke, Machine, Slot};
 use crate::memory::{BlockId, MemoryError, PAGE_BITS};
 use crate::root::{HANDLER_PAGE, STATS_PAGE, TENANT_STRIDE, TENANT_WINDOW};
 use crate::server::{CLIENT_EVENTS, HANDLER_EVENTS, Phase, Server, account, base_units};
-use crate::tenant::{PageLease, Running, State};
+use crate::tenant::{PageLease, Running, Standstill, State};
 use alloc::{format, vec::Vec};
-use cap_spec::abi::{self, Label, ObjectType, Rights, handler_page, slots, stats_page};
+use cap_spec::abi::{self, Error, Label, ObjectType, Rights, handler_page, slots, stats_page};
 use market_mechanism::rounds::RoundError;
 use market_mechanism::{Price, Quantity};
 use proto::host::{End, Record};
@@ -18,6 +18,11 @@ use proto::start::{INPUT_BASE, Start, events};
 pub const SIDE_BITS: u8 = PAGE_BITS + 2;
 const PAGE: u64 = 1 << PAGE_BITS;
 const READ_WRITE: Rights = Rights::READ.union(Rights::WRITE);
+/// What a VM invokes to sleep.
+pub const WAITS: [Label; 2] = [Label::VcpuWait, Label::ChannelWait];
+/// A Vcpu that does not sleep has its turn once in so many periods: its budget may be the first of one and the last of the
+/// next one, and a debt costs it at most one budget.
+const LONGEST_WAIT_PERIODS: u64 = 4;
 /// Kinds of exits that the statistics page counts.
 const EXIT_KINDS: usize = 32;
 
@@ -78,7 +83,16 @@ impl<M: Machine> Server<'_, M> {
         }
         let (base, input) = (self.tenants[app].base.take(), core::mem::take(&mut self.tenants[app].input));
         let Some(base) = base else { return };
-        let mut running = Running { base, side: None, input, channel: Slot::root(0), slots: Vec::new(), started: 0 };
+        let mut running = Running {
+            base,
+            side: None,
+            input,
+            channel: Slot::root(0),
+            slots: Vec::new(),
+            started: 0,
+            kernel_pages: None,
+            standstill: Standstill::default(),
+        };
         let launched = self.launch(app, &mut running);
         if launched.is_ok() {
             running.started = self.root.machine.now();
@@ -135,6 +149,7 @@ impl<M: Machine> Server<'_, M> {
         }
         let (handler, stats) = builder.map_kernel_pages(root)?;
         running.slots.extend([handler, stats]);
+        running.kernel_pages = Some([handler, stats]);
         root.map(handler, window + HANDLER_PAGE, Rights::READ)?;
         root.map(stats, window + STATS_PAGE, Rights::READ)?;
 
@@ -203,7 +218,8 @@ impl<M: Machine> Server<'_, M> {
         }
     }
 
-    /// Ends the applications whose Vcpu has stopped by itself, and the run if the console server has.
+    /// Ends the applications whose Vcpu has stopped by itself or was stopped by their own VM, and the run if the console
+    /// server's has.
     pub(crate) fn look_for_stopped(&mut self) {
         for app in 0..self.tenants.len() {
             if !self.tenants[app].is_running() {
@@ -214,11 +230,62 @@ impl<M: Machine> Server<'_, M> {
                 let name = self.name(app);
                 self.say(&format!("{name} was stopped by the kernel: {end:?}"));
                 self.end_tenant(app, end);
+            } else if self.stands_still(app) {
+                let name = self.name(app);
+                self.say(&format!("{name} has stopped itself"));
+                self.end_tenant(app, End::Stopped);
             }
         }
         if let Some(end) = self.stopped(CONSOLE_HANDLER_PAGE) {
             self.failures.push(format!("the console server stopped: {end:?}"));
             self.phase = Phase::PowerOff { deadline: self.root.machine.now(), value: crate::finish::FAILURE };
+        }
+    }
+
+    /// True if an application does not run any more by its own doing: it stopped its Vcpu, or revoked what it is made of.
+    /// The kernel tells nobody of that, as these are invocations like any others. But who ran, has invoked nothing that
+    /// waits since, and then does not run within the longest time that it can wait for its CPU time, never will. Who has
+    /// waited meanwhile may just sleep; if it has invoked `Vcpu.Stop`, it is signalled and must run then.
+    fn stands_still(&mut self, app: usize) -> bool {
+        let used_ticks = self.stats_word(app, stats_page::USED_TICKS);
+        let waits = WAITS.into_iter().map(|label| self.invocations(app, label)).sum();
+        let may_be_stopped = self.invocations(app, Label::VcpuStop) > 0;
+        let now = self.root.machine.now();
+        let longest_wait = LONGEST_WAIT_PERIODS * self.tenants[app].reservation.1 + self.clock.frame();
+        let State::Running(running) = &mut self.tenants[app].state else { return false };
+        let seen = &mut running.standstill;
+        if seen.used_ticks != used_ticks {
+            *seen = Standstill { used_ticks, waits, waited: waits != seen.waits, since: now, signalled: false };
+        }
+        if used_ticks == 0 || now.saturating_sub(seen.since) <= longest_wait {
+            return false;
+        }
+        if !seen.waited || seen.signalled {
+            return true;
+        }
+        if may_be_stopped {
+            (seen.since, seen.signalled) = (now, true);
+            // That its channel is gone would be seen elsewhere.
+            let _ = self.root.machine.signal(running.channel);
+        }
+        false
+    }
+
+    /// How often an application's VM has invoked this label.
+    pub(crate) fn invocations(&self, app: usize, label: Label) -> u64 {
+        self.stats_word(app, stats_page::INVOCATIONS + size_of::<u64>() * label as usize)
+    }
+
+    /// Ends the applications whose VM or Vcpu is not there any more, because they destroyed it themselves.
+    pub(crate) fn look_for_destroyed(&mut self) {
+        for app in 0..self.tenants.len() {
+            let State::Running(Running { kernel_pages: Some(pages), .. }) = self.tenants[app].state else { continue };
+            let gone = |slot| self.root.machine.identify(slot).is_err_and(|fault| fault.error == Error::SlotEmpty);
+            if pages.into_iter().any(gone) {
+                let name = self.name(app);
+                self.say(&format!("{name} has destroyed its own VM"));
+                self.end_tenant(app, End::Destroyed);
+            }
         }
     }
 
@@ -255,9 +322,13 @@ impl<M: Machine> Server<'_, M> {
         let tenant = &mut self.tenants[app];
         let spare: Vec<BlockId> = tenant.base.take().into_iter().chain(core::mem::take(&mut tenant.input)).collect();
         let time = tenant.time;
-        self.give_blocks(&spare);
+        self.give_blocks(app, &spare);
         if let Err(error) = self.root.drop_slot(time) {
             self.fail(format!("CPU time of application {app}: {error:?}"));
+        }
+        if self.root.machine.identify(time).is_ok() {
+            let (budget, period) = self.tenants[app].reservation;
+            self.tenants[app].left[1] = budget * self.clock.frame() / period.max(1) / self.clock.unit().max(1);
         }
         let reclaim_us = self.clock.span_micros(self.root.machine.now() - ordered);
         for good in 0..self.markets.len() {
@@ -288,7 +359,7 @@ impl<M: Machine> Server<'_, M> {
     /// Destroys the VM, then takes back leases, rings and input.
     fn take_all(&mut self, app: usize, running: Running) {
         self.root.machine.close_rings(Self::peer(app));
-        self.give_blocks(&[running.base]);
+        self.give_blocks(app, &[running.base]);
         let tenant = &mut self.tenants[app];
         let leases = core::mem::take(&mut tenant.leases);
         tenant.waiting.clear();
@@ -297,7 +368,7 @@ impl<M: Machine> Server<'_, M> {
         let slots: Vec<Slot> = leases.values().flat_map(PageLease::slots).collect();
         let blocks: Vec<BlockId> =
             leases.values().map(|lease| lease.block).chain(running.side).chain(running.input).collect();
-        self.give_blocks(&blocks);
+        self.give_blocks(app, &blocks);
         slots.into_iter().for_each(|slot| self.root.memory.slots.give(slot));
         for slot in running.slots {
             if let Err(error) = self.root.drop_slot(slot) {
@@ -306,10 +377,14 @@ impl<M: Machine> Server<'_, M> {
         }
     }
 
-    fn give_blocks(&mut self, blocks: &[BlockId]) {
+    /// Takes blocks of an application back, and asks the kernel whether nothing of them is left with it.
+    fn give_blocks(&mut self, app: usize, blocks: &[BlockId]) {
         for block in blocks {
             if let Err(error) = self.root.give(*block) {
                 self.fail(format!("memory cannot be taken back: {error:?}"));
+            }
+            if !self.root.memory.is_clean(&mut self.root.machine, *block) {
+                self.tenants[app].left[0] += 1 << (self.root.memory.bits(*block) - PAGE_BITS);
             }
         }
     }

@@ -82,6 +82,8 @@ pub struct Memory {
     numbers: Vec<(u32, u32)>,
     /// Pages in free blocks and dirty Untypeds.
     free_pages: u64,
+    /// The block about which the kernel was asked last.
+    audited: usize,
 }
 
 const fn pages(bits: u8) -> u64 {
@@ -103,6 +105,7 @@ impl Memory {
             dirty,
             numbers: Vec::new(),
             free_pages,
+            audited: 0,
         }
     }
 
@@ -155,6 +158,28 @@ impl Memory {
         self.release(id.0);
         self.free_pages += pages(block.bits);
         Ok(())
+    }
+
+    /// Whether the kernel says that a block is as a free one must be: an Untyped of its size, nothing of it used, nothing
+    /// derived from it.
+    pub fn is_clean(&self, kernel: &mut impl Invoke, id: BlockId) -> bool {
+        let Block { slot, bits, .. } = self.blocks[id.0 as usize];
+        let found = kernel.identify(slot).map(|found| (found.object, found.bits, found.has_children, found.detail));
+        found == Ok((ObjectType::Untyped, bits, false, 1 << bits))
+    }
+
+    /// Asks the kernel about the free ones of the next `count` blocks, in turn; returns the pages of those that are not
+    /// clean.
+    pub fn audit(&mut self, kernel: &mut impl Invoke, count: usize) -> u64 {
+        let mut dirty = 0;
+        for _ in 0..count.min(self.blocks.len()) {
+            self.audited = (self.audited + 1) % self.blocks.len();
+            let block = self.blocks[self.audited];
+            if block.state == State::Free && !self.is_clean(kernel, BlockId(self.audited as u32)) {
+                dirty += pages(block.bits);
+            }
+        }
+        dirty
     }
 
     fn take_block(&mut self, kernel: &mut impl Invoke, bits: u8) -> Result<BlockId, MemoryError> {

@@ -87,6 +87,8 @@ pub struct Market {
     pub rounds: Rounds<ACCOUNTS>,
     /// A reservation could not be changed yet; it is tried again.
     pub retry: bool,
+    /// The interval of CPU time whose reservations were set last was not reconciled yet.
+    pub unreconciled: bool,
     /// How long before its interval a round closes, in ticks.
     pub lead: u64,
     /// When the interval of pages begins whose round was closed last; `None` if it has begun.
@@ -154,8 +156,12 @@ pub struct Due {
 /// Sums that are reported at the end.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Tally {
-    /// Intervals reconciled.
+    /// Intervals reconciled, of all goods.
     pub intervals: u64,
+    /// Times that money, free memory and the use of CPU time were checked.
+    pub checks: u64,
+    /// The worst shortfall of CPU time, in ticks, when that was done last.
+    pub shortfall: u64,
     /// Units leased by the ledger, summed over the intervals.
     pub leased: u64,
     /// Units that exist as capabilities, likewise.
@@ -390,6 +396,8 @@ impl<'a, M: Machine> Server<'a, M> {
         self.start_waiting();
         self.warn();
         let pending = self.flush();
+        // After all that somebody waits for.
+        self.reconcile_time();
         self.check_end();
         self.next_wake(more, pending)
     }
@@ -533,6 +541,7 @@ fn make_market(
         kind,
         rounds,
         retry: false,
+        unreconciled: false,
         lead,
         begins: None,
         free_from: 0,

@@ -4,6 +4,7 @@ use crate::launch::Layout;
 use crate::machine::Slot;
 use crate::memory::BlockId;
 use crate::statement::Movements;
+use crate::usage::Usage;
 use alloc::{
     collections::{BTreeMap, VecDeque},
     vec::Vec,
@@ -58,6 +59,25 @@ pub struct Running {
     pub slots: Vec<Slot>,
     /// TSC value of its launch, 0 while it is being launched.
     pub started: u64,
+    /// The market's capabilities to its handler page and its statistics page; they go when its Vcpu or VM goes.
+    pub kernel_pages: Option<[Slot; 2]>,
+    /// Since when it was not seen to run.
+    pub standstill: Standstill,
+}
+
+/// What was seen when a VM had run last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standstill {
+    /// What it had used of its CPU time.
+    pub used_ticks: u64,
+    /// How often it had invoked something that waits.
+    pub waits: u64,
+    /// It has invoked that since it was seen to have run before.
+    pub waited: bool,
+    /// TSC value since when it has not run.
+    pub since: u64,
+    /// It was signalled then, so that it would run if it could.
+    pub signalled: bool,
 }
 
 /// Where an application is in its life.
@@ -133,6 +153,10 @@ pub struct Tenant {
     pub cpu_ticks: u64,
     /// Every movement of its money.
     pub movements: Movements,
+    /// What it used of its CPU time since its reservation was set.
+    pub usage: Option<Usage>,
+    /// Pages and units of CPU time that it had and that did not come back when it ended.
+    pub left: [u64; 2],
     /// Balance, escrow and paid as last reported to the host.
     pub reported: Option<(i128, i128, i128)>,
 }
@@ -165,6 +189,8 @@ impl Tenant {
             page_ms: 0,
             cpu_ticks: 0,
             movements: Movements::default(),
+            usage: None,
+            left: [0; 2],
             reported: None,
         }
     }

@@ -81,7 +81,13 @@ impl<M: Machine> Server<'_, M> {
         self.perform(&actions);
         match self.markets[good].kind {
             GoodKind::Page => self.markets[good].begin_after(nominal.0, interval, noticed_at),
-            GoodKind::Cpu(_) => self.apply_time(good),
+            GoodKind::Cpu(_) => {
+                if self.markets[good].unreconciled {
+                    self.note(alloc::vec![format!("good {good}: reservations were not set in a whole interval")]);
+                }
+                self.apply_time(good);
+                self.markets[good].unreconciled = true;
+            }
         }
         self.count_holdings(good);
         self.tell_results(good, &report);
@@ -228,7 +234,7 @@ impl<M: Machine> Server<'_, M> {
         self.markets[good].retry = false;
         for (_, app, wanted) in changes {
             match self.root.machine.resize_time(self.tenants[app].time, wanted.0, wanted.1) {
-                Ok(()) => self.tenants[app].reservation = wanted,
+                Ok(()) => (self.tenants[app].reservation, self.tenants[app].usage) = (wanted, None),
                 Err(fault) if fault.error == Error::NotAdmitted => self.markets[good].retry = true,
                 Err(fault) => self.fail(format!("CPU time of application {app}: {fault:?}")),
             }
@@ -337,7 +343,9 @@ impl<M: Machine> Server<'_, M> {
         for tenant in &mut self.tenants {
             tenant.requests = 0;
         }
-        self.reconcile();
+        self.look_for_destroyed();
+        self.reconcile_good(0);
+        self.check_books();
         self.report_accounts();
         self.report_use();
     }

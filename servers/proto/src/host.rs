@@ -257,4 +257,8 @@ pub enum End {
     Unpaid,
     /// The run ended while it ran.
     RunOver,
+    /// It destroyed its own VM.
+    Destroyed,
+    /// It does not run any more by its own doing: it stopped its Vcpu, or revoked what it is made of.
+    Stopped,
 }

@@ -91,6 +91,8 @@ fn end_object(end: &End) -> Value {
         End::Killed => "killed",
         End::Unpaid => "unpaid",
         End::RunOver => "run_over",
+        End::Destroyed => "destroyed",
+        End::Stopped => "stopped",
     };
     let mut object = json!({ "kind": kind, "text": ending(end) });
     match end {
@@ -102,7 +104,7 @@ fn end_object(end: &End) -> Value {
             let named = named.map(|(name, value)| (name.to_string(), json!(format!("{value:#x}"))));
             object["registers"] = Value::Object(named.collect());
         }
-        End::Killed | End::Unpaid | End::RunOver => {}
+        End::Killed | End::Unpaid | End::RunOver | End::Destroyed | End::Stopped => {}
     }
     object
 }

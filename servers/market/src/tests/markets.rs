@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::finish::{FAILURE, SUCCESS};
+use crate::root::{GLOBAL_STATS_PAGE, STATS_PAGE, TENANT_WINDOW};
+use cap_spec::abi::{Label, stats_page};
 use market_mechanism::Quantity;
 
 /// Pages beyond all bases in these tests.
@@ -504,7 +506,7 @@ type GoWrong = fn(&mut Sim<'_>);
 
 /// What may go wrong between ledger, kernel and deliveries, each made to go wrong in a running market of two tenants with
 /// pages and CPU time, and what the run says then.
-const DISCREPANCIES: [(GoWrong, &str); 8] = [
+const DISCREPANCIES: [(GoWrong, &str); 11] = [
     (|sim| resize(sim, 700_000), "CPU time of a: 6 leased, 7 exist"),
     (|sim| resize(sim, 500_000), "CPU time of a: 6 leased, 5 exist"),
     (
@@ -544,6 +546,35 @@ const DISCREPANCIES: [(GoWrong, &str); 8] = [
         |sim| sim.server.ledger.add_capital(market_mechanism::Credits(1)).unwrap(),
         "money: 30 credits were paid in, 30.000000000000001 are there",
     ),
+    (
+        |sim| {
+            let word = GLOBAL_STATS_PAGE + stats_page::WORST_SHORTFALL as u64;
+            sim.model().set_word(word, 20_001);
+        },
+        "a period of CPU time came 20001 ticks short, more than 20000",
+    ),
+    (
+        |sim| {
+            // Memory that counts as free is somebody's.
+            let block = sim.server.root.take(12).unwrap();
+            let slot = sim.server.root.memory.slot(block);
+            sim.server.root.give(block).unwrap();
+            sim.server.root.make(slot, cap_spec::abi::ObjectType::Untyped, 12).unwrap();
+            // A few blocks are looked at each time.
+            (0..100).for_each(|_| {
+                sim.server.reconcile();
+            });
+        },
+        "1 free pages are not as they were given back",
+    ),
+    (
+        |sim| {
+            // A revocation that leaves something.
+            sim.model().keeps_children = true;
+            sim.server.end_tenant(0, End::Killed);
+        },
+        "pages of a: 0 leased,",
+    ),
     (|sim| sim.server.paid_in.0 += 1, "money: 30.000000000000001 credits were paid in, 30 are there"),
 ];
 
@@ -567,6 +598,50 @@ fn every_difference_between_ledger_kernel_and_delivery_fails_the_run() {
         assert!(sim.server.tally.mismatches > 0, "not noticed: {expected}");
         assert!(sim.server.failures[0].contains(expected), "{} instead of {expected}", sim.server.failures[0]);
     }
+}
+
+/// Tenant `a` has 10 % of its core; runs it for 600 ms with so many ticks each millisecond, and so many waits. What the
+/// market has to say to that.
+fn use_time(ticks: u64, waits: u64) -> Vec<String> {
+    let (archive, _) = three([0; 3]);
+    let mut sim = Sim::new(&archive, silent);
+    sim.tenants[0].says.push(bid(1, 9, 5_000));
+    sim.run_to(50);
+    let page = TENANT_WINDOW + STATS_PAGE;
+    for ms in 51..650 {
+        sim.model().set_word(page + stats_page::USED_TICKS as u64, ticks * (ms - 50));
+        let waited = page + (stats_page::INVOCATIONS + 8 * Label::ChannelWait as usize) as u64;
+        sim.model().set_word(waited, waits * (ms - 50));
+        sim.run_to(ms);
+    }
+    assert_eq!(sim.server.tally.mismatches, sim.server.failures.len() as u64);
+    sim.server.failures
+}
+
+#[test]
+fn cpu_time_that_was_used_is_compared_with_what_was_sold() {
+    assert_eq!(use_time(100_000, 0), [""; 0], "all of it");
+    assert_eq!(use_time(0, 0), [""; 0], "asleep");
+    assert_eq!(use_time(50_000, 1), [""; 0], "half of it, as it waits now and then");
+    let failures = use_time(50_000, 0);
+    assert!(failures[0].contains("CPU time of a: ") && failures[0].ends_with(" delivered"), "{failures:?}");
+    let failures = use_time(150_000, 1);
+    assert!(failures[0].contains("CPU time of a: ") && failures[0].ends_with(" used"), "{failures:?}");
+}
+
+#[test]
+fn cpu_time_is_reconciled_in_every_interval() {
+    let (archive, _) = three([0; 3]);
+    let mut sim = Sim::new(&archive, silent);
+    sim.run_to(130);
+    resize(&mut sim, 700_000);
+    let before = sim.server.tally.mismatches;
+    // The next round of CPU time closes at 138.5 ms, of pages at 200.
+    sim.run_to(140);
+    assert_eq!((before, sim.server.tally.mismatches), (0, 1));
+    let intervals = sim.server.tally.intervals;
+    sim.run_to(190);
+    assert_eq!(sim.server.tally.intervals - intervals, 5);
 }
 
 #[test]

@@ -52,10 +52,14 @@ pub struct Model {
     open: BTreeMap<Peer, ()>,
     /// The lease in flight by the channel's slot.
     flight: BTreeMap<Place, Place>,
+    /// Signals so far by the channel's slot.
+    signals: BTreeMap<Place, u64>,
     /// Leases that tenants accepted, as places in a CNode of the tests.
     pub accepted: u64,
     /// Untypeds of the extent of their parent, such as leases are, that can still be made; `None`: any number.
     pub leases_left: Option<u32>,
+    /// Revocations leave what was derived.
+    pub keeps_children: bool,
     /// Invocations that were made.
     pub invocations: u64,
     /// A peer that does not read: its ring is full.
@@ -84,6 +88,8 @@ impl Model {
             open: BTreeMap::new(),
             flight: BTreeMap::new(),
             leases_left: None,
+            keeps_children: false,
+            signals: BTreeMap::new(),
             accepted: 0,
             invocations: 0,
             deaf: None,
@@ -269,6 +275,11 @@ impl Model {
         self.remove(place);
     }
 
+    /// Signals that the market has sent through a channel.
+    pub fn signals(&self, channel: Slot) -> u64 {
+        self.signals.get(&self.place(channel.raw())).copied().unwrap_or(0)
+    }
+
     /// The tenant deletes a lease that it has accepted; `number` counts from 1.
     pub fn delete_accepted(&mut self, number: u16) {
         self.remove((TENANTS, number));
@@ -324,6 +335,7 @@ impl Machine for Model {
                         }
                         self.remove(target);
                     }
+                    Label::CNodeRevoke if self.keeps_children => {}
                     Label::CNodeRevoke => {
                         for child in self.children(target) {
                             self.remove(child);
@@ -404,6 +416,7 @@ impl Machine for Model {
                 self.move_cap(from, to);
                 self.flight.insert(place, to);
             }
+            Label::ChannelSignal => *self.signals.entry(place).or_default() += 1,
             Label::IoPortSplit | Label::IrqSplit => {
                 let to = (self.cnode(arguments[2]), arguments[3] as u16);
                 self.derive(place, to)?;
@@ -421,7 +434,6 @@ impl Machine for Model {
             | Label::VcpuSetRegister
             | Label::VcpuSetHandler
             | Label::ChannelBind
-            | Label::ChannelSignal
             | Label::IoPortIn
             | Label::IoPortOut
             | Label::IoPortOutBytes

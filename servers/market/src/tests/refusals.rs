@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::requests::MAX_REQUESTS;
+use crate::root::{STATS_PAGE, TENANT_STRIDE, TENANT_WINDOW};
+use cap_spec::abi::{Label, stats_page};
 use proto::market::{Reason, Refusal};
 
 fn two() -> Vec<u8> {
@@ -171,6 +173,77 @@ fn a_fault_is_reported_with_its_reason_and_ends_the_run() {
     sim.tenants[1].says.push(RequestBody::Exit { status: 0, work: 0 });
     assert_eq!(sim.run_to_end(), crate::finish::FAILURE);
     assert_eq!(sim.result().1, "a stopped at a fault (reason 2)");
+}
+
+#[test]
+fn an_application_that_destroys_its_own_vm_has_ended_at_the_next_page_interval() {
+    // The handler page goes with the Vcpu, the statistics page with the VM.
+    for page in 0..2 {
+        let archive = two();
+        let mut sim = Sim::new(&archive, silent);
+        sim.tenants[0].says.push(bid(0, 8, 3_000));
+        sim.run_to(250);
+        let State::Running(running) = &sim.server.tenants[0].state else { unreachable!() };
+        let slot = running.kernel_pages.unwrap()[page];
+        sim.model().forget(slot);
+        sim.run_to(310);
+        assert_eq!(sim.end(0), Some(&End::Destroyed));
+        sim.tenants[1].says.push(RequestBody::Exit { status: 0, work: 0 });
+        assert_eq!(sim.run_to_end(), crate::finish::FAILURE);
+        assert_eq!(sim.result().1, "a destroyed its own VM");
+    }
+}
+
+#[test]
+fn an_application_that_stops_itself_has_ended_at_the_next_page_interval() {
+    let archive = archive(&plan(["a", "b", "c"].map(app).into(), None));
+    let mut sim = Sim::new(&archive, silent);
+    sim.run_to(200);
+    let word = |app: u64, offset: usize| TENANT_WINDOW + app * TENANT_STRIDE + STATS_PAGE + offset as u64;
+    let invocations = |label: Label| stats_page::INVOCATIONS + 8 * label as usize;
+    // b and c run a little now and then, and sleep. b stopped a Vcpu of its own once, and wakes when it is signalled.
+    sim.model().set_word(word(1, invocations(Label::VcpuStop)), 1);
+    for ms in 201..420 {
+        let channel = sim.channel(1).unwrap();
+        let signals = sim.model().signals(channel);
+        for app in [1, 2] {
+            let woken = ms / 150 + if app == 1 { signals } else { 0 };
+            sim.model().set_word(word(app, stats_page::USED_TICKS), woken);
+            sim.model().set_word(word(app, invocations(Label::VcpuWait)), woken);
+        }
+        if ms == 205 {
+            // a runs, and never again.
+            sim.model().set_word(word(0, stats_page::USED_TICKS), 1_000);
+        }
+        if ms == 310 {
+            assert_eq!(sim.end(0), Some(&End::Stopped));
+        }
+        sim.run_to(ms);
+    }
+    let channel = sim.channel(1).expect("b goes on");
+    assert!(sim.model().signals(channel) > 1);
+    assert!(sim.channel(2).is_some(), "who sleeps is left alone");
+    for tenant in &mut sim.tenants {
+        tenant.says.push(RequestBody::Exit { status: 0, work: 0 });
+    }
+    assert_eq!(sim.run_to_end(), crate::finish::FAILURE);
+    assert_eq!(sim.result().1, "a stopped itself");
+}
+
+#[test]
+fn who_stopped_itself_after_it_had_waited_is_found_by_a_signal() {
+    let archive = two();
+    let mut sim = Sim::new(&archive, silent);
+    sim.run_to(200);
+    for offset in [
+        stats_page::USED_TICKS,
+        stats_page::INVOCATIONS + 8 * Label::VcpuWait as usize,
+        stats_page::INVOCATIONS + 8 * Label::VcpuStop as usize,
+    ] {
+        sim.model().set_word(TENANT_WINDOW + STATS_PAGE + offset as u64, 1);
+    }
+    sim.run_to(320);
+    assert_eq!(sim.end(0), Some(&End::Stopped));
 }
 
 #[test]
