@@ -65,13 +65,13 @@ impl<M: Machine> Server<'_, M> {
         left
     }
 
-    /// Reconciles the CPU time of every core whose round was closed and whose reservations are set.
-    pub(crate) fn reconcile_time(&mut self) {
-        for good in 0..self.markets.len() {
-            if self.markets[good].unreconciled && !self.markets[good].retry && self.phase == Phase::Running {
-                self.markets[good].unreconciled = false;
-                self.reconcile_good(good);
-            }
+    /// Reconciles the CPU time of a core whose round was closed, if its reservations are set. If the kernel does not admit
+    /// one yet, as what another gave up is free from that one's next period only, it is looked at when it does.
+    pub(crate) fn reconcile_time(&mut self, good: usize) {
+        let market = &mut self.markets[good];
+        if market.unreconciled && !market.retry && self.phase == Phase::Running {
+            market.unreconciled = false;
+            self.reconcile_good(good);
         }
     }
 

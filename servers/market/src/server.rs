@@ -397,7 +397,7 @@ impl<'a, M: Machine> Server<'a, M> {
         self.warn();
         let pending = self.flush();
         // After all that somebody waits for.
-        self.reconcile_time();
+        (0..self.markets.len()).for_each(|good| self.reconcile_time(good));
         self.check_end();
         self.next_wake(more, pending)
     }

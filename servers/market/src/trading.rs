@@ -82,9 +82,8 @@ impl<M: Machine> Server<'_, M> {
         match self.markets[good].kind {
             GoodKind::Page => self.markets[good].begin_after(nominal.0, interval, noticed_at),
             GoodKind::Cpu(_) => {
-                if self.markets[good].unreconciled {
-                    self.note(alloc::vec![format!("good {good}: reservations were not set in a whole interval")]);
-                }
+                // A market that is late closes the next round before it has looked at this interval.
+                self.reconcile_time(good);
                 self.apply_time(good);
                 self.markets[good].unreconciled = true;
             }
