@@ -16,6 +16,8 @@
 //!   ([`Schedule::unloaded`]).
 //! - The reserve pays for one arrival of each reservation in a period: its first wake-up in it, or that it was awake when
 //!   it began. Each further wake-up by an alarm or a device that interrupts somebody costs the woken one a fee of a switch.
+//!   An alarm that a Vcpu orders ([`Schedule::block`]) is paid for when it is ordered, whether it fires or not: it may
+//!   interrupt somebody in vain, or on behalf of one that has to wait. The reserve pays for the first one in a period.
 //!   What follows an NMI that a reservation caused ([`Schedule::blame`]) is charged to it until the core has decided, and
 //!   the entry of whom it interrupted.
 //! - A Vcpu that owns the whole core (budget = period) needs no timer at all.
@@ -144,6 +146,8 @@ pub struct Schedule {
     least: u64,
     /// From the decision to the first instruction of somebody who was interrupted.
     entry_cost: u64,
+    /// What an alarm costs: its NMI and the entry of whom it interrupts.
+    alarm_cost: u64,
     worst_shortfall: u64,
 }
 
@@ -164,6 +168,7 @@ impl Schedule {
         epoch: 0,
         least: 1,
         entry_cost: 0,
+        alarm_cost: 0,
         worst_shortfall: 0,
     };
 
@@ -172,6 +177,7 @@ impl Schedule {
         self.epoch = epoch.get();
         self.least = limits.switch().get().max(1);
         self.entry_cost = limits.entry().get();
+        self.alarm_cost = limits.alarm().get();
     }
 
     // ---- what the kernel calls -----------------------------------------------------------------------------------
@@ -293,7 +299,8 @@ impl Schedule {
     }
 
     /// The Vcpu stops or sleeps until `wake_at` ([`NEVER`]: until it is woken). If it is asleep already, only `wake_at`
-    /// changes. If it runs on another core than the caller's, that core has been expelled from it.
+    /// changes. If it runs on another core than the caller's, that core has been expelled from it. An end of sleep costs
+    /// it an alarm, but the first one in a period, and unless the whole core is its own.
     #[inline]
     pub fn block(&mut self, id: ReservationId, wake_at: Ticks, now: Ticks) {
         if self.current == id.0 {
@@ -304,6 +311,7 @@ impl Schedule {
             self.payer = id.0;
         }
         self.withdraw(id.0);
+        let alarm_cost = self.alarm_cost;
         let entry = self.entry_mut(id.0);
         if entry.state == State::Free {
             return;
@@ -311,6 +319,9 @@ impl Schedule {
         entry.state = State::Blocked;
         entry.key = wake_at.get();
         if wake_at != NEVER {
+            if core::mem::replace(&mut entry.alarmed, true) && !entry.is_whole() {
+                entry.spend(alarm_cost);
+            }
             self.link_timer(id.0);
         }
     }
@@ -562,6 +573,7 @@ impl Schedule {
         entry.debt -= repaid;
         entry.remaining = quota - repaid;
         entry.deadline = deadline;
+        entry.alarmed = false;
     }
 
     /// Lets a blocked entry (unlinked) run again, by the wake-up rule.

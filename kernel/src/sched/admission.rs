@@ -3,7 +3,7 @@
 //! Shares are in units of 2^-32 of a core, rounded up, so that a sum of shares that fits is a sum of exact fractions
 //! that fits. EDF with aligned periods delivers every set of reservations whose fractions sum to at most 1; what is
 //! sold is at most [`CAPACITY`], and each reservation is counted with two switches a period on top of its budget: they
-//! pay for its arrival in the period, for entering again whom that interrupted, and for one overrun by the longest hold
+//! pay for its arrival and its first alarm in the period, for entering again whom that interrupted, and for one overrun by the longest hold
 //! of the kernel lock. The reserve pays for what is charged to nobody: NMIs, waiting for the kernel lock.
 //!
 //! A reservation has at least the [`MAX_RESERVATIONS`]th part of a core, so that no core runs out of reservations before
@@ -90,6 +90,11 @@ impl Limits {
     /// The part of a switch that is the entry of the one that is switched to.
     pub const fn entry(&self) -> Ticks {
         Ticks::new(self.switch / 20)
+    }
+
+    /// What an alarm costs at most: from its NMI to the decision, and the entry of whom it interrupted.
+    pub const fn alarm(&self) -> Ticks {
+        Ticks::new(3 * self.entry().get())
     }
 
     /// The shortest period.

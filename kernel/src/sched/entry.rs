@@ -28,6 +28,8 @@ pub(super) struct Entry {
     pub(super) prev: u8,
     /// Another one took the core from it by an NMI: what entering it again costs is not its own.
     pub(super) interrupted: bool,
+    /// It has ordered an alarm in this period.
+    pub(super) alarmed: bool,
     /// 1 if it is first among equal deadlines, else 0: how much earlier its key in the ready list is.
     pub(super) favour: u8,
     pub(super) vcpu: VcpuId,
@@ -58,6 +60,7 @@ impl Entry {
         next: NIL,
         prev: NIL,
         interrupted: false,
+        alarmed: false,
         favour: 0,
         vcpu: VcpuId::new(0),
         budget: 0,

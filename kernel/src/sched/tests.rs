@@ -336,6 +336,40 @@ fn only_wake_ups_that_interrupt_somebody_again_in_a_period_cost_a_fee() {
 }
 
 #[test]
+fn an_alarm_is_paid_for_when_it_is_ordered_but_the_first_in_a_period() {
+    let alarm = LIMITS.alarm().get();
+    assert_eq!(alarm, 3 * LIMITS.entry().get());
+    let (mut core, ids) = core(&[(MS, 5 * MS), (10 * MS, 10 * MS)]);
+    let left = |core: &Schedule, of: usize| core.reservation(ids[of]).unwrap().remaining.get();
+    core.wake(ids[0], ticks(0), Waker::Neighbour);
+    let sleep = |core: &mut Schedule, until, at| {
+        core.decide(ticks(at));
+        core.block(ids[0], until, ticks(at));
+        core.wake(ids[0], ticks(at), Waker::Neighbour);
+        left(core, 0)
+    };
+    assert_eq!(sleep(&mut core, NEVER, 0), MS, "no alarm");
+    assert_eq!(sleep(&mut core, ticks(MS), 0), MS, "the first one");
+    assert_eq!(sleep(&mut core, ticks(MS), 0), MS - alarm);
+    assert_eq!(sleep(&mut core, NEVER, 0), MS - alarm);
+    assert_eq!(sleep(&mut core, ticks(2 * MS), 0), MS - 2 * alarm, "it did not come, and is paid for");
+    core.block(ids[0], NEVER, ticks(0));
+    core.decide(ticks(0));
+    core.wake(ids[0], ticks(5 * MS), Waker::Neighbour);
+    assert_eq!(sleep(&mut core, ticks(6 * MS), 5 * MS), MS, "the first one of the next period");
+    assert_eq!(sleep(&mut core, ticks(6 * MS), 5 * MS), MS - alarm);
+    core.block(ids[0], NEVER, ticks(5 * MS));
+    // Who has the whole core takes nothing from anybody.
+    core.wake(ids[1], ticks(10 * MS), Waker::Neighbour);
+    for _ in 0..2 {
+        core.decide(ticks(10 * MS));
+        core.block(ids[1], ticks(11 * MS), ticks(10 * MS));
+        core.wake(ids[1], ticks(10 * MS), Waker::Neighbour);
+    }
+    assert_eq!(left(&core, 1), 10 * MS);
+}
+
+#[test]
 fn who_causes_a_switch_pays_for_it() {
     let entry = LIMITS.entry().get();
     let (mut core, ids) = core(&[(MS, 5 * MS), (2 * MS, 10 * MS)]);
@@ -387,6 +421,11 @@ enum Attack {
     Signal,
     /// The attacker waits, and an interrupt that is requested from the core wakes it before it is out.
     Pending,
+    /// The attacker waits for a moment, and another core signals it before that is over: its alarm interrupts in vain.
+    Early,
+    /// Two attackers: the first one spins until the alarm of the other one has interrupted it, and makes room for it; that
+    /// one wakes the first one and waits for a moment.
+    Alternate,
 }
 
 /// The most that a victim, who has all of a core that an attacker's part of every millisecond leaves, comes up short in a
@@ -396,26 +435,37 @@ fn victim_under(attack: Attack, every: u64, drain: u64) -> u64 {
     let (part, length) = match attack {
         Attack::StartAndStop | Attack::StartAndUnbind | Attack::Call => (MS / 20, MS),
         Attack::Storm => (MS / 10, MS),
-        Attack::Signal | Attack::Pending => (MS * 45 / 100, MS),
+        Attack::Signal | Attack::Pending | Attack::Early => (MS * 45 / 100, MS),
+        Attack::Alternate => (MS * 40 / 100, MS),
     };
     let mut core = idle(&REAL);
     let mut free = ticks(0);
     let bind =
         |core: &mut Schedule, free, now| core.bind(vcpu(1), ticks(part), ticks(length), free, ticks(now)).unwrap();
     let mut attacker = bind(&mut core, free, 0);
-    let budget = REAL.budget_within(CAPACITY.minus(REAL.share(ticks(part), ticks(length))), ticks(PERIOD)).get();
+    let accomplice = (attack == Attack::Alternate)
+        .then(|| core.bind(vcpu(3), ticks(MS * 16 / 100), ticks(length), ticks(0), ticks(0)).unwrap());
+    let shares = accomplice.map_or(Share::ZERO, |_| REAL.share(ticks(MS * 16 / 100), ticks(length)));
+    let shares = shares.plus(REAL.share(ticks(part), ticks(length)));
+    let budget = REAL.budget_within(CAPACITY.minus(shares), ticks(PERIOD)).get();
     let victim = core.bind(vcpu(2), ticks(budget), ticks(PERIOD), ticks(0), ticks(0)).unwrap();
     core.wake(victim, ticks(0), Waker::Neighbour);
     core.wake(attacker, ticks(0), Waker::Neighbour);
+    if let Some(accomplice) = accomplice {
+        core.wake(accomplice, ticks(0), Waker::Neighbour);
+    }
     let (mut awake, mut step) = (true, every);
     let mut nmi = None;
-    // Where the core is: in the kernel until it decides, or in a guest until its alarm.
-    let (mut decides, mut entered, mut until) = (Some(0), 0, 0);
+    // Where the core is: in the kernel until it decides, or in a guest until its alarm, which stays when a decision ends
+    // later.
+    let (mut decides, mut entered, mut armed) = (Some(0), 0, u64::MAX);
     let (mut received, mut period, mut worst) = (0, 0, 0);
+    // When the alarm of one that is awake interrupts.
+    let mut in_vain = 0;
     // Whose state the core holds.
     let mut loaded = None;
     while period < 20 {
-        let next = step.min(decides.unwrap_or(until));
+        let next = step.min(decides.unwrap_or(armed.max(entered)));
         let runs = core.current().filter(|_| decides.is_none()).map(|(id, _)| id);
         // Leaves the guest at `next`.
         let mut called = false;
@@ -424,15 +474,38 @@ fn victim_under(attack: Attack, every: u64, drain: u64) -> u64 {
             let is_current = core.current().is_some_and(|(id, _)| id == attacker);
             match attack {
                 Attack::Call => called = is_current,
-                Attack::Storm | Attack::Signal | Attack::Pending if runs == Some(attacker) => {
-                    if next >= entered + 200 {
-                        let wake_at = if attack == Attack::Storm { ticks(next + 3_000) } else { NEVER };
+                Attack::Storm | Attack::Signal | Attack::Pending | Attack::Early if runs == Some(attacker) => {
+                    if next >= entered + 200 && next > in_vain {
+                        let wake_at = match attack {
+                            Attack::Storm => ticks(next + 3_000),
+                            // Just after the signal that comes with the next step has brought it back.
+                            Attack::Early => ticks(next + every + 1_500),
+                            _ => NEVER,
+                        };
+                        if attack == Attack::Early {
+                            in_vain = wake_at.get();
+                        }
                         core.block(attacker, wake_at, ticks(next));
                         decides = Some(next + 150);
                     }
                 }
+                Attack::Alternate => {
+                    if let Some(accomplice) = accomplice
+                        && runs.is_some()
+                        && next >= entered + 200
+                    {
+                        if runs == Some(accomplice) {
+                            core.wake(attacker, ticks(next), Waker::Neighbour);
+                            core.block(accomplice, ticks(next + 2_000), ticks(next));
+                            decides = Some(next + 150);
+                        } else if runs == Some(attacker) && core.reservation(accomplice).unwrap().runnable {
+                            core.block(attacker, NEVER, ticks(next));
+                            decides = Some(next + 150);
+                        }
+                    }
+                }
                 Attack::Storm | Attack::Pending => {}
-                Attack::Signal => called = core.wake(attacker, ticks(next), Waker::OtherCore),
+                Attack::Signal | Attack::Early => called = core.wake(attacker, ticks(next), Waker::OtherCore),
                 Attack::StartAndStop | Attack::StartAndUnbind if awake => {
                     called = is_current;
                     core.block(attacker, NEVER, ticks(next));
@@ -453,6 +526,9 @@ fn victim_under(attack: Attack, every: u64, drain: u64) -> u64 {
         } else if decides.is_some() {
             if let Some(at) = nmi.take() {
                 core.pause(ticks(at));
+                if armed <= next {
+                    armed = u64::MAX;
+                }
             }
             let decision = core.decide(ticks(next));
             let runs = decision.run.map(|(_, vcpu)| vcpu);
@@ -471,7 +547,8 @@ fn victim_under(attack: Attack, every: u64, drain: u64) -> u64 {
                     (loaded, decides) = (None, Some(now + 100));
                 }
             }
-            (entered, until) = (now + ENTRY, decision.until.get().max(now + ENTRY));
+            entered = now + ENTRY;
+            armed = armed.min(decision.until.get());
         } else {
             called = true;
         }
@@ -492,8 +569,8 @@ fn victim_under(attack: Attack, every: u64, drain: u64) -> u64 {
 
 #[test]
 fn attackers_take_no_time_from_others() {
-    use Attack::{Call, Pending, Signal, StartAndStop, StartAndUnbind, Storm};
-    for attack in [StartAndStop, StartAndUnbind, Call, Storm, Signal, Pending] {
+    use Attack::{Alternate, Call, Early, Pending, Signal, StartAndStop, StartAndUnbind, Storm};
+    for attack in [StartAndStop, StartAndUnbind, Call, Storm, Signal, Pending, Early, Alternate] {
         for every in [50, 350, 700, 1_100, 2_900] {
             // The least, and all that an interrupt controller can hold.
             for drain in [0, 6_500] {
