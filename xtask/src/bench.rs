@@ -2,7 +2,7 @@
 //! the committed baseline, and fails when a row has become more than 2 % worse.
 //!
 //! The figures are instructions, the same on every host, so that a change of one shows in the change that caused it:
-//! `cargo xtask bench --update` writes the baseline anew.
+//! `cargo xtask bench --update` writes the baseline anew, and README's table.
 
 use crate::boot::{self, Guest};
 use crate::build::{self, Built};
@@ -10,7 +10,7 @@ use crate::emulator::Acceleration;
 use crate::run_state::{BenchRow, RunState};
 use crate::session::Session;
 use crate::tcb::write_json;
-use crate::{interrupt, paths, report, setup};
+use crate::{interrupt, paths, readme, report, setup};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -147,7 +147,8 @@ pub fn bench(options: &Options) -> Result<()> {
         write_json(path, &serde_json::to_string_pretty(&rows).context("cannot encode the rows")?)?;
     }
     if options.update {
-        return write_baseline(&rows);
+        write_baseline(&rows)?;
+        return readme::bring_up_to_date("bench", &format!("```\n{}```\n", table(&rows)));
     }
     let worse = compare(&rows, &read_baseline()?);
     if !worse.is_empty() {

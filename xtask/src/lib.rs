@@ -17,6 +17,7 @@ pub mod market;
 pub mod new;
 pub mod paths;
 pub mod process;
+pub mod readme;
 pub mod report;
 pub mod room;
 pub mod run;

@@ -4,18 +4,14 @@
 //! belongs to a test or to what only the host has (`#[cfg(test)]`, `#[cfg(any(test, ...))]`, `#[test]`, and the files of
 //! modules that are declared so). Assembly counts the lines that are neither blank nor comment.
 
-use crate::{paths, report};
-use anyhow::{Context, Result, anyhow, bail};
+use crate::{paths, readme, report};
+use anyhow::{Context, Result, anyhow};
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-
-/// Where README's table begins and ends.
-const BEGIN: &str = "<!-- tcb: written by `cargo xtask tcb` -->";
-const END: &str = "<!-- tcb end -->";
 
 /// Trust classes: name, what they are trusted for, folders.
 const CLASSES: [(&str, &str, &[&str]); 5] = [
@@ -68,14 +64,7 @@ pub fn tcb(json: Option<&Path>, files: bool) -> Result<()> {
         let text = serde_json::to_string_pretty(&counts).context("cannot encode the counts")?;
         write_json(path, &text)?;
     }
-    let readme = paths::root().join("README.md");
-    let Ok(text) = fs::read_to_string(&readme) else { return Ok(()) };
-    let new = replaced(&text, &markdown(&counts))?;
-    if new != text {
-        fs::write(&readme, new).context("cannot write README.md")?;
-        println!("README.md is brought up to date");
-    }
-    Ok(())
+    readme::bring_up_to_date("tcb", &markdown(&counts))
 }
 
 /// Writes JSON to a file, or to standard output for `-`.
@@ -345,15 +334,6 @@ pub fn markdown(counts: &[Count]) -> String {
     text
 }
 
-/// README with the table between the marks replaced.
-fn replaced(readme: &str, table: &str) -> Result<String> {
-    let marks = readme.split_once(BEGIN).and_then(|(head, rest)| Some((head, rest.split_once(END)?.1)));
-    let Some((head, tail)) = marks else {
-        bail!("README.md lacks the lines `{BEGIN}` and `{END}` between which the table belongs");
-    };
-    Ok(format!("{head}{BEGIN}\n{table}{END}{tail}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -417,13 +397,6 @@ fn u() { f(); }
     #[test]
     fn assembly_counts_instructions() {
         assert_eq!(count_assembly("# c\n\n  mov rax, rbx\n// d\nlabel:\n").lines, 2);
-    }
-
-    #[test]
-    fn the_table_goes_between_its_marks() {
-        let readme = format!("a\n{BEGIN}\nold\n{END}\nz\n");
-        assert_eq!(replaced(&readme, "new\n").unwrap(), format!("a\n{BEGIN}\nnew\n{END}\nz\n"));
-        assert!(replaced("no marks", "x").is_err());
     }
 
     #[test]

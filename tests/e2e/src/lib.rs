@@ -29,6 +29,7 @@ use xtask::{paths, run as runner, setup, test};
 pub use xtask;
 
 pub mod program;
+pub mod rounds;
 
 /// Wall time after which a machine counts as hung.
 pub const TIMEOUT: Duration = Duration::from_secs(240);

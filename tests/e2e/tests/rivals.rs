@@ -1,0 +1,210 @@
+//! The market between two rivals with the same work, over whole runs: who values memory more holds more of it, a demand
+//! shock moves the price, and elastic applications hold less when it is dear.
+//!
+//! As in `market.rs`, but with scenarios made for the purpose, so that more can be asked of each seed: two caches compete
+//! for fewer pages than either could use, `compress` and `cache` have a core of their own, a digest has time to work ahead.
+
+use e2e::rounds::{ask_and_holding, correlation, highest_clearing, mean_holding};
+use e2e::{Change, Finished, file_for_a_run, random_numbers, run, text_for_a_run};
+use std::fmt::Write;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+/// Rounds at the start and at the end of a run that are left out: the applications come and go.
+const EDGE: usize = 2;
+
+/// A trace in which few keys are asked for often and many seldom, the same for everybody.
+fn trace() -> PathBuf {
+    let mut draw = random_numbers(1);
+    let mut text = String::from("# trace\n");
+    for _ in 0..30_000 {
+        // The least of three draws: small numbers come often.
+        let key = draw(2_000).min(draw(2_000)).min(draw(2_000));
+        let _ = writeln!(text, "{key}");
+    }
+    file_for_a_run("trace", text.as_bytes())
+}
+
+/// Two caches, each on a core of its own.
+const TWO_CACHES: &str = r#"
+title = "two caches"
+limit = "20 s"
+[machine]
+cores = 2
+memory = "128 MiB"
+[page]
+reserve = 0.0025
+supply = 120
+[[app]]
+name = "left"
+image = "cache"
+args = ["passes=4"]
+budget = 1
+valuation = 1e-10
+core = 0
+base_cpu = 20
+base_pages = 64
+[[app]]
+name = "right"
+image = "cache"
+args = ["passes=4"]
+budget = 1
+valuation = 4e-10
+core = 1
+base_cpu = 20
+base_pages = 64
+"#;
+
+fn two_caches(change: Change) -> Finished {
+    let trace = trace();
+    let run = run(TWO_CACHES, &change.input("left", &trace).input("right", &trace));
+    run.expect_good();
+    run
+}
+
+/// The scenario as it is.
+fn quiet() -> &'static Finished {
+    static RUN: OnceLock<Finished> = OnceLock::new();
+    RUN.get_or_init(|| two_caches(Change::none()))
+}
+
+/// Ask of a good and an application's holding from round to round, up to a time and while all run.
+fn while_all_run(run: &Finished, good: &str, app: &str, until_us: u64) -> Vec<(f64, f64)> {
+    let first_end = run.state.apps.iter().filter(|app| app.awaited).filter_map(|app| app.ended).min().expect("an end");
+    let rounds = ask_and_holding(&run.state, good, app, 0..first_end.min(until_us));
+    assert!(rounds.len() > 2 * EDGE + 3, "only {} rounds", rounds.len());
+    rounds[EDGE..rounds.len() - EDGE].to_vec()
+}
+
+/// Mean pages of an application while both run.
+fn mean_pages(run: &Finished, name: &str) -> f64 {
+    mean_holding(&while_all_run(run, "page", name, u64::MAX))
+}
+
+#[test]
+fn exchanged_valuations_exchange_the_holdings() {
+    let run = quiet();
+    let exchanged = two_caches(Change::set("app.left.valuation=4e-10").and_set("app.right.valuation=1e-10"));
+    let (left, right) = (mean_pages(run, "left"), mean_pages(run, "right"));
+    let (left_then, right_then) = (mean_pages(&exchanged, "left"), mean_pages(&exchanged, "right"));
+    assert!(right > 1.2 * left, "left {left:.1}, right {right:.1}");
+    assert!(left_then > 1.2 * right_then, "exchanged: left {left_then:.1}, right {right_then:.1}");
+    let close = |a: f64, b: f64| (a - b).abs() <= 0.25 * a.max(b);
+    assert!(
+        close(right, left_then) && close(left, right_then),
+        "{left:.1} {right:.1} became {left_then:.1} {right_then:.1}"
+    );
+}
+
+#[test]
+fn demand_shock_is_in_the_price_and_vanishes_with_it() {
+    let highest = |run: &Finished, time| highest_clearing(&run.state, "page", time);
+    let quiet = quiet();
+    let shocked = two_caches(Change::none().event("600ms=shock:left:8:600ms"));
+    let (without, with) = (highest(quiet, 700_000..1_300_000), highest(&shocked, 700_000..1_300_000));
+    assert!(with > 1.3 * without, "clearing up to {with} with the shock, {without} without");
+    // Before it there is no difference but that of where things start.
+    let (before, same) = (highest(quiet, 0..500_000), highest(&shocked, 0..500_000));
+    assert!(before < 1.3 * same && same < 1.3 * before, "{before} and {same} before the shock");
+}
+
+/// How an application's holding of a good goes with its ask.
+fn holding_and_ask(run: &Finished, good: &str, app: &str, until_us: u64) -> f64 {
+    correlation(&while_all_run(run, good, app, until_us))
+}
+
+/// Whoever is not shocked itself holds less while another's demand makes pages dear, and gets them back afterwards.
+#[test]
+fn a_cache_holds_less_when_the_ask_rises() {
+    for seed in [1, 2, 3] {
+        let (other, this) = if seed % 2 == 0 { ("left", "right") } else { ("right", "left") };
+        let event = format!("{}ms=shock:{other}:12:500ms", 500 + 100 * seed);
+        let (dear, cheap) = ("3e-10", "1e-10");
+        let (left, right) = if other == "left" { (cheap, dear) } else { (dear, cheap) };
+        let change =
+            Change::set(&format!("app.left.valuation={left}")).and_set(&format!("app.right.valuation={right}"));
+        let found = holding_and_ask(&two_caches(change.seed(seed).event(&event)), "page", this, u64::MAX);
+        assert!(found < -0.3, "seed {seed}: {found:.2}");
+    }
+}
+
+/// `compress` and `cache` compete for pages; each has a core of its own.
+const COMPRESS_AND_CACHE: &str = r#"
+title = "compress and cache"
+limit = "20 s"
+[machine]
+cores = 2
+memory = "128 MiB"
+[page]
+reserve = 0.0025
+supply = 160
+[[app]]
+name = "compress"
+budget = 1
+valuation = 4e-9
+core = 0
+base_cpu = 60
+base_pages = 128
+[[app]]
+name = "cache"
+args = ["passes=3"]
+budget = 1
+valuation = 2e-10
+core = 1
+base_cpu = 20
+base_pages = 64
+"#;
+
+#[test]
+fn compress_holds_less_when_the_ask_rises() {
+    let (text, trace) = (text_for_a_run(1_000_000), trace());
+    for seed in [1, 2, 3] {
+        let event = format!("{}ms=shock:cache:8:500ms", 300 + 100 * seed);
+        let change = Change::none().seed(seed).event(&event).input("compress", &text).input("cache", &trace);
+        let run = run(COMPRESS_AND_CACHE, &change);
+        run.expect_good();
+        let found = holding_and_ask(&run, "page", "compress", u64::MAX);
+        assert!(found < -0.3, "seed {seed}: {found:.2}");
+    }
+}
+
+/// A digest that has time until its deadline works ahead while CPU time is cheap; then a rival comes that makes it dear.
+const AHEAD: &str = r#"
+title = "working ahead"
+limit = "20 s"
+[machine]
+cores = 1
+memory = "128 MiB"
+[[app]]
+name = "patient"
+image = "digest"
+args = ["passes=12"]
+budget = 1
+valuation = 4e-9
+base_cpu = 5
+deadline = "3 s"
+[[app]]
+name = "rival"
+image = "digest"
+args = ["passes=1000"]
+budget = 1
+valuation = 1e-9
+base_cpu = 5
+starts = false
+"#;
+
+#[test]
+fn digest_holds_less_cpu_time_when_the_ask_rises() {
+    // For so long the price is above what the digest has seen of late; then it expects no lower one any more.
+    const DEAR_US: u64 = 350_000;
+    let text = text_for_a_run(1_500_000);
+    for seed in [1, 2, 3] {
+        let from_us = 400_000 + 100_000 * seed;
+        let event = format!("{}ms=start:rival", from_us / 1_000);
+        let change = Change::none().seed(seed).input("patient", &text).input("rival", &text).event(&event);
+        let run = run(AHEAD, &change);
+        run.expect_good();
+        let found = holding_and_ask(&run, "cpu.0", "patient", from_us + DEAR_US);
+        assert!(found < -0.3, "seed {seed}: {found:.2}");
+    }
+}
