@@ -388,6 +388,62 @@ pub fn random_numbers(seed: u64) -> impl FnMut(u64) -> u64 {
     }
 }
 
+/// A scenario of one application and a rival of the same image, on one core, so that every time that is named is the
+/// application's own. The rival values pages ten times as much, is started by an event, and is given the argument `rival`.
+pub struct Rivalry<'a> {
+    /// The application's name, and its image.
+    pub name: &'a str,
+    /// See above.
+    pub image: &'a str,
+    /// What follows in the application's table: arguments, income and the like.
+    pub more: &'a str,
+    /// Pages for sale.
+    pub pages: u32,
+    /// What follows in the table of pages.
+    pub pricing: &'a str,
+    /// Whether the run waits for the rival's end, rather than for the application's.
+    pub waits_for_rival: bool,
+}
+
+impl Rivalry<'_> {
+    /// The scenario's text.
+    pub fn scenario(&self) -> String {
+        let Rivalry { name, image, more, pages, pricing, waits_for_rival } = self;
+        format!(
+            r#"
+title = "an application and a rival"
+limit = "5 s"
+[machine]
+cores = 1
+memory = "128 MiB"
+[page]
+supply = {pages}
+{pricing}
+[[app]]
+name = "{name}"
+image = "{image}"
+budget = 1
+valuation = 1e-12
+base_cpu = 30
+base_pages = 64
+awaited = {awaits}
+{more}
+[[app]]
+name = "rival"
+image = "{image}"
+args = ["rival"]
+budget = 1
+valuation = 1e-11
+base_cpu = 10
+base_pages = 64
+starts = false
+awaited = {waits_for_rival}
+"#,
+            awaits = !waits_for_rival
+        )
+    }
+}
+
 /// A text of so many bytes, the same in every run: lines of words, of which every other one stands once more some
 /// kilobytes later, so that a large window finds what a small one has forgotten.
 pub fn text_for_a_run(bytes: usize) -> PathBuf {

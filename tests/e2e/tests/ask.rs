@@ -3,40 +3,20 @@
 //! `asking` (`tests/guests`) asks and prints; the rounds' records, from which `result.json` is made, are the judge.
 
 use e2e::xtask::report::json;
-use e2e::{Change, Finished, run};
+use e2e::{Change, Finished, Rivalry, run};
 use market_mechanism::Credits;
 use proto::host::Record;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-const SCENARIO: &str = r#"
-title = "an application that asks everything"
-limit = "5 s"
-[machine]
-cores = 1
-memory = "128 MiB"
-[page]
-reserve = 0.005
-base_price = 0.005
-supply = 16
-[[app]]
-name = "asking"
-budget = 1
-income = 0.5
-valuation = 1e-12
-base_cpu = 30
-base_pages = 64
-[[app]]
-name = "rival"
-image = "asking"
-args = ["rival"]
-budget = 1
-valuation = 1e-11
-base_cpu = 10
-base_pages = 64
-starts = false
-awaited = false
-"#;
+const SCENARIO: Rivalry = Rivalry {
+    name: "asking",
+    image: "asking",
+    more: "income = 0.5",
+    pages: 16,
+    pricing: "reserve = 0.005\nbase_price = 0.005",
+    waits_for_rival: false,
+};
 
 /// A round of pages, by the market's record.
 struct Round {
@@ -75,7 +55,7 @@ fn number(text: &str) -> u64 {
 #[test]
 fn what_an_application_asks_is_what_the_run_records() {
     // The rival comes before the middle of an interval: then there is a warning before the notice.
-    let run = run(SCENARIO, &Change::none().event("1210ms=start:rival").event("300ms=topup:asking:0.25"));
+    let run = run(&SCENARIO.scenario(), &Change::none().event("1210ms=start:rival").event("300ms=topup:asking:0.25"));
     run.expect_good();
     let rounds = rounds(&run);
     let asked: u64 = 1_000; // 1e-12 credit

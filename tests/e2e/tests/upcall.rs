@@ -2,7 +2,7 @@
 //! on the memory itself.
 
 use cap_spec::abi::StopReason;
-use e2e::{Change, Finished, run};
+use e2e::{Change, Finished, Rivalry, run};
 use proto::host::{End, Record};
 
 /// Numbers in a line, wherever they stand.
@@ -17,37 +17,13 @@ fn said<'a>(run: &'a Finished, app: &str, text: &str) -> &'a str {
     line.unwrap_or_else(|| panic!("{app} did not say `{text}` but {lines:?}; {:?}", run.failure))
 }
 
-/// On one core, so that every time that is named is the application's own.
-const COMPUTING: &str = r#"
-title = "an application that never looks, and a rival"
-limit = "5 s"
-[machine]
-cores = 1
-memory = "128 MiB"
-[page]
-supply = 8
-[[app]]
-name = "computing"
-image = "notified"
-budget = 1
-valuation = 1e-12
-base_cpu = 30
-base_pages = 64
-[[app]]
-name = "rival"
-image = "notified"
-args = ["rival"]
-budget = 1
-valuation = 1e-11
-base_cpu = 10
-base_pages = 64
-starts = false
-awaited = false
-"#;
+/// An application that never looks.
+const COMPUTING: Rivalry =
+    Rivalry { name: "computing", image: "notified", more: "", pages: 8, pricing: "", waits_for_rival: false };
 
 #[test]
 fn a_notice_interrupts_a_computation_that_never_looks_and_the_block_that_it_chose_goes() {
-    let run = run(COMPUTING, &Change::none().event("600ms=start:rival"));
+    let run = run(&COMPUTING.scenario(), &Change::none().event("600ms=start:rival"));
     run.expect_good();
     assert_eq!(run.end("computing"), &End::Exit { status: 0 }, "{:?}", run.app("computing").lines);
     // It is on the core within each period of 10 ms; the signal comes with the round's result.
@@ -62,37 +38,11 @@ fn a_notice_interrupts_a_computation_that_never_looks_and_the_block_that_it_chos
 }
 
 /// The heap of the base has less room than the lenders' buffer needs.
-fn lending(what: &str, awaited: bool) -> Finished {
-    let text = format!(
-        r#"
-        title = "a heap on leased pages"
-        limit = "5 s"
-        [machine]
-        cores = 1
-        memory = "128 MiB"
-        [page]
-        supply = 256
-        [[app]]
-        name = "lender"
-        args = ["{what}"]
-        budget = 1
-        valuation = 1e-12
-        base_cpu = 30
-        base_pages = 64
-        awaited = {awaited}
-        [[app]]
-        name = "rival"
-        image = "lender"
-        args = ["rival"]
-        budget = 1
-        valuation = 1e-11
-        base_cpu = 10
-        base_pages = 64
-        starts = false
-        awaited = true
-        "#
-    );
-    let run = run(&text, &Change::none().event("600ms=start:rival"));
+fn lending(what: &str, waits_for_rival: bool) -> Finished {
+    let more = format!("args = [\"{what}\"]");
+    let scenario =
+        Rivalry { name: "lender", image: "lender", more: &more, pages: 256, pricing: "", waits_for_rival }.scenario();
+    let run = run(&scenario, &Change::none().event("600ms=start:rival"));
     run.expect_good();
     assert_eq!(said(&run, "lender", "lent "), "lent true, twice false, room true, there true");
     assert_eq!(said(&run, "lender", "in use"), "in use: 0 pages released, copied from false");
@@ -101,14 +51,14 @@ fn lending(what: &str, awaited: bool) -> Finished {
 
 #[test]
 fn pages_lent_to_the_heap_go_back_when_nothing_is_allocated_there_and_not_before() {
-    let run = lending("returns", true);
+    let run = lending("returns", false);
     assert_eq!(run.end("lender"), &End::Exit { status: 0 });
     assert_eq!(said(&run, "lender", "free: "), "free: 256 pages released, right true");
 }
 
 #[test]
 fn a_heap_that_is_taken_by_force_stops_its_application_at_the_next_use() {
-    let run = lending("uses", false);
+    let run = lending("uses", true);
     let End::Fault { reason, registers, .. } = run.end("lender") else { panic!("{:?}", run.end("lender")) };
     assert_eq!(*reason, StopReason::NestedFault as u8);
     assert!(!registers.is_empty());
@@ -118,7 +68,7 @@ fn a_heap_that_is_taken_by_force_stops_its_application_at_the_next_use() {
 
 #[test]
 fn a_heap_that_is_taken_by_force_ends_an_application_that_hears_of_it_first() {
-    let run = lending("looks", false);
+    let run = lending("looks", true);
     assert_eq!(run.end("lender"), &End::Exit { status: 101 });
     said(&run, "lender", "1 leases that the heap lived on were taken by force");
     taken_after_an_interval(&run);

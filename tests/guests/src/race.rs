@@ -11,8 +11,8 @@ use cap_spec::spec::ArgKind;
 
 use crate::capabilities::Random;
 use crate::children::children;
+use crate::interrupted::SECOND_VCPU_SLOT;
 use crate::root::{CHILD_CODE, SHARED, set_word, word};
-use crate::switched::SECOND_VCPU_SLOT;
 
 /// Slot of the racers' root CNode that holds the one that they play with; log2 of its slots.
 pub const PLAY: u16 = 30;

@@ -1,5 +1,6 @@
 //! Whole markets on the host: the server against a model of the machine, with simulated tenants.
 
+mod books;
 mod markets;
 mod memory;
 mod model;
@@ -343,3 +344,10 @@ impl<'a> Sim<'a> {
 
 /// A tenant that says only what the test puts into its mouth.
 pub fn silent(_: &mut Tenant, _: &FromMarket) {}
+
+/// Pages beyond all bases in most tests.
+const PAGES: u32 = 1_000;
+
+fn three() -> Vec<u8> {
+    archive(&plan(["a", "b", "c"].map(app).into(), Some(PAGES)))
+}

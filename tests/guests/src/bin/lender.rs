@@ -11,7 +11,7 @@
 extern crate alloc;
 
 use alloc::vec::Vec;
-use userlib::market::{FixedBid, Offer, Policy, Price, Quantity};
+use guests::rivalry::{bid, hold, is_rival, keep};
 use userlib::{App, Error, println};
 
 userlib::main!(run);
@@ -23,17 +23,13 @@ const BLOCK_BITS: u8 = 20;
 const BYTES: usize = 900 << 10;
 
 fn run(app: &mut App) -> Result<(), Error> {
-    let page = app.page_good();
-    app.market().block_bits(page, BLOCK_BITS);
-    bid(app, PAGES)?;
-    while app.market().pager().pages() < u64::from(PAGES) {
-        app.wait(0)?;
-    }
-    let what = app.args().first().cloned().unwrap_or_default();
-    if what == "rival" {
-        app.sleep_until(app.clock().in_us(500_000));
+    hold(app, BLOCK_BITS, PAGES)?;
+    if is_rival(app) {
+        keep(app);
         return Ok(());
     }
+    let page = app.page_good();
+    let what = app.args().first().cloned().unwrap_or_default();
     let Some(lease) = app.market().pager().leases().map(|(lease, _)| lease).next() else {
         return Err(Error::failed("no lease"));
     };
@@ -67,13 +63,4 @@ fn run(app: &mut App) -> Result<(), Error> {
     let released = app.market().release(page, &[lease])?;
     println!("free: {released} pages released, right {right}");
     bid(app, 0)
-}
-
-fn bid(app: &mut App, units: u32) -> Result<(), Error> {
-    let (page, value) = (app.page_good(), app.value_of_work());
-    let wanted = FixedBid { units: Quantity(units), value, keep: Price::ZERO };
-    let line = app.market().line(page).unwrap_or_default();
-    let holding = app.market().holding(page);
-    let offer = if units > 0 { wanted.decide(&line, &holding) } else { Offer::NONE };
-    Ok(app.market().bid(page, &offer)?)
 }

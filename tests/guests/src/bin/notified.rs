@@ -9,7 +9,8 @@ extern crate alloc;
 
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
-use userlib::market::{Event, FixedBid, Market, Notice, Offer, Policy, Price, Quantity};
+use guests::rivalry::{bid, hold, is_rival, keep};
+use userlib::market::{Event, Market, Notice};
 use userlib::{App, Error, clock, println};
 
 userlib::main!(run);
@@ -27,17 +28,13 @@ static DEADLINE: AtomicU64 = AtomicU64::new(0);
 static GIVEN: AtomicU64 = AtomicU64::new(0);
 
 fn run(app: &mut App) -> Result<(), Error> {
-    let page = app.page_good();
-    app.market().block_bits(page, PAGE_BITS);
-    let units = if app.args().iter().any(|argument| argument == "rival") { RIVALS } else { PAGES };
-    bid(app, units)?;
-    while app.market().pager().pages() < u64::from(units) {
-        app.wait(0)?;
-    }
-    if units == RIVALS {
-        app.sleep_until(app.clock().in_us(500_000));
+    if is_rival(app) {
+        hold(app, PAGE_BITS, RIVALS)?;
+        keep(app);
         return Ok(());
     }
+    hold(app, PAGE_BITS, PAGES)?;
+    let page = app.page_good();
     let leased = leases(&mut app.market());
     for lease in leased {
         app.market().pager().write(lease, 0, &lease.to_le_bytes())?;
@@ -77,15 +74,6 @@ fn run(app: &mut App) -> Result<(), Error> {
     println!("noticed {noticed}, given up {}, kept {}", given.count_ones(), kept.len());
     bid(app, 0)?;
     Ok(())
-}
-
-fn bid(app: &mut App, units: u32) -> Result<(), Error> {
-    let (page, value) = (app.page_good(), app.value_of_work());
-    let wanted = FixedBid { units: Quantity(units), value, keep: Price::ZERO };
-    let line = app.market().line(page).unwrap_or_default();
-    let holding = app.market().holding(page);
-    let offer = if units > 0 { wanted.decide(&line, &holding) } else { Offer::NONE };
-    Ok(app.market().bid(page, &offer)?)
 }
 
 fn leases(market: &mut Market) -> Vec<u32> {

@@ -19,6 +19,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use cap_spec::abi::slots;
+use guests::interrupted;
 use guests::root::{Child, Root, option, set_word, tsc, word};
 use guests::switched::{self, at};
 use proto::host::Record;
@@ -148,7 +149,7 @@ fn second_vcpu(root: &mut Root, child: &Child, budget: u64, period: u64) -> Resu
     let node = child.cnode.slot().index();
     let base: Cap<Untyped> = Slot::in_node(node, slots::BASE).cap();
     let second: Cap<Vcpu> =
-        base.retype(0, Slot::in_node(node, switched::SECOND_VCPU_SLOT)).map_err(told("second Vcpu"))?;
+        base.retype(0, Slot::in_node(node, interrupted::SECOND_VCPU_SLOT)).map_err(told("second Vcpu"))?;
     let code = guests::root::CHILD_CODE;
     second.attach(child.vm, code, 0x1000, code + 0x1800).map_err(told("attach"))?;
     let time: Cap<CpuTime> = root.core_time(0).split(budget, period, root.slot()).map_err(told("time"))?;

@@ -2,8 +2,9 @@
 
 use alloc::format;
 use cap_spec::abi::{Register, Rights, StopReason, handler_page, slots};
+use guests::interrupted;
 use guests::root::{Root, tsc, word};
-use guests::switched::{self, at};
+use guests::switched::at;
 use userlib::cap::{Cap, Frame, Slot, Untyped, VcpuPage, own};
 
 use crate::{
@@ -53,7 +54,7 @@ fn expect_no_others(page: u64, vectors: &[u8]) -> Check {
 pub fn timers_are_switched(root: &mut Root) -> Check {
     let vectors = [0x41, 0x52];
     let words = vectors.map(|vector| timer_words(root, vector, 1));
-    let setups = [(switched::timers(), &words[0][..]), (switched::timers(), &words[1][..])];
+    let setups = [(interrupted::timers(), &words[0][..]), (interrupted::timers(), &words[1][..])];
     let (children, pages) = side_by_side(root, &setups)?;
     sleep(root, 200_000);
     for (&page, vector) in pages.iter().zip(vectors) {
@@ -70,7 +71,7 @@ pub fn timers_are_switched(root: &mut Root) -> Check {
 /// A VM that leaves an interrupt of a high vector in service, and a neighbour with a low one.
 pub fn interrupts_in_service_block_nobody_else(root: &mut Root) -> Check {
     let words = [timer_words(root, 0xf0, 0), timer_words(root, 0x41, 1)];
-    let setups = [(switched::holds_in_service(), &words[0][..]), (switched::timers(), &words[1][..])];
+    let setups = [(interrupted::holds_in_service(), &words[0][..]), (interrupted::timers(), &words[1][..])];
     let (children, pages) = side_by_side(root, &setups)?;
     sleep(root, 100_000);
     expect_rounds(pages[0], 50)?;
@@ -93,7 +94,7 @@ pub fn requested_interrupts_are_kept(root: &mut Root) -> Check {
         }
         words
     });
-    let setups = [(switched::requests(), &words[0][..]), (switched::requests(), &words[1][..])];
+    let setups = [(interrupted::requests(), &words[0][..]), (interrupted::requests(), &words[1][..])];
     let (children, pages) = side_by_side(root, &setups)?;
     sleep(root, 60_000);
     for (&page, vectors) in pages.iter().zip(&vectors) {
@@ -114,13 +115,13 @@ pub fn cut_off_events_are_injected_again(root: &mut Root) -> Check {
     set_word(address, at::END, 1);
     let period = micros(root, 4_000);
     let core = last_core(root);
-    let child = root.child(switched::cut_off(), 2, &[page], core, period / 4, period).map_err(told("child"))?;
+    let child = root.child(interrupted::cut_off(), 2, &[page], core, period / 4, period).map_err(told("child"))?;
     let handler: Cap<Frame> = child.vcpu.page(VcpuPage::Handler, root.slot()).map_err(told("handler page"))?;
     let stopped = root.window(1);
     handler.map(own::VM, stopped, Rights::READ).map_err(told("handler page"))?;
     let node = child.cnode.slot().index();
     let base: Cap<Untyped> = Slot::in_node(node, slots::BASE).cap();
-    base.retype::<Frame>(12, Slot::in_node(node, switched::FAR_IDT_SLOT)).map_err(told("frame"))?;
+    base.retype::<Frame>(12, Slot::in_node(node, interrupted::FAR_IDT_SLOT)).map_err(told("frame"))?;
     let (second, time) = second_vcpu(root, &child, period / 4, period)?;
     second.set_register(Register::Rdi, 1).map_err(told("register"))?;
     child.vcpu.set_handler(Slot::in_node(node, guests::root::CHILD_CHANNEL).cap()).map_err(told("handler"))?;
