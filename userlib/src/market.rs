@@ -65,6 +65,7 @@ impl From<ChannelError> for MarketError {
 struct Limits {
     max_price: Price,
     budget: Credits,
+    last_round: RoundNo,
     /// Units that can be put to use: fewer than all once a lease could not be.
     most_units: u32,
     block_bits: u8,
@@ -73,6 +74,7 @@ struct Limits {
 const NO_LIMITS: Limits = Limits {
     max_price: Price::LIMIT,
     budget: Credits::MAX,
+    last_round: RoundNo(u64::MAX),
     most_units: u32::MAX,
     block_bits: cap_spec::abi::PAGE_BITS,
 };
@@ -171,6 +173,13 @@ impl Market {
     pub fn budget(&mut self, good: u16, most: Credits) {
         if let Some(limits) = self.limits.get_mut(usize::from(good)) {
             limits.budget = most;
+        }
+    }
+
+    /// Bids for this good stand up to this round and not longer, from the next bid on.
+    pub fn last_round(&mut self, good: u16, round: RoundNo) {
+        if let Some(limits) = self.limits.get_mut(usize::from(good)) {
+            limits.last_round = round;
         }
     }
 
@@ -476,7 +485,7 @@ fn bid_message(good: u16, offer: &Offer, limits: &Limits) -> RequestBody {
         curve,
         keep: offer.keep.0,
         max_payment: u64::try_from(most.0).unwrap_or(u64::MAX),
-        valid_until: u64::MAX,
+        valid_until: limits.last_round.0,
         block_bits: limits.block_bits,
     }
 }

@@ -75,6 +75,11 @@ fn what_an_application_asks_is_what_the_run_records() {
     assert_eq!((number(holding), record.mine, record.paid), (3, 3, number(payment).into()));
     assert_eq!(one(&run, "short of money "), [round, "8", "3", "Budget"]);
 
+    // `last_round`: in the round after that the units are lost.
+    let last = number(one(&run, "last round ")[0]);
+    assert_eq!((rounds[&last].mine, rounds[&(last + 1)].mine), (8, 0));
+    assert_eq!(one(&run, "ended by itself "), [&format!("{}", last + 1)[..], "8"]);
+
     // Without limits: the bid, what it costs, the estimate, the board.
     let [round, holding, payment] = one(&run, "all ")[..] else { panic!() };
     let record = &rounds[&number(round)];
@@ -89,6 +94,8 @@ fn what_an_application_asks_is_what_the_run_records() {
     // `lease` and `release`.
     let [_, pages, _] = one(&run, "lease ")[..] else { panic!() };
     assert_eq!(pages, "10");
+    let usable = number(one(&run, "usable after ")[0]);
+    println!("bought at the desk, mapped and written to after {usable} us");
     assert_eq!(one(&run, "release "), ["2", "8", "pages"]);
 
     // The warning, the notice, and why.

@@ -47,6 +47,23 @@ fn run(app: &mut App) -> Result<(), Error> {
     let explained = app.market().explain(page, Some(RoundNo(record.round)))?;
     println!("short of money {} {} {} {:?}", explained.round, explained.wanted, explained.won, explained.reason);
     app.market().budget(page, Credits::MAX);
+
+    // A bid that ends by itself: what it won is lost after the last round.
+    let last = RoundNo(record.round + 3);
+    app.market().last_round(page, last);
+    bid(app, BID, value)?;
+    println!("last round {}", last.0);
+    let notice = loop {
+        match app.wait(0)? {
+            Some(Event::Notice(notice)) if notice.good == page => break notice,
+            _ => {}
+        }
+    };
+    println!("ended by itself {} {}", notice.round, notice.units);
+    let leases: alloc::vec::Vec<u32> = app.market().pager().leases().map(|(lease, _)| lease).collect();
+    app.market().give_up(&leases)?;
+    app.market().last_round(page, RoundNo(u64::MAX));
+
     bid(app, BID, value)?;
     let record = round(app, page, |record| record.holding == BID)?;
     println!("all {} {} {}", record.round, record.holding, record.payment);
@@ -60,8 +77,12 @@ fn run(app: &mut App) -> Result<(), Error> {
     }
 
     // The desk, and back.
+    let asked = userlib::clock::now();
     let lease = app.market().lease(page, DESK)?;
+    app.market().pager().write(lease, 0, &[1])?;
+    let usable = app.clock().us_of_ticks(userlib::clock::now() - asked);
     println!("lease {lease} {} pages", app.market().pager().pages());
+    println!("usable after {usable} us");
     let pages = app.market().release(page, &[lease])?;
     println!("release {pages} {} pages", app.market().pager().pages());
 
