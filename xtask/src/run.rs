@@ -53,8 +53,9 @@ pub fn run(options: &Options) -> Result<u8> {
         eprintln!("error: interrupted before the boot");
         return Ok(INTERRUPTED);
     }
+    let module = module(&scenario, &built)?;
     let folder = paths::run_folder();
-    // What an earlier run left must not be taken for this one's.
+    // What an earlier run left must not be taken for this one's. A run that is refused leaves it alone.
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let (acceleration, why) = Acceleration::choose();
@@ -66,7 +67,7 @@ pub fn run(options: &Options) -> Result<u8> {
         paths::shown(&options.scenario),
         scenario.title
     ));
-    let config = config(&scenario, &built, acceleration, &folder)?;
+    let config = machine(&scenario, &built, acceleration, &folder, &module)?;
     let log = folder.join("console.log");
     let mut session = Session::start(&tools, &config, RunState::new(&scenario), Some(&log))?;
     let mut view: Box<dyn View> = match (options.json, options.plain || !std::io::stdout().is_terminal()) {
@@ -124,15 +125,33 @@ pub fn application_images() -> Result<Vec<String>> {
     Ok(programs.filter(|name| name != build::ROOT_IMAGE && name != build::CONSOLE_IMAGE).collect())
 }
 
+/// The boot module of a scenario.
+///
+/// # Errors
+/// When the machine has no room for what the scenario promises, or an image is missing.
+fn module(scenario: &Scenario, built: &Built) -> Result<Vec<u8>> {
+    let archive = image::archive(&scenario.plan, &scenario.inputs, built)?;
+    let module = image::boot_module(&built.image(build::ROOT_IMAGE)?, &archive)?;
+    let kernel = fs::read(&built.kernel).with_context(|| format!("cannot read {}", built.kernel.display()))?;
+    room::check(scenario, &kernel, &module, &archive)?;
+    Ok(module)
+}
+
 /// The machine of a scenario, with its boot module written into `folder`.
 ///
 /// # Errors
 /// When the machine has no room for what the scenario promises, an image is missing or the module can't be written.
 pub fn config(scenario: &Scenario, built: &Built, acceleration: Acceleration, folder: &Path) -> Result<Config> {
-    let archive = image::archive(&scenario.plan, &scenario.inputs, built)?;
-    let module = image::boot_module(&built.image(build::ROOT_IMAGE)?, &archive)?;
-    let kernel = fs::read(&built.kernel).with_context(|| format!("cannot read {}", built.kernel.display()))?;
-    room::check(scenario, &kernel, &module, &archive)?;
+    machine(scenario, built, acceleration, folder, &module(scenario, built)?)
+}
+
+fn machine(
+    scenario: &Scenario,
+    built: &Built,
+    acceleration: Acceleration,
+    folder: &Path,
+    module: &[u8],
+) -> Result<Config> {
     let path = folder.join("boot.module");
     fs::write(&path, module).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(Config {

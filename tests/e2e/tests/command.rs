@@ -209,6 +209,10 @@ fn bases_without_room_are_refused_with_line_and_reason() {
         assert!(error.contains(&format!("in-the-test.toml:{line}: ")) && error.contains(reason), "{error}");
     }
     let path = file("large.toml", app("lines", 20_000).as_bytes());
+    let _one = one_at_a_time();
+    let before = e2e::xtask::paths::run_folder().join("of-an-earlier-run");
+    std::fs::create_dir_all(before.parent().expect("a folder")).expect("the target folder can be written");
+    std::fs::write(&before, "kept").expect("as above");
     let output = output(xtask().arg("run").arg(&path));
     assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
     assert!(
@@ -216,6 +220,7 @@ fn bases_without_room_are_refused_with_line_and_reason() {
         "{}",
         text(&output.stderr)
     );
+    assert!(before.exists(), "a run that is refused leaves the results of the one before");
 }
 
 /// The fullest machine that is not refused boots, and everybody gets its base.

@@ -5,7 +5,7 @@ use market_mechanism::Credits;
 
 #[test]
 fn a_market_that_crashes_ends_the_run_with_a_clear_record() {
-    let run = run("tiny", &Change::none().event("300ms=crash"));
+    let run = run("tiny", &Change::none().event("100ms=crash"));
     let failure = run.failure.as_deref().expect("such a run is no success");
     assert!(failure.contains("the market server failed: "), "{failure}");
     assert!(failure.contains("ordered to crash"), "{failure}");
