@@ -444,6 +444,19 @@ awaited = {waits_for_rival}
     }
 }
 
+/// A trace in which few keys are asked for often and many seldom, the same for everybody.
+pub fn trace_for_a_run() -> PathBuf {
+    use std::fmt::Write as _;
+    let mut draw = random_numbers(1);
+    let mut text = String::from("# trace\n");
+    for _ in 0..30_000 {
+        // The least of three draws: small numbers come often.
+        let key = draw(2_000).min(draw(2_000)).min(draw(2_000));
+        let _ = writeln!(text, "{key}");
+    }
+    file_for_a_run("trace", text.as_bytes())
+}
+
 /// A text of so many bytes, the same in every run: lines of words, of which every other one stands once more some
 /// kilobytes later, so that a large window finds what a small one has forgotten.
 pub fn text_for_a_run(bytes: usize) -> PathBuf {

@@ -5,25 +5,11 @@
 //! for fewer pages than either could use, `compress` and `cache` have a core of their own, a digest has time to work ahead.
 
 use e2e::rounds::{ask_and_holding, correlation, highest_clearing, mean_holding};
-use e2e::{Change, Finished, file_for_a_run, random_numbers, run, text_for_a_run};
-use std::fmt::Write;
-use std::path::PathBuf;
+use e2e::{Change, Finished, run, text_for_a_run, trace_for_a_run};
 use std::sync::OnceLock;
 
 /// Rounds at the start and at the end of a run that are left out: the applications come and go.
 const EDGE: usize = 2;
-
-/// A trace in which few keys are asked for often and many seldom, the same for everybody.
-fn trace() -> PathBuf {
-    let mut draw = random_numbers(1);
-    let mut text = String::from("# trace\n");
-    for _ in 0..30_000 {
-        // The least of three draws: small numbers come often.
-        let key = draw(2_000).min(draw(2_000)).min(draw(2_000));
-        let _ = writeln!(text, "{key}");
-    }
-    file_for_a_run("trace", text.as_bytes())
-}
 
 /// Two caches, each on a core of its own.
 const TWO_CACHES: &str = r#"
@@ -56,7 +42,7 @@ base_pages = 64
 "#;
 
 fn two_caches(change: Change) -> Finished {
-    let trace = trace();
+    let trace = trace_for_a_run();
     let run = run(TWO_CACHES, &change.input("left", &trace).input("right", &trace));
     run.expect_good();
     run
@@ -157,7 +143,7 @@ base_pages = 64
 
 #[test]
 fn compress_holds_less_when_the_ask_rises() {
-    let (text, trace) = (text_for_a_run(1_000_000), trace());
+    let (text, trace) = (text_for_a_run(1_000_000), trace_for_a_run());
     for seed in [1, 2, 3] {
         let event = format!("{}ms=shock:cache:8:500ms", 300 + 100 * seed);
         let change = Change::none().seed(seed).event(&event).input("compress", &text).input("cache", &trace);
