@@ -6,10 +6,10 @@ mod entry;
 #[path = "../src/arch/svm/vmcb.rs"]
 mod vmcb;
 
-use entry::{Carried, address_space, inject_cut_off, inject_upcall, left};
+use entry::{Carried, address_space, inject, inject_cut_off, inject_upcall, left, skip_call};
 use kernel::asid::{Allocator, Entry, Tag};
 use kernel::protocol::pending::Pending;
-use vmcb::{Clean, Control, EVENT_ERROR, EVENT_EXCEPTION, EVENT_VALID, FLUSH_ALL};
+use vmcb::{Clean, Control, EVENT_ERROR, EVENT_EXCEPTION, EVENT_VALID, FLUSH_ALL, Vmcb};
 
 /// A block that has been entered with this number, and has not changed since.
 fn entered(asid: u32) -> Control {
@@ -123,4 +123,28 @@ fn an_upcall_is_an_external_interrupt() {
     let mut control = entered(5);
     inject_upcall(&mut control, 0x50);
     assert_eq!(control.event_inj, EVENT_VALID | 0x50);
+}
+
+#[test]
+fn no_entry_after_a_hypercall_or_with_an_event_has_an_interrupt_shadow() {
+    let shadowed = || Control { interrupt_shadow: 1, ..entered(5) };
+    // SAFETY: a control block is plain numbers, for which zero is a value.
+    let mut vmcb: Box<Vmcb> = unsafe { Box::new(std::mem::zeroed()) };
+    vmcb.control.interrupt_shadow = 1;
+    vmcb.save.rip = 0x1000;
+    skip_call(&mut vmcb);
+    assert_eq!((vmcb.save.rip, vmcb.control.interrupt_shadow), (0x1003, 0));
+    let mut pending = Pending::NONE;
+    pending.left(EVENT_VALID | 0x50);
+    for deliver in [
+        &mut |control: &mut Control| inject(control, EVENT_VALID | EVENT_EXCEPTION | 1),
+        &mut |control: &mut Control| inject_upcall(control, 0x50),
+        &mut |control: &mut Control| inject_cut_off(control, &mut pending),
+    ] as [&mut dyn FnMut(&mut Control); 3]
+    {
+        let mut control = shadowed();
+        deliver(&mut control);
+        assert!(control.event_inj & EVENT_VALID != 0);
+        assert_eq!(control.interrupt_shadow, 0);
+    }
 }

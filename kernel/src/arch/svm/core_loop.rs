@@ -5,7 +5,7 @@
 
 use super::emulate::Guest;
 use super::entry::{self, Carried};
-use super::exit::{self, Exit, length};
+use super::exit::{self, Exit};
 use super::state::{self, Saved, guest_of};
 use super::switch::{self, Loaded};
 use super::vmcb::{EVENT_VALID, Vmcb};
@@ -162,30 +162,29 @@ impl Running {
             if entry::left(&mut vmcb.control, &mut saved.pending, self.booted.processor.clean) {
                 saved.owe();
             }
-            if exit == Exit::Nmi {
-                let at = rdtsc();
-                let pending = entering.left_by_nmi(&self.core.gate);
-                interrupts::take_nmi();
-                self.core.nmi.store(false, Ordering::Relaxed);
-                (kernel, holding) = self.take_lock(pending.taken());
-                self.note_flush(&mut kernel);
-                kernel.count_exit(self.id, ExitKind::Nmi);
-                kernel.on_nmi(self.id, Ticks::new(at));
-                kernel.machine.look_at_deadlines(Some(id));
-                routes::after_nmi(&mut kernel, id);
-                continue;
-            }
             let call = exit == Exit::Vmmcall && vmcb.save.cpl == 0;
             let kind = match exit {
+                Exit::Nmi => ExitKind::Nmi,
                 Exit::NestedFault => ExitKind::NestedFault,
                 _ if call => ExitKind::Invoke,
                 _ => self.settle(exit, saved, vmcb),
             };
-            (kernel, holding) = self.back(entering);
+            // Whatever the guest was left for, an NMI that is pending is taken here: what is injected may be left for the
+            // same again before the processor comes to the NMI, and so without end.
+            let at = rdtsc();
+            let pending = entering.left_by_nmi(&self.core.gate);
+            interrupts::take_nmi();
+            let called = self.core.nmi.swap(false, Ordering::Relaxed) || exit == Exit::Nmi;
+            (kernel, holding) = self.take_lock(pending.taken());
             self.note_flush(&mut kernel);
             if !call {
                 kernel.count_exit(self.id, kind);
                 self.unsettled(&mut kernel, exit, vcpu);
+            }
+            if called {
+                kernel.on_nmi(self.id, Ticks::new(at));
+                kernel.machine.look_at_deadlines(Some(id));
+                routes::after_nmi(&mut kernel, id);
             }
         }
     }
@@ -237,6 +236,8 @@ impl Running {
                         if !kernel.is_current(id, vcpu) {
                             return Stayed::Decide(kernel, holding);
                         }
+                        // SAFETY: it is current on this core, and the lock is held.
+                        entry::end_shadow(&mut unsafe { guest_of(vcpu) }.1.control);
                         (kernel, holding)
                     }
                 }
@@ -291,12 +292,12 @@ impl Running {
                 let (saved, vmcb) = unsafe { guest_of(vcpu) };
                 vmcb.save.rax = status.0;
                 saved.registers.set_results(results);
-                skip_call(vmcb);
+                entry::skip_call(vmcb);
                 Called::Done
             }
             Outcome::Blocked => {
                 // SAFETY: as above.
-                skip_call(unsafe { guest_of(vcpu) }.1);
+                entry::skip_call(unsafe { guest_of(vcpu) }.1);
                 Called::Decide
             }
             Outcome::HandedOver(decision) => {
@@ -315,7 +316,7 @@ impl Running {
         let (saved, vmcb) = unsafe { guest_of(from) };
         let now = Ticks::new(rdtsc());
         let Some(decision) = kernel.hand_over(id, from, &saved.registers.call, now) else { return Handed::Not };
-        skip_call(vmcb);
+        entry::skip_call(vmcb);
         let Decision { run: Some(to), .. } = decision else { return Handed::Not };
         let plain = !kernel.machine.vcpu(to).event_pending && !decision.entry.flush_all;
         // SAFETY: it is current on this core, or the kernel has just made it so, with the lock held.
@@ -509,12 +510,6 @@ impl Running {
 
 /// Vector of the machine-check exception.
 const MACHINE_CHECK: u8 = 18;
-
-/// Goes past a hypercall. An interrupt shadow over it is left to last for one instruction more.
-#[inline(always)]
-fn skip_call(vmcb: &mut Vmcb) {
-    vmcb.save.rip = vmcb.save.rip.wrapping_add(length::VMMCALL);
-}
 
 /// Gives a guest what it is owed: vectors through the core's APIC, an event that was cut off by injection.
 #[cold]

@@ -3,6 +3,7 @@
 //!
 //! What a normal processor would refuse gets the exception that it would give; what guests don't have gets #UD or #GP.
 
+use super::entry;
 use super::exit::length;
 use super::features::Features;
 use super::permission;
@@ -56,7 +57,7 @@ impl Guest<'_> {
     fn advance(&mut self, length: u64) {
         let next = self.vmcb.save.rip.wrapping_add(length);
         self.vmcb.save.rip = if self.features.next_rip { self.vmcb.control.next_rip } else { next };
-        self.vmcb.control.interrupt_shadow = 0;
+        entry::end_shadow(&mut self.vmcb.control);
     }
 
     /// Injects an exception. An interrupt whose delivery the exit cut off goes back to the APIC first: it comes again
@@ -68,10 +69,8 @@ impl Guest<'_> {
             apic::self_ipi(cut_off as u8);
         }
         let event = EVENT_VALID | EVENT_EXCEPTION | u64::from(vector);
-        self.vmcb.control.event_inj = match error {
-            Some(error) => event | EVENT_ERROR | u64::from(error) << 32,
-            None => event,
-        };
+        let error = error.map_or(0, |error| EVENT_ERROR | u64::from(error) << 32);
+        entry::inject(&mut self.vmcb.control, event | error);
     }
 
     /// #UD: the instruction does not exist for guests.
@@ -86,8 +85,8 @@ impl Guest<'_> {
         self.inject(exception::GP, Some(0));
     }
 
-    /// Gives an intercepted exception back to the guest. The exit itself breaks endless loops of such exceptions: an
-    /// NMI is taken before every entry.
+    /// Gives an intercepted exception back to the guest. Endless loops of such exceptions are broken as the core takes
+    /// pending NMIs after the exit.
     #[cold]
     pub fn reflect(&mut self, vector: u8) {
         let error = self.vmcb.control.exit_info1 as u32;

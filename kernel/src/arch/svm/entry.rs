@@ -2,9 +2,10 @@
 //! hardware. The core loop runs these lines, and so does the host test `kernel/tests/entry.rs`, unchanged.
 //!
 //! What is guaranteed: an entry has the number that the kernel chose, and the flush if one is due; no block is believed
-//! to be clean where it was written; an event whose delivery an exit cut off is injected at the next entry, once.
+//! to be clean where it was written; an event whose delivery an exit cut off is injected at the next entry, once; no entry
+//! has an interrupt shadow that holds an NMI back for more than the instruction that made it.
 
-use super::vmcb::{Clean, Control, EVENT_EXCEPTION, EVENT_TYPE, EVENT_VALID, FLUSH_ALL};
+use super::vmcb::{Clean, Control, EVENT_EXCEPTION, EVENT_TYPE, EVENT_VALID, FLUSH_ALL, Vmcb};
 use kernel::asid;
 use kernel::protocol::pending::Pending;
 
@@ -67,17 +68,41 @@ pub fn left(control: &mut Control, pending: &mut Pending, clean: Clean) -> bool 
     true
 }
 
+/// Bytes of VMMCALL.
+const VMMCALL_LENGTH: u64 = 3;
+
+/// Goes past a hypercall, which ends the interrupt shadow that may have been over it.
+#[inline(always)]
+pub fn skip_call(vmcb: &mut Vmcb) {
+    vmcb.save.rip = vmcb.save.rip.wrapping_add(VMMCALL_LENGTH);
+    end_shadow(&mut vmcb.control);
+}
+
+/// Ends an interrupt shadow. It may hold back NMIs, too (AMD64 manual, volume 2, 15.5.1 and 15.21.5): instructions that are
+/// left and entered again below one would never be interrupted.
+#[inline(always)]
+pub fn end_shadow(control: &mut Control) {
+    control.interrupt_shadow = 0;
+}
+
+/// Injects an event at the next entry; as every delivery it ends an interrupt shadow.
+#[inline]
+pub fn inject(control: &mut Control, event: u64) {
+    control.event_inj = event;
+    end_shadow(control);
+}
+
 /// Injects what was cut off, if anything was.
 #[inline]
 pub fn inject_cut_off(control: &mut Control, pending: &mut Pending) {
     let event = pending.take_cut_off();
     if event != 0 {
-        control.event_inj = event;
+        inject(control, event);
     }
 }
 
 /// Injects a vector as an external interrupt, whatever the interrupt flag says.
 #[inline]
 pub fn inject_upcall(control: &mut Control, vector: u8) {
-    control.event_inj = EVENT_VALID | vector as u64;
+    inject(control, EVENT_VALID | vector as u64);
 }

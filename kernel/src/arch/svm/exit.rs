@@ -87,8 +87,6 @@ pub const INTERCEPTS: [u32; 6] = {
 /// Lengths of intercepted instructions without NRIPS. A prefix that a guest puts before one is not skipped: it then
 /// executes the rest of its own instruction again, which harms nobody else.
 pub mod length {
-    /// VMMCALL.
-    pub const VMMCALL: u64 = 3;
     /// XSETBV.
     pub const XSETBV: u64 = 3;
     /// CPUID.
