@@ -17,8 +17,9 @@ use cap_spec::abi::PAGE_BITS;
 use core::arch::global_asm;
 use core::sync::atomic::Ordering;
 use kernel::Config;
-use kernel::firmware::memory_map::MemoryMap;
+use kernel::firmware::memory_map::Region;
 use kernel::firmware::module::{self, Module};
+use kernel::firmware::usable::Usable;
 use kernel::firmware::{COMMAND_LINE_MAX, Handover, PhysicalMemory, acpi, command_line, multiboot2, pvh};
 use kernel::types::{CoreId, Ticks};
 use kernel::vm::MAX_CORES;
@@ -26,10 +27,6 @@ use physical::{Tables, Taken};
 use root::Plan;
 use spin::Once;
 
-/// First byte above the memory that belongs to firmware and to the cores' start-up.
-const LOW_END: u64 = 0x10_0000;
-/// First byte above the memory that slots can name: 2^32 slots of 64 bytes.
-const REACHABLE_END: u64 = 1 << 38;
 /// Longest switch between two Vcpus, the wait for the lock included, in microseconds. Admission reserves two a period,
 /// which are also as long as a reservation can overrun: the longest hold of the kernel lock.
 const SWITCH_US: u64 = 10;
@@ -76,7 +73,10 @@ fn prepare(magic: u64, info: u64) -> Booted {
     let functions = quiet::bus_masters_off(&platform);
     let iommus = quiet::iommus_off(&platform);
     log::info!("{iommus} IOMMUs off, {functions} PCI functions quiet");
-    let (mut memory, module_base, module) = take_memory(handover);
+    let (base, bytes) = handover.module.expect("no boot module: pass the root VM's with -initrd or module2");
+    let module = boot_module(base, bytes);
+    let Usable { mut low, rest: mut memory } =
+        Usable::new(handover.memory, &platform, physical::kernel_image(), Region::of(base, bytes));
 
     assert!(apic::present(), "the CPU has no x2APIC");
     apic::init();
@@ -86,7 +86,7 @@ fn prepare(magic: u64, info: u64) -> Booted {
     boot_core.ready.store(true, Ordering::Relaxed);
     // SAFETY: the features were detected, and the IDT is loaded.
     unsafe { guests::turn_on(boot_core.id()) };
-    // SAFETY: the HPET and the IOAPIC are where ACPI says, outside usable RAM.
+    // SAFETY: the HPET and the IOAPIC are where ACPI says, which `Usable` leaves out.
     let hpet = Hpet::new(unsafe { Registers::new(platform.hpet, 0x400) }).expect("no usable HPET");
     // SAFETY: as above.
     let io_apic = IoApic::new(unsafe { Registers::new(platform.io_apic, 0x20) });
@@ -94,15 +94,12 @@ fn prepare(magic: u64, info: u64) -> Booted {
     let tsc_hz = clock::measure_tsc(hpet);
     let timer = clock::measure_apic_timer(tsc_hz);
 
-    let page = Taken::from(&mut memory, 4096, 4096, 0x1000).filter(|page| page.base().get() < LOW_END);
-    let page = page.expect("no page below 1 MiB");
+    let page = Taken::from(&mut low, 4096, 4096, 0x1000).expect("no page below 1 MiB");
     let others = platform.cores.iter().copied().filter(|&id| id != apic::id()).take(options.cores.min(MAX_CORES) - 1);
     let cores = cores::start(page, others, tsc_hz);
     log::info!("{cores} cores, TSC {} MHz, HPET {} kHz at pin {hpet_pin}", tsc_hz / 1_000_000, hpet.hz / 1000);
     log::info!("{features}");
 
-    // Nothing below 1 MiB is handed out: firmware has its data there.
-    memory.remove(0, LOW_END);
     let statistics_page = Taken::clean(&mut memory, PAGE_BITS).base();
     let mut kernel = Lock::take();
     let counts_per_tick = ((u128::from(hpet.hz) << 32) / u128::from(tsc_hz)) as u64;
@@ -117,9 +114,16 @@ fn prepare(magic: u64, info: u64) -> Booted {
         statistics_page,
         forbidden_routes: 1 << hpet_pin,
     });
-    let root =
-        Plan { memory: &mut memory, module_base, module, command_line: line, options, routes: io_apic.pins, tsc_hz }
-            .carry_out(&mut kernel);
+    let root = Plan {
+        memory: &mut memory,
+        module_base: base,
+        module,
+        command_line: line,
+        options,
+        routes: io_apic.pins,
+        tsc_hz,
+    }
+    .carry_out(&mut kernel);
     log::info!("root VM starts {} us after reset", cpu::rdtsc() / (tsc_hz / 1_000_000));
     root.start(&mut kernel);
     root.note_first_start(cpu::rdtsc());
@@ -148,16 +152,9 @@ extern "C" fn ap_main() -> ! {
     }
 }
 
-/// The RAM that is left when kernel and boot module are taken out, the module's address, and its checked header.
-fn take_memory(handover: Handover<'_>) -> (MemoryMap, u64, Module) {
-    let mut memory = handover.memory;
-    let kernel = physical::kernel_image();
-    memory.remove(kernel.start, kernel.end);
-    memory.remove(REACHABLE_END, u64::MAX);
-    let (base, bytes) = handover.module.expect("no boot module: pass the root VM's with -initrd or module2");
+/// The checked header of the boot module.
+fn boot_module(base: u64, bytes: u64) -> Module {
     assert!(base % 4096 == 0, "the boot module is not page-aligned");
-    memory.remove(base, base.saturating_add(bytes));
     let header = Tables.read(base, 4096).expect("the boot module is unreadable");
-    let module = module::parse(header, bytes).unwrap_or_else(|error| panic!("boot module: {error:?}"));
-    (memory, base, module)
+    module::parse(header, bytes).unwrap_or_else(|error| panic!("boot module: {error:?}"))
 }

@@ -3,13 +3,18 @@
 //! Tables are untrusted: a signature, length or checksum that does not fit leaves the table out, an entry that runs off
 //! its table ends the table. What the kernel can't do without is an error of [`parse`].
 
+use super::memory_map::Region;
 use super::{PhysicalMemory, field};
 use heapless::Vec;
 
 /// Most cores that are taken from the MADT.
 pub const MAX_CORES: usize = 64;
-/// Most configuration-space regions and IOMMUs that are remembered.
+/// Configuration-space regions, IOMMUs and IOAPICs that are remembered: with so many of a kind, some may be missing.
 pub const MAX_UNITS: usize = 16;
+/// Bytes of an IOMMU's registers, as many as the largest have: AMD-Vi with performance counters.
+const IOMMU_BYTES: u64 = 512 << 10;
+/// Bytes of what has its registers in one page.
+const PAGE: u64 = 4096;
 /// Most tables that the root table may list.
 const MAX_TABLES: usize = 128;
 /// Longest table that is read, in bytes.
@@ -42,14 +47,37 @@ pub enum Iommu {
 pub struct Platform {
     /// x2APIC ids of the usable cores, in the order of the MADT.
     pub cores: Vec<u32, MAX_CORES>,
+    /// Physical address of the local APICs' registers, where they are in memory.
+    pub local_apic: u64,
     /// Physical address of the registers of the IOAPIC whose pins are the first global interrupts.
     pub io_apic: u64,
+    /// Those of every IOAPIC.
+    pub io_apics: Vec<u64, MAX_UNITS>,
     /// Physical address of the HPET's registers.
     pub hpet: u64,
     /// Configuration space.
     pub config_spaces: Vec<ConfigSpace, MAX_UNITS>,
     /// IOMMUs.
     pub iommus: Vec<Iommu, MAX_UNITS>,
+}
+
+impl Platform {
+    /// Where registers of these devices answer, and no memory does.
+    pub fn registers(&self) -> impl Iterator<Item = Region> + '_ {
+        let pages = [self.local_apic, self.hpet].into_iter().chain(self.io_apics.iter().copied());
+        let iommus = self.iommus.iter().map(|&(Iommu::Vtd(base) | Iommu::AmdVi(base))| Region::of(base, IOMMU_BYTES));
+        pages.map(|base| Region::of(base, PAGE)).chain(iommus).chain(self.config_spaces.iter().map(ConfigSpace::region))
+    }
+}
+
+impl ConfigSpace {
+    /// Bytes of a bus.
+    const BUS: u64 = 1 << 20;
+
+    fn region(&self) -> Region {
+        let bus = |number: u64| self.address.saturating_add(number * Self::BUS);
+        Region { start: bus(self.first_bus.into()), end: bus(u64::from(self.last_bus) + 1) }
+    }
 }
 
 /// What makes the tables unusable.
@@ -65,6 +93,8 @@ pub enum AcpiError {
     NoIoApic,
     /// There is no HPET.
     NoHpet,
+    /// There may be more units of a kind than are remembered.
+    TooManyUnits,
 }
 
 /// Reads the tables from the root pointer's bytes on.
@@ -91,7 +121,10 @@ pub fn parse(memory: &impl PhysicalMemory, rsdp: &[u8]) -> Result<Platform, Acpi
         let byte_length = |entry: &[u8]| field::<u8>(entry, 1).map(usize::from);
         let word_length = |entry: &[u8]| field::<u16>(entry, 2).map(usize::from);
         match &table[..4] {
-            b"APIC" => each(table, 44, byte_length, |entry| madt(entry, &mut platform)),
+            b"APIC" => {
+                platform.local_apic = field::<u32>(table, 36).unwrap_or(0).into();
+                each(table, 44, byte_length, |entry| madt(entry, &mut platform));
+            }
             b"HPET" => platform.hpet = field(table, 44).unwrap_or(0),
             b"MCFG" => each(table, 44, |_| Some(16), |entry| mcfg(entry, &mut platform)),
             b"DMAR" => each(table, 48, word_length, |entry| dmar(entry, &mut platform)),
@@ -103,6 +136,11 @@ pub fn parse(memory: &impl PhysicalMemory, rsdp: &[u8]) -> Result<Platform, Acpi
         Platform { cores, .. } if cores.is_empty() => Err(AcpiError::NoCores),
         Platform { io_apic: 0, .. } => Err(AcpiError::NoIoApic),
         Platform { hpet: 0, .. } => Err(AcpiError::NoHpet),
+        Platform { ref io_apics, ref config_spaces, ref iommus, .. }
+            if io_apics.is_full() || config_spaces.is_full() || iommus.is_full() =>
+        {
+            Err(AcpiError::TooManyUnits)
+        }
         _ => Ok(platform),
     }
 }
@@ -148,9 +186,15 @@ fn madt(entry: &[u8], platform: &mut Platform) -> Option<()> {
         },
         // IOAPIC: address at 4, its first global interrupt at 8.
         1 => {
-            if let (address, 0) = (field::<u32>(entry, 4)?, field::<u32>(entry, 8)?) {
-                platform.io_apic = u64::from(address);
+            let (address, first) = (field::<u32>(entry, 4)?.into(), field::<u32>(entry, 8)?);
+            if first == 0 {
+                platform.io_apic = address;
             }
+            platform.io_apics.push(address).ok()
+        }
+        // Local APICs' address, where 32 bits are too few: at 4.
+        5 => {
+            platform.local_apic = field(entry, 4)?;
             Some(())
         }
         // Processor local x2APIC: id at 4, flags at 8.
@@ -211,6 +255,7 @@ mod tests {
     fn sample() -> FakeMemory {
         let mut memory = FakeMemory::new(0x1000, 0x4000);
         let mut madt = alloc::vec![0; 8];
+        madt[..4].copy_from_slice(&0xfee0_0000u32.to_le_bytes());
         madt.extend_from_slice(&[0, 8, 0, 0, 1, 0, 0, 0]);
         madt.extend_from_slice(&[0, 8, 1, 1, 1, 0, 0, 0]);
         madt.extend_from_slice(&[0, 8, 2, 2, 0, 0, 0, 0]);
@@ -251,10 +296,32 @@ mod tests {
     fn the_tables_are_read() {
         let platform = parse(&sample(), &rsdp()).unwrap();
         assert_eq!(platform.cores, [0, 1]);
+        assert_eq!(platform.local_apic, 0xfee0_0000);
         assert_eq!(platform.io_apic, 0xfec0_0000);
+        assert_eq!(platform.io_apics, [0xfec0_0000, 0xfec0_1000]);
         assert_eq!(platform.hpet, 0xfed0_0000);
         assert_eq!(platform.config_spaces, [ConfigSpace { address: 0xb000_0000, first_bus: 0, last_bus: 255 }]);
         assert_eq!(platform.iommus, [Iommu::Vtd(0xfed9_0000), Iommu::AmdVi(0xfeb8_0000)]);
+    }
+
+    #[test]
+    fn a_table_may_move_the_local_apics_and_units_too_many_are_refused() {
+        let mut memory = sample();
+        let mut madt = alloc::vec![0; 8];
+        madt.extend_from_slice(&[0, 8, 0, 0, 1, 0, 0, 0]);
+        madt.extend_from_slice(&[5, 12, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0]);
+        for number in 0..MAX_UNITS as u8 {
+            madt.extend_from_slice(&[1, 12, number, 0, 0, number, 0xc0, 0xfe, number, 0, 0, 0]);
+            memory.put(0x2000, &build(b"APIC", &madt));
+            memory.put(0x1000, &build(b"RSDT", &[0x2000u32.to_le_bytes(), 0x2200u32.to_le_bytes()].concat()));
+            memory.put(0x2200, &build(b"HPET", &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xd0, 0xfe, 0, 0, 0, 0]));
+            let platform = parse(&memory, &rsdp());
+            if usize::from(number) + 1 < MAX_UNITS {
+                assert_eq!(platform.unwrap().local_apic, 1 << 32);
+            } else {
+                assert_eq!(platform.unwrap_err(), AcpiError::TooManyUnits);
+            }
+        }
     }
 
     #[test]

@@ -24,6 +24,11 @@ pub struct Region {
 }
 
 impl Region {
+    /// The range of so many bytes from an address on.
+    pub const fn of(start: u64, bytes: u64) -> Region {
+        Region { start, end: start.saturating_add(bytes) }
+    }
+
     /// Bytes in it.
     pub const fn bytes(self) -> u64 {
         self.end.saturating_sub(self.start)
@@ -46,19 +51,23 @@ impl MemoryMap {
         let _ = self.regions.insert(at, Region { start, end });
     }
 
-    /// Adds what a table of firmware calls RAM. PVH and Multiboot2 agree on the entries: start, bytes, type.
+    /// Adds what a table of firmware calls RAM, and calls nothing else in another entry. PVH and Multiboot2 agree on the
+    /// entries: start, bytes, type.
     pub fn add_table(&mut self, table: &[u8], entry_bytes: usize) {
         /// Type of usable RAM.
         const RAM: u32 = 1;
-        for entry in table.chunks(entry_bytes) {
-            if let (Some([start, bytes]), Some(RAM)) = (field::<[u64; 2]>(entry, 0), field(entry, 16)) {
-                self.add(start, bytes);
-            }
-        }
+        let entry = |entry| Some((field::<[u64; 2]>(entry, 0)?, field::<u32>(entry, 16)?));
+        let entries = || table.chunks(entry_bytes).filter_map(entry);
+        entries().filter(|&(_, kind)| kind == RAM).for_each(|([start, bytes], _)| self.add(start, bytes));
+        let others = entries().filter(|&(_, kind)| kind != RAM);
+        others.for_each(|([start, bytes], _)| self.remove(start, start.saturating_add(bytes)));
     }
 
-    /// Takes a range out, rounded outwards to pages.
+    /// Takes a range out, rounded outwards to pages. One that ends before it begins is none.
     pub fn remove(&mut self, start: u64, end: u64) {
+        if end <= start {
+            return;
+        }
         let (start, end) = (start & !(PAGE - 1), end.checked_next_multiple_of(PAGE).unwrap_or(!(PAGE - 1)));
         for Region { start: first, end: last } in core::mem::take(&mut self.regions) {
             for left in [Region { start: first, end: last.min(start) }, Region { start: first.max(end), end: last }] {
@@ -142,6 +151,26 @@ mod tests {
         assert_eq!(list(&map), [(0x10_0000, 0x12_0000), (0x12_1000, 0x20_0000)]);
         map.remove(0, u64::MAX);
         assert_eq!(list(&map), []);
+    }
+
+    #[test]
+    fn a_range_that_ends_before_it_begins_takes_nothing_and_doubles_nothing() {
+        let mut map = map(&[(0x10_0000, 0x10_0000)]);
+        map.remove(0x18_0000, 0x14_0000);
+        map.remove(0x18_0000, 0x18_0000);
+        assert_eq!(list(&map), [(0x10_0000, 0x20_0000)]);
+    }
+
+    #[test]
+    fn what_is_also_called_something_else_is_no_ram() {
+        let mut table = Vec::new();
+        for (start, bytes, kind) in [(0x1800u64, 0x1000u64, 2u32), (0x1000, 0x9000, 1), (0x8000, u64::MAX, 7)] {
+            table.extend([start, bytes].iter().flat_map(|word| word.to_le_bytes()));
+            table.extend(u64::from(kind).to_le_bytes());
+        }
+        let mut map = MemoryMap::default();
+        map.add_table(&table, 24);
+        assert_eq!(list(&map), [(0x3000, 0x8000)]);
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub mod memory_map;
 pub mod module;
 pub mod multiboot2;
 pub mod pvh;
+pub mod usable;
 
 use zerocopy::FromBytes;
 
