@@ -1,9 +1,11 @@
 //! Frames, page tables, and the flush before reuse.
 
 use super::base::*;
+use crate::cap::Cap;
 use crate::machine::Machine;
-use crate::types::{CoreId, VmId};
-use cap_spec::abi::{Error, Label, ObjectType};
+use crate::nested::{Entry, EntryFormat, entry_index};
+use crate::types::{CoreId, Gpa, Hpa, VmId};
+use cap_spec::abi::{Error, Label, ObjectType, Rights};
 
 /// A VM in slot 20 with tables for the first GiB in 21 (level 3), 22 (level 2), 23 (level 1), frames from 30 on.
 fn world_with_vm() -> World {
@@ -23,10 +25,10 @@ fn map_tables(world: &mut World) {
 fn leaf(world: &World, vm: VmId, gpa: u64) -> u64 {
     let mut table = vm.root();
     for level in [4, 3, 2] {
-        let index = crate::nested::entry_index(crate::types::Gpa::new(gpa), level);
-        table = crate::types::Hpa::new(world.kernel.machine.table_entry(table, index) & 0xf_ffff_f000);
+        let index = entry_index(Gpa::new(gpa), level);
+        table = Hpa::new(world.kernel.machine.table_entry(table, index) & 0xf_ffff_f000);
     }
-    world.kernel.machine.table_entry(table, crate::nested::entry_index(crate::types::Gpa::new(gpa), 1))
+    world.kernel.machine.table_entry(table, entry_index(Gpa::new(gpa), 1))
 }
 
 #[test]
@@ -118,6 +120,76 @@ fn large_frames_are_leaves_of_the_upper_levels() {
     world.refused(Label::FrameMap, 30, [21, 0x40_1000, RW, 0, 0], Error::AddressOccupied, 2);
     world.ok(Label::FrameMap, 30, [21, 0x20_0000, RW, 0, 0]);
     assert_eq!(leaf(&world, world.vm_id(21), 0x20_0000) & 0x18, 0x18, "device memory is uncached");
+}
+
+/// The entry of level 3 for an address; the tables above must be there.
+fn giant_leaf(world: &World, vm: VmId, gpa: u64) -> Entry {
+    let format = EntryFormat::Npt;
+    let top = world.kernel.machine.table_entry(vm.root(), entry_index(Gpa::new(gpa), 4));
+    let Entry::Table(table) = format.decode(top, 4) else { panic!("no table of level 3 for {gpa:#x}") };
+    let entry = world.kernel.machine.table_entry(table, entry_index(Gpa::new(gpa), 3));
+    let decoded = format.decode(entry, 3);
+    if let Entry::Leaf(base) = decoded {
+        let rights = Rights::READ.union(Rights::WRITE);
+        assert_eq!(entry, format.leaf(base, rights, 3, false), "with the rights asked for, and cached");
+    }
+    decoded
+}
+
+/// Memory that is clean is never touched: so there is none behind it here.
+#[test]
+fn frames_of_1_gib_are_leaves_of_level_3() {
+    const GIANT: u64 = 60;
+    const GIB: u64 = 1 << 30;
+    const BASE: u64 = 4 * GIB;
+    let mut world = World::new();
+    let giant = world.root.plus(GIANT as u32);
+    world.kernel.give_untyped(giant, Hpa::new(BASE), 32, false);
+    let Cap::Untyped { watermark, .. } = &mut world.kernel.machine.slot_mut(giant).cap else { panic!("no Untyped") };
+    *watermark = 0;
+    world.retype(MEMORY, ObjectType::Vm, 0, 20, 1);
+    world.retype(MEMORY, ObjectType::PageTable, 0, 21, 2);
+    world.retype(MEMORY, ObjectType::Frame, 12, 23, 1);
+    world.retype(GIANT, ObjectType::Frame, 12, 24, 1);
+    world.retype(GIANT, ObjectType::Frame, 30, 30, 3);
+    world.refused(Label::UntypedRetype, GIANT, [ObjectType::Frame as u64, 30, CNODE, 40, 1], Error::NotEnoughMemory, 0);
+    let vm = world.vm_id(20);
+
+    let fault = world.call(Label::FrameMap, 30, [20, GIB, RW, 0, 0]).unwrap_err();
+    assert_eq!((fault.error, fault.argument, fault.detail), (Error::NoPageTable, 2, 3));
+    world.ok(Label::PageTableMap, 21, [20, 0, 3, 0, 0]);
+    for gpa in [GIB + (1 << 12), GIB + (1 << 21), GIB / 2, GIB + GIB / 2] {
+        world.refused(Label::FrameMap, 30, [20, gpa, RW, 0, 0], Error::Misaligned, 2);
+    }
+    for gpa in [1 << 48, (1 << 48) - GIB + (1 << 12)] {
+        world.refused(Label::FrameMap, 30, [20, gpa, RW, 0, 0], Error::OutOfRange, 2);
+    }
+    world.ok(Label::FrameMap, 30, [20, GIB, RW, 0, 0]);
+    // The page before it has taken the first GiB.
+    assert_eq!(giant_leaf(&world, vm, GIB), Entry::Leaf(Hpa::new(BASE + GIB)));
+    world.refused(Label::FrameMap, 30, [20, 2 * GIB, RW, 0, 0], Error::InUse, 0);
+    world.refused(Label::FrameMap, 31, [20, GIB, RW, 0, 0], Error::AddressOccupied, 2);
+    // Neither a table nor a smaller frame can come under it or in its place.
+    world.refused(Label::PageTableMap, 22, [20, GIB, 2, 0, 0], Error::AddressOccupied, 2);
+    world.refused(Label::PageTableMap, 22, [20, GIB + (1 << 21), 1, 0, 0], Error::AddressOccupied, 2);
+    world.refused(Label::FrameMap, 23, [20, 2 * GIB - (1 << 12), RW, 0, 0], Error::AddressOccupied, 2);
+    // Nor it in the place of a table.
+    world.ok(Label::PageTableMap, 22, [20, 0, 2, 0, 0]);
+    world.refused(Label::FrameMap, 31, [20, 0, RW, 0, 0], Error::AddressOccupied, 2);
+    world.refused(Label::FrameMap, 31, [20, 511 * GIB, RW, 1, 0], Error::OutOfRange, 4);
+    world.ok(Label::FrameMap, 31, [20, 510 * GIB, RW, 1, 0]);
+    assert_eq!(giant_leaf(&world, vm, 510 * GIB), Entry::Leaf(Hpa::new(BASE + 2 * GIB)));
+    assert_eq!(giant_leaf(&world, vm, 511 * GIB), Entry::Leaf(Hpa::new(BASE + 3 * GIB)));
+
+    world.ok(Label::FrameUnmap, 31, [1, 0, 0, 0, 0]);
+    world.ok(Label::FrameUnmap, 30, [0; 5]);
+    world.refused(Label::FrameUnmap, 30, [0; 5], Error::NotMapped, 0);
+    for gpa in [GIB, 510 * GIB, 511 * GIB] {
+        assert_eq!(giant_leaf(&world, vm, gpa), Entry::Empty);
+    }
+    world.ok(Label::FrameMap, 32, [20, GIB, RW, 0, 0]);
+    world.delete(32);
+    assert_eq!(giant_leaf(&world, vm, GIB), Entry::Empty);
 }
 
 #[test]
