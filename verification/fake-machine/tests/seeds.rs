@@ -57,7 +57,8 @@ fn a_route_left_open_is_found() {
 
 #[test]
 fn a_lost_nmi_is_found() {
-    find(Bug::LostNmi, 500);
+    let failure = find(Bug::LostNmi, 20);
+    assert!(failure.text.contains("should have decided"), "{failure}");
 }
 
 #[test]
@@ -86,7 +87,8 @@ fn an_alarm_that_comes_early_and_is_not_set_again_is_found() {
 
 #[test]
 fn a_lost_wakeup_is_found() {
-    find(Bug::LostWakeup, 500);
+    let failure = find(Bug::LostWakeup, 20);
+    assert!(failure.text.contains("was called and does not come"), "{failure}");
 }
 
 #[test]
