@@ -1,6 +1,6 @@
 //! Sequences that random steps reach too seldom.
 
-use cap_spec::abi::{Label, ObjectType, slots};
+use cap_spec::abi::{Error, Label, ObjectType, slots};
 use cap_spec::machine::{NEVER_HANDED_OUT, Outcome, Run, VcpuId};
 use lockstep::script::{Step, by, launched_tenant, retype, root, tenant};
 use lockstep::system::{ROOT_VCPU, System, place};
@@ -132,6 +132,42 @@ fn a_base_with_a_thousand_capabilities_is_launched() {
     take(&mut system, &steps);
     take(&mut system, &[root(Label::VcpuLaunch, vcpu, &[slots::BASE.into(), slots::VCPU.into()])]);
     assert!(system.spec.vms.values().all(|vm| vm.launched));
+}
+
+#[test]
+fn frames_of_1_gib_fill_entries_of_level_3() {
+    const GIB: u64 = 1 << 30;
+    let here = place::CNODE;
+    let [vm, table, lower, page, giants] = [20, 21, 22, 23, 30];
+    let map = |frame, gpa, more| root(Label::FrameMap, frame, &[vm, gpa, 3, more]);
+    let mut system = System::small();
+    let steps = [
+        retype(place::CLEAN, ObjectType::Vm, 0, vm, 1),
+        retype(place::CLEAN, ObjectType::PageTable, 0, table, 2),
+        retype(place::CLEAN, ObjectType::Frame, 12, page, 1),
+        retype(place::DEVICE, ObjectType::Frame, 30, giants, 2),
+        root(Label::PageTableMap, table, &[vm, 0, 3]),
+        root(Label::PageTableMap, lower, &[vm, 0, 2]),
+        map(giants, GIB, 0),
+    ];
+    take(&mut system, &steps);
+    let refused = [
+        (map(giants + 1, GIB, 0), Error::AddressOccupied),
+        (map(giants + 1, 0, 0), Error::AddressOccupied),
+        (map(page, GIB, 0), Error::AddressOccupied),
+        (map(giants + 1, 2 * GIB + (1 << 21), 0), Error::Misaligned),
+        (map(giants + 1, (1 << 48) - GIB + (1 << 12), 0), Error::OutOfRange),
+        (map(giants + 1, 512 * GIB, 0), Error::NoPageTable),
+        (map(giants, 2 * GIB, 1), Error::InUse),
+    ];
+    for (step, error) in refused {
+        let (_, reply) = system.step(step).expect("in lock-step").expect("an invocation");
+        assert_eq!(reply.map_err(|fault| fault.error), Err(error), "{step}");
+    }
+    let unmap = |more| root(Label::FrameUnmap, giants, &[more]);
+    take(&mut system, &[unmap(0), map(giants, 510 * GIB, 1), unmap(1), map(giants, GIB, 1)]);
+    take(&mut system, &[root(Label::CNodeDelete, here, &[giants]), root(Label::CNodeRevoke, here, &[place::DEVICE])]);
+    take(&mut system, &[retype(place::DEVICE, ObjectType::Frame, 30, giants, 2), map(giants, GIB, 1)]);
 }
 
 #[test]
