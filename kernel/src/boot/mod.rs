@@ -154,7 +154,7 @@ extern "C" fn ap_main() -> ! {
 
 /// The checked header of the boot module.
 fn boot_module(base: u64, bytes: u64) -> Module {
-    assert!(base % 4096 == 0, "the boot module is not page-aligned");
+    assert!(base.is_multiple_of(4096), "the boot module is not page-aligned");
     let header = Tables.read(base, 4096).expect("the boot module is unreadable");
     module::parse(header, bytes).unwrap_or_else(|error| panic!("boot module: {error:?}"))
 }
