@@ -1,10 +1,14 @@
 //! Attacks by memory accesses: outside of the VM's memory, to what is read-only, through page tables that point
 //! anywhere, and during upcalls.
 
-use cap_spec::abi::{IMAGE_BASE, PRICE_BOARD, START_PAGE, STATS_PAGE};
+use cap_spec::abi::{ExitKind, IMAGE_BASE, INFO_PAGE, PRICE_BOARD, START_PAGE, STATS_PAGE, info_page, stats_page};
 use userlib::cap::own;
+use userlib::println;
 
 use crate::attempt;
+use crate::capabilities::Random;
+use crate::instructions::Tally;
+use crate::root::{set_word, word};
 
 /// Vector that the attacks ask for as fault upcall.
 pub const UPCALL: u8 = 0x60;
@@ -27,22 +31,43 @@ pub const OUTSIDE: [u64; 14] = [
     0x7f_ffff_f000,
 ];
 
-/// Reads and writes outside of its memory and to read-only pages, with an upcall vector. Returns (accesses, of which
-/// went through).
-pub fn touch_what_is_not_its_own() -> (u64, u64) {
+/// Pages that the launcher maps READ into every VM.
+const READ_ONLY: [u64; 3] = [PRICE_BOARD, START_PAGE, STATS_PAGE];
+
+/// Reads and writes outside of its memory and to read-only pages, with an upcall vector: each must end in an upcall.
+pub fn touch_what_is_not_its_own() -> Tally {
     let _ = own::VCPU.set_upcall(UPCALL, 0);
-    let mut through = 0;
-    let mut accesses = 0;
-    for address in OUTSIDE {
-        through += u64::from(read_faults(address).is_none());
-        through += u64::from(write_faults(address).is_none());
-        accesses += 2;
-    }
-    for address in [PRICE_BOARD, START_PAGE, STATS_PAGE] {
-        through += u64::from(write_faults(address).is_none());
-        accesses += 1;
-    }
-    (accesses, through)
+    let mut tally = Tally::default();
+    with_faults_counted(&mut tally, |tally| {
+        for address in OUTSIDE {
+            expect_upcall(tally, address, read_faults(address));
+            expect_upcall(tally, address, write_faults(address));
+        }
+        for address in READ_ONLY {
+            expect_upcall(tally, address, write_faults(address));
+        }
+        tally.attempts
+    });
+    tally
+}
+
+/// Counts an attempt that must have been stopped by an upcall that tells of this page.
+fn expect_upcall(tally: &mut Tally, page: u64, got: Option<u8>) {
+    tally.expect(&[Some(UPCALL)], got);
+    tally.wrong += u64::from(word(INFO_PAGE, info_page::FAULT_GPA) & !0xfff != page & !0xfff);
+}
+
+/// Makes an attack that says how many nested faults it has made, and compares that with what the kernel has counted.
+fn with_faults_counted(tally: &mut Tally, attack: impl FnOnce(&mut Tally) -> u64) {
+    let counted = || {
+        let exits = word(STATS_PAGE, stats_page::EXITS + ExitKind::NestedFault as usize * 8);
+        [word(INFO_PAGE, info_page::FAULT_COUNT), word(STATS_PAGE, stats_page::UPCALLS), exits]
+    };
+    let before = counted();
+    let made = attack(tally);
+    let after = counted();
+    tally.wrong += u64::from((0..before.len()).any(|index| after[index] - before[index] != made));
+    println!("hostile: {made} nested faults");
 }
 
 /// Reads a byte and returns the vector that came.
@@ -58,9 +83,7 @@ pub fn write_faults(address: u64) -> Option<u8> {
 /// Clears the busy word, as a handler that is done with the fault must.
 fn end_upcall(vector: Option<u8>) -> Option<u8> {
     if vector == Some(UPCALL) {
-        let busy = (cap_spec::abi::INFO_PAGE + cap_spec::abi::info_page::UPCALL_BUSY as u64) as *mut u64;
-        // SAFETY: the info page is mapped there for as long as the VM lives.
-        unsafe { busy.write_volatile(0) };
+        set_word(INFO_PAGE, info_page::UPCALL_BUSY, 0);
     }
     vector
 }
@@ -108,37 +131,139 @@ pub fn upcall_without_stack() -> ! {
     }
 }
 
-/// Guest page tables that point anywhere: a table in the image is filled with random frame numbers and walked.
-/// Returns (accesses, of which went through to memory that is not the image's).
-pub fn wild_page_tables(seed: u64, count: u64) -> (u64, u64) {
-    #[repr(C, align(4096))]
-    struct Table([u64; 512]);
-    static mut WILD: Table = Table([0; 512]);
-    let _ = own::VCPU.set_upcall(UPCALL, 0);
-    let top: u64;
-    // SAFETY: reads CR3.
-    unsafe { core::arch::asm!("mov {}, cr3", out(reg) top, options(nomem, nostack)) };
-    let mut random = crate::capabilities::Random(seed);
-    let mut through = 0;
-    for _ in 0..count {
-        // Entry 256 of the top table leads to WILD, whose entries are 1 GiB pages or tables anywhere.
-        let frame = random.word() & 0x000f_ffff_ffff_f000;
-        let entry = if random.below(2) == 0 { frame & !0x3fff_ffff | 0x83 } else { frame | 3 };
-        let index = random.below(512) as usize;
-        // SAFETY: the table is used by this guest's only Vcpu; entry 256 of the top table is not used otherwise.
-        unsafe {
-            (&raw mut WILD.0[index]).write_volatile(entry);
-            let slot = core::ptr::with_exposed_provenance_mut::<u64>((top + 256 * 8) as usize);
-            slot.write_volatile((&raw const WILD) as u64 | 3);
-            core::arch::asm!("mov {0}, cr3", "mov cr3, {0}", out(reg) _, options(nostack));
-        }
-        let address = 0xffff_8000_0000_0000 + ((index as u64) << 30) + (random.word() & 0x3fff_f000);
-        let got = end_upcall(attempt!("mov al, [{0}]"; in(reg) address, out("al") _));
-        // What the wild table happens to point into the image or its pages is the guest's own.
-        let own_memory = entry & 0x80 != 0 && frame >> 30 == 0;
-        through += u64::from(got.is_none() && !own_memory);
-    }
-    (count, through)
+/// What a frame that wild page tables point to is to the VM.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Frame {
+    /// Nothing: whatever use is made of it ends in an upcall.
+    NotItsOwn,
+    /// It may be read, and no more. The processor writes to a table that it walks.
+    ReadOnly,
+    /// [`MARKED`], whose words are no entries of a table.
+    Marked,
 }
 
-const _: () = assert!(IMAGE_BASE == 0x20_0000);
+#[repr(C, align(4096))]
+struct Table([u64; 512]);
+
+/// A page of the VM's own, full of [`MARK`], whose low bit is clear: as an entry of a table it is not present.
+static mut MARKED: Table = Table([MARK; 512]);
+const MARK: u64 = 0x006d_6172_6b65_6400;
+
+/// The processor's tables from the third level on, of which the last entry that it follows is wild.
+static mut TABLES: [Table; 3] = [Table([0; 512]), Table([0; 512]), Table([0; 512])];
+
+/// The address that entry 256 of the top table leads to.
+const WILD: u64 = 0xffff_8000_0000_0000;
+/// Memory of the machine of this test.
+const MACHINE_BYTES: u64 = 128 << 20;
+/// More physical address bits than this the emulated processor does not have: above it every entry is refused by itself.
+const PHYSICAL_BITS: u32 = 40;
+const PRESENT: u64 = 3;
+const LARGE: u64 = 0x83;
+
+/// Guest page tables that point anywhere: frames that are not the VM's own, most of them near something that matters, and
+/// some that are, each used as a page of every size and as a table of every level, read and written. `gone` are pages that
+/// it had once, `end` is where its memory ends.
+///
+/// (Whatever is not its own cannot be its top table and the attacker go on; that has a test of its own in the probe.)
+pub fn wild_page_tables(seed: u64, count: u64, end: u64, gone: &[u64]) -> Tally {
+    let _ = own::VCPU.set_upcall(UPCALL, 0);
+    let mut random = Random(seed);
+    let mut tally = Tally::default();
+    with_faults_counted(&mut tally, |tally| {
+        (0..count)
+            .map(|_| {
+                let (address, frame) = draw(&mut random, end, gone);
+                (0..3).map(|level| wild_page(tally, address, frame, level)).sum::<u64>()
+                    + (0..3).map(|level| wild_table(tally, address, frame, level, random.below(512))).sum::<u64>()
+            })
+            .sum()
+    });
+    tally
+}
+
+/// A frame, and what it is to the VM.
+fn draw(random: &mut Random, end: u64, gone: &[u64]) -> (u64, Frame) {
+    let one_of = |random: &mut Random, list: &[u64]| list[random.below(list.len() as u64) as usize] & !0xfff;
+    let not_its_own = match random.below(8) {
+        0 => return (one_of(random, &READ_ONLY), Frame::ReadOnly),
+        1 => return ((&raw const MARKED) as u64, Frame::Marked),
+        2 => one_of(random, &OUTSIDE),
+        3 => one_of(random, gone),
+        // The next pages behind its memory, and the ones before it.
+        4 => one_of(random, &[end, end + 0x1000, end + 0x1f_f000, end + 0x20_0000, IMAGE_BASE - 0x1000]),
+        // RAM of the machine, where the kernel and others are.
+        5 => random.below(INFO_PAGE) & !0xfff,
+        6 => end + (random.below(MACHINE_BYTES - end) & !0xfff),
+        _ => (MACHINE_BYTES + random.below((1 << PHYSICAL_BITS) - MACHINE_BYTES)) & !0xfff,
+    };
+    (not_its_own, Frame::NotItsOwn)
+}
+
+/// Makes the tables of [`WILD`] lead to this entry at this level: the top table's is level 3.
+fn lead_to(entry: u64, level: usize) {
+    let top: u64;
+    // SAFETY: the tables are used by this guest's only Vcpu, and for these addresses only; entry 256 of the top table is
+    // not used otherwise.
+    unsafe {
+        core::arch::asm!("mov {}, cr3", out(reg) top, options(nomem, nostack));
+        let set = |table: usize, entry: u64| match table {
+            3 => core::ptr::with_exposed_provenance_mut::<u64>((top + 256 * 8) as usize).write_volatile(entry),
+            table => (&raw mut TABLES[table].0[0]).write_volatile(entry),
+        };
+        for above in level + 1..4 {
+            set(above, (&raw const TABLES[above - 1]) as u64 | PRESENT);
+        }
+        set(level, entry);
+        core::arch::asm!("mov {0}, cr3", "mov cr3, {0}", out(reg) _, options(nostack));
+    }
+}
+
+/// Reads and writes a frame as a page, or within a page, of 4 KiB, 2 MiB or 1 GiB. Returns how many nested faults there
+/// must have been.
+fn wild_page(tally: &mut Tally, address: u64, frame: Frame, level: usize) -> u64 {
+    let mask = (0x1000 << (9 * level)) - 1;
+    lead_to(address & !mask | if level == 0 { PRESENT } else { LARGE }, level);
+    let at = WILD + (address & mask);
+    match frame {
+        Frame::NotItsOwn => {
+            expect_upcall(tally, address, read_faults(at));
+            expect_upcall(tally, address, write_faults(at));
+            2
+        }
+        Frame::ReadOnly => {
+            tally.expect(&[None], read_faults(at));
+            // The start-up page, for one, never changes.
+            tally.wrong += u64::from(
+                address == START_PAGE && (0..512).any(|index| word(at, index * 8) != word(address, index * 8)),
+            );
+            expect_upcall(tally, address, write_faults(at));
+            1
+        }
+        Frame::Marked => {
+            tally.expect(&[None], read_faults(at));
+            tally.wrong += u64::from((0..512).any(|index| word(at, index * 8) != MARK));
+            tally.expect(&[None], write_faults(at));
+            tally.wrong += u64::from(word(address, 0) != MARK & !0xff | 0x55);
+            set_word(address, 0, MARK);
+            0
+        }
+    }
+}
+
+/// Makes the processor walk a frame as a table of the level 1, 2 or 3, with this index. As [`wild_page`].
+fn wild_table(tally: &mut Tally, address: u64, frame: Frame, level: usize, index: u64) -> u64 {
+    lead_to(address | PRESENT, level + 1);
+    let at = WILD + (index << (12 + 9 * level));
+    for got in [read_faults(at), write_faults(at)] {
+        match frame {
+            Frame::NotItsOwn | Frame::ReadOnly => expect_upcall(tally, address, got),
+            Frame::Marked => tally.expect(&[Some(PAGE_FAULT)], got),
+        }
+    }
+    if frame == Frame::Marked { 0 } else { 2 }
+}
+
+const PAGE_FAULT: u8 = 14;
+
+const _: () = assert!(IMAGE_BASE == 0x20_0000 && INFO_PAGE == 0x10_0000);

@@ -258,6 +258,26 @@ impl<'a> Holder<'a> {
         Ok(sent && self.held.len() >= PAGES)
     }
 
+    /// Gives all back, and waits until the market says so. The capabilities and mappings are left as they are.
+    fn release(&mut self) -> bool {
+        let leases: Vec<u32> = self.held.iter().map(|held| held.lease).collect();
+        let quantity = leases.len() as u32;
+        if !self.bid(0) || !self.tenant.ask(RequestBody::Release { good: PAGE, leases, quantity }) {
+            return false;
+        }
+        let number = self.tenant.last_number();
+        let deadline = clock::now() + self.tenant.micros(500_000);
+        loop {
+            match self.tenant.next_message(deadline) {
+                None => return false,
+                Some(FromMarket::Answer { number: answered, body }) if answered == number => {
+                    return matches!(body, Answer::Done);
+                }
+                Some(_) => {}
+            }
+        }
+    }
+
     /// Touches every page: those that are gone must fault, the others must hold what was written.
     fn touch(&self, gone: impl Fn(&Held) -> bool, tally: &mut Tally) {
         for held in &self.held {
@@ -298,23 +318,7 @@ pub fn use_after_release(tenant: &mut Tenant) -> Result<Tally, Fault> {
     own::VCPU.set_upcall(UPCALL, 0)?;
     let mut tally = Tally::default();
     let mut holder = Holder::new(tenant)?;
-    tally.wrong += u64::from(!holder.fill()?);
-    tally.wrong += u64::from(!holder.bid(0));
-    let leases: Vec<u32> = holder.held.iter().map(|held| held.lease).collect();
-    let quantity = leases.len() as u32;
-    tally.wrong += u64::from(!holder.tenant.ask(RequestBody::Release { good: PAGE, leases, quantity }));
-    let number = holder.tenant.last_number();
-    let deadline = clock::now() + holder.tenant.micros(500_000);
-    let done = loop {
-        match holder.tenant.next_message(deadline) {
-            None => break false,
-            Some(FromMarket::Answer { number: answered, body }) if answered == number => {
-                break matches!(body, Answer::Done);
-            }
-            Some(_) => {}
-        }
-    };
-    tally.wrong += u64::from(!done);
+    tally.wrong += u64::from(!holder.fill()? || !holder.release());
     holder.touch(|_| true, &mut tally);
     for held in &holder.held {
         let frame = held.block.after(1).cap::<Frame>();
@@ -328,6 +332,14 @@ pub fn use_after_release(tenant: &mut Tenant) -> Result<Tally, Fault> {
         }
     }
     Ok(tally)
+}
+
+/// Addresses of pages that it had as leases and gave back; none if that failed.
+pub fn released_pages(tenant: &mut Tenant) -> Result<Vec<u64>, Fault> {
+    let mut holder = Holder::new(tenant)?;
+    let done = holder.fill()? && holder.release();
+    let addresses = holder.held.iter().map(|held| held.address);
+    Ok(if done { addresses.collect() } else { Vec::new() })
 }
 
 /// Asks for pages by every means and accepts none of what is delivered.

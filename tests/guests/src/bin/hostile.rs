@@ -70,7 +70,12 @@ fn run(tenant: &mut Tenant, attack: &str) -> Outcome {
             println!("hostile: the market's ring is garbled");
             idle()
         }
-        _ => with_traps(|| instruction(attack, count, seed)),
+        "page-tables" => with_traps(|| {
+            let gone = trade::released_pages(tenant)?;
+            assert!(!gone.is_empty(), "there were no leases to release");
+            Ok(memory::wild_page_tables(seed, count, tenant.start.image_end, &gone))
+        }),
+        _ => with_traps(|| instruction(attack)),
     }
 }
 
@@ -80,7 +85,7 @@ fn with_traps(attack: impl FnOnce() -> Outcome) -> Outcome {
     attack()
 }
 
-fn instruction(attack: &str, count: u64, seed: u64) -> Outcome {
+fn instruction(attack: &str) -> Outcome {
     match attack {
         "svm" => Ok(instructions::svm()),
         "caches" => Ok(instructions::caches_and_counters()),
@@ -90,14 +95,7 @@ fn instruction(attack: &str, count: u64, seed: u64) -> Outcome {
         "msrs" => Ok(instructions::every_msr()),
         "ports" => Ok(instructions::every_port()),
         "interrupt-commands" => Ok(instructions::interrupt_commands()),
-        "outside" => {
-            let (accesses, through) = memory::touch_what_is_not_its_own();
-            tally(accesses, through)
-        }
-        "page-tables" => {
-            let (accesses, through) = memory::wild_page_tables(seed, count);
-            tally(accesses, through)
-        }
+        "outside" => Ok(memory::touch_what_is_not_its_own()),
         "spin" => instructions::spin_with_interrupts_off(),
         "halt" => instructions::halt_with_interrupts_off(),
         "endless-interrupt" => instructions::never_end_an_interrupt(),
