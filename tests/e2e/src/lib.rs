@@ -34,6 +34,11 @@ pub mod rounds;
 /// Wall time after which a machine counts as hung.
 pub const TIMEOUT: Duration = Duration::from_secs(240);
 
+/// How a line of the kernel's log begins (nobody else's does: the console server puts names before all lines), and the
+/// last of them.
+const KERNELS_LINE: &str = "kernel: ";
+const KERNELS_LAST_LINE: &str = "kernel: root VM starts";
+
 /// Changes to a scenario, as the command line makes them.
 #[derive(Clone, Debug, Default)]
 pub struct Change(pub Overrides);
@@ -135,7 +140,8 @@ impl Finished {
         }
     }
 
-    /// Fails the test with the reason and the console's last lines unless the run was good.
+    /// Fails the test with the reason and the console's last lines unless the run was good, and the kernel silent once
+    /// the first serial port was somebody else's: its last line is the one that says that the root VM starts.
     ///
     /// # Panics
     /// When it wasn't.
@@ -143,6 +149,13 @@ impl Finished {
         if let Some(failure) = &self.failure {
             panic!("{failure}");
         }
+        let mut lines = self.console.iter();
+        assert!(lines.any(|line| line.starts_with(KERNELS_LAST_LINE)), "the kernel did not log its start");
+        assert_eq!(
+            lines.find(|line| line.starts_with(KERNELS_LINE)),
+            None,
+            "the kernel wrote to a port that it has sold"
+        );
         self
     }
 

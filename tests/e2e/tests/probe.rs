@@ -59,6 +59,8 @@ checks! {
     interrupts_in_service_block_nobody_else = interrupts_in_service_block_nobody_else;
     /// Requested interrupts are neither lost nor given to the neighbour.
     requested_interrupts_are_kept = requested_interrupts_are_kept;
+    /// What a VM leaves in a core by dying there is not what the next one finds.
+    dead_vms_state_reaches_nobody = dead_vms_state_reaches_nobody;
     /// An event whose delivery an exit cut off is injected again.
     cut_off_events_are_injected_again = cut_off_events_are_injected_again;
     /// 30 % beside neighbours that spin, storm and hold the lock: no period 20 us short, no 100 ms 1 %.
@@ -67,6 +69,8 @@ checks! {
     cpu_time_is_no_more_than_the_budget = budget_is_also_the_most;
     /// A VM that owns its whole core gets no timer NMI.
     vm_that_owns_its_core_gets_no_ticks = whole_core_is_tickless;
+    /// A VM that owns its whole core halts and is woken by its timer without an exit.
+    halted_vm_that_owns_its_core_wakes_with_no_exit = halted_whole_core_wakes_with_no_exit;
     /// A core that nobody wants executes no instructions.
     idle_cores_execute_nothing = idle_cores_execute_nothing;
     /// Statistics pages, per VM and global, against what was done.
@@ -77,6 +81,8 @@ checks! {
     shootdown_reaches_a_running_core = shootdown_reaches_a_running_core;
     /// Reserved and dangerous bits of CR0, CR4 and EFER, each by a VM of its own.
     hostile_control_registers_one_by_one = control_registers_one_by_one;
+    /// CR3 loaded with what is not the VM's own: the VM ends, for a nested fault there.
+    hostile_top_page_tables_anywhere = top_page_tables_anywhere;
     /// The same capabilities used in every way from two cores against each other: answers, balance, what comes back.
     hostile_races_of_two_cores = races_of_two_cores;
     /// Random invocations of two and more Vcpus on two cores: as above.

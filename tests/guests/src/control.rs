@@ -8,7 +8,7 @@ use crate::children::children;
 pub mod at {
     /// Rounds made after the attempt.
     pub const ROUNDS: usize = 0x00;
-    /// Given: which register: 0 CR0, 1 CR4, 2 EFER.
+    /// Given: which register: 0 CR0, 1 CR4, 2 EFER, 3 CR3 (which is taken to have held 0).
     pub const REGISTER: usize = 0x08;
     /// Given: bits that are set, then bits that are cleared, in what the register holds.
     pub const SET: usize = 0x10;
@@ -67,8 +67,13 @@ children! {
         "and r9, rax",
         "cmp r8d, 1",
         "je 4f",
-        "ja 5f",
+        "cmp r8d, 2",
+        "je 5f",
+        "ja 3f",
         "mov cr0, r9",
+        "jmp 9f",
+        "3:",
+        "mov cr3, r9",
         "jmp 9f",
         "4:",
         "mov cr4, r9",

@@ -34,6 +34,8 @@ pub mod at {
     pub const REQUESTS: usize = 0x60;
     /// Given: how often the second Vcpu is to mend the IDT and to start the first one again.
     pub const MEND: usize = 0x80;
+    /// Given: not 0 when the child is to do what it waits with.
+    pub const GO: usize = 0x88;
     /// Where the general registers' row keeps what it expects.
     pub const EXPECTED: usize = 0x100;
     /// Interrupts that came, a word for each vector.
@@ -386,5 +388,5 @@ const _: () = {
     // The assembly above has these as plain numbers.
     assert!(NUMBER == 0 && ROUNDS == 8 && WRONG == 16 && END == 0x20 && STAMP == 0x28 && UNIT_COUNTS == 0x30);
     assert!(UNIT_TICKS == 0x38 && VECTOR == 0x40 && TOO_LATE == 0x48 && PROMPT == 0x50 && PENDING == 0x58);
-    assert!(REQUESTS == 0x60 && MEND == 0x80 && EXPECTED == 0x100 && COUNTS == 0x800);
+    assert!(REQUESTS == 0x60 && MEND == 0x80 && GO == 0x88 && EXPECTED == 0x100 && COUNTS == 0x800);
 };

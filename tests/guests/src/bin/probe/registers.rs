@@ -1,11 +1,14 @@
-//! Reserved and dangerous bits of CR0, CR4 and EFER, each tried by a VM of its own, as it may be the attacker's end.
+//! Reserved and dangerous bits of CR0, CR4 and EFER, and page tables anywhere for CR3, each tried by a VM of its own, as
+//! it may be the attacker's end.
 
 use alloc::format;
 use alloc::string::String;
 use cap_spec::abi::{Register, Rights, StopReason, handler_page};
 use core::arch::asm;
+use guests::capabilities::Random;
 use guests::control::{self, at};
-use guests::root::{CHILD_CHANNEL, Root, set_word, tsc, word};
+use guests::memory::OUTSIDE;
+use guests::root::{CHILD_CHANNEL, CHILD_CODE, Child, Root, set_word, tsc, word};
 use userlib::cap::{Cap, Frame, Slot, VcpuPage, own};
 
 use crate::{Check, end, micros, told};
@@ -16,6 +19,7 @@ enum Which {
     Cr0 = 0,
     Cr4 = 1,
     Efer = 2,
+    Cr3 = 3,
 }
 
 /// What must come of an attempt.
@@ -108,6 +112,16 @@ enum Outcome {
 
 fn attempt(root: &mut Root, which: Which, set: u64, clear: u64, wanted: Wanted) -> Result<Outcome, String> {
     let mark = root.mark();
+    let (child, page, stopped) = write_in_a_child(root, which, set, clear)?;
+    let outcome = judge(page, stopped, which, set, clear, wanted);
+    end(&child)?;
+    root.return_to(mark).map_err(told("slots"))?;
+    outcome
+}
+
+/// Launches a VM that makes an attempt, and waits until it has gone on or stopped. Returns it, the page that it tells in,
+/// and its handler page.
+fn write_in_a_child(root: &mut Root, which: Which, set: u64, clear: u64) -> Result<(Child, u64, u64), String> {
     let (page, address) = root.shared_page().map_err(told("page"))?;
     for (offset, value) in [(at::REGISTER, which as u64), (at::SET, set), (at::CLEAR, clear)] {
         set_word(address, offset, value);
@@ -125,10 +139,32 @@ fn attempt(root: &mut Root, which: Which, set: u64, clear: u64, wanted: Wanted) 
     while word(address, at::ROUNDS) == 0 && word(stopped, handler_page::COUNT) == 0 && tsc() < deadline {
         own::VCPU.wait(1, tsc() + micros(root, 1_000)).map_err(told("wait"))?;
     }
-    let outcome = judge(address, stopped, which, set, clear, wanted);
-    end(&child)?;
-    root.return_to(mark).map_err(told("slots"))?;
-    outcome
+    Ok((child, address, stopped))
+}
+
+/// Each of these as the top page table of a VM of its own that it is not in, and a frame of the machine's as likely as not
+/// in somebody else: the next instruction cannot be fetched, nor an upcall be delivered, so that the VM ends, for a nested
+/// fault in just this frame.
+pub fn top_page_tables_anywhere(root: &mut Root) -> Check {
+    const ADDRESS_BITS: u32 = 40;
+    let mut random = Random(1);
+    let beyond = CHILD_CODE + 4096 * (1 + u64::from(control::PAGES));
+    let near = [0, beyond, beyond + 4096, 0x1f_f000, 0x20_0000];
+    let far = core::iter::from_fn(|| Some(random.below(1 << ADDRESS_BITS))).take(16);
+    let frames = OUTSIDE.into_iter().chain(near).chain(far).map(|address| address & !0xfff);
+    // The first of them is what the child's tables lie in.
+    for frame in frames.filter(|frame| !(4096..beyond).contains(frame)) {
+        let mark = root.mark();
+        let (child, page, stopped) = write_in_a_child(root, Which::Cr3, frame, 0)?;
+        let [count, reason, gpa] =
+            [handler_page::COUNT, handler_page::REASON, handler_page::DETAIL].map(|offset| word(stopped, offset));
+        if (count, reason, gpa & !0xfff, word(page, at::ROUNDS)) != (1, StopReason::NestedFault as u64, frame, 0) {
+            return Err(format!("with CR3 {frame:#x} it was stopped {count} times, for {reason} at {gpa:#x}"));
+        }
+        end(&child)?;
+        root.return_to(mark).map_err(told("slots"))?;
+    }
+    Ok(())
 }
 
 /// What came of an attempt, and whether it may.

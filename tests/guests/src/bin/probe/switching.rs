@@ -104,6 +104,37 @@ pub fn requested_interrupts_are_kept(root: &mut Root) -> Check {
     children.iter().try_for_each(end)
 }
 
+/// A VM makes everything dirty that it shares with others in turn, and revokes what it is made of, so that it dies while
+/// its core holds its state. Its neighbour, which is next on that core, finds reset values and gets no interrupt but its
+/// own.
+pub fn dead_vms_state_reaches_nobody(root: &mut Root) -> Check {
+    const TIMER: u8 = 0x42;
+    const OWN: u8 = 0x20;
+    let words = [timer_words(root, TIMER, 0), timer_words(root, OWN, 1)];
+    let setups = [(interrupted::dies_dirty(), &words[0][..]), (interrupted::finds_nothing(), &words[1][..])];
+    let (children, pages) = side_by_side(root, &setups)?;
+    for _ in 0..100 {
+        if word(pages[1], at::ROUNDS) >= 10 {
+            break;
+        }
+        sleep(root, 1_000);
+    }
+    expect_rounds(pages[1], 10)?;
+    let before = word(pages[1], at::ROUNDS);
+    set_word(pages[0], at::GO, 1);
+    // The root VM sleeps until long after, so that on one core, too, the neighbour is next.
+    sleep(root, 30_000);
+    if word(pages[0], at::ROUNDS) != 1 || word(pages[0], at::WRONG) != 0 {
+        return Err("it did not die".into());
+    }
+    if came(pages[0], 0xf0) != 1 {
+        return Err("nothing was in service".into());
+    }
+    expect_rounds(pages[1], before + 100)?;
+    expect_no_others(pages[1], &[OWN])?;
+    children.iter().try_for_each(end)
+}
+
 /// A VM whose IDT is not there when an interrupt is delivered: it stops, the VM's second Vcpu mends it and starts it
 /// again, and the interrupt, which the APIC has given out already, comes then, once. An interrupt by an instruction is
 /// executed again.

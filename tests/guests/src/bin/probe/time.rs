@@ -5,7 +5,9 @@ use alloc::vec::Vec;
 use cap_spec::abi::{ExitKind, Rights, slots, stats_page};
 use core::arch::asm;
 use guests::children::{self, at, watcher};
+use guests::interrupted;
 use guests::root::{Child, Root, tsc, word};
+use guests::switched::at as state;
 use userlib::cap::{Cap, Machine, Slot, Untyped, own};
 
 use crate::{Check, end, last_core, micros, set_word, sleep, told};
@@ -131,9 +133,7 @@ pub fn whole_core_is_tickless(root: &mut Root) -> Check {
         set_word(seen, watcher::GAP, AWAY);
         let (core, budget) = (last_core(root), period * percent / 100);
         let child = root.child(children::gaps(), 1, &[page], core, budget, period).map_err(told("child"))?;
-        let frame = child.vm.statistics_page(root.slot()).map_err(told("statistics"))?;
-        let statistics = root.window(1);
-        frame.map(own::VM, statistics, Rights::READ).map_err(told("statistics"))?;
+        let statistics = statistics_of(root, &child)?;
         root.launch(&child).map_err(told("launch"))?;
         let nmis = stats_page::EXITS + ExitKind::Nmi as usize * 8;
         let read = || [word(statistics, nmis), word(seen, watcher::GAPS), word(seen, watcher::ROUNDS)];
@@ -148,6 +148,51 @@ pub fn whole_core_is_tickless(root: &mut Root) -> Check {
         end(&child)?;
     }
     Ok(())
+}
+
+/// A VM that owns its whole core halts until its timer comes, again and again: neither is an exit. (To arm the timer is
+/// one, of an MSR, on a core that others have used.)
+pub fn halted_whole_core_wakes_with_no_exit(root: &mut Root) -> Check {
+    const VECTOR: u8 = 0x41;
+    const WAIT_MICROS: u64 = 100;
+    const SLEEP_MICROS: u64 = 100_000;
+    if root.cores == 1 {
+        // A part of the only core is the root VM's.
+        return Ok(());
+    }
+    let (page, seen) = root.shared_page().map_err(told("page"))?;
+    let counts = guests::timer::counts_in(micros(root, WAIT_MICROS), micros(root, 50_000));
+    for (offset, value) in [(state::VECTOR, VECTOR.into()), (state::UNIT_COUNTS, counts), (state::END, 1)] {
+        set_word(seen, offset, value);
+    }
+    let (core, period) = (last_core(root), micros(root, 10_000));
+    let child = root.child(interrupted::halts(), 2, &[page], core, period, period).map_err(told("child"))?;
+    let statistics = statistics_of(root, &child)?;
+    root.launch(&child).map_err(told("launch"))?;
+    let read = || {
+        let kinds = (0..32).filter(|kind| *kind != ExitKind::Msr as usize);
+        let exits: u64 = kinds.map(|kind| word(statistics, stats_page::EXITS + kind * 8)).sum();
+        let came = word(seen, state::COUNTS + usize::from(VECTOR) * 8);
+        [exits, word(seen, state::ROUNDS), came]
+    };
+    sleep(root, 20_000);
+    let before = read();
+    sleep(root, SLEEP_MICROS);
+    let after = read();
+    let [exits, rounds, came] = core::array::from_fn(|at| after[at] - before[at]);
+    let most = SLEEP_MICROS / WAIT_MICROS;
+    if exits != 0 || rounds > most + 1 || rounds < most * 9 / 10 || came.abs_diff(rounds) > 1 {
+        return Err(format!("{exits} exits, {rounds} waits and {came} interrupts where there is time for {most}"));
+    }
+    end(&child)
+}
+
+/// A child's statistics page, where the root VM sees it.
+fn statistics_of(root: &mut Root, child: &Child) -> Result<u64, alloc::string::String> {
+    let frame = child.vm.statistics_page(root.slot()).map_err(told("statistics"))?;
+    let statistics = root.window(1);
+    frame.map(own::VM, statistics, Rights::READ).map_err(told("statistics"))?;
+    Ok(statistics)
 }
 
 /// No period of anybody came up more than 20 us short since the start, says the kernel.
