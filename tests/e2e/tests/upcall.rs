@@ -23,7 +23,17 @@ const COMPUTING: Rivalry =
 
 #[test]
 fn a_notice_interrupts_a_computation_that_never_looks_and_the_block_that_it_chose_goes() {
-    let run = run(&COMPUTING.scenario(), &Change::none().event("600ms=start:rival"));
+    is_interrupted(&Change::none());
+}
+
+/// The same on another core than the market's, from which the signal comes.
+#[test]
+fn a_notice_interrupts_a_computation_on_another_core() {
+    is_interrupted(&Change::set("machine.cores=2").and_set("app.computing.core=1").and_set("app.rival.core=1"));
+}
+
+fn is_interrupted(change: &Change) {
+    let run = run(&COMPUTING.scenario(), &change.clone().event("600ms=start:rival"));
     run.expect_good();
     assert_eq!(run.end("computing"), &End::Exit { status: 0 }, "{:?}", run.app("computing").lines);
     // It is on the core within each period of 10 ms; the signal comes with the round's result.
