@@ -411,7 +411,7 @@ impl Market {
     /// Takes in all messages that have arrived. What happened is kept for [`Market::poll`].
     pub(crate) fn take_in(&mut self) -> Result<(), MarketError> {
         while let Some(message) = self.endpoint.receive::<FromMarket>()? {
-            match self.book.take_in(message, |good| self.board.line(good)) {
+            match self.book.take_in(message, crate::clock::now(), |good| self.board.line(good)) {
                 Effect::Nothing => {}
                 Effect::Tell(event) => {
                     if let Event::Notice(notice) = event

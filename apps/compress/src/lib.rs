@@ -51,8 +51,6 @@ struct Work {
     plan: usize,
     /// Memory of the plans of the base.
     own: Vec<MaybeUninit<u8>>,
-    /// Pages that have to be given up now.
-    due: usize,
     /// Rounds in which there were pages of no use.
     useless_rounds: u32,
     /// Rounds until more than the useful pages are bid for again.
@@ -70,7 +68,6 @@ pub fn run(app: &mut App) -> Result<(), Error> {
         plans: Plans::new(),
         plan: 0,
         own: alloc::vec![MaybeUninit::uninit(); most as usize * 4096],
-        due: 0,
         useless_rounds: 0,
         pause: 0,
         used: [0; PLANS.len()],
@@ -103,6 +100,7 @@ impl Work {
     /// Makes one member of the beginning of `input`, and says how many bytes of it are in.
     fn member(&mut self, app: &mut App, input: &[u8], file: &mut File, written: &mut usize) -> Result<usize, Error> {
         self.look(app)?;
+        self.give_up(app)?;
         self.plan = self.plans.best(self.arena.row(), &prices(app));
         let plan = &PLANS[self.plan];
         let leased = if self.plan < BASE_PLANS {
@@ -132,8 +130,8 @@ impl Work {
             file.write(&output);
             output.clear();
             self.look(app)?;
-            let left = self.arena.len().saturating_sub(self.due);
-            if self.due > 0 && (self.plan < BASE_PLANS || left < PLANS[self.plan].pages as usize) {
+            let (due, pages) = (self.due(app), self.arena.len());
+            if due > 0 && (self.plan < BASE_PLANS || pages - due < PLANS[self.plan].pages as usize) {
                 break;
             }
             // Pages or prices have changed so that another window is best now. Short members would cost more than it brings.
@@ -148,7 +146,6 @@ impl Work {
         *written += made;
         self.own = own;
         self.plans.measured(at, taken as u64, made as u64, timer.elapsed());
-        self.give_up(app)?;
         Ok(taken)
     }
 
@@ -162,7 +159,6 @@ impl Work {
                         self.arena.add(address, lease);
                     }
                 }
-                Event::Notice(notice) if notice.good == page => self.due += notice.units as usize,
                 Event::Taken { leases } => leases.iter().for_each(|&lease| self.arena.remove(lease)),
                 Event::Round { good, .. } if good == page => self.bid(app)?,
                 Event::Notice(_)
@@ -177,13 +173,21 @@ impl Work {
         Ok(())
     }
 
+    /// Pages that are here and under notice. Notice may also have been given of pages that are still on their way.
+    fn due(&self, app: &mut App) -> usize {
+        let page = app.page_good();
+        let market = app.market();
+        let notices = market.notices().iter().filter(|notice| notice.good == page);
+        notices.map(|notice| notice.units as usize).sum::<usize>().min(self.arena.len())
+    }
+
     /// Gives up the pages that are under notice, from the end of the row, and gives back those that were of no use for
     /// long. Between members only.
     fn give_up(&mut self, app: &mut App) -> Result<(), Error> {
-        if self.due > 0 {
-            let leases = self.arena.shrink(self.due);
+        let due = self.due(app);
+        if due > 0 {
+            let leases = self.arena.shrink(due);
             app.market().give_up(&leases)?;
-            self.due = 0;
         }
         if self.useless_rounds > PATIENCE {
             let useless = self.arena.len() - plan::useful(self.arena.row()) as usize;

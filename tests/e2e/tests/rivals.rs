@@ -6,6 +6,7 @@
 
 use e2e::rounds::{ask_and_holding, correlation, highest_clearing, mean_holding};
 use e2e::{Change, Finished, run, text_for_a_run, trace_for_a_run};
+use proto::host::End;
 use std::sync::OnceLock;
 
 /// Rounds at the start and at the end of a run that are left out: the applications come and go.
@@ -94,6 +95,41 @@ fn demand_shock_is_in_the_price_and_vanishes_with_it() {
     assert!(before < 1.3 * same && same < 1.3 * before, "{before} and {same} before the shock");
 }
 
+/// A user changes valuations while the run goes on, in every way that there is, and ends it in good order.
+#[test]
+fn events_change_valuations_and_end_the_run() {
+    const ENDLESS: &str = "args=[\"passes=100000\"]";
+    let mut change = Change::set(&format!("app.left.{ENDLESS}")).and_set(&format!("app.right.{ENDLESS}"));
+    change = change.event("700ms=value:left:16");
+    // 16 * 1.5^-10 is 0.28 of what the scenario says, and 0.28 * 1.5^12 is 36.
+    for _ in 0..10 {
+        change = change.event("1300ms=value-:left");
+    }
+    for _ in 0..12 {
+        change = change.event("1900ms=value+:left");
+    }
+    let trace = trace_for_a_run();
+    let run = run(TWO_CACHES, &change.event("2500ms=stop").input("left", &trace).input("right", &trace));
+    // Two rounds after a change its whole effect is there.
+    for (from_ms, left_leads) in [(200, false), (900, true), (1_500, false), (2_100, true)] {
+        let mean = |app| {
+            let rounds = ask_and_holding(&run.state, "page", app, from_ms * 1_000..(from_ms + 400) * 1_000);
+            rounds.iter().map(|(_, holding)| holding).sum::<f64>() / rounds.len() as f64
+        };
+        let (left, right) = (mean("left"), mean("right"));
+        let (more, less) = if left_leads { (left, right) } else { (right, left) };
+        assert!(more > 1.2 * less, "from {from_ms} ms on: left {left:.1}, right {right:.1}");
+    }
+    for app in ["left", "right"] {
+        assert_eq!(run.end(app), &End::RunOver);
+        let ended = run.app(app).ended.expect("ended");
+        assert!((2_500_000..2_600_000).contains(&ended), "{app} ended at {ended} us");
+    }
+    assert!(run.state.verified.as_ref().is_some_and(|totals| totals.agree()), "everything was taken back");
+    let failure = run.failure.as_deref().expect("who ends a run early is told that it has not ended by itself");
+    assert!(failure.contains("the run was stopped by a command"), "{failure}");
+}
+
 /// How an application's holding of a good goes with its ask.
 fn holding_and_ask(run: &Finished, good: &str, app: &str, until_us: u64) -> f64 {
     correlation(&while_all_run(run, good, app, until_us))
@@ -152,6 +188,25 @@ fn compress_holds_less_when_the_ask_rises() {
         let found = holding_and_ask(&run, "page", "compress", u64::MAX);
         assert!(found < -0.3, "seed {seed}: {found:.2}");
     }
+}
+
+/// Notice of pages can come before the pages: a round closes a little before the pages of the round before are handed
+/// out. Whoever loses in each round what it won in the round before gets both, again and again, and must not use such
+/// pages for longer than it has them.
+#[test]
+fn compress_bears_pages_that_are_lost_before_they_come() {
+    let (text, trace) = (text_for_a_run(1_000_000), trace_for_a_run());
+    let mut change = Change::none().input("compress", &text).input("cache", &trace);
+    for at in 3..18 {
+        let factor = if at % 2 == 0 { "0.01" } else { "100" };
+        change = change.event(&format!("{at}50ms=value:cache:{factor}"));
+    }
+    let run = run(COMPRESS_AND_CACHE, &change);
+    run.expect_good();
+    let held: Vec<f64> =
+        ask_and_holding(&run.state, "page", "compress", 0..1_900_000).iter().map(|(_, pages)| *pages).collect();
+    let losses = held.windows(2).filter(|two| two[0] > 32.0 && two[1] == 0.0).count();
+    assert!(losses >= 4, "pages that were won and lost: {held:?}");
 }
 
 /// A digest that has time until its deadline works ahead while CPU time is cheap; then a rival comes that makes it dear.

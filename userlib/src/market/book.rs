@@ -183,7 +183,8 @@ impl Book {
         self.accounts.get(usize::from(good)).into_iter().flat_map(|account| account.history.iter())
     }
 
-    /// The notices that are not answered yet.
+    /// The notices that are not answered yet, by as much as is not answered. They may tell of pages that were won and are
+    /// still on their way.
     pub fn notices(&self) -> &[Notice] {
         &self.notices
     }
@@ -222,8 +223,10 @@ impl Book {
         self.notices.retain(|notice| notice.units > 0);
     }
 
-    /// Takes in a message. `line` reads the price board.
-    pub fn take_in(&mut self, message: FromMarket, line: impl FnOnce(u16) -> Option<Line>) -> Effect {
+    /// Takes in a message at time `now` (TSC). `line` reads the price board.
+    pub fn take_in(&mut self, message: FromMarket, now: u64, line: impl FnOnce(u16) -> Option<Line>) -> Effect {
+        // What was not answered by its deadline has been taken.
+        self.notices.retain(|notice| notice.deadline_tsc > now);
         match message {
             FromMarket::Answer { number, body } => match self.waiting.get_mut(&number) {
                 Some(place) => {
@@ -253,8 +256,6 @@ impl Book {
                     account.history.pop_front();
                 }
                 account.history.push_back(record);
-                // A notice of an earlier round has run out by now.
-                self.notices.retain(|notice| notice.good != good || notice.round >= round);
                 Effect::Tell(Event::Round { good, record })
             }
             FromMarket::Notice { good, round, units, deadline_tsc } => {
@@ -294,16 +295,16 @@ mod tests {
     fn what_was_won_runs_one_interval_later() {
         let mut book = book();
         for (at, holding) in [(4, 5), (5, 2)] {
-            assert!(matches!(book.take_in(round(1, at, holding), no_line), Effect::Tell(Event::Round { .. })));
+            assert!(matches!(book.take_in(round(1, at, holding), 0, no_line), Effect::Tell(Event::Round { .. })));
         }
         let lease = book.holding(1).lease;
         assert_eq!((lease.base, lease.running, lease.next), (Quantity(3), Quantity(5), Quantity(2)));
         assert_eq!(book.holding(1).free, Credits(50));
         assert_eq!(book.history(1).map(|record| record.round).collect::<Vec<_>>(), [4, 5]);
         // A good that does not exist is no reason to fall over.
-        assert_eq!(book.take_in(round(9, 1, 1), no_line), Effect::Nothing);
+        assert_eq!(book.take_in(round(9, 1, 1), 0, no_line), Effect::Nothing);
         for at in 0..2 * HISTORY as u64 {
-            book.take_in(round(0, at, 1), no_line);
+            book.take_in(round(0, at, 1), 0, no_line);
         }
         assert_eq!(book.history(0).count(), HISTORY);
     }
@@ -316,25 +317,26 @@ mod tests {
         let refused = Answer::Refused(Refusal::CannotPay);
         let answer = |number| FromMarket::Answer { number, body: refused.clone() };
         let told = Effect::Tell(Event::Refused { refusal: Refusal::CannotPay });
-        assert_eq!(book.take_in(answer(first), no_line), told);
+        assert_eq!(book.take_in(answer(first), 0, no_line), told);
         assert_eq!(book.answer(second), None);
-        assert_eq!(book.take_in(answer(second), no_line), Effect::Nothing);
+        assert_eq!(book.take_in(answer(second), 0, no_line), Effect::Nothing);
         assert_eq!(book.answer(second), Some(refused.clone()));
         assert_eq!(book.answer(second), None);
-        assert_eq!(book.take_in(answer(second), no_line), told, "nobody waits any more");
+        assert_eq!(book.take_in(answer(second), 0, no_line), told, "nobody waits any more");
     }
 
     #[test]
     fn a_notice_stays_until_it_is_answered_or_over() {
         let mut book = book();
-        let notice = |units, round| FromMarket::Notice { good: PAGE_GOOD, round, units, deadline_tsc: 9 };
-        book.take_in(notice(10, 3), no_line);
-        book.take_in(notice(4, 4), no_line);
+        let notice = |units, round| FromMarket::Notice { good: PAGE_GOOD, round, units, deadline_tsc: round * 100 };
+        book.take_in(notice(10, 3), 200, no_line);
+        book.take_in(notice(4, 4), 299, no_line);
         book.gave_up(12);
         assert_eq!(book.notices().iter().map(|notice| notice.units).collect::<Vec<_>>(), [2]);
-        book.take_in(round(0, 4, 1), no_line);
+        // The next round closes before the deadline: until then the units are still to be given up.
+        book.take_in(round(0, 5, 1), 399, no_line);
         assert_eq!(book.notices().len(), 1);
-        book.take_in(round(0, 5, 1), no_line);
+        book.take_in(round(1, 5, 1), 400, no_line);
         assert_eq!(book.notices(), []);
     }
 }
