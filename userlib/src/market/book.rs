@@ -80,7 +80,8 @@ pub enum Event {
         /// What it brought.
         record: RoundRecord,
     },
-    /// Units must be given up, else the market takes the youngest.
+    /// Units must be given up, else the market takes the youngest. It may come a little before the pages that it tells of:
+    /// what was won a round ago is on its way then. [`crate::market::Market::notices`] knows what is left to give up.
     Notice(Notice),
     /// At the present bids these units will be lost in the next round.
     AtRisk {

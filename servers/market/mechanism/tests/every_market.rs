@@ -16,7 +16,7 @@
 //! - *Misreports by arithmetic.* The payment is checked against a sum over the **others'** bids and the own quantity alone.
 //!   So whatever a bidder reports, it pays `price(q)` for the `q` that it gets, and with these prices the honest quantity is
 //!   compared with every other: truths times reports, without clearing again.
-//! - *A base* only takes units off the supply before a round, so it is one of the smaller supplies; `tests/rounds.rs`
+//! - *A base* only takes units off the supply before a round, so it is one of the smaller supplies; `tests/every_round.rs`
 //!   checks its delivery.
 //!
 //! A test run covers all of it for one and two bidders, and for three bidders those of up to three units, and those of up to
