@@ -12,7 +12,8 @@ use cap_spec::abi::{Error, Fault, Label};
 /// Ports that are never handed out, first and last. Whoever has one could reach memory, interrupts or the machine's state
 /// past the kernel: DMA controllers and their pages, both interrupt controllers and their trigger modes, the timer and the
 /// NMI and speaker gate beside it, the keyboard controller's commands (reset), CMOS with the NMI mask, system control (A20,
-/// reset), power management, an emulator's firmware configuration (it copies to any address), and PCI configuration.
+/// reset), what raises system management interrupts, an emulator's firmware configuration (it copies to any address), and
+/// PCI configuration.
 const FORBIDDEN: [(u16, u16); 14] = [
     (0x00, 0x1f),
     (0x20, 0x21),

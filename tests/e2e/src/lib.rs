@@ -207,7 +207,15 @@ impl Machine {
     /// # Errors
     /// As [`Machine::start`].
     pub fn start_with(scenario: &Scenario, acceleration: Acceleration) -> Result<Machine> {
-        Machine::start_by(scenario, acceleration, Loader::Emulator)
+        Machine::start_by(scenario, acceleration, Loader::Emulator, Vec::new())
+    }
+
+    /// Boots a scenario that was read, for a [`monitor::Monitor`] at these sockets that says when it begins.
+    ///
+    /// # Errors
+    /// As [`Machine::start`].
+    pub fn start_observed(scenario: &Scenario, sockets: &monitor::Sockets) -> Result<Machine> {
+        Machine::start_by(scenario, Acceleration::InstructionClock, Loader::Emulator, sockets.arguments())
     }
 
     /// Boots a scenario from a disc that has it, by BIOS, GRUB and Multiboot2.
@@ -216,16 +224,21 @@ impl Machine {
     /// As [`Machine::start`].
     pub fn start_from_disc(scenario: &Scenario, disc: &Path) -> Result<Machine> {
         let loader = Loader::Disc { image: disc.to_path_buf(), uefi: None };
-        Machine::start_by(scenario, Acceleration::InstructionClock, loader)
+        Machine::start_by(scenario, Acceleration::InstructionClock, loader, Vec::new())
     }
 
-    fn start_by(scenario: &Scenario, acceleration: Acceleration, loader: Loader) -> Result<Machine> {
+    fn start_by(
+        scenario: &Scenario,
+        acceleration: Acceleration,
+        loader: Loader,
+        extra: Vec<String>,
+    ) -> Result<Machine> {
         let tools = setup::ensure()?;
         let mut programs = vec![build::ROOT_IMAGE, build::CONSOLE_IMAGE];
         programs.extend(scenario.plan.apps.iter().map(|app| app.image.as_str()));
         let built = built(&programs)?;
         let folder = own_folder()?;
-        let config = Config { loader, ..runner::config(scenario, &built, acceleration, &folder)? };
+        let config = Config { loader, extra, ..runner::config(scenario, &built, acceleration, &folder)? };
         Machine::of(Session::start(&tools, &config, RunState::new(scenario), None)?, folder)
     }
 

@@ -158,15 +158,18 @@ impl Monitor {
     }
 }
 
-/// Writes a 32-bit word at a physical address, devices included, as firmware might have; through the debugger's stub, as
-/// the monitor cannot. The machine must be stopped.
+/// Writes 32-bit words at physical addresses, devices included, as firmware might have, or a device; through the debugger's
+/// stub, as the monitor cannot. The machine must be stopped.
 ///
 /// # Errors
 /// When the stub refuses.
-pub fn poke(sockets: &Sockets, address: u64, word: u32) -> Result<()> {
+pub fn poke(sockets: &Sockets, words: &[(u64, u32)]) -> Result<()> {
     let mut stream = connect(&sockets.debugger())?;
-    let bytes: String = word.to_le_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
-    for packet in ["Qqemu.PhyMemMode:1".to_string(), format!("M{address:x},4:{bytes}")] {
+    let write = |&(address, word): &(u64, u32)| {
+        let bytes: String = word.to_le_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("M{address:x},4:{bytes}")
+    };
+    for packet in core::iter::once("Qqemu.PhyMemMode:1".to_string()).chain(words.iter().map(write)) {
         let sum = packet.bytes().fold(0u8, u8::wrapping_add);
         stream.write_all(format!("${packet}#{sum:02x}").as_bytes())?;
         let mut answer = Vec::new();

@@ -4,8 +4,9 @@ use e2e::monitor::{Monitor, Sockets, poke};
 use e2e::xtask::boot::{Guest, Start};
 use e2e::xtask::scenario::Overrides;
 use e2e::xtask::{paths, run};
-use e2e::{Change, Machine, boot, scenario};
-use proto::host::{Command, End};
+use e2e::{Change, Machine, boot, scenario, text_for_a_run};
+use proto::host::{Command, End, Record};
+use sha2::{Digest, Sha256};
 use std::path::Path;
 
 /// Segment of configuration space where this machine's firmware puts it.
@@ -19,6 +20,13 @@ const GLOBAL_COMMAND: u64 = VTD + 0x18;
 const GLOBAL_STATUS: u64 = VTD + 0x1c;
 const TRANSLATION: u32 = 1 << 31;
 const ENABLED: u32 = TRANSLATION | 1 << 26 | 1 << 25;
+
+/// Where devices write their messages; the core's number is 12 bits further up.
+const MESSAGES: u64 = 0xfee0_0000;
+/// Delivery modes of messages.
+const LOWEST_PRIORITY: u32 = 1 << 8;
+const NON_MASKABLE: u32 = 4 << 8;
+const EXTERNAL: u32 = 7 << 8;
 
 /// A line that only the root VM can have written.
 const FIRST_VM_RUNS: &str = "probe general_registers_are_switched: ok";
@@ -160,7 +168,7 @@ fn iommu_that_firmware_left_on_is_off_before_the_first_vm() {
     extra.extend(sockets.arguments());
     let mut machine = Machine::start_guest(&Guest { extra, ..Guest::new("probe") }).expect("the machine starts");
     let mut monitor = Monitor::connect(&sockets).expect("the monitor answers");
-    poke(&sockets, GLOBAL_COMMAND, TRANSLATION).expect("the register can be written");
+    poke(&sockets, &[(GLOBAL_COMMAND, TRANSLATION)]).expect("the register can be written");
     assert_ne!(monitor.word(GLOBAL_STATUS).expect("a status") & TRANSLATION, 0, "translation is on at the start");
     monitor.go().expect("the machine runs");
     machine.wait_line(FIRST_VM_RUNS).expect("the first VM starts");
@@ -192,4 +200,68 @@ fn idle_core_is_halted_and_stray_nmis_are_survived() {
         monitor.nmi().expect("NMIs are given");
     }
     machine.finish().expect("the machine ends").expect_good();
+}
+
+/// Two applications that do nothing but compute, each on a core of its own.
+const TWO_DIGESTS: &str = r#"
+title = "two digests"
+limit = "20 s"
+[machine]
+cores = 2
+memory = "128 MiB"
+[[app]]
+name = "one"
+image = "digest"
+args = ["passes=20"]
+budget = 1
+valuation = 1e-9
+[[app]]
+name = "two"
+image = "digest"
+args = ["passes=20"]
+budget = 1
+valuation = 1e-9
+core = 1
+"#;
+
+/// Without an IOMMU's remapping a device can send every message to every core. Whatever runs there, in the end everybody
+/// has computed what it should, and the books are right.
+#[test]
+fn stray_messages_harm_nothing() {
+    let sockets = Sockets::new().expect("a folder for sockets");
+    let text = text_for_a_run(300_000);
+    let expected = std::fs::read(&text).expect("the text can be read");
+    let change = Change::none().input("one", &text).input("two", &text);
+    let scenario = scenario(TWO_DIGESTS, &change).expect("the scenario is right");
+    let mut machine = Machine::start_observed(&scenario, &sockets).expect("the machine starts");
+    let mut monitor = Monitor::connect(&sockets).expect("the monitor answers");
+    monitor.go().expect("the machine runs");
+    machine.wait_record(|record| matches!(record, Record::Progress { .. })).expect("progress");
+    // Every vector that a message can have, a few at a time and at as many moments.
+    let mut sent = 0;
+    for vectors in (32..=255u32).collect::<Vec<_>>().chunks(8) {
+        monitor.stop().expect("the machine stops");
+        let to_both = |message: u32| [0, 1].map(|core: u64| (MESSAGES | core << 12, message));
+        let modes = |&vector: &u32| [vector, vector | LOWEST_PRIORITY];
+        let mut messages: Vec<(u64, u32)> = vectors.iter().flat_map(modes).flat_map(to_both).collect();
+        messages.extend([NON_MASKABLE, EXTERNAL].into_iter().flat_map(to_both));
+        poke(&sockets, &messages).expect("the messages are sent");
+        sent += messages.len();
+        let controller = monitor.human("info lapic 1").expect("the interrupt controller tells");
+        let requested = controller.lines().find(|line| line.starts_with("IRR")).expect("requested interrupts");
+        let arrived = |vector: &u32| requested.split_whitespace().any(|word| word == vector.to_string());
+        assert!(vectors.iter().all(arrived), "{vectors:?}: {requested}");
+        monitor.go().expect("the machine runs");
+        machine.wait_record(|record| matches!(record, Record::Progress { .. })).expect("progress");
+    }
+    let run = machine.finish().expect("the machine ends");
+    run.expect_good();
+    assert!(sent > 900, "{sent} messages");
+    let hash: String = Sha256::digest(&expected).iter().map(|byte| format!("{byte:02x}")).collect();
+    for app in ["one", "two"] {
+        let said = String::from_utf8_lossy(run.file(app, "digest.txt")).into_owned();
+        assert!(said.starts_with(&hash), "{app}: {said}");
+    }
+    let totals = run.state.verified.as_ref().expect("totals");
+    assert!(totals.agree() && totals.worst_shortfall == 0, "{totals:?}");
 }
