@@ -9,7 +9,7 @@ mod vmcb;
 use entry::{Carried, address_space, inject, inject_cut_off, inject_upcall, left, skip_call};
 use kernel::asid::{Allocator, Entry, Tag};
 use kernel::protocol::pending::Pending;
-use vmcb::{Clean, Control, EVENT_ERROR, EVENT_EXCEPTION, EVENT_VALID, FLUSH_ALL, Vmcb};
+use vmcb::{Clean, Control, EVENT_ERROR, EVENT_EXCEPTION, EVENT_VALID, FLUSH_ALL, REFUSED, Vmcb};
 
 /// A block that has been entered with this number, and has not changed since.
 fn entered(asid: u32) -> Control {
@@ -33,7 +33,7 @@ fn a_flush_goes_with_one_entry_and_is_told_once() {
     let flush = Entry { asid: 1, flush_all: true };
     address_space(&mut control, &mut carried, flush);
     assert_eq!(control.tlb_control, FLUSH_ALL);
-    assert!(!left(&mut control, &mut Pending::default(), Clean::all()));
+    assert!(!left(&mut control, &mut carried, &mut Pending::default(), Clean::all()));
     assert_eq!(control.tlb_control, 0, "the next entry flushes nothing");
     assert_eq!((carried.take(), carried.take()), (Some(flush), None));
 }
@@ -49,7 +49,7 @@ fn an_entry_that_is_given_up_keeps_its_flush() {
         address_space(&mut control, &mut carried, next);
     }
     assert_eq!(control.tlb_control, FLUSH_ALL);
-    left(&mut control, &mut Pending::default(), Clean::all());
+    left(&mut control, &mut carried, &mut Pending::default(), Clean::all());
     numbers.entered(carried.take().expect("the flush was carried out"));
     assert!(!numbers.enter(&mut tag, 0).flush_all);
 }
@@ -67,7 +67,7 @@ fn numbers_that_ran_out_are_used_again_with_a_flush_only() {
         }
         assert!(!used.contains(&control.guest_asid), "{} is in use", control.guest_asid);
         used.push(control.guest_asid);
-        left(control, &mut Pending::default(), Clean::all());
+        left(control, &mut carried, &mut Pending::default(), Clean::all());
         if let Some(entry) = carried.take() {
             numbers.entered(entry);
         }
@@ -78,7 +78,7 @@ fn numbers_that_ran_out_are_used_again_with_a_flush_only() {
 fn injected_after(event: u64) -> u64 {
     let (mut control, mut pending) = (entered(5), Pending::NONE);
     control.exit_int_info = event;
-    let owed = left(&mut control, &mut pending, Clean::all());
+    let owed = left(&mut control, &mut Carried::default(), &mut pending, Clean::all());
     assert_eq!(owed, pending.is_delivering());
     inject_cut_off(&mut control, &mut pending);
     let injected = std::mem::take(&mut control.event_inj);
@@ -106,7 +106,7 @@ fn instructions_that_raise_an_event_are_executed_again_and_not_injected() {
     for event in [EVENT_VALID | software | 0x80, EVENT_VALID | EVENT_EXCEPTION | 3, EVENT_VALID | EVENT_EXCEPTION | 4] {
         assert_eq!(injected_after(event), 0, "{event:#x}");
         let mut control = Control { exit_int_info: event, ..entered(5) };
-        left(&mut control, &mut Pending::default(), Clean::all());
+        left(&mut control, &mut Carried::default(), &mut Pending::default(), Clean::all());
         assert_eq!(control.exit_int_info, 0, "a fault then is no fault during delivery");
     }
 }
@@ -114,7 +114,7 @@ fn instructions_that_raise_an_event_are_executed_again_and_not_injected() {
 #[test]
 fn what_the_processor_may_take_as_unchanged_is_what_it_supports() {
     let mut control = entered(5);
-    left(&mut control, &mut Pending::default(), Clean::empty());
+    left(&mut control, &mut Carried::default(), &mut Pending::default(), Clean::empty());
     assert_eq!(control.clean, Clean::empty());
 }
 
@@ -147,4 +147,25 @@ fn no_entry_after_a_hypercall_or_with_an_event_has_an_interrupt_shadow() {
         assert!(control.event_inj & EVENT_VALID != 0);
         assert_eq!(control.interrupt_shadow, 0);
     }
+}
+
+/// VMRUN checks the guest's state before it carries out TLB_CONTROL. A guest whose state it refuses, and which had the
+/// first number after they ran out, must not make the kernel believe that nothing is cached under the others.
+#[test]
+fn an_entry_that_was_refused_has_flushed_nothing() {
+    let (mut control, mut carried) = (entered(5), Carried::default());
+    let (mut numbers, mut refused, mut next) = (Allocator::new(16), Tag::NONE, Tag::NONE);
+    address_space(&mut control, &mut carried, numbers.enter(&mut refused, 0));
+    control.exit_code = u64::from(REFUSED);
+    assert!(!left(&mut control, &mut carried, &mut Pending::default(), Clean::all()));
+    assert_eq!(control.clean, Clean::empty(), "what the processor remembers of the block is not known");
+    assert_eq!((control.tlb_control, carried.take()), (0, None), "there is nothing to tell");
+    // Whoever enters next on this core flushes.
+    let mut control = entered(7);
+    let entry = numbers.enter(&mut next, 0);
+    address_space(&mut control, &mut carried, entry);
+    assert_eq!(control.tlb_control, FLUSH_ALL);
+    left(&mut control, &mut carried, &mut Pending::default(), Clean::all());
+    numbers.entered(carried.take().expect("this one was carried out"));
+    assert!(!numbers.enter(&mut next, 0).flush_all);
 }

@@ -7,6 +7,8 @@ pub enum Bug {
     ForgottenFlush,
     /// The numbers start anew without the flush.
     AsidReused,
+    /// An entry that the processor has refused counts as the flush that it carried.
+    RefusedFlush,
     /// An expulsion does not wait, so that the page walker of a running guest writes into a table that is free already.
     FreedTable,
     /// An NMI that arrives between the release of the lock and VMRUN is taken there and forgotten.
@@ -29,9 +31,10 @@ pub enum Bug {
 
 impl Bug {
     /// Every bug.
-    pub const ALL: [Bug; 11] = [
+    pub const ALL: [Bug; 12] = [
         Bug::ForgottenFlush,
         Bug::AsidReused,
+        Bug::RefusedFlush,
         Bug::FreedTable,
         Bug::LostNmi,
         Bug::LostInterrupt,
@@ -48,6 +51,7 @@ impl Bug {
         match self {
             Bug::ForgottenFlush => "forgotten-flush",
             Bug::AsidReused => "asid-reused",
+            Bug::RefusedFlush => "refused-flush",
             Bug::FreedTable => "freed-table",
             Bug::LostNmi => "lost-nmi",
             Bug::LostInterrupt => "lost-interrupt",

@@ -220,7 +220,8 @@ impl World {
                     FaultAction::Stop => self.kernel.stop_by_itself(id(core), StopReason::NestedFault, gpa.get(), 0),
                 }
             }
-            Exit::Invoke | Exit::Fault { .. } | Exit::Other => {}
+            Exit::Refused if alive => self.kernel.stop_by_itself(id(core), StopReason::InvalidState, 0, 0),
+            Exit::Invoke | Exit::Fault { .. } | Exit::Refused | Exit::Other => {}
         }
         Settled::Stays
     }

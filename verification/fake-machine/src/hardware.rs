@@ -43,6 +43,8 @@ pub enum Exit {
         /// A store.
         write: bool,
     },
+    /// An entry whose state was refused.
+    Refused,
     /// Something that the back end settles by itself.
     Other,
 }
@@ -373,6 +375,16 @@ impl Hardware {
         if self.bug == Some(Bug::ForgottenFlush) {
             run.entry.asid = *state.numbers.entry(run.vm).or_insert(run.entry.asid);
         }
+        // Those that carry a flush are the ones of interest.
+        if self.random.one_in(if run.entry.flush_all { 32 } else { 2_048 }) {
+            // The state of the Vcpu is not legal: nothing is done, not even the flush, and the event is left.
+            let state = &mut self.cores[core];
+            state.run = run;
+            state.executed = self.bug == Some(Bug::RefusedFlush);
+            state.cut_off = run.event;
+            return self.leave(core, token, Exit::Refused);
+        }
+        let state = &mut self.cores[core];
         if run.entry.flush_all && self.bug != Some(Bug::AsidReused) {
             state.tlb.flush_all();
         }

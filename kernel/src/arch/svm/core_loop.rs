@@ -159,7 +159,7 @@ impl Running {
             let (saved, vmcb) = unsafe { guest_of(vcpu) };
             // All that the exit leaves in the Vcpu is written before the core says that it is out: from then on, and until
             // this core has the lock, the Vcpu may be destroyed and its memory be somebody else's.
-            if entry::left(&mut vmcb.control, &mut saved.pending, self.booted.processor.clean) {
+            if entry::left(&mut vmcb.control, &mut self.carried, &mut saved.pending, self.booted.processor.clean) {
                 saved.owe();
             }
             let call = exit == Exit::Vmmcall && vmcb.save.cpl == 0;

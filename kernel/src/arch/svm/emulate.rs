@@ -20,8 +20,7 @@ mod exception {
     pub const AC: u8 = 17;
 }
 
-/// EFER bits that a guest may change: SCE, NXE, FFXSR; and those that must stay: LME, LMA.
-const EFER_FREE: u64 = 1 << 0 | 1 << 11 | 1 << 14;
+/// EFER bits that must stay as they are: LME, LMA.
 const EFER_FIXED: u64 = 1 << 8 | 1 << 10;
 /// CR4.OSXSAVE.
 const CR4_OSXSAVE: u64 = 1 << 18;
@@ -203,7 +202,7 @@ impl Guest<'_> {
             0x83f if (32..=255).contains(&value) => apic::self_ipi(value as u8),
             0xc000_0080 => {
                 let efer = self.vmcb.save.efer;
-                if value & !(EFER_FREE | EFER_FIXED) != 0 || value & EFER_FIXED != efer & EFER_FIXED {
+                if value & !(self.features.efer | EFER_FIXED) != 0 || value & EFER_FIXED != efer & EFER_FIXED {
                     return Err(Refused);
                 }
                 self.vmcb.save.efer = value | EFER_SVME;

@@ -1,11 +1,11 @@
 //! What a control block is told before an entry, and what is learnt of it after an exit: decisions alone, without
 //! hardware. The core loop runs these lines, and so does the host test `kernel/tests/entry.rs`, unchanged.
 //!
-//! What is guaranteed: an entry has the number that the kernel chose, and the flush if one is due; no block is believed
-//! to be clean where it was written; an event whose delivery an exit cut off is injected at the next entry, once; no entry
+//! What is guaranteed: an entry has the number that the kernel chose, and the flush if one is due; only an entry that was
+//! executed counts as a flush; no block is believed to be clean where it was written; an event whose delivery an exit cut off is injected at the next entry, once; no entry
 //! has an interrupt shadow that holds an NMI back for more than the instruction that made it.
 
-use super::vmcb::{Clean, Control, EVENT_EXCEPTION, EVENT_TYPE, EVENT_VALID, FLUSH_ALL, Vmcb};
+use super::vmcb::{Clean, Control, EVENT_EXCEPTION, EVENT_TYPE, EVENT_VALID, FLUSH_ALL, REFUSED, Vmcb};
 use kernel::asid;
 use kernel::protocol::pending::Pending;
 
@@ -46,9 +46,15 @@ pub fn address_space(control: &mut Control, carried: &mut Carried, entry: asid::
 /// What every exit but a hypercall may leave behind: a flush that was carried out, and an event that was cut off. True if
 /// the guest is owed something since. `clean` is all that the processor may take as unchanged.
 #[inline(always)]
-pub fn left(control: &mut Control, pending: &mut Pending, clean: Clean) -> bool {
+pub fn left(control: &mut Control, carried: &mut Carried, pending: &mut Pending, clean: Clean) -> bool {
     control.clean = clean;
     control.tlb_control = 0;
+    if control.exit_code as u32 == REFUSED {
+        // The state is checked before TLB_CONTROL is carried out (AMD64 manual, volume 3, VMRUN): nothing was flushed, so
+        // that the flush is still due; and what the processor remembers of the block is unknown.
+        carried.0 = None;
+        control.clean = Clean::empty();
+    }
     let mut event = control.exit_int_info;
     if event & EVENT_VALID == 0 {
         return false;

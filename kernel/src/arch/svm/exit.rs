@@ -1,6 +1,8 @@
 //! Why a guest was left: the exit codes of APM volume 2, appendix C, as far as the kernel intercepts them, and from them
 //! the intercepts.
 
+use super::vmcb::REFUSED;
+
 /// The code of a VMMCALL exit.
 pub const VMMCALL: u32 = 0x81;
 
@@ -64,7 +66,7 @@ impl Exit {
             code @ (0x80 | 0x82..=0x86 | 0x89..=0x8c | 0x8e) => Exit::Instruction(code),
             // INVLPGB, legal or not, MCOMMIT, TLBSYNC.
             code @ (0xa0 | 0xa1 | 0xa3 | 0xa4) => Exit::Instruction(code),
-            u32::MAX => Exit::Invalid,
+            REFUSED => Exit::Invalid,
             code => Exit::Other(code),
         }
     }

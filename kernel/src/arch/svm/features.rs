@@ -15,6 +15,8 @@ pub struct Features {
     pub clean_bits: bool,
     /// Indirect branch prediction barrier.
     pub barrier: bool,
+    /// EFER bits that a guest may change: SCE, NXE, and FFXSR where the processor has it. VMRUN refuses other ones.
+    pub efer: u64,
 }
 
 /// Name of the hypervisor in leaf 0x4000_0000.
@@ -85,7 +87,9 @@ impl Features {
             return Err("the processor has no XSAVE, or a state that does not fit");
         }
         let barrier = cpuid(0x8000_0008, 0)[1] & 1 << 12 != 0;
-        Ok(Features { asids, next_rip: bits & 1 << 3 != 0, clean_bits: bits & 1 << 5 != 0, barrier })
+        let fast_save = u64::from(cpuid(0x8000_0001, 0)[3] >> 25 & 1);
+        let efer = 1 << 0 | 1 << 11 | fast_save << 14;
+        Ok(Features { asids, next_rip: bits & 1 << 3 != 0, clean_bits: bits & 1 << 5 != 0, barrier, efer })
     }
 
     /// CPUID as a guest sees it.

@@ -29,6 +29,9 @@ bitflags! {
 /// TLB_CONTROL: flush every ASID at this VMRUN.
 pub const FLUSH_ALL: u32 = 1;
 
+/// The exit code of a VMRUN that has refused the guest's state and done nothing, its low half.
+pub const REFUSED: u32 = u32::MAX;
+
 /// Bit of EVENTINJ and EXITINTINFO: there is an error code.
 pub const EVENT_ERROR: u64 = 1 << 11;
 /// Bit of EVENTINJ and EXITINTINFO: valid.
