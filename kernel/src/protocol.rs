@@ -23,6 +23,7 @@
 pub mod deadlines;
 pub mod pending;
 pub mod pins;
+pub mod turns;
 
 use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 

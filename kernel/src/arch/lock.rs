@@ -5,19 +5,14 @@ use crate::storage::Hardware;
 use core::cell::UnsafeCell;
 use core::hint::spin_loop;
 use core::ops::{Deref, DerefMut};
-use core::sync::atomic::{AtomicU32, Ordering};
 use kernel::Kernel;
+use kernel::protocol::turns::Turns;
 
 /// The kernel and its lock.
-static KERNEL: KernelLock = KernelLock {
-    next: AtomicU32::new(0),
-    serving: AtomicU32::new(0),
-    kernel: UnsafeCell::new(Kernel::new(Hardware::new())),
-};
+static KERNEL: KernelLock = KernelLock { turns: Turns::new(), kernel: UnsafeCell::new(Kernel::new(Hardware::new())) };
 
 struct KernelLock {
-    next: AtomicU32,
-    serving: AtomicU32,
+    turns: Turns,
     kernel: UnsafeCell<Nonkernel>,
 }
 
@@ -31,8 +26,8 @@ impl Lock {
     /// Waits for its turn. A core that waits owes nobody an acknowledgement: it is outside its guest.
     #[inline(always)]
     pub fn take() -> Lock {
-        let ticket = KERNEL.next.fetch_add(1, Ordering::Relaxed);
-        while KERNEL.serving.load(Ordering::Acquire) != ticket {
+        let turn = KERNEL.turns.queue();
+        while !KERNEL.turns.has_come(&turn) {
             spin_loop();
         }
         Lock(())
@@ -41,7 +36,7 @@ impl Lock {
     /// True while somebody waits behind the holder.
     #[inline]
     pub fn is_contended() -> bool {
-        KERNEL.next.load(Ordering::Relaxed).wrapping_sub(KERNEL.serving.load(Ordering::Relaxed)) > 1
+        KERNEL.turns.is_contended()
     }
 }
 
@@ -50,7 +45,7 @@ impl Deref for Lock {
 
     #[inline(always)]
     fn deref(&self) -> &Nonkernel {
-        // SAFETY: a `Lock` exists only between `take` and `drop` of the ticket that is being served: once.
+        // SAFETY: a `Lock` exists only between `take` and `drop`, in its turn: once.
         unsafe { &*KERNEL.kernel.get() }
     }
 }
@@ -66,7 +61,6 @@ impl DerefMut for Lock {
 impl Drop for Lock {
     #[inline(always)]
     fn drop(&mut self) {
-        let serving = KERNEL.serving.load(Ordering::Relaxed);
-        KERNEL.serving.store(serving.wrapping_add(1), Ordering::Release);
+        KERNEL.turns.end();
     }
 }
