@@ -103,6 +103,37 @@ fn check(run: &Finished) {
     assert!(verified.worst_shortfall <= most, "a period came up {} ticks short\n{said}", verified.worst_shortfall);
 }
 
+/// The smallest holding has its share beside a neighbour that takes all that it can get, when its period may be stretched
+/// over the interval.
+#[test]
+fn hostile_spin_beside_the_smallest_holding() {
+    let text = r#"
+        title = "a unit of CPU time beside a spinner"
+        limit = "20 s"
+        [machine]
+        cores = 1
+        memory = "128 MiB"
+        [cpu]
+        interval = "80 ms"
+        [[app]]
+        name = "victim"
+        args = ["8", "1"]
+        budget = 1
+        base_cpu = 1
+        base_pages = 64
+        [[app]]
+        name = "attacker"
+        image = "hostile"
+        args = ["spin"]
+        budget = 1
+        base_cpu = 30
+        awaited = false
+        "#;
+    let run = run(text, &Change::none());
+    check(&run);
+    assert_eq!(run.end("attacker"), &End::RunOver, "it spins to the end");
+}
+
 /// Names a test for each attack.
 macro_rules! attacks {
     ($($(#[$doc:meta])* $name:ident: $cores:literal, $arguments:expr, $rounds:expr, $attacker:expr;)*) => {
