@@ -148,8 +148,9 @@ pub const EFER_SVME: u64 = 1 << 12;
 const EFER_START: u64 = 1 << 8 | 1 << 10 | 1 << 11 | EFER_SVME;
 /// CR0 of a new Vcpu: PG, WP, NE, ET, MP, PE.
 const CR0_START: u64 = 1 << 31 | 1 << 16 | 1 << 5 | 1 << 4 | 1 << 1 | 1;
-/// CR4 of a new Vcpu: PAE, OSFXSR, OSXMMEXCPT.
-const CR4_START: u64 = 1 << 5 | 1 << 9 | 1 << 10;
+/// CR4 of a new Vcpu: PAE, MCE, OSFXSR, OSXMMEXCPT. Without MCE a machine check while the guest runs would be a shutdown,
+/// and be told as the guest's own.
+const CR4_START: u64 = 1 << 5 | 1 << 6 | 1 << 9 | 1 << 10;
 /// MXCSR after reset.
 const MXCSR_START: u32 = 0x1f80;
 /// PAT after reset.

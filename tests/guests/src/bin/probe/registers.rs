@@ -54,12 +54,17 @@ fn cases() -> impl Iterator<Item = (Which, u64, u64, Wanted)> {
         // SVME, as it reads, is 0 and stays set behind the guest's back: the next entry needs it.
         (Efer, 0, 1 << 12, Taken),
         (Efer, 1 << 12, 0, Refused),
-        // SCE, NXE, FFXSR.
+        // SCE, NXE; FFXSR where the processor has it.
         (Efer, 1, 0, Taken),
         (Efer, 0, 1 << 11, Taken),
-        (Efer, 1 << 14, 0, Taken),
+        (Efer, 1 << 14, 0, if has_fast_save() { Taken } else { Refused }),
     ];
     cr0.chain(cr4).chain(efer).chain(reserved.into_iter().map(|bit| (Efer, 1 << bit, 0, Refused)))
+}
+
+/// FFXSR, as CPUID tells it.
+fn has_fast_save() -> bool {
+    core::arch::x86_64::__cpuid(0x8000_0001).edx & 1 << 25 != 0
 }
 
 /// CR0, CR4 and EFER of the root VM itself.
