@@ -337,6 +337,20 @@ interrupt_children! {
         "9:",
         "mov [rbx + 16], r9",
         "jmp 9b";
+    /// As [`finds_nothing`], but it writes to no register that is switched only for those who do: with interrupts on, it
+    /// looks over and over whether it has a TSC_AUX.
+    finds_nothing_plainly, "0x4000", "", "":
+        "mov r9d, 1",
+        "sti",
+        "2:",
+        "rdtscp",
+        "test ecx, ecx",
+        "jne 9f",
+        "inc qword ptr [rbx + 8]",
+        "jmp 2b",
+        "9:",
+        "mov [rbx + 16], r9",
+        "jmp 9b";
     /// Arms its timer for a unit of time and halts until it comes, again and again.
     halts, "0x4000", "", "":
         "mov ecx, 0x832",

@@ -106,12 +106,20 @@ pub fn requested_interrupts_are_kept(root: &mut Root) -> Check {
 
 /// A VM makes everything dirty that it shares with others in turn, and revokes what it is made of, so that it dies while
 /// its core holds its state. Its neighbour, which is next on that core, finds reset values and gets no interrupt but its
-/// own.
+/// own. The neighbour is one that uses much of that itself, then one that uses nothing of it.
 pub fn dead_vms_state_reaches_nobody(root: &mut Root) -> Check {
-    const TIMER: u8 = 0x42;
     const OWN: u8 = 0x20;
-    let words = [timer_words(root, TIMER, 0), timer_words(root, OWN, 1)];
-    let setups = [(interrupted::dies_dirty(), &words[0][..]), (interrupted::finds_nothing(), &words[1][..])];
+    let mark = root.mark();
+    dies_beside(root, interrupted::finds_nothing(), &[OWN])?;
+    root.return_to(mark).map_err(told("slots"))?;
+    dies_beside(root, interrupted::finds_nothing_plainly(), &[])
+}
+
+/// A VM dies dirty beside a neighbour that gets these vectors by itself.
+fn dies_beside(root: &mut Root, neighbour: &[u8], own: &[u8]) -> Check {
+    const TIMER: u8 = 0x42;
+    let words = [timer_words(root, TIMER, 0), timer_words(root, own.first().copied().unwrap_or(0), 1)];
+    let setups = [(interrupted::dies_dirty(), &words[0][..]), (neighbour, &words[1][..])];
     let (children, pages) = side_by_side(root, &setups)?;
     for _ in 0..100 {
         if word(pages[1], at::ROUNDS) >= 10 {
@@ -131,7 +139,7 @@ pub fn dead_vms_state_reaches_nobody(root: &mut Root) -> Check {
         return Err("nothing was in service".into());
     }
     expect_rounds(pages[1], before + 100)?;
-    expect_no_others(pages[1], &[OWN])?;
+    expect_no_others(pages[1], own)?;
     children.iter().try_for_each(end)
 }
 
