@@ -48,6 +48,8 @@ pub enum HandoverError {
     Truncated,
     /// There is no memory map.
     NoMemoryMap,
+    /// A memory map has more entries than are read.
+    TooManyEntries,
 }
 
 /// Longest command line that is looked at, in bytes.

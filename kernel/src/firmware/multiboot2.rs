@@ -25,6 +25,8 @@ pub fn parse(memory: &impl PhysicalMemory, address: u64) -> Result<Handover<'_>,
     let total = total.filter(|total| (8..=MAX_BYTES).contains(total)).ok_or(truncated)?;
     let mut rest = &memory.read(address, total as usize).ok_or(unreadable)?[8..];
     let mut handover = Handover { memory: MemoryMap::default(), module: None, command_line: &[], rsdp: None };
+    // Only the first map counts: a second one would give back what the first one calls something else than RAM.
+    let mut has_map = false;
     // At most MAX_BYTES / 8 rounds: every tag has at least 8 bytes.
     while !rest.is_empty() {
         let (kind, bytes) = field::<[u32; 2]>(rest, 0).map(|[kind, bytes]| (kind, bytes as usize)).ok_or(truncated)?;
@@ -36,7 +38,8 @@ pub fn parse(memory: &impl PhysicalMemory, address: u64) -> Result<Handover<'_>,
                 let [start, end]: [u32; 2] = field(tag, 8).ok_or(truncated)?;
                 handover.module = Some((u64::from(start), u64::from(end.saturating_sub(start))));
             }
-            TAG_MEMORY_MAP => {
+            TAG_MEMORY_MAP if !has_map => {
+                has_map = true;
                 let entry_bytes: Option<u32> = field(tag, 8);
                 let entry_bytes = entry_bytes.filter(|&bytes| bytes >= 24).ok_or(truncated)? as usize;
                 handover.memory.add_table(tag.get(16..).unwrap_or(&[]), entry_bytes);
@@ -64,6 +67,26 @@ mod tests {
         out.resize(out.len().next_multiple_of(8), 0);
     }
 
+    /// The information with its size, where the tests read it.
+    fn whole(mut info: Vec<u8>) -> FakeMemory {
+        let total = info.len() as u32;
+        info[..4].copy_from_slice(&total.to_le_bytes());
+        FakeMemory { base: 0x9000, bytes: info }
+    }
+
+    /// The body of a memory map: start, bytes, type.
+    fn map(entries: &[(u64, u64, u32)]) -> Vec<u8> {
+        let mut map = Vec::new();
+        map.extend_from_slice(&24u32.to_le_bytes());
+        map.extend_from_slice(&0u32.to_le_bytes());
+        for (start, bytes, kind) in entries {
+            map.extend_from_slice(&start.to_le_bytes());
+            map.extend_from_slice(&bytes.to_le_bytes());
+            map.extend_from_slice(&u64::from(*kind).to_le_bytes());
+        }
+        map
+    }
+
     fn sample() -> FakeMemory {
         let mut info = alloc::vec![0u8; 8];
         tag(&mut info, TAG_COMMAND_LINE, b"cores=1\0");
@@ -72,21 +95,23 @@ mod tests {
         module.extend_from_slice(&0x100_3000u32.to_le_bytes());
         module.push(0);
         tag(&mut info, TAG_MODULE, &module);
-        let mut map = Vec::new();
-        map.extend_from_slice(&24u32.to_le_bytes());
-        map.extend_from_slice(&0u32.to_le_bytes());
-        for (start, bytes, kind) in [(0u64, 0x9_f000u64, 1u32), (0x10_0000, 0x700_0000, 1), (0xfec0_0000, 0x1000, 2)] {
-            map.extend_from_slice(&start.to_le_bytes());
-            map.extend_from_slice(&bytes.to_le_bytes());
-            map.extend_from_slice(&kind.to_le_bytes());
-            map.extend_from_slice(&0u32.to_le_bytes());
-        }
-        tag(&mut info, TAG_MEMORY_MAP, &map);
+        let entries = [(0, 0x9_f000, 1), (0x10_0000, 0x700_0000, 1), (0xfec0_0000, 0x1000, 2)];
+        tag(&mut info, TAG_MEMORY_MAP, &map(&entries));
         tag(&mut info, TAG_ACPI_OLD, &[7; 20]);
         tag(&mut info, TAG_END, &[]);
-        let total = info.len() as u32;
-        info[..4].copy_from_slice(&total.to_le_bytes());
-        FakeMemory { base: 0x9000, bytes: info }
+        whole(info)
+    }
+
+    #[test]
+    fn a_second_memory_map_gives_nothing_back() {
+        let mut info = alloc::vec![0u8; 8];
+        tag(&mut info, TAG_MEMORY_MAP, &map(&[(0, 0x80_0000, 1), (0x40_0000, 0x10_0000, 2)]));
+        tag(&mut info, TAG_MEMORY_MAP, &map(&[(0, 0x80_0000, 1)]));
+        tag(&mut info, TAG_END, &[]);
+        let memory = whole(info);
+        let handover = parse(&memory, 0x9000).unwrap();
+        let regions: Vec<(u64, u64)> = handover.memory.regions().map(|region| (region.start, region.end)).collect();
+        assert_eq!(regions, [(0, 0x40_0000), (0x50_0000, 0x80_0000)]);
     }
 
     #[test]

@@ -5,13 +5,14 @@ use super::{COMMAND_LINE_MAX, Handover, HandoverError, PhysicalMemory, field, rs
 
 /// Magic number of `hvm_start_info`.
 pub const START_MAGIC: u32 = 0x336e_c578;
-/// Most entries of the memory map that are read.
+/// Most entries of a memory map.
 const MAX_ENTRIES: u32 = 128;
 
 /// Reads the start info at `address`.
 ///
 /// # Errors
-/// If it, its module list or its memory map can't be read, lacks its magic number, or has no memory map.
+/// If it, its module list or its memory map can't be read, lacks its magic number, or has no memory map, or one with more
+/// entries than are read: an entry that is left out may say that a part of RAM is none.
 pub fn parse(memory: &impl PhysicalMemory, address: u64) -> Result<Handover<'_>, HandoverError> {
     let unreadable = HandoverError::Unreadable;
     let info = memory.read(address, 40).ok_or(unreadable)?;
@@ -31,8 +32,11 @@ pub fn parse(memory: &impl PhysicalMemory, address: u64) -> Result<Handover<'_>,
     let (Some(table @ 1..), Some(entries @ 1u32..)) = (field(tail, 40), field(tail, 48)) else {
         return Err(HandoverError::NoMemoryMap);
     };
+    if entries > MAX_ENTRIES {
+        return Err(HandoverError::TooManyEntries);
+    }
     let mut map = MemoryMap::default();
-    map.add_table(memory.read(table, entries.min(MAX_ENTRIES) as usize * 24).ok_or(unreadable)?, 24);
+    map.add_table(memory.read(table, entries as usize * 24).ok_or(unreadable)?, 24);
     Ok(Handover {
         memory: map,
         module,
@@ -78,6 +82,15 @@ mod tests {
         assert_eq!(handover.command_line, b"quiet cores=2");
         assert_eq!(handover.rsdp.map(<[u8]>::len), Some(20));
         assert_eq!(handover.memory.bytes(), 0x9_f000);
+    }
+
+    #[test]
+    fn a_map_with_more_entries_than_are_read_is_refused() {
+        let mut memory = sample();
+        memory.put(0x1030, &MAX_ENTRIES.to_le_bytes());
+        assert!(parse(&memory, 0x1000).is_ok());
+        memory.put(0x1030, &(MAX_ENTRIES + 1).to_le_bytes());
+        assert_eq!(parse(&memory, 0x1000).unwrap_err(), HandoverError::TooManyEntries);
     }
 
     #[test]
