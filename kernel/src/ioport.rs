@@ -12,12 +12,16 @@ use cap_spec::abi::{Error, Fault, Label};
 /// Ports that are never handed out, first and last. Whoever has one could reach memory, interrupts or the machine's state
 /// past the kernel: DMA controllers and their pages, both interrupt controllers and their trigger modes, the timer and the
 /// NMI and speaker gate beside it, the keyboard controller's commands (reset), CMOS with the NMI mask, system control (A20,
-/// reset), what raises system management interrupts, an emulator's firmware configuration (it copies to any address), and
-/// PCI configuration.
-const FORBIDDEN: [(u16, u16); 14] = [
+/// reset), what raises system management interrupts, an emulator's firmware configuration (it copies to any address), PCI
+/// configuration, and what AMD chipsets have at fixed ports: index and data of interrupt routing, the SERR and NMI gate,
+/// and two pairs of index and data of power management. The configuration of super-I/O chips is at one of two places; it
+/// moves their devices to any port.
+const FORBIDDEN: [(u16, u16); 19] = [
     (0x00, 0x1f),
     (0x20, 0x21),
+    (0x2e, 0x2f),
     (0x40, 0x43),
+    (0x4e, 0x4f),
     (0x61, 0x61),
     (0x64, 0x64),
     (0x70, 0x71),
@@ -28,6 +32,9 @@ const FORBIDDEN: [(u16, u16); 14] = [
     (0xc0, 0xdf),
     (0x4d0, 0x4d1),
     (0x510, 0x51b),
+    (0xc00, 0xc01),
+    (0xc14, 0xc14),
+    (0xcd4, 0xcd7),
     (0xcf8, 0xcff),
 ];
 

@@ -39,6 +39,13 @@ pub const NEVER_HANDED_OUT: &[(u16, u16)] = &[
     (0x510, 0x51b),
     // PCI configuration and reset.
     (0xcf8, 0xcff),
+    // AMD chipsets: interrupt routing, the gate of SERR and NMI, power management, each pair an index and its data.
+    (0xc00, 0xc01),
+    (0xc14, 0xc14),
+    (0xcd4, 0xcd7),
+    // Super-I/O chips, at one of two places: where their devices' ports, interrupts and DMA channels are.
+    (0x2e, 0x2f),
+    (0x4e, 0x4f),
 ];
 
 /// First port and number of ports of the invoked range.
