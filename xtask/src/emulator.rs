@@ -349,7 +349,9 @@ fn add_arguments(command: &mut Command, config: &Config, com2: &str) {
                 command.arg("-bios").arg(firmware);
             }
             let drive = format!("if=none,id=disc,media=cdrom,readonly=on,format=raw,file={}", image.display());
-            command.args(["-device", "virtio-scsi-pci", "-drive", &drive, "-device", "scsi-cd,drive=disc,bootindex=0"]);
+            // By its name, as there may be other root buses.
+            command.args(["-device", "virtio-scsi-pci,bus=pcie.0", "-drive", &drive]);
+            command.args(["-device", "scsi-cd,drive=disc,bootindex=0"]);
         }
     }
 }

@@ -66,9 +66,9 @@ fn iommu_off(iommu: Iommu) -> bool {
 }
 
 /// Clears the bus-master bit of every function, and the bit by which it answers at I/O ports: ports are handed out, and
-/// there are devices that become bus masters by a write to one. Returns how many functions there are. Buses are found
-/// through bridges, from the first bus of each segment on: at most 256 each. Panics if a configuration space is out of reach, or if there
-/// is none: then nobody could say which device still writes to memory.
+/// there are devices that become bus masters by a write to one. Returns how many functions there are. Every bus of each
+/// segment is visited, at most 256: there may be several root buses, and no bridge leads from one to the next. Panics if a
+/// configuration space is out of reach, or if there is none: then nobody could say which device still writes to memory.
 pub fn bus_masters_off(platform: &Platform) -> usize {
     assert!(!platform.config_spaces.is_empty(), "no MCFG table: PCI functions cannot be kept from memory");
     platform.config_spaces.iter().map(|space| segment_off(*space)).sum()
@@ -80,6 +80,8 @@ fn segment_off(space: ConfigSpace) -> usize {
     /// Of the command register.
     const IO_DECODE: u32 = 1;
     const BUS_MASTER: u32 = 1 << 2;
+    /// Of the double word that holds the header type: the device has more functions than this one.
+    const MULTIFUNCTION: u32 = 1 << 23;
     let buses = u64::from(space.last_bus) + 1;
     let reachable = space.address != 0 && space.address <= MAPPED_END - (buses << 20);
     assert!(
@@ -89,14 +91,9 @@ fn segment_off(space: ConfigSpace) -> usize {
     );
     // SAFETY: the MCFG names this as configuration space; it is in no usable RAM.
     let config = unsafe { Registers::new(space.address, buses << 20) };
-    let mut wanted = [false; 256];
     let mut seen = 0;
-    wanted[usize::from(space.first_bus)] = true;
-    // A bridge's secondary bus has a higher number than its primary one, so one ascending pass sees all.
-    for bus in 0..buses {
-        if !wanted[bus as usize] {
-            continue;
-        }
+    // On an absent bus that is one read for each of 32 devices.
+    for bus in u64::from(space.first_bus)..buses {
         for device in 0..32 {
             for function in 0..8 {
                 let at = bus << 20 | device << 15 | function << 12;
@@ -109,11 +106,7 @@ fn segment_off(space: ConfigSpace) -> usize {
                 }
                 seen += 1;
                 config.write(at + 4, read(4) & 0xffff & !(BUS_MASTER | IO_DECODE));
-                let header = read(0xc) >> 16;
-                if header & 0x7f == 1 {
-                    wanted[(read(0x18) >> 8 & 0xff) as usize] = true;
-                }
-                if function == 0 && header & 0x80 == 0 {
+                if function == 0 && read(0xc) & MULTIFUNCTION == 0 {
                     break;
                 }
             }

@@ -20,6 +20,9 @@ const GLOBAL_COMMAND: u64 = VTD + 0x18;
 const GLOBAL_STATUS: u64 = VTD + 0x1c;
 const TRANSLATION: u32 = 1 << 31;
 const ENABLED: u32 = TRANSLATION | 1 << 26 | 1 << 25;
+/// Control register of the AMD-Vi unit, and its bit 0: the unit is on.
+const AMD_VI_CONTROL: u64 = 0xfed8_0018;
+const AMD_VI_ENABLED: u32 = 1;
 
 /// Where devices write their messages; the core's number is 12 bits further up.
 const MESSAGES: u64 = 0xfee0_0000;
@@ -117,34 +120,47 @@ fn image_of_a_scenario_runs_from_its_disc() {
 
 /// The function behind the bridge: the first of bus 1.
 const BEHIND_BRIDGE: u64 = 256;
+/// The first function of a second root bus, to which no bridge leads; it is a bridge, and this the function behind it.
+const SECOND_ROOT: u64 = 0x40 << 8;
+const BEHIND_SECOND_ROOT: u64 = SECOND_ROOT + 256;
 
-/// Command registers of every function on bus 0 that is there, and of the one behind the bridge, by its number. None before
-/// firmware has made the segment reachable.
+/// Command registers of every function on bus 0 that is there, of the one behind the bridge and of those on and behind the
+/// second root bus, by its number. None before firmware has made the segment reachable.
 fn commands(monitor: &mut Monitor) -> Vec<(u64, u32)> {
     let mut word = |at| monitor.word(at).unwrap_or(u32::MAX);
-    let there = (0..=BEHIND_BRIDGE).map(|function| (function, CONFIG_SPACE + (function << 12)));
+    let there = (0..=BEHIND_BRIDGE)
+        .chain([SECOND_ROOT, BEHIND_SECOND_ROOT])
+        .map(|function| (function, CONFIG_SPACE + (function << 12)));
     let there: Vec<_> = there.filter(|&(_, at)| !matches!(word(at), 0 | u32::MAX)).collect();
     there.into_iter().map(|(function, at)| (function, word(at + 4))).collect()
 }
 
-/// Firmware reads a disc and an NVMe controller behind a bridge by DMA and leaves bus mastering on; the kernel turns it off
-/// before the first VM.
+/// Firmware reads a disc, an NVMe controller behind a bridge and one behind a second root bus by DMA and leaves bus mastering
+/// on; the kernel turns it off before the first VM.
 #[test]
 fn bus_masters_are_off_before_the_first_vm() {
     let sockets = Sockets::new().expect("a folder for sockets");
     let mut extra = sockets.arguments();
-    extra.extend(
-        ["-device", "pcie-root-port,id=bridge,chassis=1", "-device", "nvme,serial=1,bus=bridge"].map(String::from),
-    );
+    let second_root = format!("pxb-pcie,id=second,bus_nr={}", SECOND_ROOT >> 8);
+    for device in [
+        "pcie-root-port,id=bridge,chassis=1",
+        "nvme,serial=1,bus=bridge",
+        &second_root,
+        "pcie-root-port,id=further,chassis=2,bus=second",
+        "nvme,serial=2,bus=further",
+    ] {
+        extra.extend(["-device", device].map(String::from));
+    }
     let guest = Guest { start: Start::Bios, extra, ..Guest::new("probe") };
     let mut machine = Machine::start_guest(&guest).expect("the machine starts");
     let mut monitor = Monitor::connect(&sockets).expect("the monitor answers");
     let masters = |commands: &[(u64, u32)]| -> Vec<u64> {
         commands.iter().filter(|(_, command)| command & BUS_MASTER != 0).map(|&(function, _)| function).collect()
     };
-    // So that there is something to turn off: run in small pieces until firmware has turned on both.
+    // So that there is something to turn off: run in small pieces until firmware has turned on all three.
     let mut firmware = Vec::new();
-    while firmware.len() < 2 || !firmware.contains(&BEHIND_BRIDGE) {
+    while firmware.len() < 3 || ![BEHIND_BRIDGE, BEHIND_SECOND_ROOT].iter().all(|function| firmware.contains(function))
+    {
         monitor.go().expect("the machine runs");
         monitor.stop().expect("the machine stops");
         firmware = masters(&commands(&mut monitor));
@@ -153,7 +169,7 @@ fn bus_masters_are_off_before_the_first_vm() {
     machine.wait_line(FIRST_VM_RUNS).expect("the first VM starts");
     monitor.stop().expect("the machine stops");
     let commands = commands(&mut monitor);
-    assert!(commands.len() >= 5, "host bridge, disc, bridge, ISA bridge, NVMe: {commands:x?}");
+    assert!(commands.len() >= 8, "host and ISA bridge, disc, two root buses' ways to NVMe: {commands:x?}");
     assert_eq!(masters(&commands), [0; 0], "{commands:x?}");
     assert!(commands.iter().all(|(_, command)| command & IO_DECODE == 0), "{commands:x?}");
     monitor.go().expect("the machine runs");
@@ -178,6 +194,22 @@ fn iommu_that_firmware_left_on_is_off_before_the_first_vm() {
     let run = machine.finish().expect("the machine ends");
     run.expect_good();
     assert!(run.console_has("1 IOMMUs off"), "{:?}", run.console);
+}
+
+/// An AMD-Vi unit that is on already when the kernel starts, with a device table at address 0, is turned off.
+#[test]
+fn amd_iommu_that_firmware_left_on_is_off_before_the_first_vm() {
+    let sockets = Sockets::new().expect("a folder for sockets");
+    let mut extra: Vec<String> = ["-device", "amd-iommu,intremap=on"].map(String::from).into();
+    extra.extend(sockets.arguments());
+    let mut machine = Machine::start_guest(&Guest { extra, ..Guest::new("probe") }).expect("the machine starts");
+    let mut monitor = Monitor::connect(&sockets).expect("the monitor answers");
+    poke(&sockets, &[(AMD_VI_CONTROL, AMD_VI_ENABLED)]).expect("the register can be written");
+    assert_ne!(monitor.word(AMD_VI_CONTROL).expect("its control") & AMD_VI_ENABLED, 0, "it is on at the start");
+    monitor.go().expect("the machine runs");
+    machine.wait_line("root VM starts").expect("the root VM starts");
+    monitor.stop().expect("the machine stops");
+    assert_eq!(monitor.word(AMD_VI_CONTROL).expect("its control") & AMD_VI_ENABLED, 0);
 }
 
 /// A core that nobody wants is halted whenever one looks; and NMIs from nowhere, which wake it, harm nothing.
