@@ -9,6 +9,7 @@ extern crate alloc;
 mod counters;
 mod exhaustion;
 mod isolation;
+mod keeping;
 mod market;
 mod racing;
 mod registers;

@@ -2,11 +2,12 @@
 
 use alloc::format;
 use cap_spec::abi::{Error, Register, Rights, slots};
-use guests::children::{self, keeper};
-use guests::root::{CHILD_BITS, CHILD_CHANNEL, Child, Root, SHARED, set_word, word};
+use guests::children;
+use guests::root::{CHILD_CHANNEL, Child, Root, SHARED};
 use userlib::cap::{Cap, Channel, CpuTime, Fault, Frame, PageTable, Slot, Untyped, Vcpu, VcpuPage, Vm, own};
 
-use crate::{Check, end, micros, sleep, told};
+use crate::keeping::Keeper;
+use crate::{Check, end, micros, told};
 
 /// A market that wants to see a running tenant: every way to keep a hand in it makes the launch fail, and afterwards
 /// nothing that it holds reads or steers the tenant.
@@ -61,29 +62,13 @@ pub fn hostile_market(root: &mut Root) -> Check {
     honest_launch(root)
 }
 
-/// log2 of the bytes of the tenant's lease.
-const LEASE_BITS: u8 = 13;
-
 /// An honest launch, of a tenant that fills its base, a lease and its registers with a pattern. Everything that the market
 /// still holds is tried, and refused for the right reason; then it takes all of the memory back, and finds zeros.
 fn honest_launch(root: &mut Root) -> Check {
-    const PATTERN: u64 = 0x7e57_ab1e_5ec2_e75a;
     let rights = Rights::READ | Rights::WRITE;
     let period = micros(root, 10_000);
-    let (page, address) = root.shared_page().map_err(told("page"))?;
-    set_word(address, keeper::PATTERN, PATTERN);
-    let child = root.child(children::keeps(), keeper::PAGES, &[page], 0, period / 10, period).map_err(told("child"))?;
-    let block: Cap<Untyped> = root.make(LEASE_BITS).map_err(told("lease"))?;
-    let lease: Cap<Untyped> = block.retype(LEASE_BITS, root.slot()).map_err(told("lease"))?;
-    Slot::in_node(child.cnode.slot().index(), keeper::LEASE).move_from(lease).map_err(told("lease"))?;
-    root.launch(&child).map_err(told("launch"))?;
-    let deadline = guests::root::tsc() + micros(root, 2_000_000);
-    while word(address, keeper::FILLED) == 0 && guests::root::tsc() < deadline {
-        sleep(root, 5_000);
-    }
-    if word(address, keeper::FILLED) != u64::from(keeper::PAGES) + 2 {
-        return Err(format!("the honest tenant filled {} pages", word(address, keeper::FILLED)));
-    }
+    let keeper = Keeper::start(root, 10)?;
+    let Keeper { ref child, block, page, .. } = keeper;
     let table: Cap<PageTable> = root.make(0).map_err(told("table"))?;
     let time: Cap<CpuTime> = root.core_time(0).split(period / 20, period, root.slot()).map_err(told("time"))?;
     let other: Cap<Vcpu> = root.make(0).map_err(told("Vcpu"))?;
@@ -132,16 +117,8 @@ fn honest_launch(root: &mut Root) -> Check {
         return Err("the market accepted its own grant".into());
     }
     // The tenant has run on through all of this.
-    let rounds = word(address, keeper::ROUNDS);
-    sleep(root, 20_000);
-    if word(address, keeper::ROUNDS) == rounds || word(address, keeper::DAMAGED) != 0 {
-        return Err(format!("the tenant found {} words damaged", word(address, keeper::DAMAGED)));
-    }
+    keeper.expect_whole(root)?;
     time.delete().map_err(told("time"))?;
     other.delete().map_err(told("Vcpu"))?;
-    block.revoke().map_err(told("lease"))?;
-    root.is_clean(block, LEASE_BITS).map_err(told("lease"))??;
-    end(&child)?;
-    root.is_clean(child.block, CHILD_BITS).map_err(told("block"))??;
-    Ok(())
+    keeper.end(root)
 }

@@ -9,6 +9,7 @@ use guests::race::{self, Attempt, FIRST, PLAY, PLAY_BITS, PORT, ROUTE, SPIN, Scr
 use guests::root::{CHILD_CODE, Child, Root, tsc, word};
 use userlib::cap::{CNode, Cap, Channel, CpuTime, Fault, Frame, IoPort, Irq, PageTable, Slot, Untyped, Vcpu};
 
+use crate::keeping::Keeper;
 use crate::{Check, last_core, micros, second_vcpu, sleep, told};
 
 /// log2 of the bytes of a racers' block, and of what is made of [`given::WORK`].
@@ -358,11 +359,12 @@ pub fn random_races_of_two_cores(root: &mut Root) -> Check {
     (1..=4).try_for_each(|seed| race_at_random(root, block, seed, 4_000, seed % 2 == 0))
 }
 
-/// Both for some seconds, on a machine whose cores run side by side.
+/// Both for some seconds, on a machine whose cores run side by side, beside a tenant that keeps what it has.
 pub fn races_for_real(root: &mut Root) -> Check {
     /// Of each kind at least, however long that takes on a host that has no time for it.
     const LEAST: u64 = 2;
     const SECONDS: u64 = 8;
+    let keeper = Keeper::start(root, 5)?;
     let block = root.make(BLOCK_BITS).map_err(told("block"))?;
     let enough = tsc() + micros(root, SECONDS * 1_000_000);
     for round in 0.. {
@@ -372,5 +374,6 @@ pub fn races_for_real(root: &mut Root) -> Check {
         race_of_moves(root, block, 2 * round, 2_000, round % 2 == 0)?;
         race_at_random(root, block, 2 * round + 1, 2_000, round % 2 == 0)?;
     }
-    Ok(())
+    keeper.expect_whole(root)?;
+    keeper.end(root)
 }

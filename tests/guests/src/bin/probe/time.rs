@@ -10,6 +10,7 @@ use guests::root::{Child, Root, tsc, word};
 use guests::switched::at as state;
 use userlib::cap::{Cap, Machine, Slot, Untyped, own};
 
+use crate::keeping::Keeper;
 use crate::{Check, end, last_core, micros, set_word, sleep, told};
 
 /// A period may come up short by this many microseconds.
@@ -208,7 +209,8 @@ fn kernel_counts_no_shortfall(root: &mut Root) -> Check {
     frame.slot().delete().map_err(told("statistics"))
 }
 
-/// An attack beside a victim on the boot core, which keeps its CPU time; judged as in [`cpu_time_is_delivered`].
+/// An attack beside two victims on the boot core: one keeps its CPU time, judged as in [`cpu_time_is_delivered`], the
+/// other what is in its memory and registers.
 pub fn beside_a_victim(root: &mut Root, attack: fn(&mut Root) -> Check) -> Check {
     let (victim, seen) = neighbour(root, children::periods(), 0, 20)?;
     let period = micros(root, 10_000);
@@ -218,8 +220,11 @@ pub fn beside_a_victim(root: &mut Root, attack: fn(&mut Root) -> Check) -> Check
         set_word(seen, offset, value);
     }
     root.launch(&victim).map_err(told("launch"))?;
+    let keeper = Keeper::start(root, 5)?;
     attack(root)?;
     sleep(root, 130_000);
+    keeper.expect_whole(root)?;
+    keeper.end(root)?;
     let (periods, short) = (word(seen, at::PERIODS), word(seen, at::SHORT));
     if periods < 10 || alone && short > micros(root, SHORT_MICROS) {
         return Err(format!("the victim came up {short} ticks short in {periods} periods"));
