@@ -23,7 +23,7 @@ pub fn write() -> Result<()> {
     let path = file();
     fs::create_dir_all(paths::root().join("docs")).context("cannot make docs/")?;
     fs::write(&path, page()?).with_context(|| format!("cannot write {}", path.display()))?;
-    println!("{} is up to date", paths::shown(&path));
+    say!("{} is up to date", paths::shown(&path));
     Ok(())
 }
 

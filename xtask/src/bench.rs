@@ -142,7 +142,7 @@ pub fn bench(options: &Options) -> Result<()> {
     let tools = setup::ensure()?;
     let built = build::build(&[IMAGE])?;
     let rows = measure(&tools, &built)?;
-    print!("{}", table(&rows));
+    say!("{}", table(&rows).trim_end());
     if let Some(path) = &options.json {
         write_json(path, &serde_json::to_string_pretty(&rows).context("cannot encode the rows")?)?;
     }
@@ -245,7 +245,7 @@ fn write_baseline(rows: &[Row]) -> Result<()> {
     let path = baseline_file();
     fs::create_dir_all(path.parent().unwrap_or(Path::new("."))).context("cannot make bench/")?;
     write_json(&path, &serde_json::to_string_pretty(&rows).context("cannot encode the baseline")?)?;
-    println!("{} is written", paths::shown(&path));
+    say!("{} is written", paths::shown(&path));
     Ok(())
 }
 

@@ -126,8 +126,8 @@ pub fn boot(guest: &Guest, timeout: Duration) -> Result<()> {
     let log = folder.join("console.log");
     let mut session = Session::start(&tools, &config, RunState::bare(), Some(&log))?;
     to_end(&mut session, timeout, |seen| match seen {
-        Seen::Line(line) => println!("{line}"),
-        Seen::Record(record) => println!("record: {record:?}"),
+        Seen::Line(line) => say!("{line}"),
+        Seen::Record(record) => say!("record: {record:?}"),
         Seen::Off | Seen::Nothing => {}
     })
 }

@@ -3,6 +3,12 @@
 //! One file per subject: what a command does is in the file of its name; [`emulator`] runs machines, [`run_state`]
 //! collects what they report, [`scenario`] checks what is asked of them. Nothing here runs inside the machine.
 
+// Printing is by `say!` and `tell!`, which a closed pipe does not stop.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
+#[macro_use]
+pub mod say;
+
 pub mod abi;
 pub mod bench;
 pub mod boot;

@@ -1,5 +1,7 @@
 //! `cargo xtask`: the command line of [`xtask`].
 
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -8,7 +10,7 @@ use std::time::Duration;
 use xtask::boot::Guest;
 use xtask::emulator::Acceleration;
 use xtask::scenario::{Overrides, Refused};
-use xtask::{abi, bench, boot, build, market, new, run, setup, tcb, test};
+use xtask::{abi, bench, boot, build, market, new, run, say, setup, tcb, tell, test};
 
 /// Every developer command of the nonkernel.
 #[derive(Parser)]
@@ -163,7 +165,7 @@ fn main() -> ExitCode {
     match execute(cli.command) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
-            eprintln!("error: {error:#}");
+            tell!("error: {error:#}");
             // A scenario that is refused is the user's error, like a wrong argument.
             ExitCode::from(if error.is::<Refused>() { 2 } else { 1 })
         }
@@ -177,10 +179,10 @@ fn execute(command: Command) -> Result<u8> {
             setup::ensure()?;
             let names: Vec<&str> = program.iter().map(String::as_str).collect();
             let built = if names.is_empty() { build::build_all()? } else { build::build(&names)? };
-            println!("kernel: {}", xtask::paths::shown(&built.kernel));
+            say!("kernel: {}", xtask::paths::shown(&built.kernel));
             for (name, path) in &built.images {
                 let bytes = std::fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?.len();
-                println!("image {name}: {} ({bytes} bytes)", xtask::paths::shown(path));
+                say!("image {name}: {} ({bytes} bytes)", xtask::paths::shown(path));
             }
             Ok(0)
         }

@@ -24,9 +24,9 @@ pub fn new(name: &str) -> Result<()> {
         "the workspace has a package or a program `{name}` already"
     );
     copy(&paths::root().join("userlib/template"), &folder, name)?;
-    println!("made {}; next, type:", paths::shown(&folder));
-    println!("  cargo xtask build {name}");
-    println!("  cargo xtask run tiny --set app.digest.image={name}");
+    say!("made {}; next, type:", paths::shown(&folder));
+    say!("  cargo xtask build {name}");
+    say!("  cargo xtask run tiny --set app.digest.image={name}");
     Ok(())
 }
 

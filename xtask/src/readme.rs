@@ -14,7 +14,7 @@ pub fn bring_up_to_date(command: &str, table: &str) -> Result<()> {
     let new = replaced(&text, command, table)?;
     if new != text {
         fs::write(&path, new).context("cannot write README.md")?;
-        println!("README.md is brought up to date");
+        say!("README.md is brought up to date");
     }
     Ok(())
 }

@@ -44,13 +44,13 @@ const INTERRUPTED: u8 = 130;
 /// When the scenario is refused, the build fails or the emulator can't be started.
 pub fn run(options: &Options) -> Result<u8> {
     interrupt::catch()?;
-    let say = |text: &str| if options.json { eprintln!("{text}") } else { println!("{text}") };
+    let remark = |text: &str| if options.json { tell!("{text}") } else { say!("{text}") };
     let tools = setup::ensure()?;
     // The scenario is checked before anything is built.
     let scenario = scenario::load(&options.scenario, &options.overrides, &application_images()?)?;
     let built = build_for(&scenario)?;
     if interrupt::count() > 0 {
-        eprintln!("error: interrupted before the boot");
+        tell!("error: interrupted before the boot");
         return Ok(INTERRUPTED);
     }
     let module = module(&scenario, &built)?;
@@ -59,8 +59,8 @@ pub fn run(options: &Options) -> Result<u8> {
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let (acceleration, why) = Acceleration::choose();
-    say(&why);
-    say(&format!(
+    remark(&why);
+    remark(&format!(
         "machine: {} cores, {} MiB; scenario {}: {}",
         scenario.cores,
         scenario.memory_mib,
@@ -88,10 +88,10 @@ pub fn run(options: &Options) -> Result<u8> {
     let result = report::json::result(&session.state, &shown, scenario.plan.seed, wall, failure.as_deref());
     report::write(&session.state, &result, &folder)?;
     if options.json {
-        println!("{}", serde_json::json!({ "kind": "result", "result": result }));
+        say!("{}", serde_json::json!({ "kind": "result", "result": result }));
     } else {
-        println!("\n{}", report::closing(&session.state));
-        println!(
+        say!("\n{}", report::closing(&session.state));
+        say!(
             "{:.1} s of virtual time in {wall:.1} s; results in {}",
             session.state.now as f64 / 1e6,
             paths::shown(&folder)
@@ -100,7 +100,7 @@ pub fn run(options: &Options) -> Result<u8> {
     match failure {
         None => Ok(0),
         Some(failure) => {
-            eprintln!("error: {failure}\n{}", session.last_lines());
+            tell!("error: {failure}\n{}", session.last_lines());
             Ok(if stopped.interrupted { INTERRUPTED } else { 1 })
         }
     }
@@ -273,10 +273,10 @@ pub fn image(file: &Path, overrides: &Overrides, disc: Option<&Path>) -> Result<
     let module = config.module.clone().context("a scenario has a boot module")?;
     let disc = disc.map_or_else(|| paths::images().join("nonkernel.iso"), Path::to_path_buf);
     crate::disc::make(&config.kernel, &module, &config.command_line, &disc)?;
-    println!("kernel: {}", paths::shown(&config.kernel));
-    println!("boot module: {}", paths::shown(&module));
-    println!("disc: {} (BIOS and UEFI)", paths::shown(&disc));
+    say!("kernel: {}", paths::shown(&config.kernel));
+    say!("boot module: {}", paths::shown(&module));
+    say!("disc: {} (BIOS and UEFI)", paths::shown(&disc));
     config.loader = Loader::Disc { image: disc, uefi: None };
-    println!("boots with: {}", crate::emulator::typed(&tools, &config));
+    say!("boots with: {}", crate::emulator::typed(&tools, &config));
     Ok(0)
 }

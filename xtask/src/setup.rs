@@ -87,12 +87,12 @@ pub fn setup() -> Result<()> {
     let _ = fs::remove_file(&host.stamp);
     let tools = host.ensure()?;
     host.ensure_components()?;
-    println!("set-up: {} {}", tools.qemu.display(), tools.qemu_version);
+    say!("set-up: {} {}", tools.qemu.display(), tools.qemu_version);
     match tools.compiler {
-        Compiler::Own => println!("set-up: Rust target {TARGET}, clippy and rustfmt are installed"),
-        Compiler::Debian => println!("set-up: Debian's compiler builds for {TARGET}; clippy and rustfmt are installed"),
+        Compiler::Own => say!("set-up: Rust target {TARGET}, clippy and rustfmt are installed"),
+        Compiler::Debian => say!("set-up: Debian's compiler builds for {TARGET}; clippy and rustfmt are installed"),
     }
-    println!("set-up: nothing is missing");
+    say!("set-up: nothing is missing");
     Ok(())
 }
 
@@ -159,7 +159,7 @@ impl Host {
             root: "/".into(),
             path: std::env::var_os("PATH").unwrap_or_default(),
             stamp: paths::target().join("setup-stamp"),
-            say: Box::new(|text| eprintln!("set-up: {text}")),
+            say: Box::new(|text| tell!("set-up: {text}")),
         }
     }
 

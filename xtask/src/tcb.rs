@@ -56,10 +56,10 @@ impl Count {
 pub fn tcb(json: Option<&Path>, files: bool) -> Result<()> {
     let root = paths::root();
     if files {
-        println!("{}", file_table(&root, CLASSES[0].2)?);
+        say!("{}", file_table(&root, CLASSES[0].2)?);
     }
     let counts = count_all(&root)?;
-    print!("{}", table(&counts));
+    say!("{}", table(&counts).trim_end());
     if let Some(path) = json {
         let text = serde_json::to_string_pretty(&counts).context("cannot encode the counts")?;
         write_json(path, &text)?;
@@ -73,7 +73,7 @@ pub fn tcb(json: Option<&Path>, files: bool) -> Result<()> {
 /// When the file can't be written.
 pub fn write_json(path: &Path, text: &str) -> Result<()> {
     if path == Path::new("-") {
-        println!("{text}");
+        say!("{text}");
         return Ok(());
     }
     fs::write(path, format!("{text}\n")).with_context(|| format!("cannot write {}", path.display()))

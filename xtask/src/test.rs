@@ -79,13 +79,13 @@ pub fn test(options: &Options) -> Result<bool> {
                 }
             }
             Err(error) => {
-                println!("FAILED: build: {error:#}");
+                say!("FAILED: build: {error:#}");
                 tally.failed += 1;
             }
         }
     }
-    println!("\n{:.0} s", start.elapsed().as_secs_f64());
-    println!("{} passed, {} failed", tally.passed, tally.failed);
+    say!("\n{:.0} s", start.elapsed().as_secs_f64());
+    say!("{} passed, {} failed", tally.passed, tally.failed);
     Ok(tally.failed == 0)
 }
 
@@ -96,12 +96,12 @@ fn step(name: &str, check: impl FnOnce() -> Result<()>) -> Tally {
 /// Runs one step; an error counts as a failed test, unless failures are counted already.
 fn step_with(name: &str, check: impl FnOnce() -> Result<Tally>) -> Tally {
     let start = Instant::now();
-    println!("\n== {name}");
+    say!("\n== {name}");
     let tally = check().unwrap_or_else(|error| {
-        println!("FAILED: {name}: {error:#}");
+        say!("FAILED: {name}: {error:#}");
         Tally { passed: 0, failed: 1 }
     });
-    println!("== {name}: {} passed, {} failed, {:.0} s", tally.passed, tally.failed, start.elapsed().as_secs_f64());
+    say!("== {name}: {} passed, {} failed, {:.0} s", tally.passed, tally.failed, start.elapsed().as_secs_f64());
     tally
 }
 
@@ -152,7 +152,7 @@ fn counted(command: &mut Command) -> Result<Tally> {
     if let Some(stdout) = child.stdout.take() {
         for line in BufReader::new(stdout).lines() {
             let line = line.context("cannot read the tests' output")?;
-            println!("{line}");
+            say!("{line}");
             tally.add(Tally::of_line(&line));
         }
     }

@@ -4,7 +4,6 @@ use crate::report::json;
 use crate::run_state::{Phase, RunState, to_f64};
 use crate::scenario::events::Action;
 use proto::host::{End, Record};
-use std::io::Write;
 
 /// What the user wants of a running machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,8 +82,7 @@ impl Plain {
     }
 
     fn say(&self, t: u64, who: &str, text: &str) {
-        // A closed pipe is no reason to stop: results are still written.
-        let _ = writeln!(std::io::stdout(), "[{:8.3} s] {who}: {text}", t as f64 / 1e6);
+        say!("[{:8.3} s] {who}: {text}", t as f64 / 1e6);
     }
 
     fn summary(&self, state: &RunState) {
@@ -117,11 +115,11 @@ impl Default for Plain {
 
 impl View for Plain {
     fn note(&mut self, text: &str) {
-        let _ = writeln!(std::io::stdout(), "{text}");
+        say!("{text}");
     }
 
     fn line(&mut self, line: &str) {
-        let _ = writeln!(std::io::stdout(), "console: {line}");
+        say!("console: {line}");
     }
 
     fn record(&mut self, state: &RunState, record: &Record) {
@@ -177,13 +175,13 @@ pub struct Json;
 
 impl Json {
     fn print(value: &serde_json::Value) {
-        let _ = writeln!(std::io::stdout(), "{value}");
+        say!("{value}");
     }
 }
 
 impl View for Json {
     fn note(&mut self, text: &str) {
-        let _ = writeln!(std::io::stderr(), "{text}");
+        tell!("{text}");
     }
 
     fn line(&mut self, line: &str) {

@@ -12,7 +12,7 @@ use proto::host::End;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
 
 /// Everything that the default scenario promises, on the input that it was really given.
@@ -318,6 +318,30 @@ fn json_lines_are_objects_as_documented() {
     for key in in_result {
         let documented = page.contains(&format!("`{key}`")) || page.contains(&format!("`{key}[]`"));
         assert!(documented, "`{key}` of result.json is not documented");
+    }
+}
+
+/// Whoever reads the output may stop reading (`| head`): the run goes on, leaves its results, and ends with its own status.
+#[test]
+fn closed_pipe_stops_no_run() {
+    let _one = one_at_a_time();
+    for (format, event, status, told) in
+        [("--json", "50ms=kill:digest", 0, "ok"), ("--plain", "50ms=crash", 1, "failed")]
+    {
+        let mut command = xtask();
+        command.args(["run", "tiny", format, "--event", event]).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the program starts");
+        let mut first = String::new();
+        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut first).expect("text");
+        assert!(!first.is_empty(), "it has printed nothing yet");
+        // The one who reads its errors has gone too in the second round, as after `2>&1 | head`.
+        let mut errors = child.stderr.take().filter(|_| status == 0);
+        let mut error = String::new();
+        errors.as_mut().map(|errors| errors.read_to_string(&mut error)).transpose().expect("text");
+        assert_eq!(child.wait().expect("it ends").code(), Some(status), "{format}: {error}");
+        assert!(!error.contains("panicked"), "{error}");
+        let result: Value = serde_json::from_slice(&left("result.json")).expect("result.json is JSON");
+        assert_eq!(result["status"], told, "{result}");
     }
 }
 
