@@ -124,8 +124,8 @@ struct ScenarioArguments {
     /// Seed of everything random.
     #[arg(long)]
     seed: Option<u64>,
-    /// Something that happens at a time, such as 5s=shock:cache, 500ms=kill:digest, 2s=start:hostile,
-    /// 3s=value+:cache, 3s=value-:cache, 3s=value:cache:2.5, 4s=topup:cache:0.1.
+    /// Something that happens at a time, such as 1s=shock:cache, 500ms=kill:digest, 200ms=start:hostile,
+    /// 1500ms=value+:cache, 2s=value-:cache, 2s=value:cache:2.5, 1s=topup:cache:0.1.
     #[arg(long, value_name = "T=KEY")]
     event: Vec<String>,
 }

@@ -97,6 +97,9 @@ pub fn run(options: &Options) -> Result<u8> {
             paths::shown(&folder)
         );
     }
+    for event in session.state.missed_events() {
+        remark(&format!("event {event} did not happen: the run ended at {:.3} s", session.state.now as f64 / 1e6));
+    }
     match failure {
         None => Ok(0),
         Some(failure) => {

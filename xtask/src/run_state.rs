@@ -253,6 +253,10 @@ pub struct RunState {
     pub verified: Option<Verified>,
     /// Rows of a bench.
     pub bench: Vec<BenchRow>,
+    /// The scenario's events, with the millisecond at which each is due.
+    pub events: Vec<(u64, String)>,
+    /// When the market server ended the run, in microseconds; `None` while it has not, and if it could not.
+    pub over: Option<u64>,
     /// Status and reason of the last record.
     pub end: Option<(u8, String)>,
     /// Records that could not be.
@@ -272,6 +276,8 @@ impl RunState {
             rounds: 0,
             verified: None,
             bench: Vec::new(),
+            events: Vec::new(),
+            over: None,
             end: None,
             violations: Vec::new(),
         }
@@ -310,6 +316,7 @@ impl RunState {
         RunState {
             goods: plan.goods.iter().map(good).collect(),
             apps: plan.apps.iter().map(app).collect(),
+            events: plan.events.iter().map(|event| event.at_ms).zip(scenario.events.iter().cloned()).collect(),
             ..RunState::bare()
         }
     }
@@ -466,6 +473,8 @@ impl RunState {
             }
             Record::End { t, status, reason } => {
                 self.end = Some((*status, reason.clone()));
+                // Whoever ends it without the market's clock says 0.
+                self.over = Some(*t).filter(|&t| t > 0);
                 self.time(*t)?;
             }
             Record::Bench { operation, instructions, exits } => {
@@ -513,6 +522,14 @@ impl RunState {
             _ => {}
         }
         Ok(())
+    }
+
+    /// The events whose time never came, as the run was over before. None of a run that the market server did not end: how
+    /// far it came is not known.
+    pub fn missed_events(&self) -> Vec<&str> {
+        let over = self.over.unwrap_or(u64::MAX);
+        let missed = self.events.iter().filter(|(at_ms, _)| at_ms.saturating_mul(1000) > over);
+        missed.map(|(_, event)| event.as_str()).collect()
     }
 
     /// Why the run did not end well, if it didn't. Call it when the machine is off.

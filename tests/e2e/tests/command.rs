@@ -345,6 +345,24 @@ fn closed_pipe_stops_no_run() {
     }
 }
 
+/// An event whose time never comes is named at the end and in the result; one that happened is not.
+#[test]
+fn events_after_the_end_are_named() {
+    let _one = one_at_a_time();
+    let events = ["--event", "19 s=value+:digest", "--event", "50ms=kill:digest"];
+    for format in ["--plain", "--json"] {
+        let output = output(xtask().args(["run", "tiny", format]).args(events));
+        let (said, error) = (text(&output.stdout), text(&output.stderr));
+        assert!(output.status.success(), "{error}");
+        let told = if format == "--json" { &error } else { &said };
+        let named: Vec<&str> = told.lines().filter(|line| line.contains(" did not happen: ")).collect();
+        assert_eq!(named.len(), 1, "{told}");
+        assert!(named[0].starts_with("event 19s=value+:digest did not happen: the run ended at 0.0"), "{}", named[0]);
+        let result: Value = serde_json::from_slice(&left("result.json")).expect("result.json is JSON");
+        assert_eq!(result["missed_events"], serde_json::json!(["19s=value+:digest"]));
+    }
+}
+
 /// The words of `--help` that are options, each of which has a line of its own that says what it does.
 fn options(help: &str) -> BTreeSet<String> {
     let lines = help.lines().filter(|line| line.starts_with("  "));

@@ -135,6 +135,7 @@ pub fn result(state: &RunState, scenario: &str, seed: u64, wall_seconds: f64, fa
         "tsc_hz": state.tsc_hz,
         "restarts": state.restarts,
         "rounds": state.rounds,
+        "missed_events": state.missed_events(),
         "apps": state.apps.iter().map(|app| app_object(state, app)).collect::<Vec<_>>(),
         "goods": state.goods.iter().map(|good| good_object(state, good)).collect::<Vec<_>>(),
         "totals": totals(state),

@@ -98,6 +98,18 @@ fn every_contradiction_is_a_failure() {
 
 /// Numbers are the sender's choice, and those of closed files are free.
 #[test]
+fn events_after_the_end_are_missed() {
+    let mut state = two();
+    state.events = vec![(0, "0s=value+:a".into()), (9_000, "9s=kill:a".into()), (9_001, "9001ms=stop".into())];
+    assert!(state.missed_events().is_empty(), "it is not over");
+    state.apply(&end());
+    assert_eq!(state.missed_events(), ["9001ms=stop"]);
+    // A market server that crashed.
+    state.apply(&Record::End { t: 0, status: 1, reason: "it failed".into() });
+    assert!(state.missed_events().is_empty());
+}
+
+#[test]
 fn a_number_is_used_again_when_its_file_is_closed() {
     let mut state = two();
     let hash = Sha256::digest(b"hello").into();

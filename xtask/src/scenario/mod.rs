@@ -74,6 +74,8 @@ pub struct Scenario {
     pub memory_mib: u32,
     /// The plan for the market server.
     pub plan: Plan,
+    /// The plan's events as `--event` takes them.
+    pub events: Vec<String>,
     /// The applications' inputs, in the plan's order.
     pub inputs: Vec<Option<Vec<u8>>>,
     /// Where the machine's memory, and the base of each application, are said.
@@ -198,7 +200,7 @@ fn check(file: &Path, tree: Node, overrides: &Overrides, images: &[String], prob
     check_apps(&apps, limit_ms, problems);
     let inputs = inputs(file, &apps, overrides, problems);
     check_memory(&apps, &inputs, &memory, problems);
-    let events = read_events(events, &apps, overrides, limit_ms, problems);
+    let (events, written_events) = read_events(events, &apps, overrides, limit_ms, problems);
     check_starts(&apps, &events, problems);
 
     let base_places = apps.iter().map(|app| app.base_pages.place).collect();
@@ -218,7 +220,8 @@ fn check(file: &Path, tree: Node, overrides: &Overrides, images: &[String], prob
     let memory_mib = u32::try_from(memory.value >> 20).ok()?;
     let (memory_place, arguments) = (memory.place, overrides.arguments());
     let file = file.to_path_buf();
-    Some(Scenario { file, title, cores, memory_mib, plan, inputs, memory_place, base_places, arguments })
+    let events = written_events;
+    Some(Scenario { file, title, cores, memory_mib, plan, events, inputs, memory_place, base_places, arguments })
 }
 
 /// A good's terms as the scenario writes them.
@@ -491,20 +494,21 @@ fn check_memory(apps: &[ReadApp], inputs: &[Option<Vec<u8>>], memory: &Placed<u6
     }
 }
 
+/// The events in their order, for the plan and as they are written.
 fn read_events(
     nodes: Vec<Node>,
     apps: &[ReadApp],
     overrides: &Overrides,
     limit_ms: u64,
     problems: &Problems,
-) -> Vec<Event> {
+) -> (Vec<Event>, Vec<String>) {
     let names = names(apps);
-    let mut actions: Vec<(u64, Action)> = Vec::new();
+    let mut actions: Vec<(u64, Action, String)> = Vec::new();
     let mut add = |at: u64, text: &str, place: Place| match Action::parse(text, &names) {
         Ok(_) if at > limit_ms => {
             problems.add(place, format!("the event at {at} ms is after the run's limit of {limit_ms} ms"));
         }
-        Ok(action) => actions.push((at, action)),
+        Ok(action) => actions.push((at, action, format!("{}={}", units::duration(at), text.trim()))),
         Err(reason) => problems.add(place, reason),
     };
     for node in nodes {
@@ -526,16 +530,18 @@ fn read_events(
     for (number, argument) in overrides.events.iter().enumerate() {
         let place = Place::Argument(overrides.sets.len() + overrides.inputs.len() + number);
         match argument.split_once('=') {
-            None => problems.add(place, "it must be T=KEY, for instance 5s=shock:cache"),
+            None => problems.add(place, "it must be T=KEY, for instance 1s=shock:cache"),
             Some((at, what)) => match units::milliseconds(at) {
                 Ok(at) => add(at, what, place),
                 Err(reason) => problems.add(place, reason),
             },
         }
     }
-    actions.sort_by_key(|(at, _)| *at);
+    actions.sort_by_key(|(at, ..)| *at);
     let mut ppm = vec![ONE_PPM; names.len()];
-    actions.into_iter().map(|(at_ms, action)| Event { at_ms, command: action.command(&mut ppm) }).collect()
+    let event =
+        |(at_ms, action, written): (u64, Action, String)| (Event { at_ms, command: action.command(&mut ppm) }, written);
+    actions.into_iter().map(event).unzip()
 }
 
 /// What is awaited must start some time, else the run can only end at its limit.

@@ -87,6 +87,7 @@ fn the_command_line_changes_it() {
     assert_eq!(scenario.plan.seed, 9);
     let at: Vec<u64> = scenario.plan.events.iter().map(|event| event.at_ms).collect();
     assert_eq!(at, [1000, 2000, 5000]);
+    assert_eq!(scenario.events, ["1s=value+:one", "2s=value+:one", "5s=shock:two:3:2 s"]);
     assert_eq!(scenario.plan.events[1].command, Command::Valuation { app: 0, ppm: 2_250_000 });
 }
 

@@ -17,6 +17,11 @@ pub fn milliseconds(text: &str) -> Result<u64, String> {
     scaled(number, per_unit).ok_or_else(|| format!("`{text}` is no whole number of milliseconds"))
 }
 
+/// Milliseconds as [`milliseconds`] reads them.
+pub fn duration(ms: u64) -> String {
+    if ms.is_multiple_of(1000) { format!("{}s", ms / 1000) } else { format!("{ms}ms") }
+}
+
 /// Bytes of `512 MiB`, `64 KiB` or `1 GiB`.
 ///
 /// # Errors
