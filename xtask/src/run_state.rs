@@ -330,6 +330,12 @@ impl RunState {
         }
     }
 
+    /// Work that an application has done as far as is known: what it told at its end or, of one that told nothing, its last
+    /// report.
+    pub fn done(&self, app: u16) -> u64 {
+        self.apps.get(usize::from(app)).map_or(0, |app| app.done)
+    }
+
     /// Takes a record in. What can't be is remembered as a violation and otherwise ignored.
     pub fn apply(&mut self, record: &Record) {
         if let Err(violation) = self.try_apply(record) {
@@ -558,4 +564,4 @@ fn open_file(app: &mut AppState, number: u16) -> Result<&mut OutputFile, Violati
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

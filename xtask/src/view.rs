@@ -138,8 +138,8 @@ impl View for Plain {
             Record::Started { t, app, base_pages } => {
                 self.say(*t, state.sender(*app), &format!("started with {base_pages} base pages"));
             }
-            Record::Ended { t, app, end, work, .. } => {
-                self.say(*t, state.sender(*app), &format!("{}; work {work}", ending(end)));
+            Record::Ended { t, app, end, .. } => {
+                self.say(*t, state.sender(*app), &format!("{}; work {}", ending(end), state.done(*app)));
                 if let End::Fault { registers: values, .. } = end {
                     registers(values).iter().for_each(|row| self.say(*t, state.sender(*app), row));
                 }

@@ -345,7 +345,8 @@ fn closed_pipe_stops_no_run() {
     }
 }
 
-/// An event whose time never comes is named at the end and in the result; one that happened is not.
+/// An event whose time never comes is named at the end and in the result; one that happened is not, and what the killed
+/// application had done is shown as in the result.
 #[test]
 fn events_after_the_end_are_named() {
     let _one = one_at_a_time();
@@ -360,6 +361,11 @@ fn events_after_the_end_are_named() {
         assert!(named[0].starts_with("event 19s=value+:digest did not happen: the run ended at 0.0"), "{}", named[0]);
         let result: Value = serde_json::from_slice(&left("result.json")).expect("result.json is JSON");
         assert_eq!(result["missed_events"], serde_json::json!(["19s=value+:digest"]));
+        let work = result["apps"][0]["work"].as_u64().expect("a number");
+        let objects = said.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let shown = objects.filter(|object| object["kind"] == "ended").any(|ended| ended["work"] == work)
+            || said.lines().any(|line| line.ends_with(&format!(" digest: killed; work {work}")));
+        assert!(work > 0 && shown, "{work}: {said}");
     }
 }
 

@@ -60,8 +60,8 @@ pub fn record(state: &RunState, record: &Record) -> Option<Value> {
         Record::Started { t, app, base_pages } => {
             json!({ "kind": "started", "t_us": t, "app": name(app), "base_pages": base_pages })
         }
-        Record::Ended { t, app, end, work, paid, .. } => {
-            json!({ "kind": "ended", "t_us": t, "app": name(app), "end": end_object(end), "work": work,
+        Record::Ended { t, app, end, paid, .. } => {
+            json!({ "kind": "ended", "t_us": t, "app": name(app), "end": end_object(end), "work": state.done(*app),
                 "paid": credits(*paid) })
         }
         Record::Used { t, app, ticks } => json!({ "kind": "used", "t_us": t, "app": name(app), "ticks": ticks }),
@@ -190,4 +190,33 @@ fn summary(good: &GoodState) -> Value {
     let least = prices.iter().copied().fold(f64::INFINITY, f64::min);
     let most = prices.iter().copied().fold(0.0, f64::max);
     json!({ "min": least, "mean": mean, "max": most })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run_state::tests::two;
+
+    #[test]
+    fn work_of_one_who_could_not_tell_is_that_of_its_last_report() {
+        let mut state = two();
+        state.apply(&Record::Progress { t: 1, app: 0, done: 469, total: 1000 });
+        for (app, end, told, known) in [(0, End::Killed, 0, 469), (1, End::Exit { status: 0 }, 7, 7)] {
+            let ended = Record::Ended {
+                t: 2,
+                app,
+                end,
+                work: told,
+                paid: 0,
+                exits: Vec::new(),
+                used_ticks: 0,
+                page_ms: 0,
+                cpu_ticks_bought: 0,
+                reclaim_us: 0,
+            };
+            state.apply(&ended);
+            let object = record(&state, &ended).unwrap();
+            assert_eq!((&object["kind"], &object["work"]), (&json!("ended"), &json!(known)));
+        }
+    }
 }
