@@ -4,7 +4,7 @@ use crate::build::{self, Built};
 use crate::emulator::{Acceleration, Config, Loader};
 use crate::run_state::RunState;
 use crate::session::{Seen, Session};
-use crate::{disc, image, interrupt, paths, setup};
+use crate::{disc, image, interrupt, paths, setup, turn};
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::path::Path;
@@ -117,6 +117,7 @@ pub fn to_end(session: &mut Session, timeout: Duration, mut show: impl FnMut(&Se
 pub fn boot(guest: &Guest, timeout: Duration) -> Result<()> {
     interrupt::catch()?;
     let tools = setup::ensure()?;
+    let Some(_turn) = turn::wait()? else { bail!("interrupted before the boot") };
     let mut programs = vec![guest.image.as_str()];
     programs.extend(guest.images.iter().map(String::as_str));
     let built = build::build(&programs)?;

@@ -34,4 +34,5 @@ pub mod setup;
 pub mod sources;
 pub mod tcb;
 pub mod test;
+pub mod turn;
 pub mod view;

@@ -40,6 +40,11 @@ pub fn run_folder() -> PathBuf {
     target().join("run")
 }
 
+/// Locked by the run that writes to [`run_folder`].
+pub fn run_lock() -> PathBuf {
+    target().join("run.lock")
+}
+
 /// The scenarios that ship.
 pub fn scenarios() -> PathBuf {
     root().join("scenarios")

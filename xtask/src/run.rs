@@ -7,7 +7,7 @@ use crate::scenario::events::ONE_PPM;
 use crate::scenario::{self, Overrides, Refused, Scenario};
 use crate::session::{Seen, Session};
 use crate::view::{Json, Plain, View, Wish};
-use crate::{image, interrupt, paths, report, room, setup};
+use crate::{image, interrupt, paths, report, room, setup, turn};
 use anyhow::{Context, Result};
 use proto::host::Command;
 use std::fs;
@@ -48,10 +48,15 @@ pub fn run(options: &Options) -> Result<u8> {
     let tools = setup::ensure()?;
     // The scenario is checked before anything is built.
     let scenario = scenario::load(&options.scenario, &options.overrides, &application_images()?)?;
+    let interrupted = || {
+        tell!("error: interrupted before the boot");
+        Ok(INTERRUPTED)
+    };
+    // Images are written too, so that it is this run's turn from here on.
+    let Some(_turn) = turn::wait()? else { return interrupted() };
     let built = build_for(&scenario)?;
     if interrupt::count() > 0 {
-        tell!("error: interrupted before the boot");
-        return Ok(INTERRUPTED);
+        return interrupted();
     }
     let module = module(&scenario, &built)?;
     let folder = paths::run_folder();

@@ -3,7 +3,7 @@
 
 use cache::sizes::{Report, simulate};
 use cache::trace::Trace;
-use e2e::program::{self, file, folder, left, one_at_a_time, output, text, xtask};
+use e2e::program::{self, file, folder, left, one_at_a_time, output, signal, text, xtask};
 use e2e::xtask::emulator::Acceleration;
 use e2e::xtask::scenario::Refused;
 use e2e::xtask::{paths, process, run as runner, sources};
@@ -12,8 +12,9 @@ use proto::host::End;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
 
 /// Everything that the default scenario promises, on the input that it was really given.
 #[test]
@@ -367,6 +368,45 @@ fn events_after_the_end_are_named() {
             || said.lines().any(|line| line.ends_with(&format!(" digest: killed; work {work}")));
         assert!(work > 0 && shown, "{work}: {said}");
     }
+}
+
+/// A run that finds another one in its folder says so, leaves the other's files alone, and waits for its turn or for Ctrl-C.
+#[test]
+fn second_run_waits_for_its_turn() {
+    let _one = one_at_a_time();
+    let other = File::create(paths::run_lock()).expect("the target folder can be written");
+    other.lock().expect("the file system has locks");
+    let mark = paths::run_folder().join("of-the-other-run");
+    std::fs::create_dir_all(paths::run_folder()).expect("the target folder can be written");
+    std::fs::write(&mark, "kept").expect("as above");
+    let wait = || {
+        let mut command = xtask();
+        command.args(["run", "tiny", "--event", "50ms=kill:digest"]).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the program starts");
+        let mut errors = BufReader::new(child.stderr.take().expect("piped"));
+        let mut error = String::new();
+        while !error.contains("another run uses target/run: waiting for it (") {
+            assert!(errors.read_line(&mut error).expect("text") > 0, "it does not wait: {error}");
+        }
+        (child, errors, error)
+    };
+    let end = |(mut child, mut errors, mut error): (Child, BufReader<ChildStderr>, String)| {
+        errors.read_to_string(&mut error).expect("text");
+        (child.wait().expect("it ends").code(), error)
+    };
+    let interrupted = wait();
+    signal(interrupted.0.id(), "INT");
+    let (status, error) = end(interrupted);
+    assert_eq!(status, Some(130), "{error}");
+    assert!(error.ends_with("\nerror: interrupted before the boot\n"), "{error}");
+    let waiting = wait();
+    assert!(mark.exists(), "the other run's files are gone");
+    drop(other);
+    let (status, error) = end(waiting);
+    assert_eq!(status, Some(0), "{error}");
+    assert!(!mark.exists(), "its own files are there");
+    let result: Value = serde_json::from_slice(&left("result.json")).expect("result.json is JSON");
+    assert_eq!(result["status"], "ok");
 }
 
 /// The words of `--help` that are options, each of which has a line of its own that says what it does.
