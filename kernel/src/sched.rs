@@ -32,7 +32,7 @@ mod entry;
 #[cfg(test)]
 mod tests;
 
-pub use admission::{CAPACITY, Limits, Share};
+pub use admission::{CAPACITY, Limits, SWITCH_US, Share};
 
 use crate::types::{Ticks, VcpuId};
 use core::num::NonZeroU64;

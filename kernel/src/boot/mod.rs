@@ -21,15 +21,12 @@ use kernel::firmware::memory_map::Region;
 use kernel::firmware::module::{self, Module};
 use kernel::firmware::usable::Usable;
 use kernel::firmware::{COMMAND_LINE_MAX, Handover, PhysicalMemory, acpi, command_line, multiboot2, pvh};
+use kernel::sched::SWITCH_US;
 use kernel::types::{CoreId, Ticks};
 use kernel::vm::MAX_CORES;
 use physical::{Tables, Taken};
 use root::Plan;
 use spin::Once;
-
-/// Longest switch between two Vcpus, the wait for the lock included, in microseconds. Admission reserves two a period,
-/// which are also as long as a reservation can overrun: the longest hold of the kernel lock.
-const SWITCH_US: u64 = 10;
 
 global_asm!(include_str!("entry.s"), area_bytes = const core_area::AREA_BYTES, options(att_syntax));
 

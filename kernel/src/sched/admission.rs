@@ -58,6 +58,10 @@ impl Share {
 /// What can be promised of a core to more than one: all but a reserve of 5 % (rounded up).
 pub const CAPACITY: Share = Share(Share::WHOLE.0 - Share::WHOLE.0.div_ceil(20));
 
+/// Longest switch between two Vcpus, the wait for the lock included, in microseconds. Admission reserves two a period,
+/// which are also as long as a reservation can overrun: the longest hold of the kernel lock.
+pub const SWITCH_US: u64 = 10;
+
 /// `budget / period` in 2^-32, rounded down; `period` is not 0.
 pub(super) const fn rate_down(budget: u64, period: u64) -> u64 {
     if period == 0 {

@@ -25,7 +25,9 @@ pub const CONSOLE_STOPPED_EVENT: u64 = 1 << 33;
 pub const CONSOLE_HANDLER_PAGE: u64 = SERVER_WINDOW + 0x4000;
 /// Pages that the console server can retype: none, its image has the memory it needs.
 const FREE_PAGES: u64 = 0;
-/// Its CPU time on core 0, in microseconds: a short period, so that lines do not wait.
+/// The core that it runs on.
+pub const CONSOLE_CORE: u8 = 0;
+/// Its CPU time there, in microseconds: a short period, so that lines do not wait.
 const BUDGET_MICROS: u64 = 300;
 const PERIOD_MICROS: u64 = 5_000;
 /// Messages that wait for room in the ring to it; further records are dropped and counted.
@@ -64,8 +66,8 @@ impl ConsoleLink {
         let vcpu = builder.vcpu();
         let own_vcpu = Slot::root(slots::VCPU);
         let time = root.slot()?;
-        let micros = |micros: u64| boot.tsc_hz / 1000 * micros / 1000;
-        root.machine.split_time(boot.time(0), micros(BUDGET_MICROS), micros(PERIOD_MICROS), time)?;
+        let (budget, period) = console_reservation(boot.tsc_hz);
+        root.machine.split_time(boot.time(CONSOLE_CORE), budget, period, time)?;
         root.machine.invoke(Label::VcpuBindTime, vcpu, [time.raw(), 0, 0, 0, 0])?;
         let handler_channel = root.make_own(ObjectType::Channel, 0)?;
         bind_other_end(root, handler_channel, own_vcpu, CONSOLE_STOPPED_EVENT)?;
@@ -149,6 +151,11 @@ impl ConsoleLink {
         }
         !self.outbox.is_empty()
     }
+}
+
+/// Budget and period of the console server, in ticks.
+pub const fn console_reservation(tsc_hz: u64) -> (u64, u64) {
+    (tsc_hz / 1000 * BUDGET_MICROS / 1000, tsc_hz / 1000 * PERIOD_MICROS / 1000)
 }
 
 /// Binds end 2 of a channel, whose original is in `channel`, to a receiver.

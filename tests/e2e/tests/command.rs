@@ -247,6 +247,42 @@ fn fullest_machine_that_is_accepted_boots() {
     }
 }
 
+/// The fullest cores that are not refused boot, and everybody gets its base; a unit more is refused with its line.
+#[test]
+fn fullest_cores_that_are_accepted_boot() {
+    let with = |interval: &str, bases: &[(u8, u32)]| {
+        let app = |(number, (core, units)): (usize, &(u8, u32))| {
+            format!("[[app]]\nname = \"a{number}\"\nimage = \"lines\"\nbudget = 1\ncore = {core}\nbase_cpu = {units}\n")
+        };
+        let apps: String = bases.iter().enumerate().map(app).collect();
+        format!("limit = \"20 s\"\n[cpu]\ninterval = \"{interval}\"\n{apps}")
+    };
+    for (interval, before) in [("10 ms", &[][..]), ("10 ms", &[20, 20]), ("80 ms", &[1, 1, 1, 2, 3])] {
+        let mut bases = Vec::new();
+        for core in 0..2 {
+            bases.extend(before.iter().map(|&units| (core, units)));
+            // The largest that there is room for.
+            bases.push((core, 1));
+            let place = bases.len() - 1;
+            let refusal = loop {
+                match scenario(&with(interval, &bases), &Change::none()) {
+                    Ok(_) => bases[place].1 += 1,
+                    Err(error) => break error.to_string(),
+                }
+            };
+            let line = 3 + 6 * bases.len();
+            bases[place].1 -= 1;
+            let reason = format!("core {core} has {} units of CPU time left for this base", bases[place].1);
+            assert!(refusal.contains(&format!("in-the-test.toml:{line}: {reason}")), "{refusal}");
+        }
+        let run = run(&with(interval, &bases), &Change::none());
+        run.expect_good();
+        for app in 0..bases.len() {
+            assert_eq!(run.end(&format!("a{app}")), &End::Exit { status: 0 }, "{bases:?}");
+        }
+    }
+}
+
 /// A name that is no scenario is refused like a wrong one, and what there is is listed.
 #[test]
 fn unknown_scenario_is_refused_with_what_there_is() {

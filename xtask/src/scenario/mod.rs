@@ -2,8 +2,9 @@
 //! and makes the plan that the market server gets; every complaint names its line.
 //!
 //! The keys are documented in `docs/scenario.md`. Reading order: [`tree`] (values with places), [`reader`] (tables key
-//! by key), [`units`], [`events`], then [`load`] here.
+//! by key), [`units`], [`events`], [`core_time`], then [`load`] here.
 
+mod core_time;
 pub mod events;
 mod reader;
 mod tree;
@@ -11,6 +12,7 @@ pub mod units;
 
 use crate::sources;
 use cap_spec::abi::ROOT_ARCHIVE_BYTES;
+use core_time::CoreTime;
 use events::{Action, ONE_PPM};
 use kernel::vm::MAX_CORES;
 use market_mechanism::Credits;
@@ -21,8 +23,6 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use tree::{Node, Place};
 
-/// Units of each core that no base can have: the kernel's reserve and the servers' own reservations.
-const RESERVED_UNITS: u32 = 20;
 /// Memory that no base can have: kernel, servers and their tables.
 const RESERVED_BYTES: u64 = 32 << 20;
 /// Bytes of all inputs together: what the market sees of the boot archive, less what the programs in it take.
@@ -198,6 +198,7 @@ fn check(file: &Path, tree: Node, overrides: &Overrides, images: &[String], prob
     top.finish();
 
     check_apps(&apps, limit_ms, problems);
+    check_core_time(&apps, &goods, problems);
     let inputs = inputs(file, &apps, overrides, problems);
     check_memory(&apps, &inputs, &memory, problems);
     let (events, written_events) = read_events(events, &apps, overrides, limit_ms, problems);
@@ -394,7 +395,7 @@ fn app(node: Node, cores: u16, images: &[String], problems: &Problems) -> ReadAp
     ReadApp { plan, name, input, base_pages, base_cpu, deadline, core, place }
 }
 
-/// Names, bases per core, deadlines.
+/// Names and deadlines.
 fn check_apps(apps: &[ReadApp], limit_ms: u64, problems: &Problems) {
     if apps.is_empty() {
         problems.add(Place::Line(1), "there is no [[app]]");
@@ -413,17 +414,29 @@ fn check_apps(apps: &[ReadApp], limit_ms: u64, problems: &Problems) {
                 problems.add(name.place, format!("there is another application `{}`", name.value));
             }
         }
-        let same_core = apps[..=number].iter().filter(|other| other.core == app.core);
-        let sum: u64 = same_core.map(|other| u64::from(other.base_cpu.value)).sum();
-        let most = u64::from(UNITS_PER_CORE - RESERVED_UNITS);
-        if sum > most && sum - u64::from(app.base_cpu.value) <= most {
-            let reason =
-                format!("base CPU time of core {} comes to {sum} units, but it has {most} for bases", app.core);
-            problems.add(app.base_cpu.place, reason);
-        }
         if app.deadline.value > limit_ms {
             let reason = format!("`deadline`: {} ms is after the run's limit of {limit_ms} ms", app.deadline.value);
             problems.add(app.deadline.place, reason);
+        }
+    }
+}
+
+/// All bases of a core must fit beside what the servers have of it.
+fn check_core_time(apps: &[ReadApp], goods: &[Good], problems: &Problems) {
+    // The first good is memory; the CPU time of each core follows, in order.
+    for (core, good) in (0u8..).zip(goods.iter().skip(1)) {
+        let mut time = CoreTime::new(core);
+        for app in apps.iter().filter(|app| app.core == core) {
+            let Placed { value: wanted, place } = app.base_cpu;
+            let most = time.promise(wanted, good.interval_ms);
+            if wanted > most {
+                let reason = format!(
+                    "core {core} has {most} units of CPU time left for this base, not {wanted}: the kernel, the servers, \
+                     switches and the bases before it have the rest"
+                );
+                problems.add(place, reason);
+                break;
+            }
         }
     }
 }

@@ -112,7 +112,9 @@ fn every_rule_is_checked_with_its_line() {
     refuses("core = 1", "kore = 1", "unknown key `kore`");
     refuses("income = 3600", "input = \"no-such-file\"", "cannot be read");
     refuses("income = 3600", "base_pages = 40000", "base memory");
-    refuses("income = 3600", "base_cpu = 99", "units");
+    refuses("income = 3600", "base_cpu = 79", "core 0 has 78 units of CPU time left for this base, not 79");
+    refuses("deadline = \"10 s\"", "base_cpu = 95", "core 1 has 94 units");
+    refuses("income = 3600", "base_cpu = 93\ncore = 1", "core 1 has 92 units");
     refuses("income = 3600", "base_cpu = 0", "not from 1");
     refuses("name = \"two\"", "name = \"one\"", "another");
     refuses("name = \"two\"", "name = \"Two!\"", "lower-case");
