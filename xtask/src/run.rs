@@ -72,6 +72,11 @@ pub fn run(options: &Options) -> Result<u8> {
         paths::shown(&options.scenario),
         scenario.title
     ));
+    if options.json {
+        println!("{}", report::json::terms(&scenario.plan));
+    } else {
+        println!("{}", scenario.terms());
+    }
     let config = machine(&scenario, &built, acceleration, &folder, &module)?;
     let log = folder.join("console.log");
     let mut session = Session::start(&tools, &config, RunState::new(&scenario), Some(&log))?;

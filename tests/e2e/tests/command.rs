@@ -106,6 +106,7 @@ fn shows_what_the_result_holds(said: &str, result: &Value) {
     };
     line("acceleration: ");
     assert!(line("machine: ").starts_with("machine: 2 cores, 512 MiB; scenario "), "{said}");
+    assert!(line("terms: ").starts_with("terms: page reserve 264 fee 0 penalty 264 base 529, cpu.0 cpu.1 "), "{said}");
     assert!(said.lines().any(|line| line.contains("prices: page ") && line.contains(" cr")), "{said}");
     let (_, closing) = said.split_once("\napplication ").expect("a table of applications");
     let (header, closing) = closing.split_once('\n').expect("it has rows");
@@ -337,6 +338,13 @@ fn json_lines_are_objects_as_documented() {
     let mut last = Value::Null;
     for line in text(&output.stdout).lines() {
         let object: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        if seen.is_empty() {
+            assert_eq!(
+                (&object["kind"], &object["goods"]["page"]["reserve"]),
+                (&"terms".into(), &264.into()),
+                "{line}"
+            );
+        }
         let kind = object["kind"].as_str().unwrap_or_else(|| panic!("no kind: {line}")).to_string();
         let expected = documented.get(&kind).unwrap_or_else(|| panic!("`{kind}` is not documented: {line}"));
         let found: BTreeSet<String> = object.as_object().expect("it has a kind").keys().cloned().collect();

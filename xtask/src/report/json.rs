@@ -5,6 +5,7 @@ use crate::run_state::{AppState, GoodState, Phase, RunState, Sample};
 use crate::view::ending;
 use market_mechanism::Credits;
 use proto::host::{End, Record};
+use proto::plan::{Good, Plan};
 use serde_json::{Map, Value, json};
 
 fn credits(amount: i128) -> String {
@@ -23,6 +24,18 @@ fn good(state: &RunState, good: u16) -> &str {
 fn holdings(state: &RunState, units: &[u32]) -> Value {
     let held = state.apps.iter().zip(units).filter(|(_, units)| **units > 0);
     Value::Object(held.map(|(app, units)| (app.name.clone(), json!(units))).collect::<Map<_, _>>())
+}
+
+/// The terms of a run as the market counts them.
+pub fn terms(plan: &Plan) -> Value {
+    let good = |good: &Good| {
+        let terms = json!({ "interval_ms": good.interval_ms, "reserve": good.reserve, "fee": good.fee,
+            "penalty": good.penalty, "base_price": good.base_price });
+        (good.name.clone(), terms)
+    };
+    let goods: Map<_, _> = plan.goods.iter().map(good).collect();
+    let income = plan.apps.iter().map(|app| (app.name.clone(), json!(credits(app.income_per_second))));
+    json!({ "kind": "terms", "goods": goods, "income_per_second": income.collect::<Map<_, _>>() })
 }
 
 /// A record as an object, or `None` for the contents of files, which are written to files.

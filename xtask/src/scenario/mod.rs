@@ -2,11 +2,12 @@
 //! and makes the plan that the market server gets; every complaint names its line.
 //!
 //! The keys are documented in `docs/scenario.md`. Reading order: [`tree`] (values with places), [`reader`] (tables key
-//! by key), [`units`], [`events`], [`core_time`], then [`load`] here.
+//! by key), [`units`], [`terms`], [`events`], [`core_time`], then [`load`] here.
 
 mod core_time;
 pub mod events;
 mod reader;
+mod terms;
 mod tree;
 pub mod units;
 
@@ -15,8 +16,7 @@ use cap_spec::abi::ROOT_ARCHIVE_BYTES;
 use core_time::CoreTime;
 use events::{Action, ONE_PPM};
 use kernel::vm::MAX_CORES;
-use market_mechanism::Credits;
-use market_mechanism::types::{PAGES_PER_GIB, Price, UNITS_PER_CORE};
+use market_mechanism::types::UNITS_PER_CORE;
 use proto::plan::{App, Event, Good, Plan};
 use reader::{Placed, Problem, Problems, Section};
 use std::fmt;
@@ -27,10 +27,6 @@ use tree::{Node, Place};
 const RESERVED_BYTES: u64 = 32 << 20;
 /// Bytes of all inputs together: what the market sees of the boot archive, less what the programs in it take.
 const INPUTS_MAX: u64 = ROOT_ARCHIVE_BYTES - (64 << 20);
-/// CPU time is sold by frames of this length, so that its intervals are multiples of it.
-const CPU_FRAME_MS: u64 = 10;
-/// Longest interval of a good.
-const MAX_INTERVAL_MS: u64 = 60_000;
 /// What a VM costs besides its own pages.
 const VM_BYTES: u64 = 64 << 10;
 /// The page's size.
@@ -86,6 +82,11 @@ pub struct Scenario {
 }
 
 impl Scenario {
+    /// What became of all amounts that were converted to what the market counts, in one line.
+    pub fn terms(&self) -> String {
+        terms::line(&self.plan)
+    }
+
     /// The refusal of a scenario whose machine has no room for `what`, which is an application's or everybody's.
     pub fn no_room(&self, app: Option<usize>, what: &str) -> Refused {
         let memory = self.memory_mib;
@@ -192,7 +193,7 @@ fn check(file: &Path, tree: Node, overrides: &Overrides, images: &[String], prob
     let common_pool = operator.integer("common_pool_percent", 0..=0).map_or(0, |percent| percent.value as u8);
     operator.finish();
 
-    let goods = goods(&mut top, cores, problems);
+    let goods = terms::goods(&mut top, cores, problems);
     let apps: Vec<ReadApp> = top.tables("app").into_iter().map(|node| app(node, cores, images, problems)).collect();
     let events: Vec<Node> = top.tables("event");
     top.finish();
@@ -223,97 +224,6 @@ fn check(file: &Path, tree: Node, overrides: &Overrides, images: &[String], prob
     let file = file.to_path_buf();
     let events = written_events;
     Some(Scenario { file, title, cores, memory_mib, plan, events, inputs, memory_place, base_places, arguments })
-}
-
-/// A good's terms as the scenario writes them.
-#[derive(Clone, Copy)]
-struct Terms {
-    interval_ms: u32,
-    reserve: Placed<Credits>,
-    fee: Placed<Credits>,
-    penalty: Option<Placed<Credits>>,
-    base_price: Placed<Credits>,
-    supply_limit: Option<u32>,
-}
-
-/// Reads `[page]` and `[cpu]`, with `[cpu.N]` for what is different on core N.
-fn goods(top: &mut Section<'_>, cores: u16, problems: &Problems) -> Vec<Good> {
-    let micro = |count: i128| Placed { value: Credits(count * Credits::ONE.0 / 1_000_000), place: Place::Line(1) };
-    // About what clouds ask for a GiB-hour and a core-hour; the reserve is half of it.
-    let page = Terms {
-        interval_ms: 100,
-        reserve: micro(2_500),
-        fee: micro(0),
-        penalty: None,
-        base_price: micro(5_000),
-        supply_limit: None,
-    };
-    let cpu = Terms { interval_ms: 10, reserve: micro(20_000), base_price: micro(40_000), ..page };
-    let mut section = Section::new("[page]", top.node("page"), problems);
-    let page = terms(&mut section, page, 1, problems);
-    section.finish();
-    let mut goods = vec![good("page".into(), page, PAGES_PER_GIB, problems)];
-
-    let mut section = Section::new("[cpu]", top.node("cpu"), problems);
-    let own = section.take_where(|key| key.bytes().all(|byte| byte.is_ascii_digit()));
-    let cpu = terms(&mut section, cpu, CPU_FRAME_MS, problems);
-    section.finish();
-    let mut each = vec![cpu; usize::from(cores)];
-    for (key, node) in own {
-        let name = format!("[cpu.{key}]");
-        let place = node.place;
-        let mut section = Section::new(&name, Some(node), problems);
-        let terms = terms(&mut section, cpu, CPU_FRAME_MS, problems);
-        section.finish();
-        match key.parse::<usize>().ok().and_then(|core| each.get_mut(core)) {
-            Some(slot) => *slot = terms,
-            None => problems.add(place, format!("{name}: the machine has {cores} cores, counted from 0")),
-        }
-    }
-    for (core, terms) in each.into_iter().enumerate() {
-        goods.push(good(format!("cpu.{core}"), terms, UNITS_PER_CORE, problems));
-    }
-    goods
-}
-
-/// What the operator asks for a good whose interval is a multiple of `step_ms`.
-fn terms(section: &mut Section<'_>, default: Terms, step_ms: u64, problems: &Problems) -> Terms {
-    let interval = section.milliseconds("interval").map_or(u64::from(default.interval_ms), |interval| {
-        if !(1..=MAX_INTERVAL_MS).contains(&interval.value) || !interval.value.is_multiple_of(step_ms) {
-            let reason = format!("an interval is a multiple of {step_ms} ms, at most a minute");
-            problems.add(interval.place, reason);
-        }
-        interval.value
-    });
-    Terms {
-        interval_ms: interval.min(MAX_INTERVAL_MS) as u32,
-        reserve: section.credits("reserve").unwrap_or(default.reserve),
-        fee: section.credits("fee").unwrap_or(default.fee),
-        penalty: section.credits("penalty").or(default.penalty),
-        base_price: section.credits("base_price").unwrap_or(default.base_price),
-        supply_limit: section
-            .integer("supply", 0..=i64::from(u32::MAX))
-            .map_or(default.supply_limit, |units| u32::try_from(units.value).ok()),
-    }
-}
-
-fn good(name: String, terms: Terms, units: u32, problems: &Problems) -> Good {
-    let price = |what: &str, per_hour: Placed<Credits>| {
-        let price = Price::from_per_hour(per_hour.value, units, u64::from(terms.interval_ms) * 1_000_000);
-        price.map(|price| price.0).unwrap_or_else(|| {
-            problems.add(per_hour.place, format!("`{what}` of {name}: {} credits an hour is too much", per_hour.value));
-            0
-        })
-    };
-    Good {
-        interval_ms: terms.interval_ms,
-        reserve: price("reserve", terms.reserve),
-        fee: price("fee", terms.fee),
-        penalty: price("penalty", terms.penalty.unwrap_or(terms.reserve)),
-        base_price: price("base_price", terms.base_price),
-        supply_limit: terms.supply_limit,
-        name,
-    }
 }
 
 /// An application as far as it could be read, with the places that later checks name.
@@ -362,8 +272,7 @@ fn app(node: Node, cores: u16, images: &[String], problems: &Problems) -> ReadAp
     let base_cpu = placed_u32(section.integer("base_cpu", 1..=i64::from(UNITS_PER_CORE)), 2);
     let base_pages = placed_u32(section.integer("base_pages", 0..=i64::from(u32::MAX)), 64);
     let deadline = section.milliseconds("deadline").unwrap_or(Placed { value: 0, place });
-    // Income is written per hour, like prices; the plan counts it per second.
-    let income = section.credits("income").map_or(Credits::ZERO, |income| income.value);
+    let income = section.credits("income").map_or(0, |income| terms::income(income, problems));
     let starts = section.boolean("starts").unwrap_or(true);
     let budget = section.credits("budget");
     if budget.is_none() {
@@ -380,7 +289,7 @@ fn app(node: Node, cores: u16, images: &[String], problems: &Problems) -> ReadAp
             has_input: false,
             args,
             budget: budget.value.0,
-            income_per_second: income.0 / 3600,
+            income_per_second: income,
             valuation: valuation_atto,
             core: u8::try_from(core.value).unwrap_or(0),
             base_cpu: base_cpu.value,

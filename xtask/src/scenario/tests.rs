@@ -1,6 +1,8 @@
 //! Each rule of a scenario, broken once.
 
 use super::*;
+use crate::report::json;
+use market_mechanism::Credits;
 use proto::host::Command;
 
 const GOOD: &str = r#"
@@ -72,6 +74,47 @@ fn a_good_scenario_becomes_a_plan() {
 }
 
 #[test]
+fn the_least_amount_that_is_named_is_the_least_that_is_accepted() {
+    // An interval that does not divide the hour, and one that does.
+    for interval in ["7 ms", "100 ms"] {
+        let with = |reserve: &str| {
+            let sets = vec![format!("page.interval={interval}"), format!("page.reserve={reserve}")];
+            read(GOOD, &Overrides { sets, ..Overrides::default() })
+        };
+        let refused = with("1e-15").unwrap_err().to_string();
+        let (_, least) = refused.rsplit_once(' ').expect("words");
+        assert_eq!(with(least).expect("it is accepted").plan.goods[0].reserve, 1);
+        let below = Credits(least.parse::<Credits>().expect("an amount").0 - 1).to_string();
+        assert!(with(&below).unwrap_err().to_string().ends_with(least), "{below}");
+    }
+    let nothing = Overrides { sets: vec!["page.reserve=0".into()], ..Overrides::default() };
+    assert_eq!(read(GOOD, &nothing).expect("nothing was asked for").plan.goods[0].reserve, 0);
+}
+
+#[test]
+fn converted_amounts_are_told() {
+    let scenario = read(GOOD, &Overrides::default()).unwrap();
+    assert_eq!(
+        scenario.terms(),
+        "terms: page reserve 105963 fee 0 penalty 211927 base 529, \
+         cpu.0 reserve 27777777 fee 0 penalty 27777777 base 1111111, \
+         cpu.1 reserve 55555555 fee 0 penalty 55555555 base 1111111; \
+         two income 1000000000000000 a second (1e-15 credits per unit and interval, rounded down)"
+    );
+    let page = &json::terms(&scenario.plan)["goods"]["page"];
+    assert_eq!(
+        (&page["reserve"], &page["penalty"], &page["base_price"]),
+        (&105_963.into(), &211_927.into(), &529.into())
+    );
+    let alike = Overrides { sets: vec!["cpu.1.reserve=1".into(), "app.two.income=0".into()], ..Overrides::default() };
+    let line = read(GOOD, &alike).unwrap().terms();
+    assert!(
+        line.contains(" base 529, cpu.0 cpu.1 reserve 27777777 fee 0 penalty 27777777 base 1111111 (1e-15 "),
+        "{line}"
+    );
+}
+
+#[test]
 fn the_command_line_changes_it() {
     let overrides = Overrides {
         sets: vec!["app.one.valuation=0.001".into(), "page.reserve=2".into(), "app.two.image=digest".into()],
@@ -127,6 +170,9 @@ fn every_rule_is_checked_with_its_line() {
     refuses("reserve = \"2\"", "interval = \"0 s\"", "multiple of");
     refuses("reserve = \"2\"", "interval = \"61 s\"", "at most a minute");
     refuses("reserve = \"2\"", "reserve = 999999999999", "too much");
+    refuses("reserve = \"2\"", "fee = 1e-12", "`fee` of cpu.1: 0.000000000001 credits an hour is nothing");
+    refuses("penalty = 2", "base_price = 0.000005", "`base_price` of page: 0.000005 credits an hour is nothing");
+    refuses("income = 3600", "income = 3.599e-12", "the least that is not is 0.0000000000036");
     refuses("do = \"shock:two:3:2 s\"", "do = \"shock:three\"", "unknown application `three`");
     refuses("args = [\"--fast\", 3]", "args = \"--fast\"", "array");
 }
