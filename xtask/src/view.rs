@@ -51,7 +51,7 @@ fn stop_reason(reason: u8) -> &'static str {
     match reason {
         1 => "access to memory that it does not have",
         2 => "triple fault",
-        3 => "instruction that guests do not have",
+        3 => "an exit that the kernel did not ask for",
         7 => "state that the hardware refuses",
         _ => "stopped",
     }

@@ -119,7 +119,7 @@ pub mod handler_page {
     pub const COUNT: usize = 0x00;
     /// Why: a `StopReason`.
     pub const REASON: usize = 0x08;
-    /// Detail of the reason: gpa of the fault, exit code of an instruction or a refused state.
+    /// Detail of the reason: gpa of a nested fault; exit code of `Instruction` and `InvalidState`.
     pub const DETAIL: usize = 0x10;
     /// Second detail: access of the fault, the exit's first information.
     pub const DETAIL2: usize = 0x18;
@@ -139,7 +139,8 @@ pub enum StopReason {
     NestedFault = 1,
     /// Triple fault (SHUTDOWN).
     Shutdown = 2,
-    /// An intercepted instruction that is not given to guests; the detail is the exit code.
+    /// The hardware left the guest for a cause that the kernel never asked for; the details are the exit code and its
+    /// information. An instruction that guests do not have raises #UD in the guest, and stops nothing.
     Instruction = 3,
     /// The hardware refused the guest's state.
     InvalidState = 7,
