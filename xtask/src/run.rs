@@ -73,9 +73,9 @@ pub fn run(options: &Options) -> Result<u8> {
         scenario.title
     ));
     if options.json {
-        println!("{}", report::json::terms(&scenario.plan));
+        say!("{}", report::json::terms(&scenario.plan));
     } else {
-        println!("{}", scenario.terms());
+        say!("{}", scenario.terms());
     }
     let config = machine(&scenario, &built, acceleration, &folder, &module)?;
     let log = folder.join("console.log");
