@@ -268,6 +268,18 @@ fn hostile_flood_of_output() {
     }
 }
 
+/// A mistyped attack is no attack that failed: the attacker says what there is, and its end is no success.
+#[test]
+fn hostile_unknown() {
+    let text = "[[app]]\nname = \"attacker\"\nimage = \"hostile\"\nargs = [\"nosuch\"]\nbudget = 1\n";
+    let run = run(text, &Change::none());
+    assert_eq!(run.end("attacker"), &End::Exit { status: 3 });
+    let lines = &run.app("attacker").lines;
+    assert_eq!(lines[0], "hostile: unknown attack \"nosuch\"; there are:");
+    let listed: Vec<&str> = lines[1..].iter().flat_map(|line| line["hostile: ".len()..].split(", ")).collect();
+    assert!(listed.contains(&"random") && listed.contains(&"spin") && listed.len() == 40, "{listed:?}");
+}
+
 #[test]
 fn hostile_scenario_that_is_shipped_ends_well() {
     let run = run("hostile", &Change::none());
