@@ -3,7 +3,7 @@
 use crate::report::json;
 use crate::run_state::{Phase, RunState, to_f64};
 use crate::scenario::events::Action;
-use proto::host::{End, Record};
+use proto::host::{End, Record, stop_reason};
 
 /// What the user wants of a running machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,16 +44,6 @@ pub fn ending(end: &End) -> String {
         End::RunOver => "running when the run ended".into(),
         End::Destroyed => "it destroyed its own VM".into(),
         End::Stopped => "it stopped itself".into(),
-    }
-}
-
-fn stop_reason(reason: u8) -> &'static str {
-    match reason {
-        1 => "access to memory that it does not have",
-        2 => "triple fault",
-        3 => "an exit that the kernel did not ask for",
-        7 => "state that the hardware refuses",
-        _ => "stopped",
     }
 }
 

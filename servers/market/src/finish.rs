@@ -10,7 +10,7 @@ use alloc::{format, string::String, vec::Vec};
 use cap_spec::abi::{ObjectType, STATS_PAGE, stats_page};
 use market_mechanism::{Credits, Quantity};
 use proto::console::ToConsole;
-use proto::host::{End, Record};
+use proto::host::{End, Record, stop_reason};
 
 /// Value for the debug-exit port after a run of which everything is well: QEMU's exit status is then 33.
 pub const SUCCESS: u8 = 0x10;
@@ -264,7 +264,7 @@ impl<M: Machine> Server<'_, M> {
                 State::Ended(End::Exit { status: 0 } | End::Killed) => {}
                 State::Ended(End::Exit { status }) => problems.push(format!("{} exited with {status}", app.name)),
                 State::Ended(End::Fault { reason, .. }) => {
-                    problems.push(format!("{} stopped at a fault (reason {reason})", app.name));
+                    problems.push(format!("{} stopped at a fault: {}", app.name, stop_reason(*reason)));
                 }
                 State::Ended(End::Unpaid) => problems.push(format!("{} could not pay its base", app.name)),
                 State::Ended(End::RunOver) => problems.push(format!("{} had not ended", app.name)),

@@ -11,7 +11,7 @@ use alloc::{format, vec::Vec};
 use cap_spec::abi::{self, Error, Label, ObjectType, Rights, handler_page, slots, stats_page};
 use market_mechanism::rounds::RoundError;
 use market_mechanism::{Price, Quantity};
-use proto::host::{End, Record};
+use proto::host::{End, Record, stop_reason};
 use proto::start::{INPUT_BASE, Start, events};
 
 /// log2 bytes of the block for a tenant's rings, start-up page and channels: four pages.
@@ -226,9 +226,9 @@ impl<M: Machine> Server<'_, M> {
                 continue;
             }
             let page = TENANT_WINDOW + app as u64 * TENANT_STRIDE + HANDLER_PAGE;
-            if let Some(end) = self.stopped(page) {
+            if let Some(end @ End::Fault { reason, .. }) = self.stopped(page) {
                 let name = self.name(app);
-                self.say(&format!("{name} was stopped by the kernel: {end:?}"));
+                self.say(&format!("{name} was stopped by the kernel: {}", stop_reason(reason)));
                 self.end_tenant(app, end);
             } else if self.stands_still(app) {
                 let name = self.name(app);
@@ -236,8 +236,8 @@ impl<M: Machine> Server<'_, M> {
                 self.end_tenant(app, End::Stopped);
             }
         }
-        if let Some(end) = self.stopped(CONSOLE_HANDLER_PAGE) {
-            self.failures.push(format!("the console server stopped: {end:?}"));
+        if let Some(End::Fault { reason, .. }) = self.stopped(CONSOLE_HANDLER_PAGE) {
+            self.failures.push(format!("the console server stopped: {}", stop_reason(reason)));
             self.phase = Phase::PowerOff { deadline: self.root.machine.now(), value: crate::finish::FAILURE };
         }
     }

@@ -2,6 +2,7 @@
 
 use crate::plan::Atto15;
 use alloc::{string::String, vec::Vec};
+use cap_spec::abi::StopReason;
 use serde::{Deserialize, Serialize};
 
 /// From the host to the market server, through the console server; also the events of a plan.
@@ -261,4 +262,15 @@ pub enum End {
     Destroyed,
     /// It does not run any more by its own doing: it stopped its Vcpu, or revoked what it is made of.
     Stopped,
+}
+
+/// The reason of a fault, in words.
+pub fn stop_reason(reason: u8) -> &'static str {
+    let reasons = [
+        (StopReason::NestedFault, "access to memory that it does not have"),
+        (StopReason::Shutdown, "triple fault"),
+        (StopReason::Instruction, "an exit that the kernel did not ask for"),
+        (StopReason::InvalidState, "state that the hardware refuses"),
+    ];
+    reasons.into_iter().find(|(known, _)| *known as u8 == reason).map_or("stopped", |(_, words)| words)
 }

@@ -129,6 +129,9 @@ fn faulting_application_is_reported_with_registers() {
     let rip = end["registers"]["rip"].as_str().expect("the registers are reported");
     assert!(rip.starts_with("0x2"), "{end}");
     assert!(said.contains(&format!("at rip {rip}")), "{said}");
+    // The market says why in words, once, without a dump.
+    let reason = "spinner was stopped by the kernel: access to memory that it does not have";
+    assert!(said.lines().any(|line| line.ends_with(reason)), "{said}");
     // All registers are shown, as they are in the result.
     let registers = end["registers"].as_object().expect("an object");
     assert_eq!(registers.len(), 25, "{registers:?}");

@@ -172,7 +172,7 @@ fn a_fault_is_reported_with_its_reason_and_ends_the_run() {
     assert!(matches!(sim.end(0), Some(End::Fault { reason: 2, .. })));
     sim.tenants[1].says.push(RequestBody::Exit { status: 0, work: 0 });
     assert_eq!(sim.run_to_end(), crate::finish::FAILURE);
-    assert_eq!(sim.result().1, "a stopped at a fault (reason 2)");
+    assert_eq!(sim.result().1, "a stopped at a fault: triple fault");
 }
 
 #[test]
