@@ -87,7 +87,7 @@ pub mod keeper {
     pub const PATTERN: usize = 0x08;
     /// Pages that are full of it.
     pub const FILLED: usize = 0x10;
-    /// Words that were found changed.
+    /// How often a word was found changed.
     pub const DAMAGED: usize = 0x18;
     /// Pages behind the code that it fills.
     pub const PAGES: u16 = 6;

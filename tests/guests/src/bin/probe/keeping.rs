@@ -68,7 +68,7 @@ impl Keeper {
         match self.word(keeper::DAMAGED) {
             0 if enough(self) => Ok(()),
             0 => Err(format!("the tenant makes no more rounds after {rounds}")),
-            damaged => Err(format!("the tenant found {damaged} words damaged after {rounds} rounds")),
+            damaged => Err(format!("the tenant found something changed {damaged} times, after {rounds} rounds")),
         }
     }
 
