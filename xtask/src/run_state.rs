@@ -362,7 +362,7 @@ impl RunState {
 
     fn try_apply(&mut self, record: &Record) -> Result<(), Violation> {
         match record {
-            Record::Begin { version, tsc_hz, cores: _, restarts, supply } => {
+            Record::Begin { version, tsc_hz, restarts, supply, .. } => {
                 if *version != proto::VERSION {
                     return Err(Violation(format!(
                         "the market server speaks version {version}, not {}",

@@ -60,6 +60,16 @@ pub fn registers(values: &[u64]) -> Vec<String> {
     named.chunks(4).map(|row| row.join(" ")).collect()
 }
 
+/// What is for sale at the start, besides bases.
+fn for_sale(state: &RunState, supply: &[u32], bases: &[u32]) -> String {
+    let goods = state.goods.iter().zip(supply.iter().zip(bases));
+    let words = goods.map(|(good, (supply, base))| {
+        let more = if *base > 0 { format!(" (and {base} in bases)") } else { String::new() };
+        format!("{} {}{more}", supply.saturating_sub(*base), good.name)
+    });
+    words.collect::<Vec<_>>().join(", ")
+}
+
 /// Plain lines on standard output.
 pub struct Plain {
     next_summary: u64,
@@ -114,14 +124,13 @@ impl View for Plain {
 
     fn record(&mut self, state: &RunState, record: &Record) {
         match record {
-            Record::Begin { tsc_hz, cores, supply, restarts, .. } => {
-                let supply: Vec<String> =
-                    state.goods.iter().zip(supply).map(|(good, units)| format!("{units} {}", good.name)).collect();
+            Record::Begin { tsc_hz, cores, supply, bases, restarts, .. } => {
+                let supply = for_sale(state, supply, bases);
                 let again = if *restarts > 0 { format!(", restarted {restarts} times") } else { String::new() };
                 self.say(
                     0,
                     "market",
-                    &format!("{cores} cores, {} MHz; for sale: {}{again}", tsc_hz / 1_000_000, supply.join(", ")),
+                    &format!("{cores} cores, {} MHz; for sale: {}{again}", tsc_hz / 1_000_000, supply),
                 );
             }
             Record::Line { .. } => {}
@@ -189,4 +198,24 @@ impl View for Json {
     }
 
     fn close(&mut self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run_state::GoodState;
+    use market_mechanism::Credits;
+
+    #[test]
+    fn what_is_in_bases_is_not_counted_as_for_sale() {
+        let good = |name: &str| GoodState {
+            name: name.into(),
+            interval_ms: 10,
+            supply: 0,
+            history: Vec::new(),
+            paid: Credits::ZERO,
+        };
+        let state = RunState { goods: vec![good("page"), good("cpu.0")], ..RunState::bare() };
+        assert_eq!(for_sale(&state, &[2560, 90], &[2432, 0]), "128 page (and 2432 in bases), 90 cpu.0");
+    }
 }

@@ -326,12 +326,15 @@ impl<'a, M: Machine> Server<'a, M> {
         server.used_before = server.root.machine.read_word(abi::STATS_PAGE + stats_page::USED_TICKS as u64);
         server.console.send(&ToConsole::Epoch { tsc: clock.epoch });
         let supply = server.markets.iter().map(|market| market.rounds.board_line(0).supply.0).collect();
+        let goods = 0..server.markets.len();
+        let bases = goods.map(|good| bases_at_start(&server.archive, &server.tenants, good)).collect();
         server.record(Record::Begin {
             version: proto::VERSION,
             tsc_hz: clock.tsc_hz,
             cores: parts.cores,
             restarts: parts.restarts as u32,
             supply,
+            bases,
         });
         server.open_accounts();
         for good in 0..server.markets.len() {
@@ -527,14 +530,7 @@ fn make_market(
         stop_notice: page_interval.div_ceil(good.interval_ms.into()).max(1) as u32,
     };
     let elastic = good.supply_limit.map_or(elastic, |limit| limit.min(elastic));
-    // Bases of applications that start later are not for sale; `Server::order_start` adds them.
-    let bases: u32 = tenants
-        .iter()
-        .enumerate()
-        .filter(|(app, _)| archive.plan.apps[*app].starts)
-        .map(|(app, tenant)| base_units(archive, app, tenant, at))
-        .sum();
-    let supply = Quantity(elastic.saturating_add(bases));
+    let supply = Quantity(elastic.saturating_add(bases_at_start(archive, tenants, at)));
     let rounds = Rounds::new(terms, supply, Ticks(clock.epoch)).map_err(Failure::Rounds)?;
     let lead = clock.span(if kind == GoodKind::Page { PAGE_LEAD_MICROS } else { CPU_LEAD_MICROS }).min(interval / 4);
     Ok(Market {
@@ -549,6 +545,13 @@ fn make_market(
         warn_at: u64::MAX,
         skipped: 0,
     })
+}
+
+/// Units of a good in all bases. Those of applications that start later are not for sale; [`Server::order_start`] adds
+/// them.
+fn bases_at_start(archive: &Archive<'_>, tenants: &[Tenant], good: usize) -> u32 {
+    let starting = tenants.iter().enumerate().filter(|(app, _)| archive.plan.apps[*app].starts);
+    starting.map(|(app, tenant)| base_units(archive, app, tenant, good)).sum()
 }
 
 /// Units of a good in an application's base; 0 for the CPU time of other cores.

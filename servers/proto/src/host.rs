@@ -62,6 +62,8 @@ pub enum Record {
         restarts: u32,
         /// Supply per good, in the plan's order.
         supply: Vec<u32>,
+        /// How much of it is in bases, per good.
+        bases: Vec<u32>,
     },
     /// A round was cleared.
     Round {

@@ -42,10 +42,13 @@ pub fn terms(plan: &Plan) -> Value {
 pub fn record(state: &RunState, record: &Record) -> Option<Value> {
     let name = |app: &u16| state.sender(*app).to_string();
     Some(match record {
-        Record::Begin { version, tsc_hz, cores, restarts, supply } => {
-            let supply = state.goods.iter().zip(supply).map(|(good, units)| (good.name.clone(), json!(units)));
+        Record::Begin { version, tsc_hz, cores, restarts, supply, bases } => {
+            let by_good = |units: &[u32]| {
+                let named = state.goods.iter().zip(units).map(|(good, units)| (good.name.clone(), json!(units)));
+                Value::Object(named.collect())
+            };
             json!({ "kind": "begin", "version": version, "tsc_hz": tsc_hz, "cores": cores, "restarts": restarts,
-                "supply": supply.collect::<Map<_, _>>() })
+                "supply": by_good(supply), "bases": by_good(bases) })
         }
         Record::Round { t, good: number, round, ask, clearing, supply, sold, holdings: units, paid } => {
             let per_hour = |price: u64| {

@@ -12,7 +12,8 @@ pub fn two() -> RunState {
 }
 
 fn begin() -> Record {
-    Record::Begin { version: proto::VERSION, tsc_hz: 1_000_000_000, cores: 1, restarts: 0, supply: vec![1000, 90] }
+    let (supply, bases) = (vec![1000, 90], vec![128, 4]);
+    Record::Begin { version: proto::VERSION, tsc_hz: 1_000_000_000, cores: 1, restarts: 0, supply, bases }
 }
 
 fn end() -> Record {
