@@ -135,25 +135,29 @@ fn commands(monitor: &mut Monitor) -> Vec<(u64, u32)> {
     there.into_iter().map(|(function, at)| (function, word(at + 4))).collect()
 }
 
+/// A machine with further devices, before its first instruction, and the monitor that lets it go; the folder of its sockets
+/// lasts as long as what is returned.
+fn observed(guest: Guest, devices: &[&str]) -> (Machine, Sockets, Monitor) {
+    let sockets = Sockets::new().expect("a folder for sockets");
+    let mut extra: Vec<String> = devices.iter().flat_map(|device| ["-device", device]).map(String::from).collect();
+    extra.extend(sockets.arguments());
+    let machine = Machine::start_guest(&Guest { extra, ..guest }).expect("the machine starts");
+    let monitor = Monitor::connect(&sockets).expect("the monitor answers");
+    (machine, sockets, monitor)
+}
+
 /// Firmware reads a disc, an NVMe controller behind a bridge and one behind a second root bus by DMA and leaves bus mastering
 /// on; the kernel turns it off before the first VM.
 #[test]
 fn bus_masters_are_off_before_the_first_vm() {
-    let sockets = Sockets::new().expect("a folder for sockets");
-    let mut extra = sockets.arguments();
-    let second_root = format!("pxb-pcie,id=second,bus_nr={}", SECOND_ROOT >> 8);
-    for device in [
+    let devices = [
         "pcie-root-port,id=bridge,chassis=1",
         "nvme,serial=1,bus=bridge",
-        &second_root,
+        &format!("pxb-pcie,id=second,bus_nr={}", SECOND_ROOT >> 8),
         "pcie-root-port,id=further,chassis=2,bus=second",
         "nvme,serial=2,bus=further",
-    ] {
-        extra.extend(["-device", device].map(String::from));
-    }
-    let guest = Guest { start: Start::Bios, extra, ..Guest::new("probe") };
-    let mut machine = Machine::start_guest(&guest).expect("the machine starts");
-    let mut monitor = Monitor::connect(&sockets).expect("the monitor answers");
+    ];
+    let (mut machine, _sockets, mut monitor) = observed(Guest { start: Start::Bios, ..Guest::new("probe") }, &devices);
     let masters = |commands: &[(u64, u32)]| -> Vec<u64> {
         commands.iter().filter(|(_, command)| command & BUS_MASTER != 0).map(|&(function, _)| function).collect()
     };
@@ -179,11 +183,7 @@ fn bus_masters_are_off_before_the_first_vm() {
 /// An IOMMU that translates already when the kernel starts, with tables that allow nothing, is turned off.
 #[test]
 fn iommu_that_firmware_left_on_is_off_before_the_first_vm() {
-    let sockets = Sockets::new().expect("a folder for sockets");
-    let mut extra: Vec<String> = ["-device", "intel-iommu,intremap=on,eim=on"].map(String::from).into();
-    extra.extend(sockets.arguments());
-    let mut machine = Machine::start_guest(&Guest { extra, ..Guest::new("probe") }).expect("the machine starts");
-    let mut monitor = Monitor::connect(&sockets).expect("the monitor answers");
+    let (mut machine, sockets, mut monitor) = observed(Guest::new("probe"), &["intel-iommu,intremap=on,eim=on"]);
     poke(&sockets, &[(GLOBAL_COMMAND, TRANSLATION)]).expect("the register can be written");
     assert_ne!(monitor.word(GLOBAL_STATUS).expect("a status") & TRANSLATION, 0, "translation is on at the start");
     monitor.go().expect("the machine runs");
@@ -199,11 +199,7 @@ fn iommu_that_firmware_left_on_is_off_before_the_first_vm() {
 /// An AMD-Vi unit that is on already when the kernel starts, with a device table at address 0, is turned off.
 #[test]
 fn amd_iommu_that_firmware_left_on_is_off_before_the_first_vm() {
-    let sockets = Sockets::new().expect("a folder for sockets");
-    let mut extra: Vec<String> = ["-device", "amd-iommu,intremap=on"].map(String::from).into();
-    extra.extend(sockets.arguments());
-    let mut machine = Machine::start_guest(&Guest { extra, ..Guest::new("probe") }).expect("the machine starts");
-    let mut monitor = Monitor::connect(&sockets).expect("the monitor answers");
+    let (mut machine, sockets, mut monitor) = observed(Guest::new("probe"), &["amd-iommu,intremap=on"]);
     poke(&sockets, &[(AMD_VI_CONTROL, AMD_VI_ENABLED)]).expect("the register can be written");
     assert_ne!(monitor.word(AMD_VI_CONTROL).expect("its control") & AMD_VI_ENABLED, 0, "it is on at the start");
     monitor.go().expect("the machine runs");
@@ -215,12 +211,8 @@ fn amd_iommu_that_firmware_left_on_is_off_before_the_first_vm() {
 /// A core that nobody wants is halted whenever one looks; and NMIs from nowhere, which wake it, harm nothing.
 #[test]
 fn idle_core_is_halted_and_stray_nmis_are_survived() {
-    let sockets = Sockets::new().expect("a folder for sockets");
-    let extra = sockets.arguments();
     // On the boot core the root VM and its children, on the three others nobody until the checks that use the last one.
-    let guest = Guest { cores: 4, extra, ..Guest::new("probe") };
-    let mut machine = Machine::start_guest(&guest).expect("the machine starts");
-    let mut monitor = Monitor::connect(&sockets).expect("the monitor answers");
+    let (mut machine, _sockets, mut monitor) = observed(Guest { cores: 4, ..Guest::new("probe") }, &[]);
     monitor.go().expect("the machine runs");
     machine.wait_line(FIRST_VM_RUNS).expect("the first VM starts");
     for look in 0..20 {

@@ -2,8 +2,9 @@
 //! hardware. The core loop runs these lines, and so does the host test `kernel/tests/entry.rs`, unchanged.
 //!
 //! What is guaranteed: an entry has the number that the kernel chose, and the flush if one is due; only an entry that was
-//! executed counts as a flush; no block is believed to be clean where it was written; an event whose delivery an exit cut off is injected at the next entry, once; no entry
-//! has an interrupt shadow that holds an NMI back for more than the instruction that made it.
+//! executed counts as a flush; no block is believed to be clean where it was written; an event whose delivery an exit cut
+//! off is injected at the next entry, once; no entry has an interrupt shadow that holds an NMI back for more than the
+//! instruction that made it.
 
 use super::vmcb::{Clean, Control, EVENT_EXCEPTION, EVENT_TYPE, EVENT_VALID, FLUSH_ALL, REFUSED, Vmcb};
 use kernel::asid;
