@@ -108,6 +108,8 @@ fn type_name(object_type: ObjectType) -> &'static str {
         ObjectType::Irq => "Irq",
         ObjectType::IoPort => "IoPort",
         ObjectType::Machine => "Machine",
+        ObjectType::IommuDomain => "IommuDomain",
+        ObjectType::PciFunction => "PciFunction",
     }
 }
 

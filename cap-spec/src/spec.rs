@@ -96,6 +96,7 @@ const NONE: Rights = Rights::empty();
 const R: Rights = Rights::READ;
 const W: Rights = Rights::WRITE;
 const MORE: ArgSpec = num("more", "0..=63 further Frames, in the slots behind the invoked one");
+const CONTROL: Rights = Rights::CONTROL;
 const DEST: ArgSpec = cap("cnode", ObjectType::CNode, W, "the CNode that takes the new capability");
 
 macro_rules! specs {
@@ -128,9 +129,9 @@ specs! {
     "Makes a child of the source with at most its rights; a Frame's copy is unmapped."
 
     CNodeMint."Mint": args [empty("index"), any("source", "what to copy"), num("rights", "mask of rights to keep"),
-          num("badge", "for a Channel with CONTROL: the end, 1 or 2; 0 for every other type")]
+          num("badge", "for a Channel with CONTROL: the end, 1 or 2; for an IommuDomain: a window, its first address + log2 of its bytes (12..=39), aligned to that and within the source's; 0 for every other type")]
     results [] errors [NotCopyable, TooDeep]
-    "Copy, and for a Channel choice of the end that the new capability speaks for."
+    "Copy, and for a Channel choice of the end, for an IommuDomain of the window, that the new capability speaks for."
 
     CNodeMove."Move": args [empty("index"), any("source", "what to move; its slot must be in a CNode reached with WRITE")]
     results [] errors [MissingRight, InUse]
@@ -281,6 +282,56 @@ specs! {
 
     MachineGetPage."GetPage": args [DEST, empty("index")] results [] errors [TooDeep]
     "Derives a read-only Frame capability to the global statistics page."
+
+    FrameMapIo."MapIo": args [cap("domain", ObjectType::IommuDomain, W, "the domain"), num("address", "I/O address, aligned to the frame, within the capability's window"),
+          num("rights", "READ, WRITE wanted, at least one; must be within the capability's"), MORE]
+    results [] errors [Misaligned, WrongType, MissingRight, DeviceMemory, Forbidden, InUse, NoPageTable, AddressOccupied]
+    "Lets the functions of a domain reach the frame, and further ones of its size behind it under the same table, by DMA. Frame.Unmap takes it back."
+
+    PageTableMapIo."MapIo": args [cap("domain", ObjectType::IommuDomain, W, "the domain"), num("address", "any address that the table shall cover; what it covers lies within the capability's window"),
+          num("level", "1 maps 4 KiB pages, 2 holds tables of level 1 or 2 MiB pages")]
+    results [] errors [InUse, NoPageTable, AddressOccupied]
+    "Puts a table into the tree of a domain; the level above must be there."
+
+    PciFunctionLease."Lease": args [DEST, empty("index")] results [] errors [InUse, TooDeep]
+    "Makes a child that speaks for the same function; the parent can't use the function while the child lives."
+
+    PciFunctionEnableVfs."EnableVfs": args [num("count", "1..=64 and at most what the device has"), DEST, empty("index")]
+    results [] errors [SlotOccupied, InUse, Busy, TooDeep]
+    "Makes all its virtual functions at once: capabilities, its children, in consecutive slots from index. When the last of them is gone they are disabled."
+
+    PciFunctionGetBar."GetBar": args [num("bar", "0..=5"), num("page", "a 4 KiB page of it"), DEST, empty("index"), num("count", "1..=64 consecutive pages")]
+    results [] errors [SlotOccupied, Forbidden, InUse, Busy, TooDeep]
+    "Derives Frame capabilities to pages of device registers. Pages with MSI-X tables or pending bits are never handed out."
+
+    PciFunctionGetInfo."GetInfo": args [num("what", "0..=5 a BAR, 6 the function")]
+    results ["BAR: its pages. Function: vendor | device << 16 | class << 32", "BAR: 0. Function: MSI-X entries | virtual functions that it can have << 16"]
+    errors []
+    "Says what the function has. No address of the machine is told."
+
+    PciFunctionReadConfig."ReadConfig": args [num("offset", "0..=4092, a multiple of 4")] results ["value"] errors [Misaligned, InUse, Busy]
+    "Reads a double word of configuration space; addresses of the machine read as 0."
+
+    PciFunctionWriteConfig."WriteConfig": args [num("offset", "0..=4092, a multiple of 4"), num("value", "32 bits")]
+    results [] errors [Misaligned, Forbidden, InUse, Busy]
+    "Writes those bits of a double word of configuration space that concern nobody else."
+
+    PciFunctionAttach."Attach": args [cap("domain", ObjectType::IommuDomain, CONTROL, "the domain")]
+    results [] errors [InUse, Forbidden, Busy]
+    "Makes the function a bus master whose DMA reaches what is mapped in the domain, and nothing else."
+
+    PciFunctionDetach."Detach": args [] results [] errors [NotMapped]
+    "Ends its bus mastering; when it returns its DMA reaches nothing."
+
+    PciFunctionBindMsix."BindMsix": args [num("entry", "of its MSI-X table"), cap("irq", ObjectType::Irq, NONE, "a range of one")]
+    results [] errors [OutOfRange, InUse, Forbidden, Busy]
+    "Lets a message of the function raise the interrupt route."
+
+    PciFunctionUnbindMsix."UnbindMsix": args [num("entry", "of its MSI-X table")] results [] errors [NotMapped]
+    "Masks the message for good."
+
+    PciFunctionReset."Reset": args [] results [] errors [InUse, Busy]
+    "Detaches it, unbinds its messages, and resets it (FLR); Busy answers until it has come out of the reset."
 }
 
 const _: () = {

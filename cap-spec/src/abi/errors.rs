@@ -24,7 +24,7 @@ pub enum Error {
     SlotEmpty = 8,
     /// The Untyped has no room for this many objects of this size.
     NotEnoughMemory = 9,
-    /// The Untyped is device memory, of which only Untyped and Frame can be made.
+    /// It is device memory: only Untyped and Frame can be made of it, and no device reaches it.
     DeviceMemory = 10,
     /// The capability, or what depends on it, is in use: bound, mapped, attached or split.
     InUse = 11,
@@ -56,7 +56,8 @@ pub enum Error {
     NoReceiver = 24,
     /// The resource is never handed out.
     Forbidden = 25,
-    /// The state of the Vcpu is still held by another core; the same call succeeds once that core has let go.
+    /// Something has to finish first, and the same call succeeds then: another core lets go of the state of the Vcpu, or
+    /// the function has come out of its reset.
     Busy = 26,
 }
 

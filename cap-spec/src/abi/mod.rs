@@ -13,7 +13,9 @@ mod objects;
 pub use errors::{Error, Fault, Status};
 pub use labels::Label;
 pub use layout::*;
-pub use objects::{CHANNEL_BITS, CptrParts, ObjectType, PAGE_BITS, Rights, SLOT_BITS, VCPU_BITS, VM_BITS};
+pub use objects::{
+    CHANNEL_BITS, CptrParts, DOMAIN_BITS, IO_ADDRESS_BITS, ObjectType, PAGE_BITS, Rights, SLOT_BITS, VCPU_BITS, VM_BITS,
+};
 
 /// Version of this interface; `BootInfo` and every info page carry it.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;

@@ -11,6 +11,10 @@ pub const PAGE_BITS: u8 = 12;
 pub const VM_BITS: u8 = 14;
 /// log2 of the bytes of a `Vcpu`: header with extended state, control block, info page, handler page.
 pub const VCPU_BITS: u8 = 14;
+/// log2 of the bytes of an `IommuDomain`: header, root table, two pages kept for the back end.
+pub const DOMAIN_BITS: u8 = 14;
+/// log2 of the bytes of I/O address space that a domain has.
+pub const IO_ADDRESS_BITS: u8 = 39;
 /// log2 of the bytes of a `Channel`: two slots for capabilities in flight, two ends.
 pub const CHANNEL_BITS: u8 = 8;
 
@@ -42,6 +46,10 @@ pub enum ObjectType {
     IoPort = 10,
     /// The machine as a whole: reset, global statistics.
     Machine = 11,
+    /// An address space of devices; the capability speaks for a window of it.
+    IommuDomain = 12,
+    /// A function of a PCI Express device, physical or virtual.
+    PciFunction = 13,
 }
 
 impl ObjectType {
@@ -52,16 +60,16 @@ impl ObjectType {
 
     /// True for the types that `Copy`, `Mint` and a copying `Grant` refuse: their extent has one owner.
     /// A part is handed on by `Retype` or `Split`, the whole by `Move`. A `PageTable` is in one tree at a time: shared
-    /// by two VMs, it would show frames in one of them that an unmap does not flush.
+    /// by two address spaces, it would show frames in one of them that an unmap does not flush.
     pub const fn is_unique(self) -> bool {
         use ObjectType::*;
-        matches!(self, Untyped | PageTable | CpuTime | Irq | IoPort)
+        matches!(self, Untyped | PageTable | CpuTime | Irq | IoPort | PciFunction)
     }
 
     /// True if `Untyped.Retype` makes this type.
     pub const fn is_made_from_untyped(self) -> bool {
         use ObjectType::*;
-        matches!(self, Untyped | CNode | Frame | PageTable | Vm | Vcpu | Channel)
+        matches!(self, Untyped | CNode | Frame | PageTable | Vm | Vcpu | Channel | IommuDomain)
     }
 
     /// log2 of the bytes that one object takes when retyped with `size_bits`, or `None` if that size does not exist.
@@ -76,6 +84,7 @@ impl ObjectType {
             (ObjectType::Vm, 0) => Some(VM_BITS),
             (ObjectType::Vcpu, 0) => Some(VCPU_BITS),
             (ObjectType::Channel, 0) => Some(CHANNEL_BITS),
+            (ObjectType::IommuDomain, 0) => Some(DOMAIN_BITS),
             _ => None,
         }
     }
@@ -87,13 +96,13 @@ bitflags! {
     pub struct Rights: u8 {
         /// Frame: load. CNode: take capabilities out (as a source). Channel: Accept. Vcpu: read registers.
         const READ = 1;
-        /// Frame: store. CNode: change slots. Channel: Signal. Vm: map. Vcpu: control.
+        /// Frame: store. CNode: change slots. Channel: Signal. Vm, IommuDomain: map. Vcpu: control.
         const WRITE = 2;
         /// Frame: fetch instructions.
         const EXECUTE = 4;
         /// Channel: Grant.
         const GRANT = 8;
-        /// CpuTime: Resize. Channel: choose an end by Mint, and Bind a receiver.
+        /// CpuTime: Resize. Channel: choose an end by Mint, and Bind a receiver. IommuDomain: attach functions.
         const CONTROL = 16;
     }
 }

@@ -1,6 +1,6 @@
 //! Address spaces: trees of tables with 512 entries each, and what is mapped where.
 //!
-//! * A VM's root is the table of level 4. An entry of a level-n table covers 2^(12 + 9 (n - 1)) bytes. Frames of 4 KiB,
+//! * A VM's root is the table of level 4, a domain's of level 3. An entry of a level-n table covers 2^(12 + 9 (n - 1)) bytes. Frames of 4 KiB,
 //!   2 MiB and 1 GiB are leaves of levels 1, 2 and 3.
 //! * A walk towards a level either arrives at the entry of that level, or finds that a table is missing on the way
 //!   (`NoPageTable`, the detail is the missing table's level), or that a larger frame is mapped there
@@ -34,10 +34,15 @@ pub(super) fn table_start(gpa: u64, level: u8) -> u64 {
     gpa & !((1 << (PAGE_BITS + 9 * level)) - 1)
 }
 
+/// Level of the root of an address space.
+pub(super) fn root_level(state: &State, space: VmId) -> u8 {
+    if state.domains.contains(&space) { 3 } else { 4 }
+}
+
 /// The table and index of the entry for `gpa` at `level`.
 fn walk(state: &State, vm: VmId, gpa: u64, level: u8) -> Result<(TableId, u16), Fault> {
     let mut table = vm.root();
-    for above in (level + 1..=4).rev() {
+    for above in (level + 1..=root_level(state, vm)).rev() {
         match state.tables[&table].get(&index(gpa, above)) {
             Some(Entry::Table(next)) => table = *next,
             Some(Entry::Leaf { .. }) => return Err(Fault::new(Error::AddressOccupied, 2)),
@@ -109,10 +114,10 @@ pub(super) fn forget(state: &mut State, vm: VmId) {
     }
 }
 
-/// What hardware sees: every frame that the tree of a VM leads to, by its guest-physical address.
+/// What hardware sees: every frame that the tree of an address space leads to, by its address there.
 pub fn mappings(state: &State, vm: VmId) -> BTreeSet<(u64, Entry)> {
     let mut found = BTreeSet::new();
-    let mut open: Vec<(TableId, u8, u64)> = alloc::vec![(vm.root(), 4, 0)];
+    let mut open: Vec<(TableId, u8, u64)> = alloc::vec![(vm.root(), root_level(state, vm), 0)];
     while let Some((table, level, start)) = open.pop() {
         for (index, entry) in &state.tables[&table] {
             let gpa = start + (u64::from(*index) << (PAGE_BITS + 9 * (level - 1)));

@@ -1,9 +1,10 @@
 //! CNode: tables of slots, and everything that is done to slots.
 //!
 //! * **Copy** makes a child of the source with at most its rights. A Frame's copy is unmapped. Unique types (Untyped,
-//!   PageTable, CpuTime, Irq, IoPort) are not copied: `NotCopyable`, which names the source, as does `TooDeep`.
-//! * **Mint** is Copy; from a Channel capability with CONTROL it chooses the end, 1 or 2. For everything else `badge`
-//!   must be 0.
+//!   PageTable, CpuTime, Irq, IoPort, PciFunction) are not copied: `NotCopyable`, which names the source, as does `TooDeep`.
+//! * **Mint** is Copy; from a Channel capability with CONTROL it chooses the end, 1 or 2; from an IommuDomain a window
+//!   within the source's: log2 of its bytes, added to its first address, which is aligned to it. For everything else
+//!   `badge` must be 0.
 //! * **Move** moves a capability with its place in the derivation. The source must lie in the root CNode or in a CNode
 //!   reached with WRITE (`MissingRight`, 2), and not be a boot capability (`InUse`, 2).
 //! * **Delete** removes a capability as chapter `derivation` says. Boot capabilities are `InUse`.
@@ -13,14 +14,14 @@
 use super::Outcome;
 use super::derivation::{Kind, check_depth, derive, relocate, remove, remove_descendants};
 use super::lookup::{Invoked, empty_slot, full_slot};
-use super::state::{Cap, Slot, SlotId, State};
-use crate::abi::{Error, Fault, Rights};
+use super::state::{Cap, Slot, SlotId, State, Window};
+use crate::abi::{Error, Fault, IO_ADDRESS_BITS, PAGE_BITS, Rights};
 
 /// What a copy of a capability of a type that can be copied holds.
 fn copied(cap: &Cap) -> Cap {
     match cap {
-        Cap::Frame { extent, kernel_page, .. } => {
-            Cap::Frame { extent: *extent, kernel_page: *kernel_page, mapping: None }
+        Cap::Frame { extent, device, kernel_page, .. } => {
+            Cap::Frame { extent: *extent, device: *device, kernel_page: *kernel_page, mapping: None }
         }
         other => other.clone(),
     }
@@ -58,13 +59,30 @@ pub(super) fn mint(state: &mut State, call: Invoked) -> Result<Outcome, Fault> {
     let mask = call.rights(3, Rights::all())?;
     let Slot { cap, rights, .. } = &state.slots[&source];
     let chooses_end = matches!(cap, Cap::Channel { .. }) && rights.contains(Rights::CONTROL);
-    let badge = call.in_range(4, if chooses_end { 1..=2 } else { 0..=0 })?;
+    let chosen = match *cap {
+        Cap::IommuDomain { window, .. } => Some(part_of(window, &call)?),
+        _ => None,
+    };
+    let badge = if chosen.is_some() { 0 } else { call.in_range(4, if chooses_end { 1..=2 } else { 0..=0 })? };
     check_copyable(state, source, 2)?;
     put_copy(state, source, destination, mask);
     if chooses_end && let Some(Cap::Channel { end, .. }) = state.slots.get_mut(&destination).map(|slot| &mut slot.cap) {
         *end = badge as u8;
     }
+    if let (Some(chosen), Some(Cap::IommuDomain { window, .. })) =
+        (chosen, state.slots.get_mut(&destination).map(|slot| &mut slot.cap))
+    {
+        *window = chosen;
+    }
     Ok(Outcome::NOTHING)
+}
+
+/// The window that a Mint chooses.
+fn part_of(window: Window, call: &Invoked) -> Result<Window, Fault> {
+    let badge = call.arg(4);
+    let part = Window { first: badge & !0xfff, bits: (badge & 0xfff).min(63) as u8 };
+    let is_window = (PAGE_BITS..=IO_ADDRESS_BITS).contains(&part.bits) && part.first.is_multiple_of(1 << part.bits);
+    if is_window && window.holds(part.first, 1 << part.bits) { Ok(part) } else { Err(Fault::new(Error::OutOfRange, 4)) }
 }
 
 /// `CNode.Move`.
@@ -126,11 +144,13 @@ pub(super) fn identify(state: &mut State, call: Invoked) -> Result<Outcome, Faul
             bound = vcpu.is_some();
             detail = reservation.budget;
         }
-        Cap::Irq { first, count, route } => {
+        Cap::Irq { first, count, route, .. } => {
             bound = route.is_some();
             detail = u64::from(*first) | u64::from(*count) << 32;
         }
         Cap::IoPort { first, count } => detail = u64::from(*first) | u64::from(*count) << 32,
+        Cap::IommuDomain { window, .. } => size_bits = window.bits,
+        Cap::PciFunction { function, .. } => bound = state.functions[function].domain.is_some(),
         Cap::Vm(_) | Cap::Vcpu(_) | Cap::Channel { .. } | Cap::Machine => {}
     }
     let first = cap.object_type() as u64

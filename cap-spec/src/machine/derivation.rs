@@ -11,6 +11,9 @@
 //! * A destroyed Vm leaves its Vcpus stopped and detached, its mappings and tables forgotten. A destroyed Vcpu leaves its
 //!   CPU time and interrupt routes unbound, and the channel ends without receiver at which it received. A destroyed
 //!   Channel is nobody's handler. A destroyed CNode is nobody's CSpace.
+//! * A destroyed IommuDomain is no function's: those attached to it are detached first. A PciFunction that goes is detached,
+//!   its messages are unbound, and it is reset, unless it has virtual functions, which would go with that; with the last
+//!   virtual function they are disabled.
 //! * An Untyped that goes gives its extent back only if it was its parent's whole extent; then the parent's watermark
 //!   becomes what the child's was, so that a lease which was never used costs nobody a scrub. Otherwise the parent's
 //!   watermark stays, until Revoke. It may also stay (this is left to the kernel) if the Untyped was *captive*: if its slot
@@ -21,7 +24,7 @@ use alloc::vec::Vec;
 
 use super::state::{Cap, Run, Slot, SlotId, State};
 use super::vcpu::take_time;
-use super::{MAX_DEPTH, address_space, channel, cpu_time};
+use super::{MAX_DEPTH, address_space, channel, cpu_time, pci_function};
 use crate::abi::{Error, Fault, Rights};
 
 /// Checks that something may be derived from `parent`, which argument `number` names.
@@ -201,12 +204,21 @@ fn release(state: &mut State, slot: SlotId, doomed: &mut Vec<SlotId>, captives: 
                 }
             }
         }
+        Cap::IommuDomain { id, .. } if original => {
+            for function in state.functions.values_mut().filter(|function| function.domain == Some(id)) {
+                function.domain = None;
+            }
+            address_space::forget(state, id);
+            state.domains.remove(&id);
+        }
+        Cap::PciFunction { function, lease } => pci_function::give_back(state, function, lease),
         Cap::CNode { .. }
         | Cap::Vm(_)
         | Cap::Vcpu(_)
         | Cap::Channel { .. }
         | Cap::Irq { .. }
         | Cap::IoPort { .. }
-        | Cap::Machine => {}
+        | Cap::Machine
+        | Cap::IommuDomain { .. } => {}
     }
 }

@@ -100,7 +100,7 @@ pub(super) fn unmap(state: &mut State, call: Invoked) -> Result<Outcome, Fault> 
 }
 
 /// The invoked slot and as many further ones behind it as argument `number` says.
-fn row(state: &State, call: &Invoked, number: u8) -> Result<Vec<SlotId>, Fault> {
+pub(super) fn row(state: &State, call: &Invoked, number: u8) -> Result<Vec<SlotId>, Fault> {
     let more = call.in_range(number, 0..=MAX_MORE.min(slots_behind(state, call.slot)))?;
     Ok((0..=more).map(|offset| call.slot.behind(offset)).collect())
 }

@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use super::cpu_time::share;
 use super::state::{Cap, Extent, SlotId, State};
 use super::{MAX_DEPTH, address_space};
-use crate::abi::{CHANNEL_BITS, PAGE_BITS, Rights, SLOT_BITS, VCPU_BITS, VM_BITS};
+use crate::abi::{CHANNEL_BITS, DOMAIN_BITS, PAGE_BITS, Rights, SLOT_BITS, VCPU_BITS, VM_BITS};
 
 /// A rule that a state breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +36,9 @@ pub enum Broken {
     Time(SlotId),
     /// Children of a range of routes or ports lie inside it and apart from each other.
     Range(SlotId),
+    /// Leases of a function are a chain, a virtual function is its physical function's, a message raises one route, and a
+    /// function is attached to a live domain.
+    Function(u16),
 }
 
 /// The memory of the object that a capability names, if it names one in memory.
@@ -47,7 +50,8 @@ pub fn extent_of(cap: &Cap) -> Option<Extent> {
         Cap::Vm(id) => Some(Extent { base: id.0, bits: VM_BITS }),
         Cap::Vcpu(id) => Some(Extent { base: id.0, bits: VCPU_BITS }),
         Cap::Channel { id, .. } => Some(Extent { base: id.0, bits: CHANNEL_BITS }),
-        Cap::CpuTime { .. } | Cap::Irq { .. } | Cap::IoPort { .. } | Cap::Machine => None,
+        Cap::IommuDomain { id, .. } => Some(Extent { base: id.0, bits: DOMAIN_BITS }),
+        Cap::CpuTime { .. } | Cap::Irq { .. } | Cap::IoPort { .. } | Cap::Machine | Cap::PciFunction { .. } => None,
     }
 }
 
@@ -63,6 +67,7 @@ pub fn check(state: &State) -> Result<(), Broken> {
         check_parts(state, *id)?;
     }
     check_objects(state)?;
+    check_functions(state)?;
     check_mappings(state)
 }
 
@@ -83,7 +88,8 @@ fn check_derivation(state: &State, id: SlotId) -> Result<(), Broken> {
         return Err(Broken::Forest(id));
     }
     let Some(parent) = slot.parent.map(|parent| &state.slots[&parent]) else { return Ok(()) };
-    let is_page = matches!(slot.cap, Cap::Frame { kernel_page: true, .. });
+    let is_page = matches!(slot.cap, Cap::Frame { kernel_page: true, .. })
+        || matches!((&slot.cap, &parent.cap), (Cap::Frame { device: true, .. }, Cap::PciFunction { .. }));
     if !slot.original && !is_page {
         let same = parent.cap.object_type() == slot.cap.object_type()
             && extent_of(&parent.cap) == extent_of(&slot.cap)
@@ -116,16 +122,25 @@ fn check_records(state: &State, id: SlotId) -> Result<(), Broken> {
     let slot = &state.slots[&id];
     let alive = match &slot.cap {
         Cap::Frame { mapping: Some(mapping), .. } => {
-            if !slot.rights.contains(mapping.rights) || !mapping.rights.contains(Rights::READ) {
+            let io = state.domains.contains(&mapping.vm);
+            if !slot.rights.contains(mapping.rights) || !io && !mapping.rights.contains(Rights::READ) {
                 return Err(Broken::Mapping(id));
             }
-            state.vms.contains_key(&mapping.vm)
+            io || state.vms.contains_key(&mapping.vm)
         }
         Cap::PageTable { id: table, place } => {
-            state.tables.contains_key(table) && place.is_none_or(|place| state.vms.contains_key(&place.vm))
+            let is_alive = |space| state.vms.contains_key(&space) || state.domains.contains(&space);
+            state.tables.contains_key(table) && place.is_none_or(|place| is_alive(place.vm))
         }
         Cap::CpuTime { vcpu: Some(vcpu), .. } => state.vcpus.contains_key(vcpu),
-        Cap::Irq { route: Some(route), .. } => state.vcpus.contains_key(&route.vcpu),
+        Cap::Irq { route, message, .. } => {
+            route.is_none_or(|route| state.vcpus.contains_key(&route.vcpu))
+                && message.is_none_or(|message| state.functions.contains_key(&message.function))
+        }
+        Cap::IommuDomain { id, .. } => state.domains.contains(id),
+        Cap::PciFunction { function, lease } => {
+            state.functions.get(function).is_some_and(|state| *lease <= state.leases)
+        }
         Cap::CNode { id: cnode, slot_bits } => state.cnodes.get(cnode) == Some(slot_bits),
         Cap::Vm(vm) => state.vms.contains_key(vm),
         Cap::Vcpu(vcpu) => state.vcpus.contains_key(vcpu),
@@ -186,16 +201,20 @@ fn check_objects(state: &State) -> Result<(), Broken> {
     let mut pieces: Vec<(Extent, SlotId)> = Vec::new();
     for (id, slot) in state.slots.iter().filter(|(_, slot)| slot.original) {
         match slot.cap {
-            Cap::CNode { .. } | Cap::Vm(_) | Cap::Vcpu(_) | Cap::Channel { .. } | Cap::PageTable { .. } => counted += 1,
+            Cap::CNode { .. }
+            | Cap::Vm(_)
+            | Cap::Vcpu(_)
+            | Cap::Channel { .. }
+            | Cap::PageTable { .. }
+            | Cap::IommuDomain { .. } => counted += 1,
             _ => {}
         }
         if let Some(extent) = extent_of(&slot.cap).filter(|_| !matches!(slot.cap, Cap::Untyped { .. })) {
             pieces.push((extent, *id));
         }
     }
-    let roots = state.vms.len();
-    let objects =
-        state.cnodes.len() + state.vms.len() + state.vcpus.len() + state.channels.len() + state.tables.len() - roots;
+    // The root of an address space is a part of it.
+    let objects = state.cnodes.len() + state.vcpus.len() + state.channels.len() + state.tables.len();
     if let (true, Some(id)) = (counted != objects, state.slots.keys().next()) {
         return Err(Broken::Original(*id));
     }
@@ -208,7 +227,46 @@ fn check_objects(state: &State) -> Result<(), Broken> {
     Ok(())
 }
 
-/// What a VM sees is what capabilities say: a frame that its tree leads to has a capability that records this address.
+/// A function's records: attached to a live domain and unleased beyond its capabilities; a message raises one route.
+fn check_functions(state: &State) -> Result<(), Broken> {
+    for (number, function) in &state.functions {
+        let caps: Vec<(SlotId, u8)> = state
+            .slots
+            .iter()
+            .filter_map(|(id, slot)| match slot.cap {
+                Cap::PciFunction { function, lease } if function == *number => Some((*id, lease)),
+                _ => None,
+            })
+            .collect();
+        let mut leases: Vec<u8> = caps.iter().map(|(_, lease)| *lease).collect();
+        leases.sort_unstable();
+        let is_chain = leases.iter().copied().eq(0..=function.leases);
+        let vfs = state.slots.values().filter(|slot| match (&slot.cap, slot.parent) {
+            (Cap::PciFunction { lease: 0, .. }, Some(parent)) => {
+                matches!(state.slots[&parent].cap, Cap::PciFunction { function, .. } if function == *number)
+            }
+            _ => false,
+        });
+        let mut messages: Vec<_> = state
+            .slots
+            .values()
+            .filter_map(|slot| match slot.cap {
+                Cap::Irq { message: Some(message), .. } if message.function == *number => Some(message.entry),
+                _ => None,
+            })
+            .collect();
+        let all = messages.len();
+        messages.sort_unstable();
+        messages.dedup();
+        let is_attached = function.domain.is_none_or(|domain| state.domains.contains(&domain));
+        if !is_chain || vfs.count() != usize::from(function.vfs) || messages.len() != all || !is_attached {
+            return Err(Broken::Function(*number));
+        }
+    }
+    Ok(())
+}
+
+/// What an address space shows is what capabilities say: a frame that its tree leads to has a capability that records this address.
 fn check_mappings(state: &State) -> Result<(), Broken> {
     let recorded: BTreeSet<_> = state
         .slots
@@ -218,7 +276,7 @@ fn check_mappings(state: &State) -> Result<(), Broken> {
             _ => None,
         })
         .collect();
-    for vm in state.vms.keys() {
+    for vm in state.vms.keys().chain(&state.domains) {
         for (gpa, entry) in address_space::mappings(state, *vm) {
             if let super::Entry::Leaf { extent, .. } = entry
                 && !recorded.contains(&(*vm, gpa, extent))

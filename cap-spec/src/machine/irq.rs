@@ -1,7 +1,8 @@
-//! Irq: a range of interrupt routes.
+//! Irq: a range of interrupt routes. Some are pins of the machine; the others are raised by messages of functions, which
+//! `PciFunction.BindMsix` chooses.
 //!
 //! * **Split** makes a child that owns part of the range: `first` must be one of the routes (`OutOfRange`, 1) and
-//!   `count` 1 or more that end in the range (`OutOfRange`, 2). `InUse` if the range is bound, has
+//!   `count` 1 or more that end in the range (`OutOfRange`, 2). `InUse` if the range is bound (to a Vcpu or a message), has
 //!   [`MAX_SPLITS`](super::MAX_SPLITS) children, or a child has one of the routes. What a child has, the parent can't use.
 //! * **Bind** routes the interrupt of a range of one to a Vcpu, as a vector of 32 to 255 (`OutOfRange`, 2). That the
 //!   range has one route is a property of the invoked capability (`OutOfRange`, 0), and so checked before the
@@ -43,16 +44,17 @@ pub(super) fn is_split_up(state: &State, slot: SlotId) -> bool {
 
 /// `Irq.Split`.
 pub(super) fn split(state: &mut State, call: Invoked) -> Result<Outcome, Fault> {
-    let Cap::Irq { first, count, route } = state.slots[&call.slot].cap else {
+    let Cap::Irq { first, count, route, message } = state.slots[&call.slot].cap else {
         unreachable!("the label was checked against the type")
     };
     let (first, count) = part(&call, first, count)?;
     let destination = call.destination(state, 3)?;
-    if route.is_some() || is_split_up(state, call.slot) || is_taken(state, call.slot, first, count) {
+    let bound = route.is_some() || message.is_some();
+    if bound || is_split_up(state, call.slot) || is_taken(state, call.slot, first, count) {
         return Err(Fault::new(Error::InUse, 0));
     }
     check_depth(state, call.slot, 0)?;
-    let cap = Cap::Irq { first, count, route: None };
+    let cap = Cap::Irq { first, count, route: None, message: None };
     let rights = state.slots[&call.slot].rights;
     derive(state, call.slot, destination, cap, rights, Kind::Original);
     Ok(Outcome::NOTHING)
@@ -60,7 +62,7 @@ pub(super) fn split(state: &mut State, call: Invoked) -> Result<Outcome, Fault> 
 
 /// `Irq.Bind`.
 pub(super) fn bind(state: &mut State, call: Invoked) -> Result<Outcome, Fault> {
-    let Cap::Irq { first, count, route } = state.slots[&call.slot].cap else {
+    let Cap::Irq { first, count, route, .. } = state.slots[&call.slot].cap else {
         unreachable!("the label was checked against the type")
     };
     if count != 1 {

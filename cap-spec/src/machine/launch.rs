@@ -14,7 +14,7 @@
 //! * every capability derived from the base, the invoked one excepted, lies in a slot in the region, or is a read-only
 //!   Frame of the VM's statistics or of a Vcpu's handler page, which is written when that Vcpu has stopped by itself;
 //! * there is no other Vm among them, no CNode among them is the root of another VM, every Vcpu is the VM's or nobody's,
-//!   every Frame and PageTable is mapped in this VM or nowhere;
+//!   every Frame and PageTable is mapped in this VM or nowhere, no function is attached to a domain;
 //! * nothing foreign was made part of the VM: no Vcpu and no PageTable from outside the region, and no Frame from
 //!   outside it with EXECUTE, nor with WRITE unless it is in the [ring window](RING_WINDOW) (channel rings are their
 //!   server's).
@@ -101,6 +101,7 @@ fn is_kept_inside(state: &State, vm: VmId, region: Extent, id: SlotId, slot: &Sl
         Cap::Vcpu(vcpu) => state.vcpus[&vcpu].vm.is_none_or(|other| other == vm),
         Cap::Frame { mapping, .. } => is_harmless || mapping.is_none_or(|mapping| mapping.vm == vm),
         Cap::PageTable { place, .. } => place.is_none_or(|place| place.vm == vm),
+        Cap::IommuDomain { id, .. } => state.functions.values().all(|function| function.domain != Some(id)),
         _ => true,
     }
 }

@@ -28,12 +28,14 @@ mod cpu_time;
 mod derivation;
 mod frame;
 pub mod invariants;
+mod iommu_domain;
 mod ioport;
 mod irq;
 mod launch;
 mod lookup;
 mod machine_object;
 mod page_table;
+mod pci_function;
 mod state;
 mod untyped;
 mod vcpu;
@@ -150,5 +152,18 @@ pub fn step(state: &mut State, invoker: VcpuId, call: Call) -> Result<Outcome, F
         Label::IoPortOutBytes => ioport::write_bytes(state, invoked),
         Label::MachineReset => machine_object::reset(state, invoked),
         Label::MachineGetPage => machine_object::get_page(state, invoked),
+        Label::FrameMapIo => iommu_domain::map_frame(state, invoked),
+        Label::PageTableMapIo => iommu_domain::map_table(state, invoked),
+        Label::PciFunctionLease => pci_function::lease(state, invoked),
+        Label::PciFunctionEnableVfs => pci_function::enable_vfs(state, invoked),
+        Label::PciFunctionGetBar => pci_function::get_bar(state, invoked),
+        Label::PciFunctionGetInfo => pci_function::get_info(state, invoked),
+        Label::PciFunctionReadConfig => pci_function::read_config(state, invoked),
+        Label::PciFunctionWriteConfig => pci_function::write_config(state, invoked),
+        Label::PciFunctionAttach => pci_function::attach(state, invoked),
+        Label::PciFunctionDetach => pci_function::detach(state, invoked),
+        Label::PciFunctionBindMsix => pci_function::bind_msix(state, invoked),
+        Label::PciFunctionUnbindMsix => pci_function::unbind_msix(state, invoked),
+        Label::PciFunctionReset => pci_function::reset(state, invoked),
     }
 }

@@ -6,7 +6,7 @@
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
-use crate::abi::{ObjectType, PAGE_BITS, Rights, SLOT_BITS};
+use crate::abi::{IO_ADDRESS_BITS, ObjectType, PAGE_BITS, Rights, SLOT_BITS};
 
 macro_rules! id {
     ($(#[$doc:meta] $name:ident),* $(,)?) => { $(
@@ -23,7 +23,7 @@ id! {
     CNodeId,
     /// A table of nested page tables: a `PageTable`, or the root of a VM.
     TableId,
-    /// A `Vm` object.
+    /// An address space: a `Vm` object, or an `IommuDomain`.
     VmId,
     /// A `Vcpu` object.
     VcpuId,
@@ -46,7 +46,7 @@ impl CNodeId {
 }
 
 impl VmId {
-    /// The root of its page tables: the second page of the object.
+    /// The root of its tables: the second page of the object.
     pub fn root(self) -> TableId {
         TableId(self.0 + (1 << PAGE_BITS))
     }
@@ -66,6 +66,30 @@ impl VcpuId {
     /// Its handler page: the fourth.
     pub fn handler_page(self) -> u64 {
         self.0 + (3 << PAGE_BITS)
+    }
+}
+
+/// A part of a domain's I/O addresses, aligned to its size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Window {
+    /// First address.
+    pub first: u64,
+    /// log2 of its bytes.
+    pub bits: u8,
+}
+
+impl Window {
+    /// All of a domain.
+    pub const WHOLE: Window = Window { first: 0, bits: IO_ADDRESS_BITS };
+
+    /// First address behind it.
+    pub fn end(self) -> u64 {
+        self.first + (1 << self.bits)
+    }
+
+    /// True if these addresses lie in it.
+    pub fn holds(self, first: u64, bytes: u64) -> bool {
+        first >= self.first && first <= self.end() && bytes <= self.end() - first
     }
 }
 
@@ -126,6 +150,51 @@ pub struct Route {
     pub vector: u8,
 }
 
+/// An entry of the MSI-X table of a function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Message {
+    /// The function.
+    pub function: u16,
+    /// The entry.
+    pub entry: u16,
+}
+
+/// What is fixed about a function of a device.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct FunctionFacts {
+    /// Of each BAR, the address of its first byte and how many pages it has.
+    pub bars: [(u64, u32); 6],
+    /// Pages that are never handed out: BAR and page.
+    pub withheld: BTreeSet<(u8, u32)>,
+    /// Entries of its MSI-X table.
+    pub messages: u16,
+    /// Virtual functions that it can have; they have the numbers from `first_vf` on.
+    pub vfs: u16,
+    /// Number of the first of them.
+    pub first_vf: u16,
+    /// Vendor, device and class.
+    pub identity: u64,
+    /// Bits of each double word of configuration space that its holder may write.
+    pub writable: BTreeMap<u16, u32>,
+    /// Ticks until it has come out of a reset, or its virtual functions are disabled.
+    pub reset_ticks: u64,
+    /// The IOMMU in front of it has failed.
+    pub quarantined: bool,
+}
+
+/// A function for which there is a capability.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Function {
+    /// The domain that its DMA reaches.
+    pub domain: Option<VmId>,
+    /// How many leases of it there are, each of the one before.
+    pub leases: u8,
+    /// How many of its virtual functions have capabilities.
+    pub vfs: u16,
+    /// TSC value before which it is busy.
+    pub ready_at: u64,
+}
+
 /// What a reservation promises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Reservation {
@@ -169,6 +238,8 @@ pub enum Cap {
     Frame {
         /// The memory.
         extent: Extent,
+        /// Registers of a device, not RAM.
+        device: bool,
         /// True for a page of a Vm, Vcpu or of the kernel, which the kernel writes.
         kernel_page: bool,
         /// Where this capability maps it.
@@ -211,6 +282,8 @@ pub enum Cap {
         count: u32,
         /// Where it goes (of a range of one).
         route: Option<Route>,
+        /// The message that raises it (of a range of one).
+        message: Option<Message>,
     },
     /// A range of ports.
     IoPort {
@@ -221,6 +294,20 @@ pub enum Cap {
     },
     /// The machine.
     Machine,
+    /// A window of a domain.
+    IommuDomain {
+        /// The object.
+        id: VmId,
+        /// What the capability speaks for.
+        window: Window,
+    },
+    /// A function of a device.
+    PciFunction {
+        /// Its number.
+        function: u16,
+        /// How many leases lie between this capability and the function's first.
+        lease: u8,
+    },
 }
 
 impl Cap {
@@ -238,6 +325,8 @@ impl Cap {
             Cap::Irq { .. } => ObjectType::Irq,
             Cap::IoPort { .. } => ObjectType::IoPort,
             Cap::Machine => ObjectType::Machine,
+            Cap::IommuDomain { .. } => ObjectType::IommuDomain,
+            Cap::PciFunction { .. } => ObjectType::PciFunction,
         }
     }
 }
@@ -338,6 +427,17 @@ pub enum Output {
     },
     /// The machine was reset.
     Reset,
+    /// Bits of a double word of configuration space were written.
+    Config {
+        /// The function.
+        function: u16,
+        /// Offset of the double word.
+        offset: u16,
+        /// The value.
+        value: u32,
+        /// The bits.
+        mask: u32,
+    },
 }
 
 /// What the specification leaves to the machine.
@@ -359,6 +459,10 @@ pub struct Config {
     pub forbidden_ports: Vec<(u16, u16)>,
     /// The page of global statistics.
     pub statistics_page: u64,
+    /// The first interrupt route that messages of functions raise; those before are pins.
+    pub first_message_route: u16,
+    /// The functions of devices, those that are not enabled included.
+    pub functions: Vec<FunctionFacts>,
 }
 
 /// Everything there is.
@@ -376,6 +480,10 @@ pub struct State {
     pub vms: BTreeMap<VmId, Vm>,
     /// The virtual processors.
     pub vcpus: BTreeMap<VcpuId, Vcpu>,
+    /// The domains.
+    pub domains: BTreeSet<VmId>,
+    /// The functions for which there are capabilities.
+    pub functions: BTreeMap<u16, Function>,
     /// The channels, with the receivers of ends 1 and 2.
     pub channels: BTreeMap<ChannelId, [Option<Receiver>; 2]>,
     /// Watermarks that the rules leave to the kernel, with the values that it may choose; emptied by who observed them.
@@ -386,7 +494,7 @@ pub struct State {
     pub holders: BTreeMap<VcpuId, u8>,
     /// The time-stamp counter (the world's doing).
     pub now: u64,
-    /// What the next read of a port returns (the world's doing).
+    /// What the next read of a port or of configuration space returns (the world's doing).
     pub port_input: u32,
     /// What was done to the world, in order.
     pub outputs: Vec<Output>,
@@ -404,6 +512,8 @@ impl State {
             tables: BTreeMap::new(),
             vms: BTreeMap::new(),
             vcpus: BTreeMap::new(),
+            domains: BTreeSet::new(),
+            functions: BTreeMap::new(),
             channels: BTreeMap::new(),
             choices: BTreeMap::new(),
             periods: BTreeMap::new(),

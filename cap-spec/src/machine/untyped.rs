@@ -14,7 +14,7 @@
 use super::Outcome;
 use super::derivation::{Kind, check_depth, derive};
 use super::lookup::{Invoked, cnode_of, slot_of};
-use super::state::{CNodeId, Cap, ChannelId, Extent, Run, State, TableId, Vcpu, VcpuId, Vm, VmId};
+use super::state::{CNodeId, Cap, ChannelId, Extent, Run, State, TableId, Vcpu, VcpuId, Vm, VmId, Window};
 use super::vcpu::initial_registers;
 use crate::abi::{Error, Fault, ObjectType, Rights};
 
@@ -62,7 +62,7 @@ pub(super) fn retype(state: &mut State, call: Invoked) -> Result<Outcome, Fault>
 fn make(state: &mut State, object_type: ObjectType, extent: Extent, device: bool, region: Extent) -> Cap {
     match object_type {
         ObjectType::Untyped => Cap::Untyped { extent, device, watermark: 0 },
-        ObjectType::Frame => Cap::Frame { extent, kernel_page: false, mapping: None },
+        ObjectType::Frame => Cap::Frame { extent, device, kernel_page: false, mapping: None },
         ObjectType::CNode => {
             let slot_bits = extent.bits - crate::abi::SLOT_BITS;
             state.cnodes.insert(CNodeId(extent.base), slot_bits);
@@ -97,7 +97,18 @@ fn make(state: &mut State, object_type: ObjectType, extent: Extent, device: bool
             state.channels.insert(ChannelId(extent.base), [None, None]);
             Cap::Channel { id: ChannelId(extent.base), end: 1 }
         }
-        ObjectType::Null | ObjectType::CpuTime | ObjectType::Irq | ObjectType::IoPort | ObjectType::Machine => {
+        ObjectType::IommuDomain => {
+            let id = VmId(extent.base);
+            state.domains.insert(id);
+            state.tables.insert(id.root(), Default::default());
+            Cap::IommuDomain { id, window: Window::WHOLE }
+        }
+        ObjectType::Null
+        | ObjectType::CpuTime
+        | ObjectType::Irq
+        | ObjectType::IoPort
+        | ObjectType::Machine
+        | ObjectType::PciFunction => {
             unreachable!("only types that are made from Untyped pass the first check")
         }
     }

@@ -61,7 +61,7 @@ pub(super) fn derive_page(
     let destination = call.destination(state, number)?;
     check_depth(state, call.slot, 0)?;
     let extent = Extent { base: page, bits: PAGE_BITS };
-    let cap = Cap::Frame { extent, kernel_page: true, mapping: None };
+    let cap = Cap::Frame { extent, device: false, kernel_page: true, mapping: None };
     let rights = rights & state.slots[&call.slot].rights;
     derive(state, call.slot, destination, cap, rights, Kind::Copy);
     Ok(Outcome::NOTHING)
