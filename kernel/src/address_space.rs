@@ -1,4 +1,5 @@
-//! Address spaces: the tree of tables of a VM, and the list of the capabilities that are mapped in it.
+//! Address spaces: the tree of tables of a VM or of a domain of the IOMMU, and the list of the capabilities that are mapped
+//! in it.
 //!
 //! Invariants:
 //! - Every entry that the root leads to was put there for a capability in the VM's list `mappings`, and that
@@ -14,6 +15,7 @@ use crate::flush::{Flushed, Withdrawn};
 use crate::kernel::Kernel;
 use crate::machine::Machine;
 use crate::nested::{Entry, GPA_BITS, ROOT_LEVEL, entry_bits, entry_index, leaf_level};
+use crate::slot::Slot;
 use crate::types::{Gpa, Hpa, SlotId, VmId};
 use crate::untyped::bytes_of;
 use cap_spec::abi::{Error, Fault, PAGE_BITS, Rights};
@@ -26,7 +28,7 @@ const _: () = assert!(RING_WINDOW.start == 0x11_0000 && RING_WINDOW.end == 0x14_
 /// Further frames that one Map or Unmap is about at most.
 const MAX_MORE: u64 = 63;
 /// Entries of a table.
-const ENTRIES: usize = 512;
+pub(crate) const ENTRIES: usize = 512;
 
 /// The table with the leaves of a region of guest-physical memory, which stays what it is while only leaves are changed.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -77,7 +79,12 @@ impl<M: Machine> Kernel<M> {
         let table = self.free_entry(vm, gpa, level)?;
         let more = more as u32;
         for offset in 1..=more {
-            self.check_further(call.id.plus(offset), bits, rights, table, entry_index(gpa, level), offset)?;
+            let index = entry_index(gpa, level).wrapping_add(offset as usize);
+            self.check_further(self.slot(call.id.plus(offset)), bits, rights)?;
+            self.check_unmapped(
+                call.id.plus(offset),
+                self.format.decode(self.machine.table_entry(table, index), level),
+            )?;
         }
         Ok(Invocation::MapFrame { slot: call.id, vm, gpa, rights, table, more })
     }
@@ -105,35 +112,27 @@ impl<M: Machine> Kernel<M> {
     }
 
     /// Argument `number` counts slots behind the invoked one, of the same CNode.
-    fn check_more(&self, call: &Invoked, number: u8) -> Result<(), Fault> {
+    pub(crate) fn check_more(&self, call: &Invoked, number: u8) -> Result<(), Fault> {
         let behind = self.slots_behind(call.root, call.cptr) as u64;
         call.number(number, 0, behind.min(MAX_MORE)).map(drop)
     }
 
-    /// Checks one of the further frames of a Map: `offset` entries behind the first, which has this index.
+    /// Checks that one of the further frames of a Map is one, of this size and with these rights.
     #[inline(always)]
-    fn check_further(
-        &self,
-        slot: SlotId,
-        bits: u8,
-        rights: Rights,
-        table: Hpa,
-        first: usize,
-        offset: u32,
-    ) -> Result<(), Fault> {
-        let slot = self.slot(slot);
-        let Cap::Frame { bits: own, mapping, .. } = slot.cap else { return Err(Fault::new(Error::WrongType, 4)) };
-        if own != bits {
+    pub(crate) fn check_further(&self, slot: &Slot, bits: u8, rights: Rights) -> Result<(), Fault> {
+        if !matches!(slot.cap, Cap::Frame { bits: own, .. } if own == bits) {
             return Err(Fault::new(Error::WrongType, 4));
         }
-        if !slot.rights.contains(rights) {
-            return Err(Fault::new(Error::MissingRight, 4));
-        }
-        if mapping.vm.is_some() {
+        if slot.rights.contains(rights) { Ok(()) } else { Err(Fault::new(Error::MissingRight, 4)) }
+    }
+
+    /// Checks that one of the further frames of a Map is not mapped, and that the entry for it is empty.
+    #[inline(always)]
+    pub(crate) fn check_unmapped(&self, slot: SlotId, entry: Entry) -> Result<(), Fault> {
+        if self.slot(slot).cap.mapping().is_some() {
             return Err(Fault::new(Error::InUse, 4));
         }
-        let entry = self.machine.table_entry(table, first.wrapping_add(offset as usize));
-        match self.format.decode(entry, leaf_level(bits)) {
+        match entry {
             Entry::Empty => Ok(()),
             Entry::Table(_) | Entry::Leaf(_) => Err(Fault::new(Error::AddressOccupied, 4)),
         }
@@ -160,17 +159,19 @@ impl<M: Machine> Kernel<M> {
     /// A VM that is cut off has no tables.
     #[inline]
     fn table_for(&self, vm: VmId, gpa: Gpa, level: u8) -> Result<Hpa, Fault> {
-        if self.machine.vm(vm).is_cut() {
+        let header = self.machine.vm(vm);
+        if header.is_cut() {
             return Err(Fault::with_detail(Error::NoPageTable, 2, ROOT_LEVEL.wrapping_sub(1) as u16));
         }
+        let format = header.format;
         let mut table = vm.root();
-        let mut at = ROOT_LEVEL;
+        let mut at = header.root_level();
         for _ in 1..ROOT_LEVEL {
             if at <= level {
                 break;
             }
             let entry = self.machine.table_entry(table, entry_index(gpa, at));
-            match self.format.decode(entry, at) {
+            match format.decode(entry, at) {
                 Entry::Table(next) => table = next,
                 Entry::Leaf(_) => return Err(Fault::new(Error::AddressOccupied, 2)),
                 Entry::Empty => {
@@ -184,10 +185,10 @@ impl<M: Machine> Kernel<M> {
 
     /// The table of this level that covers an address, in which the entry for it is empty.
     #[inline]
-    fn free_entry(&self, vm: VmId, gpa: Gpa, level: u8) -> Result<Hpa, Fault> {
+    pub(crate) fn free_entry(&self, vm: VmId, gpa: Gpa, level: u8) -> Result<Hpa, Fault> {
         let table = self.table_for(vm, gpa, level)?;
         let entry = self.machine.table_entry(table, entry_index(gpa, level));
-        match self.format.decode(entry, level) {
+        match self.machine.vm(vm).format.decode(entry, level) {
             Entry::Empty => Ok(table),
             Entry::Table(_) | Entry::Leaf(_) => Err(Fault::new(Error::AddressOccupied, 2)),
         }
@@ -208,8 +209,8 @@ impl<M: Machine> Kernel<M> {
     pub(crate) fn map_frame(&mut self, slot: SlotId, vm: VmId, gpa: Gpa, rights: Rights, table: Hpa) {
         let Cap::Frame { bits, device, base, .. } = self.slot(slot).cap else { return };
         let level = leaf_level(bits);
-        let entry = self.format.leaf(base, rights, level, device);
-        self.machine.set_table_entry(table, entry_index(gpa, level), entry);
+        let entry = self.machine.vm(vm).format.leaf(base, rights, level, device);
+        self.write_entry(vm, table, entry_index(gpa, level), entry);
         let header = self.machine.vm(vm);
         let steers =
             rights.contains(Rights::EXECUTE) || rights.contains(Rights::WRITE) && !RING_WINDOW.contains(&gpa.get());
@@ -220,10 +221,20 @@ impl<M: Machine> Kernel<M> {
     /// Puts a table into a tree, and records it.
     pub(crate) fn map_table(&mut self, slot: SlotId, vm: VmId, gpa: Gpa, level: u8, table: Hpa) {
         let Cap::PageTable { base, .. } = self.slot(slot).cap else { return };
-        self.machine.set_table_entry(table, entry_index(gpa, level.wrapping_add(1)), self.format.table(base));
+        let entry = self.machine.vm(vm).format.table(base);
+        self.write_entry(vm, table, entry_index(gpa, level.wrapping_add(1)), entry);
         let header = self.machine.vm(vm);
         let foreign = !header.launched && !header.region_holds(base, 1 << PAGE_BITS);
         self.link_mapping(slot, Mapping { vm, gpa, level, foreign, ..Mapping::NONE });
+    }
+
+    /// Writes an entry of a table of an address space.
+    #[inline(always)]
+    fn write_entry(&mut self, vm: VmId, table: Hpa, index: usize, entry: u64) {
+        self.machine.set_table_entry(table, index, entry);
+        if self.machine.vm(vm).is_domain() {
+            self.machine.publish_table_entry(table, index);
+        }
     }
 
     /// Takes the mapping of a Frame or PageTable back, if it has one. When this returns no core reaches anything by it.
@@ -326,10 +337,10 @@ impl<M: Machine> Kernel<M> {
     #[inline(always)]
     fn clear_entry(&mut self, mapping: &Mapping, table: Hpa, level: u8, expected: Entry) -> Option<Withdrawn> {
         let index = entry_index(mapping.gpa, level);
-        if self.format.decode(self.machine.table_entry(table, index), level) != expected {
+        if self.machine.vm(mapping.vm).format.decode(self.machine.table_entry(table, index), level) != expected {
             return None;
         }
-        self.machine.set_table_entry(table, index, 0);
+        self.write_entry(mapping.vm, table, index, 0);
         Some(Withdrawn::from(mapping.vm))
     }
 

@@ -3,18 +3,18 @@
 //! Every record that names an object is exact: it is linked from the object, and whoever destroys the object clears it
 //! first. So no record is ever stale, and no memory that a guest may own since is read to find that out.
 
-use crate::types::{ChannelId, CoreId, Gpa, Hpa, SlotId, VcpuId, VmId};
+use crate::types::{ChannelId, CoreId, FunctionId, Gpa, Hpa, SlotId, VcpuId, VmId};
 use cap_spec::abi::{ObjectType, Rights};
 
 /// Where a Frame or PageTable capability is mapped: a member of the VM's list of mappings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Mapping {
-    /// The address space; none: not mapped.
+    /// The address space, of a VM or of a domain; none: not mapped.
     pub vm: VmId,
-    /// The next mapping of this VM.
+    /// The next mapping of this address space.
     pub next: SlotId,
-    /// The previous mapping of this VM.
+    /// The previous mapping of this address space.
     pub prev: SlotId,
     /// READ, WRITE, EXECUTE of a frame.
     pub rights: Rights,
@@ -165,6 +165,22 @@ pub enum Cap {
         /// First byte.
         base: Hpa,
     } = 13,
+    /// A window of the I/O addresses of a domain.
+    IommuDomain {
+        /// log2 of the window's bytes.
+        bits: u8,
+        /// The object.
+        id: VmId,
+        /// First address of the window.
+        first: u64,
+    } = 14,
+    /// A function of a device. Who uses it stands in the kernel's table of functions.
+    PciFunction {
+        /// How many leases lie between this capability and the function's first.
+        lease: u8,
+        /// Its number.
+        function: FunctionId,
+    } = 15,
 }
 
 impl Cap {
@@ -184,6 +200,8 @@ impl Cap {
             Cap::Irq { .. } => ObjectType::Irq,
             Cap::IoPort { .. } => ObjectType::IoPort,
             Cap::Machine => ObjectType::Machine,
+            Cap::IommuDomain { .. } => ObjectType::IommuDomain,
+            Cap::PciFunction { .. } => ObjectType::PciFunction,
         }
     }
 
@@ -192,7 +210,7 @@ impl Cap {
         match *self {
             Cap::Untyped { base, .. } | Cap::Frame { base, .. } | Cap::PageTable { base, .. } => base,
             Cap::CNode { base, .. } => base.address(),
-            Cap::Vm { id } => id.address(),
+            Cap::Vm { id } | Cap::IommuDomain { id, .. } => id.address(),
             Cap::Vcpu { id } => id.address(),
             Cap::Channel { id, .. } => id.address(),
             Cap::Null
@@ -201,7 +219,8 @@ impl Cap {
             | Cap::IoPort { .. }
             | Cap::Machine
             | Cap::Zombie(_)
-            | Cap::Doomed { .. } => Hpa::new(0),
+            | Cap::Doomed { .. }
+            | Cap::PciFunction { .. } => Hpa::new(0),
         }
     }
 

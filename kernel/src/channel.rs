@@ -142,7 +142,7 @@ impl<M: Machine> Kernel<M> {
             return Ok(Invocation::Move { from, to, mask });
         }
         self.check_copyable(from, 1)?;
-        Ok(Invocation::Derive { from, to, mask, end: 0 })
+        Ok(Invocation::Derive { from, to, mask, badge: 0 })
     }
 
     /// Who receives at an end, and the events that a signal to it sets.

@@ -7,14 +7,15 @@ extern crate std;
 
 use crate::cap::{Cap, Mapping, Zombie};
 use crate::cspace::slots_of;
+use crate::function::MAX_FUNCTIONS;
 use crate::kernel::{Kernel, MAX_ROUTES};
 use crate::machine::Machine;
-use crate::nested::{Entry, ROOT_LEVEL, entry_bits, leaf_level};
+use crate::nested::{Entry, entry_bits, leaf_level};
 use crate::sched::{CAPACITY, Share};
 use crate::slot::{MAX_DEPTH, Slot};
-use crate::types::{CoreId, EndId, Gpa, Hpa, SlotId, Ticks, VcpuId, VmId};
+use crate::types::{CoreId, EndId, FunctionId, Gpa, Hpa, SlotId, Ticks, VcpuId, VmId};
 use crate::untyped::bytes_of;
-use cap_spec::abi::{CHANNEL_BITS, PAGE_BITS, SLOT_BITS, VCPU_BITS, VM_BITS};
+use cap_spec::abi::{CHANNEL_BITS, DOMAIN_BITS, PAGE_BITS, SLOT_BITS, VCPU_BITS, VM_BITS};
 use std::collections::{BTreeMap, BTreeSet};
 use std::format;
 use std::string::String;
@@ -73,6 +74,7 @@ pub fn invariants<M: Machine>(
     checker.check_ends();
     checker.check_time();
     checker.check_ranges();
+    checker.check_functions();
     checker.check_launches();
     checker.check_zombies();
     checker.faults
@@ -181,13 +183,19 @@ impl<M: Machine> Checker<'_, M> {
             Cap::CNode { base, bits, .. } => (base.address(), bits + SLOT_BITS),
             Cap::PageTable { base, .. } => (base, PAGE_BITS),
             Cap::Vm { id } => (id.address(), VM_BITS),
+            Cap::IommuDomain { id, .. } => (id.address(), DOMAIN_BITS),
             Cap::Vcpu { id } => (id.address(), VCPU_BITS),
             Cap::Channel { id, .. } => (id.address(), CHANNEL_BITS),
             Cap::Zombie(zombie) => {
                 let first = if zombie.home.get() < zombie.first.get() { zombie.home } else { zombie.first };
                 (first.address(), zombie.bits)
             }
-            Cap::Null | Cap::CpuTime { .. } | Cap::Irq { .. } | Cap::IoPort { .. } | Cap::Machine => return None,
+            Cap::Null
+            | Cap::CpuTime { .. }
+            | Cap::Irq { .. }
+            | Cap::IoPort { .. }
+            | Cap::Machine
+            | Cap::PciFunction { .. } => return None,
         };
         Some((base.get(), bytes_of(bits)))
     }
@@ -215,7 +223,12 @@ impl<M: Machine> Checker<'_, M> {
                 node.id
             );
             let Some((start, size)) = Self::extent(&above) else {
-                hold!(self, matches!(above, Cap::Machine), "{:?} is memory below something else", node.id);
+                let derives = match above {
+                    Cap::Machine => true,
+                    Cap::PciFunction { .. } => matches!(node.slot.cap, Cap::Frame { device: true, .. }),
+                    _ => false,
+                };
+                hold!(self, derives, "{:?} is memory below something else", node.id);
                 continue;
             };
             let inside = base >= start && base - start + bytes <= size;
@@ -285,6 +298,10 @@ impl<M: Machine> Checker<'_, M> {
         self.originals(|cap| if let Cap::Vm { id } = cap { Some(*id) } else { None })
     }
 
+    fn live_domains(&self) -> BTreeSet<VmId> {
+        self.originals(|cap| if let Cap::IommuDomain { id, .. } = cap { Some(*id) } else { None })
+    }
+
     fn live_vcpus(&self) -> BTreeSet<VcpuId> {
         self.originals(|cap| if let Cap::Vcpu { id } = cap { Some(*id) } else { None })
     }
@@ -294,7 +311,7 @@ impl<M: Machine> Checker<'_, M> {
     }
 
     fn check_mappings(&mut self, is_clean: &impl Fn(&M, Hpa, u64) -> bool) {
-        let vms = self.live_vms();
+        let vms = self.live_vms().union(&self.live_domains()).copied().collect::<BTreeSet<_>>();
         let mut listed: BTreeMap<SlotId, VmId> = BTreeMap::new();
         for &vm in &vms {
             let (mut at, mut before) = (self.kernel.machine.vm(vm).mappings, SlotId::NONE);
@@ -335,7 +352,8 @@ impl<M: Machine> Checker<'_, M> {
         if self.kernel.machine.vm(vm).is_cut() {
             return;
         }
-        let is_boot = self.kernel.machine.vm(vm).region_bits == 0;
+        let header = self.kernel.machine.vm(vm);
+        let is_boot = header.region_bits == 0 && !header.is_domain();
         let records: Vec<(Slot, Mapping)> = listed
             .iter()
             .filter(|(_, named)| **named == vm)
@@ -344,12 +362,13 @@ impl<M: Machine> Checker<'_, M> {
                 slot.cap.mapping().map(|mapping| (slot, *mapping))
             })
             .collect();
-        let mut open = std::vec![(vm.root(), ROOT_LEVEL, 0_u64)];
+        let (format, level) = (self.kernel.machine.vm(vm).format, self.kernel.machine.vm(vm).root_level());
+        let mut open = std::vec![(vm.root(), level, 0_u64)];
         while let Some((table, level, start)) = open.pop() {
             for index in 0..512 {
                 let raw = self.kernel.machine.table_entry(table, index);
                 let gpa = Gpa::new(start + ((index as u64) << entry_bits(level)));
-                match self.kernel.format.decode(raw, level) {
+                match format.decode(raw, level) {
                     Entry::Empty => hold!(self, raw == 0, "entry {gpa:?} of {vm:?} is absent and not 0"),
                     Entry::Table(next) => {
                         let owned = records.iter().any(|(slot, mapping)| {
@@ -366,7 +385,7 @@ impl<M: Machine> Checker<'_, M> {
                         let owned = records.iter().any(|(slot, mapping)| {
                             mapping.gpa == gpa
                                 && slot.rights.contains(mapping.rights)
-                                && self.kernel.format.rights(raw) == mapping.rights
+                                && format.rights(raw) == mapping.rights
                                 && matches!(slot.cap, Cap::Frame { base, bits, .. }
                                     if base == memory && leaf_level(bits) == level)
                         });
@@ -563,6 +582,45 @@ impl<M: Machine> Checker<'_, M> {
             let apart = others.iter().all(|&(from, to)| high <= from || to <= low);
             others.push((low, high));
             hold!(self, apart, "{:?} overlaps a sibling", node.id);
+        }
+    }
+
+    /// A function has one holder, is attached to a live domain that counts it, and its messages raise routes.
+    fn check_functions(&mut self) {
+        let domains = self.live_domains();
+        let mut attached: BTreeMap<VmId, u16> = BTreeMap::new();
+        let mut leases: BTreeMap<FunctionId, Vec<u8>> = BTreeMap::new();
+        let mut vfs: BTreeMap<FunctionId, u16> = BTreeMap::new();
+        for node in self.nodes.clone().values() {
+            let Cap::PciFunction { lease, function } = node.slot.cap else { continue };
+            leases.entry(function).or_default().push(lease);
+            if let (0, Some(parent)) = (lease, node.parent)
+                && let Cap::PciFunction { function: physical, .. } = self.slot(parent).cap
+            {
+                *vfs.entry(physical).or_default() += 1;
+            }
+        }
+        for number in (0..MAX_FUNCTIONS as u16).map(FunctionId::new) {
+            let state = *self.kernel.function(number);
+            if state.domain.is_some() {
+                *attached.entry(state.domain).or_default() += 1;
+                hold!(self, domains.contains(&state.domain), "{number:?} is attached to what is no domain");
+                hold!(self, leases.contains_key(&number), "{number:?} is attached and nobody's");
+            }
+            let mut chain = leases.remove(&number).unwrap_or_default();
+            chain.sort_unstable();
+            let is_chain = chain.is_empty() || chain.iter().copied().eq(0..=state.leases);
+            hold!(self, is_chain, "{number:?} has leases {chain:?} and counts {}", state.leases);
+            let made = vfs.get(&number).copied().unwrap_or(0);
+            hold!(self, made == state.vfs, "{number:?} has {made} virtual functions and counts {}", state.vfs);
+        }
+        for &domain in &domains {
+            let (counts, has) = (self.kernel.machine.vm(domain).functions, attached.get(&domain).copied().unwrap_or(0));
+            hold!(self, counts == has, "{domain:?} counts {counts} functions and has {has}");
+        }
+        let messages: Vec<_> = (0..MAX_ROUTES as u16).filter_map(|route| self.kernel.message(route)).collect();
+        for (at, message) in messages.iter().enumerate() {
+            hold!(self, !messages[..at].contains(message), "{message:?} raises two routes");
         }
     }
 

@@ -10,8 +10,26 @@ use crate::kernel::Kernel;
 use crate::launch::Mark;
 use crate::machine::Machine;
 use crate::types::{SlotId, VmId};
-use crate::untyped::identity;
-use cap_spec::abi::{Error, Fault, Label, Rights};
+use crate::untyped::{bytes_of, identity};
+use cap_spec::abi::{Error, Fault, Label, PAGE_BITS, Rights};
+
+/// The bits of an address within a page.
+const PAGE_MASK: u64 = (1 << PAGE_BITS) - 1;
+
+/// Argument 4 as a window within another, which begins at `first` and has 2^`bits` bytes: log2 of its bytes, added to its
+/// first address, which is aligned to that.
+fn decode_window(call: &Invoked, first: u64, bits: u8) -> Result<u64, Fault> {
+    let badge = call.number(4, 0, u64::MAX)?;
+    let (part, part_bits) = (badge & !PAGE_MASK, badge & PAGE_MASK);
+    let fits = part_bits >= PAGE_BITS as u64 && part_bits <= bits as u64;
+    let size = 1u64.wrapping_shl(part_bits as u32);
+    // Windows are aligned to their size: what begins in a larger one ends in it.
+    if fits && part & size.wrapping_sub(1) == 0 && part.wrapping_sub(first) < bytes_of(bits) {
+        Ok(badge)
+    } else {
+        Err(Fault::new(Error::OutOfRange, 4))
+    }
+}
 
 impl<M: Machine> Kernel<M> {
     /// Every label of CNode.
@@ -30,9 +48,9 @@ impl<M: Machine> Kernel<M> {
                 let to = self.empty_slot(base, slots, index, 1)?;
                 let from = self.any(call.root, source, 2)?.slot;
                 let mask = call.rights(3, Rights::all())?;
-                let end = if matches!(label, Label::CNodeMint) { self.decode_badge(call, from)? } else { 0 };
+                let badge = if matches!(label, Label::CNodeMint) { self.decode_badge(call, from)? } else { 0 };
                 self.check_copyable(from, 2)?;
-                Ok(Invocation::Derive { from, to, mask, end })
+                Ok(Invocation::Derive { from, to, mask, badge })
             }
             Label::CNodeMove => {
                 let to = self.empty_slot(base, slots, index, 1)?;
@@ -57,12 +75,14 @@ impl<M: Machine> Kernel<M> {
         }
     }
 
-    /// The end that a Mint chooses, 0 for none.
-    fn decode_badge(&self, call: &Invoked, from: SlotId) -> Result<u8, Fault> {
+    /// The end or the window that a Mint chooses, 0 for neither.
+    fn decode_badge(&self, call: &Invoked, from: SlotId) -> Result<u64, Fault> {
         let source = self.slot(from);
+        if let Cap::IommuDomain { bits, first, .. } = source.cap {
+            return decode_window(call, first, bits);
+        }
         let chooses = matches!(source.cap, Cap::Channel { .. }) && source.rights.contains(Rights::CONTROL);
-        let badge = if chooses { call.number(4, 1, 2)? } else { call.number(4, 0, 0)? };
-        Ok(badge as u8)
+        if chooses { call.number(4, 1, 2) } else { call.number(4, 0, 0) }
     }
 
     /// The capability that argument `number` names, in a slot that it may be taken out of.
@@ -93,6 +113,9 @@ impl<M: Machine> Kernel<M> {
         if let Cap::Irq { first, count: 1 } = slot.cap {
             bound = self.route(first).is_some() && !slot.has_children();
         }
+        if let Cap::PciFunction { function, .. } = slot.cap {
+            bound = self.function(function).domain.is_some();
+        }
         let first = slot.cap.object_type() as u64
             | (size_bits as u64) << 8
             | (slot.rights.bits() as u64) << 16
@@ -103,7 +126,7 @@ impl<M: Machine> Kernel<M> {
 
     /// Puts a copy of `from` with at most the rights of `mask` into the empty slot `to`.
     #[inline]
-    pub(crate) fn derive(&mut self, from: SlotId, to: SlotId, mask: Rights, chosen_end: u8) {
+    pub(crate) fn derive(&mut self, from: SlotId, to: SlotId, mask: Rights, badge: u64) {
         let source = *self.slot(from);
         let copy = self.slot_mut(to);
         *copy = source;
@@ -113,7 +136,11 @@ impl<M: Machine> Kernel<M> {
         match &mut copy.cap {
             Cap::Frame { mapping, .. } => *mapping = Mapping::NONE,
             Cap::CNode { vm, .. } => *vm = VmId::NONE,
-            Cap::Channel { end, .. } if chosen_end != 0 => *end = chosen_end,
+            Cap::Channel { end, .. } if badge != 0 => *end = badge as u8,
+            Cap::IommuDomain { bits, first, .. } if badge != 0 => {
+                *bits = badge as u8;
+                *first = badge & !PAGE_MASK;
+            }
             _ => {}
         }
         self.link_child(from, to);

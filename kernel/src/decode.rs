@@ -6,10 +6,10 @@
 
 use crate::cap::Cap;
 use crate::cspace::{Found, Root};
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, Message};
 use crate::machine::Machine;
 use crate::slot::Slot;
-use crate::types::{ChannelId, EndId, Gpa, Hpa, SlotId, VcpuId, VmId};
+use crate::types::{ChannelId, EndId, FunctionId, Gpa, Hpa, SlotId, VcpuId, VmId};
 use cap_spec::abi::{Error, Fault, Label, ObjectType, Register, Rights};
 
 /// What a guest put into its registers.
@@ -54,8 +54,8 @@ pub enum Invocation {
         to: SlotId,
         /// Rights to keep.
         mask: Rights,
-        /// Of a channel, the end that the copy speaks for; 0: as the source.
-        end: u8,
+        /// What the copy speaks for: the end of a channel, the window of a domain; 0: as the source.
+        badge: u64,
     },
     /// `CNode.Move`, `Channel.Accept` and a moving `Channel.Grant`.
     Move {
@@ -307,6 +307,79 @@ pub enum Invocation {
     },
     /// `Machine.Reset`.
     Reset,
+    /// `PciFunction.Lease`.
+    Lease {
+        /// The invoked capability.
+        from: SlotId,
+        /// The empty slot.
+        to: SlotId,
+        /// The function.
+        function: FunctionId,
+        /// Of the new capability.
+        lease: u8,
+    },
+    /// `PciFunction.EnableVfs`.
+    EnableVfs {
+        /// The invoked capability.
+        from: SlotId,
+        /// The first of the empty slots.
+        to: SlotId,
+        /// The physical function.
+        function: FunctionId,
+        /// How many.
+        count: u16,
+    },
+    /// `PciFunction.GetBar`.
+    GiveBar {
+        /// The invoked capability.
+        from: SlotId,
+        /// The first of the empty slots.
+        to: SlotId,
+        /// The function.
+        function: FunctionId,
+        /// First byte of the first page.
+        base: Hpa,
+        /// How many pages.
+        count: u32,
+    },
+    /// `PciFunction.ReadConfig`.
+    ReadConfig {
+        /// The function.
+        function: FunctionId,
+        /// Of a double word.
+        offset: u16,
+    },
+    /// `PciFunction.WriteConfig`.
+    WriteConfig {
+        /// The function.
+        function: FunctionId,
+        /// Of a double word.
+        offset: u16,
+        /// What is written.
+        value: u32,
+        /// The bits that are written.
+        mask: u32,
+    },
+    /// `PciFunction.Attach`.
+    AttachFunction {
+        /// The function.
+        function: FunctionId,
+        /// The domain.
+        domain: VmId,
+    },
+    /// `PciFunction.Detach`.
+    DetachFunction(FunctionId),
+    /// `PciFunction.BindMsix`.
+    BindMessage {
+        /// The route.
+        route: u16,
+        /// What raises it.
+        message: Message,
+    },
+    /// `PciFunction.UnbindMsix`: the route.
+    UnbindMessage(u16),
+    /// `PciFunction.Reset`.
+    ResetFunction(FunctionId),
 }
 
 /// A call past the checks of its invoked capability.
@@ -379,10 +452,12 @@ impl<M: Machine> Kernel<M> {
             Cap::CNode { bits, base, .. } => self.decode_cnode(label, call, base, bits),
             Cap::Frame { bits, mapping, .. } => match label {
                 Label::FrameMap => self.decode_map_frame(call, bits, mapping.vm),
+                Label::FrameMapIo => self.decode_map_frame_io(call, bits, mapping.vm),
                 _ => self.decode_unmap_frame(call, mapping.vm),
             },
             Cap::PageTable { mapping, .. } => match label {
                 Label::PageTableMap => self.decode_map_table(call, mapping.vm),
+                Label::PageTableMapIo => self.decode_map_table_io(call, mapping.vm),
                 _ if mapping.vm.is_some() => Ok(Invocation::Unmap { slot: call.id, more: 0 }),
                 _ => Err(Fault::new(Error::NotMapped, 0)),
             },
@@ -399,7 +474,10 @@ impl<M: Machine> Kernel<M> {
                 Label::MachineReset => Ok(Invocation::Reset),
                 _ => self.decode_page(call, 1, self.statistics_page, Rights::READ),
             },
-            Cap::Null | Cap::Zombie(_) | Cap::Doomed { .. } => Err(Fault::new(Error::InvalidCapability, 0)),
+            Cap::PciFunction { lease, function } => self.decode_function(label, call, function, lease),
+            Cap::Null | Cap::Zombie(_) | Cap::Doomed { .. } | Cap::IommuDomain { .. } => {
+                Err(Fault::new(Error::InvalidCapability, 0))
+            }
         }
     }
 

@@ -254,7 +254,9 @@ impl<M: Machine> Kernel<M> {
             | Cap::Irq { .. }
             | Cap::IoPort { .. }
             | Cap::Machine
-            | Cap::Doomed { .. } => {}
+            | Cap::Doomed { .. }
+            | Cap::IommuDomain { .. }
+            | Cap::PciFunction { .. } => {}
         }
     }
 }

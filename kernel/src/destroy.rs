@@ -124,8 +124,16 @@ impl<M: Machine> Kernel<M> {
             work.focus = if leaf == work.target { leaf } else { self.move_home(leaf) };
         } else {
             // A copy of what stands for much is as quickly gone as any other.
-            let light =
-                !self.slot(leaf).original || !matches!(cap, Cap::PageTable { .. } | Cap::Vm { .. } | Cap::Vcpu { .. });
+            let light = !self.slot(leaf).original
+                || !matches!(
+                    cap,
+                    Cap::PageTable { .. }
+                        | Cap::Vm { .. }
+                        | Cap::Vcpu { .. }
+                        | Cap::IommuDomain { .. }
+                        | Cap::PciFunction { .. }
+                        | Cap::Irq { .. }
+                );
             let gone = self.take_away(leaf);
             return match light {
                 _ if gone && leaf == work.target => Step::Done,
@@ -224,6 +232,15 @@ impl<M: Machine> Kernel<M> {
             }
             Cap::Irq { first, count: 1 } => {
                 self.unbind_route(first);
+                self.unbind_message(first);
+                Flushed::nothing_withdrawn()
+            }
+            Cap::IommuDomain { id, .. } if original => match self.dissolve_domain(id) {
+                Some(flushed) => flushed,
+                None => return false,
+            },
+            Cap::PciFunction { function, lease } => {
+                self.give_function_back(function, lease);
                 Flushed::nothing_withdrawn()
             }
             Cap::Null
@@ -235,7 +252,8 @@ impl<M: Machine> Kernel<M> {
             | Cap::IoPort { .. }
             | Cap::Machine
             | Cap::Zombie(_)
-            | Cap::Doomed { .. } => Flushed::nothing_withdrawn(),
+            | Cap::Doomed { .. }
+            | Cap::IommuDomain { .. } => Flushed::nothing_withdrawn(),
         };
         self.erase(slot, flushed);
         true
@@ -282,6 +300,16 @@ impl<M: Machine> Kernel<M> {
             *owner = VmId::NONE;
         }
         Some(Flushed::nothing_withdrawn())
+    }
+
+    /// One step of the end of a domain without capabilities: its functions are detached, then it is as a VM without
+    /// Vcpus.
+    fn dissolve_domain(&mut self, domain: VmId) -> Option<Flushed> {
+        if self.machine.vm(domain).functions != 0 {
+            self.detach_one_of(domain);
+            return None;
+        }
+        self.dissolve_vm(domain)
     }
 
     /// One step of the end of a Vcpu without capabilities.

@@ -1,19 +1,21 @@
 //! Flush before reuse, as types.
 //!
-//! Whoever takes memory out of reach of a VM gets a [`Withdrawn`], which nothing but a completed flush turns into a
+//! Whoever takes memory out of reach of a VM, or of the devices of a domain, gets a [`Withdrawn`], which nothing but a completed flush turns into a
 //! [`Flushed`]; and a slot whose capability made memory reachable is erased only against a [`Flushed`]. So forgetting the
 //! flush, or erasing first, does not compile.
 //!
 //! What a flush is: no core runs the VM (each that did has left the guest, and cannot enter again before the lock is
 //! free), and the VM's TLB generation has moved, so that every core gives it a new address-space number before it enters
-//! it again. Translations cached under the old numbers are never used again.
+//! it again. Translations cached under the old numbers are never used again. For a domain: the IOMMU has dropped what it
+//! cached for the functions that are attached to it, and has said so.
 
+use crate::function::MAX_FUNCTIONS;
 use crate::kernel::{Kernel, News};
 use crate::machine::Machine;
-use crate::types::{CoreId, VmId};
+use crate::types::{CoreId, FunctionId, VmId};
 use cap_spec::abi::stats_page;
 
-/// A VM's tables have lost an entry, which its cores may still remember.
+/// An address space's tables have lost an entry, which cores, or the IOMMU, may still remember.
 #[must_use = "what was withdrawn is in reach until it is flushed"]
 #[derive(Debug)]
 pub(crate) struct Withdrawn {
@@ -48,12 +50,29 @@ impl Flushed {
 }
 
 impl<M: Machine> Kernel<M> {
+    /// Completes a withdrawal from a domain: no function that is attached to it uses what was cached. One that is not
+    /// attached has nothing cached (see [`Machine::detach_function`]).
+    #[cold]
+    fn flush_domain(&mut self, domain: VmId) -> Flushed {
+        if self.machine.vm(domain).functions != 0 {
+            for function in (0..MAX_FUNCTIONS as u16).map(FunctionId::new) {
+                if self.function(function).domain == domain {
+                    self.machine.flush_function(function);
+                }
+            }
+        }
+        Flushed(())
+    }
+
     /// Completes a withdrawal.
     #[inline]
     pub(crate) fn flush(&mut self, withdrawn: Withdrawn) -> Flushed {
         let vm = withdrawn.vm;
         let header = self.machine.vm_mut(vm);
         header.tlb_generation = header.tlb_generation.wrapping_add(1);
+        if header.is_domain() {
+            return self.flush_domain(vm);
+        }
         for core in 0..self.core_count {
             let id = CoreId::new(core as u8);
             let current = self.core(id).current;

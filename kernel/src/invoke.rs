@@ -37,7 +37,7 @@ impl<M: Machine> Kernel<M> {
             Invocation::Retype { untyped, object, bits, to, count, offset } => {
                 self.retype(untyped, object, bits, to, count, offset);
             }
-            Invocation::Derive { from, to, mask, end } => self.derive(from, to, mask, end),
+            Invocation::Derive { from, to, mask, badge } => self.derive(from, to, mask, badge),
             Invocation::Move { from, to, mask } => {
                 self.relocate(from, to);
                 let slot = self.slot_mut(to);
@@ -112,6 +112,22 @@ impl<M: Machine> Kernel<M> {
                 }
             }
             Invocation::Reset => self.machine.reset(),
+            Invocation::Lease { from, to, function, lease } => self.lease_function(from, to, function, lease),
+            Invocation::EnableVfs { from, to, function, count } => self.enable_vfs(from, to, function, count),
+            Invocation::GiveBar { from, to, function, base, count } => self.give_bar(from, to, function, base, count),
+            Invocation::ReadConfig { function, offset } => {
+                self.revive(function);
+                return Progress::Done([self.machine.read_config(function, offset) as u64, 0]);
+            }
+            Invocation::WriteConfig { function, offset, value, mask } => {
+                self.revive(function);
+                self.machine.write_config(function, offset, value, mask);
+            }
+            Invocation::AttachFunction { function, domain } => self.attach_function(function, domain),
+            Invocation::DetachFunction(function) => self.detach_function(function),
+            Invocation::BindMessage { route, message } => self.bind_message(route, message),
+            Invocation::UnbindMessage(route) => self.unbind_message(route),
+            Invocation::ResetFunction(function) => self.quiesce_function(function),
         }
         NOTHING
     }

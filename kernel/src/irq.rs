@@ -2,15 +2,17 @@
 //!
 //! Invariants: a route is bound to at most one Vcpu, which has CPU time, and is unmasked only then; no two capabilities
 //! that can use a route exist, as a child's routes are not its parent's while it lives. What a route is bound to stands
-//! in the kernel's table of routes; a Vcpu counts the routes that name it.
+//! in the kernel's table of routes; a Vcpu counts the routes that name it. Those that are no pins are raised by at most one
+//! message of a function each, and the machine is told of a route only while it has both.
 
 use crate::cap::Cap;
 use crate::decode::{Invocation, Invoked};
 use crate::derivation::MAX_SPLITS;
-use crate::kernel::{Kernel, MAX_ROUTES, Route};
+use crate::kernel::{Kernel, MAX_ROUTES, Message, Route};
 use crate::machine::Machine;
 use crate::slot::Slot;
-use crate::types::{SlotId, VcpuId};
+use crate::types::{FunctionId, SlotId, VcpuId};
+use crate::vcpu::Vcpu;
 use cap_spec::abi::{Error, Fault, Label};
 
 impl<M: Machine> Kernel<M> {
@@ -66,7 +68,7 @@ impl<M: Machine> Kernel<M> {
         let to = self.destination(call.root, cnode, index, 3)?;
         let bound = matches!(call.slot.cap, Cap::Irq { count: 1, .. })
             && !call.slot.has_children()
-            && self.route(first).is_some();
+            && (self.route(first).is_some() || self.message(first).is_some());
         let (part_first, part_count) = (part_first as u16, part_count as u32);
         if bound || self.splits(call.id).count() >= MAX_SPLITS || self.is_taken(call.id, part_first, part_count) {
             return Err(Fault::new(Error::InUse, 0));
@@ -100,10 +102,20 @@ impl<M: Machine> Kernel<M> {
     /// Delivers a route to a Vcpu on its core. As it may have fired before its core can deliver it, one that waits wakes.
     pub(crate) fn bind_route(&mut self, route: u16, vcpu: VcpuId, vector: u8) {
         let Some(entry) = self.routes.get_mut(route as usize) else { return };
-        *entry = Route { vcpu, vector };
+        *entry = Route { vcpu, vector, ..*entry };
         let header = self.machine.vcpu_mut(vcpu);
         header.routes = header.routes.wrapping_add(1);
-        let (core, reservation) = (header.core, header.reservation);
+        self.deliver_route(route);
+        self.wake_sleeper(vcpu, false);
+    }
+
+    /// Tells the machine of a route that has got a Vcpu or a message: it is delivered once it has what it needs.
+    fn deliver_route(&mut self, route: u16) {
+        let Some(Route { vcpu, vector, message }) = self.route(route) else { return };
+        if message.is_none() && self.is_message_route(route) {
+            return;
+        }
+        let &Vcpu { core, reservation, .. } = self.machine.vcpu(vcpu);
         let held = self.core(core).loaded == vcpu;
         if held
             && core != self.active
@@ -112,15 +124,53 @@ impl<M: Machine> Kernel<M> {
             self.core_mut(core).schedule.blame(reservation);
         }
         self.machine.route_irq(route, Some((core, vector)), held);
-        self.wake_sleeper(vcpu, false);
+    }
+
+    /// True for a route that messages of functions raise.
+    pub(crate) fn is_message_route(&self, route: u16) -> bool {
+        route >= self.first_message_route
+    }
+
+    /// Lets a message raise a route that has none.
+    pub(crate) fn bind_message(&mut self, route: u16, message: Message) {
+        self.revive(message.function);
+        let Some(entry) = self.routes.get_mut(route as usize) else { return };
+        entry.message = Some(message);
+        self.machine.bind_message(route, message);
+        self.deliver_route(route);
+        let vcpu = self.route(route).map_or(VcpuId::NONE, |route| route.vcpu);
+        if vcpu.is_some() {
+            self.wake_sleeper(vcpu, false);
+        }
+    }
+
+    /// Masks the message of a route for good, if it has one.
+    pub(crate) fn unbind_message(&mut self, route: u16) {
+        let Some(message) = self.routes.get_mut(route as usize).and_then(|entry| entry.message.take()) else { return };
+        if self.route(route).is_some() {
+            self.machine.route_irq(route, None, false);
+        }
+        self.machine.unbind_message(route, message);
+    }
+
+    /// Masks every message of a function for good.
+    pub(crate) fn unbind_messages(&mut self, function: FunctionId) {
+        for route in 0..MAX_ROUTES as u16 {
+            if self.message(route).is_some_and(|message| message.function == function) {
+                self.unbind_message(route);
+            }
+        }
     }
 
     /// Masks a route and takes it off its Vcpu.
     pub(crate) fn unbind_route(&mut self, route: u16) {
         let Some(entry) = self.routes.get_mut(route as usize) else { return };
-        let vcpu = core::mem::replace(entry, Route::NONE).vcpu;
+        let Route { vcpu, message, .. } = *entry;
+        *entry = Route { message, ..Route::NONE };
         if vcpu.is_some() {
-            self.machine.route_irq(route, None, false);
+            if message.is_some() || !self.is_message_route(route) {
+                self.machine.route_irq(route, None, false);
+            }
             let header = self.machine.vcpu_mut(vcpu);
             header.routes = header.routes.wrapping_sub(1);
         }

@@ -4,16 +4,17 @@
 
 use crate::asid;
 use crate::cap::Cap;
+use crate::function::{Function, MAX_FUNCTIONS};
 use crate::machine::Machine;
 use crate::nested::EntryFormat;
 use crate::sched::{Limits, Schedule};
 use crate::slot::Slot;
-use crate::types::{CoreId, Hpa, SlotId, Ticks, VcpuId, VmId};
+use crate::types::{CoreId, FunctionId, Hpa, SlotId, Ticks, VcpuId, VmId};
 use crate::vcpu::Vcpu;
 use crate::vm::{MAX_CORES, Vm};
 use cap_spec::abi::{Register, Rights};
 
-/// Interrupt routes that the kernel knows: pins of IOAPICs, numbered globally.
+/// Interrupt routes that the kernel knows: pins of IOAPICs, numbered globally, then those that messages of functions raise.
 pub const MAX_ROUTES: usize = 128;
 
 /// What the kernel must know of the machine before it starts.
@@ -35,6 +36,8 @@ pub struct Config {
     pub statistics_page: Hpa,
     /// Routes that are never handed out beside 0 and 2: bit per route (the HPET's).
     pub forbidden_routes: u128,
+    /// The first route that messages of functions raise; those before are pins.
+    pub first_message_route: u16,
 }
 
 bitflags::bitflags! {
@@ -65,6 +68,15 @@ pub(crate) struct Core {
     pub(crate) shortfall: u64,
 }
 
+/// An entry of the MSI-X table of a function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// The function.
+    pub function: FunctionId,
+    /// The entry.
+    pub entry: u16,
+}
+
 /// Who takes an interrupt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route {
@@ -72,10 +84,12 @@ pub struct Route {
     pub vcpu: VcpuId,
     /// As which vector.
     pub vector: u8,
+    /// What raises it, where that is no pin.
+    pub message: Option<Message>,
 }
 
 impl Route {
-    pub(crate) const NONE: Route = Route { vcpu: VcpuId::NONE, vector: 0 };
+    pub(crate) const NONE: Route = Route { vcpu: VcpuId::NONE, vector: 0, message: None };
 }
 
 /// The capability core over a machine.
@@ -91,6 +105,8 @@ pub struct Kernel<M> {
     pub(crate) format: EntryFormat,
     pub(crate) routes: [Route; MAX_ROUTES],
     pub(crate) forbidden_routes: u128,
+    pub(crate) first_message_route: u16,
+    pub(crate) functions: [Function; MAX_FUNCTIONS],
     pub(crate) statistics_page: Hpa,
     pub(crate) tsc_hz: u64,
 }
@@ -117,6 +133,8 @@ impl<M: Machine> Kernel<M> {
             format: EntryFormat::Npt,
             routes: [Route::NONE; MAX_ROUTES],
             forbidden_routes: 0b101,
+            first_message_route: MAX_ROUTES as u16,
+            functions: [Function::NEW; MAX_FUNCTIONS],
             statistics_page: Hpa::new(0),
             tsc_hz: 1,
         }
@@ -129,6 +147,7 @@ impl<M: Machine> Kernel<M> {
         self.format = config.format;
         self.statistics_page = config.statistics_page;
         self.forbidden_routes = config.forbidden_routes | 0b101;
+        self.first_message_route = config.first_message_route;
         self.tsc_hz = config.tsc_hz;
         for core in &mut self.cores {
             core.schedule.configure(config.epoch, &self.limits);
@@ -144,6 +163,11 @@ impl<M: Machine> Kernel<M> {
     /// Who takes an interrupt route, for the back end, which masks the routes of a Vcpu that is switched out.
     pub fn route(&self, route: u16) -> Option<Route> {
         self.routes.get(route as usize).copied().filter(|route| route.vcpu.is_some())
+    }
+
+    /// What raises an interrupt route, if it is no pin and bound to a message.
+    pub fn message(&self, route: u16) -> Option<Message> {
+        self.routes.get(route as usize)?.message
     }
 
     /// How the reservation of a Vcpu stands on its core, for those who look at the kernel from outside.
@@ -200,7 +224,7 @@ impl<M: Machine> Kernel<M> {
     /// capabilities to them in the slots that the ABI names, attached, and launched by fiat but not started.
     pub fn make_root(&mut self, cnode: SlotId, bits: u8, vm: VmId, vcpu: VcpuId) {
         use cap_spec::abi::slots;
-        *self.machine.vm_mut(vm) = Vm::new(Hpa::new(0), 0);
+        *self.machine.vm_mut(vm) = Vm::new(Hpa::new(0), 0, self.format);
         *self.machine.vcpu_mut(vcpu) = Vcpu::NEW;
         let original = cnode.plus(slots::CNODE as u32);
         self.give(original, Cap::CNode { bits, vm, base: cnode });

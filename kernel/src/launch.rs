@@ -162,7 +162,7 @@ impl<M: Machine> Kernel<M> {
         self.machine.vcpu_mut(invoker).check = Check { vm, base, invoked: from, at, region };
     }
 
-    /// Marks a capability, and the Vcpu that it names. Another's check that has passed it would not hear of changes any
+    /// Marks a capability, and the Vcpu or domain that it names. Another's check that has passed it would not hear of changes any
     /// more: it begins again.
     fn mark(&mut self, slot: SlotId, mark: Mark) {
         if self.slot(slot).mark != mark {
@@ -174,6 +174,12 @@ impl<M: Machine> Kernel<M> {
         {
             self.joins(id);
             self.machine.vcpu_mut(id).mark = mark;
+        }
+        if let Cap::IommuDomain { id, .. } = self.slot(slot).cap
+            && self.machine.vm(id).mark != mark
+        {
+            self.gets_function(id);
+            self.machine.vm_mut(id).mark = mark;
         }
     }
 
@@ -198,6 +204,14 @@ impl<M: Machine> Kernel<M> {
         let mark = core::mem::replace(&mut self.machine.vcpu_mut(vcpu).mark, Mark::NONE);
         if mark.is_some() {
             self.begin_again(mark, vcpu.address());
+        }
+    }
+
+    /// A function is about to be attached to a domain: a check that has passed a capability to it begins again.
+    pub(crate) fn gets_function(&mut self, domain: VmId) {
+        let mark = core::mem::replace(&mut self.machine.vm_mut(domain).mark, Mark::NONE);
+        if mark.is_some() {
+            self.begin_again(mark, domain.address());
         }
     }
 
@@ -252,6 +266,7 @@ impl<M: Machine> Kernel<M> {
                 let other = self.machine.vcpu(id).vm;
                 inside && (!other.is_some() || other == vm)
             }
+            Cap::IommuDomain { id, .. } => inside && self.machine.vm(id).functions == 0,
             // What is being destroyed is finished first.
             Cap::Zombie(_) | Cap::Doomed { .. } => false,
             Cap::Null
@@ -260,7 +275,8 @@ impl<M: Machine> Kernel<M> {
             | Cap::Channel { .. }
             | Cap::Irq { .. }
             | Cap::IoPort { .. }
-            | Cap::Machine => inside,
+            | Cap::Machine
+            | Cap::PciFunction { .. } => inside,
         }
     }
 

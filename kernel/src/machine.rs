@@ -4,7 +4,9 @@
 //! The storage half reaches objects in memory that was retyped for them; the core only ever passes ids that it took
 //! from live capabilities. The hardware half must *complete* before it returns.
 
-use crate::types::{CoreId, Hpa, SlotId, Ticks, VcpuId};
+use crate::function::{Bar, FunctionFacts};
+use crate::kernel::Message;
+use crate::types::{CoreId, FunctionId, Hpa, SlotId, Ticks, VcpuId, VmId};
 use cap_spec::abi::Register;
 
 /// One word of a page that the kernel shares with a guest. See `cap_spec::abi::{info_page, handler_page, stats_page}`.
@@ -15,13 +17,51 @@ pub enum SharedPage {
     /// The handler page of a Vcpu.
     Handler(VcpuId),
     /// The statistics page of a VM.
-    Stats(crate::types::VmId),
+    Stats(VmId),
     /// The global statistics page.
     GlobalStats,
 }
 
+/// Functions of PCI Express devices, and the IOMMU in front of them. As of all hardware: what is said here to have happened
+/// has *completed* when the method returns.
+pub trait Devices {
+    /// What is fixed about a function. For one that does not exist, nothing.
+    fn function(&self, function: FunctionId) -> FunctionFacts;
+    /// A BAR (0 to 5) of a function.
+    fn bar(&self, function: FunctionId, bar: u8) -> Bar;
+    /// The bits of a double word of configuration space that the holder of a function may write.
+    fn writable_config(&self, function: FunctionId, offset: u16) -> u32;
+    /// Reads a double word of configuration space, with nothing in it that the holder may not know.
+    fn read_config(&mut self, function: FunctionId, offset: u16) -> u32;
+    /// Writes the bits of `mask` of a double word of configuration space.
+    fn write_config(&mut self, function: FunctionId, offset: u16, value: u32, mask: u32);
+    /// An entry of a table of a domain was written: from now on the IOMMU sees it, though it may have cached another.
+    fn publish_table_entry(&mut self, table: Hpa, index: usize);
+    /// Lets a function be a bus master whose DMA is translated by the tables of a domain.
+    fn attach_function(&mut self, function: FunctionId, domain: VmId);
+    /// Ends the bus mastering of an attached function. When this returns its DMA has arrived, reaches nothing any more, and
+    /// the IOMMU has cached nothing for it. Where that cannot be had, because the IOMMU does not answer in time, every
+    /// function behind it has been cut off at the bridges instead, and is quarantined.
+    fn detach_function(&mut self, function: FunctionId);
+    /// Makes the IOMMU forget what it has cached of the tables for an attached function, and waits until it has; with the
+    /// same way out as [`Machine::detach_function`].
+    fn flush_function(&mut self, function: FunctionId);
+    /// Begins the reset of a function; returns how long it takes.
+    fn reset_function(&mut self, function: FunctionId) -> Ticks;
+    /// The time of a reset has passed: puts back what the function needs to be usable.
+    fn revive_function(&mut self, function: FunctionId);
+    /// Enables the first `count` virtual functions of a function.
+    fn enable_vfs(&mut self, function: FunctionId, count: u16);
+    /// Disables its virtual functions; returns how long that takes.
+    fn disable_vfs(&mut self, function: FunctionId) -> Ticks;
+    /// Lets a message raise a route, which is masked until [`Machine::route_irq`] says where it goes.
+    fn bind_message(&mut self, route: u16, message: Message);
+    /// Masks the message of a route, and waits until none is in flight and the IOMMU has forgotten the route.
+    fn unbind_message(&mut self, route: u16, message: Message);
+}
+
 /// Storage and hardware below the capability core.
-pub trait Machine {
+pub trait Machine: Devices {
     // ---- storage -------------------------------------------------------------------------------------------------
 
     /// The slot with this id.
@@ -29,9 +69,9 @@ pub trait Machine {
     /// The slot with this id, to change it.
     fn slot_mut(&mut self, id: SlotId) -> &mut crate::slot::Slot;
     /// The header of a VM.
-    fn vm(&self, id: crate::types::VmId) -> &crate::vm::Vm;
+    fn vm(&self, id: VmId) -> &crate::vm::Vm;
     /// The header of a VM, to change it.
-    fn vm_mut(&mut self, id: crate::types::VmId) -> &mut crate::vm::Vm;
+    fn vm_mut(&mut self, id: VmId) -> &mut crate::vm::Vm;
     /// The header of a Vcpu.
     fn vcpu(&self, id: VcpuId) -> &crate::vcpu::Vcpu;
     /// The header of a Vcpu, to change it.

@@ -1,4 +1,4 @@
-//! Entries of nested page tables, in the formats of both vendors: pure encoding and decoding.
+//! Entries of nested page tables and of I/O page tables, in the formats of both vendors: pure encoding and decoding.
 //!
 //! A tree has four levels of 512 entries. An entry is empty, names the table of the next level, or maps memory (a
 //! *leaf*: 4 KiB at level 1, 2 MiB at level 2, 1 GiB at level 3). An entry of one format never reads as something else
@@ -7,6 +7,8 @@
 use crate::types::{Gpa, Hpa};
 use cap_spec::abi::Rights;
 
+/// The level of the root table of a domain.
+pub const IO_ROOT_LEVEL: u8 = 3;
 /// The level of a VM's root table.
 pub const ROOT_LEVEL: u8 = 4;
 /// log2 of the bytes of guest-physical address space that a tree covers.
@@ -36,6 +38,14 @@ mod ept {
     pub const ALL: u64 = READ | WRITE | EXECUTE;
 }
 
+/// Intel VT-d second-stage page tables (VT-d 9.8). What a device writes is not executed; memory types are the
+/// processor's.
+mod second_stage {
+    pub const READ: u64 = 1 << 0;
+    pub const WRITE: u64 = 1 << 1;
+    pub const ALL: u64 = READ | WRITE;
+}
+
 /// Whose tables they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -44,6 +54,8 @@ pub enum EntryFormat {
     Npt,
     /// Intel extended page tables.
     Ept,
+    /// Intel VT-d second-stage page tables: of domains.
+    SecondStage,
 }
 
 /// What an entry says.
@@ -65,10 +77,12 @@ impl EntryFormat {
         match self {
             EntryFormat::Npt => address | npt::PRESENT | npt::WRITE | npt::USER,
             EntryFormat::Ept => address | ept::ALL,
+            EntryFormat::SecondStage => address | second_stage::ALL,
         }
     }
 
-    /// An entry that maps memory with these rights (READ included) at a level (1 to 3). Device memory is uncached.
+    /// An entry that maps memory with these rights (READ included, but for devices) at a level (1 to 3). Device memory
+    /// is uncached.
     #[inline]
     pub const fn leaf(self, base: Hpa, rights: Rights, level: u8, device: bool) -> u64 {
         let mut entry = base.get() & ADDRESS;
@@ -100,6 +114,14 @@ impl EntryFormat {
                     entry |= ept::WRITE_BACK;
                 }
             }
+            EntryFormat::SecondStage => {
+                if rights.contains(Rights::READ) {
+                    entry |= second_stage::READ;
+                }
+                if rights.contains(Rights::WRITE) {
+                    entry |= second_stage::WRITE;
+                }
+            }
         }
         entry
     }
@@ -110,6 +132,7 @@ impl EntryFormat {
         let present = match self {
             EntryFormat::Npt => entry & npt::PRESENT != 0,
             EntryFormat::Ept => entry & ept::ALL != 0,
+            EntryFormat::SecondStage => entry & second_stage::ALL != 0,
         };
         if !present {
             Entry::Empty
@@ -126,6 +149,7 @@ impl EntryFormat {
         let (read, write, execute) = match self {
             EntryFormat::Npt => (entry & npt::PRESENT != 0, entry & npt::WRITE != 0, entry & npt::NO_EXECUTE == 0),
             EntryFormat::Ept => (entry & ept::READ != 0, entry & ept::WRITE != 0, entry & ept::EXECUTE != 0),
+            EntryFormat::SecondStage => (entry & second_stage::READ != 0, entry & second_stage::WRITE != 0, false),
         };
         let mut rights = Rights::empty();
         if read {
@@ -195,6 +219,9 @@ mod tests {
         assert_eq!(EntryFormat::Npt.leaf(base, Rights::READ, 2, false), 1 << 63 | 0x20_0085);
         assert_eq!(EntryFormat::Npt.leaf(base, Rights::READ | Rights::EXECUTE, 1, true), 0x20_001d);
         assert_eq!(EntryFormat::Ept.table(base), 0x20_0007);
+        assert_eq!(EntryFormat::SecondStage.table(base), 0x20_0003);
+        assert_eq!(EntryFormat::SecondStage.leaf(base, Rights::WRITE, 2, false), 0x20_0082);
+        assert_eq!(EntryFormat::SecondStage.leaf(base, Rights::READ, 1, false), 0x20_0001);
         assert_eq!(EntryFormat::Ept.leaf(base, Rights::READ | Rights::WRITE, 2, false), 0x20_00b3);
     }
 

@@ -54,12 +54,15 @@ numbers! {
     Gpa(u64)
     /// A capability slot: its host-physical address divided by 64. 0 is no slot.
     SlotId(u32)
-    /// A `Vm` object: the host-physical page number of its first byte. 0 is no VM.
+    /// A `Vm` object, or an `IommuDomain`, which is an address space too: the host-physical page number of its first
+    /// byte. 0 is neither.
     VmId(u32)
     /// A `Vcpu` object: the host-physical page number of its first byte. 0 is no Vcpu.
     VcpuId(u32)
     /// A `Channel` object: its host-physical address divided by 64. 0 is no channel.
     ChannelId(u32)
+    /// A function of a PCI Express device, by its place in the kernel's table.
+    FunctionId(u16)
     /// A core, numbered from 0 in the order of the MADT.
     CoreId(u8)
     /// Ticks of the time-stamp counter; a time or a span.
@@ -99,10 +102,16 @@ impl SlotId {
 }
 
 impl VmId {
-    /// The root of its nested page tables: page 1 of the object.
+    /// The root of its nested page tables, of a domain its table of level 3: page 1 of the object.
     #[inline]
     pub const fn root(self) -> Hpa {
         self.address().plus(1 << PAGE_BITS)
+    }
+
+    /// Of a domain, a table of level 4 whose first entry is the root: page 3 of the object.
+    #[inline]
+    pub const fn top(self) -> Hpa {
+        self.address().plus(3 << PAGE_BITS)
     }
 
     /// Its statistics page: page 2 of the object.

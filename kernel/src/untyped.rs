@@ -14,7 +14,7 @@ use crate::slot::Slot;
 use crate::types::{ChannelId, Hpa, SlotId, VcpuId, VmId};
 use crate::vcpu::Vcpu;
 use crate::vm::Vm;
-use cap_spec::abi::{Error, Fault, ObjectType, PAGE_BITS, Rights, SLOT_BITS};
+use cap_spec::abi::{Error, Fault, IO_ADDRESS_BITS, ObjectType, PAGE_BITS, Rights, SLOT_BITS};
 
 /// Objects that one Retype makes at most.
 pub const MAX_RETYPE: u64 = 64;
@@ -150,8 +150,13 @@ impl<M: Machine> Kernel<M> {
             ObjectType::PageTable => Cap::PageTable { base, mapping: Mapping::NONE },
             ObjectType::Vm => {
                 let id = VmId::at(base);
-                *self.machine.vm_mut(id) = Vm::new(region, region_bits);
+                *self.machine.vm_mut(id) = Vm::new(region, region_bits, self.format);
                 Cap::Vm { id }
+            }
+            ObjectType::IommuDomain => {
+                let id = VmId::at(base);
+                self.make_domain(id);
+                Cap::IommuDomain { bits: IO_ADDRESS_BITS, id, first: 0 }
             }
             ObjectType::Vcpu => {
                 let id = VcpuId::at(base);
@@ -163,9 +168,12 @@ impl<M: Machine> Kernel<M> {
                 *self.machine.channel_mut(id) = Channel::NEW;
                 Cap::Channel { end: 1, id }
             }
-            ObjectType::Null | ObjectType::CpuTime | ObjectType::Irq | ObjectType::IoPort | ObjectType::Machine => {
-                Cap::Null
-            }
+            ObjectType::Null
+            | ObjectType::CpuTime
+            | ObjectType::Irq
+            | ObjectType::IoPort
+            | ObjectType::Machine
+            | ObjectType::PciFunction => Cap::Null,
         }
     }
 
@@ -202,7 +210,8 @@ pub(crate) const fn bytes_of(bits: u8) -> u64 {
     1u64.wrapping_shl(bits as u32)
 }
 
-/// What Identify tells beside the type: `size_bits`, "mapped or bound" without routes, and the detail.
+/// What Identify tells beside the type: `size_bits`, "mapped or bound" without routes and functions, and
+/// the detail.
 #[inline]
 pub(crate) fn identity(cap: &Cap) -> (u8, bool, u64) {
     match *cap {
@@ -212,11 +221,13 @@ pub(crate) fn identity(cap: &Cap) -> (u8, bool, u64) {
         Cap::PageTable { mapping, .. } => (0, mapping.vm.is_some(), 0),
         Cap::CpuTime { vcpu, budget, .. } => (0, vcpu.is_some(), budget),
         Cap::Irq { first, count } | Cap::IoPort { first, count } => (0, false, first as u64 | (count as u64) << 32),
+        Cap::IommuDomain { bits, .. } => (bits, false, 0),
         Cap::Null
         | Cap::Vm { .. }
         | Cap::Vcpu { .. }
         | Cap::Channel { .. }
         | Cap::Machine
+        | Cap::PciFunction { .. }
         | Cap::Zombie(_)
         | Cap::Doomed { .. } => (0, false, 0),
     }

@@ -1,4 +1,5 @@
-//! The header of a `Vm` object, and its invocations.
+//! The header of a `Vm` object, and its invocations. A domain of the IOMMU has the same header: it is an address space
+//! without processors.
 //!
 //! A `Vm` is 16 KiB: page 0 begins with this header, page 1 is the root of its nested page tables, page 2 its
 //! statistics page, page 3 is the back end's.
@@ -8,7 +9,9 @@ use crate::cap::Cap;
 use crate::cspace::slots_of;
 use crate::decode::{Invocation, Invoked};
 use crate::kernel::Kernel;
+use crate::launch::Mark;
 use crate::machine::Machine;
+use crate::nested::{EntryFormat, IO_ROOT_LEVEL, ROOT_LEVEL};
 use crate::types::{Hpa, SlotId, VcpuId, VmId};
 use crate::vcpu::Vcpu;
 use cap_spec::abi::{Error, Fault, ObjectType, Rights, VCPU_BITS};
@@ -37,7 +40,7 @@ pub struct Vm {
     pub foreign: u32,
     /// log2 of the bytes of the Untyped that it was made from; 0 for a VM made at boot.
     pub region_bits: u8,
-    /// Started for the first time.
+    /// Started for the first time. Always true of a domain.
     pub launched: bool,
     /// Its base is being revoked: its Vcpus are being stopped, and none is started.
     pub dying: bool,
@@ -49,13 +52,36 @@ pub struct Vm {
     pub tlb_generation: u64,
     /// Its address-space number on each core.
     pub tags: [Tag; MAX_CORES],
+    /// How the entries of its tables are written.
+    pub format: EntryFormat,
+    /// Of a domain, how many functions are attached to it.
+    pub functions: u16,
+    /// Of a domain, whose check of a launch counts on its having no function.
+    pub mark: Mark,
 }
 
 const _: () = assert!(size_of::<Vm>() <= 1024, "the rest of the page is the back end's");
 
 impl Vm {
+    /// A domain that has just been made.
+    pub const fn domain() -> Vm {
+        Vm { launched: true, ..Vm::new(Hpa::new(0), 0, EntryFormat::SecondStage) }
+    }
+
+    /// True for a domain.
+    #[inline]
+    pub const fn is_domain(&self) -> bool {
+        matches!(self.format, EntryFormat::SecondStage)
+    }
+
+    /// The level of its root table.
+    #[inline]
+    pub const fn root_level(&self) -> u8 {
+        if self.is_domain() { IO_ROOT_LEVEL } else { ROOT_LEVEL }
+    }
+
     /// A VM that has just been made from the Untyped with this extent.
-    pub const fn new(region_base: Hpa, region_bits: u8) -> Vm {
+    pub const fn new(region_base: Hpa, region_bits: u8, format: EntryFormat) -> Vm {
         Vm {
             cspace: SlotId::NONE,
             cspace_slots: 0,
@@ -71,6 +97,9 @@ impl Vm {
             region_base,
             tlb_generation: 0,
             tags: [Tag::NONE; MAX_CORES],
+            format,
+            functions: 0,
+            mark: Mark::NONE,
         }
     }
 

@@ -60,6 +60,7 @@ impl World {
             format: EntryFormat::Npt,
             statistics_page: Hpa::new(STATISTICS),
             forbidden_routes: 1 << 8,
+            first_message_route: 24,
         });
         let root = Hpa::new(BASE).to_slot();
         let vm = VmId::at(Hpa::new(BASE + 0x10_0000));

@@ -4,7 +4,9 @@
 //! nobody made cannot be read.
 
 use crate::channel::Channel;
+use crate::device_model::{DeviceModel, HasDevices};
 use crate::machine::{Machine, SharedPage};
+use crate::nested::EntryFormat;
 use crate::slot::Slot;
 use crate::types::{ChannelId, CoreId, Hpa, SlotId, Ticks, VcpuId, VmId};
 use crate::vcpu::Vcpu;
@@ -42,6 +44,7 @@ pub(super) struct Host {
     pub(super) expelled: Vec<CoreId>,
     pub(super) kicked: Vec<CoreId>,
     pub(super) resets: u32,
+    pub(super) devices: DeviceModel,
     /// How often `must_yield` is denied before it is granted once; `None`: always denied.
     pub(super) patience: Cell<Option<u32>>,
 }
@@ -64,6 +67,7 @@ impl Host {
             expelled: Vec::new(),
             kicked: Vec::new(),
             resets: 0,
+            devices: DeviceModel::default(),
             patience: Cell::new(None),
         }
     }
@@ -126,6 +130,16 @@ impl Host {
     }
 }
 
+impl HasDevices for Host {
+    fn devices(&self) -> &DeviceModel {
+        &self.devices
+    }
+
+    fn devices_mut(&mut self) -> &mut DeviceModel {
+        &mut self.devices
+    }
+}
+
 impl Machine for Host {
     fn slot(&self, id: SlotId) -> &Slot {
         &self.slots[Self::slot_index(id)]
@@ -141,7 +155,7 @@ impl Machine for Host {
     }
 
     fn vm_mut(&mut self, id: VmId) -> &mut Vm {
-        self.vms.entry(id).or_insert(Vm::new(Hpa::new(0), 0))
+        self.vms.entry(id).or_insert(Vm::new(Hpa::new(0), 0, EntryFormat::Npt))
     }
 
     fn vcpu(&self, id: VcpuId) -> &Vcpu {

@@ -8,6 +8,7 @@ use crate::random::Random;
 use crate::tlb::Tlb;
 use kernel::Call;
 use kernel::asid;
+use kernel::device_model::DeviceModel;
 use kernel::nested::EntryFormat;
 use kernel::protocol::deadlines::{Alarm, Deadlines};
 use kernel::protocol::pending::{Pending, VALID};
@@ -184,6 +185,8 @@ pub struct Hardware {
     pub cores: Vec<Core>,
     /// Machine states of Vcpus.
     pub guests: BTreeMap<VcpuId, Guest>,
+    /// Functions that nobody has a capability to.
+    pub devices: DeviceModel,
     /// Devices.
     pub lines: [Line; ROUTES],
     /// Messages of devices in flight: line, core, vector.
@@ -255,6 +258,7 @@ impl Hardware {
             memory: Memory::new(pages),
             cores: (0..cores).map(|_| core()).collect(),
             guests: BTreeMap::new(),
+            devices: DeviceModel::default(),
             lines: [Line { target: Target::Masked, latched: false, fired: false, owner: None }; ROUTES],
             messages: Vec::new(),
             deadlines: Deadlines::new(cores),

@@ -5,6 +5,7 @@ use crate::hardware::{FIRST_ROUTE, Guest, Hardware, ROUTES, Target};
 use crate::memory::PAGE;
 use cap_spec::abi::Register;
 use kernel::channel::Channel;
+use kernel::device_model::{DeviceModel, HasDevices};
 use kernel::machine::{Machine, SharedPage};
 use kernel::protocol::pending::Pending;
 use kernel::slot::Slot;
@@ -40,6 +41,16 @@ impl FakeMachine {
             SharedPage::Stats(vm) => vm.stats_page().get(),
             SharedPage::GlobalStats => STATISTICS.get(),
         }
+    }
+}
+
+impl HasDevices for FakeMachine {
+    fn devices(&self) -> &DeviceModel {
+        &self.0.devices
+    }
+
+    fn devices_mut(&mut self) -> &mut DeviceModel {
+        &mut self.0.devices
     }
 }
 

@@ -222,7 +222,7 @@ impl Memory {
     pub fn vm_mut(&mut self, id: VmId) -> &mut Vm {
         let page = id.get() as usize;
         if !self.has_vm(id) {
-            self.make_head(page, Head::Vm(Box::new(Vm::new(Hpa::new(0), 0))));
+            self.make_head(page, Head::Vm(Box::new(Vm::new(Hpa::new(0), 0, crate::hardware::FORMAT))));
             self.mark(page + 1, Use::Table);
             self.births[page] += 1;
         }

@@ -54,6 +54,7 @@ pub fn boot(machine: FakeMachine, asids: u32) -> Box<Kernel<FakeMachine>> {
         format: crate::hardware::FORMAT,
         statistics_page: STATISTICS,
         forbidden_routes: 0,
+        first_message_route: kernel::MAX_ROUTES as u16,
     });
     let (cnode, _) = ROOT_CNODE;
     kernel.make_root(cnode, ROOT_CNODE_BITS, ROOT_VM, ROOT_VCPU);

@@ -1,6 +1,6 @@
 //! Random steps that are nearly valid: an invocation is chosen by what the invoker holds, and now and then spoiled.
 
-use cap_spec::abi::{CptrParts, Label, ObjectType, Rights};
+use cap_spec::abi::{CptrParts, IO_ADDRESS_BITS, Label, ObjectType, Rights};
 use cap_spec::machine::{CNodeId, Call, Cap, Entry, Run, SlotId, State, VcpuId, VmId, in_flight_slot};
 use cap_spec::spec::{ArgKind, LABELS, LabelSpec};
 
@@ -33,10 +33,18 @@ const WEIGHTS: &[(Label, usize)] = &[
     (Label::ChannelAccept, 8),
     (Label::MachineReset, 1),
     (Label::VcpuStop, 2),
+    (Label::FrameMapIo, 10),
+    (Label::PageTableMapIo, 10),
+    (Label::PciFunctionAttach, 8),
+    (Label::PciFunctionEnableVfs, 6),
+    (Label::PciFunctionLease, 3),
+    (Label::PciFunctionReset, 1),
 ];
 
 /// Guest-physical addresses near which things are mapped.
 const REGIONS: [u64; 7] = [0, 0x11_0000, 0x20_0000, 0x4000_0000, 0x80_0000_0000, (1 << 48) - 0x4000_0000, 1 << 48];
+/// I/O addresses near which things are mapped. The last is out of range, one is where interrupts are written.
+const IO_REGIONS: [u64; 6] = [0, 0x20_0000, 0x4000_0000, 0xfee0_0000 - 0x3000, (1 << 39) - 0x4000_0000, 1 << 39];
 /// Numbers that are legal or illegal in many places.
 const ODDITIES: [u64; 12] = [0, 1, 2, 7, 31, 63, 64, 0xffff, 1 << 16, 1 << 32, 1 << 47, u64::MAX];
 /// Slots from 1 up to this are preferred, so that they fill up.
@@ -130,8 +138,11 @@ fn is_promising(state: &State, id: SlotId, label: Label, number: u8) -> bool {
     match (label, number, &slot.cap) {
         (Label::UntypedRetype, 0, Cap::Untyped { extent, device, watermark }) => !device && *watermark < extent.bytes(),
         (Label::FrameMap, 0, Cap::Frame { mapping, .. }) => mapping.is_none(),
+        (Label::FrameMapIo, 0, Cap::Frame { mapping, device, kernel_page, .. }) => {
+            mapping.is_none() && !device && !kernel_page
+        }
         (Label::FrameUnmap, 0, Cap::Frame { mapping, .. }) => mapping.is_some(),
-        (Label::PageTableMap, 0, Cap::PageTable { place, .. }) => place.is_none(),
+        (Label::PageTableMap | Label::PageTableMapIo, 0, Cap::PageTable { place, .. }) => place.is_none(),
         (Label::PageTableUnmap, 0, Cap::PageTable { place, .. }) => place.is_some(),
         (Label::VmSetCSpace, 0, Cap::Vm(vm)) => state.vms[vm].cspace.is_none(),
         (Label::VmSetCSpace, 1, Cap::CNode { .. }) => slot.original && slot.parent.is_some(),
@@ -154,6 +165,25 @@ fn is_promising(state: &State, id: SlotId, label: Label, number: u8) -> bool {
         (Label::IrqBind, 0, Cap::Irq { count, route, .. }) => *count == 1 && route.is_none(),
         (Label::IrqBind, 1, Cap::Vcpu(vcpu)) => state.time_of(*vcpu).is_some(),
         (Label::IrqUnbind, 0, Cap::Irq { route, .. }) => route.is_some(),
+        (Label::PciFunctionBindMsix, 2, Cap::Irq { first, count, message, .. }) => {
+            *count == 1 && message.is_none() && *first >= state.config.first_message_route
+        }
+        (Label::PciFunctionEnableVfs, 0, Cap::PciFunction { function, lease }) => {
+            let record = &state.functions[function];
+            state.config.functions[usize::from(*function)].vfs != 0 && record.vfs == 0 && record.leases == *lease
+        }
+        (
+            Label::PciFunctionLease
+            | Label::PciFunctionGetBar
+            | Label::PciFunctionAttach
+            | Label::PciFunctionBindMsix
+            | Label::PciFunctionReset,
+            0,
+            Cap::PciFunction { function, lease },
+        ) => {
+            let record = &state.functions[function];
+            record.leases == *lease && record.ready_at <= state.now
+        }
         (Label::CNodeCopy | Label::CNodeMint, 2, cap) => !cap.object_type().is_unique(),
         (Label::CNodeMove, 2, _) | (Label::ChannelGrant, 1, _) => slot.parent.is_some(),
         _ => true,
@@ -280,7 +310,8 @@ fn gpa(random: &mut Random) -> u64 {
 /// The level of the first table that is missing on the way to `gpa`, 0 if none is.
 fn missing_level(state: &State, vm: VmId, gpa: u64) -> u8 {
     let mut table = vm.root();
-    for above in [4, 3, 2] {
+    let levels: &[u8] = if state.domains.contains(&vm) { &[3, 2] } else { &[4, 3, 2] };
+    for &above in levels {
         let index = (gpa >> (12 + 9 * (above - 1)) & 0x1ff) as u16;
         match state.tables[&table].get(&index) {
             Some(Entry::Table(next)) => table = *next,
@@ -302,13 +333,39 @@ fn gpa_with_table(state: &State, random: &mut Random, vm: Option<VmId>, level: u
     found
 }
 
-/// The VM that argument 1 named.
+/// The address space that argument 1 named.
 fn vm_argument(state: &State, view: &View, cptr: u64) -> Option<VmId> {
     let (_, slot) = view.caps.iter().find(|(other, _)| *other == cptr)?;
     match state.slots[slot].cap {
-        Cap::Vm(vm) => Some(vm),
+        Cap::Vm(vm) | Cap::IommuDomain { id: vm, .. } => Some(vm),
         _ => None,
     }
+}
+
+/// What the capability that a pointer names is.
+fn source_of<'a>(state: &'a State, view: &View, cptr: u64) -> Option<&'a Cap> {
+    let (_, slot) = view.caps.iter().find(|(other, _)| *other == cptr)?;
+    Some(&state.slots[slot].cap)
+}
+
+/// An I/O address.
+fn io_address(random: &mut Random) -> u64 {
+    let regions = if random.one_in(20) { IO_REGIONS.len() } else { IO_REGIONS.len() - 1 };
+    let near = IO_REGIONS[random.below(regions)];
+    near + 0x1000 * random.below(6) as u64
+}
+
+/// An I/O address at which a table of `level` is there (0: none is needed), if a few tries find one.
+fn io_address_with_table(state: &State, random: &mut Random, domain: Option<VmId>, level: u8) -> u64 {
+    let mut found = io_address(random);
+    for _ in 0..8 {
+        let fits = |domain| found < 1 << IO_ADDRESS_BITS && missing_level(state, domain, found) < level;
+        if domain.is_none_or(fits) {
+            break;
+        }
+        found = io_address(random);
+    }
+    found
 }
 
 /// One of these.
@@ -328,7 +385,7 @@ fn number(
 ) -> u64 {
     match (label, number) {
         (Label::UntypedRetype, 1) => {
-            let kinds = [1, 1, 2, 2, 3, 3, 3, 3, 4, 4, 4, 5, 6, 6, 8, 8];
+            let kinds = [1, 1, 2, 2, 3, 3, 3, 3, 4, 4, 4, 5, 6, 6, 8, 8, 12];
             one_of(random, &kinds)
         }
         (Label::UntypedRetype, 2) => match ObjectType::from_number(args[0]) {
@@ -348,7 +405,14 @@ fn number(
             0 => random.below(32) as u64,
             _ => 31,
         },
-        (Label::CNodeMint, 4) => one_of(random, &[0, 0, 0, 1, 2]),
+        (Label::CNodeMint, 4) => match source_of(state, view, args[1]) {
+            Some(Cap::IommuDomain { window, .. }) => {
+                let bits = (window.bits - random.below(3) as u8).max(11);
+                let parts = 1 << (window.bits.saturating_sub(bits));
+                window.first + ((random.below(parts) as u64) << bits) + u64::from(bits)
+            }
+            _ => one_of(random, &[0, 0, 0, 1, 2]),
+        },
         (Label::ChannelGrant, 3) => random.below(2) as u64,
         (Label::FrameMap, 2) => match state.slots[&slot].cap {
             Cap::Frame { extent, .. } => {
@@ -363,6 +427,33 @@ fn number(
         },
         (Label::FrameMap, 4) | (Label::FrameUnmap, 1) => one_of(random, &[0, 0, 0, 0, 1, 1, 2, 3, 63, 64]),
         (Label::PageTableMap, 2) => gpa(random),
+        (Label::FrameMapIo, 2) => match state.slots[&slot].cap {
+            Cap::Frame { extent, .. } => {
+                let domain = vm_argument(state, view, args[0]);
+                io_address_with_table(state, random, domain, 1 + (extent.bits - 12) / 9) & !(extent.bytes() - 1)
+            }
+            _ => io_address(random),
+        },
+        (Label::FrameMapIo, 3) => match random.below(4) {
+            0 => one_of(random, &[0, 1, 2, 3, 4]),
+            _ => u64::from((state.slots[&slot].rights & (Rights::READ | Rights::WRITE)).bits()),
+        },
+        (Label::FrameMapIo, 4) => one_of(random, &[0, 0, 0, 0, 1, 1, 2, 3, 63, 64]),
+        (Label::PageTableMapIo, 2) => io_address(random),
+        (Label::PageTableMapIo, 3) => match vm_argument(state, view, args[0]) {
+            Some(domain) if args[1] < 1 << IO_ADDRESS_BITS && !random.one_in(4) => {
+                missing_level(state, domain, args[1]).max(1).into()
+            }
+            _ => 1 + random.below(2) as u64,
+        },
+        (Label::PciFunctionEnableVfs, 1) => one_of(random, &[1, 2, 2, 3]),
+        (Label::PciFunctionGetBar, 1) => one_of(random, &[0, 0, 3, 3, 5]),
+        (Label::PciFunctionGetBar, 2) => random.below(5) as u64,
+        (Label::PciFunctionGetBar, 5) => one_of(random, &[1, 1, 2, 3]),
+        (Label::PciFunctionGetInfo, 1) => random.below(8) as u64,
+        (Label::PciFunctionReadConfig | Label::PciFunctionWriteConfig, 1) => one_of(random, &[0, 4, 0x40, 0x40, 0x42]),
+        (Label::PciFunctionWriteConfig, 2) => u64::from(random.bits() as u32),
+        (Label::PciFunctionBindMsix | Label::PciFunctionUnbindMsix, 1) => random.below(4) as u64,
         (Label::PageTableMap, 3) => match vm_argument(state, view, args[0]) {
             Some(vm) if args[1] < 1 << 48 && !random.one_in(4) => missing_level(state, vm, args[1]).max(1).into(),
             _ => 1 + random.below(3) as u64,
@@ -387,7 +478,7 @@ fn number(
         (Label::CpuTimeSplit | Label::CpuTimeResize, 2) => {
             one_of(random, &[999, 1_000, 2_000, 10_000, 100_000, 1_000_000, 1_000_001]).max(args[0])
         }
-        (Label::IrqSplit, 1) => random.below(24) as u64,
+        (Label::IrqSplit, 1) => random.below(32) as u64,
         (Label::IrqSplit, 2) => 1 + random.below(2) as u64,
         (Label::IrqBind, 2) => one_of(random, &[31, 32, 48, 255]),
         (Label::IoPortSplit | Label::IoPortIn | Label::IoPortOut | Label::IoPortOutBytes, 1) => {

@@ -11,7 +11,9 @@ use cap_spec::abi::{PAGE_BITS, Register, Rights, SLOT_BITS, info_page};
 use cap_spec::machine::{Output, initial_registers};
 use kernel::cap::Cap;
 use kernel::channel::Channel;
+use kernel::device_model::{DeviceModel, HasDevices};
 use kernel::machine::{Machine, SharedPage};
+use kernel::nested::EntryFormat;
 use kernel::slot::Slot;
 use kernel::types::{ChannelId, CoreId, Hpa, SlotId, Ticks, VcpuId, VmId};
 use kernel::vcpu::Vcpu;
@@ -57,6 +59,8 @@ pub struct Host {
     pub now: u64,
     /// What the next read of a port returns.
     pub port_input: u32,
+    /// The functions of devices.
+    pub devices: DeviceModel,
     /// What was done to the world.
     pub outputs: Vec<Output>,
     /// Sleepers whose results the kernel has set, with the events.
@@ -83,6 +87,7 @@ impl Host {
             routes: BTreeMap::new(),
             now: 0,
             port_input: 0,
+            devices: DeviceModel::default(),
             outputs: Vec::new(),
             woken: Vec::new(),
             forgets_to_zero: false,
@@ -158,6 +163,16 @@ fn slot_in_page(address: u64) -> usize {
     (address >> SLOT_BITS) as usize % PAGE_SLOTS
 }
 
+impl HasDevices for Host {
+    fn devices(&self) -> &DeviceModel {
+        &self.devices
+    }
+
+    fn devices_mut(&mut self) -> &mut DeviceModel {
+        &mut self.devices
+    }
+}
+
 impl Machine for Host {
     fn slot(&self, id: SlotId) -> &Slot {
         let address = id.address().get();
@@ -175,7 +190,7 @@ impl Machine for Host {
     }
 
     fn vm_mut(&mut self, id: VmId) -> &mut Vm {
-        self.vms.entry(id).or_insert(Vm::new(Hpa::new(0), 0))
+        self.vms.entry(id).or_insert(Vm::new(Hpa::new(0), 0, EntryFormat::Npt))
     }
 
     fn vcpu(&self, id: VcpuId) -> &Vcpu {

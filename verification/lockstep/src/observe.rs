@@ -7,13 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cap_spec::abi::Rights;
 use cap_spec::machine::{
-    CNodeId, Cap, ChannelId, Config, Entry, Extent, Mapping, Receiver, Reservation, Route, Run, Slot, SlotId, State,
-    TableId, TablePlace, Vcpu, VcpuId, Vm, VmId, foreign_parts,
+    CNodeId, Cap, ChannelId, Config, Entry, Extent, Function, Mapping, Message, Receiver, Reservation, Route, Run,
+    Slot, SlotId, State, TableId, TablePlace, Vcpu, VcpuId, Vm, VmId, Window, foreign_parts,
 };
 use kernel::Kernel;
 use kernel::cap::Cap as KernelCap;
 use kernel::machine::Machine;
-use kernel::nested::{Entry as NestedEntry, EntryFormat};
+use kernel::nested::Entry as NestedEntry;
 use kernel::slot::Slot as KernelSlot;
 use kernel::types as k;
 
@@ -52,6 +52,7 @@ pub fn observe(kernel: &Kernel<Host>, boot: &[k::SlotId], config: &Config) -> Re
     collect_objects(kernel, &mut state)?;
     check_places(kernel, &state)?;
     check_lists(kernel, &state)?;
+    check_devices(kernel, &state)?;
     Ok(state)
 }
 
@@ -121,8 +122,9 @@ fn abstract_cap(kernel: &Kernel<Host>, id: k::SlotId, slot: &KernelSlot) -> Resu
             Cap::Untyped { extent: Extent { base: base.get(), bits }, device, watermark }
         }
         KernelCap::CNode { bits, base, .. } => Cap::CNode { id: CNodeId(base.address().get()), slot_bits: bits },
-        KernelCap::Frame { bits, kernel_page, base, ref mapping, .. } => Cap::Frame {
+        KernelCap::Frame { bits, device, kernel_page, base, ref mapping } => Cap::Frame {
             extent: Extent { base: base.get(), bits },
+            device,
             kernel_page,
             mapping: mapping.vm.is_some().then(|| Mapping {
                 vm: vm_id(mapping.vm),
@@ -150,10 +152,16 @@ fn abstract_cap(kernel: &Kernel<Host>, id: k::SlotId, slot: &KernelSlot) -> Resu
         KernelCap::Irq { first, count } => {
             let bound = kernel.route(first).filter(|_| count == 1 && !slot.has_children());
             let route = bound.map(|route| Route { vcpu: vcpu_id(route.vcpu), vector: route.vector });
-            Cap::Irq { first, count, route }
+            let message = kernel.message(first).filter(|_| count == 1 && !slot.has_children());
+            let message = message.map(|message| Message { function: message.function.get(), entry: message.entry });
+            Cap::Irq { first, count, route, message }
         }
         KernelCap::IoPort { first, count } => Cap::IoPort { first, count },
         KernelCap::Machine => Cap::Machine,
+        KernelCap::IommuDomain { bits, id, first } => {
+            Cap::IommuDomain { id: vm_id(id), window: Window { first, bits } }
+        }
+        KernelCap::PciFunction { lease, function } => Cap::PciFunction { function: function.get(), lease },
     })
 }
 
@@ -171,6 +179,15 @@ fn collect_objects(kernel: &Kernel<Host>, state: &mut State) -> Result<(), Defec
                 let region = Extent { base: header.region_base.get(), bits: header.region_bits };
                 state.vms.insert(id, Vm { cspace, region, launched: header.launched });
                 collect_tables(kernel, state, id)?;
+            }
+            Cap::IommuDomain { id, .. } => {
+                state.domains.insert(id);
+                collect_tables(kernel, state, id)?;
+            }
+            Cap::PciFunction { function, .. } => {
+                let (domain, leases, vfs, ready_at) = kernel.function_state(k::FunctionId::new(function));
+                let domain = domain.is_some().then(|| vm_id(domain));
+                state.functions.insert(function, Function { domain, leases, vfs, ready_at: ready_at.get() });
             }
             Cap::Vcpu(id) => {
                 let vcpu = abstract_vcpu(kernel, k::VcpuId::at(k::Hpa::new(id.0)));
@@ -206,7 +223,9 @@ fn abstract_vcpu(kernel: &Kernel<Host>, id: k::VcpuId) -> Vcpu {
 
 /// The tables that the root of a VM leads to, as hardware walks them.
 fn collect_tables(kernel: &Kernel<Host>, state: &mut State, vm: VmId) -> Result<(), Defect> {
-    let mut open = vec![(vm.root(), 4u8)];
+    let header = kernel.machine.vm(k::VmId::at(k::Hpa::new(vm.0)));
+    let format = header.format;
+    let mut open = vec![(vm.root(), header.root_level())];
     while let Some((table, level)) = open.pop() {
         let mut entries = BTreeMap::new();
         for (index, raw) in (0..).zip(kernel.machine.table(table.0)) {
@@ -214,16 +233,15 @@ fn collect_tables(kernel: &Kernel<Host>, state: &mut State, vm: VmId) -> Result<
             if raw == 0 {
                 continue;
             }
-            let entry = match EntryFormat::Npt.decode(raw, level) {
+            let entry = match format.decode(raw, level) {
                 NestedEntry::Empty => return Err(format!("{table:?}[{index}] is {raw:#x}")),
                 NestedEntry::Table(next) => {
                     open.push((TableId(next.get()), level - 1));
                     Entry::Table(TableId(next.get()))
                 }
-                NestedEntry::Leaf(base) => Entry::Leaf {
-                    extent: Extent { base: base.get(), bits: 3 + 9 * level },
-                    rights: EntryFormat::Npt.rights(raw),
-                },
+                NestedEntry::Leaf(base) => {
+                    Entry::Leaf { extent: Extent { base: base.get(), bits: 3 + 9 * level }, rights: format.rights(raw) }
+                }
             };
             entries.insert(index, entry);
         }
@@ -259,9 +277,50 @@ fn check_places(kernel: &Kernel<Host>, state: &State) -> Result<(), Defect> {
     Ok(())
 }
 
+/// What the devices were told is what the kernel's records say.
+fn check_devices(kernel: &Kernel<Host>, state: &State) -> Result<(), Defect> {
+    let model = &kernel.machine.devices;
+    if let Some(fault) = model.faults.first() {
+        return Err(fault.to_string());
+    }
+    let attached: BTreeMap<u16, VmId> = model.attached.iter().map(|(id, vm)| (id.get(), vm_id(*vm))).collect();
+    let recorded: BTreeMap<u16, VmId> =
+        state.functions.iter().filter_map(|(id, function)| Some((*id, function.domain?))).collect();
+    if attached != recorded {
+        return Err(format!("the functions {attached:x?} are attached, the records say {recorded:x?}"));
+    }
+    let has_vfs: BTreeSet<u16> = model.enabled.keys().map(|id| id.get()).collect();
+    let counted: BTreeSet<u16> =
+        state.functions.iter().filter(|(_, function)| function.vfs != 0).map(|(id, _)| *id).collect();
+    if has_vfs != counted {
+        return Err(format!("virtual functions of {has_vfs:?} are enabled, of {counted:?} are recorded"));
+    }
+    let messages: BTreeMap<u16, Message> = model
+        .messages
+        .iter()
+        .map(|(route, message)| (*route, Message { function: message.function.get(), entry: message.entry }))
+        .collect();
+    let mut bound = BTreeMap::new();
+    for slot in state.slots.values() {
+        if let Cap::Irq { first, route, message, .. } = slot.cap {
+            bound.extend(message.map(|message| (first, message)));
+            // A route that is no pin is delivered while it has a Vcpu and a message.
+            let delivered = route.is_some() && (first < state.config.first_message_route || message.is_some());
+            let is_single = matches!(slot.cap, Cap::Irq { count: 1, .. });
+            if is_single && delivered != kernel.machine.routes.contains_key(&first) && route.is_some() {
+                return Err(format!("route {first} is delivered: {}", !delivered));
+            }
+        }
+    }
+    if messages != bound {
+        return Err(format!("the messages {messages:?} are bound, the records say {bound:?}"));
+    }
+    Ok(())
+}
+
 /// The lists through VMs and Vcpus name exactly what they should.
 fn check_lists(kernel: &Kernel<Host>, state: &State) -> Result<(), Defect> {
-    for (id, vm) in &state.vms {
+    for id in state.vms.keys().chain(&state.domains) {
         let header = kernel.machine.vm(k::VmId::at(k::Hpa::new(id.0)));
         let mut listed = BTreeSet::new();
         let mut at = header.mappings;
@@ -284,6 +343,9 @@ fn check_lists(kernel: &Kernel<Host>, state: &State) -> Result<(), Defect> {
         if listed != recorded {
             return Err(format!("mappings of {id:?}: listed {listed:?}, recorded {recorded:?}"));
         }
+    }
+    for (id, vm) in &state.vms {
+        let header = kernel.machine.vm(k::VmId::at(k::Hpa::new(id.0)));
         let mut listed = BTreeSet::new();
         let mut at = header.vcpus;
         while at.is_some() {
@@ -365,7 +427,7 @@ fn check_lists(kernel: &Kernel<Host>, state: &State) -> Result<(), Defect> {
 pub fn comparable(state: &State) -> State {
     let mut state = state.clone();
     let mut reachable = BTreeSet::new();
-    for vm in state.vms.keys() {
+    for vm in state.vms.keys().chain(&state.domains) {
         reachable.insert(vm.root());
         for (_, entry) in cap_spec::machine::mappings(&state, *vm) {
             if let Entry::Table(table) = entry {

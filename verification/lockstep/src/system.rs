@@ -5,10 +5,11 @@ use std::fmt;
 
 use cap_spec::abi::{Fault, Label, Rights, SLOT_BITS};
 use cap_spec::machine::{
-    self as spec, CNodeId, Call, Cap, Config, Extent, Outcome, Period, Reservation, Run, Slot, SlotId, State, Vcpu,
-    VcpuId, Vm, VmId,
+    self as spec, CNodeId, Call, Cap, Config, Extent, FunctionFacts, Outcome, Output, Period, Reservation, Run, Slot,
+    SlotId, State, Vcpu, VcpuId, Vm, VmId,
 };
 use kernel::cap::Cap as KernelCap;
+use kernel::device_model::{self, DeviceModel};
 use kernel::nested::EntryFormat;
 use kernel::types as k;
 use kernel::{Kernel, Outcome as KernelOutcome};
@@ -31,7 +32,7 @@ pub mod place {
     pub const MACHINE: u64 = slots::MARKET as u64;
     /// All ports.
     pub const PORTS: u64 = slots::CONSOLE as u64;
-    /// Routes 0 to 23.
+    /// Routes 0 to 31; those from 24 on are raised by messages.
     pub const ROUTES: u64 = slots::IRQ as u64;
     /// CPU time of core 0; that of core 1 follows.
     pub const CPU_TIME: u64 = 8;
@@ -43,6 +44,10 @@ pub mod place {
     pub const DEVICE: u64 = 12;
     /// The root VM's own CPU time: half of core 0.
     pub const OWN_TIME: u64 = 13;
+    /// A physical function.
+    pub const FUNCTION: u64 = 14;
+    /// A function behind an IOMMU that has failed.
+    pub const QUARANTINED: u64 = 15;
 }
 
 /// log2 of the slots of the root CNode.
@@ -63,6 +68,12 @@ const TSC_HZ: u64 = 1_000_000;
 const SWITCH: u64 = 10;
 /// Cores.
 pub const CORES: u8 = 2;
+/// Interrupt routes, and the first of them that messages raise.
+const ROUTES: u32 = 32;
+const FIRST_MESSAGE_ROUTE: u16 = 24;
+/// Functions that boot gives, and where their capabilities are.
+const FUNCTIONS: [(u64, k::FunctionId); 2] =
+    [(place::FUNCTION, device_model::PHYSICAL), (place::QUARANTINED, device_model::QUARANTINED)];
 /// Where the root VM is started.
 const ENTRY: u64 = 0x20_0000;
 
@@ -121,12 +132,16 @@ fn boot_kernel(dirty_bits: u8) -> (Kernel<Host>, Vec<k::SlotId>) {
         format: EntryFormat::Npt,
         statistics_page: k::Hpa::new(STATISTICS_PAGE),
         forbidden_routes: 1 << 20,
+        first_message_route: FIRST_MESSAGE_ROUTE,
     });
     let vm = k::VmId::at(k::Hpa::new(ROOT_VM.0));
     kernel.make_root(kernel_slot(0), ROOT_BITS, vm, kernel_vcpu(ROOT_VCPU));
     kernel.give(kernel_slot(place::MACHINE), KernelCap::Machine);
     kernel.give(kernel_slot(place::PORTS), KernelCap::IoPort { first: 0, count: 1 << 16 });
-    kernel.give(kernel_slot(place::ROUTES), KernelCap::Irq { first: 0, count: 24 });
+    kernel.give(kernel_slot(place::ROUTES), KernelCap::Irq { first: 0, count: ROUTES });
+    for (place, function) in FUNCTIONS {
+        kernel.give(kernel_slot(place), KernelCap::PciFunction { lease: 0, function });
+    }
     for core in 0..CORES {
         kernel.give_cpu_time(kernel_slot(place::CPU_TIME + u64::from(core)), k::CoreId::new(core));
     }
@@ -159,8 +174,34 @@ fn boot_kernel(dirty_bits: u8) -> (Kernel<Host>, Vec<k::SlotId>) {
         place::CLEAN,
         place::DIRTY,
         place::DEVICE,
+        place::FUNCTION,
+        place::QUARANTINED,
     ];
     (kernel, boot.map(kernel_slot).to_vec())
+}
+
+/// What is fixed about a function, as the abstract machine is told.
+fn function_facts(function: k::FunctionId) -> FunctionFacts {
+    let facts = DeviceModel::facts(function);
+    let bars = [0, 1, 2, 3, 4, 5].map(|bar| DeviceModel::bar(function, bar));
+    let withheld = (0..)
+        .zip(&bars)
+        .flat_map(|(bar, record)| {
+            let pages = record.withheld.into_iter().flat_map(|(first, count)| first..first + count);
+            pages.map(move |page| (bar, page))
+        })
+        .collect();
+    FunctionFacts {
+        bars: bars.map(|bar| (bar.base.get(), bar.pages)),
+        withheld,
+        messages: facts.messages,
+        vfs: facts.vfs,
+        first_vf: facts.first_vf.get(),
+        identity: facts.identity,
+        writable: [(device_model::WRITABLE, device_model::WRITABLE_BITS)].into(),
+        reset_ticks: device_model::RESET_TICKS,
+        quarantined: facts.quarantined,
+    }
 }
 
 /// The abstract machine as boot leaves it.
@@ -176,6 +217,8 @@ fn boot_spec(dirty_bits: u8) -> State {
         forbidden_routes: BTreeSet::from([0, 2, 20]),
         forbidden_ports: spec::NEVER_HANDED_OUT.to_vec(),
         statistics_page: STATISTICS_PAGE,
+        first_message_route: FIRST_MESSAGE_ROUTE,
+        functions: (0..6).map(|number| function_facts(k::FunctionId::new(number))).collect(),
     };
     let mut state = State::new(config);
     let whole_core = Reservation { budget: TSC_HZ, period: TSC_HZ };
@@ -186,13 +229,18 @@ fn boot_spec(dirty_bits: u8) -> State {
         (place::VCPU, Cap::Vcpu(ROOT_VCPU)),
         (place::MACHINE, Cap::Machine),
         (place::PORTS, Cap::IoPort { first: 0, count: 1 << 16 }),
-        (place::ROUTES, Cap::Irq { first: 0, count: 24, route: None }),
+        (place::ROUTES, Cap::Irq { first: 0, count: ROUTES, route: None, message: None }),
         (place::CPU_TIME, time(0)),
         (place::CPU_TIME + 1, time(1)),
         (place::CLEAN, Cap::Untyped { extent: CLEAN, device: false, watermark: 0 }),
         (place::DIRTY, Cap::Untyped { extent: dirty, device: false, watermark: dirty.bytes() }),
         (place::DEVICE, Cap::Untyped { extent: DEVICE, device: true, watermark: 0 }),
+        (place::FUNCTION, Cap::PciFunction { function: FUNCTIONS[0].1.get(), lease: 0 }),
+        (place::QUARANTINED, Cap::PciFunction { function: FUNCTIONS[1].1.get(), lease: 0 }),
     ];
+    for (_, function) in FUNCTIONS {
+        state.functions.insert(function.get(), Default::default());
+    }
     for (index, cap) in given {
         let slot = Slot { cap, rights: Rights::all(), parent: None, depth: 0, original: true };
         state.slots.insert(ROOT_CNODE.slot(index), slot);
@@ -293,6 +341,7 @@ impl System {
             }
             Step::Input(value) => {
                 self.kernel.machine.port_input = value;
+                self.kernel.machine.devices.input = value;
                 self.spec.port_input = value;
                 None
             }
@@ -530,6 +579,11 @@ impl System {
         found.periods = self.spec.periods.clone();
         found.holders = self.spec.holders.clone();
         found.outputs = std::mem::take(&mut self.kernel.machine.outputs);
+        let writes = std::mem::take(&mut self.kernel.machine.devices.writes);
+        found.outputs.extend(writes.into_iter().map(|(function, offset, value, mask)| {
+            let function = function.get();
+            Output::Config { function, offset, value, mask }
+        }));
         // The kernel keeps a sleeper's deadline in the schedule, where it shows when it passes.
         for (id, vcpu) in &mut found.vcpus {
             if let (Run::Blocked { deadline, .. }, Some(Vcpu { run: Run::Blocked { deadline: expected, .. }, .. })) =
@@ -583,7 +637,7 @@ fn difference(expected: &State, found: &State) -> String {
             }
         )* };
     }
-    maps!(slots, cnodes, tables, vms, vcpus, channels);
+    maps!(slots, cnodes, tables, vms, vcpus, channels, functions);
     line("outputs".into(), format!("{:x?}", expected.outputs), format!("{:x?}", found.outputs));
     text
 }
