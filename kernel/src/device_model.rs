@@ -20,6 +20,8 @@ pub const WRITABLE: u16 = 0x40;
 pub const PHYSICAL: FunctionId = FunctionId::new(0);
 /// A function behind an IOMMU that has failed, with one message and no BAR.
 pub const QUARANTINED: FunctionId = FunctionId::new(1);
+/// A function without virtual ones, with two messages and two BARs.
+pub const PLAIN: FunctionId = FunctionId::new(2);
 /// The first virtual function, of [`PHYSICAL`].
 pub const FIRST_VF: FunctionId = FunctionId::new(4);
 /// How many virtual functions [`PHYSICAL`] can have.
@@ -56,6 +58,7 @@ impl DeviceModel {
         match function {
             PHYSICAL => FunctionFacts { messages: 4, vfs: VFS, first_vf: FIRST_VF, identity, quarantined: false },
             QUARANTINED => FunctionFacts { messages: 1, identity, quarantined: true, ..FunctionFacts::default() },
+            PLAIN => FunctionFacts { messages: 2, identity, ..FunctionFacts::default() },
             vf if vf.get().wrapping_sub(FIRST_VF.get()) < VFS => {
                 FunctionFacts { messages: 2, identity, ..FunctionFacts::default() }
             }

@@ -48,6 +48,8 @@ pub mod place {
     pub const FUNCTION: u64 = 14;
     /// A function behind an IOMMU that has failed.
     pub const QUARANTINED: u64 = 15;
+    /// A function without virtual ones.
+    pub const PLAIN: u64 = 16;
 }
 
 /// log2 of the slots of the root CNode.
@@ -72,8 +74,11 @@ pub const CORES: u8 = 2;
 const ROUTES: u32 = 32;
 const FIRST_MESSAGE_ROUTE: u16 = 24;
 /// Functions that boot gives, and where their capabilities are.
-const FUNCTIONS: [(u64, k::FunctionId); 2] =
-    [(place::FUNCTION, device_model::PHYSICAL), (place::QUARANTINED, device_model::QUARANTINED)];
+const FUNCTIONS: [(u64, k::FunctionId); 3] = [
+    (place::FUNCTION, device_model::PHYSICAL),
+    (place::QUARANTINED, device_model::QUARANTINED),
+    (place::PLAIN, device_model::PLAIN),
+];
 /// Where the root VM is started.
 const ENTRY: u64 = 0x20_0000;
 
@@ -176,6 +181,7 @@ fn boot_kernel(dirty_bits: u8) -> (Kernel<Host>, Vec<k::SlotId>) {
         place::DEVICE,
         place::FUNCTION,
         place::QUARANTINED,
+        place::PLAIN,
     ];
     (kernel, boot.map(kernel_slot).to_vec())
 }
@@ -237,6 +243,7 @@ fn boot_spec(dirty_bits: u8) -> State {
         (place::DEVICE, Cap::Untyped { extent: DEVICE, device: true, watermark: 0 }),
         (place::FUNCTION, Cap::PciFunction { function: FUNCTIONS[0].1.get(), lease: 0 }),
         (place::QUARANTINED, Cap::PciFunction { function: FUNCTIONS[1].1.get(), lease: 0 }),
+        (place::PLAIN, Cap::PciFunction { function: FUNCTIONS[2].1.get(), lease: 0 }),
     ];
     for (_, function) in FUNCTIONS {
         state.functions.insert(function.get(), Default::default());

@@ -41,6 +41,14 @@ mod at {
     pub const BARE_MACHINE: u64 = 85;
     pub const BARE_TIME: u64 = 86;
     pub const BARE_PORTS: u64 = 87;
+    pub const BARE_DOMAIN: u64 = 88;
+    /// With tables of levels 2 and 1 at 0, and `IO_FRAME` at 0x1000.
+    pub const DOMAIN: u64 = 75;
+    pub const IO_TABLES: u64 = 76;
+    pub const IO_FRAME: u64 = 79;
+    /// Routes 25 and 26, raised by message 1 of the plain function, which is attached to `DOMAIN`, and by none.
+    pub const MESSAGE_IRQ: u64 = 93;
+    pub const FREE_IRQ: u64 = 94;
     /// Stays empty.
     pub const EMPTY: u64 = 100;
 }
@@ -72,6 +80,18 @@ fn world() -> Vec<Step> {
         root(Label::IrqBind, BOUND_IRQ, &[SECOND, 40]),
         root(Label::CNodeMint, place::CNODE, &[CHANNEL_END, CHANNEL, 31, 2]),
         root(Label::ChannelBind, CHANNEL, &[place::VCPU, 4]),
+        retype(clean, ObjectType::IommuDomain, 0, DOMAIN, 1),
+        retype(clean, ObjectType::PageTable, 0, IO_TABLES, 2),
+        retype(clean, ObjectType::Frame, 12, IO_FRAME, 1),
+        root(Label::PageTableMapIo, IO_TABLES, &[DOMAIN, 0, 2]),
+        root(Label::PageTableMapIo, IO_TABLES + 1, &[DOMAIN, 0, 1]),
+        root(Label::FrameMapIo, IO_FRAME, &[DOMAIN, 0x1000, 3]),
+        root(Label::IrqSplit, place::ROUTES, &[25, 1, place::CNODE, MESSAGE_IRQ]),
+        root(Label::IrqSplit, place::ROUTES, &[26, 1, place::CNODE, FREE_IRQ]),
+        root(Label::PciFunctionAttach, place::PLAIN, &[DOMAIN]),
+        root(Label::PciFunctionBindMsix, place::PLAIN, &[1, MESSAGE_IRQ]),
+        root(Label::IrqBind, MESSAGE_IRQ, &[SECOND, 41]),
+        copy(BARE_DOMAIN, DOMAIN, 0),
         copy(BARE_CNODE, CNODE, 0),
         copy(BARE_FRAME, FRAME, 0),
         copy(BARE_VM, VM, 0),
@@ -136,6 +156,19 @@ fn good_call(label: Label) -> (u64, Vec<u64>) {
         Label::IoPortOutBytes => (PORTS, vec![0x3f8, 3, 0x434241, 0]),
         Label::MachineReset => (place::MACHINE, vec![]),
         Label::MachineGetPage => (place::MACHINE, vec![here, EMPTY]),
+        Label::FrameMapIo => (FRAME, vec![DOMAIN, 0x5000, 2, 0]),
+        Label::PageTableMapIo => (TABLE, vec![DOMAIN, 0x20_0000, 1]),
+        Label::PciFunctionLease => (place::FUNCTION, vec![here, EMPTY]),
+        Label::PciFunctionEnableVfs => (place::FUNCTION, vec![2, here, EMPTY]),
+        Label::PciFunctionGetBar => (place::FUNCTION, vec![3, 1, here, EMPTY, 1]),
+        Label::PciFunctionGetInfo => (place::FUNCTION, vec![6]),
+        Label::PciFunctionReadConfig => (place::FUNCTION, vec![0]),
+        Label::PciFunctionWriteConfig => (place::FUNCTION, vec![0x40, 0x1234]),
+        Label::PciFunctionAttach => (place::FUNCTION, vec![DOMAIN]),
+        Label::PciFunctionDetach => (place::PLAIN, vec![]),
+        Label::PciFunctionBindMsix => (place::FUNCTION, vec![3, FREE_IRQ]),
+        Label::PciFunctionUnbindMsix => (place::PLAIN, vec![1]),
+        Label::PciFunctionReset => (place::FUNCTION, vec![]),
     }
 }
 
@@ -150,6 +183,7 @@ fn bare(object_type: ObjectType) -> u64 {
         ObjectType::Machine => at::BARE_MACHINE,
         ObjectType::CpuTime => at::BARE_TIME,
         ObjectType::IoPort => at::BARE_PORTS,
+        ObjectType::IommuDomain => at::BARE_DOMAIN,
         other => panic!("no label needs rights of {other:?}"),
     }
 }
@@ -387,6 +421,113 @@ fn state_cases() -> Vec<Case> {
     ]
 }
 
+/// The same for what concerns devices.
+fn device_cases() -> Vec<Case> {
+    use Label as L;
+    use at::*;
+    let here = place::CNODE;
+    let function = place::FUNCTION;
+    let leased = || vec![root(L::PciFunctionLease, function, &[here, EMPTY + 9])];
+    let in_reset = || vec![root(L::PciFunctionReset, function, &[])];
+    let with_vfs = || vec![root(L::PciFunctionEnableVfs, function, &[1, here, EMPTY + 1])];
+    let window = |bits: u64, first: u64| root(L::CNodeMint, here, &[EMPTY, DOMAIN, 31, first + bits]);
+    let mut cases = vec![
+        Case(vec![], L::CNodeMint, here, vec![EMPTY, DOMAIN, 31, 0], Error::OutOfRange, 4),
+        Case(vec![], L::CNodeMint, here, vec![EMPTY, DOMAIN, 31, 11], Error::OutOfRange, 4),
+        Case(vec![], L::CNodeMint, here, vec![EMPTY, DOMAIN, 31, 0x1000 + 13], Error::OutOfRange, 4),
+        Case(vec![window(20, 0x10_0000)], L::CNodeMint, here, vec![99, EMPTY, 31, 21], Error::OutOfRange, 4),
+        Case(
+            vec![window(20, 0x10_0000)],
+            L::CNodeMint,
+            here,
+            vec![99, EMPTY, 31, 0x20_0000 + 12],
+            Error::OutOfRange,
+            4,
+        ),
+        Case(vec![], L::FrameMapIo, FRAME, vec![DOMAIN, 0x5001, 1], Error::Misaligned, 2),
+        Case(vec![], L::FrameMapIo, FRAME, vec![DOMAIN, 1 << 39, 1], Error::OutOfRange, 2),
+        Case(vec![], L::FrameMapIo, FRAME, vec![DOMAIN, 0x5000, 0], Error::OutOfRange, 3),
+        Case(vec![], L::FrameMapIo, FRAME, vec![DOMAIN, 0x5000, 4], Error::OutOfRange, 3),
+        Case(vec![], L::FrameMapIo, BARE_FRAME, vec![DOMAIN, 0x5000, 1], Error::MissingRight, 3),
+        Case(vec![], L::FrameMapIo, FRAME, vec![DOMAIN, 0x5000, 1, 1], Error::WrongType, 4),
+        Case(vec![window(12, 0x5000)], L::FrameMapIo, FRAME, vec![EMPTY, 0x6000, 1], Error::OutOfRange, 2),
+        Case(vec![window(12, 0x5000)], L::FrameMapIo, FRAME, vec![EMPTY, 0x5000, 1, 1], Error::OutOfRange, 4),
+        Case(
+            vec![root(L::PciFunctionGetBar, function, &[0, 1, here, EMPTY, 1])],
+            L::FrameMapIo,
+            EMPTY,
+            vec![DOMAIN, 0x5000, 1],
+            Error::DeviceMemory,
+            0,
+        ),
+        Case(
+            vec![root(L::VmGetPage, VM, &[here, EMPTY])],
+            L::FrameMapIo,
+            EMPTY,
+            vec![DOMAIN, 0x5000, 1],
+            Error::Forbidden,
+            0,
+        ),
+        Case(vec![], L::FrameMapIo, FRAME, vec![DOMAIN, 0xfee0_0000, 1], Error::Forbidden, 2),
+        Case(vec![], L::FrameMapIo, FRAME, vec![DOMAIN, 0xfeef_f000, 1], Error::Forbidden, 2),
+        Case(vec![], L::FrameMapIo, IO_FRAME, vec![DOMAIN, 0x5000, 1], Error::InUse, 0),
+        Case(vec![], L::FrameMapIo, FRAME, vec![DOMAIN, 0x4000_0000, 1], Error::NoPageTable, 2),
+        Case(vec![], L::FrameMapIo, FRAME, vec![DOMAIN, 0x1000, 1], Error::AddressOccupied, 2),
+        Case(vec![], L::PageTableMapIo, tenant::TABLES[0], vec![DOMAIN, 0x20_0000, 1], Error::InUse, 0),
+        Case(vec![], L::PageTableMapIo, TABLE, vec![DOMAIN, 0x4000_0000, 1], Error::NoPageTable, 2),
+        Case(vec![], L::PageTableMapIo, TABLE, vec![DOMAIN, 0, 1], Error::AddressOccupied, 2),
+        Case(vec![window(20, 0x20_0000)], L::PageTableMapIo, TABLE, vec![EMPTY, 0x20_0000, 1], Error::OutOfRange, 2),
+        Case(vec![], L::IrqSplit, MESSAGE_IRQ, vec![25, 1, here, EMPTY], Error::InUse, 0),
+        Case(vec![], L::PciFunctionEnableVfs, place::PLAIN, vec![1, here, EMPTY], Error::OutOfRange, 1),
+        Case(vec![], L::PciFunctionEnableVfs, function, vec![2, here, FRAME - 1], Error::SlotOccupied, 1),
+        Case(vec![], L::PciFunctionEnableVfs, function, vec![2, here, 127], Error::OutOfRange, 1),
+        Case(with_vfs(), L::PciFunctionEnableVfs, function, vec![1, here, EMPTY], Error::InUse, 0),
+        Case(with_vfs(), L::PciFunctionReset, function, vec![], Error::InUse, 0),
+        Case(
+            [with_vfs(), vec![root(L::CNodeDelete, here, &[EMPTY + 1])]].concat(),
+            L::PciFunctionEnableVfs,
+            function,
+            vec![1, here, EMPTY],
+            Error::Busy,
+            0,
+        ),
+        Case(vec![], L::PciFunctionGetBar, function, vec![1, 0, here, EMPTY, 1], Error::OutOfRange, 1),
+        Case(vec![], L::PciFunctionGetBar, function, vec![0, 4, here, EMPTY, 1], Error::OutOfRange, 2),
+        Case(vec![], L::PciFunctionGetBar, function, vec![0, 2, here, EMPTY, 3], Error::OutOfRange, 5),
+        Case(vec![], L::PciFunctionGetBar, function, vec![0, 0, here, FRAME - 1, 2], Error::SlotOccupied, 5),
+        Case(vec![], L::PciFunctionGetBar, function, vec![3, 0, here, EMPTY, 1], Error::Forbidden, 2),
+        Case(vec![], L::PciFunctionGetBar, function, vec![3, 1, here, EMPTY, 2], Error::Forbidden, 2),
+        Case(vec![], L::PciFunctionReadConfig, function, vec![2], Error::Misaligned, 1),
+        Case(vec![], L::PciFunctionWriteConfig, function, vec![2, 0], Error::Misaligned, 1),
+        Case(vec![], L::PciFunctionWriteConfig, function, vec![4, 0], Error::Forbidden, 1),
+        Case(vec![], L::PciFunctionAttach, place::PLAIN, vec![DOMAIN], Error::InUse, 0),
+        Case(vec![], L::PciFunctionAttach, place::QUARANTINED, vec![DOMAIN], Error::Forbidden, 0),
+        Case(vec![], L::PciFunctionDetach, function, vec![], Error::NotMapped, 0),
+        Case(vec![], L::PciFunctionBindMsix, function, vec![0, place::ROUTES], Error::OutOfRange, 2),
+        Case(vec![], L::PciFunctionBindMsix, place::PLAIN, vec![1, FREE_IRQ], Error::InUse, 1),
+        Case(vec![], L::PciFunctionBindMsix, function, vec![1, MESSAGE_IRQ], Error::InUse, 2),
+        Case(vec![], L::PciFunctionBindMsix, function, vec![1, IRQ], Error::Forbidden, 2),
+        Case(vec![], L::PciFunctionUnbindMsix, place::PLAIN, vec![0], Error::NotMapped, 1),
+    ];
+    for label in [
+        L::PciFunctionLease,
+        L::PciFunctionEnableVfs,
+        L::PciFunctionGetBar,
+        L::PciFunctionReadConfig,
+        L::PciFunctionWriteConfig,
+        L::PciFunctionAttach,
+        L::PciFunctionBindMsix,
+        L::PciFunctionReset,
+    ] {
+        let (_, args) = good_call(label);
+        cases.push(Case(leased(), label, function, args.clone(), Error::InUse, 0));
+        if label != L::PciFunctionLease {
+            cases.push(Case(in_reset(), label, function, args, Error::Busy, 0));
+        }
+    }
+    cases
+}
+
 /// The second Vcpu of the root VM has run on core 1 and was stopped; the core has not let go of it yet.
 fn held() -> Vec<Step> {
     vec![root(Label::VcpuStart, at::SECOND, &[]), Step::Decide(1), root(Label::VcpuStop, at::SECOND, &[])]
@@ -427,6 +568,12 @@ fn probe_depth(seen: &mut Seen) {
             (from, to) = (to, if to == *slot { slot + 1 } else { *slot });
         }
     }
+    // Leases go there at once.
+    let mut lease = place::FUNCTION;
+    for index in 96..127 {
+        steps.push(root(Label::PciFunctionLease, lease, &[50, index]));
+        lease = 50 << 16 | index;
+    }
     let mut machine = place::MACHINE;
     for index in 0..31 {
         steps.push(root(Label::CNodeCopy, here, &[70 + index, machine, 31]));
@@ -451,6 +598,9 @@ fn probe_depth(seen: &mut Seen) {
     deep(Label::IrqSplit, 57, &[5, 1, here, empty], 0);
     deep(Label::IoPortSplit, 59, &[0x3f8, 8, here, empty], 0);
     deep(Label::MachineGetPage, machine, &[here, empty], 0);
+    deep(Label::PciFunctionLease, lease, &[here, empty], 0);
+    deep(Label::PciFunctionEnableVfs, lease, &[1, here, empty], 0);
+    deep(Label::PciFunctionGetBar, lease, &[0, 0, here, empty, 1], 0);
 }
 
 /// The next index of the CNode into which these steps move things out of the way.
@@ -488,7 +638,7 @@ fn probe_launch(seen: &mut Seen) {
 fn every_error_of_every_label_is_given_and_names_its_argument() {
     let mut seen = Seen::default();
     probe_arguments(&mut seen);
-    for Case(before, label, cptr, args, error, argument) in state_cases() {
+    for Case(before, label, cptr, args, error, argument) in state_cases().into_iter().chain(device_cases()) {
         let mut steps = world();
         steps.extend(before);
         steps.push(root(label, cptr, &args));
