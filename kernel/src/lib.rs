@@ -31,6 +31,7 @@ mod kernel;
 mod launch;
 pub mod machine;
 pub mod nested;
+pub mod pci;
 pub mod protocol;
 mod run;
 pub mod sched;
