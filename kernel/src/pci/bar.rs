@@ -25,7 +25,7 @@ const ADDRESSES_END: u64 = 1 << 52;
 pub enum Refusal {
     /// A reserved width, or a register of 64 bits of which the second half is missing.
     Type,
-    /// Not a power of two, or larger than every address.
+    /// Not a power of two, larger than every address, or not to be found out as the address is fixed.
     Size,
     /// Its address is not a multiple of its size.
     Alignment,
@@ -89,7 +89,7 @@ pub fn measure(config: &mut impl ConfigAccess, function: Bdf, first: u16, count:
         }
         is_upper_half = low & WIDTH == WIDE;
         let has_upper_half = is_upper_half && number + 1 < count;
-        let (mut mask, mut stable) = probe(config, function, at, low);
+        let (mask, mut stable) = probe(config, function, at, low);
         let mut bar = Bar {
             region: Region::of(u64::from(low & !TYPE_BITS), 0),
             wide: has_upper_half,
@@ -99,24 +99,25 @@ pub fn measure(config: &mut impl ConfigAccess, function: Bdf, first: u16, count:
         let mut writable = u64::from(mask & !TYPE_BITS);
         if has_upper_half {
             let high = config.read(function, at + 4);
-            let stable_low = stable;
-            (mask, stable) = probe(config, function, at + 4, high);
-            stable &= stable_low;
+            let (mask, stable_high) = probe(config, function, at + 4, high);
+            stable &= stable_high;
             writable |= u64::from(mask) << 32;
             bar.region.start |= u64::from(high) << 32;
         } else if writable != 0 {
             writable |= u64::from(u32::MAX) << 32;
         }
-        if writable == 0 {
+        if writable == 0 && bar.region.start == 0 {
             continue;
         }
-        let bytes = 1 << writable.trailing_zeros();
+        let is_fixed = writable == 0;
+        // An address that cannot be changed: its memory is at most as large as the address is aligned.
+        let bytes = 1 << if is_fixed { bar.region.start.trailing_zeros() } else { writable.trailing_zeros() };
         let is_known = matches!(low & WIDTH, NARROW | WIDE) && has_upper_half == is_upper_half;
         bar.region = Region::of(bar.region.start, bytes);
         bar.refused = match bar.region {
             _ if !is_known => Some(Refusal::Type),
             _ if !stable => Some(Refusal::Unstable),
-            _ if (!writable).wrapping_add(1) != bytes || bytes > ADDRESSES_END / 2 => Some(Refusal::Size),
+            _ if is_fixed || (!writable).wrapping_add(1) != bytes || bytes > ADDRESSES_END / 2 => Some(Refusal::Size),
             region if !region.start.is_multiple_of(bytes) => Some(Refusal::Alignment),
             region if region.start == 0 => Some(Refusal::Unassigned),
             region if region.end > ADDRESSES_END => Some(Refusal::Size),
@@ -129,10 +130,11 @@ pub fn measure(config: &mut impl ConfigAccess, function: Bdf, first: u16, count:
 
 /// Which bits of a register can be written, and whether it took its old value back.
 fn probe(config: &mut impl ConfigAccess, function: Bdf, at: u16, old: u32) -> (u32, bool) {
-    config.write(function, at, u32::MAX);
-    let ones = config.read(function, at);
-    config.write(function, at, old);
-    (ones, config.read(function, at) == old)
+    let [ones, zeros, back] = [u32::MAX, 0, old].map(|value| {
+        config.write(function, at, value);
+        config.read(function, at)
+    });
+    (ones & !zeros, back == old)
 }
 
 /// Writes an address into a register, both halves of a wide one, and returns whether it took it.
