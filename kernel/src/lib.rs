@@ -35,6 +35,7 @@ mod kernel;
 mod launch;
 pub mod machine;
 pub mod nested;
+pub mod pci;
 pub mod protocol;
 mod run;
 pub mod sched;

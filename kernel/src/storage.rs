@@ -14,6 +14,7 @@ use cap_spec::abi::Register;
 use core::sync::atomic::{AtomicU64, Ordering};
 use kernel::channel::{self, Channel};
 use kernel::machine::{Machine, SharedPage};
+use kernel::pci::Functions;
 use kernel::protocol::deadlines::{Alarm, Deadlines};
 use kernel::protocol::pins::Pins;
 use kernel::slot::Slot;
@@ -54,6 +55,8 @@ pub struct Hardware {
     pub longest_hold: u32,
     /// What the interrupt pins do.
     pub pins: Pins,
+    /// The PCI functions.
+    pub functions: Functions,
     devices: Option<Devices>,
     deadlines: Deadlines,
     /// When the alarm comes, by its own clock.
@@ -70,6 +73,7 @@ impl Hardware {
             held_since: 0,
             longest_hold: 0,
             pins: Pins::new(),
+            functions: Functions::new(),
             devices: None,
             deadlines: Deadlines::new(MAX_CORES),
             alarm: 0,

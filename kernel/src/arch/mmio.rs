@@ -18,6 +18,11 @@ impl Registers {
         Registers { base, bytes }
     }
 
+    /// How many bytes the range has.
+    pub const fn bytes(self) -> u64 {
+        self.bytes
+    }
+
     fn at<T>(self, offset: u64) -> *mut T {
         assert!(offset + size_of::<T>() as u64 <= self.bytes, "a register outside its device");
         (self.base + offset) as *mut T

@@ -4,6 +4,7 @@
 pub mod apic;
 pub mod core_area;
 pub mod cpu;
+pub mod ecam;
 pub mod hpet;
 pub mod interrupts;
 pub mod ioapic;

@@ -2,6 +2,7 @@
 
 mod clock;
 mod cores;
+mod functions;
 mod physical;
 mod quiet;
 pub mod root;
@@ -67,9 +68,10 @@ fn prepare(magic: u64, info: u64) -> Booted {
         quiet::pace_emulated_cores();
     }
     // In this order: without translation a device reaches all memory.
-    let functions = quiet::bus_masters_off(&platform);
+    let functions = functions::find(&mut Lock::take().machine.functions, &platform, &handover);
     let iommus = quiet::iommus_off(&platform);
     log::info!("{iommus} IOMMUs off, {functions} PCI functions quiet");
+    functions::tell(&Lock::take().machine.functions);
     let (base, bytes) = handover.module.expect("no boot module: pass the root VM's with -initrd or module2");
     let module = boot_module(base, bytes);
     let Usable { mut low, rest: mut memory } =

@@ -1,9 +1,9 @@
-//! Before the first VM starts: IOMMU translation off, every PCI function's bus mastering and I/O ports off, legacy
-//! interrupts masked.
+//! Before the first VM starts: IOMMU translation off, legacy interrupts masked. What keeps PCI functions quiet is
+//! [`super::functions`].
 
 use super::physical::MAPPED_END;
 use crate::arch::mmio::Registers;
-use kernel::firmware::acpi::{ConfigSpace, Iommu, Platform};
+use kernel::firmware::acpi::{Iommu, Platform};
 use x86_64::instructions::port::Port;
 
 /// Polls of a status register before an IOMMU is given up.
@@ -63,54 +63,4 @@ fn iommu_off(iommu: Iommu) -> bool {
             registers.read::<u64>(CONTROL) & 1 == 0
         }
     }
-}
-
-/// Clears the bus-master bit of every function, and the bit by which it answers at I/O ports: ports are handed out, and
-/// there are devices that become bus masters by a write to one. Returns how many functions there are. Every bus of each
-/// segment is visited, at most 256: there may be several root buses, and no bridge leads from one to the next. Panics if a
-/// configuration space is out of reach, or if there is none: then nobody could say which device still writes to memory.
-pub fn bus_masters_off(platform: &Platform) -> usize {
-    assert!(!platform.config_spaces.is_empty(), "no MCFG table: PCI functions cannot be kept from memory");
-    platform.config_spaces.iter().map(|space| segment_off(*space)).sum()
-}
-
-fn segment_off(space: ConfigSpace) -> usize {
-    /// Vendor that an absent function shows.
-    const ABSENT: u32 = 0xffff;
-    /// Of the command register.
-    const IO_DECODE: u32 = 1;
-    const BUS_MASTER: u32 = 1 << 2;
-    /// Of the double word that holds the header type: the device has more functions than this one.
-    const MULTIFUNCTION: u32 = 1 << 23;
-    let buses = u64::from(space.last_bus) + 1;
-    let reachable = space.address != 0 && space.address <= MAPPED_END - (buses << 20);
-    assert!(
-        reachable && space.first_bus <= space.last_bus,
-        "the configuration space at {:#x} is out of reach",
-        space.address
-    );
-    // SAFETY: the MCFG names this as configuration space; it is in no usable RAM.
-    let config = unsafe { Registers::new(space.address, buses << 20) };
-    let mut seen = 0;
-    // On an absent bus that is one read for each of 32 devices.
-    for bus in u64::from(space.first_bus)..buses {
-        for device in 0..32 {
-            for function in 0..8 {
-                let at = bus << 20 | device << 15 | function << 12;
-                let read = |offset| config.read::<u32>(at + offset);
-                if read(0) & 0xffff == ABSENT {
-                    if function == 0 {
-                        break;
-                    }
-                    continue;
-                }
-                seen += 1;
-                config.write(at + 4, read(4) & 0xffff & !(BUS_MASTER | IO_DECODE));
-                if function == 0 && read(0xc) & MULTIFUNCTION == 0 {
-                    break;
-                }
-            }
-        }
-    }
-    seen
 }

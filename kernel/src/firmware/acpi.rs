@@ -25,6 +25,8 @@ const HEADER: usize = 36;
 /// A region of memory-mapped configuration space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConfigSpace {
+    /// Segment: a set of buses with numbers of its own.
+    pub segment: u16,
     /// Physical address of bus 0 of the segment.
     pub address: u64,
     /// First bus that is decoded.
@@ -74,7 +76,8 @@ impl ConfigSpace {
     /// Bytes of a bus.
     const BUS: u64 = 1 << 20;
 
-    fn region(&self) -> Region {
+    /// Where it is.
+    pub fn region(&self) -> Region {
         let bus = |number: u64| self.address.saturating_add(number * Self::BUS);
         Region { start: bus(self.first_bus.into()), end: bus(u64::from(self.last_bus) + 1) }
     }
@@ -210,7 +213,8 @@ fn add_core(platform: &mut Platform, id: u32, flags: u32) -> Option<()> {
 }
 
 fn mcfg(entry: &[u8], platform: &mut Platform) -> Option<()> {
-    let space = ConfigSpace { address: field(entry, 0)?, first_bus: field(entry, 10)?, last_bus: field(entry, 11)? };
+    let [first_bus, last_bus] = field(entry, 10)?;
+    let space = ConfigSpace { segment: field(entry, 8)?, address: field(entry, 0)?, first_bus, last_bus };
     platform.config_spaces.push(space).ok()
 }
 
@@ -267,6 +271,7 @@ mod tests {
         hpet[8..16].copy_from_slice(&0xfed0_0000u64.to_le_bytes());
         let mut mcfg = alloc::vec![0; 24];
         mcfg[8..16].copy_from_slice(&0xb000_0000u64.to_le_bytes());
+        mcfg[16] = 3;
         mcfg[19] = 255;
         let mut dmar = alloc::vec![0; 12 + 16];
         dmar[14] = 16;
@@ -300,7 +305,10 @@ mod tests {
         assert_eq!(platform.io_apic, 0xfec0_0000);
         assert_eq!(platform.io_apics, [0xfec0_0000, 0xfec0_1000]);
         assert_eq!(platform.hpet, 0xfed0_0000);
-        assert_eq!(platform.config_spaces, [ConfigSpace { address: 0xb000_0000, first_bus: 0, last_bus: 255 }]);
+        assert_eq!(
+            platform.config_spaces,
+            [ConfigSpace { segment: 3, address: 0xb000_0000, first_bus: 0, last_bus: 255 }]
+        );
         assert_eq!(platform.iommus, [Iommu::Vtd(0xfed9_0000), Iommu::AmdVi(0xfeb8_0000)]);
     }
 

@@ -11,6 +11,8 @@ pub const MAX_REGIONS: usize = 64;
 const PAGE: u64 = 4096;
 /// log2 of the bytes of the largest boot Untyped, unless that makes more than [`MAX_UNTYPEDS`] of them.
 const UNTYPED_BITS: u8 = 26;
+/// Type of usable RAM in a table of firmware.
+const RAM: u32 = 1;
 /// Most Untypeds that `BootInfo` can tell of.
 const MAX_UNTYPEDS: usize = 1024;
 
@@ -33,6 +35,26 @@ impl Region {
     pub const fn bytes(self) -> u64 {
         self.end.saturating_sub(self.start)
     }
+
+    /// Whether some byte is in both.
+    pub const fn overlaps(self, other: Region) -> bool {
+        self.start < other.end && other.start < self.end && self.bytes() != 0 && other.bytes() != 0
+    }
+
+    /// Whether all of another range is in this one.
+    pub const fn contains(self, other: Region) -> bool {
+        self.start <= other.start && other.end <= self.end
+    }
+
+    /// The smallest range around this one whose ends are multiples of `unit`, a power of two; at the end of all addresses,
+    /// up to the last multiple.
+    pub const fn rounded_outwards(self, unit: u64) -> Region {
+        let end = match self.end.checked_next_multiple_of(unit) {
+            Some(end) => end,
+            None => u64::MAX & !(unit - 1),
+        };
+        Region { start: self.start & !(unit - 1), end }
+    }
 }
 
 /// Regions of RAM, page-aligned, ascending and disjoint.
@@ -54,13 +76,18 @@ impl MemoryMap {
     /// Adds what a table of firmware calls RAM, and calls nothing else in another entry. PVH and Multiboot2 agree on the
     /// entries: start, bytes, type.
     pub fn add_table(&mut self, table: &[u8], entry_bytes: usize) {
-        /// Type of usable RAM.
-        const RAM: u32 = 1;
-        let entry = |entry| Some((field::<[u64; 2]>(entry, 0)?, field::<u32>(entry, 16)?));
-        let entries = || table.chunks(entry_bytes).filter_map(entry);
-        entries().filter(|&(_, kind)| kind == RAM).for_each(|([start, bytes], _)| self.add(start, bytes));
+        let entries = || entries(table, entry_bytes);
+        entries().filter(|&(_, kind)| kind == RAM).for_each(|(region, _)| self.add(region.start, region.bytes()));
         let others = entries().filter(|&(_, kind)| kind != RAM);
-        others.for_each(|([start, bytes], _)| self.remove(start, start.saturating_add(bytes)));
+        others.for_each(|(region, _)| self.remove(region.start, region.end));
+    }
+
+    /// Adds what such a table names at all, whatever it calls it, in whole pages.
+    pub fn add_named(&mut self, table: &[u8], entry_bytes: usize) {
+        for (region, _) in entries(table, entry_bytes) {
+            let pages = region.rounded_outwards(PAGE);
+            self.add(pages.start, pages.bytes());
+        }
     }
 
     /// Takes a range out, rounded outwards to pages. One that ends before it begins is none.
@@ -89,6 +116,11 @@ impl MemoryMap {
         Some(found)
     }
 
+    /// Whether regions may have been left out.
+    pub fn is_full(&self) -> bool {
+        self.regions.is_full()
+    }
+
     /// The regions in ascending order.
     pub fn regions(&self) -> impl Iterator<Item = Region> + '_ {
         self.regions.iter().copied()
@@ -98,6 +130,14 @@ impl MemoryMap {
     pub fn bytes(&self) -> u64 {
         self.regions().map(Region::bytes).sum()
     }
+}
+
+/// Entries of a table of firmware: range and type.
+fn entries(table: &[u8], entry_bytes: usize) -> impl Iterator<Item = (Region, u32)> + '_ {
+    table.chunks(entry_bytes).filter_map(|entry| {
+        let [start, bytes] = field(entry, 0)?;
+        Some((Region::of(start, bytes), field(entry, 16)?))
+    })
 }
 
 /// Cuts a region into naturally aligned powers of two, each of at most 2^`max_bits` bytes, in ascending order:

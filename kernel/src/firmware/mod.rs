@@ -29,6 +29,8 @@ pub fn field<T: FromBytes>(table: &[u8], offset: usize) -> Option<T> {
 pub struct Handover<'a> {
     /// Memory that firmware calls usable RAM.
     pub memory: memory_map::MemoryMap,
+    /// All that firmware's memory map names, RAM and what is reserved.
+    pub named: memory_map::MemoryMap,
     /// The first boot module: address and bytes.
     pub module: Option<(u64, u64)>,
     /// The kernel command line without its terminator.

@@ -24,7 +24,13 @@ pub fn parse(memory: &impl PhysicalMemory, address: u64) -> Result<Handover<'_>,
     let total: Option<u32> = field(memory.read(address, 8).ok_or(unreadable)?, 0);
     let total = total.filter(|total| (8..=MAX_BYTES).contains(total)).ok_or(truncated)?;
     let mut rest = &memory.read(address, total as usize).ok_or(unreadable)?[8..];
-    let mut handover = Handover { memory: MemoryMap::default(), module: None, command_line: &[], rsdp: None };
+    let mut handover = Handover {
+        memory: MemoryMap::default(),
+        named: MemoryMap::default(),
+        module: None,
+        command_line: &[],
+        rsdp: None,
+    };
     // Only the first map counts: a second one would give back what the first one calls something else than RAM.
     let mut has_map = false;
     // At most MAX_BYTES / 8 rounds: every tag has at least 8 bytes.
@@ -42,7 +48,9 @@ pub fn parse(memory: &impl PhysicalMemory, address: u64) -> Result<Handover<'_>,
                 has_map = true;
                 let entry_bytes: Option<u32> = field(tag, 8);
                 let entry_bytes = entry_bytes.filter(|&bytes| bytes >= 24).ok_or(truncated)? as usize;
-                handover.memory.add_table(tag.get(16..).unwrap_or(&[]), entry_bytes);
+                let table = tag.get(16..).unwrap_or(&[]);
+                handover.memory.add_table(table, entry_bytes);
+                handover.named.add_named(table, entry_bytes);
             }
             TAG_ACPI_NEW => handover.rsdp = tag.get(8..44),
             TAG_ACPI_OLD if handover.rsdp.is_none() => handover.rsdp = tag.get(8..28),

@@ -35,10 +35,13 @@ pub fn parse(memory: &impl PhysicalMemory, address: u64) -> Result<Handover<'_>,
     if entries > MAX_ENTRIES {
         return Err(HandoverError::TooManyEntries);
     }
-    let mut map = MemoryMap::default();
-    map.add_table(memory.read(table, entries as usize * 24).ok_or(unreadable)?, 24);
+    let table = memory.read(table, entries as usize * 24).ok_or(unreadable)?;
+    let (mut map, mut named) = (MemoryMap::default(), MemoryMap::default());
+    map.add_table(table, 24);
+    named.add_named(table, 24);
     Ok(Handover {
         memory: map,
+        named,
         module,
         command_line: string(memory.read(command_line, COMMAND_LINE_MAX).unwrap_or(&[])),
         rsdp: rsdp_at(memory, rsdp),

@@ -55,8 +55,8 @@ mod tests {
             Platform { local_apic: 0xfed8_0000, io_apic: 0xfec0_0000, hpet: 0xfed0_0000, ..Platform::default() };
         platform.io_apics.extend([0xfec0_0000, 0xfec1_0000]);
         platform.config_spaces.extend([
-            ConfigSpace { address: 0xb000_0000, first_bus: 0, last_bus: 255 },
-            ConfigSpace { address: 0xc000_0000, first_bus: 16, last_bus: 31 },
+            ConfigSpace { segment: 0, address: 0xb000_0000, first_bus: 0, last_bus: 255 },
+            ConfigSpace { segment: 0, address: 0xc000_0000, first_bus: 16, last_bus: 31 },
         ]);
         platform.iommus.extend([Iommu::Vtd(0xfed9_0000), Iommu::AmdVi(0x20_0000_0000)]);
         platform
@@ -141,8 +141,8 @@ mod tests {
     fn ranges_that_make_no_sense_take_nothing_else_away() {
         let mut platform = Platform { hpet: u64::MAX, ..Platform::default() };
         platform.config_spaces.extend([
-            ConfigSpace { address: 0x1000_0000, first_bus: 9, last_bus: 3 },
-            ConfigSpace { address: u64::MAX - 0xfff, first_bus: 0, last_bus: 255 },
+            ConfigSpace { segment: 0, address: 0x1000_0000, first_bus: 9, last_bus: 3 },
+            ConfigSpace { segment: 0, address: u64::MAX - 0xfff, first_bus: 0, last_bus: 255 },
         ]);
         let mut memory = MemoryMap::default();
         memory.add(0x100_0000, 0x2000_0000);
