@@ -25,6 +25,7 @@ pub mod epitaph;
 pub mod firmware;
 mod flush;
 mod invoke;
+pub mod iommu;
 pub mod ioport;
 mod irq;
 mod kernel;
