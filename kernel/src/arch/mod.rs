@@ -9,6 +9,7 @@ pub mod interrupts;
 pub mod ioapic;
 pub mod lock;
 pub mod mmio;
+pub mod remapping;
 pub mod serial;
 mod svm;
 

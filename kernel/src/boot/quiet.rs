@@ -1,4 +1,4 @@
-//! Before the first VM starts: IOMMU translation off, every PCI function's bus mastering and I/O ports off, legacy
+//! Before the first VM starts: IOMMU translation off as firmware left it, every PCI function's bus mastering and I/O ports off, legacy
 //! interrupts masked.
 
 use super::physical::MAPPED_END;
@@ -64,16 +64,26 @@ fn iommu_off(iommu: Iommu) -> bool {
     }
 }
 
-/// Clears the bus-master bit of every function, and the bit by which it answers at I/O ports: ports are handed out, and
-/// there are devices that become bus masters by a write to one. Returns how many functions there are. Every bus of each
-/// segment is visited, at most 256: there may be several root buses, and no bridge leads from one to the next. Panics if a
-/// configuration space is out of reach, or if there is none: then nobody could say which device still writes to memory.
-pub fn bus_masters_off(platform: &Platform) -> usize {
-    assert!(!platform.config_spaces.is_empty(), "no MCFG table: PCI functions cannot be kept from memory");
-    platform.config_spaces.iter().map(|space| segment_off(*space)).sum()
+/// The functions that there are.
+pub struct Functions {
+    /// How many.
+    pub count: usize,
+    /// Buses that have some or, behind a bridge, may get some.
+    pub buses: [bool; 256],
 }
 
-fn segment_off(space: ConfigSpace) -> usize {
+/// Clears the bus-master bit of every function, and the bit by which it answers at I/O ports: ports are handed out, and
+/// there are devices that become bus masters by a write to one. Returns which functions there are. Every bus of each
+/// segment is visited, at most 256: there may be several root buses, and no bridge leads from one to the next. Panics if a
+/// configuration space is out of reach, or if there is none: then nobody could say which device still writes to memory.
+pub fn bus_masters_off(platform: &Platform) -> Functions {
+    assert!(!platform.config_spaces.is_empty(), "no MCFG table: PCI functions cannot be kept from memory");
+    let mut functions = Functions { count: 0, buses: [false; 256] };
+    platform.config_spaces.iter().for_each(|space| segment_off(*space, &mut functions));
+    functions
+}
+
+fn segment_off(space: ConfigSpace, functions: &mut Functions) {
     /// Vendor that an absent function shows.
     const ABSENT: u32 = 0xffff;
     /// Of the command register.
@@ -81,6 +91,10 @@ fn segment_off(space: ConfigSpace) -> usize {
     const BUS_MASTER: u32 = 1 << 2;
     /// Of the double word that holds the header type: the device has more functions than this one.
     const MULTIFUNCTION: u32 = 1 << 23;
+    /// And the layout of the header, and that of a bridge, which has secondary and subordinate bus in bytes 1 and 2 here.
+    const LAYOUT: u32 = 0x7f << 16;
+    const BRIDGE: u32 = 1 << 16;
+    const BUS_NUMBERS: u64 = 0x18;
     let buses = u64::from(space.last_bus) + 1;
     let reachable = space.address != 0 && space.address <= MAPPED_END - (buses << 20);
     assert!(
@@ -90,7 +104,6 @@ fn segment_off(space: ConfigSpace) -> usize {
     );
     // SAFETY: the MCFG names this as configuration space; it is in no usable RAM.
     let config = unsafe { Registers::new(space.address, buses << 20) };
-    let mut seen = 0;
     // On an absent bus that is one read for each of 32 devices.
     for bus in u64::from(space.first_bus)..buses {
         for device in 0..32 {
@@ -103,7 +116,12 @@ fn segment_off(space: ConfigSpace) -> usize {
                     }
                     continue;
                 }
-                seen += 1;
+                functions.count += 1;
+                functions.buses[bus as usize] = true;
+                if read(0xc) & LAYOUT == BRIDGE {
+                    let [_, secondary, subordinate, _] = read(BUS_NUMBERS).to_le_bytes();
+                    (secondary..=subordinate).for_each(|behind| functions.buses[usize::from(behind)] = true);
+                }
                 config.write(at + 4, read(4) & 0xffff & !(BUS_MASTER | IO_DECODE));
                 if function == 0 && read(0xc) & MULTIFUNCTION == 0 {
                     break;
@@ -111,5 +129,4 @@ fn segment_off(space: ConfigSpace) -> usize {
             }
         }
     }
-    seen
 }
