@@ -77,7 +77,7 @@ impl<M: Machine> Kernel<M> {
             self.check_further(further, bits, rights)?;
             check_kind(&further.cap, 4)?;
             let entry = self.machine.table_entry(table, index.wrapping_add(offset as usize));
-            self.check_unmapped(id, EntryFormat::SecondStage.decode(entry, level))?;
+            self.check_unmapped(id, EntryFormat::Vtd.decode(entry, level))?;
         }
         Ok(Invocation::MapFrame { slot: call.id, vm: window.domain, gpa, rights, table, more })
     }
@@ -115,7 +115,7 @@ impl<M: Machine> Kernel<M> {
     /// Makes a domain in clean memory.
     pub(crate) fn make_domain(&mut self, id: VmId) {
         *self.machine.vm_mut(id) = Vm::domain();
-        self.machine.set_table_entry(id.top(), 0, EntryFormat::SecondStage.table(id.root()));
+        self.machine.set_table_entry(id.top(), 0, EntryFormat::Vtd.table(id.root()));
         self.machine.publish_table_entry(id.top(), 0);
     }
 }

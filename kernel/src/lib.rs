@@ -29,6 +29,7 @@ pub mod firmware;
 mod flush;
 pub mod function;
 mod invoke;
+pub mod iommu;
 pub mod ioport;
 mod irq;
 mod kernel;

@@ -1,6 +1,6 @@
-//! Entries of nested page tables and of I/O page tables, in the formats of both vendors: pure encoding and decoding.
+//! Entries of nested page tables and of IOMMU tables: pure encoding and decoding.
 //!
-//! A tree has four levels of 512 entries. An entry is empty, names the table of the next level, or maps memory (a
+//! A tree has four levels of 512 entries (of an IOMMU domain, three or four). An entry is empty, names the table of the next level, or maps memory (a
 //! *leaf*: 4 KiB at level 1, 2 MiB at level 2, 1 GiB at level 3). An entry of one format never reads as something else
 //! than what was encoded.
 
@@ -38,9 +38,9 @@ mod ept {
     pub const ALL: u64 = READ | WRITE | EXECUTE;
 }
 
-/// Intel VT-d second-stage page tables (VT-d 9.8). What a device writes is not executed; memory types are the
-/// processor's.
-mod second_stage {
+/// Intel VT-d second-stage tables (VT-d specification, 9.8). Snooping (bit 11) stays off: it is reserved where a unit
+/// cannot force it, and the devices of this kernel snoop by themselves.
+mod vtd {
     pub const READ: u64 = 1 << 0;
     pub const WRITE: u64 = 1 << 1;
     pub const ALL: u64 = READ | WRITE;
@@ -54,8 +54,8 @@ pub enum EntryFormat {
     Npt,
     /// Intel extended page tables.
     Ept,
-    /// Intel VT-d second-stage page tables: of domains.
-    SecondStage,
+    /// Intel VT-d second-stage tables of an IOMMU domain.
+    Vtd,
 }
 
 /// What an entry says.
@@ -77,12 +77,12 @@ impl EntryFormat {
         match self {
             EntryFormat::Npt => address | npt::PRESENT | npt::WRITE | npt::USER,
             EntryFormat::Ept => address | ept::ALL,
-            EntryFormat::SecondStage => address | second_stage::ALL,
+            EntryFormat::Vtd => address | vtd::ALL,
         }
     }
 
-    /// An entry that maps memory with these rights (READ included, but for devices) at a level (1 to 3). Device memory
-    /// is uncached.
+    /// An entry that maps memory with these rights (READ included, but for VT-d) at a level (1 to 3). Device memory is
+    /// uncached; an IOMMU has no say in that, nor in execution.
     #[inline]
     pub const fn leaf(self, base: Hpa, rights: Rights, level: u8, device: bool) -> u64 {
         let mut entry = base.get() & ADDRESS;
@@ -114,12 +114,12 @@ impl EntryFormat {
                     entry |= ept::WRITE_BACK;
                 }
             }
-            EntryFormat::SecondStage => {
+            EntryFormat::Vtd => {
                 if rights.contains(Rights::READ) {
-                    entry |= second_stage::READ;
+                    entry |= vtd::READ;
                 }
                 if rights.contains(Rights::WRITE) {
-                    entry |= second_stage::WRITE;
+                    entry |= vtd::WRITE;
                 }
             }
         }
@@ -132,7 +132,7 @@ impl EntryFormat {
         let present = match self {
             EntryFormat::Npt => entry & npt::PRESENT != 0,
             EntryFormat::Ept => entry & ept::ALL != 0,
-            EntryFormat::SecondStage => entry & second_stage::ALL != 0,
+            EntryFormat::Vtd => entry & vtd::ALL != 0,
         };
         if !present {
             Entry::Empty
@@ -149,7 +149,7 @@ impl EntryFormat {
         let (read, write, execute) = match self {
             EntryFormat::Npt => (entry & npt::PRESENT != 0, entry & npt::WRITE != 0, entry & npt::NO_EXECUTE == 0),
             EntryFormat::Ept => (entry & ept::READ != 0, entry & ept::WRITE != 0, entry & ept::EXECUTE != 0),
-            EntryFormat::SecondStage => (entry & second_stage::READ != 0, entry & second_stage::WRITE != 0, false),
+            EntryFormat::Vtd => (entry & vtd::READ != 0, entry & vtd::WRITE != 0, false),
         };
         let mut rights = Rights::empty();
         if read {
@@ -194,7 +194,7 @@ mod tests {
     #[test]
     fn what_is_encoded_is_what_is_decoded() {
         let base = Hpa::new(0x1234_4000_0000);
-        for format in [EntryFormat::Npt, EntryFormat::Ept] {
+        for format in [EntryFormat::Npt, EntryFormat::Ept, EntryFormat::Vtd] {
             assert_eq!(format.decode(0, 1), Entry::Empty);
             for level in 2..=ROOT_LEVEL {
                 assert_eq!(format.decode(format.table(base), level), Entry::Table(base));
@@ -205,7 +205,9 @@ mod tests {
                     for device in [false, true] {
                         let entry = format.leaf(base, rights, level, device);
                         assert_eq!(format.decode(entry, level), Entry::Leaf(base));
-                        assert_eq!(format.rights(entry), rights);
+                        let told =
+                            if format == EntryFormat::Vtd { Rights::READ | Rights::WRITE } else { Rights::all() };
+                        assert_eq!(format.rights(entry), rights & told);
                     }
                 }
             }
@@ -219,10 +221,10 @@ mod tests {
         assert_eq!(EntryFormat::Npt.leaf(base, Rights::READ, 2, false), 1 << 63 | 0x20_0085);
         assert_eq!(EntryFormat::Npt.leaf(base, Rights::READ | Rights::EXECUTE, 1, true), 0x20_001d);
         assert_eq!(EntryFormat::Ept.table(base), 0x20_0007);
-        assert_eq!(EntryFormat::SecondStage.table(base), 0x20_0003);
-        assert_eq!(EntryFormat::SecondStage.leaf(base, Rights::WRITE, 2, false), 0x20_0082);
-        assert_eq!(EntryFormat::SecondStage.leaf(base, Rights::READ, 1, false), 0x20_0001);
         assert_eq!(EntryFormat::Ept.leaf(base, Rights::READ | Rights::WRITE, 2, false), 0x20_00b3);
+        assert_eq!(EntryFormat::Vtd.table(base), 0x20_0003);
+        assert_eq!(EntryFormat::Vtd.leaf(base, Rights::READ | Rights::EXECUTE, 2, true), 0x20_0081);
+        assert_eq!(EntryFormat::Vtd.leaf(base, Rights::WRITE, 1, false), 0x20_0002);
     }
 
     #[test]

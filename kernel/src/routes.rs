@@ -7,9 +7,7 @@
 //! what is [`Pins`]' to say.
 
 use crate::Nonkernel;
-use crate::arch::ioapic::DELIVER_NMI;
-use crate::arch::{core_area, guests};
-use core::sync::atomic::Ordering;
+use crate::arch::guests;
 use kernel::protocol::pins::Pins;
 use kernel::types::{CoreId, VcpuId};
 
@@ -32,7 +30,7 @@ pub fn open(kernel: &mut Nonkernel, core: CoreId, loaded: VcpuId) {
             // SAFETY: as above.
             unsafe { guests::raise(vcpu, vector) };
         }
-        deliver(kernel, core, pin, u32::from(vector));
+        kernel.machine.deliver(pin, core, Some(vector));
     });
 }
 
@@ -47,7 +45,7 @@ pub fn park(kernel: &mut Nonkernel, core: CoreId, leaving: VcpuId) -> bool {
             return;
         }
         if pins(kernel).leave(pin, core) {
-            deliver(kernel, core, pin, DELIVER_NMI);
+            kernel.machine.deliver(pin, core, None);
         } else {
             woken |= kernel.wake_by_interrupt(vcpu);
         }
@@ -77,13 +75,6 @@ fn fire_parked(kernel: &mut Nonkernel, core: CoreId) {
         mask(kernel, pin);
         kernel.interrupt_by_nmi(vcpu);
     });
-}
-
-/// Lets a pin deliver to a core, as a vector or as an NMI.
-fn deliver(kernel: &mut Nonkernel, core: CoreId, pin: u8, delivery: u32) {
-    let apic_id = core_area::core(core).apic_id.load(Ordering::Relaxed);
-    // One that cannot be named delivers to nobody.
-    let _ = kernel.machine.io_apic().map(|io_apic| io_apic.route(pin, apic_id, delivery));
 }
 
 fn mask(kernel: &mut Nonkernel, pin: u8) {

@@ -6,13 +6,16 @@
 //! once, inside the kernel lock: whoever borrows from it has the lock.
 
 use crate::arch::hpet::Hpet;
-use crate::arch::ioapic::{DELIVER_NMI, IoApic};
+use crate::arch::ioapic::IoApic;
 use crate::arch::lock::Lock;
+use crate::arch::remapping::Remapping;
 use crate::arch::{apic, core_area, cpu, guests};
 use crate::boot::root::Root;
 use cap_spec::abi::Register;
 use core::sync::atomic::{AtomicU64, Ordering};
 use kernel::channel::{self, Channel};
+use kernel::iommu::vtd::redirection;
+use kernel::iommu::{Delivery, Signal, nmi_entry, pin_entry};
 use kernel::machine::{Machine, SharedPage};
 use kernel::pci::Functions;
 use kernel::protocol::deadlines::{Alarm, Deadlines};
@@ -58,6 +61,8 @@ pub struct Hardware {
     /// The PCI functions.
     pub functions: Functions,
     devices: Option<Devices>,
+    /// The IOMMUs, where they are on.
+    remapping: Option<Remapping>,
     deadlines: Deadlines,
     /// When the alarm comes, by its own clock.
     alarm: u64,
@@ -75,6 +80,7 @@ impl Hardware {
             pins: Pins::new(),
             functions: Functions::new(),
             devices: None,
+            remapping: None,
             deadlines: Deadlines::new(MAX_CORES),
             alarm: 0,
             until: [u64::MAX; MAX_CORES],
@@ -83,8 +89,9 @@ impl Hardware {
     }
 
     /// Takes the devices over. The alarm's pin delivers NMIs to the boot core from here on.
-    pub fn configure(&mut self, devices: Devices, statistics_page: Hpa) {
+    pub fn configure(&mut self, devices: Devices, remapping: Option<Remapping>, statistics_page: Hpa) {
         self.devices = Some(devices);
+        self.remapping = remapping;
         self.statistics_page = statistics_page;
         self.aim_alarm(CoreId::new(0));
         devices.hpet.route(devices.hpet_pin);
@@ -150,11 +157,35 @@ impl Hardware {
     /// Points the alarm at a core. A core whose APIC id does not fit in the entry is called by the boot core instead.
     fn aim_alarm(&mut self, core: CoreId) {
         let Some(devices) = self.devices else { return };
-        let apic_id = core_area::core(core).apic_id.load(Ordering::Relaxed);
-        if !devices.io_apic.route(devices.hpet_pin, apic_id, DELIVER_NMI) {
-            let boot = core_area::core(CoreId::new(0)).apic_id.load(Ordering::Relaxed);
-            devices.io_apic.route(devices.hpet_pin, boot, DELIVER_NMI);
+        if !self.deliver(devices.hpet_pin, core, None) {
+            self.deliver(devices.hpet_pin, CoreId::new(0), None);
         }
+    }
+
+    /// Lets a pin deliver to a core: the vector that it is bound to, or an NMI. False if the core cannot be named, which
+    /// leaves the pin as it was. With remapping the entries are ready, and the pin names another one: no unit has to forget
+    /// anything when a core is switched.
+    #[inline]
+    pub fn deliver(&mut self, pin: u8, core: CoreId, vector: Option<u8>) -> bool {
+        let Some(devices) = self.devices else { return false };
+        let words = match (&self.remapping, vector) {
+            (None, _) => IoApic::direct(core_area::core(core).apic_id.load(Ordering::Relaxed), vector),
+            (Some(_), None) => Some(redirection(nmi_entry(core))),
+            (Some(_), Some(_)) => Some(redirection(pin_entry(pin))),
+        };
+        words.inspect(|&words| devices.io_apic.route(pin, words)).is_some()
+    }
+
+    /// Makes the entry of a pin, which is masked, ready for what the pin is bound to. False if the units fail: then the pin
+    /// has to stay masked, as nobody knows what it would raise.
+    fn prepare(&mut self, pin: u8, target: Option<(CoreId, u8)>) -> bool {
+        let Some(remapping) = &mut self.remapping else { return true };
+        let delivery = target.map(|(core, vector)| Delivery {
+            apic_id: core_area::core(core).apic_id.load(Ordering::Relaxed),
+            signal: Signal::Vector(vector),
+            source: remapping.io_apic,
+        });
+        remapping.units.set_interrupt(pin_entry(pin), delivery).is_ok()
     }
 
     /// An NMI was taken: calls every core whose deadline has passed, but one that decides anew in any case, and sets the
@@ -318,7 +349,8 @@ impl Machine for Hardware {
         }
         devices.io_apic.mask(pin);
         self.pins.unbind(pin);
-        let Some((core, _)) = target else { return };
+        let ready = self.prepare(pin, target);
+        let Some((core, _)) = target.filter(|_| ready) else { return };
         self.pins.bind(pin, core, held, core == core_area::this().id());
         if held {
             // Whether it is opened or parked depends on what its core does: the core finds out before it goes on.

@@ -65,13 +65,13 @@ const _: () = assert!(size_of::<Vm>() <= 1024, "the rest of the page is the back
 impl Vm {
     /// A domain that has just been made.
     pub const fn domain() -> Vm {
-        Vm { launched: true, ..Vm::new(Hpa::new(0), 0, EntryFormat::SecondStage) }
+        Vm { launched: true, ..Vm::new(Hpa::new(0), 0, EntryFormat::Vtd) }
     }
 
     /// True for a domain.
     #[inline]
     pub const fn is_domain(&self) -> bool {
-        matches!(self.format, EntryFormat::SecondStage)
+        matches!(self.format, EntryFormat::Vtd)
     }
 
     /// The level of its root table.

@@ -1,4 +1,5 @@
-//! The IOAPIC: every pin masked at boot; pins routed to a core as NMI (the HPET's) or as a vector (`Irq`).
+//! The IOAPIC: every pin masked at boot; pins routed to a core as NMI (the HPET's) or as a vector (`Irq`), directly or
+//! through an entry of the interrupt remapping table.
 
 use super::mmio::Registers;
 
@@ -9,7 +10,7 @@ const VERSION: u32 = 0x01;
 const REDIRECTION: u32 = 0x10;
 const MASKED: u32 = 1 << 16;
 /// Delivery as an NMI, instead of a vector.
-pub const DELIVER_NMI: u32 = 4 << 8;
+const DELIVER_NMI: u32 = 4 << 8;
 /// Largest APIC id that a redirection entry can name without interrupt remapping.
 const MAX_ID: u32 = 254;
 
@@ -48,15 +49,20 @@ impl IoApic {
         self.read(REDIRECTION + 2 * u32::from(pin));
     }
 
-    /// Delivers a pin's edges to a core, as a vector or as [`DELIVER_NMI`]; returns when that holds, so that what came
-    /// before has arrived. False if the core's id does not fit in the entry.
-    pub fn route(self, pin: u8, apic_id: u32, delivery: u32) -> bool {
-        if apic_id > MAX_ID || pin >= self.pins {
-            return false;
+    /// The words of a redirection entry that delivers edges to a core without remapping, as a vector or as an NMI; `None` if
+    /// the core's id does not fit.
+    #[inline]
+    pub fn direct(apic_id: u32, vector: Option<u8>) -> Option<[u32; 2]> {
+        (apic_id <= MAX_ID).then(|| [vector.map_or(DELIVER_NMI, u32::from), apic_id << 24])
+    }
+
+    /// Sets both words of a pin's redirection entry; returns when that holds, so that what came before has arrived.
+    #[inline]
+    pub fn route(self, pin: u8, [low, high]: [u32; 2]) {
+        if pin < self.pins {
+            self.write(REDIRECTION + 2 * u32::from(pin) + 1, high);
+            self.write(REDIRECTION + 2 * u32::from(pin), low);
+            self.read(REDIRECTION + 2 * u32::from(pin));
         }
-        self.write(REDIRECTION + 2 * u32::from(pin) + 1, apic_id << 24);
-        self.write(REDIRECTION + 2 * u32::from(pin), delivery);
-        self.read(REDIRECTION + 2 * u32::from(pin));
-        true
     }
 }

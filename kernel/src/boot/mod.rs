@@ -3,6 +3,7 @@
 mod clock;
 mod cores;
 mod functions;
+mod iommu;
 mod physical;
 mod quiet;
 pub mod root;
@@ -70,7 +71,7 @@ fn prepare(magic: u64, info: u64) -> Booted {
     // In this order: without translation a device reaches all memory.
     let functions = functions::find(&mut Lock::take().machine.functions, &platform, &handover);
     let iommus = quiet::iommus_off(&platform);
-    log::info!("{iommus} IOMMUs off, {functions} PCI functions quiet");
+    log::info!("{functions} PCI functions quiet, {iommus} IOMMUs reset");
     functions::tell(&Lock::take().machine.functions);
     let (base, bytes) = handover.module.expect("no boot module: pass the root VM's with -initrd or module2");
     let module = boot_module(base, bytes);
@@ -99,10 +100,11 @@ fn prepare(magic: u64, info: u64) -> Booted {
     log::info!("{cores} cores, TSC {} MHz, HPET {} kHz at pin {hpet_pin}", tsc_hz / 1_000_000, hpet.hz / 1000);
     log::info!("{features}");
 
+    let remapping = iommu::turn_on(&platform, &mut memory, &functions.buses, cores, tsc_hz);
     let statistics_page = Taken::clean(&mut memory, PAGE_BITS).base();
     let mut kernel = Lock::take();
     let counts_per_tick = ((u128::from(hpet.hz) << 32) / u128::from(tsc_hz)) as u64;
-    kernel.machine.configure(Devices { hpet, hpet_pin, io_apic, counts_per_tick }, statistics_page);
+    kernel.machine.configure(Devices { hpet, hpet_pin, io_apic, counts_per_tick }, remapping, statistics_page);
     kernel.configure(&Config {
         cores,
         tsc_hz,

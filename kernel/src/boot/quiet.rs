@@ -1,4 +1,4 @@
-//! Before the first VM starts: IOMMU translation off, legacy interrupts masked. What keeps PCI functions quiet is
+//! Before the first VM starts: IOMMU translation off as firmware left it, legacy interrupts masked. What keeps PCI functions quiet is
 //! [`super::functions`].
 
 use super::physical::MAPPED_END;
@@ -36,8 +36,7 @@ pub fn pace_emulated_cores() {
 /// Turns translation and interrupt remapping of every IOMMU off; returns how many there are. Panics if one is out of reach
 /// or stays on: what devices reach would be decided by tables in memory that is about to be handed out.
 pub fn iommus_off(platform: &Platform) -> usize {
-    platform.iommus.iter().for_each(|iommu| assert!(iommu_off(*iommu), "{iommu:?} cannot be turned off"));
-    platform.iommus.len()
+    platform.iommus().inspect(|&iommu| assert!(iommu_off(iommu), "{iommu:?} cannot be turned off")).count()
 }
 
 fn iommu_off(iommu: Iommu) -> bool {

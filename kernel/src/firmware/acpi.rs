@@ -3,6 +3,7 @@
 //! Tables are untrusted: a signature, length or checksum that does not fit leaves the table out, an entry that runs off
 //! its table ends the table. What the kernel can't do without is an error of [`parse`].
 
+use super::dmar::Dmar;
 use super::memory_map::Region;
 use super::{PhysicalMemory, field};
 use heapless::Vec;
@@ -53,21 +54,31 @@ pub struct Platform {
     pub local_apic: u64,
     /// Physical address of the registers of the IOAPIC whose pins are the first global interrupts.
     pub io_apic: u64,
-    /// Those of every IOAPIC.
+    /// Its number.
+    pub io_apic_id: u8,
+    /// Registers of every IOAPIC.
     pub io_apics: Vec<u64, MAX_UNITS>,
     /// Physical address of the HPET's registers.
     pub hpet: u64,
     /// Configuration space.
     pub config_spaces: Vec<ConfigSpace, MAX_UNITS>,
-    /// IOMMUs.
-    pub iommus: Vec<Iommu, MAX_UNITS>,
+    /// VT-d units and what stands behind them.
+    pub dmar: Dmar,
+    /// Physical addresses of AMD-Vi units' registers.
+    pub amd_vi: Vec<u64, MAX_UNITS>,
 }
 
 impl Platform {
+    /// Every IOMMU.
+    pub fn iommus(&self) -> impl Iterator<Item = Iommu> + '_ {
+        let vtd = self.dmar.units.iter().map(|unit| Iommu::Vtd(unit.base));
+        vtd.chain(self.amd_vi.iter().map(|&base| Iommu::AmdVi(base)))
+    }
+
     /// Where registers of these devices answer, and no memory does.
     pub fn registers(&self) -> impl Iterator<Item = Region> + '_ {
         let pages = [self.local_apic, self.hpet].into_iter().chain(self.io_apics.iter().copied());
-        let iommus = self.iommus.iter().map(|&(Iommu::Vtd(base) | Iommu::AmdVi(base))| Region::of(base, IOMMU_BYTES));
+        let iommus = self.iommus().map(|(Iommu::Vtd(base) | Iommu::AmdVi(base))| Region::of(base, IOMMU_BYTES));
         pages.map(|base| Region::of(base, PAGE)).chain(iommus).chain(self.config_spaces.iter().map(ConfigSpace::region))
     }
 }
@@ -129,9 +140,13 @@ pub fn parse(memory: &impl PhysicalMemory, rsdp: &[u8]) -> Result<Platform, Acpi
                 each(table, 44, byte_length, |entry| madt(entry, &mut platform));
             }
             b"HPET" => platform.hpet = field(table, 44).unwrap_or(0),
-            b"MCFG" => each(table, 44, |_| Some(16), |entry| mcfg(entry, &mut platform)),
-            b"DMAR" => each(table, 48, word_length, |entry| dmar(entry, &mut platform)),
-            b"IVRS" => each(table, 48, word_length, |entry| ivrs(entry, &mut platform)),
+            b"MCFG" => {
+                each(table, 44, |_| Some(16), |entry| mcfg(entry, &mut platform));
+            }
+            b"DMAR" => platform.dmar.read(table),
+            b"IVRS" => {
+                each(table, 48, word_length, |entry| ivrs(entry, &mut platform));
+            }
             _ => {}
         }
     }
@@ -139,8 +154,8 @@ pub fn parse(memory: &impl PhysicalMemory, rsdp: &[u8]) -> Result<Platform, Acpi
         Platform { cores, .. } if cores.is_empty() => Err(AcpiError::NoCores),
         Platform { io_apic: 0, .. } => Err(AcpiError::NoIoApic),
         Platform { hpet: 0, .. } => Err(AcpiError::NoHpet),
-        Platform { ref io_apics, ref config_spaces, ref iommus, .. }
-            if io_apics.is_full() || config_spaces.is_full() || iommus.is_full() =>
+        Platform { ref io_apics, ref config_spaces, ref dmar, ref amd_vi, .. }
+            if io_apics.is_full() || config_spaces.is_full() || dmar.units.is_full() || amd_vi.is_full() =>
         {
             Err(AcpiError::TooManyUnits)
         }
@@ -166,18 +181,19 @@ fn table(memory: &impl PhysicalMemory, address: u64) -> Option<&[u8]> {
 
 /// Calls `visit` for every entry of a table from an offset on; `length` finds an entry's length at its start. An entry
 /// that is shorter than its own head, or longer than the table, ends the list; one in which `visit` misses a field is
-/// left out.
-fn each<'a>(
+/// left out. True if the list ended where the table does.
+pub(super) fn each<'a>(
     table: &'a [u8],
     from: usize,
     length: impl Fn(&[u8]) -> Option<usize>,
     mut visit: impl FnMut(&'a [u8]) -> Option<()>,
-) {
+) -> bool {
     let mut rest = table.get(from..).unwrap_or(&[]);
     while let Some((entry, after)) = length(rest).filter(|&length| length >= 2).and_then(|n| rest.split_at_checked(n)) {
         let _ = visit(entry);
         rest = after;
     }
+    rest.is_empty()
 }
 
 fn madt(entry: &[u8], platform: &mut Platform) -> Option<()> {
@@ -187,11 +203,11 @@ fn madt(entry: &[u8], platform: &mut Platform) -> Option<()> {
             0xff => None,
             id => add_core(platform, u32::from(id), field(entry, 4)?),
         },
-        // IOAPIC: address at 4, its first global interrupt at 8.
+        // IOAPIC: number at 2, address at 4, its first global interrupt at 8.
         1 => {
             let (address, first) = (field::<u32>(entry, 4)?.into(), field::<u32>(entry, 8)?);
             if first == 0 {
-                platform.io_apic = address;
+                (platform.io_apic, platform.io_apic_id) = (address, field(entry, 2)?);
             }
             platform.io_apics.push(address).ok()
         }
@@ -218,17 +234,11 @@ fn mcfg(entry: &[u8], platform: &mut Platform) -> Option<()> {
     platform.config_spaces.push(space).ok()
 }
 
-/// DMA remapping hardware unit: type 0, register base at 8.
-fn dmar(entry: &[u8], platform: &mut Platform) -> Option<()> {
-    let (0u16, address) = (field(entry, 0)?, field(entry, 8)?) else { return None };
-    platform.iommus.push(Iommu::Vtd(address)).ok()
-}
-
 /// Hardware definition blocks 0x10, 0x11 and 0x40 describe the same unit: base at 8.
 fn ivrs(entry: &[u8], platform: &mut Platform) -> Option<()> {
-    let (0x10 | 0x11 | 0x40, unit) = (entry[0], Iommu::AmdVi(field(entry, 8)?)) else { return None };
-    let fresh = !platform.iommus.contains(&unit);
-    fresh.then(|| platform.iommus.push(unit).ok())?
+    let (0x10 | 0x11 | 0x40, unit) = (entry[0], field(entry, 8)?) else { return None };
+    let fresh = !platform.amd_vi.contains(&unit);
+    fresh.then(|| platform.amd_vi.push(unit).ok())?
 }
 
 #[cfg(test)]
@@ -263,7 +273,7 @@ mod tests {
         madt.extend_from_slice(&[0, 8, 0, 0, 1, 0, 0, 0]);
         madt.extend_from_slice(&[0, 8, 1, 1, 1, 0, 0, 0]);
         madt.extend_from_slice(&[0, 8, 2, 2, 0, 0, 0, 0]);
-        madt.extend_from_slice(&[1, 12, 0, 0, 0, 0, 0xc0, 0xfe, 0, 0, 0, 0]);
+        madt.extend_from_slice(&[1, 12, 3, 0, 0, 0, 0xc0, 0xfe, 0, 0, 0, 0]);
         // Another IOAPIC, of later interrupts.
         madt.extend_from_slice(&[1, 12, 1, 0, 0, 0x10, 0xc0, 0xfe, 24, 0, 0, 0]);
         madt.extend_from_slice(&[9, 16, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
@@ -309,7 +319,8 @@ mod tests {
             platform.config_spaces,
             [ConfigSpace { segment: 3, address: 0xb000_0000, first_bus: 0, last_bus: 255 }]
         );
-        assert_eq!(platform.iommus, [Iommu::Vtd(0xfed9_0000), Iommu::AmdVi(0xfeb8_0000)]);
+        assert!(platform.iommus().eq([Iommu::Vtd(0xfed9_0000), Iommu::AmdVi(0xfeb8_0000)]));
+        assert_eq!(platform.io_apic_id, 3);
     }
 
     #[test]

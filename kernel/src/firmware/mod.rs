@@ -5,6 +5,7 @@
 
 pub mod acpi;
 pub mod command_line;
+pub mod dmar;
 pub mod memory_map;
 pub mod module;
 pub mod multiboot2;

@@ -1,5 +1,6 @@
 //! What of the memory that firmware calls RAM is used: nothing below 1 MiB but for the start of the cores, nothing that
-//! slots cannot name, nothing of kernel and boot module, and nothing where a device's registers answer.
+//! slots cannot name, nothing of kernel and boot module, nothing where a device's registers answer, and nothing that firmware
+//! has reserved for its devices' DMA.
 //!
 //! Everything that boot hands out, or makes objects of, comes from here. A memory map that is wrong about the devices which
 //! the platform's tables name cannot put their registers into somebody's hands.
@@ -28,7 +29,8 @@ impl Usable {
     /// What is left of `memory`, which firmware calls RAM.
     pub fn new(memory: MemoryMap, platform: &Platform, kernel: Region, module: Region) -> Usable {
         let mut rest = memory;
-        for region in [kernel, module, INTERRUPT_MESSAGES].into_iter().chain(platform.registers()) {
+        let reserved = platform.dmar.reserved.iter().copied();
+        for region in [kernel, module, INTERRUPT_MESSAGES].into_iter().chain(platform.registers()).chain(reserved) {
             rest.remove(region.start, region.end);
         }
         rest.remove(REACHABLE_END, u64::MAX);
@@ -42,7 +44,7 @@ impl Usable {
 #[cfg(test)]
 mod tests {
     extern crate alloc;
-    use super::super::acpi::{ConfigSpace, Iommu};
+    use super::super::acpi::ConfigSpace;
     use super::super::memory_map::untypeds;
     use super::*;
     use alloc::vec::Vec;
@@ -58,12 +60,14 @@ mod tests {
             ConfigSpace { segment: 0, address: 0xb000_0000, first_bus: 0, last_bus: 255 },
             ConfigSpace { segment: 0, address: 0xc000_0000, first_bus: 16, last_bus: 31 },
         ]);
-        platform.iommus.extend([Iommu::Vtd(0xfed9_0000), Iommu::AmdVi(0x20_0000_0000)]);
+        platform.amd_vi.extend([0xfed9_0000, 0x20_0000_0000]);
+        platform.dmar.reserved.extend([Region { start: 0x7000_0800, end: 0x7000_1001 }]);
         platform
     }
 
     /// Ranges that nobody may get, whatever firmware calls them.
-    const NEVER: [(&str, u64, u64); 14] = [
+    const NEVER: [(&str, u64, u64); 15] = [
+        ("memory of firmware's devices, its pages whole", 0x7000_0000, 0x7000_2000),
         ("the real mode's tables", 0, 0x1000),
         ("firmware's data", 0x9_f000, 0xa_0000),
         ("the last page below 1 MiB", 0xf_f000, 0x10_0000),
@@ -92,7 +96,8 @@ mod tests {
         assert_eq!(list(&usable.low), [(0, 0x10_0000)]);
         let expected = [
             (0x30_1000, 0x100_0000),
-            (0x123_5000, 0xb000_0000),
+            (0x123_5000, 0x7000_0000),
+            (0x7000_2000, 0xb000_0000),
             (0xc000_0000, 0xc100_0000),
             (0xc200_0000, 0xfec0_0000),
             (0xfec0_1000, 0xfec1_0000),

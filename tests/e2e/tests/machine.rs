@@ -8,6 +8,7 @@ use e2e::{Change, Machine, boot, scenario, text_for_a_run};
 use proto::host::{Command, End, Record};
 use sha2::{Digest, Sha256};
 use std::path::Path;
+use std::time::Duration;
 
 /// Segment of configuration space where this machine's firmware puts it.
 const CONFIG_SPACE: u64 = 0xb000_0000;
@@ -20,6 +21,10 @@ const GLOBAL_COMMAND: u64 = VTD + 0x18;
 const GLOBAL_STATUS: u64 = VTD + 0x1c;
 const TRANSLATION: u32 = 1 << 31;
 const ENABLED: u32 = TRANSLATION | 1 << 26 | 1 << 25;
+/// Interrupts in compatibility format pass.
+const COMPATIBILITY: u32 = 1 << 23;
+/// Address of the root table.
+const ROOT_TABLE: u64 = VTD + 0x20;
 /// Control register of the AMD-Vi unit, and its bit 0: the unit is on.
 const AMD_VI_CONTROL: u64 = 0xfed8_0018;
 const AMD_VI_ENABLED: u32 = 1;
@@ -59,17 +64,22 @@ fn multiboot2_disc_boots_under_uefi() {
     assert!(matches!(checks[..], [only] if only.ends_with("probe stopped_vm_is_reported: ok")), "{checks:?}");
 }
 
-/// A VM that sleeps with no deadline is woken by what the host sends, through the serial port's route.
-#[test]
-fn serial_input_wakes_a_sleeping_vm() {
-    let mut machine = Machine::start_guest(&Guest { cores: 2, ..Guest::new("serial") }).expect("the machine starts");
-    machine.wait_line("serial: sleeps").expect("it sleeps");
+/// Sends to a VM that sleeps with no deadline, which wakes it each time, until it has had enough.
+fn wake_by_serial(machine: &mut Machine) {
     for number in 0..20 {
         // A guest that has had enough may be gone before the last frame: how it ended is what counts.
         if machine.send(&Command::Kill { app: number }).is_err() || machine.wait_line("serial: woken").is_err() {
             break;
         }
     }
+}
+
+/// A VM that sleeps with no deadline is woken by what the host sends, through the serial port's route.
+#[test]
+fn serial_input_wakes_a_sleeping_vm() {
+    let mut machine = Machine::start_guest(&Guest { cores: 2, ..Guest::new("serial") }).expect("the machine starts");
+    machine.wait_line("serial: sleeps").expect("it sleeps");
+    wake_by_serial(&mut machine);
     machine.finish().expect("the machine ends").expect_good();
 }
 
@@ -180,20 +190,82 @@ fn bus_masters_are_off_before_the_first_vm() {
     machine.finish().expect("the machine ends").expect_good();
 }
 
-/// An IOMMU that translates already when the kernel starts, with tables that allow nothing, is turned off.
+/// A VT-d unit with all that the kernel needs, and what the kernel says of it.
+const VTD_DEVICE: &str = "intel-iommu,intremap=on,eim=on";
+const VTD_IS_ON: &str = "IOMMU: VT-d at 0xfed90000, translation and interrupt remapping on";
+const IOMMU_IS_OFF: &str = "no PCI function can be handed out";
+
+/// A unit that translates already when the kernel starts, with tables that allow nothing, gets the kernel's own tables, and
+/// is on with everything when the first VM starts.
 #[test]
-fn iommu_that_firmware_left_on_is_off_before_the_first_vm() {
-    let (mut machine, sockets, mut monitor) = observed(Guest::new("probe"), &["intel-iommu,intremap=on,eim=on"]);
+fn iommu_that_firmware_left_on_is_the_kernels_before_the_first_vm() {
+    let (mut machine, sockets, mut monitor) = observed(Guest::new("probe"), &[VTD_DEVICE]);
     poke(&sockets, &[(GLOBAL_COMMAND, TRANSLATION)]).expect("the register can be written");
     assert_ne!(monitor.word(GLOBAL_STATUS).expect("a status") & TRANSLATION, 0, "translation is on at the start");
+    assert_eq!(monitor.word(ROOT_TABLE).expect("an address"), 0);
     monitor.go().expect("the machine runs");
     machine.wait_line(FIRST_VM_RUNS).expect("the first VM starts");
     monitor.stop().expect("the machine stops");
-    assert_eq!(monitor.word(GLOBAL_STATUS).expect("a status") & ENABLED, 0);
+    assert_eq!(monitor.word(GLOBAL_STATUS).expect("a status") & (ENABLED | COMPATIBILITY), ENABLED);
+    let root = u64::from(monitor.word(ROOT_TABLE).expect("an address"));
+    // Bus 0 has a context table, in which nothing is present.
+    let context = u64::from(monitor.word(root).expect("an entry"));
+    assert_eq!(context & 0xfff, 1, "{context:#x}");
+    for function in 0..256 {
+        assert_eq!(monitor.word((context & !0xfff) + function * 16).expect("an entry"), 0, "{function:#x}");
+    }
     monitor.go().expect("the machine runs");
     let run = machine.finish().expect("the machine ends");
     run.expect_good();
-    assert!(run.console_has("1 IOMMUs off"), "{:?}", run.console);
+    assert!(run.console_has(VTD_IS_ON), "{:?}", run.console);
+}
+
+/// A sleeping VM is woken by a serial port whose pin, like that of the kernel's own alarm, names a remapping entry.
+#[test]
+fn interrupts_of_the_ioapic_are_remapped() {
+    for cores in [1, 2] {
+        let (machine, _sockets, mut monitor) = observed(Guest { cores, ..Guest::new("serial") }, &[VTD_DEVICE]);
+        let mut machine = machine.timeout(Duration::from_secs(60));
+        monitor.go().expect("the machine runs");
+        machine.wait_line("serial: sleeps").expect("it sleeps");
+        monitor.stop().expect("the machine stops");
+        let controllers = monitor.human("info pic").expect("the controllers tell");
+        let pins: Vec<u64> = controllers.lines().filter_map(redirection).collect();
+        let unmasked: Vec<&u64> = pins.iter().filter(|&entry| entry & MASKED == 0).collect();
+        assert_eq!(unmasked.len(), 2, "the alarm's and the serial port's: {controllers}");
+        assert!(unmasked.iter().all(|&entry| entry & REMAPPABLE != 0), "{controllers}");
+        monitor.go().expect("the machine runs");
+        wake_by_serial(&mut machine);
+        let run = machine.finish().expect("the machine ends");
+        run.expect_good();
+        assert!(run.console_has(VTD_IS_ON), "{:?}", run.console);
+    }
+}
+
+/// Of a redirection entry: masked; in remappable format.
+const MASKED: u64 = 1 << 16;
+const REMAPPABLE: u64 = 1 << 48;
+
+/// The redirection entry that a line of the emulator's account of an IOAPIC tells.
+fn redirection(line: &str) -> Option<u64> {
+    let mut words = line.split_whitespace();
+    words.next().filter(|&word| word == "pin")?;
+    u64::from_str_radix(words.nth(1)?.strip_prefix("0x")?, 16).ok()
+}
+
+/// A unit without interrupt remapping, or without destinations of 32 bits, stays off; the machine works as without.
+#[test]
+fn iommu_that_lacks_something_stays_off() {
+    for device in ["intel-iommu", "intel-iommu,intremap=on,eim=off"] {
+        let (mut machine, sockets, mut monitor) = observed(Guest::new("serial"), &[device]);
+        poke(&sockets, &[(GLOBAL_COMMAND, TRANSLATION)]).expect("the register can be written");
+        monitor.go().expect("the machine runs");
+        machine.wait_line("serial: sleeps").expect("it sleeps");
+        monitor.stop().expect("the machine stops");
+        assert_eq!(monitor.word(GLOBAL_STATUS).expect("a status") & ENABLED, 0);
+        let console = machine.console().join("\n");
+        assert!(console.contains(IOMMU_IS_OFF), "{console}");
+    }
 }
 
 /// An AMD-Vi unit that is on already when the kernel starts, with a device table at address 0, is turned off.
