@@ -306,14 +306,14 @@ specs! {
 
     PciFunctionGetInfo."GetInfo": args [num("what", "0..=5 a BAR, 6 the function")]
     results ["BAR: its pages. Function: vendor | device << 16 | class << 32", "BAR: 0. Function: MSI-X entries | virtual functions that it can have << 16"]
-    errors []
+    errors [Busy]
     "Says what the function has. No address of the machine is told."
 
     PciFunctionReadConfig."ReadConfig": args [num("offset", "0..=4092, a multiple of 4")] results ["value"] errors [Misaligned, InUse, Busy]
     "Reads a double word of configuration space; addresses of the machine read as 0."
 
     PciFunctionWriteConfig."WriteConfig": args [num("offset", "0..=4092, a multiple of 4"), num("value", "32 bits")]
-    results [] errors [Misaligned, Forbidden, InUse, Busy]
+    results [] errors [Misaligned, InUse, Busy, Forbidden]
     "Writes those bits of a double word of configuration space that concern nobody else."
 
     PciFunctionAttach."Attach": args [cap("domain", ObjectType::IommuDomain, CONTROL, "the domain")]

@@ -335,8 +335,6 @@ pub enum Invocation {
         from: SlotId,
         /// The first of the empty slots.
         to: SlotId,
-        /// The function.
-        function: FunctionId,
         /// First byte of the first page.
         base: Hpa,
         /// How many pages.
@@ -357,9 +355,9 @@ pub enum Invocation {
         offset: u16,
         /// What is written.
         value: u32,
-        /// The bits that are written.
-        mask: u32,
     },
+    /// A function has to be made usable first, now that its reset is over; then the call is repeated.
+    Revive(FunctionId),
     /// `PciFunction.Attach`.
     AttachFunction {
         /// The function.

@@ -45,8 +45,8 @@ pub struct DeviceModel {
     pub in_reset: Vec<FunctionId>,
     /// What the next read of configuration space returns.
     pub input: u32,
-    /// Writes to configuration space: function, offset, value, bits.
-    pub writes: Vec<(FunctionId, u16, u32, u32)>,
+    /// Writes to configuration space: function, offset, value.
+    pub writes: Vec<(FunctionId, u16, u32)>,
     /// What was done that must not be.
     pub faults: Vec<&'static str>,
 }
@@ -101,8 +101,8 @@ impl<M: HasDevices> Devices for M {
         DeviceModel::bar(function, bar)
     }
 
-    fn writable_config(&self, _: FunctionId, offset: u16) -> u32 {
-        if offset == WRITABLE { WRITABLE_BITS } else { 0 }
+    fn filter_config(&self, _: FunctionId, offset: u16, value: u32) -> Option<u32> {
+        (offset == WRITABLE).then_some(value & WRITABLE_BITS)
     }
 
     fn read_config(&mut self, function: FunctionId, _: u16) -> u32 {
@@ -111,8 +111,8 @@ impl<M: HasDevices> Devices for M {
         model.input
     }
 
-    fn write_config(&mut self, function: FunctionId, offset: u16, value: u32, mask: u32) {
-        self.devices_mut().writes.push((function, offset, value, mask));
+    fn write_config(&mut self, function: FunctionId, offset: u16, value: u32) {
+        self.devices_mut().writes.push((function, offset, value));
     }
 
     fn publish_table_entry(&mut self, _: Hpa, _: usize) {}
@@ -144,19 +144,27 @@ impl<M: HasDevices> Devices for M {
         Ticks::new(RESET_TICKS)
     }
 
-    fn revive_function(&mut self, function: FunctionId) {
+    fn revive_function(&mut self, function: FunctionId) -> Option<Ticks> {
         let now = self.now();
         let model = self.devices_mut();
         let since = model.resets.get(&function).map_or(0, |at| now.get().saturating_sub(at.get()));
         model.expect(since >= RESET_TICKS, "a function is revived before its reset is over");
         model.in_reset.retain(|other| *other != function);
+        None
     }
 
-    fn enable_vfs(&mut self, function: FunctionId, count: u16) {
+    fn enable_vfs(&mut self, function: FunctionId, count: u16) -> Ticks {
+        let now = self.now();
         let model = self.devices_mut();
+        model.in_reset.retain(|other| other.get().wrapping_sub(FIRST_VF.get()) >= VFS);
         let before = model.enabled.insert(function, count);
         model.expect(before.is_none(), "virtual functions are enabled twice");
-        model.in_reset.retain(|other| other.get().wrapping_sub(FIRST_VF.get()) >= VFS);
+        let vfs = (0..count).map(|index| FunctionId::new(FIRST_VF.get() + index));
+        for vf in vfs {
+            model.in_reset.push(vf);
+            model.resets.insert(vf, now);
+        }
+        Ticks::new(RESET_TICKS)
     }
 
     fn disable_vfs(&mut self, function: FunctionId) -> Ticks {

@@ -51,7 +51,7 @@ impl Flushed {
 
 impl<M: Machine> Kernel<M> {
     /// Completes a withdrawal from a domain: no function that is attached to it uses what was cached. One that is not
-    /// attached has nothing cached (see [`Machine::detach_function`]).
+    /// attached has nothing cached (see [`crate::machine::Devices::detach_function`]).
     #[cold]
     fn flush_domain(&mut self, domain: VmId) -> Flushed {
         if self.machine.vm(domain).functions != 0 {

@@ -2,7 +2,7 @@
 //!
 //! Invariants: a function has one holder, the last of a chain of leases, which are capabilities derived from each other; the
 //! table of functions counts them, and the virtual functions that have capabilities. A function is attached to at most one
-//! domain, which counts it. Whoever takes a function from its holder detaches it first, by [`Machine::detach_function`],
+//! domain, which counts it. Whoever takes a function from its holder detaches it first, by [`Devices::detach_function`](crate::machine::Devices::detach_function),
 //! unbinds its messages, and resets it; until that reset is over the function is busy, and nobody waits for it in the kernel.
 //!
 //! A physical function with virtual ones is not reset when a lease of it goes, as they would go with it: what its holder may
@@ -62,7 +62,7 @@ pub(crate) struct Function {
     pub(crate) domain: VmId,
     /// How many leases there are.
     pub(crate) leases: u8,
-    /// It was reset, and what it needs has not been put back.
+    /// It was reset, or just enabled, and what it needs has not been put back.
     in_reset: bool,
     /// How many of its virtual functions have capabilities.
     pub(crate) vfs: u16,
@@ -94,13 +94,20 @@ impl<M: Machine> Kernel<M> {
         function: FunctionId,
         lease: u8,
     ) -> Result<Invocation, Fault> {
-        let facts = self.machine.function(function);
         let state = *self.function(function);
+        if state.in_reset && self.check_ready(&state).is_ok() {
+            return Ok(Invocation::Revive(function));
+        }
+        let facts = self.machine.function(function);
         match label {
-            Label::PciFunctionGetInfo => Ok(Invocation::Answer(match call.number(1, 0, 6)? {
-                6 => [facts.identity, facts.messages as u64 | (facts.vfs as u64) << 16],
-                bar => [self.machine.bar(function, bar as u8).pages as u64, 0],
-            })),
+            Label::PciFunctionGetInfo => {
+                let what = call.number(1, 0, 6)?;
+                self.check_ready(&state)?;
+                Ok(Invocation::Answer(match what {
+                    6 => [facts.identity, facts.messages as u64 | (facts.vfs as u64) << 16],
+                    bar => [self.machine.bar(function, bar as u8).pages as u64, 0],
+                }))
+            }
             Label::PciFunctionLease => {
                 let &[cnode, index, ..] = call.args;
                 let to = self.destination(call.root, cnode, index, 1)?;
@@ -129,13 +136,12 @@ impl<M: Machine> Kernel<M> {
             Label::PciFunctionWriteConfig => {
                 let offset = offset_argument(call)?;
                 let value = call.number(2, 0, u32::MAX as u64)? as u32;
-                let mask = self.machine.writable_config(function, offset);
-                if mask == 0 {
-                    return Err(Fault::new(Error::Forbidden, 1));
-                }
                 check_holder(&state, lease)?;
                 self.check_ready(&state)?;
-                Ok(Invocation::WriteConfig { function, offset, value, mask })
+                match self.machine.filter_config(function, offset, value) {
+                    Some(value) => Ok(Invocation::WriteConfig { function, offset, value }),
+                    None => Err(Fault::new(Error::Forbidden, 1)),
+                }
             }
             Label::PciFunctionAttach => {
                 let &[cptr, ..] = call.args;
@@ -202,7 +208,7 @@ impl<M: Machine> Kernel<M> {
         self.check_ready(state)?;
         self.check_deeper(call)?;
         let base = bar.base.plus(page.wrapping_shl(PAGE_BITS as u32));
-        Ok(Invocation::GiveBar { from: call.id, to, function, base, count: count as u32 })
+        Ok(Invocation::GiveBar { from: call.id, to, base, count: count as u32 })
     }
 
     /// `PciFunction.BindMsix`.
@@ -282,22 +288,21 @@ impl<M: Machine> Kernel<M> {
 
     /// Enables virtual functions, and makes their capabilities.
     pub(crate) fn enable_vfs(&mut self, from: SlotId, to: SlotId, function: FunctionId, count: u16) {
-        self.revive(function);
-        self.machine.enable_vfs(function, count);
+        let takes = self.machine.enable_vfs(function, count);
         self.function_mut(function).vfs = count;
         let first = self.machine.function(function).first_vf.get();
         let rights = self.slot(from).rights;
         for offset in 0..count {
             let function = FunctionId::new(first.wrapping_add(offset));
-            *self.function_mut(function) = Function::NEW;
+            *self.function_mut(function) = Function { in_reset: true, ..Function::NEW };
+            self.busy_for(function, takes);
             let cap = Cap::PciFunction { lease: 0, function };
             self.insert_child(from, to.plus(offset as u32), Slot::of(cap, rights, true));
         }
     }
 
     /// Derives Frames to pages of a BAR.
-    pub(crate) fn give_bar(&mut self, from: SlotId, to: SlotId, function: FunctionId, base: Hpa, count: u32) {
-        self.revive(function);
+    pub(crate) fn give_bar(&mut self, from: SlotId, to: SlotId, base: Hpa, count: u32) {
         let rights = self.slot(from).rights.intersection(Rights::READ.union(Rights::WRITE));
         let mut base = base;
         for offset in 0..count {
@@ -307,16 +312,16 @@ impl<M: Machine> Kernel<M> {
         }
     }
 
-    /// A function that was reset becomes usable when it is used next.
+    /// A function whose reset is over becomes usable, when it is used next.
     pub(crate) fn revive(&mut self, function: FunctionId) {
-        if core::mem::replace(&mut self.function_mut(function).in_reset, false) {
-            self.machine.revive_function(function);
+        match self.machine.revive_function(function) {
+            None => self.function_mut(function).in_reset = false,
+            Some(more) => self.busy_for(function, more),
         }
     }
 
     /// Attaches a function to a domain.
     pub(crate) fn attach_function(&mut self, function: FunctionId, domain: VmId) {
-        self.revive(function);
         self.gets_function(domain);
         let header = self.machine.vm_mut(domain);
         header.functions = header.functions.wrapping_add(1);

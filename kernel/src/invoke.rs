@@ -114,15 +114,15 @@ impl<M: Machine> Kernel<M> {
             Invocation::Reset => self.machine.reset(),
             Invocation::Lease { from, to, function, lease } => self.lease_function(from, to, function, lease),
             Invocation::EnableVfs { from, to, function, count } => self.enable_vfs(from, to, function, count),
-            Invocation::GiveBar { from, to, function, base, count } => self.give_bar(from, to, function, base, count),
-            Invocation::ReadConfig { function, offset } => {
+            Invocation::GiveBar { from, to, base, count } => self.give_bar(from, to, base, count),
+            Invocation::Revive(function) => {
                 self.revive(function);
+                return Progress::Again;
+            }
+            Invocation::ReadConfig { function, offset } => {
                 return Progress::Done([self.machine.read_config(function, offset) as u64, 0]);
             }
-            Invocation::WriteConfig { function, offset, value, mask } => {
-                self.revive(function);
-                self.machine.write_config(function, offset, value, mask);
-            }
+            Invocation::WriteConfig { function, offset, value } => self.machine.write_config(function, offset, value),
             Invocation::AttachFunction { function, domain } => self.attach_function(function, domain),
             Invocation::DetachFunction(function) => self.detach_function(function),
             Invocation::BindMessage { route, message } => self.bind_message(route, message),

@@ -133,7 +133,6 @@ impl<M: Machine> Kernel<M> {
 
     /// Lets a message raise a route that has none.
     pub(crate) fn bind_message(&mut self, route: u16, message: Message) {
-        self.revive(message.function);
         let Some(entry) = self.routes.get_mut(route as usize) else { return };
         entry.message = Some(message);
         self.machine.bind_message(route, message);

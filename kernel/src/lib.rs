@@ -11,6 +11,7 @@ extern crate std;
 mod address_space;
 pub mod apic_timer;
 pub mod asid;
+pub mod assignment;
 pub mod cap;
 pub mod channel;
 #[cfg(any(test, feature = "host"))]

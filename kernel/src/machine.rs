@@ -29,12 +29,13 @@ pub trait Devices {
     fn function(&self, function: FunctionId) -> FunctionFacts;
     /// A BAR (0 to 5) of a function.
     fn bar(&self, function: FunctionId, bar: u8) -> Bar;
-    /// The bits of a double word of configuration space that the holder of a function may write.
-    fn writable_config(&self, function: FunctionId, offset: u16) -> u32;
+    /// What is written into a double word of configuration space if the holder of a function writes `value`; `None` if it
+    /// may not.
+    fn filter_config(&self, function: FunctionId, offset: u16, value: u32) -> Option<u32>;
     /// Reads a double word of configuration space, with nothing in it that the holder may not know.
     fn read_config(&mut self, function: FunctionId, offset: u16) -> u32;
-    /// Writes the bits of `mask` of a double word of configuration space.
-    fn write_config(&mut self, function: FunctionId, offset: u16, value: u32, mask: u32);
+    /// Writes a double word of configuration space, as [`Devices::filter_config`] says.
+    fn write_config(&mut self, function: FunctionId, offset: u16, value: u32);
     /// An entry of a table of a domain was written: from now on the IOMMU sees it, though it may have cached another.
     fn publish_table_entry(&mut self, table: Hpa, index: usize);
     /// Lets a function be a bus master whose DMA is translated by the tables of a domain.
@@ -44,14 +45,15 @@ pub trait Devices {
     /// function behind it has been cut off at the bridges instead, and is quarantined.
     fn detach_function(&mut self, function: FunctionId);
     /// Makes the IOMMU forget what it has cached of the tables for an attached function, and waits until it has; with the
-    /// same way out as [`Machine::detach_function`].
+    /// same way out as [`Devices::detach_function`].
     fn flush_function(&mut self, function: FunctionId);
     /// Begins the reset of a function; returns how long it takes.
     fn reset_function(&mut self, function: FunctionId) -> Ticks;
-    /// The time of a reset has passed: puts back what the function needs to be usable.
-    fn revive_function(&mut self, function: FunctionId);
-    /// Enables the first `count` virtual functions of a function.
-    fn enable_vfs(&mut self, function: FunctionId, count: u16);
+    /// The time of a reset has passed, or that since it was enabled as a virtual function: puts back what the function needs to
+    /// be usable. Nothing if it is, else how long to wait before it is tried again.
+    fn revive_function(&mut self, function: FunctionId) -> Option<Ticks>;
+    /// Enables the first `count` virtual functions of a function; returns how long it takes before they can be revived.
+    fn enable_vfs(&mut self, function: FunctionId, count: u16) -> Ticks;
     /// Disables its virtual functions; returns how long that takes.
     fn disable_vfs(&mut self, function: FunctionId) -> Ticks;
     /// Lets a message raise a route, which is masked until [`Machine::route_irq`] says where it goes.

@@ -1,4 +1,5 @@
-//! Interrupt routes: pins of the IOAPIC that a Vcpu takes as a vector of its own, with no exit while it runs.
+//! Interrupt routes: pins of the IOAPIC, and messages of functions, that a Vcpu takes as a vector of its own, with no exit
+//! while it runs. Both are called pins here.
 //!
 //! A pin is *open* (it delivers its vector to the core) exactly while its Vcpu's state is loaded on that core and the
 //! Vcpu runs. When the Vcpu goes out, the pin is *parked*: it delivers an NMI to the core instead. Whoever takes an NMI
@@ -78,7 +79,7 @@ fn fire_parked(kernel: &mut Nonkernel, core: CoreId) {
 }
 
 fn mask(kernel: &mut Nonkernel, pin: u8) {
-    kernel.machine.io_apic().inspect(|io_apic| io_apic.mask(pin));
+    kernel.machine.mask(pin);
 }
 
 /// Calls `visit` for those of these pins that are bound: pin, Vcpu, vector. At most [`kernel::MAX_ROUTES`].

@@ -5,25 +5,29 @@
 //! retyped, and its pages that guests may read or write are touched here word by word), and because a [`Hardware`] exists
 //! once, inside the kernel lock: whoever borrows from it has the lock.
 
+use crate::arch::ecam::Ecam;
 use crate::arch::hpet::Hpet;
 use crate::arch::ioapic::IoApic;
 use crate::arch::lock::Lock;
-use crate::arch::remapping::Remapping;
+use crate::arch::msix_table::MsixTables;
+use crate::arch::remapping::Units;
 use crate::arch::{apic, core_area, cpu, guests};
 use crate::boot::root::Root;
 use cap_spec::abi::Register;
 use core::sync::atomic::{AtomicU64, Ordering};
 use kernel::channel::{self, Channel};
+use kernel::function::{Bar, FunctionFacts};
+use kernel::iommu::vtd::Vtd;
 use kernel::iommu::vtd::redirection;
-use kernel::iommu::{Delivery, Signal, nmi_entry, pin_entry};
-use kernel::machine::{Machine, SharedPage};
-use kernel::pci::Functions;
+use kernel::iommu::{Delivery, Requester, Signal, nmi_entry, pin_entry};
+use kernel::machine::{self, Machine, SharedPage};
 use kernel::protocol::deadlines::{Alarm, Deadlines};
 use kernel::protocol::pins::Pins;
 use kernel::slot::Slot;
-use kernel::types::{ChannelId, CoreId, Hpa, SlotId, Ticks, VcpuId, VmId};
+use kernel::types::{ChannelId, CoreId, FunctionId, Hpa, SlotId, Ticks, VcpuId, VmId};
 use kernel::vcpu::Vcpu;
 use kernel::vm::{MAX_CORES, Vm};
+use kernel::{MAX_ROUTES, Message};
 
 /// 2^32: the unit of the fixed-point ratios.
 const ONE: u128 = 1 << 32;
@@ -37,8 +41,22 @@ pub struct Devices {
     pub hpet_pin: u8,
     /// The first IOAPIC.
     pub io_apic: IoApic,
+    /// Source id of its messages, where they go through the interrupt remapping table.
+    pub io_apic_source: Option<Requester>,
     /// HPET counts per TSC tick, in 2^-32.
     pub counts_per_tick: u64,
+}
+
+/// The functions, and what they are reached through.
+pub type Assignment = kernel::assignment::Assignment<Ecam, MsixTables, Units>;
+
+/// The IOMMUs, on, and what the kernel itself has behind them.
+#[derive(Debug)]
+pub struct Remapping {
+    /// The units.
+    pub units: Vtd<Units>,
+    /// Source id of the IOAPIC's messages.
+    pub io_apic: Requester,
 }
 
 /// What every core needs to run guests, fixed at boot.
@@ -58,11 +76,11 @@ pub struct Hardware {
     pub longest_hold: u32,
     /// What the interrupt pins do.
     pub pins: Pins,
-    /// The PCI functions.
-    pub functions: Functions,
+    /// The PCI functions, and the IOMMUs in front of them where they are on.
+    pub assignment: Assignment,
     devices: Option<Devices>,
-    /// The IOMMUs, where they are on.
-    remapping: Option<Remapping>,
+    /// The messages that raise routes.
+    messages: [Option<Message>; MAX_ROUTES],
     deadlines: Deadlines,
     /// When the alarm comes, by its own clock.
     alarm: u64,
@@ -78,9 +96,9 @@ impl Hardware {
             held_since: 0,
             longest_hold: 0,
             pins: Pins::new(),
-            functions: Functions::new(),
+            assignment: Assignment::new(),
+            messages: [None; MAX_ROUTES],
             devices: None,
-            remapping: None,
             deadlines: Deadlines::new(MAX_CORES),
             alarm: 0,
             until: [u64::MAX; MAX_CORES],
@@ -89,17 +107,26 @@ impl Hardware {
     }
 
     /// Takes the devices over. The alarm's pin delivers NMIs to the boot core from here on.
-    pub fn configure(&mut self, devices: Devices, remapping: Option<Remapping>, statistics_page: Hpa) {
+    pub fn configure(&mut self, devices: Devices, statistics_page: Hpa) {
         self.devices = Some(devices);
-        self.remapping = remapping;
         self.statistics_page = statistics_page;
         self.aim_alarm(CoreId::new(0));
         devices.hpet.route(devices.hpet_pin);
     }
 
-    /// The IOAPIC, once it is known.
-    pub fn io_apic(&self) -> Option<IoApic> {
-        self.devices.map(|devices| devices.io_apic)
+    /// Masks a route; returns when that holds, so that what came before has arrived.
+    pub fn mask(&mut self, route: u8) {
+        let Some(devices) = self.devices else { return };
+        if route < devices.io_apic.pins {
+            devices.io_apic.mask(route);
+        } else if let Some(message) = self.message(route) {
+            self.assignment.mask(message);
+        }
+    }
+
+    /// The message that raises a route.
+    fn message(&self, route: u8) -> Option<Message> {
+        *self.messages.get(usize::from(route))?
     }
 
     /// Makes sure that this core gets an NMI by `until` (`u64::MAX`: none is needed), and returns the time after the
@@ -162,13 +189,16 @@ impl Hardware {
         }
     }
 
-    /// Lets a pin deliver to a core: the vector that it is bound to, or an NMI. False if the core cannot be named, which
-    /// leaves the pin as it was. With remapping the entries are ready, and the pin names another one: no unit has to forget
-    /// anything when a core is switched.
+    /// Lets a route deliver to a core: the vector that it is bound to, or an NMI. False if the core cannot be named, which
+    /// leaves the route as it was. With remapping the entries are ready, and the pin or message names another one: no unit
+    /// has to forget anything when a core is switched.
     #[inline]
     pub fn deliver(&mut self, pin: u8, core: CoreId, vector: Option<u8>) -> bool {
         let Some(devices) = self.devices else { return false };
-        let words = match (&self.remapping, vector) {
+        if pin >= devices.io_apic.pins {
+            return self.deliver_message(pin, vector.is_none());
+        }
+        let words = match (devices.io_apic_source, vector) {
             (None, _) => IoApic::direct(core_area::core(core).apic_id.load(Ordering::Relaxed), vector),
             (Some(_), None) => Some(redirection(nmi_entry(core))),
             (Some(_), Some(_)) => Some(redirection(pin_entry(pin))),
@@ -176,16 +206,23 @@ impl Hardware {
         words.inspect(|&words| devices.io_apic.route(pin, words)).is_some()
     }
 
-    /// Makes the entry of a pin, which is masked, ready for what the pin is bound to. False if the units fail: then the pin
-    /// has to stay masked, as nobody knows what it would raise.
+    #[inline(never)]
+    fn deliver_message(&mut self, route: u8, parked: bool) -> bool {
+        let Some(message) = self.message(route) else { return false };
+        self.assignment.unmask(route.into(), message, parked);
+        true
+    }
+
+    /// Makes the entries of a route, which is masked, ready for what it is bound to. False if the units fail: then it has to
+    /// stay masked, as nobody knows what it would raise.
     fn prepare(&mut self, pin: u8, target: Option<(CoreId, u8)>) -> bool {
-        let Some(remapping) = &mut self.remapping else { return true };
-        let delivery = target.map(|(core, vector)| Delivery {
-            apic_id: core_area::core(core).apic_id.load(Ordering::Relaxed),
-            signal: Signal::Vector(vector),
-            source: remapping.io_apic,
-        });
-        remapping.units.set_interrupt(pin_entry(pin), delivery).is_ok()
+        let target = target.map(|(core, vector)| (core_area::core(core).apic_id.load(Ordering::Relaxed), vector));
+        if let Some(message) = self.message(pin) {
+            return self.assignment.route(pin.into(), message, target);
+        }
+        let Some(source) = self.devices.and_then(|devices| devices.io_apic_source) else { return true };
+        let delivery = target.map(|(apic_id, vector)| Delivery { apic_id, signal: Signal::Vector(vector), source });
+        self.assignment.iommu().is_some_and(|units| units.set_interrupt(pin_entry(pin), delivery).is_ok())
     }
 
     /// An NMI was taken: calls every core whose deadline has passed, but one that decides anew in any case, and sets the
@@ -239,6 +276,76 @@ macro_rules! objects {
             unsafe { &mut *(id.address().plus($offset).get() as *mut $object) }
         }
     )*};
+}
+
+impl machine::Devices for Hardware {
+    fn function(&self, function: FunctionId) -> FunctionFacts {
+        self.assignment.facts(function)
+    }
+
+    fn bar(&self, function: FunctionId, bar: u8) -> Bar {
+        self.assignment.bar(function, bar)
+    }
+
+    fn filter_config(&self, function: FunctionId, offset: u16, value: u32) -> Option<u32> {
+        self.assignment.filter_config(function, offset, value)
+    }
+
+    fn read_config(&mut self, function: FunctionId, offset: u16) -> u32 {
+        self.assignment.read_config(function, offset)
+    }
+
+    fn write_config(&mut self, function: FunctionId, offset: u16, value: u32) {
+        self.assignment.write_config(function, offset, value);
+    }
+
+    fn publish_table_entry(&mut self, table: Hpa, index: usize) {
+        self.assignment.publish(table.plus(index as u64 * 8));
+    }
+
+    fn attach_function(&mut self, function: FunctionId, domain: VmId) {
+        self.assignment.attach(function, domain);
+    }
+
+    fn detach_function(&mut self, function: FunctionId) {
+        self.assignment.detach(function);
+    }
+
+    fn flush_function(&mut self, function: FunctionId) {
+        self.assignment.flush(function);
+    }
+
+    fn reset_function(&mut self, function: FunctionId) -> Ticks {
+        self.assignment.reset(function)
+    }
+
+    fn revive_function(&mut self, function: FunctionId) -> Option<Ticks> {
+        self.assignment.revive(function)
+    }
+
+    fn enable_vfs(&mut self, function: FunctionId, count: u16) -> Ticks {
+        self.assignment.enable_vfs(function, count)
+    }
+
+    fn disable_vfs(&mut self, function: FunctionId) -> Ticks {
+        self.assignment.disable_vfs(function)
+    }
+
+    fn bind_message(&mut self, route: u16, message: Message) {
+        let is_first = !self.messages.iter().flatten().any(|other| other.function == message.function);
+        if let Some(entry) = self.messages.get_mut(usize::from(route)) {
+            *entry = Some(message);
+            self.assignment.bind(message, is_first);
+        }
+    }
+
+    fn unbind_message(&mut self, route: u16, message: Message) {
+        // Nothing is raised by it any more, whether or not the units answer.
+        self.assignment.route(route, message, None);
+        if let Some(entry) = self.messages.get_mut(usize::from(route)) {
+            *entry = None;
+        }
+    }
 }
 
 impl Machine for Hardware {
@@ -344,10 +451,10 @@ impl Machine for Hardware {
 
     fn route_irq(&mut self, route: u16, target: Option<(CoreId, u8)>, held: bool) {
         let (Some(devices), Ok(pin)) = (self.devices, u8::try_from(route)) else { return };
-        if pin >= devices.io_apic.pins || pin == devices.hpet_pin {
+        if pin == devices.hpet_pin || pin >= devices.io_apic.pins && self.message(pin).is_none() {
             return;
         }
-        devices.io_apic.mask(pin);
+        self.mask(pin);
         self.pins.unbind(pin);
         let ready = self.prepare(pin, target);
         let Some((core, _)) = target.filter(|_| ready) else { return };

@@ -234,6 +234,14 @@ pub mod boot_info {
     pub const ROOT_PERIOD: usize = 0x70;
     /// Ticks per period of 10 ms that a core can promise in all (the same for every core).
     pub const SELLABLE_PER_10MS: usize = 0x78;
+    /// Slot of the first `PciFunction`: the physical functions that are handed out, which are none without an IOMMU.
+    pub const FIRST_FUNCTION: usize = 0x80;
+    /// How many there are.
+    pub const FUNCTIONS: usize = 0x88;
+    /// The first interrupt route that messages of functions raise; those before are pins of the machine.
+    pub const FIRST_MESSAGE_ROUTE: usize = 0x90;
+    /// How many interrupt routes there are.
+    pub const ROUTES: usize = 0x98;
     /// size_bits of Untyped i, one byte each, from here on (at most 1,024).
     pub const UNTYPED_BITS: usize = 0x100;
     /// Kernel command line, at most 512 bytes, zero-terminated.

@@ -8,15 +8,15 @@
 //! * **GetBar** derives Frame capabilities, with READ and WRITE, to `count` pages of a BAR (`OutOfRange`: 1, 2, 5), in
 //!   consecutive slots (`OutOfRange` and `SlotOccupied`, 5). `Forbidden` (2) if one of the pages is never handed out.
 //! * **ReadConfig**, **WriteConfig**: a double word. A write concerns those bits that the holder may write; `Forbidden` (1)
-//!   where there are none.
+//!   where there are none, or its value is reserved.
 //! * **Attach** lets it be a bus master whose DMA reaches a domain. `InUse` if it is attached; `Forbidden` if it is
 //!   quarantined: the IOMMU in front of it has failed. **Detach** ends that; `NotMapped` if it is not.
 //! * **BindMsix** lets an entry of its MSI-X table raise an interrupt route, which must be one (`OutOfRange`, 2). `InUse`
 //!   (1) if the entry is bound, (2) if the route has children or another message; `Forbidden` (2) for a route that is a pin.
 //!   **UnbindMsix**: `NotMapped` (1) if the entry is not bound.
 //! * **Reset** detaches it, unbinds its messages and resets it. `InUse` if it has virtual functions.
-//! * After a reset, and after its virtual functions were disabled, it is `Busy` for a time: for all but GetInfo, Detach and
-//!   UnbindMsix.
+//! * After a reset, after it was enabled, and after its virtual functions were disabled, it is `Busy` for a time: for all
+//!   but Lease, Detach and UnbindMsix.
 
 use super::Outcome;
 use super::derivation::{Kind, check_depth, derive};
@@ -99,9 +99,10 @@ pub(super) fn enable_vfs(state: &mut State, call: Invoked) -> Result<Outcome, Fa
     check_ready(state, function)?;
     check_depth(state, call.slot, 0)?;
     let rights = state.slots[&call.slot].rights;
+    let ready_at = state.now + facts(state, function).reset_ticks;
     for (slot, number) in slots.into_iter().zip(first..) {
         derive(state, call.slot, slot, Cap::PciFunction { function: number, lease: 0 }, rights, Kind::Original);
-        state.functions.insert(number, Function::default());
+        state.functions.insert(number, Function { ready_at, ..Function::default() });
     }
     record(state, function).vfs = count;
     Ok(Outcome::NOTHING)
@@ -135,8 +136,10 @@ pub(super) fn get_bar(state: &mut State, call: Invoked) -> Result<Outcome, Fault
 /// `PciFunction.GetInfo`.
 pub(super) fn get_info(state: &mut State, call: Invoked) -> Result<Outcome, Fault> {
     let (function, _) = function_of(state, &call);
+    let what = call.in_range(1, 0..=6)?;
+    check_ready(state, function)?;
     let facts = facts(state, function);
-    Ok(Outcome::Done(match call.in_range(1, 0..=6)? {
+    Ok(Outcome::Done(match what {
         6 => [facts.identity, u64::from(facts.messages) | u64::from(facts.vfs) << 16],
         bar => [facts.bars[bar as usize].1.into(), 0],
     }))
@@ -162,12 +165,12 @@ pub(super) fn write_config(state: &mut State, call: Invoked) -> Result<Outcome, 
     let (function, lease) = function_of(state, &call);
     let offset = offset_of(&call)?;
     let value = call.in_range(2, 0..=u32::MAX.into())? as u32;
+    check_holder(state, function, lease)?;
+    check_ready(state, function)?;
     let Some(mask) = facts(state, function).writable.get(&offset).copied() else {
         return Err(Fault::new(Error::Forbidden, 1));
     };
-    check_holder(state, function, lease)?;
-    check_ready(state, function)?;
-    state.outputs.push(Output::Config { function, offset, value, mask });
+    state.outputs.push(Output::Config { function, offset, value: value & mask });
     Ok(Outcome::NOTHING)
 }
 

@@ -176,7 +176,7 @@ pub struct FunctionFacts {
     pub identity: u64,
     /// Bits of each double word of configuration space that its holder may write.
     pub writable: BTreeMap<u16, u32>,
-    /// Ticks until it has come out of a reset, or its virtual functions are disabled.
+    /// Ticks until it has come out of a reset, or its virtual functions are enabled or disabled.
     pub reset_ticks: u64,
     /// The IOMMU in front of it has failed.
     pub quarantined: bool,
@@ -427,16 +427,14 @@ pub enum Output {
     },
     /// The machine was reset.
     Reset,
-    /// Bits of a double word of configuration space were written.
+    /// A double word of configuration space was written.
     Config {
         /// The function.
         function: u16,
         /// Offset of the double word.
         offset: u16,
-        /// The value.
+        /// The value: of the bits that its holder may write.
         value: u32,
-        /// The bits.
-        mask: u32,
     },
 }
 

@@ -10,6 +10,7 @@ pub mod interrupts;
 pub mod ioapic;
 pub mod lock;
 pub mod mmio;
+pub mod msix_table;
 pub mod remapping;
 pub mod serial;
 mod svm;

@@ -4,18 +4,9 @@ use super::cpu::rdtsc;
 use super::mmio::Registers;
 use heapless::Vec;
 use kernel::firmware::acpi::MAX_UNITS;
+use kernel::iommu::Bus;
 use kernel::iommu::vtd::REGISTER_BYTES;
-use kernel::iommu::{Bus, Requester, vtd::Vtd};
 use kernel::types::{Hpa, Ticks};
-
-/// The units, on, and what the kernel itself has behind them.
-#[derive(Debug)]
-pub struct Remapping {
-    /// The units.
-    pub units: Vtd<Units>,
-    /// Source id of the IOAPIC's messages.
-    pub io_apic: Requester,
-}
 
 /// Registers of the units, and memory.
 #[derive(Debug)]
@@ -26,7 +17,7 @@ impl Units {
     ///
     /// # Safety
     /// Each is the address of [`REGISTER_BYTES`] of registers of a VT-d unit, below 512 GiB. The tables that are given to the
-    /// [`Vtd`] over this are identity-mapped memory that nothing else uses: its words are reached through this alone.
+    /// [`Vtd`](kernel::iommu::vtd::Vtd) over this are identity-mapped memory that nothing else uses: its words are reached through this alone.
     pub unsafe fn new(bases: impl Iterator<Item = u64>) -> Units {
         // SAFETY: the caller's obligation.
         Units(bases.take(MAX_UNITS).map(|base| unsafe { Registers::new(base, REGISTER_BYTES.into()) }).collect())

@@ -3,14 +3,35 @@
 use super::physical::MAPPED_END;
 use crate::arch::ecam::Ecam;
 use crate::arch::mmio::Registers;
+use crate::arch::msix_table::MsixTables;
+use crate::storage::{self, Remapping};
 use core::fmt;
+use heapless::Vec;
+use kernel::assignment::Access;
 use kernel::firmware::Handover;
 use kernel::firmware::acpi::{ConfigSpace, Platform};
 use kernel::firmware::memory_map::Region;
-use kernel::pci::{self, Function, Functions};
+use kernel::pci::{self, Bdf, Function, Functions};
 
 /// The segment whose functions are managed.
 const SEGMENT: u16 = 0;
+
+/// The buses that have functions, or lie behind a bridge and may get some; all of them if functions were left out.
+pub fn buses(functions: &Functions) -> [bool; 256] {
+    let mut buses = [functions.left_out() != 0; 256];
+    for function in functions.iter() {
+        buses[usize::from(function.at.bus())] = true;
+        if let Some(bridge) = function.bridge() {
+            (bridge.secondary..=bridge.subordinate).for_each(|bus| buses[usize::from(bus)] = true);
+        }
+    }
+    buses
+}
+
+/// The configuration space of the segment that is managed.
+pub fn managed(platform: &Platform) -> Option<Ecam> {
+    platform.config_spaces.iter().find(|space| space.segment == SEGMENT).map(ecam)
+}
 
 /// Finds every function and makes it quiet: no bus master, no I/O ports (ports are handed out, and there are devices that
 /// become bus masters by a write to one), no interrupts. Those of segment 0 are remembered. Returns how many functions
@@ -51,10 +72,33 @@ fn ecam(space: &ConfigSpace) -> Ecam {
     Ecam::new(unsafe { Registers::new(space.address, buses << 20) }, space.first_bus)
 }
 
-/// One line for each function that has virtual ones to offer, and one if the table was too small.
-pub fn tell(functions: &Functions) {
-    for function in functions.iter() {
-        if function.sriov.is_some() {
+/// Lets the functions be handed out that may be, as the IOMMU is on.
+pub fn assign(assignment: &mut storage::Assignment, remapping: Remapping, platform: &Platform, tsc_hz: u64) {
+    let Some(config) = managed(platform) else { return };
+    let bridges: Vec<(u16, u8, u8), { pci::MAX_FUNCTIONS }> = assignment
+        .functions
+        .iter()
+        .filter_map(|function| {
+            let bridge = function.bridge()?;
+            Some((function.at.id(), bridge.secondary, bridge.subordinate))
+        })
+        .collect();
+    let bridge = |requester: u16| {
+        bridges.iter().find(|(at, ..)| *at == requester).map(|&(_, secondary, subordinate)| (secondary, subordinate))
+    };
+    let is_reserved = |at: Bdf| platform.dmar.is_reserved(SEGMENT, at.id(), &bridge);
+    // SAFETY: the library names entries that it has measured; `is_reachable` leaves those out that are not mapped, and what
+    // overlaps anything else was refused when it was measured.
+    let tables = unsafe { MsixTables::new() };
+    let access = Access { config, tables, iommu: remapping.units };
+    assignment.start(access, is_reserved, MAPPED_END, tsc_hz / 1_000_000);
+}
+
+/// One line for each function that is handed out, and one if the table was too small.
+pub fn tell(assignment: &storage::Assignment) {
+    let functions = &assignment.functions;
+    for function in assignment.physical() {
+        if let Some(function) = assignment.place(function).and_then(|at| functions.get(at)) {
             log::info!("PCI {}", Physical(function));
         }
     }
@@ -63,7 +107,7 @@ pub fn tell(functions: &Functions) {
     }
 }
 
-/// A function that has virtual ones, as text.
+/// A function that is handed out, as text.
 struct Physical<'a>(&'a Function);
 
 impl fmt::Display for Physical<'_> {

@@ -8,7 +8,8 @@
 use super::physical::{MAPPED_END, Taken};
 use super::quiet;
 use crate::arch::core_area;
-use crate::arch::remapping::{Remapping, Units};
+use crate::arch::remapping::Units;
+use crate::storage::Remapping;
 use core::fmt;
 use core::sync::atomic::Ordering;
 use kernel::firmware::acpi::Platform;

@@ -18,7 +18,6 @@ use crate::storage::{Booted, Devices};
 use cap_spec::abi::PAGE_BITS;
 use core::arch::global_asm;
 use core::sync::atomic::Ordering;
-use kernel::Config;
 use kernel::firmware::memory_map::Region;
 use kernel::firmware::module::{self, Module};
 use kernel::firmware::usable::Usable;
@@ -26,6 +25,7 @@ use kernel::firmware::{COMMAND_LINE_MAX, Handover, PhysicalMemory, acpi, command
 use kernel::sched::SWITCH_US;
 use kernel::types::{CoreId, Ticks};
 use kernel::vm::MAX_CORES;
+use kernel::{Config, MAX_ROUTES};
 use physical::{Tables, Taken};
 use root::Plan;
 use spin::Once;
@@ -69,10 +69,9 @@ fn prepare(magic: u64, info: u64) -> Booted {
         quiet::pace_emulated_cores();
     }
     // In this order: without translation a device reaches all memory.
-    let functions = functions::find(&mut Lock::take().machine.functions, &platform, &handover);
+    let functions = functions::find(&mut Lock::take().machine.assignment.functions, &platform, &handover);
     let iommus = quiet::iommus_off(&platform);
     log::info!("{functions} PCI functions quiet, {iommus} IOMMUs reset");
-    functions::tell(&Lock::take().machine.functions);
     let (base, bytes) = handover.module.expect("no boot module: pass the root VM's with -initrd or module2");
     let module = boot_module(base, bytes);
     let Usable { mut low, rest: mut memory } =
@@ -100,11 +99,17 @@ fn prepare(magic: u64, info: u64) -> Booted {
     log::info!("{cores} cores, TSC {} MHz, HPET {} kHz at pin {hpet_pin}", tsc_hz / 1_000_000, hpet.hz / 1000);
     log::info!("{features}");
 
-    let remapping = iommu::turn_on(&platform, &mut memory, &functions.buses, cores, tsc_hz);
+    let buses = functions::buses(&Lock::take().machine.assignment.functions);
+    let remapping = iommu::turn_on(&platform, &mut memory, &buses, cores, tsc_hz);
     let statistics_page = Taken::clean(&mut memory, PAGE_BITS).base();
     let mut kernel = Lock::take();
     let counts_per_tick = ((u128::from(hpet.hz) << 32) / u128::from(tsc_hz)) as u64;
-    kernel.machine.configure(Devices { hpet, hpet_pin, io_apic, counts_per_tick }, remapping, statistics_page);
+    let io_apic_source = remapping.as_ref().map(|remapping| remapping.io_apic);
+    if let Some(remapping) = remapping {
+        functions::assign(&mut kernel.machine.assignment, remapping, &platform, tsc_hz);
+    }
+    functions::tell(&kernel.machine.assignment);
+    kernel.machine.configure(Devices { hpet, hpet_pin, io_apic, io_apic_source, counts_per_tick }, statistics_page);
     kernel.configure(&Config {
         cores,
         tsc_hz,
@@ -114,6 +119,7 @@ fn prepare(magic: u64, info: u64) -> Booted {
         format: Processor::FORMAT,
         statistics_page,
         forbidden_routes: 1 << hpet_pin,
+        first_message_route: io_apic.pins.into(),
     });
     let root = Plan {
         memory: &mut memory,
@@ -121,7 +127,8 @@ fn prepare(magic: u64, info: u64) -> Booted {
         module,
         command_line: line,
         options,
-        routes: io_apic.pins,
+        routes: if io_apic_source.is_some() { MAX_ROUTES as u32 } else { io_apic.pins.into() },
+        first_message_route: io_apic.pins.into(),
         tsc_hz,
     }
     .carry_out(&mut kernel);

@@ -11,16 +11,18 @@ use cap_spec::abi::{
     SLOT_BITS, STATS_PAGE, VCPU_BITS, VERSION, VM_BITS, boot_info, slots,
 };
 use core::sync::atomic::{AtomicU64, Ordering};
+use heapless::Vec;
 use kernel::cap::Cap;
 use kernel::epitaph::EventKind;
 use kernel::firmware::PhysicalMemory;
 use kernel::firmware::command_line::{Options, ROOT_PERIOD_US};
 use kernel::firmware::memory_map::{MemoryMap, Region, untypeds};
 use kernel::firmware::module::{HEADER_BYTES, Module};
+use kernel::function::MAX_FUNCTIONS;
 use kernel::machine::Machine;
 use kernel::nested::{Entry, entry_index};
 use kernel::sched::CAPACITY;
-use kernel::types::{CoreId, Gpa, Hpa, SlotId, Ticks, VcpuId, VmId};
+use kernel::types::{CoreId, FunctionId, Gpa, Hpa, SlotId, Ticks, VcpuId, VmId};
 use kernel::vcpu::Run;
 
 /// log2 of the slots of the root CNode.
@@ -59,8 +61,10 @@ pub struct Plan<'a> {
     pub command_line: &'a [u8],
     /// What the kernel took from it.
     pub options: Options,
-    /// Pins of the IOAPIC.
-    pub routes: u8,
+    /// Interrupt routes: pins of the IOAPIC, and where functions are handed out those for their messages.
+    pub routes: u32,
+    /// The first of those.
+    pub first_message_route: u16,
     /// Frequency of the TSC in Hz.
     pub tsc_hz: u64,
 }
@@ -95,7 +99,7 @@ impl Plan<'_> {
         let slot = |index: u16| cnode.plus(u32::from(index));
         kernel.give(slot(slots::MARKET), Cap::Machine);
         kernel.give(slot(slots::CONSOLE), Cap::IoPort { first: 0, count: 0x1_0000 });
-        kernel.give(slot(slots::IRQ), Cap::Irq { first: 0, count: u32::from(self.routes) });
+        kernel.give(slot(slots::IRQ), Cap::Irq { first: 0, count: self.routes });
         let cores = kernel.core_count() as u16;
         for core in 0..cores {
             kernel.give_cpu_time(slot(slots::FREE + core), CoreId::new(core as u8));
@@ -106,7 +110,12 @@ impl Plan<'_> {
         kernel.split_at_boot(slot(slots::FREE), slot(OWN_TIME), budget, period);
         kernel.bind_root(vcpu, slot(OWN_TIME));
 
-        let first_untyped = slots::FREE + cores;
+        let first_function = slots::FREE + cores;
+        let functions: Vec<FunctionId, MAX_FUNCTIONS> = kernel.machine.assignment.physical().collect();
+        for (place, &function) in (first_function..).zip(&functions) {
+            kernel.give(slot(place), Cap::PciFunction { lease: 0, function });
+        }
+        let first_untyped = first_function + functions.len() as u16;
         let untypeds = self.give_memory(kernel, cnode.plus(u32::from(first_untyped)), boot_info);
         let ten_ms = Ticks::new(self.tsc_hz / 100);
         let sellable = kernel.limits().budget_within(CAPACITY, ten_ms);
@@ -125,6 +134,10 @@ impl Plan<'_> {
             (boot_info::ROOT_BUDGET, budget.get()),
             (boot_info::ROOT_PERIOD, period.get()),
             (boot_info::SELLABLE_PER_10MS, sellable.get()),
+            (boot_info::FIRST_FUNCTION, u64::from(first_function)),
+            (boot_info::FUNCTIONS, functions.len() as u64),
+            (boot_info::FIRST_MESSAGE_ROUTE, u64::from(self.first_message_route)),
+            (boot_info::ROUTES, u64::from(self.routes)),
         ];
         for (offset, value) in words {
             // SAFETY: boot alone writes it, and no guest runs yet.

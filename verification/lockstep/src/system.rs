@@ -587,10 +587,12 @@ impl System {
         found.holders = self.spec.holders.clone();
         found.outputs = std::mem::take(&mut self.kernel.machine.outputs);
         let writes = std::mem::take(&mut self.kernel.machine.devices.writes);
-        found.outputs.extend(writes.into_iter().map(|(function, offset, value, mask)| {
-            let function = function.get();
-            Output::Config { function, offset, value, mask }
-        }));
+        let writes = writes.into_iter().map(|(function, offset, value)| Output::Config {
+            function: function.get(),
+            offset,
+            value,
+        });
+        found.outputs.extend(writes);
         // The kernel keeps a sleeper's deadline in the schedule, where it shows when it passes.
         for (id, vcpu) in &mut found.vcpus {
             if let (Run::Blocked { deadline, .. }, Some(Vcpu { run: Run::Blocked { deadline: expected, .. }, .. })) =

@@ -124,6 +124,11 @@ impl<B: Bus> Vtd<B> {
         Ok(vtd)
     }
 
+    /// The time by which the units' patience is measured.
+    pub fn now(&self) -> Ticks {
+        self.bus.now()
+    }
+
     /// What all units can do. Without a unit, nothing.
     pub fn limits(&self) -> Limits {
         let all = |can: fn(&Unit) -> bool| !self.units.is_empty() && self.units.iter().all(can);

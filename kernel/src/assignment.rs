@@ -1,0 +1,394 @@
+//! Functions that are handed out: what joins PCI Express ([`crate::pci`]) and the IOMMU ([`crate::iommu`]), free of hardware.
+//!
+//! Guarantees: without IOMMU units that are on, nothing is handed out. A function that is not attached is no bus master and
+//! blocked; its messages raise what they are bound to, from this function only, and nothing else. What an operation of the
+//! units was for, and could not be completed, is cut off for good: every bridge is then no bus master any more, which its
+//! answer to a read shows, so that no request of any function reaches memory or an interrupt controller.
+//!
+//! Which functions: physical ones that are endpoints with a function-level reset, alone in their device, below ports of the
+//! root complex or of a switch, of which the latter must keep what is below them apart (ACS); without memory that firmware
+//! reserved for them. And their virtual functions.
+
+use crate::function::{Bar, FunctionFacts, MAX_FUNCTIONS};
+use crate::iommu::vtd::{self, Vtd};
+use crate::iommu::{self, Bus, Completed, Delivery, DomainNumber, FIRST_MESSAGE, Failure, Requester, Signal};
+use crate::kernel::{MAX_ROUTES, Message};
+use crate::pci::express::DeviceType;
+use crate::pci::function::{Above, Kind};
+use crate::pci::msix::{self, Messages, TableAccess};
+use crate::pci::{Bdf, ConfigAccess, Function, Functions, control, filter, vfs};
+use crate::types::{FunctionId, Hpa, Ticks, VmId};
+use cap_spec::abi::PAGE_BITS;
+use heapless::Vec;
+
+/// Microseconds that a function has to end the requests that it made, before it is blocked with them under way.
+const DRAIN_US: u64 = 100;
+/// Microseconds before a function that does not answer after its reset is asked again.
+const AGAIN_US: u32 = 10_000;
+/// ACS Control of a port of a switch: source validation, and everything is redirected upwards.
+const KEPT_APART: u16 = 0b1_1101;
+
+/// One function of the table of those that are handed out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Handed {
+    /// A physical one, with as many virtual ones, from this number on.
+    Physical { at: Bdf, vfs: u16, first_vf: u16 },
+    /// A virtual one of this physical one.
+    Virtual { physical: Bdf, index: u16 },
+}
+
+/// What the functions are reached through.
+pub struct Access<C, T, B> {
+    /// Configuration space.
+    pub config: C,
+    /// MSI-X tables.
+    pub tables: T,
+    /// The IOMMU.
+    pub iommu: Vtd<B>,
+}
+
+/// The functions, and who may have them.
+pub struct Assignment<C, T, B> {
+    /// All that were found.
+    pub functions: Functions,
+    access: Option<Access<C, T, B>>,
+    handed: Vec<Handed, MAX_FUNCTIONS>,
+    has_failed: bool,
+    ticks_per_us: u64,
+}
+
+impl<C, T, B> Assignment<C, T, B> {
+    /// Before any function was found.
+    pub const fn new() -> Self {
+        Assignment { functions: Functions::new(), access: None, handed: Vec::new(), has_failed: false, ticks_per_us: 1 }
+    }
+}
+
+impl<C, T, B> Default for Assignment<C, T, B> {
+    fn default() -> Self {
+        Assignment::new()
+    }
+}
+
+impl<C: ConfigAccess, T: TableAccess, B: Bus> Assignment<C, T, B> {
+    /// The IOMMU is on: chooses the functions that may be handed out. `is_reserved`: firmware uses memory by DMA of it.
+    /// `mapped_end`: the kernel reaches MSI-X tables below this address.
+    pub fn start(
+        &mut self,
+        access: Access<C, T, B>,
+        is_reserved: impl Fn(Bdf) -> bool,
+        mapped_end: u64,
+        ticks_per_us: u64,
+    ) {
+        let limits = access.iommu.limits();
+        self.ticks_per_us = ticks_per_us;
+        let has_numbers = usize::from(limits.domains) > MAX_FUNCTIONS;
+        if has_numbers && limits.leaf_level >= 3 && self.functions.left_out() == 0 {
+            for function in self.functions.iter() {
+                let reaches = access.iommu.reaches(Requester::new(function.at.id()));
+                let is_mapped = function.bars.iter().flatten().all(|bar| bar.region.end <= mapped_end);
+                if !reaches || !is_mapped || is_reserved(function.at) || !self.is_apart(&access.config, function) {
+                    continue;
+                }
+                let first_vf = self.handed.len() as u16 + 1;
+                let room = (MAX_FUNCTIONS - usize::from(first_vf).min(MAX_FUNCTIONS)) as u16;
+                let most = function.sriov.as_ref().map_or(0, |sriov| sriov.max.min(room));
+                // As many as there are addresses for.
+                let vfs = (1..=most).rev().find(|&count| vfs::plan(&self.functions, function.at, count).is_ok());
+                let vfs = vfs.unwrap_or(0);
+                if self.handed.push(Handed::Physical { at: function.at, vfs, first_vf }).is_err() {
+                    break;
+                }
+                for index in 0..vfs {
+                    let _ = self.handed.push(Handed::Virtual { physical: function.at, index });
+                }
+            }
+        }
+        self.access = Some(access);
+    }
+
+    /// True if nothing but the IOMMU stands between a function and others, and it can be reset for the next holder.
+    fn is_apart(&self, config: &C, function: &Function) -> bool {
+        let is_endpoint = function.kind == Kind::Endpoint
+            && function.express.is_some_and(|express| {
+                express.flr && matches!(express.device_type, DeviceType::Endpoint | DeviceType::LegacyEndpoint)
+            });
+        let is_alone = self.functions.iter().filter(|other| other.at.bus() == function.at.bus()).count() == 1;
+        let Above::Bridge(_) = function.above else { return false };
+        let Some(path) = self.functions.path(function) else { return false };
+        let are_ports = path.iter().all(|&bridge| {
+            let Some(bridge) = self.functions.get(bridge) else { return false };
+            match bridge.express.map(|express| express.device_type) {
+                Some(DeviceType::RootPort | DeviceType::UpstreamPort) => true,
+                Some(DeviceType::DownstreamPort) => control::access_control(config, bridge) & KEPT_APART == KEPT_APART,
+                _ => false,
+            }
+        });
+        is_endpoint && is_alone && are_ports
+    }
+
+    /// The physical functions that are handed out.
+    pub fn physical(&self) -> impl Iterator<Item = FunctionId> + '_ {
+        let numbered = (0..).zip(&self.handed);
+        numbered.filter(|(_, handed)| matches!(handed, Handed::Physical { .. })).map(|(id, _)| FunctionId::new(id))
+    }
+
+    /// Where a function is, for those who tell of it.
+    pub fn place(&self, function: FunctionId) -> Option<Bdf> {
+        match *self.handed.get(usize::from(function.get()))? {
+            Handed::Physical { at, .. } => Some(at),
+            Handed::Virtual { physical, index } => {
+                let sriov = self.functions.get(physical)?.sriov.as_ref()?;
+                sriov.enabled.filter(|enabled| index < enabled.count)?;
+                sriov.routing_id(physical, index)
+            }
+        }
+    }
+
+    /// The record of a function; none for a virtual one that is not enabled or has not been revived.
+    fn record(&self, function: FunctionId) -> Option<&Function> {
+        self.functions.get(self.place(function)?)
+    }
+
+    /// The units, for the interrupts of the kernel itself.
+    pub fn iommu(&mut self) -> Option<&mut Vtd<B>> {
+        self.access.as_mut().map(|access| &mut access.iommu)
+    }
+
+    // ---- what holders ask for ------------------------------------------------------------------------------------
+
+    /// See [`crate::machine::Devices::function`].
+    pub fn facts(&self, function: FunctionId) -> FunctionFacts {
+        let Some(handed) = self.handed.get(usize::from(function.get())) else { return FunctionFacts::default() };
+        let (vfs, first_vf) = match *handed {
+            Handed::Physical { vfs, first_vf, .. } => (vfs, first_vf),
+            Handed::Virtual { .. } => (0, 0),
+        };
+        let mut facts = FunctionFacts {
+            vfs,
+            first_vf: FunctionId::new(first_vf),
+            quarantined: self.has_failed,
+            ..FunctionFacts::default()
+        };
+        if let Some(record) = self.record(function) {
+            facts.messages = record.msix.map_or(0, |msix| msix.entries);
+            facts.identity =
+                u64::from(record.vendor) | u64::from(record.device) << 16 | u64::from(record.class & 0xff_ffff) << 32;
+        }
+        facts
+    }
+
+    /// See [`crate::machine::Devices::bar`].
+    pub fn bar(&self, function: FunctionId, bar: u8) -> Bar {
+        let memory = self.record(function).and_then(|record| record.memory().find(|memory| memory.bar == bar));
+        let Some(memory) = memory else { return Bar::default() };
+        let page_of = |address: u64| address.saturating_sub(memory.region.start) >> PAGE_BITS;
+        let withheld = memory.withheld.map(|withheld| {
+            let start = withheld.start.max(memory.region.start);
+            let end = withheld.end.min(memory.region.end);
+            if start < end {
+                (page_of(start) as u32, page_of(end.wrapping_sub(start).wrapping_add(memory.region.start)) as u32)
+            } else {
+                (0, 0)
+            }
+        });
+        let pages = (memory.region.bytes() >> PAGE_BITS).min(u32::MAX.into()) as u32;
+        Bar { base: Hpa::new(memory.region.start), pages, withheld }
+    }
+
+    /// See [`crate::machine::Devices::filter_config`].
+    pub fn filter_config(&self, function: FunctionId, offset: u16, value: u32) -> Option<u32> {
+        let record = self.record(function)?;
+        filter::write(record, offset, self.access.as_ref()?.config.read(record.at, offset), value)
+    }
+
+    /// See [`crate::machine::Devices::read_config`].
+    pub fn read_config(&mut self, function: FunctionId, offset: u16) -> u32 {
+        let (Some(record), Some(access)) = (self.record(function), &self.access) else { return u32::MAX };
+        filter::read(record, offset, access.config.read(record.at, offset))
+    }
+
+    /// See [`crate::machine::Devices::write_config`].
+    pub fn write_config(&mut self, function: FunctionId, offset: u16, value: u32) {
+        if let (Some(at), Some(access)) = (self.place(function), &mut self.access) {
+            access.config.write(at, offset, value);
+        }
+    }
+
+    /// See [`crate::machine::Devices::publish_table_entry`].
+    pub fn publish(&mut self, entry: Hpa) {
+        if let Some(iommu) = self.iommu() {
+            iommu.publish(entry, 8);
+        }
+    }
+
+    /// See [`crate::machine::Devices::attach_function`].
+    pub fn attach(&mut self, function: FunctionId, domain: VmId) {
+        let (Some(at), Some(access)) = (self.place(function), &mut self.access) else { return };
+        let (root, levels) = if access.iommu.limits().three_levels { (domain.root(), 3) } else { (domain.top(), 4) };
+        let done = access.iommu.attach(Requester::new(at.id()), number_of(function), root, levels);
+        if !self.has_completed(done) {
+            return;
+        }
+        let Some(access) = &mut self.access else { return };
+        let is_open = self
+            .functions
+            .get(at)
+            .is_some_and(|record| control::open_path(&self.functions, &mut access.config, record));
+        // A function that does not become a bus master does no harm; that is its holder's concern.
+        let _ = is_open && control::bus_master(&mut access.config, at, true);
+    }
+
+    /// See [`crate::machine::Devices::detach_function`].
+    pub fn detach(&mut self, function: FunctionId) {
+        let (Some(at), Some(access)) = (self.place(function), &mut self.access) else { return };
+        let is_quiet = control::bus_master(&mut access.config, at, false);
+        if let Some(record) = self.functions.get(at).filter(|_| is_quiet) {
+            let from = access.iommu.now().get();
+            while control::is_pending(&access.config, record)
+                && access.iommu.now().get().wrapping_sub(from) < DRAIN_US.wrapping_mul(self.ticks_per_us)
+            {
+                core::hint::spin_loop();
+            }
+        }
+        let done = access.iommu.detach(Requester::new(at.id()));
+        self.has_completed(done);
+    }
+
+    /// See [`crate::machine::Devices::flush_function`].
+    pub fn flush(&mut self, function: FunctionId) {
+        let Some(iommu) = self.iommu() else { return };
+        let done = iommu.flush_domain(number_of(function));
+        self.has_completed(done);
+    }
+
+    /// True if units have carried something out. If not, every function is cut off, for good.
+    fn has_completed(&mut self, done: Result<Completed, Failure>) -> bool {
+        let failed = done.is_err();
+        if failed && !core::mem::replace(&mut self.has_failed, true) {
+            let Some(access) = &mut self.access else { return false };
+            for function in self.functions.iter().filter(|function| function.bridge().is_some()) {
+                // One that does not let itself be told so is no bridge that keeps to the specification; its functions are
+                // told themselves, below.
+                let _ = control::bus_master(&mut access.config, function.at, false);
+            }
+            for function in self.functions.iter().filter(|function| function.bridge().is_none()) {
+                let _ = control::bus_master(&mut access.config, function.at, false);
+            }
+        }
+        !failed
+    }
+
+    /// See [`crate::machine::Devices::reset_function`].
+    pub fn reset(&mut self, function: FunctionId) -> Ticks {
+        let (Some(at), Some(access)) = (self.place(function), &mut self.access) else { return Ticks::new(0) };
+        let takes = self.functions.get(at).and_then(|record| control::reset(&mut access.config, record));
+        self.ticks(takes.unwrap_or(0))
+    }
+
+    /// See [`crate::machine::Devices::revive_function`].
+    pub fn revive(&mut self, function: FunctionId) -> Option<Ticks> {
+        let (Some(at), Some(access)) = (self.place(function), &mut self.access) else { return None };
+        let is_back = match (self.functions.get(at), self.handed.get(usize::from(function.get()))) {
+            (Some(record), _) => control::restore(&mut access.config, record),
+            (None, Some(&Handed::Virtual { physical, index })) => {
+                vfs::start(&mut self.functions, &mut access.config, physical, index).is_some()
+            }
+            _ => true,
+        };
+        if is_back { None } else { Some(self.ticks(AGAIN_US)) }
+    }
+
+    /// See [`crate::machine::Devices::enable_vfs`].
+    pub fn enable_vfs(&mut self, function: FunctionId, count: u16) -> Ticks {
+        let (Some(at), Some(access)) = (self.place(function), &mut self.access) else { return Ticks::new(0) };
+        let plan = vfs::plan(&self.functions, at, count).ok();
+        let takes = plan.and_then(|plan| vfs::enable(&mut self.functions, &mut access.config, &plan));
+        self.ticks(takes.unwrap_or(0))
+    }
+
+    /// See [`crate::machine::Devices::disable_vfs`].
+    pub fn disable_vfs(&mut self, function: FunctionId) -> Ticks {
+        let (Some(at), Some(access)) = (self.place(function), &mut self.access) else { return Ticks::new(0) };
+        let takes = vfs::disable(&mut self.functions, &mut access.config, at);
+        self.ticks(takes.unwrap_or(0))
+    }
+
+    fn ticks(&self, us: u32) -> Ticks {
+        Ticks::new(u64::from(us).wrapping_mul(self.ticks_per_us))
+    }
+
+    // ---- messages ------------------------------------------------------------------------------------------------
+
+    /// Where the entry of a message's table is.
+    fn entry(&self, message: Message) -> Option<Hpa> {
+        let record = self.record(message.function)?;
+        record.msix.as_ref()?.entry(&record.bars, message.entry)
+    }
+
+    /// Lets a function send messages; those of its entries that nobody bound are masked. `is_first`: it has sent none since
+    /// its reset, or none is bound.
+    pub fn bind(&mut self, message: Message, is_first: bool) {
+        if !is_first {
+            return;
+        }
+        let Some(record) = self.record(message.function) else { return };
+        let (at, Some(msix), bars) = (record.at, record.msix, record.bars) else { return };
+        let Some(access) = &mut self.access else { return };
+        let _ = msix.try_set(&mut access.config, at, Messages::Masked);
+        for number in 0..msix.entries {
+            if let Some(entry) = msix.entry(&bars, number) {
+                msix::write_entry(&mut access.tables, entry, None);
+            }
+        }
+        let _ = msix.try_set(&mut access.config, at, Messages::Unmasked);
+    }
+
+    /// Says what a route raises that a message is bound to: this vector or, as it is parked, an NMI, on the cores with these
+    /// ids; `None`: nothing. The message is masked. False if the units have failed.
+    pub fn route(&mut self, route: u16, message: Message, target: Option<(u32, u8)>) -> bool {
+        self.mask(message);
+        let Some(source) = self.place(message.function).map(|at| Requester::new(at.id())) else { return false };
+        let Some(iommu) = self.iommu() else { return false };
+        let deliver = |signal| target.map(|(apic_id, _)| Delivery { apic_id, signal, source });
+        let vector = target.and_then(|(_, vector)| deliver(Signal::Vector(vector)));
+        let done = iommu.set_interrupt(vector_entry(route), vector);
+        if !self.has_completed(done) {
+            return false;
+        }
+        let Some(iommu) = self.iommu() else { return false };
+        let done = iommu.set_interrupt(parked_entry(route), deliver(Signal::Nmi));
+        self.has_completed(done)
+    }
+
+    /// Lets a message raise its route: the vector, or the NMI of a route that is parked.
+    pub fn unmask(&mut self, route: u16, message: Message, parked: bool) {
+        let Some(entry) = self.entry(message) else { return };
+        let Some(access) = self.access.as_mut().filter(|_| !self.has_failed) else { return };
+        let iommu::Message { address, data } =
+            vtd::message(if parked { parked_entry(route) } else { vector_entry(route) });
+        msix::write_entry(&mut access.tables, entry, Some(msix::Message { address, data }));
+    }
+
+    /// Masks a message. When this returns none is in flight: the answer to the read comes after them.
+    pub fn mask(&mut self, message: Message) {
+        let (Some(entry), Some(access)) = (self.entry(message), &mut self.access) else { return };
+        msix::write_entry(&mut access.tables, entry, None);
+    }
+}
+
+/// The number by which units tag what they cache for a function: each has its own, so that what is cached for one that is
+/// detached can be dropped, whoever shares its domain.
+fn number_of(function: FunctionId) -> DomainNumber {
+    DomainNumber::new(function.get().wrapping_add(1))
+}
+
+/// The entry of the interrupt remapping table by which a route raises its vector.
+fn vector_entry(route: u16) -> u16 {
+    FIRST_MESSAGE.wrapping_add(route % MAX_ROUTES as u16)
+}
+
+/// The entry by which a route that is parked raises an NMI.
+fn parked_entry(route: u16) -> u16 {
+    vector_entry(route).wrapping_add(MAX_ROUTES as u16)
+}
