@@ -292,6 +292,7 @@ mod tests {
 
     #[test]
     fn whatever_the_device_writes_each_buffer_comes_back_once_and_in_order() {
+        let mut seen = 0;
         for seed in 0..200 {
             let mut random = random(seed);
             let (registers, memory) = (FakeRegisters::default(), FakeMemory::new(16));
@@ -315,9 +316,10 @@ mod tests {
                     }
                 }
             }
-            assert!(next_out > 10, "the test must see some");
             let left = std::iter::from_fn(|| queue.reclaim()).count() as u64;
             assert_eq!(next_out + left, next_in);
+            seen += next_out;
         }
+        assert!(seen > 1000, "the test must see some");
     }
 }

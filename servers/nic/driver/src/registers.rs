@@ -26,9 +26,10 @@ pub const PHY_CONTROL: u32 = 0;
 /// PHY control: negotiate, anew, full duplex, 1000 Mb/s offered.
 pub const PHY_CONTROL_NEGOTIATE: u32 = 1 << 12 | 1 << 9 | 1 << 8 | 1 << 6;
 
-pub const ICR: u32 = 0x1500;
-pub const IMS: u32 = 0x1508;
-pub const IMC: u32 = 0x150c;
+// These three by their older addresses, the only ones that the emulated device knows (datasheet, 8.1.2, "Alias").
+pub const ICR: u32 = 0x00c0;
+pub const IMS: u32 = 0x00d0;
+pub const IMC: u32 = 0x00d8;
 /// ICR, IMS: the link changed.
 pub const CAUSE_LINK: u32 = 1 << 2;
 /// ICR, IMS: a VF wrote its mailbox, or was reset.
