@@ -3,12 +3,14 @@
 //! the device does DMA into the emulated memory as it would in a machine.
 //!
 //! [`machine`] is the emulator with its memory and clock, [`function`] a PCI function that was found and set up (which
-//! is the kernel's work in a real system), [`nic`] a machine with an 82576 and a cable whose other end is in the test.
+//! is the kernel's work in a real system), [`nic`] a machine with an 82576 and a cable whose other end is in the test,
+//! [`nvme`] one with an NVMe controller.
 #![forbid(unsafe_code)]
 
 pub mod function;
 pub mod machine;
 pub mod nic;
+pub mod nvme;
 mod qtest;
 
 /// Longest wall time that anything in a test may take.

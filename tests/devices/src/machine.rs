@@ -48,8 +48,20 @@ impl Machine {
     /// # Panics
     /// When it can't be started.
     pub fn start(arguments: &[&str]) -> Machine {
+        Machine::start_with_files(&[], arguments)
+    }
+
+    /// As [`Machine::start`], with files of so many zeros in the machine's folder.
+    ///
+    /// # Panics
+    /// When it can't be started.
+    pub fn start_with_files(files: &[(&str, u64)], arguments: &[&str]) -> Machine {
         let tools = setup::ensure().expect("the set-up is done");
         let folder = own_folder();
+        for (name, bytes) in files {
+            let file = std::fs::File::create(folder.join(name)).expect("the folder can be written");
+            file.set_len(*bytes).expect("there is room");
+        }
         let socket = folder.join("qtest");
         let listener = UnixListener::bind(&socket).expect("a socket can be made");
         let mut command = process::bound(&tools.qemu);

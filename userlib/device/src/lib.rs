@@ -56,6 +56,14 @@ impl<R: Registers> Registers for &R {
     }
 }
 
+/// The time, and a way to let it pass.
+pub trait Clock {
+    /// Nanoseconds since some moment.
+    fn now_ns(&self) -> u64;
+    /// Waits a little, at most until the device raises an interrupt.
+    fn pause(&self);
+}
+
 /// Memory that both the driver and its device reach, as little-endian 64-bit words; contiguous for both, which within
 /// one page it always is.
 ///
