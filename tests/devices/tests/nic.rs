@@ -398,6 +398,24 @@ fn each_frame_is_an_interrupt_unless_masked_or_delayed() {
 }
 
 #[test]
+fn the_vectors_of_a_last_owner_are_forgotten() {
+    let mut bench = Bench::start(&settings(2));
+    let messages = bench.vfs[1].catch_messages();
+    let mut one = bench.station(0);
+    let sent = frame(mac(1), mac(0), TEST, b"an interrupt");
+    for vector in [0, 1, 2] {
+        let two = bench.station(1);
+        two.function.route_interrupts(vector, 0, 0);
+        for enabled in 0..3 {
+            Moderation::new(bench.vf(1), enabled, Mode::Interrupt);
+        }
+        one.send(&sent);
+        let came: Vec<bool> = (0..3).map(|vector| messages.take(vector)).collect();
+        assert_eq!(came, [vector == 0, vector == 1, vector == 2]);
+    }
+}
+
+#[test]
 fn the_pf_is_told_of_mailboxes_by_its_interrupt() {
     let mut bench = Bench::start(&settings(1));
     let messages = bench.pf.catch_messages();

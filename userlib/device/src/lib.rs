@@ -6,8 +6,14 @@
 //!
 //! What comes from a register or from shared memory was written by a device that is not trusted: drivers use it as an
 //! allegation, never as an index or a length that is not checked.
-#![cfg_attr(not(test), no_std)]
+#![no_std]
 #![forbid(unsafe_code)]
+
+#[cfg(feature = "fake")]
+extern crate std;
+
+#[cfg(feature = "fake")]
+pub mod fake;
 
 use core::ops::Add;
 
@@ -62,6 +68,16 @@ pub trait Clock {
     fn now_ns(&self) -> u64;
     /// Waits a little, at most until the device raises an interrupt.
     fn pause(&self);
+}
+
+impl<C: Clock> Clock for &C {
+    fn now_ns(&self) -> u64 {
+        (**self).now_ns()
+    }
+
+    fn pause(&self) {
+        (**self).pause();
+    }
 }
 
 /// Memory that both the driver and its device reach, as little-endian 64-bit words; contiguous for both, which within

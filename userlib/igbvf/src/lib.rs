@@ -34,6 +34,3 @@ pub use function::{Error, Event, Function};
 pub use message::MacAddress;
 pub use receive::{Buffer, ReceiveQueue, Received};
 pub use transmit::{Segment, TransmitQueue};
-
-#[cfg(test)]
-mod fake;

@@ -102,15 +102,15 @@ impl<R: Registers> Moderation<R> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fake::FakeRegisters;
+    use device::fake::FakeRegisters;
 
     #[test]
     fn an_adaptive_vector_is_masked_while_there_is_work() {
         let registers = FakeRegisters::default();
         let mut moderation = Moderation::new(&registers, 1, Mode::Adaptive { idle_looks: 2 });
-        assert_eq!(registers.last_write(), (reg::VTEIMS, 2));
+        assert_eq!(*registers.writes().last().unwrap(), (reg::VTEIMS, 2));
         moderation.interrupted();
-        assert_eq!(registers.last_write(), (reg::VTEIMC, 2));
+        assert_eq!(*registers.writes().last().unwrap(), (reg::VTEIMC, 2));
         let before = registers.writes();
         moderation.interrupted();
         assert_eq!(moderation.looked(true), Next::Look);
@@ -119,7 +119,7 @@ mod tests {
         assert_eq!(moderation.looked(false), Next::Look);
         assert_eq!(registers.writes(), before, "work costs no register write");
         assert_eq!(moderation.looked(false), Next::Sleep);
-        assert_eq!(registers.last_write(), (reg::VTEIMS, 2));
+        assert_eq!(*registers.writes().last().unwrap(), (reg::VTEIMS, 2));
         let before = registers.writes();
         assert_eq!(moderation.looked(false), Next::Sleep);
         assert_eq!(registers.writes(), before);
@@ -129,10 +129,10 @@ mod tests {
     fn a_polled_vector_stays_masked() {
         let registers = FakeRegisters::default();
         let mut moderation = Moderation::new(&registers, 0, Mode::Polled);
-        assert_eq!(registers.last_write(), (reg::VTEIMC, 1));
+        assert_eq!(*registers.writes().last().unwrap(), (reg::VTEIMC, 1));
         assert_eq!((moderation.looked(false), moderation.looked(true)), (Next::Look, Next::Look));
         moderation.set_mode(Mode::Interrupt);
-        assert_eq!(registers.last_write(), (reg::VTEIMS, 1));
+        assert_eq!(*registers.writes().last().unwrap(), (reg::VTEIMS, 1));
         assert_eq!((moderation.looked(true), moderation.looked(false)), (Next::Look, Next::Sleep));
     }
 }

@@ -269,8 +269,8 @@ impl<R: Registers, M: DmaMemory, T, const N: usize> TransmitQueue<R, M, T, N> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fake::{FakeMemory, FakeRegisters, random};
     use crate::offload::{Network, Transport};
+    use device::fake::{FakeMemory, FakeRegisters, random};
 
     type Queue<'a> = TransmitQueue<&'a FakeRegisters, &'a FakeMemory, u64, 8>;
     const SMALL: [Segment; 1] = [Segment { address: IoAddress(4096), bytes: 60 }];
@@ -279,15 +279,14 @@ mod tests {
     fn a_batch_is_one_doorbell_and_one_report() {
         let (registers, memory) = (FakeRegisters::default(), FakeMemory::new(17));
         let mut queue = Queue::new(&registers, &memory, 0).unwrap();
-        let before = registers.writes();
+        let before = registers.writes().len();
         for token in 0..3 {
             queue.send(&SMALL, &Offload::NONE, token).unwrap();
         }
-        assert_eq!(registers.writes(), before);
+        assert_eq!(registers.writes().len(), before);
         queue.flush();
         queue.flush();
-        assert_eq!(registers.writes(), before + 1);
-        assert_eq!(registers.last_write(), (reg::transmit_queue(0) + reg::DT, 3));
+        assert_eq!(registers.writes()[before..], [(reg::transmit_queue(0) + reg::DT, 3)]);
         let reports: Vec<bool> = (0..3).map(|n| memory.load(2 * n + 1) & u64::from(REPORT_STATUS) != 0).collect();
         assert_eq!(reports, [false, false, true]);
         assert_eq!(queue.completed(), None);
@@ -301,11 +300,11 @@ mod tests {
         let (registers, memory) = (FakeRegisters::default(), FakeMemory::new(17));
         let mut queue = Queue::new(&registers, &memory, 1).unwrap();
         queue.set_batch(2);
-        let before = registers.writes();
+        let before = registers.writes().len();
         for token in 0..4 {
             queue.send(&SMALL, &Offload::NONE, token).unwrap();
         }
-        assert_eq!((registers.writes(), queue.pending()), (before + 2, 4));
+        assert_eq!((registers.writes().len(), queue.pending()), (before + 2, 4));
     }
 
     #[test]

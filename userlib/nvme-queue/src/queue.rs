@@ -215,68 +215,23 @@ impl<R: Registers, M: DmaMemory, T, const N: usize> QueuePair<R, M, T, N> {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
-    use device::IoAddress;
-    use std::cell::{Cell, RefCell};
-
-    /// Memory that a test writes as the controller would.
-    #[derive(Debug)]
-    pub(crate) struct FakeMemory(Vec<Cell<u64>>);
-
-    impl FakeMemory {
-        pub(crate) fn new(words: usize) -> FakeMemory {
-            FakeMemory(vec![Cell::new(0); words])
-        }
-    }
-
-    impl DmaMemory for FakeMemory {
-        fn io_address(&self) -> IoAddress {
-            IoAddress(0x1_0000_0000)
-        }
-
-        fn words(&self) -> usize {
-            self.0.len()
-        }
-
-        fn load(&self, word: usize) -> u64 {
-            self.0.get(word).map_or(0, Cell::get)
-        }
-
-        fn store(&self, word: usize, value: u64) {
-            if let Some(cell) = self.0.get(word) {
-                cell.set(value);
-            }
-        }
-    }
-
-    /// Doorbells that remember what was written.
-    #[derive(Debug, Default)]
-    struct Doorbells(RefCell<Vec<(u32, u32)>>);
-
-    impl Registers for Doorbells {
-        fn read32(&self, _: u32) -> u32 {
-            0
-        }
-
-        fn write32(&self, offset: u32, value: u32) {
-            self.0.borrow_mut().push((offset, value));
-        }
-    }
+    use device::fake::{FakeMemory, FakeRegisters, random};
 
     struct Bench {
-        doorbells: Doorbells,
+        doorbells: FakeRegisters,
         submission: FakeMemory,
         completion: FakeMemory,
     }
 
-    type Queue<'a> = QueuePair<&'a Doorbells, &'a FakeMemory, u64, 8>;
+    type Queue<'a> = QueuePair<&'a FakeRegisters, &'a FakeMemory, u64, 8>;
     const NOTHING: Command = Command::new(0, 1);
 
     impl Bench {
         fn new() -> Bench {
             let (submission, completion) = (FakeMemory::new(64), FakeMemory::new(16));
-            Bench { doorbells: Doorbells::default(), submission, completion }
+            Bench { doorbells: FakeRegisters::default(), submission, completion }
         }
 
         fn queue(&self) -> Queue<'_> {
@@ -305,7 +260,7 @@ pub(crate) mod tests {
         }
         queue.ring();
         queue.ring();
-        assert_eq!(*bench.doorbells.0.borrow(), [(8, 3)]);
+        assert_eq!(bench.doorbells.writes(), [(8, 3)]);
         assert_eq!(bench.submission.load(16), 0x0000_0001_0002_0000, "the third one's first word");
         assert_eq!(queue.completed(), None);
         bench.complete(0, 2, 3, true, 0);
@@ -314,7 +269,7 @@ pub(crate) mod tests {
         let failed = queue.completed().unwrap();
         assert_eq!((failed.token, failed.status.code(), failed.status.is_final()), (0, 0x281, true));
         assert_eq!((queue.completed(), queue.under_way()), (None, 1));
-        assert_eq!(*bench.doorbells.0.borrow(), [(8, 3), (12, 2)]);
+        assert_eq!(bench.doorbells.writes(), [(8, 3), (12, 2)]);
     }
 
     #[test]
@@ -336,14 +291,13 @@ pub(crate) mod tests {
         let bench = Bench::new();
         let mut queue = bench.queue();
         queue.set_acknowledge_batch(u16::MAX);
-        let mut acknowledged = Vec::new();
         for n in 0..16u64 {
             queue.submit(&NOTHING, n).unwrap();
             queue.ring();
             bench.complete((n % 8) as usize, 0, ((n + 1) % 8) as u16, n / 8 % 2 == 0, 0);
             assert!(queue.completed().is_some() && queue.completed().is_none());
-            acknowledged.extend(bench.doorbells.0.borrow_mut().drain(..).filter(|(offset, _)| *offset == 12));
         }
+        let acknowledged: Vec<_> = bench.doorbells.writes().into_iter().filter(|(offset, _)| *offset == 12).collect();
         assert_eq!(acknowledged, [(12, 4), (12, 0), (12, 4), (12, 0)]);
     }
 
@@ -384,11 +338,7 @@ pub(crate) mod tests {
     fn whatever_the_controller_writes_each_token_comes_back_once() {
         let mut ended = 0;
         for seed in 1..300u64 {
-            let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            let mut random = |below: u64| {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                (state >> 33) % below
-            };
+            let mut random = random(seed);
             let bench = Bench::new();
             let mut queue = bench.queue();
             let (mut under_way, mut next) = (std::collections::BTreeSet::new(), 0);

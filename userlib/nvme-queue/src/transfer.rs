@@ -95,7 +95,7 @@ impl<M: DmaMemory> PrpLists<M> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::queue::tests::FakeMemory;
+    use device::fake::FakeMemory;
 
     const PAGES: [IoAddress; 5] =
         [IoAddress(0x5000), IoAddress(0x9000), IoAddress(0x1000), IoAddress(0x2000), IoAddress(0x7000)];

@@ -26,5 +26,8 @@ pub use counters::Counters;
 pub use nic::{Event, Link, Nic};
 pub use pool::{Settings, Vlans};
 
+#[cfg(test)]
+mod tests;
+
 /// VFs of the device.
 pub const VFS: usize = 8;

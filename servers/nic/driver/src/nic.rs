@@ -17,8 +17,6 @@ use igbvf::message::{self, Message, Multicast, Request, WORDS};
 pub const RESET_NS: u64 = 20_000_000;
 /// Nanoseconds until the link is looked at again.
 pub const LINK_POLL_NS: u64 = 10_000_000;
-/// Nanoseconds between two readings of the octets of a VF with a limit.
-pub const METER_NS: u64 = 500_000;
 /// Reads of the PHY access register until it must be ready; one access takes 64 us, a read about one.
 const MDIC_READS: u32 = 1000;
 
@@ -130,6 +128,7 @@ impl<R: Registers> Nic<R> {
             *pool = settings.map(Pool::new);
             *meter = Meter::new(settings.and_then(|settings| settings.limit_bits_per_s), now_ns);
         }
+        self.next_meter_ns = now_ns;
         true
     }
 
@@ -166,8 +165,7 @@ impl<R: Registers> Nic<R> {
         match self.state {
             State::Resetting { until_ns } => until_ns,
             State::Running if self.requests != 0 => 0,
-            State::Running if self.is_metered() => self.next_link_ns.min(self.next_meter_ns),
-            State::Running => self.next_link_ns,
+            State::Running => self.next_link_ns.min(self.next_meter_ns),
             State::Failed => u64::MAX,
         }
     }
@@ -247,7 +245,7 @@ impl<R: Registers> Nic<R> {
                 return Some(Event::Forged(forged));
             }
         }
-        if self.is_metered() && now_ns >= self.next_meter_ns {
+        if now_ns >= self.next_meter_ns {
             self.read_counters(now_ns);
         }
         let resets = self.registers.read32(reg::VFLRE);
@@ -259,7 +257,8 @@ impl<R: Registers> Nic<R> {
         if self.requests == 0 {
             // One message of each VF before a second one of any.
             self.requests = self.registers.read32(reg::MBVFICR) & reg::MBVFICR_REQUESTS;
-            self.registers.write32(reg::MBVFICR, u32::MAX);
+            // Only what was seen is cleared: a message that comes now waits for the next round.
+            self.registers.write32(reg::MBVFICR, self.requests);
         }
         while let Some(vf) = (0..VFS).find(|vf| self.requests & 1 << vf != 0) {
             self.requests &= !(1 << vf);
@@ -272,24 +271,17 @@ impl<R: Registers> Nic<R> {
 
     /// Reads the octets and frames of all VFs, and closes and opens the transmission of those with a limit.
     pub fn read_counters(&mut self, now_ns: u64) {
-        self.next_meter_ns = now_ns.saturating_add(METER_NS);
+        self.next_meter_ns = u64::MAX;
         let mut closed = 0;
         for (vf, (sums, meter)) in self.sums.iter_mut().zip(&mut self.meters).enumerate() {
-            meter.charge(sums.read(&self.registers, vf), now_ns);
-            let opens_ns = meter.opens_ns(now_ns);
-            if opens_ns > now_ns {
-                closed |= 1 << vf;
-                self.next_meter_ns = self.next_meter_ns.min(opens_ns);
-            }
+            let reading = meter.read(sums.read(&self.registers, vf), now_ns);
+            closed |= u8::from(!reading.open) << vf;
+            self.next_meter_ns = self.next_meter_ns.min(reading.next_ns);
         }
         if closed != self.closed {
             self.closed = closed;
             self.write_enables();
         }
-    }
-
-    fn is_metered(&self) -> bool {
-        self.pools.iter().flatten().any(|pool| pool.settings.limit_bits_per_s.is_some())
     }
 
     /// Lets those VFs receive that are ready, and those send that have not used up their rate.
@@ -316,6 +308,11 @@ impl<R: Registers> Nic<R> {
 
     /// Reads a VF's message, once, and answers it.
     fn serve(&mut self, vf: usize) -> Option<Event> {
+        // A reset before the message may have come after resets were looked at, and one after it is noticed later.
+        if self.registers.read32(reg::VFLRE) & 1 << vf != 0 {
+            self.registers.write32(reg::VFLRE, 1 << vf);
+            self.shut(vf);
+        }
         let mut message = [0; WORDS];
         for (word, offset) in message.iter_mut().zip((reg::vmbmem(vf)..).step_by(4)) {
             *word = self.registers.read32(offset);
@@ -342,8 +339,6 @@ impl<R: Registers> Nic<R> {
     }
 
     fn serve_reset(&mut self, vf: usize, first: u32) -> Option<Event> {
-        // The reset before the handshake may not have been noticed yet, and must not be noticed after it.
-        self.registers.write32(reg::VFLRE, 1 << vf);
         self.shut(vf);
         let pool = self.pools.get_mut(vf)?.as_mut()?;
         pool.ready = true;

@@ -27,6 +27,9 @@ pub mod queues;
 mod registers;
 pub mod virtualization;
 
+#[cfg(test)]
+mod tests;
+
 pub use controller::{AdminMemory, Controller, Error};
 pub use identify::Identity;
 pub use queues::{IoQueues, QueueRequest};
