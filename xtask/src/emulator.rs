@@ -308,18 +308,7 @@ pub fn typed(tools: &setup::Tools, config: &Config) -> String {
 }
 
 fn command(tools: &setup::Tools, config: &Config, socket: &Path) -> Command {
-    // Should this program be killed outright, the kernel kills the emulator too.
-    use std::os::unix::process::CommandExt;
-    let mut command = match process::find("setpriv") {
-        Some(setpriv) => {
-            let mut command = Command::new(setpriv);
-            command.args(["--pdeathsig", "KILL", "--"]).arg(&tools.qemu);
-            command
-        }
-        None => Command::new(&tools.qemu),
-    };
-    // Ctrl-C is for this program, which ends the run in good order.
-    command.process_group(0);
+    let mut command = process::bound(&tools.qemu);
     add_arguments(&mut command, config, &format!("socket,id=com2,path={}", socket.display()));
     command
 }

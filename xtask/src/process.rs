@@ -38,6 +38,22 @@ fn quoted(word: &str) -> String {
     }
 }
 
+/// A program that ends with this one, even if this one is killed outright; and not at Ctrl-C, which is for this one, to
+/// end what it started in good order.
+pub fn bound(program: &Path) -> Command {
+    use std::os::unix::process::CommandExt;
+    let mut command = match find("setpriv") {
+        Some(setpriv) => {
+            let mut command = Command::new(setpriv);
+            command.args(["--pdeathsig", "KILL", "--"]).arg(program);
+            command
+        }
+        None => Command::new(program),
+    };
+    command.process_group(0);
+    command
+}
+
 /// Runs a command with the terminal as its output.
 ///
 /// # Errors

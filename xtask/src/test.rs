@@ -11,8 +11,8 @@ use std::time::Instant;
 
 /// Set for machine tests: everything is built already.
 pub const BUILT: &str = "NONKERNEL_BUILT";
-/// The package of the machine tests.
-const MACHINE_TESTS: &str = "e2e";
+/// The packages whose tests start emulators.
+const MACHINE_TESTS: [&str; 2] = ["device-tests", "e2e"];
 /// Machines side by side.
 const MACHINES: &str = "2";
 /// What was asked for.
@@ -129,14 +129,15 @@ fn lint_guests() -> Result<()> {
 fn host_tests(packages: &[String], only: Option<&str>, filter: Option<&str>) -> Result<Tally> {
     let mut command = build::cargo();
     command.args(["test", "--no-fail-fast"]).args(only);
-    let packages = packages.iter().filter(|name| *name != MACHINE_TESTS);
+    let packages = packages.iter().filter(|name| !MACHINE_TESTS.contains(&name.as_str()));
     command.args(packages.flat_map(|name| ["--package", name]));
     counted(command.args(filter))
 }
 
 fn machine_tests(filter: Option<&str>) -> Result<Tally> {
     let mut command = build::cargo();
-    command.env(BUILT, "1").args(["test", "--no-fail-fast", "--package", MACHINE_TESTS]).args(filter);
+    command.env(BUILT, "1").args(["test", "--no-fail-fast"]);
+    command.args(MACHINE_TESTS.iter().flat_map(|name| ["--package", name])).args(filter);
     command.args(["--", "--test-threads", MACHINES]);
     counted(&mut command)
 }

@@ -1,0 +1,182 @@
+//! The PF's driver on registers that say anything: what the emulated device lacks, and what no device should do.
+
+use crate::nic::{Event, Link, Nic, RESET_NS};
+use crate::registers as reg;
+use crate::{Settings, VFS, Vlans};
+use device::Registers;
+use device::fake::{FakeRegisters, random};
+use igbvf::MacAddress;
+use igbvf::message::{ACCEPTED, REFUSED, Request};
+
+const fn mac(n: u8) -> MacAddress {
+    MacAddress([2, 0, 0, 0, 0, n])
+}
+
+/// A device that answers as it should, with its driver running and the link up.
+fn running<'a>(registers: &'a FakeRegisters, settings: &[Settings]) -> Nic<&'a FakeRegisters> {
+    registers.set_rule(|offset| match offset {
+        reg::MDIC => Some(reg::MDIC_READY),
+        // Written ones clear, which these registers do not know.
+        reg::VFLRE => Some(0),
+        _ => None,
+    });
+    let mut nic = Nic::new(registers, settings, 0);
+    assert_eq!(nic.poll(RESET_NS - 1), None);
+    assert_eq!(nic.poll(RESET_NS), Some(Event::Ready));
+    registers.set(reg::STATUS, reg::STATUS_LU);
+    assert_eq!(nic.poll(RESET_NS), Some(Event::LinkChanged(Link::Up)));
+    nic
+}
+
+/// Lets a VF send a message; what the driver tells, and whether it accepted.
+fn ask(registers: &FakeRegisters, nic: &mut Nic<&FakeRegisters>, vf: usize, request: Request) -> (Option<Event>, bool) {
+    for (offset, word) in (reg::vmbmem(vf)..).step_by(4).zip(request.encode()) {
+        registers.set(offset, word);
+    }
+    registers.set(reg::MBVFICR, 1 << vf);
+    let event = nic.poll(RESET_NS);
+    let answer = registers.read32(reg::vmbmem(vf));
+    assert_ne!(answer & (ACCEPTED | REFUSED), 0, "it was answered");
+    (event, answer & ACCEPTED != 0)
+}
+
+#[test]
+fn forged_frames_are_to_be_dropped_and_are_counted() {
+    let registers = FakeRegisters::default();
+    let mut nic = running(&registers, &[Settings::with_mac(mac(1)), Settings::with_mac(mac(2))]);
+    let checks = registers.read32(reg::DTXSWC);
+    assert_eq!(checks & 0xffff, 0xffff, "addresses and VLANs of all pools are checked");
+    registers.set(reg::WVBR, 0b10);
+    registers.set(reg::SSVPC, 3);
+    assert_eq!(nic.poll(2 * RESET_NS), Some(Event::Forged(0b10)));
+    assert_eq!(nic.forged_frames(), 3);
+}
+
+#[test]
+fn messages_that_come_while_others_are_looked_at_are_not_lost() {
+    let registers = FakeRegisters::default();
+    let mut nic = running(&registers, &[Settings::with_mac(mac(1)), Settings::with_mac(mac(2))]);
+    registers.set(reg::MBVFICR, 0x0002_0001);
+    nic.poll(RESET_NS);
+    let cleared: Vec<u32> = registers.writes().into_iter().filter(|w| w.0 == reg::MBVFICR).map(|w| w.1).collect();
+    assert_eq!(cleared.last(), Some(&1));
+}
+
+#[test]
+fn a_vf_that_has_not_shaken_hands_is_refused() {
+    let registers = FakeRegisters::default();
+    let mut nic = running(&registers, &[Settings { vlans: Vlans::Chosen, ..Settings::with_mac(mac(1)) }]);
+    let join = Request::SetVlan { vlan: 3, member: true };
+    assert_eq!(ask(&registers, &mut nic, 0, join), (Some(Event::Refused(0)), false));
+    assert_eq!(ask(&registers, &mut nic, 0, Request::Reset), (Some(Event::VfReady(0)), true));
+    assert_eq!(ask(&registers, &mut nic, 0, join), (None, true));
+    assert_eq!((registers.read32(reg::VFRE), registers.read32(reg::VFTE)), (1, 1));
+    assert_eq!(ask(&registers, &mut nic, 3, Request::Reset), (None, false), "it has no settings");
+    assert_eq!((registers.read32(reg::VFRE), registers.read32(reg::VFTE)), (1, 1));
+}
+
+#[test]
+fn the_table_of_vlans_can_be_full_and_is_given_back() {
+    let registers = FakeRegisters::default();
+    let settings = [1, 2].map(|n| Settings { vlans: Vlans::Chosen, ..Settings::with_mac(mac(n)) });
+    let mut nic = running(&registers, &settings);
+    ask(&registers, &mut nic, 0, Request::Reset);
+    ask(&registers, &mut nic, 1, Request::Reset);
+    for vlan in 1..=32 {
+        assert!(ask(&registers, &mut nic, 0, Request::SetVlan { vlan, member: true }).1);
+    }
+    assert!(!ask(&registers, &mut nic, 1, Request::SetVlan { vlan: 33, member: true }).1);
+    assert!(ask(&registers, &mut nic, 1, Request::SetVlan { vlan: 32, member: true }).1, "it is there already");
+    assert!(ask(&registers, &mut nic, 0, Request::Reset).1);
+    assert!(ask(&registers, &mut nic, 1, Request::SetVlan { vlan: 33, member: true }).1);
+    let vlans: Vec<u32> = (0..32).map(|entry| registers.read32(reg::vlvf(entry))).filter(|&entry| entry != 0).collect();
+    assert_eq!(vlans.len(), 2);
+    assert!(vlans.iter().all(|entry| entry >> reg::VLVF_POOL_SHIFT & 0xff == 0b10), "{vlans:x?}");
+}
+
+#[test]
+fn a_phy_that_does_not_answer_is_told_of() {
+    for answer in [0, reg::MDIC_READY | reg::MDIC_ERROR] {
+        let registers = FakeRegisters::default();
+        registers.set_rule(move |offset| (offset == reg::MDIC).then_some(answer));
+        let mut nic = Nic::new(&registers, &[], 0);
+        assert_eq!(nic.poll(RESET_NS), Some(Event::PhyFailed));
+        assert_eq!((nic.poll(u64::MAX), nic.due_ns()), (None, u64::MAX));
+    }
+}
+
+#[test]
+fn settings_that_nobody_can_have_are_refused() {
+    let registers = FakeRegisters::default();
+    let good = Settings::with_mac(mac(1));
+    let mut nic = running(&registers, &[good]);
+    for bad in [
+        Settings::with_mac(MacAddress([0xff; 6])),
+        Settings::with_mac(MacAddress([0; 6])),
+        Settings { vlans: Vlans::Port(0), ..good },
+        Settings { vlans: Vlans::Port(4095), ..good },
+        Settings { max_frame_bytes: 9729, ..good },
+        Settings { limit_bits_per_s: Some(0), ..good },
+    ] {
+        assert!(!nic.configure(0, Some(bad), 0), "{bad:?}");
+    }
+    assert!(!nic.configure(1, Some(good), 0), "another one has the address");
+    assert!(!nic.configure(VFS, None, 0));
+    assert!(nic.configure(0, None, 0) && nic.configure(1, Some(good), 0));
+}
+
+#[test]
+fn whatever_registers_and_vfs_say_no_two_vfs_have_one_address_and_no_vf_the_place_of_another() {
+    let mut accepted = 0;
+    for seed in 1..60 {
+        let registers = FakeRegisters::default();
+        let settings: [Settings; VFS] = core::array::from_fn(|n| Settings {
+            may_change_mac: n % 2 == 0,
+            vlans: [Vlans::None, Vlans::Port(9), Vlans::Chosen][n % 3],
+            max_frame_bytes: 1522 + 1000 * n as u32,
+            limit_bits_per_s: (n == 5).then_some(1_000_000),
+            ..Settings::with_mac(mac(n as u8 + 1))
+        });
+        let mut nic = running(&registers, &settings);
+        let mut random = random(seed);
+        let mut now_ns = RESET_NS;
+        for _ in 0..400 {
+            for vf in 0..VFS {
+                let request = match random(6) {
+                    0 => Request::Reset,
+                    1 => Request::SetMac(mac(random(12) as u8)),
+                    2 => Request::SetVlan { vlan: random(5000) as u16, member: random(2) == 0 },
+                    3 => Request::SetMaxFrame(random(12000) as u32),
+                    _ => Request::Unknown(random(1 << 32) as u32),
+                };
+                for (offset, word) in (reg::vmbmem(vf)..).step_by(4).zip(request.encode()) {
+                    registers.set(offset, if random(20) == 0 { random(1 << 32) as u32 } else { word });
+                }
+            }
+            for register in [reg::MBVFICR, reg::ICR, reg::STATUS, reg::WVBR, reg::pvfgotc(5), reg::p2vmailbox(1)] {
+                registers.set(register, random(1 << 32) as u32);
+            }
+            now_ns += random(20_000_000);
+            for _ in 0..20 {
+                nic.poll(now_ns);
+            }
+            let mut addresses = Vec::new();
+            for (vf, settings) in settings.iter().enumerate() {
+                accepted += u32::from(registers.read32(reg::vmbmem(vf)) & ACCEPTED != 0);
+                let (low, high) = (registers.read32(reg::ral(vf)), registers.read32(reg::rah(vf)));
+                if high & reg::RAH_VALID != 0 {
+                    assert_eq!(high >> reg::RAH_POOL_SHIFT & 0xff, 1 << vf);
+                    assert!(!addresses.contains(&(low, high as u16)), "two have one address");
+                    addresses.push((low, high as u16));
+                }
+                let limit = registers.read32(reg::vmolr(vf)) & 0x3fff;
+                assert!(limit <= settings.max_frame_bytes);
+            }
+            let joined = (0..32).map(|entry| registers.read32(reg::vlvf(entry)));
+            let vfs =
+                joined.filter(|entry| entry & 0xfff != 9).fold(0, |vfs, entry| vfs | entry >> reg::VLVF_POOL_SHIFT);
+            assert_eq!(vfs & 0b1101_1011, 0, "only VFs 2 and 5 choose VLANs");
+        }
+    }
+    assert!(accepted > 1000, "the test must see some");
+}

@@ -1,0 +1,158 @@
+//! A controller: switching it on, and doing one admin command after the other.
+
+use crate::registers as reg;
+use device::{Clock, DmaMemory, IoAddress, PAGE_BYTES, Registers};
+use nvme_queue::command::Command;
+use nvme_queue::{QueuePair, Rings, Status};
+
+/// Entries of each admin ring. So the submission ring is one whole page, all of which holds commands.
+pub const ADMIN_ENTRIES: usize = 64;
+/// Nanoseconds that an admin command may take.
+pub const COMMAND_LIMIT_NS: u64 = 10_000_000_000;
+/// Get Features of number 1, arbitration: it reads no memory, writes none, and changes nothing.
+const HARMLESS: Command = Command::new(0x0a, 0).with_dwords(1, 0);
+const PAGE_WORDS: usize = (PAGE_BYTES / 8) as usize;
+
+/// Why something was not done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// The controller needs pages of more than 4096 bytes, or less memory was given than a page each.
+    Unfit,
+    /// It did not become ready, or unready, in the time that it names itself.
+    NotReady,
+    /// It reports a fatal error.
+    Fatal,
+    /// A command did not end in time. The controller must be enabled anew.
+    TimedOut,
+    /// It refused a command.
+    Refused(Status),
+    /// What was asked for makes no sense for this controller.
+    Arguments,
+    /// What it says of itself makes no sense.
+    Nonsense,
+}
+
+/// Pages for the administration of one controller, each of [`PAGE_BYTES`].
+#[derive(Debug)]
+pub struct AdminMemory<M> {
+    /// For the submission ring. The controller only reads it.
+    pub submission: M,
+    /// For the completion ring.
+    pub completion: M,
+    /// For what commands read and write.
+    pub data: M,
+}
+
+/// A controller that is ready for admin commands. `R` are its registers with the doorbells, 8 KiB at least.
+#[derive(Debug)]
+pub struct Controller<R, M, C> {
+    pub(crate) registers: R,
+    admin: QueuePair<R, M, (), ADMIN_ENTRIES>,
+    pub(crate) data: M,
+    clock: C,
+}
+
+impl<R: Registers + Clone, M: DmaMemory, C: Clock> Controller<R, M, C> {
+    /// Switches a controller off, if it was on, and on. All its queues are gone then.
+    ///
+    /// # Errors
+    /// [`Error::Unfit`], [`Error::NotReady`] or [`Error::Fatal`].
+    pub fn enable(registers: R, memory: AdminMemory<M>, clock: C) -> Result<Controller<R, M, C>, Error> {
+        let AdminMemory { submission, completion, data } = memory;
+        let high = registers.read32(reg::CAP_HIGH);
+        let is_small = [&submission, &completion, &data].iter().any(|page| page.words() < PAGE_WORDS);
+        if high >> reg::CAP_HIGH_MPSMIN_SHIFT & 0xf != 0 || is_small {
+            return Err(Error::Unfit);
+        }
+        registers.write32(reg::CC, 0);
+        become_ready(&registers, &clock, false)?;
+        for word in 0..PAGE_WORDS {
+            submission.store(word, 0);
+            completion.store(word, 0);
+        }
+        let last = ADMIN_ENTRIES as u32 - 1;
+        registers.write32(reg::AQA, last | last << 16);
+        for (register, IoAddress(at)) in [(reg::ASQ, submission.io_address()), (reg::ACQ, completion.io_address())] {
+            registers.write32(register, at as u32);
+            registers.write32(register + 4, (at >> 32) as u32);
+        }
+        registers.write32(reg::CC, reg::CC_ON);
+        become_ready(&registers, &clock, true)?;
+        let doorbells = registers.clone();
+        let rings = Rings { doorbells, first: reg::DOORBELLS, stride: stride(high), submission, completion };
+        let admin = QueuePair::new(rings).ok_or(Error::Unfit)?;
+        Ok(Controller { registers, admin, data, clock })
+    }
+
+    /// Does one command, and returns its result.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with the controller's status, [`Error::TimedOut`] or [`Error::Fatal`].
+    pub fn execute(&mut self, command: &Command) -> Result<u32, Error> {
+        // Full only if commands timed out, after which nothing is to be expected of it.
+        self.admin.submit(command, ()).map_err(|_| Error::TimedOut)?;
+        self.admin.ring();
+        let deadline_ns = self.clock.now_ns().saturating_add(COMMAND_LIMIT_NS);
+        loop {
+            if let Some(done) = self.admin.completed() {
+                // There is no other one: this is called for one command at a time.
+                let outcome = if done.status.is_success() { Ok(done.result) } else { Err(Error::Refused(done.status)) };
+                self.admin.completed();
+                return outcome;
+            }
+            if self.registers.read32(reg::CSTS) & reg::CSTS_CFS != 0 {
+                return Err(Error::Fatal);
+            }
+            if self.clock.now_ns() >= deadline_ns {
+                return Err(Error::TimedOut);
+            }
+            self.clock.pause();
+        }
+    }
+
+    /// The page of data as the controller sees it.
+    pub(crate) fn data_address(&self) -> IoAddress {
+        self.data.io_address()
+    }
+
+    /// Bytes between doorbells.
+    pub(crate) fn doorbell_stride(&self) -> u32 {
+        stride(self.registers.read32(reg::CAP_HIGH))
+    }
+
+    /// Ends the administration: from now on the admin ring holds harmless commands only, whoever rings its doorbell. The
+    /// memory must stay the controller's as it is, out of reach of everybody who has the doorbells, until the controller
+    /// is reset. The registers are given back, for [`Controller::enable`] after that.
+    pub fn hand_over(self) -> (R, AdminMemory<M>) {
+        let rings = self.admin.into_rings();
+        let words = (0..ADMIN_ENTRIES).flat_map(|entry| HARMLESS.words(entry as u16));
+        for (word, value) in words.enumerate() {
+            rings.submission.store(word, value);
+        }
+        let memory = AdminMemory { submission: rings.submission, completion: rings.completion, data: self.data };
+        (self.registers, memory)
+    }
+}
+
+fn stride(capabilities_high: u32) -> u32 {
+    4 << (capabilities_high & reg::CAP_HIGH_DSTRD)
+}
+
+/// Waits until the controller is ready, or is not.
+fn become_ready(registers: &impl Registers, clock: &impl Clock, ready: bool) -> Result<(), Error> {
+    let units = u64::from(registers.read32(reg::CAP) >> reg::CAP_TO_SHIFT).max(1);
+    let deadline_ns = clock.now_ns().saturating_add(units * 500_000_000);
+    loop {
+        let status = registers.read32(reg::CSTS);
+        if (status & reg::CSTS_RDY != 0) == ready {
+            return Ok(());
+        }
+        if ready && status & reg::CSTS_CFS != 0 {
+            return Err(Error::Fatal);
+        }
+        if clock.now_ns() >= deadline_ns {
+            return Err(Error::NotReady);
+        }
+        clock.pause();
+    }
+}

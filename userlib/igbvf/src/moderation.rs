@@ -1,0 +1,138 @@
+//! When to look at the rings: at interrupts, all the time, or whichever suits the load.
+//!
+//! In adaptive mode an interrupt masks its vector and the application polls until several looks in a row found nothing;
+//! then the vector is unmasked. Causes that came while it was masked stay in the device and raise the interrupt at that
+//! moment, so nothing is slept through.
+
+use crate::registers as reg;
+use device::Registers;
+
+/// How an application learns of frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// By interrupts only.
+    Interrupt,
+    /// By looking, always.
+    Polled,
+    /// By looking while there is work, else by an interrupt.
+    Adaptive {
+        /// Looks that find nothing, in a row, after which to sleep.
+        idle_looks: u32,
+    },
+}
+
+/// What to do after a look at the rings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Look again.
+    Look,
+    /// Wait for an interrupt; one comes if something is there already.
+    Sleep,
+}
+
+/// The mode of one vector.
+#[derive(Debug)]
+pub struct Moderation<R> {
+    registers: R,
+    vector_bit: u32,
+    mode: Mode,
+    idle: u32,
+    masked: bool,
+}
+
+impl<R: Registers> Moderation<R> {
+    /// For a vector that [`crate::Function::route_interrupts`] uses.
+    pub fn new(registers: R, vector: u8, mode: Mode) -> Moderation<R> {
+        let vector_bit = 1 << vector.min(crate::function::VECTORS - 1);
+        let mut moderation = Moderation { registers, vector_bit, mode, idle: 0, masked: false };
+        moderation.set_mode(mode);
+        moderation
+    }
+
+    /// Changes the mode, at any time.
+    pub fn set_mode(&mut self, mode: Mode) {
+        (self.mode, self.idle) = (mode, 0);
+        match mode {
+            Mode::Interrupt | Mode::Adaptive { .. } => self.unmask(),
+            Mode::Polled => self.mask(),
+        }
+    }
+
+    /// To be called when the vector's interrupt has come. A spurious call does no harm.
+    #[inline]
+    pub fn interrupted(&mut self) {
+        self.idle = 0;
+        if let Mode::Adaptive { .. } = self.mode
+            && !self.masked
+        {
+            self.mask();
+        }
+    }
+
+    /// To be called after a look at the rings, with whether it found anything.
+    #[inline]
+    pub fn looked(&mut self, found: bool) -> Next {
+        match self.mode {
+            Mode::Polled => return Next::Look,
+            Mode::Interrupt => return if found { Next::Look } else { Next::Sleep },
+            Mode::Adaptive { idle_looks } => {
+                self.idle = if found { 0 } else { self.idle.saturating_add(1) };
+                if self.idle < idle_looks {
+                    return Next::Look;
+                }
+            }
+        }
+        if self.masked {
+            self.unmask();
+        }
+        Next::Sleep
+    }
+
+    fn mask(&mut self) {
+        self.masked = true;
+        self.registers.write32(reg::VTEIMC, self.vector_bit);
+    }
+
+    fn unmask(&mut self) {
+        self.masked = false;
+        self.registers.write32(reg::VTEIMS, self.vector_bit);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use device::fake::FakeRegisters;
+
+    #[test]
+    fn an_adaptive_vector_is_masked_while_there_is_work() {
+        let registers = FakeRegisters::default();
+        let mut moderation = Moderation::new(&registers, 1, Mode::Adaptive { idle_looks: 2 });
+        assert_eq!(*registers.writes().last().unwrap(), (reg::VTEIMS, 2));
+        moderation.interrupted();
+        assert_eq!(*registers.writes().last().unwrap(), (reg::VTEIMC, 2));
+        let before = registers.writes();
+        moderation.interrupted();
+        assert_eq!(moderation.looked(true), Next::Look);
+        assert_eq!(moderation.looked(false), Next::Look);
+        assert_eq!(moderation.looked(true), Next::Look);
+        assert_eq!(moderation.looked(false), Next::Look);
+        assert_eq!(registers.writes(), before, "work costs no register write");
+        assert_eq!(moderation.looked(false), Next::Sleep);
+        assert_eq!(*registers.writes().last().unwrap(), (reg::VTEIMS, 2));
+        let before = registers.writes();
+        assert_eq!(moderation.looked(false), Next::Sleep);
+        assert_eq!(registers.writes(), before);
+    }
+
+    #[test]
+    fn a_polled_vector_stays_masked() {
+        let registers = FakeRegisters::default();
+        let mut moderation = Moderation::new(&registers, 0, Mode::Polled);
+        assert_eq!(*registers.writes().last().unwrap(), (reg::VTEIMC, 1));
+        assert_eq!((moderation.looked(false), moderation.looked(true)), (Next::Look, Next::Look));
+        moderation.set_mode(Mode::Interrupt);
+        assert_eq!(*registers.writes().last().unwrap(), (reg::VTEIMS, 1));
+        assert_eq!((moderation.looked(true), moderation.looked(false)), (Next::Look, Next::Sleep));
+    }
+}

@@ -1,0 +1,58 @@
+//! Completions, as the controller writes them (Base Specification, 3.3.3.2).
+
+/// How a command ended: the status field of its completion without the phase (Base Specification, figure 92).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Status(pub u16);
+
+impl Status {
+    /// Done.
+    pub const SUCCESS: Status = Status(0);
+
+    /// True if the command was done.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_success(self) -> bool {
+        self.0 & 0x7ff == 0
+    }
+
+    /// Status code type in bits 10:8, status code in bits 7:0.
+    #[must_use]
+    pub const fn code(self) -> u16 {
+        self.0 & 0x7ff
+    }
+
+    /// True if the same command would fail again.
+    #[must_use]
+    pub const fn is_final(self) -> bool {
+        self.0 & 1 << 14 != 0
+    }
+}
+
+/// The second word of a completion queue entry, which tells everything but the command's result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Entry(pub u64);
+
+impl Entry {
+    /// True if its phase is this one.
+    #[inline(always)]
+    pub const fn has_phase(self, phase: bool) -> bool {
+        (self.0 >> 48 & 1 != 0) == phase
+    }
+
+    /// The command that it is about.
+    #[inline(always)]
+    pub const fn identifier(self) -> u16 {
+        (self.0 >> 32) as u16
+    }
+
+    /// Up to where the controller has read the submission queue.
+    #[inline(always)]
+    pub const fn submission_head(self) -> u16 {
+        self.0 as u16
+    }
+
+    #[inline(always)]
+    pub const fn status(self) -> Status {
+        Status((self.0 >> 49) as u16)
+    }
+}
