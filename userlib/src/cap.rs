@@ -79,6 +79,10 @@ objects! {
     IoPort
     /// The machine as a whole.
     Machine
+    /// A window of the I/O addresses of a domain.
+    IommuDomain
+    /// A function of a device.
+    PciFunction
 }
 
 /// A place for a capability: a slot of the own root CNode, or of a CNode whose capability lies in the root CNode.
@@ -124,7 +128,7 @@ impl Slot {
         CptrParts { node: self.node, index: self.index }.to_raw()
     }
 
-    const fn number(self) -> u64 {
+    pub(crate) const fn number(self) -> u64 {
         self.index as u64
     }
 
@@ -242,7 +246,7 @@ impl<T: Object> Cap<T> {
     }
 
     #[inline(always)]
-    fn call(self, label: Label, args: [u64; 5]) -> Result<(), Fault> {
+    pub(crate) fn call(self, label: Label, args: [u64; 5]) -> Result<(), Fault> {
         invoke(self.cptr(), label, args).map(drop)
     }
 }

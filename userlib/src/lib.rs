@@ -1,7 +1,7 @@
 //! What applications and servers link: everything between `main` and the kernel's one hypercall.
 //!
 //! An application owns its VM. This library is how it starts in it ([`main!`]) and finds what it was given ([`App`]),
-//! names and uses its capabilities ([`cap`]), buys CPU time and memory ([`market`], [`pager`], [`heap`]), talks to others
+//! names and uses its capabilities ([`cap`]), drives its devices ([`dma`]), buys CPU time and memory ([`market`], [`pager`], [`heap`]), talks to others
 //! ([`ring`], [`channel`], [`console`]), sleeps and is woken ([`events`], [`clock`]), or interrupted
 //! ([`upcalls`]). All of it is ordinary code of the
 //! application: it can be replaced, and nobody else's safety depends on it.
@@ -38,6 +38,8 @@ pub mod cap;
 pub mod channel;
 pub mod clock;
 pub mod console;
+mod device_caps;
+pub mod dma;
 pub mod end;
 mod error;
 pub mod events;

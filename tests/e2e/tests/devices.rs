@@ -1,0 +1,46 @@
+//! Functions of devices, handed out behind an IOMMU: the root image `devices` drives them by itself and checks what it sees.
+
+use e2e::boot;
+use e2e::xtask::boot::Guest;
+
+/// An IOMMU, and an 82576 behind a root port, with a network that ends in the emulator.
+const NIC: &[&str] = &[
+    "-device",
+    "intel-iommu,intremap=on,eim=on",
+    "-device",
+    "pcie-root-port,id=rp0,chassis=1,slot=1",
+    "-netdev",
+    "user,id=n0,restrict=on",
+    "-device",
+    "igb,bus=rp0,netdev=n0",
+];
+
+fn guest(arguments: &[&str]) -> Guest {
+    Guest { memory_mib: 256, extra: arguments.iter().map(|&text| text.into()).collect(), ..Guest::new("devices") }
+}
+
+#[test]
+fn virtual_functions_are_driven_by_their_holders_and_kept_apart() {
+    let run = boot(&guest(NIC));
+    assert!(run.console_has("PCI 01:00.0 8086:10c9, 8 VFs"), "{:?}", run.console);
+    run.expect_good();
+    for check in [
+        "configuration_space_is_filtered",
+        "a_frame_goes_by_dma_and_interrupt_with_no_exit",
+        "a_device_wakes_a_waiting_vm",
+        "dma_outside_the_domain_is_stopped",
+        "memory_that_is_taken_back_is_out_of_reach",
+        "a_lease_that_is_revoked_is_a_function_anew",
+    ] {
+        assert!(run.console_has(&format!("devices {check}: ok")), "{check}: {:?}", run.console);
+    }
+}
+
+/// Without an IOMMU there is nobody who would keep a function's DMA inside: nothing is handed out, and the log says so.
+#[test]
+fn without_an_iommu_no_function_is_handed_out() {
+    let run = boot(&Guest { command_line: "expect=none".into(), ..guest(&NIC[2..]) });
+    run.expect_good();
+    assert!(run.console_has("no PCI function can be handed out"), "{:?}", run.console);
+    assert!(run.console_has("devices: 0 functions"), "{:?}", run.console);
+}

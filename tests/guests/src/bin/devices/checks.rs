@@ -1,0 +1,213 @@
+//! The checks, each by itself.
+
+use crate::station::{Bench, IO_BASE, PAGES, Place, SEND_PAGE, Station, frame, until_ready};
+use crate::{Check, refused};
+use alloc::format;
+use device::{Clock, DmaMemory, IoAddress};
+use guests::root::exits;
+use userlib::cap::{Cap, Error, Fault, Frame, own};
+
+/// Offsets in configuration space: ID, Command, BAR 0.
+const ID: u16 = 0;
+const COMMAND: u16 = 4;
+const BAR0: u16 = 0x10;
+
+/// Error of a refused call.
+fn error<T>(result: Result<T, Fault>) -> Option<Error> {
+    result.err().map(|fault| fault.error)
+}
+
+/// A holder reads what its function is, sees no address of the machine, and writes nothing that concerns others.
+pub fn configuration_space_is_filtered(bench: &mut Bench) -> Check {
+    let read = refused("configuration space is read");
+    let vf = bench.stations[0].function;
+    let (physical, virtual_id) = (bench.physical.read_config(ID).map_err(&read)?, vf.read_config(ID).map_err(&read)?);
+    if (physical, virtual_id) != (0x10c9_8086, 0x10ca_8086) {
+        return Err(format!("identities are {physical:#x} and {virtual_id:#x}"));
+    }
+    for function in [bench.physical, vf] {
+        let bar = function.read_config(BAR0).map_err(&read)?;
+        if bar & !0xf != 0 {
+            return Err(format!("BAR 0 tells {bar:#x}"));
+        }
+        if error(function.write_config(BAR0, 0xfff0_0000)) != Some(Error::Forbidden) {
+            return Err("BAR 0 can be written".into());
+        }
+        let before = function.read_config(COMMAND).map_err(&read)?;
+        function.write_config(COMMAND, before & 0xffff ^ 0x6).map_err(refused("Status is written"))?;
+        let after = function.read_config(COMMAND).map_err(&read)?;
+        if (before ^ after) & 0xffff != 0 {
+            return Err(format!("Command was {before:#x} and is {after:#x}"));
+        }
+    }
+    // The MSI-X table of a virtual function is in its BAR 3.
+    if error(vf.bar(3, 0, bench.root.slot(), 1)) != Some(Error::Forbidden) {
+        return Err("the page of the MSI-X table is handed out".into());
+    }
+    Ok(())
+}
+
+/// Frames from one function to the other: by DMA through two domains, with an interrupt through the own IDT each, and no
+/// exit for any of it.
+pub fn a_frame_goes_by_dma_and_interrupt_with_no_exit(bench: &mut Bench) -> Check {
+    // The first of each costs nothing else either; but what is counted is what goes on.
+    for number in 0..3 {
+        exchange(bench, number)?;
+    }
+    let (before, interrupts) = (exits(), bench.interrupts(1));
+    for number in 3..13 {
+        exchange(bench, number)?;
+    }
+    let (exits, interrupts) = (exits() - before, bench.interrupts(1) - interrupts);
+    if exits != 0 || interrupts < 10 {
+        return Err(format!("{exits} exits and {interrupts} interrupts for 10 frames"));
+    }
+    Ok(())
+}
+
+fn exchange(bench: &mut Bench, number: u8) -> Check {
+    let payload = [number; 20];
+    if !bench.send(0, &payload) {
+        return Err(format!("no interrupt for frame {number}; {}", bench.stations[1].tell()));
+    }
+    match bench.stations[1].take() {
+        Some(bytes) if bytes == frame(1, 0, &payload) => Ok(()),
+        other => Err(format!("frame {number} arrived as {other:x?}")),
+    }
+}
+
+/// The second of two messages comes late, as the device holds it back; the VM waits meanwhile, and its device wakes it.
+pub fn a_device_wakes_a_waiting_vm(bench: &mut Bench) -> Check {
+    const DELAY_US: u32 = 5_000;
+    let station = &bench.stations[1];
+    station.driver.set_interrupt_delay_us(0, DELAY_US);
+    exchange(bench, 20)?;
+    let before = bench.interrupts(1);
+    bench.stations[0].send(&frame(1, 0, &[21; 20]));
+    let start = userlib::clock::now();
+    let ms = bench.root.tsc_hz / 1000;
+    let waited = own::VCPU.wait(1 << 63, start + 100 * ms).map_err(refused("it waits"))?;
+    let took = (userlib::clock::now() - start) / ms;
+    core::hint::spin_loop();
+    bench.stations[1].driver.set_interrupt_delay_us(0, 0);
+    let interrupts = bench.interrupts(1) - before;
+    if waited != 0 || took >= 50 || interrupts == 0 {
+        return Err(format!("it waited for {took} ms, got events {waited:#x} and {interrupts} interrupts"));
+    }
+    match bench.stations[1].take() {
+        Some(bytes) if bytes == frame(1, 0, &[21; 20]) => Ok(()),
+        other => Err(format!("the frame arrived as {other:x?}")),
+    }
+}
+
+/// Descriptors that name what is not mapped, or not with this right, move no byte: neither the device's own domain nor
+/// another one's memory, nor addresses of the machine.
+pub fn dma_outside_the_domain_is_stopped(bench: &mut Bench) -> Check {
+    // Just before and behind the memory; the other's only; the kernel's image; the end of a domain.
+    let end = IO_BASE + PAGES * 4096;
+    for address in [IO_BASE - 64, end, 0, 0x10_0000 - 4096, (1 << 39) - 64, 1 << 40] {
+        bench.stations[0].send_from(IoAddress(address), 64);
+        bench.clock.pause();
+        if let Some(bytes) = bench.stations[1].take()
+            && bytes.iter().any(|&byte| byte != 0)
+        {
+            return Err(format!("what is at {address:#x} was read: {bytes:x?}"));
+        }
+    }
+    // A frame over the edge: its second half is nowhere.
+    let edge = end - 32;
+    let station = &mut bench.stations[0];
+    station.memory.put((edge - IO_BASE) as usize, &frame(1, 0, &[])[..32]);
+    station.send_from(IoAddress(edge), 64);
+    bench.clock.pause();
+    if let Some(bytes) = bench.stations[1].take()
+        && bytes[32..].iter().any(|&byte| byte != 0)
+    {
+        return Err(format!("what is behind the edge was read: {bytes:x?}"));
+    }
+    // The functions are as good as before.
+    drain(&mut bench.stations[1]);
+    exchange(bench, 30)
+}
+
+fn drain(station: &mut Station) {
+    while station.take().is_some() {}
+}
+
+/// The device's capability to a page goes while buffers in it wait for frames: those that come then are not written, though
+/// the unit has the translation cached; the VM still sees the page.
+pub fn memory_that_is_taken_back_is_out_of_reach(bench: &mut Bench) -> Check {
+    // All buffers are in four pages: each has been written to, so that its translation is cached.
+    for number in 0..8 {
+        exchange(bench, 40 + number)?;
+    }
+    let station = &bench.stations[1];
+    let device = |page: u64| station.frames.after((PAGES + page) as u16).cap::<Frame>();
+    let kept: [u64; 2048] = core::array::from_fn(|index| station.memory.load(1024 + index));
+    for page in 2..6 {
+        device(page).slot().delete().map_err(refused("the page is taken from the device"))?;
+    }
+    for number in 0..4 {
+        bench.send(0, &[60 + number; 20]);
+    }
+    let station = &mut bench.stations[1];
+    if let Some(word) = (0..2048).find(|&index| station.memory.load(1024 + index) != kept[index]) {
+        return Err(format!("word {word} was written after its page was taken back"));
+    }
+    // It gets the pages back, and goes on.
+    for page in 2..6 {
+        let copy = station.frames.after((PAGES + page) as u16);
+        copy.copy(station.frames.after(page as u16).cap::<Frame>(), userlib::cap::Rights::all())
+            .and_then(|copy| copy.map_io(station.domain, IO_BASE + page * 4096, READ_WRITE, 0))
+            .map_err(refused("the page is given back"))?;
+    }
+    drain(station);
+    exchange(bench, 70)
+}
+
+const READ_WRITE: userlib::cap::Rights = userlib::cap::Rights::READ.union(userlib::cap::Rights::WRITE);
+
+/// A lease is revoked while its function runs: nothing comes from it any more, its registers are gone, it is busy for the
+/// time of its reset, and then somebody else's from the beginning.
+pub fn a_lease_that_is_revoked_is_a_function_anew(bench: &mut Bench) -> Check {
+    let vf: Cap<_> = bench.stations[1].function;
+    let parent = vf.slot();
+    // What the first holder made of the function itself goes with its reset; its frames for the registers go by hand.
+    vf.reset().map_err(refused("the function is reset"))?;
+    if error(vf.attach(bench.stations[1].domain)) != Some(Error::Busy) {
+        return Err("a function in its reset is attached".into());
+    }
+    until_ready(vf, &bench.clock).map_err(refused("it comes out of its reset"))?;
+    let mark = bench.root.mark();
+    let lease = vf.lease(bench.root.slot()).map_err(refused("it is leased"))?;
+    if error(vf.attach(bench.stations[1].domain)) != Some(Error::InUse) {
+        return Err("what was leased is the parent's".into());
+    }
+    bench.stations[1].irq.unbind().map_err(refused("the route is unbound"))?;
+    bench.stations[1].irq.slot().delete().map_err(refused("the route is given back"))?;
+    let Bench { root, nic, clock, .. } = bench;
+    let mut second = Station::new(root, nic, clock, 1, lease).map_err(refused("the lease is used"))?;
+    core::mem::swap(&mut second, &mut bench.stations[1]);
+    exchange(bench, 80)?;
+    let before = bench.interrupts(1);
+    let words: [u64; 4096] = core::array::from_fn(|index| bench.stations[1].memory.load(index));
+    parent.revoke().map_err(refused("the lease is revoked"))?;
+    if error(lease.info()) != Some(Error::InvalidCapability) {
+        return Err("the lease is still there".into());
+    }
+    for number in 0..4 {
+        bench.stations[0].send(&frame(1, 0, &[90 + number; 20]));
+        bench.clock.pause();
+    }
+    if bench.interrupts(1) != before {
+        return Err("an interrupt came after the revocation".into());
+    }
+    if (0..4096).any(|index| bench.stations[1].memory.load(index) != words[index]) {
+        return Err("memory was written after the revocation".into());
+    }
+    if error(vf.lease(bench.root.slot()).and_then(|lease| lease.info())) != Some(Error::Busy) {
+        return Err("the function can be used at once".into());
+    }
+    let _ = (mark, Place(IoAddress(0)), SEND_PAGE);
+    Ok(())
+}

@@ -1,0 +1,69 @@
+//! A root image that drives an 82576 and its virtual functions by itself, one check after the other, and reports each on a
+//! line of its own: `devices NAME: ok` or `devices NAME: FAILED: why`. It shows what the kernel hands out and what it
+//! keeps apart: registers, DMA, interrupts.
+#![no_std]
+#![no_main]
+
+extern crate alloc;
+
+mod checks;
+mod station;
+
+use alloc::format;
+use alloc::string::String;
+use cap_spec::abi::{ROOT_BOOT_INFO, boot_info};
+use guests::root::{Root, option, word};
+use proto::host::Record;
+use station::Bench;
+use userlib::cap::{Cap, Fault, PciFunction, Slot};
+
+userlib::entry!(main);
+
+/// What went wrong in a check.
+type Check = Result<(), String>;
+
+/// The checks, in the order in which they leave the devices as the next one wants them.
+const CHECKS: &[(&str, fn(&mut Bench) -> Check)] = &[
+    ("configuration_space_is_filtered", checks::configuration_space_is_filtered),
+    ("a_frame_goes_by_dma_and_interrupt_with_no_exit", checks::a_frame_goes_by_dma_and_interrupt_with_no_exit),
+    ("a_device_wakes_a_waiting_vm", checks::a_device_wakes_a_waiting_vm),
+    ("dma_outside_the_domain_is_stopped", checks::dma_outside_the_domain_is_stopped),
+    ("memory_that_is_taken_back_is_out_of_reach", checks::memory_that_is_taken_back_is_out_of_reach),
+    ("a_lease_that_is_revoked_is_a_function_anew", checks::a_lease_that_is_revoked_is_a_function_anew),
+];
+
+fn main() -> ! {
+    let mut root = Root::new().unwrap_or_else(|fault| panic!("no root: {fault:?}"));
+    let reason = run(&mut root).err().unwrap_or_default();
+    root.record(&Record::End { t: 0, status: u8::from(!reason.is_empty()), reason: reason.clone() });
+    root.exit(if reason.is_empty() { 0x10 } else { 0x11 })
+}
+
+fn run(root: &mut Root) -> Check {
+    let count = word(ROOT_BOOT_INFO, boot_info::FUNCTIONS) as u16;
+    root.text(&format!("devices: {count} functions\n"));
+    if option("expect") == "none" {
+        return if count == 0 { Ok(()) } else { Err(format!("{count} functions are handed out")) };
+    }
+    let first = word(ROOT_BOOT_INFO, boot_info::FIRST_FUNCTION) as u16;
+    let functions = (first..first + count).map(|index| Slot::root(index).cap::<PciFunction>());
+    let mut nics = functions.filter(|function| matches!(function.info(), Ok(info) if info.device == 0x10c9));
+    let nic = nics.next().ok_or("there is no 82576")?;
+    let mut bench = Bench::new(root, nic).map_err(refused("the functions are set up"))?;
+    let mut failed = 0;
+    for (name, check) in CHECKS {
+        let result = check(&mut bench);
+        let line = match &result {
+            Ok(()) => format!("devices {name}: ok\n"),
+            Err(why) => format!("devices {name}: FAILED: {why}\n"),
+        };
+        bench.root.text(&line);
+        failed += u32::from(result.is_err());
+    }
+    if failed == 0 { Ok(()) } else { Err(format!("{failed} checks failed")) }
+}
+
+/// A refused invocation as the reason for which something is not so.
+fn refused(what: &'static str) -> impl Fn(Fault) -> String {
+    move |fault| format!("{what}: {fault:?}")
+}

@@ -1,0 +1,174 @@
+//! What drivers need of a VM: registers of a device that are mapped into it, memory that both the VM and a device reach,
+//! and the clock.
+
+use device::{Clock, DmaMemory, IoAddress, Registers};
+
+/// Pages of a BAR that are mapped into the VM.
+#[derive(Clone, Copy, Debug)]
+pub struct MappedRegisters {
+    at: usize,
+    bytes: u32,
+}
+
+impl MappedRegisters {
+    /// `bytes` bytes of registers from this guest-physical address on, which is mapped one to one.
+    ///
+    /// # Safety
+    /// They are registers of a device, and stay mapped for as long as this or a copy of it is used; a page that is taken
+    /// away is a fault as of any other memory.
+    pub const unsafe fn new(gpa: u64, bytes: u32) -> MappedRegisters {
+        MappedRegisters { at: gpa as usize, bytes }
+    }
+
+    #[inline(always)]
+    fn holds(&self, offset: u32) -> bool {
+        offset.is_multiple_of(4) && offset < self.bytes
+    }
+}
+
+impl Registers for MappedRegisters {
+    #[inline(always)]
+    fn read32(&self, offset: u32) -> u32 {
+        if !self.holds(offset) {
+            return u32::MAX;
+        }
+        // SAFETY: in range, see `new`.
+        unsafe { core::ptr::with_exposed_provenance::<u32>(self.at + offset as usize).read_volatile() }
+    }
+
+    #[inline(always)]
+    fn write32(&self, offset: u32, value: u32) {
+        if self.holds(offset) {
+            // SAFETY: as for `read32`. Volatile: after all stores before it, which on this processor is the order in which
+            // the device sees them.
+            unsafe {
+                core::ptr::with_exposed_provenance_mut::<u32>(self.at + offset as usize).write_volatile(value);
+            }
+        }
+    }
+}
+
+/// Memory that a device reaches, mapped into the VM and into the device's domain.
+#[derive(Clone, Copy, Debug)]
+pub struct MappedMemory {
+    at: usize,
+    io: IoAddress,
+    words: usize,
+}
+
+impl MappedMemory {
+    /// `bytes` bytes (a multiple of 8) from this guest-physical address on, which is mapped one to one, and which the device
+    /// sees from `io` on.
+    ///
+    /// # Safety
+    /// The memory is used by nothing but this and its copies and the device, and stays mapped in the VM meanwhile.
+    pub const unsafe fn new(gpa: u64, io: IoAddress, bytes: usize) -> MappedMemory {
+        MappedMemory { at: gpa as usize, io, words: bytes / 8 }
+    }
+
+    /// The memory from this multiple of a page on, as long as it goes.
+    #[must_use]
+    pub fn from_page(self, page: usize) -> MappedMemory {
+        let words = (page * 512).min(self.words);
+        MappedMemory { at: self.at + words * 8, io: self.io + words as u64 * 8, words: self.words - words }
+    }
+
+    /// Copies bytes in from a multiple of 8 on; what is beyond the end is left out.
+    pub fn put(&self, offset: usize, bytes: &[u8]) {
+        for (word, piece) in (offset / 8..).zip(bytes.chunks(8)) {
+            let mut value = [0; 8];
+            value[..piece.len()].copy_from_slice(piece);
+            self.store(word, u64::from_le_bytes(value));
+        }
+    }
+
+    /// Copies bytes out from a multiple of 8 on.
+    pub fn get(&self, offset: usize, bytes: &mut [u8]) {
+        for (word, piece) in (offset / 8..).zip(bytes.chunks_mut(8)) {
+            let value = self.load(word).to_le_bytes();
+            piece.copy_from_slice(&value[..piece.len()]);
+        }
+    }
+}
+
+impl DmaMemory for MappedMemory {
+    #[inline(always)]
+    fn io_address(&self) -> IoAddress {
+        self.io
+    }
+
+    #[inline(always)]
+    fn words(&self) -> usize {
+        self.words
+    }
+
+    #[inline(always)]
+    fn load(&self, word: usize) -> u64 {
+        if word >= self.words {
+            return 0;
+        }
+        // SAFETY: in range, see `new`; the device writes it at any time: hence volatile.
+        unsafe { core::ptr::with_exposed_provenance::<u64>(self.at + word * 8).read_volatile() }
+    }
+
+    #[inline(always)]
+    fn store(&self, word: usize, value: u64) {
+        if word < self.words {
+            // SAFETY: as for `load`.
+            unsafe { core::ptr::with_exposed_provenance_mut::<u64>(self.at + word * 8).write_volatile(value) };
+        }
+    }
+}
+
+/// The time-stamp counter as drivers use it.
+#[derive(Clone, Copy, Debug)]
+pub struct TscClock {
+    hz: u64,
+    /// Ticks of a pause.
+    pause: u64,
+}
+
+impl TscClock {
+    /// The counter with this frequency (at least 1); a pause takes so many microseconds at most.
+    #[must_use]
+    pub const fn new(hz: u64, pause_us: u64) -> TscClock {
+        let hz = if hz == 0 { 1 } else { hz };
+        TscClock { hz, pause: hz / 1_000_000 * pause_us }
+    }
+}
+
+impl Clock for TscClock {
+    fn now_ns(&self) -> u64 {
+        (u128::from(crate::clock::now()) * 1_000_000_000 / u128::from(self.hz)) as u64
+    }
+
+    fn pause(&self) {
+        crate::clock::sleep_until(crate::clock::now() + self.pause);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_reached_beyond_the_ends() {
+        let mut words = [1u64, 2, 3, 4];
+        let at = words.as_mut_ptr().expose_provenance() as u64;
+        // SAFETY: the array, of which nothing but this is used meanwhile.
+        let (memory, registers) =
+            unsafe { (MappedMemory::new(at, IoAddress(0x1000), 24), MappedRegisters::new(at, 24)) };
+        assert_eq!([memory.load(2), memory.load(3)], [3, 0]);
+        memory.store(3, 9);
+        memory.store(2, 7);
+        registers.write32(24, 9);
+        registers.write32(2, 9);
+        assert_eq!([registers.read32(16), registers.read32(24), registers.read32(1)], [7, u32::MAX, u32::MAX]);
+        memory.put(0, &[8, 7, 6, 5, 4, 3, 2, 1, 9]);
+        let mut back = [0; 9];
+        memory.get(0, &mut back);
+        assert_eq!(back, [8, 7, 6, 5, 4, 3, 2, 1, 9]);
+        assert_eq!(memory.from_page(1).words(), 0);
+        assert_eq!(words[3], 4);
+    }
+}
