@@ -51,7 +51,7 @@ impl Region {
     pub const fn rounded_outwards(self, unit: u64) -> Region {
         let end = match self.end.checked_next_multiple_of(unit) {
             Some(end) => end,
-            None => u64::MAX & !(unit - 1),
+            None => !(unit - 1),
         };
         Region { start: self.start & !(unit - 1), end }
     }

@@ -37,7 +37,7 @@ fn random_space(random: &mut Random) -> Space {
         if random.below(3) != 0 {
             space.writable[index] = u32::MAX << random.within(8, 18);
             let address = 0xe000_0000 + random.below(1 << 22) as u32;
-            space.words[index] = address & space.writable[index] | random.below(2) as u32 * 8;
+            space.words[index] = (address & space.writable[index]) | (random.below(2) as u32 * 8);
         }
     }
     // Capabilities that the kernel knows, one after the other and with random contents.

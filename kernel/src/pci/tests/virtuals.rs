@@ -193,6 +193,20 @@ fn every_window_up_to_the_root_grows() {
 }
 
 #[test]
+fn a_window_does_not_grow_over_what_is_between_it_and_one_below() {
+    let adapter = Bdf::new(7, 0, 0);
+    let mut fake = nested(0xfd00_fd00, 0xfd20_fd20, 0xfd70_fd00);
+    assert_eq!(
+        plan(&found(&mut fake), adapter, 8).unwrap().windows.as_slice(),
+        [(Bdf::new(5, 0, 0), Region { start: 0xfd00_0000, end: 0xfd30_0000 })]
+    );
+    let mut between = Space::of_words(&[(0, 0x1234_5678), (BAR0, 0xfd10_0000)]);
+    between.writable[4] = 0xfff0_0000;
+    fake.put(Bdf::new(5, 1, 0), between);
+    assert_eq!(plan(&found(&mut fake), adapter, 8).unwrap_err(), PlanError::NoRoom);
+}
+
+#[test]
 fn bridges_without_a_window_get_one() {
     let adapter = Bdf::new(7, 0, 0);
     let mut fake = nested(0x0000_fff0, 0x0000_fff0, 0xfd70_fd20);
