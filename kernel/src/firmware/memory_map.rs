@@ -179,6 +179,28 @@ mod tests {
     }
 
     #[test]
+    fn ranges_overlap_contain_and_are_rounded() {
+        let region = |start, end| Region { start, end };
+        let one = region(0x1000, 0x3000);
+        assert!(one.overlaps(region(0x2fff, 0x3000)) && one.overlaps(region(0, u64::MAX)));
+        assert!(!one.overlaps(region(0x3000, 0x4000)) && !one.overlaps(region(0, 0x1000)));
+        assert!(!one.overlaps(region(0x2000, 0x2000)), "an empty one");
+        assert!(one.contains(one) && !one.contains(region(0x1000, 0x3001)) && !one.contains(region(0xfff, 0x3000)));
+        assert_eq!(region(0x1fff, 0x2001).rounded_outwards(0x1000), one);
+        assert_eq!(region(1, u64::MAX).rounded_outwards(0x1000), region(0, !0xfff));
+    }
+
+    #[test]
+    fn all_that_a_table_names_is_known_whatever_it_is_called() {
+        let entry = |start: u64, bytes: u64, kind: u64| [start, bytes, kind].map(u64::to_le_bytes).concat();
+        let table = [entry(0x1000, 0x1000, 1), entry(0xb000_0800, 0x1000, 2), entry(0x1000, 0x1000, 4)].concat();
+        let mut map = MemoryMap::default();
+        map.add_named(&table, 24);
+        let named: [Region; 2] = [Region::of(0x1000, 0x1000), Region::of(0xb000_0000, 0x2000)];
+        assert!(map.regions().eq(named) && !map.is_full());
+    }
+
+    #[test]
     fn regions_are_rounded_inwards_sorted_and_disjoint() {
         let map = map(&[(0x10_0000, 0x10_0000), (0x123, 0x9_f000), (0x18_0000, 0x10_0000), (0x50_0001, 0x1000)]);
         assert_eq!(list(&map), [(0x1000, 0x9_f000), (0x10_0000, 0x18_0000), (0x18_0000, 0x28_0000)]);

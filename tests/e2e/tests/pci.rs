@@ -6,6 +6,9 @@ use e2e::monitor::{Monitor, Sockets, poke};
 use e2e::xtask::boot::Guest;
 use e2e::xtask::paths;
 use e2e::{Machine, boot};
+use kernel::firmware::memory_map::Region;
+use kernel::pci::{Bdf, ConfigAccess, Functions, Kind, control, vfs};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
@@ -32,14 +35,20 @@ const BAR0: u64 = 0x10;
 const BARS_END: u64 = 0x28;
 const WINDOWS_END: u64 = 0x30;
 
+/// Registers that are not 0: status of the adapter's virtual functions; of the controller's, which show nothing else before
+/// they are brought up, vector control of the first MSI-X entry: it is masked.
+const IGB_VF_STATUS: u64 = 0x8;
+const NVME_VECTOR_CONTROL: u64 = 0x200c;
+
+/// A machine with these devices whose root VM does so much that there is time to stop it.
 fn guest() -> Guest {
     let extra = DEVICES.iter().flat_map(|arguments| arguments.iter()).map(ToString::to_string).collect();
-    Guest { extra, command_line: "check=stopped_vm_is_reported".into(), ..Guest::new("probe") }
+    Guest { extra, ..Guest::new("probe") }
 }
 
 #[test]
 fn functions_with_virtual_ones_are_found() {
-    let run = boot(&guest());
+    let run = boot(&Guest { command_line: "check=stopped_vm_is_reported".into(), ..guest() });
     run.expect_good();
     for expected in
         ["PCI 01:00.0 8086:10c9, 8 VFs, 10 MSI-X entries, ", "PCI 02:00.0 1b36:0010, 2 VFs, 2 MSI-X entries, "]
@@ -126,8 +135,8 @@ impl Space<'_> {
     }
 }
 
-#[test]
-fn configuration_spaces_are_those_of_the_unit_tests() {
+/// A machine that stands still, once the kernel has made its functions quiet.
+fn stopped() -> (Machine, Sockets, Monitor) {
     let sockets = Sockets::new().expect("a folder for sockets");
     let guest = guest();
     let extra = guest.extra.iter().cloned().chain(sockets.arguments()).collect();
@@ -136,6 +145,12 @@ fn configuration_spaces_are_those_of_the_unit_tests() {
     monitor.go().expect("the machine runs");
     machine.wait_line("root VM starts").expect("the root VM starts");
     monitor.stop().expect("the machine stops");
+    (machine, sockets, monitor)
+}
+
+#[test]
+fn configuration_spaces_are_those_of_the_unit_tests() {
+    let (_machine, sockets, mut monitor) = stopped();
     let mut dumps = Vec::new();
     for (name, function) in KEPT {
         let base = CONFIG_SPACE + (function << 12);
@@ -158,5 +173,61 @@ fn configuration_spaces_are_those_of_the_unit_tests() {
         }
         let kept = std::fs::read_to_string(&file).expect("it is kept");
         assert_eq!(kept, dump, "{} (of another version of the emulator?)", file.display());
+    }
+}
+
+/// The configuration spaces of a machine that stands still.
+struct Config<'a> {
+    monitor: RefCell<&'a mut Monitor>,
+    sockets: &'a Sockets,
+}
+
+impl ConfigAccess for Config<'_> {
+    fn read(&self, function: Bdf, offset: u16) -> u32 {
+        let at = CONFIG_SPACE + function.ecam_offset() + u64::from(offset);
+        self.monitor.borrow_mut().word(at).expect("it can be read")
+    }
+
+    fn write(&mut self, function: Bdf, offset: u16, value: u32) {
+        let at = CONFIG_SPACE + function.ecam_offset() + u64::from(offset);
+        poke(self.sockets, &[(at, value)]).expect("it can be written");
+    }
+
+    /// Of the registers of 16 bits that the kernel writes, the other half can only be read, or is left alone by zeros.
+    fn write_half(&mut self, function: Bdf, offset: u16, value: u16) {
+        self.write(function, offset & !3, u32::from(value) << ((offset & 2) * 8));
+    }
+}
+
+/// The kernel's own code enables virtual functions of the emulator's devices: they appear, and answer at the memory that it
+/// chose for them, also after a reset; and they disappear.
+#[test]
+fn virtual_functions_answer_where_they_were_put() {
+    let (_machine, sockets, mut monitor) = stopped();
+    let mut config = Config { monitor: RefCell::new(&mut monitor), sockets: &sockets };
+    let mut functions = Box::new(Functions::new());
+    functions.enumerate(&mut config, 0..=3, [Region { start: 0, end: 0x800_0000 }]);
+    for (physical, count, register) in
+        [(Bdf::new(1, 0, 0), 8, IGB_VF_STATUS), (Bdf::new(2, 0, 0), 2, NVME_VECTOR_CONTROL)]
+    {
+        let plan = vfs::plan(&functions, physical, count).expect("there is room");
+        vfs::enable(&mut functions, &mut config, &plan).expect("the device takes it");
+        for index in 0..count {
+            let at = vfs::start(&mut functions, &mut config, physical, index).expect("it appears");
+            let function = *functions.get(at).expect("it is in the table");
+            assert_eq!(function.kind, Kind::Virtual(physical));
+            assert!(control::open_path(&functions, &mut config, &function));
+            let memory = function.memory().next().expect("it has memory");
+            let answers = |config: &Config<'_>| {
+                let word = config.monitor.borrow_mut().word(memory.region.start + register).expect("it can be read");
+                !matches!(word, 0 | u32::MAX)
+            };
+            assert!(answers(&config), "{at}");
+            control::reset(&mut config, &function).expect("it can be reset");
+            assert!(control::restore(&mut config, &function));
+            assert!(answers(&config), "{at} after its reset");
+        }
+        vfs::disable(&mut functions, &mut config, physical).expect("there were some");
+        assert_eq!(config.read(plan.first, 0x08), u32::MAX, "it is gone");
     }
 }

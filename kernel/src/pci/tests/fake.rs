@@ -4,7 +4,6 @@
 extern crate alloc;
 
 use crate::pci::capability::Offsets;
-use crate::pci::registers::*;
 use crate::pci::{Bdf, ConfigAccess};
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
