@@ -14,7 +14,7 @@ use crate::decode::{Invocation, Invoked};
 use crate::flush::{Flushed, Withdrawn};
 use crate::kernel::Kernel;
 use crate::machine::Machine;
-use crate::nested::{Entry, GPA_BITS, ROOT_LEVEL, entry_bits, entry_index, leaf_level};
+use crate::nested::{Entry, EntryFormat, GPA_BITS, IO_ROOT_LEVEL, ROOT_LEVEL, entry_bits, entry_index, leaf_level};
 use crate::slot::Slot;
 use crate::types::{Gpa, Hpa, SlotId, VmId};
 use crate::untyped::bytes_of;
@@ -76,7 +76,7 @@ impl<M: Machine> Kernel<M> {
         if mapped_in.is_some() {
             return Err(Fault::new(Error::InUse, 0));
         }
-        let table = self.free_entry(vm, gpa, level)?;
+        let table = self.free_entry::<false>(vm, gpa, level)?;
         let more = more as u32;
         for offset in 1..=more {
             let index = entry_index(gpa, level).wrapping_add(offset as usize);
@@ -148,8 +148,14 @@ impl<M: Machine> Kernel<M> {
         }
         let above = level.wrapping_add(1);
         let gpa = Gpa::new(gpa & !bytes_of(entry_bits(above) as u8).wrapping_sub(1));
-        let table = self.free_entry(vm, gpa, above)?;
+        let table = self.free_entry::<false>(vm, gpa, above)?;
         Ok(Invocation::MapTable { slot: call.id, vm, gpa, level, table })
+    }
+
+    /// How entries are written: in the tables of domains (`IO`), or of VMs. What is often done is compiled for each.
+    #[inline(always)]
+    fn format<const IO: bool>(&self) -> EntryFormat {
+        if IO { EntryFormat::Vtd } else { self.format }
     }
 
     /// The table of this level that covers an address.
@@ -158,20 +164,18 @@ impl<M: Machine> Kernel<M> {
     /// `NoPageTable` with the level that is missing, or `AddressOccupied` if a larger frame is in the way; argument 2.
     /// A VM that is cut off has no tables.
     #[inline]
-    fn table_for(&self, vm: VmId, gpa: Gpa, level: u8) -> Result<Hpa, Fault> {
-        let header = self.machine.vm(vm);
-        if header.is_cut() {
+    fn table_for<const IO: bool>(&self, vm: VmId, gpa: Gpa, level: u8) -> Result<Hpa, Fault> {
+        if !IO && self.machine.vm(vm).is_cut() {
             return Err(Fault::with_detail(Error::NoPageTable, 2, ROOT_LEVEL.wrapping_sub(1) as u16));
         }
-        let format = header.format;
         let mut table = vm.root();
-        let mut at = header.root_level();
+        let mut at = if IO { IO_ROOT_LEVEL } else { ROOT_LEVEL };
         for _ in 1..ROOT_LEVEL {
             if at <= level {
                 break;
             }
             let entry = self.machine.table_entry(table, entry_index(gpa, at));
-            match format.decode(entry, at) {
+            match self.format::<IO>().decode(entry, at) {
                 Entry::Table(next) => table = next,
                 Entry::Leaf(_) => return Err(Fault::new(Error::AddressOccupied, 2)),
                 Entry::Empty => {
@@ -185,10 +189,10 @@ impl<M: Machine> Kernel<M> {
 
     /// The table of this level that covers an address, in which the entry for it is empty.
     #[inline]
-    pub(crate) fn free_entry(&self, vm: VmId, gpa: Gpa, level: u8) -> Result<Hpa, Fault> {
-        let table = self.table_for(vm, gpa, level)?;
+    pub(crate) fn free_entry<const IO: bool>(&self, vm: VmId, gpa: Gpa, level: u8) -> Result<Hpa, Fault> {
+        let table = self.table_for::<IO>(vm, gpa, level)?;
         let entry = self.machine.table_entry(table, entry_index(gpa, level));
-        match self.machine.vm(vm).format.decode(entry, level) {
+        match self.format::<IO>().decode(entry, level) {
             Entry::Empty => Ok(table),
             Entry::Table(_) | Entry::Leaf(_) => Err(Fault::new(Error::AddressOccupied, 2)),
         }
@@ -196,21 +200,29 @@ impl<M: Machine> Kernel<M> {
 
     /// Maps a frame, and `more` further ones of its size from the slots behind it, and records them.
     #[inline(never)]
-    pub(crate) fn map_frames(&mut self, slot: SlotId, vm: VmId, gpa: Gpa, rights: Rights, table: Hpa, more: u32) {
+    pub(crate) fn map_frames<const IO: bool>(
+        &mut self,
+        slot: SlotId,
+        vm: VmId,
+        gpa: Gpa,
+        rights: Rights,
+        table: Hpa,
+        more: u32,
+    ) {
         let Cap::Frame { bits, .. } = self.slot(slot).cap else { return };
         for offset in 0..=more {
             let gpa = Gpa::new(gpa.get().wrapping_add((offset as u64).wrapping_shl(bits as u32)));
-            self.map_frame(slot.plus(offset), vm, gpa, rights, table);
+            self.map_frame::<IO>(slot.plus(offset), vm, gpa, rights, table);
         }
     }
 
     /// Maps a frame, and records it.
     #[inline(always)]
-    pub(crate) fn map_frame(&mut self, slot: SlotId, vm: VmId, gpa: Gpa, rights: Rights, table: Hpa) {
+    pub(crate) fn map_frame<const IO: bool>(&mut self, slot: SlotId, vm: VmId, gpa: Gpa, rights: Rights, table: Hpa) {
         let Cap::Frame { bits, device, base, .. } = self.slot(slot).cap else { return };
         let level = leaf_level(bits);
-        let entry = self.machine.vm(vm).format.leaf(base, rights, level, device);
-        self.write_entry(vm, table, entry_index(gpa, level), entry);
+        let entry = self.format::<IO>().leaf(base, rights, level, device);
+        self.write_entry::<IO>(table, entry_index(gpa, level), entry);
         let header = self.machine.vm(vm);
         let steers =
             rights.contains(Rights::EXECUTE) || rights.contains(Rights::WRITE) && !RING_WINDOW.contains(&gpa.get());
@@ -219,10 +231,10 @@ impl<M: Machine> Kernel<M> {
     }
 
     /// Puts a table into a tree, and records it.
-    pub(crate) fn map_table(&mut self, slot: SlotId, vm: VmId, gpa: Gpa, level: u8, table: Hpa) {
+    pub(crate) fn map_table<const IO: bool>(&mut self, slot: SlotId, vm: VmId, gpa: Gpa, level: u8, table: Hpa) {
         let Cap::PageTable { base, .. } = self.slot(slot).cap else { return };
-        let entry = self.machine.vm(vm).format.table(base);
-        self.write_entry(vm, table, entry_index(gpa, level.wrapping_add(1)), entry);
+        let entry = self.format::<IO>().table(base);
+        self.write_entry::<IO>(table, entry_index(gpa, level.wrapping_add(1)), entry);
         let header = self.machine.vm(vm);
         let foreign = !header.launched && !header.region_holds(base, 1 << PAGE_BITS);
         self.link_mapping(slot, Mapping { vm, gpa, level, foreign, ..Mapping::NONE });
@@ -230,9 +242,9 @@ impl<M: Machine> Kernel<M> {
 
     /// Writes an entry of a table of an address space.
     #[inline(always)]
-    fn write_entry(&mut self, vm: VmId, table: Hpa, index: usize, entry: u64) {
+    fn write_entry<const IO: bool>(&mut self, table: Hpa, index: usize, entry: u64) {
         self.machine.set_table_entry(table, index, entry);
-        if self.machine.vm(vm).is_domain() {
+        if IO {
             self.machine.publish_table_entry(table, index);
         }
     }
@@ -289,21 +301,37 @@ impl<M: Machine> Kernel<M> {
         }
     }
 
-    /// Takes a capability's entry out of its table, and the capability out of its VM's list.
+    /// Takes a capability's entry out of its table, and the capability out of its address space's list.
     #[inline(always)]
     fn take_out(&mut self, slot: SlotId) -> Option<Withdrawn> {
+        let &Mapping { vm, .. } = self.slot(slot).cap.mapping()?;
+        if self.machine.vm(vm).is_domain() {
+            return self.take_out_of_domain(slot);
+        }
+        self.take_out_of::<false>(slot)
+    }
+
+    /// [`Kernel::take_out`] of what is mapped in a domain.
+    #[cold]
+    #[inline(never)]
+    fn take_out_of_domain(&mut self, slot: SlotId) -> Option<Withdrawn> {
+        self.take_out_of::<true>(slot)
+    }
+
+    #[inline(always)]
+    fn take_out_of<const IO: bool>(&mut self, slot: SlotId) -> Option<Withdrawn> {
         let cap = &self.slot(slot).cap;
         let &mapping = cap.mapping()?;
         let withdrawn = match *cap {
             Cap::Frame { bits, base, .. } => {
                 let level = leaf_level(bits);
-                let table = self.table_for(mapping.vm, mapping.gpa, level).ok();
-                table.and_then(|table| self.clear_entry(&mapping, table, level, Entry::Leaf(base)))
+                let table = self.table_for::<IO>(mapping.vm, mapping.gpa, level).ok();
+                table.and_then(|table| self.clear_entry::<IO>(&mapping, table, level, Entry::Leaf(base)))
             }
             Cap::PageTable { base, .. } => {
                 let level = mapping.level.wrapping_add(1);
-                let table = self.table_for(mapping.vm, mapping.gpa, level).ok();
-                table.and_then(|table| self.clear_entry(&mapping, table, level, Entry::Table(base)))
+                let table = self.table_for::<IO>(mapping.vm, mapping.gpa, level).ok();
+                table.and_then(|table| self.clear_entry::<IO>(&mapping, table, level, Entry::Table(base)))
             }
             _ => None,
         };
@@ -318,6 +346,9 @@ impl<M: Machine> Kernel<M> {
         if !mapping.vm.is_some() {
             return None;
         }
+        if self.machine.vm(mapping.vm).is_domain() {
+            return self.take_out_of_domain(slot);
+        }
         let level = leaf_level(bits);
         let leaves = Leaves {
             vm: mapping.vm,
@@ -326,21 +357,28 @@ impl<M: Machine> Kernel<M> {
             table: last.table,
         };
         if leaves != *last {
-            *last = Leaves { table: self.table_for(mapping.vm, mapping.gpa, level).ok(), ..leaves };
+            *last = Leaves { table: self.table_for::<false>(mapping.vm, mapping.gpa, level).ok(), ..leaves };
         }
-        let withdrawn = last.table.and_then(|table| self.clear_entry(&mapping, table, level, Entry::Leaf(base)));
+        let withdrawn =
+            last.table.and_then(|table| self.clear_entry::<false>(&mapping, table, level, Entry::Leaf(base)));
         self.unlink_mapping(&mapping);
         withdrawn
     }
 
     /// Clears the entry of a table that a record names, if it still says `expected`.
     #[inline(always)]
-    fn clear_entry(&mut self, mapping: &Mapping, table: Hpa, level: u8, expected: Entry) -> Option<Withdrawn> {
+    fn clear_entry<const IO: bool>(
+        &mut self,
+        mapping: &Mapping,
+        table: Hpa,
+        level: u8,
+        expected: Entry,
+    ) -> Option<Withdrawn> {
         let index = entry_index(mapping.gpa, level);
-        if self.machine.vm(mapping.vm).format.decode(self.machine.table_entry(table, index), level) != expected {
+        if self.format::<IO>().decode(self.machine.table_entry(table, index), level) != expected {
             return None;
         }
-        self.write_entry(mapping.vm, table, index, 0);
+        self.write_entry::<IO>(table, index, 0);
         Some(Withdrawn::from(mapping.vm))
     }
 

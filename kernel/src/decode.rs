@@ -6,10 +6,11 @@
 
 use crate::cap::Cap;
 use crate::cspace::{Found, Root};
-use crate::kernel::{Kernel, Message};
+use crate::function::FunctionInvocation;
+use crate::kernel::Kernel;
 use crate::machine::Machine;
 use crate::slot::Slot;
-use crate::types::{ChannelId, EndId, FunctionId, Gpa, Hpa, SlotId, VcpuId, VmId};
+use crate::types::{ChannelId, EndId, Gpa, Hpa, SlotId, VcpuId, VmId};
 use cap_spec::abi::{Error, Fault, Label, ObjectType, Register, Rights};
 
 /// What a guest put into its registers.
@@ -94,6 +95,34 @@ pub enum Invocation {
         /// First address that it will cover.
         gpa: Gpa,
         /// 1 to 3.
+        level: u8,
+        /// The table above.
+        table: Hpa,
+    },
+    /// `Frame.MapIo`.
+    MapFrameIo {
+        /// The Frame.
+        slot: SlotId,
+        /// The domain.
+        domain: VmId,
+        /// Where.
+        gpa: Gpa,
+        /// With which rights.
+        rights: Rights,
+        /// The table that takes the entry.
+        table: Hpa,
+        /// How many further frames, in the slots behind, are mapped behind it.
+        more: u32,
+    },
+    /// `PageTable.MapIo`.
+    MapTableIo {
+        /// The PageTable.
+        slot: SlotId,
+        /// The domain.
+        domain: VmId,
+        /// First address that it will cover.
+        gpa: Gpa,
+        /// 1 or 2.
         level: u8,
         /// The table above.
         table: Hpa,
@@ -307,77 +336,8 @@ pub enum Invocation {
     },
     /// `Machine.Reset`.
     Reset,
-    /// `PciFunction.Lease`.
-    Lease {
-        /// The invoked capability.
-        from: SlotId,
-        /// The empty slot.
-        to: SlotId,
-        /// The function.
-        function: FunctionId,
-        /// Of the new capability.
-        lease: u8,
-    },
-    /// `PciFunction.EnableVfs`.
-    EnableVfs {
-        /// The invoked capability.
-        from: SlotId,
-        /// The first of the empty slots.
-        to: SlotId,
-        /// The physical function.
-        function: FunctionId,
-        /// How many.
-        count: u16,
-    },
-    /// `PciFunction.GetBar`.
-    GiveBar {
-        /// The invoked capability.
-        from: SlotId,
-        /// The first of the empty slots.
-        to: SlotId,
-        /// First byte of the first page.
-        base: Hpa,
-        /// How many pages.
-        count: u32,
-    },
-    /// `PciFunction.ReadConfig`.
-    ReadConfig {
-        /// The function.
-        function: FunctionId,
-        /// Of a double word.
-        offset: u16,
-    },
-    /// `PciFunction.WriteConfig`.
-    WriteConfig {
-        /// The function.
-        function: FunctionId,
-        /// Of a double word.
-        offset: u16,
-        /// What is written.
-        value: u32,
-    },
-    /// A function has to be made usable first, now that its reset is over; then the call is repeated.
-    Revive(FunctionId),
-    /// `PciFunction.Attach`.
-    AttachFunction {
-        /// The function.
-        function: FunctionId,
-        /// The domain.
-        domain: VmId,
-    },
-    /// `PciFunction.Detach`.
-    DetachFunction(FunctionId),
-    /// `PciFunction.BindMsix`.
-    BindMessage {
-        /// The route.
-        route: u16,
-        /// What raises it.
-        message: Message,
-    },
-    /// `PciFunction.UnbindMsix`: the route.
-    UnbindMessage(u16),
-    /// `PciFunction.Reset`.
-    ResetFunction(FunctionId),
+    /// Those of PciFunction.
+    Function(FunctionInvocation),
 }
 
 /// A call past the checks of its invoked capability.
@@ -472,7 +432,9 @@ impl<M: Machine> Kernel<M> {
                 Label::MachineReset => Ok(Invocation::Reset),
                 _ => self.decode_page(call, 1, self.statistics_page, Rights::READ),
             },
-            Cap::PciFunction { lease, function } => self.decode_function(label, call, function, lease),
+            Cap::PciFunction { lease, function } => {
+                self.decode_function(label, call, function, lease).map(Invocation::Function)
+            }
             Cap::Null | Cap::Zombie(_) | Cap::Doomed { .. } | Cap::IommuDomain { .. } => {
                 Err(Fault::new(Error::InvalidCapability, 0))
             }

@@ -69,7 +69,7 @@ impl<M: Machine> Kernel<M> {
         if mapped_in.is_some() {
             return Err(Fault::new(Error::InUse, 0));
         }
-        let table = self.free_entry(window.domain, gpa, level)?;
+        let table = self.free_entry::<true>(window.domain, gpa, level)?;
         let more = more as u32;
         for offset in 1..=more {
             let id = call.id.plus(offset);
@@ -79,7 +79,7 @@ impl<M: Machine> Kernel<M> {
             let entry = self.machine.table_entry(table, index.wrapping_add(offset as usize));
             self.check_unmapped(id, EntryFormat::Vtd.decode(entry, level))?;
         }
-        Ok(Invocation::MapFrame { slot: call.id, vm: window.domain, gpa, rights, table, more })
+        Ok(Invocation::MapFrameIo { slot: call.id, domain: window.domain, gpa, rights, table, more })
     }
 
     /// `PageTable.MapIo`.
@@ -99,8 +99,8 @@ impl<M: Machine> Kernel<M> {
         if mapped_in.is_some() {
             return Err(Fault::new(Error::InUse, 0));
         }
-        let table = self.free_entry(window.domain, gpa, above)?;
-        Ok(Invocation::MapTable { slot: call.id, vm: window.domain, gpa, level, table })
+        let table = self.free_entry::<true>(window.domain, gpa, above)?;
+        Ok(Invocation::MapTableIo { slot: call.id, domain: window.domain, gpa, level, table })
     }
 
     /// Argument 1: a domain with WRITE.

@@ -9,7 +9,8 @@
 //! do it does to its own device, and whoever holds it next is told so by the device's state.
 
 use crate::cap::{Cap, Mapping};
-use crate::decode::{Invocation, Invoked};
+use crate::decode::Invoked;
+use crate::invoke::Progress;
 use crate::kernel::{Kernel, Message};
 use crate::machine::Machine;
 use crate::slot::Slot;
@@ -76,6 +77,84 @@ impl Function {
         Function { domain: VmId::NONE, leases: 0, in_reset: false, vfs: 0, ready_at: Ticks::new(0) };
 }
 
+/// A call of a function that has passed every check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FunctionInvocation {
+    /// Nothing is to be done; the results are known.
+    Answer([u64; 2]),
+    /// `PciFunction.Lease`.
+    Lease {
+        /// The invoked capability.
+        from: SlotId,
+        /// The empty slot.
+        to: SlotId,
+        /// The function.
+        function: FunctionId,
+        /// Of the new capability.
+        lease: u8,
+    },
+    /// `PciFunction.EnableVfs`.
+    EnableVfs {
+        /// The invoked capability.
+        from: SlotId,
+        /// The first of the empty slots.
+        to: SlotId,
+        /// The physical function.
+        function: FunctionId,
+        /// How many.
+        count: u16,
+    },
+    /// `PciFunction.GetBar`.
+    GiveBar {
+        /// The invoked capability.
+        from: SlotId,
+        /// The first of the empty slots.
+        to: SlotId,
+        /// First byte of the first page.
+        base: Hpa,
+        /// How many pages.
+        count: u32,
+    },
+    /// `PciFunction.ReadConfig`.
+    ReadConfig {
+        /// The function.
+        function: FunctionId,
+        /// Of a double word.
+        offset: u16,
+    },
+    /// `PciFunction.WriteConfig`.
+    WriteConfig {
+        /// The function.
+        function: FunctionId,
+        /// Of a double word.
+        offset: u16,
+        /// What is written.
+        value: u32,
+    },
+    /// A function has to be made usable first, now that its reset is over; then the call is repeated.
+    Revive(FunctionId),
+    /// `PciFunction.Attach`.
+    Attach {
+        /// The function.
+        function: FunctionId,
+        /// The domain.
+        domain: VmId,
+    },
+    /// `PciFunction.Detach`.
+    Detach(FunctionId),
+    /// `PciFunction.BindMsix`.
+    BindMessage {
+        /// The route.
+        route: u16,
+        /// What raises it.
+        message: Message,
+    },
+    /// `PciFunction.UnbindMsix`: the route.
+    UnbindMessage(u16),
+    /// `PciFunction.Reset`.
+    Reset(FunctionId),
+}
+
 impl<M: Machine> Kernel<M> {
     /// What the kernel knows of a function. Numbers of functions come from capabilities, and are below [`MAX_FUNCTIONS`].
     pub(crate) fn function(&self, function: FunctionId) -> &Function {
@@ -87,23 +166,25 @@ impl<M: Machine> Kernel<M> {
     }
 
     /// Every label of PciFunction.
+    #[cold]
+    #[inline(never)]
     pub(crate) fn decode_function(
         &self,
         label: Label,
         call: &Invoked,
         function: FunctionId,
         lease: u8,
-    ) -> Result<Invocation, Fault> {
+    ) -> Result<FunctionInvocation, Fault> {
         let state = *self.function(function);
         if state.in_reset && self.check_ready(&state).is_ok() {
-            return Ok(Invocation::Revive(function));
+            return Ok(FunctionInvocation::Revive(function));
         }
         let facts = self.machine.function(function);
         match label {
             Label::PciFunctionGetInfo => {
                 let what = call.number(1, 0, 6)?;
                 self.check_ready(&state)?;
-                Ok(Invocation::Answer(match what {
+                Ok(FunctionInvocation::Answer(match what {
                     6 => [facts.identity, facts.messages as u64 | (facts.vfs as u64) << 16],
                     bar => [self.machine.bar(function, bar as u8).pages as u64, 0],
                 }))
@@ -113,7 +194,7 @@ impl<M: Machine> Kernel<M> {
                 let to = self.destination(call.root, cnode, index, 1)?;
                 check_holder(&state, lease)?;
                 self.check_deeper(call)?;
-                Ok(Invocation::Lease { from: call.id, to, function, lease: lease.wrapping_add(1) })
+                Ok(FunctionInvocation::Lease { from: call.id, to, function, lease: lease.wrapping_add(1) })
             }
             Label::PciFunctionEnableVfs => {
                 let count = call.number(1, 1, MAX_COUNT.min(facts.vfs as u64))?;
@@ -124,14 +205,14 @@ impl<M: Machine> Kernel<M> {
                 }
                 self.check_ready(&state)?;
                 self.check_deeper(call)?;
-                Ok(Invocation::EnableVfs { from: call.id, to, function, count: count as u16 })
+                Ok(FunctionInvocation::EnableVfs { from: call.id, to, function, count: count as u16 })
             }
             Label::PciFunctionGetBar => self.decode_get_bar(call, function, lease, &state),
             Label::PciFunctionReadConfig => {
                 let offset = offset_argument(call)?;
                 check_holder(&state, lease)?;
                 self.check_ready(&state)?;
-                Ok(Invocation::ReadConfig { function, offset })
+                Ok(FunctionInvocation::ReadConfig { function, offset })
             }
             Label::PciFunctionWriteConfig => {
                 let offset = offset_argument(call)?;
@@ -139,7 +220,7 @@ impl<M: Machine> Kernel<M> {
                 check_holder(&state, lease)?;
                 self.check_ready(&state)?;
                 match self.machine.filter_config(function, offset, value) {
-                    Some(value) => Ok(Invocation::WriteConfig { function, offset, value }),
+                    Some(value) => Ok(FunctionInvocation::WriteConfig { function, offset, value }),
                     None => Err(Fault::new(Error::Forbidden, 1)),
                 }
             }
@@ -158,19 +239,19 @@ impl<M: Machine> Kernel<M> {
                     return Err(Fault::new(Error::Forbidden, 0));
                 }
                 self.check_ready(&state)?;
-                Ok(Invocation::AttachFunction { function, domain })
+                Ok(FunctionInvocation::Attach { function, domain })
             }
             Label::PciFunctionDetach => {
                 if state.leases != lease || !state.domain.is_some() {
                     return Err(Fault::new(Error::NotMapped, 0));
                 }
-                Ok(Invocation::DetachFunction(function))
+                Ok(FunctionInvocation::Detach(function))
             }
             Label::PciFunctionBindMsix => self.decode_bind_msix(call, function, lease, &state, facts.messages),
             Label::PciFunctionUnbindMsix => {
                 let entry = entry_argument(call, facts.messages)?;
                 match self.route_of(Message { function, entry }) {
-                    Some(route) if state.leases == lease => Ok(Invocation::UnbindMessage(route)),
+                    Some(route) if state.leases == lease => Ok(FunctionInvocation::UnbindMessage(route)),
                     _ => Err(Fault::new(Error::NotMapped, 1)),
                 }
             }
@@ -180,7 +261,7 @@ impl<M: Machine> Kernel<M> {
                     return Err(Fault::new(Error::InUse, 0));
                 }
                 self.check_ready(&state)?;
-                Ok(Invocation::ResetFunction(function))
+                Ok(FunctionInvocation::Reset(function))
             }
         }
     }
@@ -192,7 +273,7 @@ impl<M: Machine> Kernel<M> {
         function: FunctionId,
         lease: u8,
         state: &Function,
-    ) -> Result<Invocation, Fault> {
+    ) -> Result<FunctionInvocation, Fault> {
         let bar = self.machine.bar(function, call.number(1, 0, 5)? as u8);
         let Some(last) = (bar.pages as u64).checked_sub(1) else { return Err(Fault::new(Error::OutOfRange, 1)) };
         let page = call.number(2, 0, last)?;
@@ -208,7 +289,7 @@ impl<M: Machine> Kernel<M> {
         self.check_ready(state)?;
         self.check_deeper(call)?;
         let base = bar.base.plus(page.wrapping_shl(PAGE_BITS as u32));
-        Ok(Invocation::GiveBar { from: call.id, to, base, count: count as u32 })
+        Ok(FunctionInvocation::GiveBar { from: call.id, to, base, count: count as u32 })
     }
 
     /// `PciFunction.BindMsix`.
@@ -219,7 +300,7 @@ impl<M: Machine> Kernel<M> {
         lease: u8,
         state: &Function,
         messages: u16,
-    ) -> Result<Invocation, Fault> {
+    ) -> Result<FunctionInvocation, Fault> {
         let message = Message { function, entry: entry_argument(call, messages)? };
         let &[_, cptr, ..] = call.args;
         let irq = self.capability(call.root, cptr, 2, ObjectType::Irq, Rights::empty())?;
@@ -235,7 +316,7 @@ impl<M: Machine> Kernel<M> {
             return Err(Fault::new(Error::Forbidden, 2));
         }
         self.check_ready(state)?;
-        Ok(Invocation::BindMessage { route, message })
+        Ok(FunctionInvocation::BindMessage { route, message })
     }
 
     /// The route that a message raises.
@@ -278,6 +359,34 @@ impl<M: Machine> Kernel<M> {
     }
 
     // ---- what invoke does ----------------------------------------------------------------------------------------
+
+    /// Does what was decoded.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn invoke_function(&mut self, invocation: FunctionInvocation) -> Progress {
+        match invocation {
+            FunctionInvocation::Answer(results) => return Progress::Done(results),
+            FunctionInvocation::Lease { from, to, function, lease } => self.lease_function(from, to, function, lease),
+            FunctionInvocation::EnableVfs { from, to, function, count } => self.enable_vfs(from, to, function, count),
+            FunctionInvocation::GiveBar { from, to, base, count } => self.give_bar(from, to, base, count),
+            FunctionInvocation::Revive(function) => {
+                self.revive(function);
+                return Progress::Again;
+            }
+            FunctionInvocation::ReadConfig { function, offset } => {
+                return Progress::Done([self.machine.read_config(function, offset) as u64, 0]);
+            }
+            FunctionInvocation::WriteConfig { function, offset, value } => {
+                self.machine.write_config(function, offset, value);
+            }
+            FunctionInvocation::Attach { function, domain } => self.attach_function(function, domain),
+            FunctionInvocation::Detach(function) => self.detach_function(function),
+            FunctionInvocation::BindMessage { route, message } => self.bind_message(route, message),
+            FunctionInvocation::UnbindMessage(route) => self.unbind_message(route),
+            FunctionInvocation::Reset(function) => self.quiesce_function(function),
+        }
+        Progress::Done([0, 0])
+    }
 
     /// Makes a lease.
     pub(crate) fn lease_function(&mut self, from: SlotId, to: SlotId, function: FunctionId, lease: u8) {

@@ -51,12 +51,20 @@ impl<M: Machine> Kernel<M> {
             }
             Invocation::Revoke(slot) => return Progress::Long(Work::revoke(slot)),
             Invocation::MapFrame { slot, vm, gpa, rights, table, more: 0 } => {
-                self.map_frame(slot, vm, gpa, rights, table);
+                self.map_frame::<false>(slot, vm, gpa, rights, table);
             }
             Invocation::MapFrame { slot, vm, gpa, rights, table, more } => {
-                self.map_frames(slot, vm, gpa, rights, table, more);
+                self.map_frames::<false>(slot, vm, gpa, rights, table, more);
             }
-            Invocation::MapTable { slot, vm, gpa, level, table } => self.map_table(slot, vm, gpa, level, table),
+            Invocation::MapFrameIo { slot, domain, gpa, rights, table, more } => {
+                self.map_frames::<true>(slot, domain, gpa, rights, table, more);
+            }
+            Invocation::MapTableIo { slot, domain, gpa, level, table } => {
+                self.map_table::<true>(slot, domain, gpa, level, table);
+            }
+            Invocation::MapTable { slot, vm, gpa, level, table } => {
+                self.map_table::<false>(slot, vm, gpa, level, table)
+            }
             Invocation::Unmap { slot, more: 0 } => drop(self.unmap(slot)),
             Invocation::Unmap { slot, more } => drop(self.unmap_row(slot, more)),
             Invocation::SetCSpace { vm, root } => self.set_cspace(vm, root),
@@ -112,22 +120,7 @@ impl<M: Machine> Kernel<M> {
                 }
             }
             Invocation::Reset => self.machine.reset(),
-            Invocation::Lease { from, to, function, lease } => self.lease_function(from, to, function, lease),
-            Invocation::EnableVfs { from, to, function, count } => self.enable_vfs(from, to, function, count),
-            Invocation::GiveBar { from, to, base, count } => self.give_bar(from, to, base, count),
-            Invocation::Revive(function) => {
-                self.revive(function);
-                return Progress::Again;
-            }
-            Invocation::ReadConfig { function, offset } => {
-                return Progress::Done([self.machine.read_config(function, offset) as u64, 0]);
-            }
-            Invocation::WriteConfig { function, offset, value } => self.machine.write_config(function, offset, value),
-            Invocation::AttachFunction { function, domain } => self.attach_function(function, domain),
-            Invocation::DetachFunction(function) => self.detach_function(function),
-            Invocation::BindMessage { route, message } => self.bind_message(route, message),
-            Invocation::UnbindMessage(route) => self.unbind_message(route),
-            Invocation::ResetFunction(function) => self.quiesce_function(function),
+            Invocation::Function(invocation) => return self.invoke_function(invocation),
         }
         NOTHING
     }

@@ -131,8 +131,8 @@ impl EntryFormat {
     pub const fn decode(self, entry: u64, level: u8) -> Entry {
         let present = match self {
             EntryFormat::Npt => entry & npt::PRESENT != 0,
-            EntryFormat::Ept => entry & ept::ALL != 0,
-            EntryFormat::Vtd => entry & vtd::ALL != 0,
+            // A device's entry has no bit for execution, which is 0 then.
+            EntryFormat::Ept | EntryFormat::Vtd => entry & ept::ALL != 0,
         };
         if !present {
             Entry::Empty
