@@ -10,6 +10,8 @@
 
 mod registers;
 mod tables;
+#[cfg(test)]
+mod tests;
 mod unit;
 
 pub use registers::{Missing, REGISTER_BYTES};
