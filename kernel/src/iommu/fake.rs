@@ -94,12 +94,16 @@ pub struct State {
 pub struct Fake(pub Rc<RefCell<State>>);
 
 impl Fake {
-    /// Units with these capabilities, which are off.
+    /// Units with these capabilities, which are off, and have cached what somebody else's tables said about some functions,
+    /// domain 7 and the first interrupts.
     pub fn new(units: &[(u64, u64)], seed: u64) -> Fake {
-        let unit = |&(cap, ecap)| Unit {
+        let unit = |&(cap, ecap): &(u64, u64)| Unit {
             cap,
             ecap,
             faults: std::vec![[0; 2]; (cap >> 40 & 0xff) as usize + 1],
+            contexts: (0x100..0x104).map(|function| (function, [0x66_6001, 0x701])).collect(),
+            translations: (0..16).map(|page| ((7, page), 0x66_7003)).collect(),
+            interrupts: (0..8).map(|index| (index, [0x66_0001, 0x4_0101])).collect(),
             ..Unit::default()
         };
         let units = units.iter().map(unit).collect();

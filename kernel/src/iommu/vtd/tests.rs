@@ -80,7 +80,7 @@ fn leaf(base: u64, rights: Rights) -> u64 {
 
 #[test]
 fn units_come_on_with_every_function_blocked_and_no_interrupt_open() {
-    let (fake, vtd) = on(&[(CAP, ECAP), (CAP | 1 << 5, ECAP & !COHERENT)], 1);
+    let (fake, mut vtd) = on(&[(CAP, ECAP), (CAP | 1 << 5, ECAP & !COHERENT)], 1);
     for unit in [0, 1] {
         assert_eq!(fake.register32(unit, 0x1c), 0xc700_0000, "translation, both tables, queue and remapping; no more");
         for function in [0, 0x101, 0xffff] {
@@ -95,6 +95,9 @@ fn units_come_on_with_every_function_blocked_and_no_interrupt_open() {
     let limits =
         Limits { domains: u16::MAX, three_levels: true, four_levels: true, leaf_level: 3, remembers_absence: false };
     assert_eq!(vtd.limits(), limits);
+    let domain = Domain::new(&mut vtd, 7);
+    let _ = vtd.attach(FUNCTION, DOMAIN, domain.table(3), 3).unwrap();
+    assert_eq!(fake.dma(0, FUNCTION.get(), 0x3000, false), Err(6), "nor was a translation left");
 }
 
 #[test]
@@ -282,7 +285,7 @@ fn random_run(units: &[(u64, u64)], ignores: Option<u64>, seed: u64) -> Result<(
         let words = |vtd: &Vtd<Fake>, at: Hpa| [vtd.bus.word(at), vtd.bus.word(at.plus(8))];
         let at = TABLES.interrupts.plus(u64::from(entry) * ENTRY);
         let before = words(&vtd, at);
-        match random(5) {
+        match random(6) {
             0 => {
                 let _ = vtd.attach(function, domain.number, domain.table(3), 3).unwrap();
                 model.attached.insert(function.get(), domain.number.get());
@@ -299,6 +302,15 @@ fn random_run(units: &[(u64, u64)], ignores: Option<u64>, seed: u64) -> Result<(
             3 => {
                 domain.set(&mut vtd, page, 0).unwrap();
                 model.mapped.remove(&(domain.number.get(), page));
+            }
+            4 if !model.attached.values().any(|&attached| attached == domain.number.get()) => {
+                // When the last function was detached, nothing of the domain was left: other tables need no flush.
+                for page in 0..Domain::PAGES {
+                    let base = 0x9000 + random(8) * 0x1000;
+                    vtd.bus.set_word(domain.table(1).plus(page * 8), leaf(base, Rights::READ | Rights::WRITE));
+                    model.mapped.insert((domain.number.get(), page), base);
+                }
+                vtd.publish(domain.table(1), Domain::PAGES * 8);
             }
             _ => {
                 let signal = if random(2) == 0 { Signal::Nmi } else { Signal::Vector(32 + random(200) as u8) };
