@@ -48,6 +48,8 @@ pub struct Unit {
     pub ecap: u64,
     /// It never works on its queue.
     pub stuck: bool,
+    /// It does not turn anything off.
+    pub stays_on: bool,
     /// It finds fault with its queue.
     pub refuses: bool,
     /// Ticks that it needs for its queue.
@@ -426,11 +428,17 @@ impl Unit {
             0x0100_0000 => self.remapping_table = self.registers[&0xb8],
             TRANSLATION => assert!(self.status & 1 << 30 != 0, "translation without a root table"),
             REMAPPING => assert!(self.status & 1 << 24 != 0, "remapping without a table"),
-            QUEUE => assert_eq!(self.registers[&0x88], 0, "the queue starts at its first descriptor"),
+            QUEUE => {
+                assert!(kept & QUEUE == 0 || self.registers[&0x88] == 0, "the queue starts at its first descriptor")
+            }
             0 => {}
             other => panic!("a command that nobody should give: {other:#x}"),
         }
-        self.status = self.status & !0x96ff_ffff | kept | one_shot;
+        if kept & QUEUE == 0 {
+            self.head = 0;
+        }
+        let left = if self.stays_on { self.status } else { self.status & !0x96ff_ffff };
+        self.status = left | kept | one_shot;
     }
 }
 

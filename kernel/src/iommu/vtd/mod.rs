@@ -16,7 +16,7 @@ mod unit;
 
 pub use registers::{Missing, REGISTER_BYTES};
 pub use tables::{message, redirection};
-pub use unit::QUEUE_BYTES;
+pub use unit::{QUEUE_BYTES, turn_off};
 
 use super::{Bus, Completed, Delivery, DomainNumber, Failure, FaultRecord, INTERRUPTS, Limits, Requester, Signal};
 use crate::firmware::acpi::MAX_UNITS;

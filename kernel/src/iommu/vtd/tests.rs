@@ -118,6 +118,17 @@ fn a_unit_that_lacks_something_or_does_not_come_on_is_told() {
 }
 
 #[test]
+fn a_unit_that_is_on_is_turned_off_step_by_step_and_comes_on_again() {
+    let (mut fake, _) = on(&[(CAP, ECAP)], 1);
+    assert!(turn_off(&mut fake, 0, PATIENCE));
+    assert_eq!(fake.register32(0, 0x1c), 0x4100_0000, "tables that were taken over, and nothing on");
+    let vtd = turn_on(&fake, &[0]).expect("it comes on again");
+    assert!(fake.dma(0, 0x101, 0, true).is_err() && vtd.pending());
+    fake.with(0, |unit| unit.stays_on = true);
+    assert!(!turn_off(&mut fake, 0, PATIENCE));
+}
+
+#[test]
 fn numbers_of_domains_are_what_the_units_have() {
     for (bits, domains) in [(0, 15), (1, 63), (2, 255), (6, u16::MAX), (7, u16::MAX)] {
         let decoded = registers::Capabilities::decode(CAP & !7 | bits, ECAP);

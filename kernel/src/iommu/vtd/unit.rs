@@ -46,6 +46,35 @@ pub struct Unit {
     dead: bool,
 }
 
+/// Turns a unit off as whoever had it left it: interrupt remapping, compatibility format, translation, queue, one bit of the
+/// global command at a time (11.4.4.1). False if that takes longer than `patience`.
+pub fn turn_off(bus: &mut impl Bus, number: usize, patience: Ticks) -> bool {
+    [REMAPPING, COMPATIBILITY, TRANSLATION, QUEUE].into_iter().all(|bit| {
+        let status = bus.register32(number, GSTS) & KEPT;
+        if status & bit == 0 {
+            return true;
+        }
+        bus.set_register32(number, GCMD, status & !bit);
+        holds_in_time(bus, patience, |bus| bus.register32(number, GSTS) & bit == 0)
+    })
+}
+
+/// Waits until something holds, for as long as patience lasts; false if it does not. It is looked at once more after that, as
+/// whoever runs this machine as a guest may have taken the core off its processor meanwhile.
+fn holds_in_time<B: Bus>(bus: &B, patience: Ticks, holds: impl Fn(&B) -> bool) -> bool {
+    let start = bus.now().get();
+    loop {
+        let waited = bus.now().get().wrapping_sub(start);
+        if holds(bus) {
+            return true;
+        }
+        if waited > patience.get() {
+            return false;
+        }
+        core::hint::spin_loop();
+    }
+}
+
 impl Unit {
     /// A unit that is off. `queue`: a page of its own; `status`: an aligned word of its own. `patience`: how long it may
     /// take for anything.
@@ -116,20 +145,9 @@ impl Unit {
         self.poll(bus, |bus| bus.register32(number, GSTS) & bit != 0)
     }
 
-    /// Waits until something holds, for as long as its patience lasts. It is looked at once more after that, as whoever
-    /// runs this machine as a guest may have taken the core off its processor meanwhile.
+    /// Waits until something holds; if that takes too long, the unit is dead.
     fn poll<B: Bus>(&mut self, bus: &B, holds: impl Fn(&B) -> bool) -> Result<(), Failure> {
-        let start = bus.now().get();
-        loop {
-            let waited = bus.now().get().wrapping_sub(start);
-            if holds(bus) {
-                return Ok(());
-            }
-            if waited > self.patience.get() {
-                return Err(self.died(Failure::TimedOut));
-            }
-            core::hint::spin_loop();
-        }
+        if holds_in_time(bus, self.patience, holds) { Ok(()) } else { Err(self.died(Failure::TimedOut)) }
     }
 
     fn died(&mut self, failure: Failure) -> Failure {
