@@ -302,7 +302,8 @@ impl<B: Bus> Vtd<B> {
     }
 
     /// Takes a record of something that was stopped. As long as some are left, no unit that has one raises a further NMI:
-    /// whoever wants fewer of them takes the records later.
+    /// whoever wants fewer of them takes the records later. Devices can make records faster than they are taken: a caller
+    /// takes a bounded number at a time.
     pub fn take_fault(&mut self) -> Option<FaultRecord> {
         for unit in &mut self.units {
             match unit.take_fault(&mut self.bus) {

@@ -392,3 +392,74 @@ fn a_forgotten_flush_is_found() {
         assert!(found > 30, "descriptor {kind}: found by {found} seeds of 39");
     }
 }
+
+/// A unit whose registers say anything, over memory that says what was written.
+struct Garbage(Fake, core::cell::Cell<u64>);
+
+impl Garbage {
+    fn random(&self) -> u64 {
+        let mut state = self.1.get();
+        let word = crate::firmware::tests::random(&mut state);
+        self.1.set(state);
+        [word, 0, u64::MAX, self.0.word(TABLES.status)][(word >> 60) as usize % 4]
+    }
+}
+
+impl Bus for Garbage {
+    fn register32(&self, _: usize, offset: u32) -> u32 {
+        assert!(offset + 4 <= REGISTER_BYTES);
+        self.random() as u32
+    }
+
+    fn register64(&self, _: usize, offset: u32) -> u64 {
+        assert!(offset + 8 <= REGISTER_BYTES);
+        self.random()
+    }
+
+    fn set_register32(&mut self, _: usize, offset: u32, _: u32) {
+        assert!(offset + 4 <= REGISTER_BYTES);
+    }
+
+    fn set_register64(&mut self, _: usize, offset: u32, value: u64) {
+        assert!(offset + 8 <= REGISTER_BYTES);
+        // At times it does complete.
+        if offset == 0x88 && value != 0 && self.random().count_ones() % 4 != 0 {
+            let wait = TABLES.queues.plus((value.wrapping_sub(16)) % QUEUE_BYTES);
+            let serial = self.0.word(wait) >> 32;
+            self.0.set_word(TABLES.status, serial);
+        }
+    }
+
+    fn word(&self, at: Hpa) -> u64 {
+        self.0.word(at)
+    }
+
+    fn set_word(&mut self, at: Hpa, value: u64) {
+        self.0.set_word(at, value);
+    }
+
+    fn write_back(&mut self, at: Hpa) {
+        self.0.write_back(at);
+    }
+
+    fn now(&self) -> Ticks {
+        self.0.now()
+    }
+}
+
+#[test]
+fn registers_that_say_anything_are_survived() {
+    let mut came_on = 0;
+    for seed in 1..3000 {
+        let bus = Garbage(Fake::new(&[], seed), core::cell::Cell::new(seed << 8 | 1));
+        let Ok(mut vtd) = Vtd::turn_on(bus, TABLES, [0], CONTEXTS, PATIENCE, BOOT_APIC) else { continue };
+        came_on += 1;
+        for _ in 0..20 {
+            let _ = (vtd.pending(), vtd.take_fault(), vtd.limits());
+            let _ = vtd.attach(FUNCTION, DOMAIN, ROOT, 3);
+            let _ = vtd.flush_range(DOMAIN, u64::MAX << 12, 3);
+            let _ = vtd.detach(FUNCTION);
+        }
+    }
+    assert!(came_on > 0, "some luck is needed");
+}
