@@ -6,7 +6,7 @@
 //!
 //! An entry is changed in this order: its present bit is taken away by one store, the units forget it and say so, then its
 //! other word is written, then the word with the present bit. So no unit ever sees half an entry, although an entry has two
-//! words (6.5.3.3, and 9.10: software that cannot store 128 bits at once).
+//! words (9.3, 9.10: for software that cannot store 128 bits at once).
 
 mod registers;
 mod tables;
@@ -199,7 +199,7 @@ impl<B: Bus> Vtd<B> {
         let entry = self.context(function).ok_or(Failure::OutOfRange)?;
         let Some(domain) = self.domain(function) else { return self.alive() };
         self.block(entry);
-        // Contexts first, and done: a unit could look translations up again by what it has cached of them (6.5.2.2).
+        // Contexts first, and done: a unit could look translations up again by what it has cached of them (6.5.2).
         let _ = self.forget(Forget::Context(domain, function))?;
         self.forget(Forget::Domain(domain))
     }
