@@ -423,7 +423,7 @@ impl Bus for Garbage {
     fn set_register64(&mut self, _: usize, offset: u32, value: u64) {
         assert!(offset + 8 <= REGISTER_BYTES);
         // At times it does complete.
-        if offset == 0x88 && value != 0 && self.random().count_ones() % 4 != 0 {
+        if offset == 0x88 && value != 0 && !self.random().count_ones().is_multiple_of(4) {
             let wait = TABLES.queues.plus((value.wrapping_sub(16)) % QUEUE_BYTES);
             let serial = self.0.word(wait) >> 32;
             self.0.set_word(TABLES.status, serial);
