@@ -3,11 +3,14 @@
 
 use super::physical::MAPPED_END;
 use crate::arch::mmio::Registers;
+use crate::arch::remapping::Units;
 use kernel::firmware::acpi::{Iommu, Platform};
+use kernel::iommu::vtd::{self, REGISTER_BYTES};
+use kernel::types::Ticks;
 use x86_64::instructions::port::Port;
 
-/// Polls of a status register before an IOMMU is given up.
-const MAX_POLLS: u32 = 100_000;
+/// Ticks of the TSC after which an IOMMU is given up: more than half a second on every processor.
+const PATIENCE: Ticks = Ticks::new(1 << 32);
 
 /// Writes to ports of the PICs or of the PIT.
 fn write_ports(writes: &[(u16, u8)]) {
@@ -40,24 +43,21 @@ pub fn iommus_off(platform: &Platform) -> usize {
 }
 
 fn iommu_off(iommu: Iommu) -> bool {
-    const BYTES: u64 = 0x4000;
+    const BYTES: u64 = REGISTER_BYTES as u64;
     let (Iommu::Vtd(base) | Iommu::AmdVi(base)) = iommu;
     if base == 0 || base > MAPPED_END - BYTES {
         return false;
     }
-    // SAFETY: ACPI names these as the IOMMU's registers; they are in no usable RAM.
-    let registers = unsafe { Registers::new(base, BYTES) };
     match iommu {
         Iommu::Vtd(_) => {
-            const GLOBAL_COMMAND: u64 = 0x18;
-            const GLOBAL_STATUS: u64 = 0x1c;
-            /// Translation, queued invalidation and interrupt remapping enabled.
-            const ENABLED: u32 = 1 << 31 | 1 << 26 | 1 << 25;
-            registers.write(GLOBAL_COMMAND, 0u32);
-            (0..MAX_POLLS).any(|_| registers.read::<u32>(GLOBAL_STATUS) & ENABLED == 0)
+            // SAFETY: ACPI names these as the unit's registers; they are in no usable RAM. No table is given to it.
+            let mut unit = unsafe { Units::new(core::iter::once(base)) };
+            vtd::turn_off(&mut unit, 0, PATIENCE)
         }
         Iommu::AmdVi(_) => {
             const CONTROL: u64 = 0x18;
+            // SAFETY: ACPI names these as the IOMMU's registers; they are in no usable RAM.
+            let registers = unsafe { Registers::new(base, BYTES) };
             registers.write(CONTROL, 0u64);
             registers.read::<u64>(CONTROL) & 1 == 0
         }

@@ -59,8 +59,8 @@ struct Scope {
     /// Number of an IOAPIC (as in the MADT) or of an HPET (as in its table).
     id: u8,
     bus: u8,
-    /// Device * 8 + function of each step; never empty.
-    path: Vec<u8, MAX_PATH>,
+    /// Device * 8 + function of each step; never empty. Its length in one byte, as all of this is on the boot stack.
+    path: Vec<u8, MAX_PATH, u8>,
 }
 
 /// What the table says.

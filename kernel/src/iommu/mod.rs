@@ -10,6 +10,8 @@
 //! which units find domains, and those of interrupt remapping; the tables of a domain are the capability core's, in the
 //! format of [`EntryFormat::Vtd`](crate::nested::EntryFormat::Vtd).
 
+#[cfg(any(test, feature = "host"))]
+pub mod fake;
 pub mod vtd;
 
 use crate::kernel::MAX_ROUTES;

@@ -218,6 +218,15 @@ impl Machine {
         Machine::start_by(scenario, Acceleration::InstructionClock, Loader::Emulator, sockets.arguments())
     }
 
+    /// Boots a scenario that was read, on a machine with a further device.
+    ///
+    /// # Errors
+    /// As [`Machine::start`].
+    pub fn start_with_device(scenario: &Scenario, device: &str) -> Result<Machine> {
+        let extra = vec!["-device".into(), device.into()];
+        Machine::start_by(scenario, Acceleration::InstructionClock, Loader::Emulator, extra)
+    }
+
     /// Boots a scenario from a disc that has it, by BIOS, GRUB and Multiboot2.
     ///
     /// # Errors

@@ -23,6 +23,10 @@ const TRANSLATION: u32 = 1 << 31;
 const ENABLED: u32 = TRANSLATION | 1 << 26 | 1 << 25;
 /// Interrupts in compatibility format pass.
 const COMPATIBILITY: u32 = 1 << 23;
+/// Capabilities: where fault records are, in bits 33:24. Fault status, and its bit that says that there is a record.
+const CAPABILITIES: u64 = VTD + 8;
+const FAULT_STATUS: u64 = VTD + 0x34;
+const FAULT_RECORD: u32 = 1 << 1;
 /// Address of the root table.
 const ROOT_TABLE: u64 = VTD + 0x20;
 /// Control register of the AMD-Vi unit, and its bit 0: the unit is on.
@@ -251,6 +255,53 @@ fn redirection(line: &str) -> Option<u64> {
     let mut words = line.split_whitespace();
     words.next().filter(|&word| word == "pin")?;
     u64::from_str_radix(words.nth(1)?.strip_prefix("0x")?, 16).ok()
+}
+
+/// A whole run with market, console server and applications, on two cores behind a VT-d unit.
+#[test]
+fn run_is_good_behind_an_iommu() {
+    let text = text_for_a_run(300_000);
+    let change = Change::none().input("one", &text).input("two", &text);
+    let scenario = scenario(TWO_DIGESTS, &change).expect("the scenario is right");
+    let run = Machine::start_with_device(&scenario, VTD_DEVICE).expect("the machine starts");
+    let run = run.finish().expect("the machine ends");
+    run.expect_good();
+    assert!(run.console_has(VTD_IS_ON), "{:?}", run.console);
+    for app in ["one", "two"] {
+        assert_eq!(run.end(app), &End::Exit { status: 0 });
+    }
+}
+
+/// An NVMe controller that is made a bus master behind the kernel's back reads its queue by DMA: the unit stops that, and
+/// tells who it was, and the machine goes on.
+#[test]
+fn dma_of_a_function_that_nobody_has_is_stopped() {
+    let devices = [VTD_DEVICE, "nvme,serial=1,addr=5"];
+    let (mut machine, sockets, mut monitor) = observed(Guest::new("probe"), &devices);
+    monitor.go().expect("the machine runs");
+    machine.wait_line(FIRST_VM_RUNS).expect("the first VM starts");
+    monitor.stop().expect("the machine stops");
+    let function = 5 << 3;
+    let config = CONFIG_SPACE + (function << 12);
+    assert_eq!(monitor.word(FAULT_STATUS).expect("a status") & FAULT_RECORD, 0, "nothing was stopped before");
+    let registers = u64::from(monitor.word(config + 0x10).expect("its registers") & !0xf);
+    // Memory decode and bus master; off as firmware had it, queues of two entries in RAM, on, and the first doorbell.
+    let queues = [(0x24, 1 << 16 | 1), (0x28, 0x10_0000), (0x2c, 0), (0x30, 0x10_1000), (0x34, 0)];
+    let enable = [&[(0x14, 0)][..], &queues, &[(0x14, 0x46_0001)]].concat();
+    let mut writes = vec![(config + 4, 6)];
+    writes.extend(enable.into_iter().map(|(offset, value)| (registers + offset, value)));
+    writes.push((registers + 0x1000, 1));
+    poke(&sockets, &writes).expect("the function can be made a bus master");
+    monitor.go().expect("the machine runs");
+    machine.wait_line("probe ").expect("the machine goes on");
+    monitor.stop().expect("the machine stops");
+    assert_ne!(monitor.word(FAULT_STATUS).expect("a status") & FAULT_RECORD, 0, "something was stopped");
+    let [low, high] = [0, 4].map(|half| u64::from(monitor.word(CAPABILITIES + half).expect("capabilities")));
+    let record = VTD + ((high << 32 | low) >> 24 & 0x3ff) * 16;
+    assert_eq!(u64::from(monitor.word(record + 8).expect("a source") & 0xffff), function);
+    assert_eq!(monitor.word(record).expect("an address") & !0xfff, 0x10_0000, "the queue");
+    monitor.go().expect("the machine runs");
+    machine.finish().expect("the machine ends").expect_good();
 }
 
 /// A unit without interrupt remapping, or without destinations of 32 bits, stays off; the machine works as without.

@@ -6,15 +6,17 @@
 //!
 //! An entry is changed in this order: its present bit is taken away by one store, the units forget it and say so, then its
 //! other word is written, then the word with the present bit. So no unit ever sees half an entry, although an entry has two
-//! words (6.5.3.3, and 9.10: software that cannot store 128 bits at once).
+//! words (9.3, 9.10: for software that cannot store 128 bits at once).
 
 mod registers;
 mod tables;
+#[cfg(test)]
+mod tests;
 mod unit;
 
 pub use registers::{Missing, REGISTER_BYTES};
 pub use tables::{message, redirection};
-pub use unit::QUEUE_BYTES;
+pub use unit::{QUEUE_BYTES, turn_off};
 
 use super::{Bus, Completed, Delivery, DomainNumber, Failure, FaultRecord, INTERRUPTS, Limits, Requester, Signal};
 use crate::firmware::acpi::MAX_UNITS;
@@ -202,7 +204,7 @@ impl<B: Bus> Vtd<B> {
         let entry = self.context(function).ok_or(Failure::OutOfRange)?;
         let Some(domain) = self.domain(function) else { return self.alive() };
         self.block(entry);
-        // Contexts first, and done: a unit could look translations up again by what it has cached of them (6.5.2.2).
+        // Contexts first, and done: a unit could look translations up again by what it has cached of them (6.5.2).
         let _ = self.forget(Forget::Context(domain, function))?;
         self.forget(Forget::Domain(domain))
     }
@@ -305,7 +307,8 @@ impl<B: Bus> Vtd<B> {
     }
 
     /// Takes a record of something that was stopped. As long as some are left, no unit that has one raises a further NMI:
-    /// whoever wants fewer of them takes the records later.
+    /// whoever wants fewer of them takes the records later. Devices can make records faster than they are taken: a caller
+    /// takes a bounded number at a time.
     pub fn take_fault(&mut self) -> Option<FaultRecord> {
         for unit in &mut self.units {
             match unit.take_fault(&mut self.bus) {

@@ -1,35 +1,36 @@
-//! Registers of a VT-d unit (Intel VT-d specification, chapter 11): offsets, bits, and what its capabilities allow.
+//! Registers of a VT-d unit, under their names in the Intel VT-d specification, chapter 11: offsets, bits, and what its
+//! capabilities allow.
 
 /// Bytes of registers that a unit may have: fixed ones, and fault records at most 16 * 0x3ff further on.
 pub const REGISTER_BYTES: u32 = 0x8000;
 
-/// Capabilities, 11.4.2.
+/// Capabilities.
 pub const CAP: u32 = 0x08;
-/// Extended capabilities, 11.4.3.
+/// Extended capabilities.
 pub const ECAP: u32 = 0x10;
-/// Global command, 11.4.4.1.
+/// Global command.
 pub const GCMD: u32 = 0x18;
-/// Global status, 11.4.4.2.
+/// Global status.
 pub const GSTS: u32 = 0x1c;
-/// Root table address, 11.4.5.
+/// Root table address.
 pub const RTADDR: u32 = 0x20;
-/// Fault status, 11.4.9.1.
+/// Fault status.
 pub const FSTS: u32 = 0x34;
-/// Fault event control, 11.4.9.2.
+/// Fault event control.
 pub const FECTL: u32 = 0x38;
-/// Fault event data, 11.4.9.3.
+/// Fault event data.
 pub const FEDATA: u32 = 0x3c;
-/// Fault event address, 11.4.9.4.
+/// Fault event address.
 pub const FEADDR: u32 = 0x40;
-/// Fault event upper address, 11.4.9.5.
+/// Fault event upper address.
 pub const FEUADDR: u32 = 0x44;
-/// Protected memory enable, 11.4.7.1.
+/// Protected memory enable.
 pub const PMEN: u32 = 0x64;
-/// Invalidation queue tail, 11.4.8.2.
+/// Invalidation queue tail.
 pub const IQT: u32 = 0x88;
-/// Invalidation queue address, 11.4.8.3.
+/// Invalidation queue address.
 pub const IQA: u32 = 0x90;
-/// Interrupt remapping table address, 11.4.11.
+/// Interrupt remapping table address.
 pub const IRTA: u32 = 0xb8;
 
 /// Translation.
@@ -66,7 +67,7 @@ pub const EXTENDED_INTERRUPTS: u64 = 1 << 11;
 pub const FAULT: u64 = 1 << 63;
 /// Fault record, high word: a read or an atomic operation.
 pub const FAULT_READ: u64 = 1 << 62;
-/// Smallest reason of faults of interrupt remapping (7.1.1); those of DMA are below.
+/// Smallest reason of faults of interrupt remapping (chapter 7); those of DMA are below.
 pub const FIRST_INTERRUPT_REASON: u8 = 0x20;
 /// Last reason of faults of interrupt remapping.
 pub const LAST_INTERRUPT_REASON: u8 = 0x2f;
@@ -152,7 +153,7 @@ impl Capabilities {
             (true, false) => 2,
             _ => 1,
         };
-        // 6.5.2.3: drain writes is bit 6 of a descriptor, drain reads bit 7.
+        // 6.5.2, 6.5.4: drain writes is bit 6 of a descriptor, drain reads bit 7.
         let drain = (bit(cap, 54) as u64) << 6 | (bit(cap, 55) as u64) << 7;
         Ok(Capabilities {
             domains,

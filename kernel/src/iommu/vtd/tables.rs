@@ -107,7 +107,7 @@ impl Forget {
 }
 
 /// Descriptor that makes the unit write `serial` to an address, aligned to 4 bytes, when everything before it is done
-/// (6.5.2.8): status write, and nothing later starts before (fence).
+/// (6.5.2, invalidation wait): status write, and nothing later starts before (fence).
 pub const fn wait(serial: u32, status: Hpa) -> [u64; 2] {
     [(serial as u64) << 32 | 1 << 6 | 1 << 5 | 5, status.get()]
 }

@@ -13,7 +13,7 @@ use crate::types::{Hpa, Ticks};
 pub const QUEUE_BYTES: u64 = 4096;
 /// Bytes of a descriptor.
 const DESCRIPTOR: u64 = 16;
-/// Fault event message: an NMI (5.1.6; 11.4.9.3).
+/// Fault event message: an NMI (chapter 11, FEDATA).
 const DELIVER_NMI: u32 = 4 << 8;
 
 /// What a unit is pointed at when it is turned on.
@@ -46,6 +46,35 @@ pub struct Unit {
     dead: bool,
 }
 
+/// Turns a unit off as whoever had it left it: interrupt remapping, compatibility format, translation, queue, one bit of the
+/// global command at a time (chapter 11, GCMD). False if that takes longer than `patience`.
+pub fn turn_off(bus: &mut impl Bus, number: usize, patience: Ticks) -> bool {
+    [REMAPPING, COMPATIBILITY, TRANSLATION, QUEUE].into_iter().all(|bit| {
+        let status = bus.register32(number, GSTS) & KEPT;
+        if status & bit == 0 {
+            return true;
+        }
+        bus.set_register32(number, GCMD, status & !bit);
+        holds_in_time(bus, patience, |bus| bus.register32(number, GSTS) & bit == 0)
+    })
+}
+
+/// Waits until something holds, for as long as patience lasts; false if it does not. It is looked at once more after that, as
+/// whoever runs this machine as a guest may have taken the core off its processor meanwhile.
+fn holds_in_time<B: Bus>(bus: &B, patience: Ticks, holds: impl Fn(&B) -> bool) -> bool {
+    let start = bus.now().get();
+    loop {
+        let waited = bus.now().get().wrapping_sub(start);
+        if holds(bus) {
+            return true;
+        }
+        if waited > patience.get() {
+            return false;
+        }
+        core::hint::spin_loop();
+    }
+}
+
 impl Unit {
     /// A unit that is off. `queue`: a page of its own; `status`: an aligned word of its own. `patience`: how long it may
     /// take for anything.
@@ -57,20 +86,20 @@ impl Unit {
         Ok(Unit { number, capabilities, queue, status, patience, tail: 0, serial: 0, dead: false })
     }
 
-    /// Turns it on, in the order of the manual: root table, caches emptied (6.6, 11.4.5), interrupt remapping table, its
-    /// cache emptied (5.1.4, 11.4.11), then interrupt remapping and translation. One bit of the global command at a time
-    /// (11.4.4.1). Compatibility-format interrupts stay blocked.
+    /// Turns it on, in the order of the manual: root table, caches emptied (chapter 11, RTADDR), interrupt remapping table, its
+    /// cache emptied (chapter 11, IRTA), then interrupt remapping and translation. One bit of the global command at a time
+    /// (chapter 11, GCMD). Compatibility-format interrupts stay blocked.
     pub fn turn_on(&mut self, bus: &mut impl Bus, to: &Pointers) -> Result<(), Failure> {
         self.unprotect(bus)?;
         self.set_fault_event(bus, to.fault_apic_id);
         // Translation table mode 0: legacy, without PASIDs.
         bus.set_register64(self.number, RTADDR, to.root.get());
         self.command(bus, ROOT_TABLE)?;
-        // 256 descriptors of 128 bits. The head is 0 while the queue is off (11.4.8.1).
+        // 256 descriptors of 128 bits. The head is 0 while the queue is off (chapter 11, IQH).
         bus.set_register64(self.number, IQT, 0);
         bus.set_register64(self.number, IQA, self.queue.get());
         self.command(bus, QUEUE)?;
-        // Contexts first, and done: translations are cached by what they say (6.5.2.2).
+        // Contexts first, and done: translations are cached by what they say (6.5.2).
         self.forget(bus, Forget::Contexts)?;
         self.forget(bus, Forget::Translations)?;
         let size = u64::from(to.interrupts_order.saturating_sub(1) & 0xf);
@@ -84,7 +113,7 @@ impl Unit {
         self.command(bus, TRANSLATION)
     }
 
-    /// Turns protected memory regions off: they would stop DMA that the tables allow (11.4.7.1).
+    /// Turns protected memory regions off: they would stop DMA that the tables allow (11.4.8.1).
     fn unprotect(&mut self, bus: &mut impl Bus) -> Result<(), Failure> {
         if !self.capabilities.protects_memory {
             return Ok(());
@@ -94,8 +123,8 @@ impl Unit {
         self.poll(bus, |bus| bus.register32(number, PMEN) & PROTECTED == 0)
     }
 
-    /// Forgets old faults, and has new ones told by an NMI. The message is not remapped (5.1.6); with extended interrupt mode
-    /// the upper bits of the APIC id are in the upper address (11.4.9.5).
+    /// Forgets old faults, and has new ones told by an NMI. The message is not remapped (5.1); with extended interrupt mode
+    /// the upper bits of the APIC id are in the upper address (chapter 11, FEUADDR).
     fn set_fault_event(&mut self, bus: &mut impl Bus, apic_id: u32) {
         bus.set_register32(self.number, FECTL, EVENT_MASKED);
         for record in 0..self.capabilities.fault_record_count {
@@ -116,20 +145,9 @@ impl Unit {
         self.poll(bus, |bus| bus.register32(number, GSTS) & bit != 0)
     }
 
-    /// Waits until something holds, for as long as its patience lasts. It is looked at once more after that, as whoever
-    /// runs this machine as a guest may have taken the core off its processor meanwhile.
+    /// Waits until something holds; if that takes too long, the unit is dead.
     fn poll<B: Bus>(&mut self, bus: &B, holds: impl Fn(&B) -> bool) -> Result<(), Failure> {
-        let start = bus.now().get();
-        loop {
-            let waited = bus.now().get().wrapping_sub(start);
-            if holds(bus) {
-                return Ok(());
-            }
-            if waited > self.patience.get() {
-                return Err(self.died(Failure::TimedOut));
-            }
-            core::hint::spin_loop();
-        }
+        if holds_in_time(bus, self.patience, holds) { Ok(()) } else { Err(self.died(Failure::TimedOut)) }
     }
 
     fn died(&mut self, failure: Failure) -> Failure {
@@ -184,7 +202,7 @@ impl Unit {
         self.dead
     }
 
-    /// Offset of a fault record (11.4.14): 16 bytes each.
+    /// Offset of a fault record (chapter 11, FRCD): 16 bytes each.
     fn record(&self, index: u32) -> u32 {
         self.capabilities.fault_records.wrapping_add(index.wrapping_mul(16))
     }
@@ -223,7 +241,7 @@ impl Unit {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lost;
 
-/// A fault record (11.4.14): source id at 79:64, reason at 103:96, type at 126; the page, or at 63:48 the index of an
+/// A fault record (chapter 11, FRCD): source id at 79:64, reason at 103:96, type at 126; the page, or at 63:48 the index of an
 /// interrupt.
 fn fault(low: u64, high: u64) -> FaultRecord {
     let reason = (high >> 32) as u8;
