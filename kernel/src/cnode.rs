@@ -18,6 +18,8 @@ const PAGE_MASK: u64 = (1 << PAGE_BITS) - 1;
 
 /// Argument 4 as a window within another, which begins at `first` and has 2^`bits` bytes: log2 of its bytes, added to its
 /// first address, which is aligned to that.
+#[cold]
+#[inline(never)]
 fn decode_window(call: &Invoked, first: u64, bits: u8) -> Result<u64, Fault> {
     let badge = call.number(4, 0, u64::MAX)?;
     let (part, part_bits) = (badge & !PAGE_MASK, badge & PAGE_MASK);
@@ -28,6 +30,16 @@ fn decode_window(call: &Invoked, first: u64, bits: u8) -> Result<u64, Fault> {
         Ok(badge)
     } else {
         Err(Fault::new(Error::OutOfRange, 4))
+    }
+}
+
+/// Makes a capability to a domain speak for a window, as [`decode_window`] gave it.
+#[cold]
+#[inline(never)]
+fn choose_window(cap: &mut Cap, badge: u64) {
+    if let Cap::IommuDomain { bits, first, .. } = cap {
+        *bits = badge as u8;
+        *first = badge & !PAGE_MASK;
     }
 }
 
@@ -76,13 +88,14 @@ impl<M: Machine> Kernel<M> {
     }
 
     /// The end or the window that a Mint chooses, 0 for neither.
+    #[inline]
     fn decode_badge(&self, call: &Invoked, from: SlotId) -> Result<u64, Fault> {
         let source = self.slot(from);
-        if let Cap::IommuDomain { bits, first, .. } = source.cap {
-            return decode_window(call, first, bits);
+        match source.cap {
+            Cap::Channel { .. } if source.rights.contains(Rights::CONTROL) => call.number(4, 1, 2),
+            Cap::IommuDomain { bits, first, .. } => decode_window(call, first, bits),
+            _ => call.number(4, 0, 0),
         }
-        let chooses = matches!(source.cap, Cap::Channel { .. }) && source.rights.contains(Rights::CONTROL);
-        if chooses { call.number(4, 1, 2) } else { call.number(4, 0, 0) }
     }
 
     /// The capability that argument `number` names, in a slot that it may be taken out of.
@@ -137,10 +150,7 @@ impl<M: Machine> Kernel<M> {
             Cap::Frame { mapping, .. } => *mapping = Mapping::NONE,
             Cap::CNode { vm, .. } => *vm = VmId::NONE,
             Cap::Channel { end, .. } if badge != 0 => *end = badge as u8,
-            Cap::IommuDomain { bits, first, .. } if badge != 0 => {
-                *bits = badge as u8;
-                *first = badge & !PAGE_MASK;
-            }
+            Cap::IommuDomain { .. } if badge != 0 => choose_window(&mut copy.cap, badge),
             _ => {}
         }
         self.link_child(from, to);

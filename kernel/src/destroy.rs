@@ -304,6 +304,7 @@ impl<M: Machine> Kernel<M> {
 
     /// One step of the end of a domain without capabilities: its functions are detached, then it is as a VM without
     /// Vcpus.
+    #[cold]
     fn dissolve_domain(&mut self, domain: VmId) -> Option<Flushed> {
         if self.machine.vm(domain).functions != 0 {
             self.detach_one_of(domain);

@@ -83,6 +83,7 @@ impl<M: Machine> Kernel<M> {
     }
 
     /// `PageTable.MapIo`.
+    #[inline(never)]
     pub(crate) fn decode_map_table_io(&self, call: &Invoked, mapped_in: VmId) -> Result<Invocation, Fault> {
         let window = self.window_argument(call)?;
         let &[_, address, ..] = call.args;
@@ -113,6 +114,7 @@ impl<M: Machine> Kernel<M> {
     }
 
     /// Makes a domain in clean memory.
+    #[cold]
     pub(crate) fn make_domain(&mut self, id: VmId) {
         *self.machine.vm_mut(id) = Vm::domain();
         self.machine.set_table_entry(id.top(), 0, EntryFormat::Vtd.table(id.root()));

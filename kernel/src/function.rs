@@ -476,6 +476,7 @@ impl<M: Machine> Kernel<M> {
     }
 
     /// A capability to a function goes: a lease, or that of a virtual function.
+    #[cold]
     pub(crate) fn give_function_back(&mut self, function: FunctionId, lease: u8) {
         self.quiesce_function(function);
         if let Some(before) = lease.checked_sub(1) {

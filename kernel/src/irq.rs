@@ -144,6 +144,7 @@ impl<M: Machine> Kernel<M> {
     }
 
     /// Masks the message of a route for good, if it has one.
+    #[cold]
     pub(crate) fn unbind_message(&mut self, route: u16) {
         let Some(message) = self.routes.get_mut(route as usize).and_then(|entry| entry.message.take()) else { return };
         if self.route(route).is_some() {

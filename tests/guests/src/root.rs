@@ -40,8 +40,8 @@ pub struct Root {
     pub cores: u64,
     next_slot: u16,
     next_window: u64,
-    untyped: u16,
-    untypeds: u16,
+    /// Boot Untypeds that have been taken.
+    taken: Vec<u16>,
     memory: Option<Cap<Untyped>>,
     /// Channels come from memory of their own, so that they don't spoil the alignment of larger objects.
     channels: Cap<Untyped>,
@@ -119,8 +119,7 @@ impl Root {
             cores: info(boot_info::CORES),
             next_slot: info(boot_info::FIRST_FREE) as u16,
             next_window: WINDOW,
-            untyped: info(boot_info::FIRST_UNTYPED) as u16,
-            untypeds: info(boot_info::UNTYPEDS) as u16,
+            taken: Vec::new(),
             memory: None,
             channels: Slot::root(slots::RESERVED).cap(),
         };
@@ -182,24 +181,20 @@ impl Root {
         }
     }
 
-    /// The next boot Untyped of at least 1 MiB, scrubbed.
+    /// The smallest boot Untyped of at least 1 MiB that is left, scrubbed.
     fn next_memory(&mut self) -> Result<Cap<Untyped>, Fault> {
-        let first = word(ROOT_BOOT_INFO, boot_info::FIRST_UNTYPED) as u16;
-        loop {
-            let index = self.untyped - first;
-            if index >= self.untypeds {
-                return Err(Fault::new(Error::NotEnoughMemory, 0));
-            }
-            self.untyped += 1;
-            let bits =
-                word(ROOT_BOOT_INFO, boot_info::UNTYPED_BITS + usize::from(index) / 8 * 8) >> (index % 8 * 8) & 0xff;
-            if bits >= 20 {
-                let memory: Cap<Untyped> = Slot::root(first + index).cap();
-                memory.revoke()?;
-                self.memory = Some(memory);
-                return Ok(memory);
-            }
-        }
+        let (first, count) =
+            (word(ROOT_BOOT_INFO, boot_info::FIRST_UNTYPED) as u16, word(ROOT_BOOT_INFO, boot_info::UNTYPEDS) as u16);
+        let bits = |index: u16| {
+            word(ROOT_BOOT_INFO, boot_info::UNTYPED_BITS + usize::from(index) / 8 * 8) >> (index % 8 * 8) & 0xff
+        };
+        let left = (0..count).filter(|index| bits(*index) >= 20 && !self.taken.contains(index));
+        let index = left.min_by_key(|&index| bits(index)).ok_or(Fault::new(Error::NotEnoughMemory, 0))?;
+        self.taken.push(index);
+        let memory: Cap<Untyped> = Slot::root(first + index).cap();
+        memory.revoke()?;
+        self.memory = Some(memory);
+        Ok(memory)
     }
 
     /// Addresses in the window for `pages` pages.

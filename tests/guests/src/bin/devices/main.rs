@@ -15,7 +15,7 @@ use cap_spec::abi::{ROOT_BOOT_INFO, boot_info};
 use guests::root::{Root, option, word};
 use proto::host::Record;
 use station::Bench;
-use userlib::cap::{Cap, Fault, PciFunction, Slot};
+use userlib::cap::{Fault, PciFunction, Slot};
 
 userlib::entry!(main);
 

@@ -4,7 +4,7 @@ use alloc::format;
 use alloc::string::String;
 use cap_spec::abi::{Error, ROOT_BOOT_INFO, boot_info, slots};
 use core::sync::atomic::{AtomicU64, Ordering};
-use device::{Clock, DmaMemory, IoAddress, Registers};
+use device::{Clock, IoAddress, Registers};
 use guests::root::{Root, word};
 use igb::{Link, Nic, Settings};
 use igbvf::{Buffer, MacAddress, ReceiveQueue, Segment, TransmitQueue};
@@ -56,16 +56,12 @@ pub struct Bench<'a> {
     pub physical: Cap<PciFunction>,
     /// Its driver.
     pub nic: Nic<MappedRegisters>,
-    /// The first of the virtual functions.
-    pub first_vf: Slot,
     /// Those who use them.
     pub stations: [Station; STATIONS as usize],
 }
 
 /// A virtual function in use.
 pub struct Station {
-    /// Which.
-    pub number: u16,
     /// Its function.
     pub function: Cap<PciFunction>,
     /// Its domain.
@@ -128,7 +124,7 @@ impl<'a> Bench<'a> {
         physical.enable_vfs(STATIONS, first_vf)?;
         let [one, two] =
             [0, 1].map(|number| Station::new(root, &mut nic, &clock, number, first_vf.after(number).cap()));
-        Ok(Bench { root, clock, physical, nic, first_vf, stations: [one?, two?] })
+        Ok(Bench { root, clock, physical, nic, stations: [one?, two?] })
     }
 
     /// Sends a frame from one station to another, and waits until its interrupt has come, or a millisecond has passed. True
@@ -217,7 +213,7 @@ impl Station {
         }
         receive.show();
         igbvf::moderation::Moderation::new(registers, 0, igbvf::moderation::Mode::Interrupt);
-        Ok(Station { number, function, domain, frames, memory, irq, registers, driver, receive, transmit })
+        Ok(Station { function, domain, frames, memory, irq, registers, driver, receive, transmit })
     }
 
     /// Sends bytes as they are, from the page for this.
