@@ -159,9 +159,8 @@ impl<R: Registers, M: DmaMemory, B: Buffer, const N: usize> ReceiveQueue<R, M, B
         }
         let index = (self.filled & Self::MASK) as usize;
         let Some(slot) = self.slots.get_mut(index) else { return Err(buffer) };
-        self.memory.store(2 * index, buffer.io_address().0);
         // The status of the last round goes with it.
-        self.memory.store(2 * index + 1, 0);
+        self.memory.store_row(index, [buffer.io_address().0, 0]);
         *slot = Some(buffer);
         self.filled = self.filled.wrapping_add(1);
         Ok(())
