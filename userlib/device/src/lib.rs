@@ -9,10 +9,10 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
-#[cfg(feature = "fake")]
+#[cfg(any(test, feature = "fake"))]
 extern crate std;
 
-#[cfg(feature = "fake")]
+#[cfg(any(test, feature = "fake"))]
 pub mod fake;
 
 use core::ops::Add;
