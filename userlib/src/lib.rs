@@ -3,7 +3,7 @@
 //! An application owns its VM. This library is how it starts in it ([`main!`]) and finds what it was given ([`App`]),
 //! names and uses its capabilities ([`cap`]), buys CPU time and memory ([`market`], [`pager`], [`heap`]), talks to others
 //! ([`ring`], [`channel`], [`console`]), sleeps and is woken ([`events`], [`clock`]), or interrupted
-//! ([`upcalls`]). All of it is ordinary code of the
+//! ([`upcalls`]), and gives drivers their registers and memory ([`devices`]). All of it is ordinary code of the
 //! application: it can be replaced, and nobody else's safety depends on it.
 //!
 //! A whole application:
@@ -38,6 +38,7 @@ pub mod cap;
 pub mod channel;
 pub mod clock;
 pub mod console;
+pub mod devices;
 pub mod end;
 mod error;
 pub mod events;

@@ -52,6 +52,17 @@ impl SharedMemory {
         unsafe { &*self.base.add(index) }
     }
 
+    /// The `K` words of a row, which begins at word `K * row`, if all of them are there.
+    #[inline(always)]
+    pub fn row<const K: usize>(&self, row: usize) -> Option<&[AtomicU64; K]> {
+        const { assert!(K > 0) };
+        if row >= self.words / K {
+            return None;
+        }
+        // SAFETY: in range and aligned, as for a word; the array has no other layout than its words.
+        Some(unsafe { &*self.base.add(row * K).cast::<[AtomicU64; K]>() })
+    }
+
     /// Copies bytes out, from a byte offset on; true unless the range reaches beyond the end. The bytes are read once,
     /// word by word; somebody may change them meanwhile, so they are no snapshot.
     pub fn read_bytes(&self, offset: usize, bytes: &mut [u8]) -> bool {

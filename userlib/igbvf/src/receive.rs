@@ -281,6 +281,20 @@ mod tests {
     }
 
     #[test]
+    fn what_the_last_round_left_is_old() {
+        let (registers, memory) = (FakeRegisters::default(), FakeMemory::new(16));
+        let mut queue = Queue::new(&registers, &memory, 0, 2048).unwrap();
+        for n in 0..20 {
+            queue.supply(Numbered(n)).unwrap();
+            assert!(queue.receive().is_none(), "the device has not heard of it");
+            queue.show();
+            assert!(queue.receive().is_none(), "the device has not filled it");
+            memory.store(2 * (n as usize % 8) + 1, u64::from(DONE | END_OF_PACKET) | 60 << 32);
+            assert_eq!(queue.receive().map(|received| received.buffer), Some(Numbered(n)));
+        }
+    }
+
+    #[test]
     fn checksums_and_tags_are_told_as_the_device_does() {
         let received = |status| Received { buffer: (), length: 60, tag: 7, status };
         assert_eq!(received(0).ip_checksum(), Checksum::Unknown);
