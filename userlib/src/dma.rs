@@ -118,6 +118,16 @@ impl DmaMemory for MappedMemory {
             unsafe { core::ptr::with_exposed_provenance_mut::<u64>(self.at + word * 8).write_volatile(value) };
         }
     }
+
+    #[inline(always)]
+    fn store_row<const K: usize>(&self, row: usize, values: [u64; K]) {
+        if row < self.words / K {
+            for (word, value) in (row * K..).zip(values) {
+                // SAFETY: as for `load`: the row ends within the memory.
+                unsafe { core::ptr::with_exposed_provenance_mut::<u64>(self.at + word * 8).write_volatile(value) };
+            }
+        }
+    }
 }
 
 /// The time-stamp counter as drivers use it.
@@ -164,6 +174,11 @@ mod tests {
         registers.write32(24, 9);
         registers.write32(2, 9);
         assert_eq!([registers.read32(16), registers.read32(24), registers.read32(1)], [7, u32::MAX, u32::MAX]);
+        memory.store_row(1, [9, 9]);
+        memory.store_row(usize::MAX, [9, 9]);
+        assert_eq!(memory.load(2), 7, "the row would end beyond the memory");
+        memory.store_row(0, [5, 6]);
+        assert_eq!([memory.load(0), memory.load(1)], [5, 6]);
         memory.put(0, &[8, 7, 6, 5, 4, 3, 2, 1, 9]);
         let mut back = [0; 9];
         memory.get(0, &mut back);

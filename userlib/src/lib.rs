@@ -1,8 +1,8 @@
 //! What applications and servers link: everything between `main` and the kernel's one hypercall.
 //!
 //! An application owns its VM. This library is how it starts in it ([`main!`]) and finds what it was given ([`App`]),
-//! names and uses its capabilities ([`cap`]), drives its devices ([`dma`]), buys CPU time and memory ([`market`], [`pager`], [`heap`]), talks to others
-//! ([`ring`], [`channel`], [`console`]), sleeps and is woken ([`events`], [`clock`]), or interrupted
+//! names and uses its capabilities ([`cap`]), buys CPU time and memory ([`market`], [`pager`], [`heap`]), drives devices of
+//! its own ([`dma`]), talks to others ([`ring`], [`channel`], [`console`]), sleeps and is woken ([`events`], [`clock`]), or interrupted
 //! ([`upcalls`]). All of it is ordinary code of the
 //! application: it can be replaced, and nobody else's safety depends on it.
 //!

@@ -273,6 +273,17 @@ fn a_vf_that_is_given_to_somebody_else_has_nothing_of_its_last_owner() {
 }
 
 #[test]
+fn the_address_of_a_vf_without_settings_is_outside() {
+    let mut bench = Bench::start(&settings(2));
+    let (mut one, mut two) = (bench.station(0), bench.station(1));
+    assert!(bench.nic.configure(1, None, bench.machine.now_ns()));
+    let sent = frame(mac(1), mac(0), TEST, b"to whoever has it now");
+    one.send(&sent);
+    assert_eq!(bench.receive_outside(), sent);
+    assert!(two.is_quiet());
+}
+
+#[test]
 fn the_pf_counts_what_each_vf_sends_and_receives() {
     let mut bench = Bench::start(&settings(2));
     let (mut one, mut two) = (bench.station(0), bench.station(1));

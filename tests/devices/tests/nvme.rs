@@ -43,14 +43,14 @@ fn two_functions_write_and_read_each_its_own_namespace() {
         let data = Transfer::in_pages(&pages(&memory, 1), 0, 4096).unwrap();
         memory.write(0, &pattern(u64::from(id)));
         let block = 5 * page_blocks(application);
-        assert!(application.execute(&application.namespace.write(block, &data).unwrap()).is_success());
+        assert!(application.execute(&application.namespace.writes(&data).unwrap().at(block).unwrap()).is_success());
         assert!(application.execute(&application.namespace.flush()).is_success());
     }
     for (application, id) in applications.iter_mut().zip([1u64, 2]) {
         let memory = bench.machine.memory(1);
         let data = Transfer::in_pages(&pages(&memory, 1), 0, 4096).unwrap();
         let block = 5 * page_blocks(application);
-        assert!(application.execute(&application.namespace.read(block, &data).unwrap()).is_success());
+        assert!(application.execute(&application.namespace.reads(&data).unwrap().at(block).unwrap()).is_success());
         assert_eq!(memory.read(0, 4096), pattern(id));
         assert_eq!(application.queue.faults(), 0);
         // The medium has it, and has it in the one place only.
@@ -68,7 +68,7 @@ fn a_function_does_not_reach_the_namespace_of_another() {
     let data = Transfer::in_pages(&pages(&memory, 1), 0, 4096).unwrap();
     for id in [2, 3, 4, u32::MAX] {
         let others = nvme_queue::Namespace { id, ..one.namespace };
-        assert!(!one.execute(&others.read(0, &data).unwrap()).is_success(), "namespace {id}");
+        assert!(!one.execute(&others.reads(&data).unwrap().at(0).unwrap()).is_success(), "namespace {id}");
     }
 }
 
@@ -91,8 +91,8 @@ fn thirty_two_at_a_time_end_in_any_order_with_their_own_data() {
             }
             let (namespace, data) = (application.namespace, transfer(n));
             let block = (100 + place) * blocks;
-            let command = if reads { namespace.read(block, &data) } else { namespace.write(block, &data) };
-            application.queue.submit(&command.unwrap(), n).expect("there is room");
+            let access = if reads { namespace.reads(&data) } else { namespace.writes(&data) };
+            application.queue.submit(&access.unwrap().at(block).unwrap(), n).expect("there is room");
         }
         assert_eq!(application.queue.under_way(), 32);
         application.queue.ring();
@@ -125,10 +125,10 @@ fn many_scattered_pages_are_one_transfer() {
     // From the middle of the first page on, to the end of the last.
     let bytes = 20 * 4096 - 2048;
     let out = lists.transfer(7, &scattered, 2048, bytes).unwrap();
-    assert!(application.execute(&application.namespace.write(16, &out).unwrap()).is_success());
+    assert!(application.execute(&application.namespace.writes(&out).unwrap().at(16).unwrap()).is_success());
     let back_memory = bench.machine.memory(20);
     let back = lists.transfer(0, &pages(&back_memory, 20)[..20], 0, bytes).unwrap();
-    assert!(application.execute(&application.namespace.read(16, &back).unwrap()).is_success());
+    assert!(application.execute(&application.namespace.reads(&back).unwrap().at(16).unwrap()).is_success());
     let wanted: Vec<u8> = (0..20).flat_map(pattern).skip(2048).collect();
     assert_eq!(back_memory.read(0, bytes as usize), wanted);
     let medium = std::fs::read(bench.machine.folder().join("d1")).unwrap();
@@ -144,7 +144,7 @@ fn each_batch_of_ends_is_an_interrupt() {
     let memory = bench.machine.memory(1);
     let data = Transfer::in_pages(&pages(&memory, 1), 0, 4096).unwrap();
     for _ in 0..3 {
-        let command = application.namespace.read(0, &data).unwrap();
+        let command = application.namespace.reads(&data).unwrap().at(0).unwrap();
         application.queue.submit(&command, 0).unwrap();
         application.queue.ring();
         bench.machine.wait("the interrupt", || messages.take(1).then_some(()));
@@ -164,14 +164,17 @@ fn after_the_hand_over_the_admin_doorbell_does_nothing_but_waste_time() {
     }
     let memory = bench.machine.memory(1);
     let data = Transfer::in_pages(&pages(&memory, 1), 0, 4096).unwrap();
-    assert!(application.execute(&application.namespace.read(0, &data).unwrap()).is_success(), "it harmed its queues");
+    assert!(
+        application.execute(&application.namespace.reads(&data).unwrap().at(0).unwrap()).is_success(),
+        "it harmed its queues"
+    );
     let after: Vec<u64> = (0..512).map(|word| application.kept.data.load(word)).collect();
     assert_eq!(before, after, "the page of data was written");
     // All that the ring held ended, or was refused, without effect: namespaces are where they were.
     assert_eq!(bench.admin.next_namespace(0), Ok(Some(3)));
     let mut other = bench.application(1, None);
     assert_eq!(other.namespace.id, 2);
-    assert!(other.execute(&other.namespace.read(0, &data).unwrap()).is_success());
+    assert!(other.execute(&other.namespace.reads(&data).unwrap().at(0).unwrap()).is_success());
     let commands: Vec<u64> = (0..512).map(|word| application.kept.submission.load(word)).collect();
     assert!(commands.chunks(8).all(|command| command[0] as u8 == 0x0a && command[3..5] == [0, 0]), "Get Features");
 }
@@ -182,13 +185,13 @@ fn a_function_that_was_taken_back_serves_the_next_owner() {
     let mut first = bench.application(0, None);
     let memory = bench.machine.memory(1);
     let data = Transfer::in_pages(&pages(&memory, 1), 0, 4096).unwrap();
-    assert!(first.execute(&first.namespace.read(0, &data).unwrap()).is_success());
+    assert!(first.execute(&first.namespace.reads(&data).unwrap().at(0).unwrap()).is_success());
     let secondary = bench.admin.secondary(0).unwrap().unwrap();
     bench.vfs[0].reset();
     bench.admin.set_offline(secondary.controller).unwrap();
     bench.admin.detach(1, secondary.controller).unwrap();
     // The last owner rings on.
-    let command = first.namespace.read(0, &data).unwrap();
+    let command = first.namespace.reads(&data).unwrap().at(0).unwrap();
     first.queue.submit(&command, 0).unwrap();
     first.queue.ring();
     assert_eq!(first.queue.completed(), None);
@@ -203,7 +206,7 @@ fn a_function_that_was_taken_back_serves_the_next_owner() {
     bench.admin.attach(3, secondary.controller).unwrap();
     let mut second = bench.application(0, None);
     assert_eq!(second.namespace.id, 3);
-    assert!(second.execute(&second.namespace.read(0, &data).unwrap()).is_success());
+    assert!(second.execute(&second.namespace.reads(&data).unwrap().at(0).unwrap()).is_success());
     assert_eq!(first.queue.completed(), None);
 }
 

@@ -9,10 +9,10 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
-#[cfg(feature = "fake")]
+#[cfg(any(test, feature = "fake"))]
 extern crate std;
 
-#[cfg(feature = "fake")]
+#[cfg(any(test, feature = "fake"))]
 pub mod fake;
 
 use core::ops::Add;
@@ -94,6 +94,17 @@ pub trait DmaMemory {
     fn load(&self, word: usize) -> u64;
     /// Writes a word; nothing beyond the end.
     fn store(&self, word: usize, value: u64);
+    /// Writes the `K` words of a row, which begins at word `K * row`, in their order; nothing if a part of it is beyond
+    /// the end. Hot paths write descriptors by this, so an implementation does well to check its bounds once.
+    #[inline(always)]
+    fn store_row<const K: usize>(&self, row: usize, values: [u64; K]) {
+        let first = row.saturating_mul(K);
+        if first.saturating_add(K) <= self.words() {
+            for (word, value) in (first..).zip(values) {
+                self.store(word, value);
+            }
+        }
+    }
 }
 
 impl<M: DmaMemory> DmaMemory for &M {
@@ -115,5 +126,10 @@ impl<M: DmaMemory> DmaMemory for &M {
     #[inline(always)]
     fn store(&self, word: usize, value: u64) {
         (**self).store(word, value);
+    }
+
+    #[inline(always)]
+    fn store_row<const K: usize>(&self, row: usize, values: [u64; K]) {
+        (**self).store_row(row, values);
     }
 }

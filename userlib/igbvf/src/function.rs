@@ -131,8 +131,8 @@ impl<R: Registers> Function<R> {
             }
             State::AwaitAnswer { request, first, deadline_ns } => match self.incoming() {
                 Some(message) if message::answers(&message, first) => self.answered(request, &message).map(Some),
-                Some(_) => Ok(Some(Event::Notified)),
-                None => timed_out(deadline_ns),
+                Some(_) if now_ns < deadline_ns => Ok(Some(Event::Notified)),
+                _ => timed_out(deadline_ns),
             },
         };
         if outcome.is_err() {
@@ -194,11 +194,12 @@ impl<R: Registers> Function<R> {
         Ok(Event::Answered { accepted })
     }
 
-    /// Says which vectors the causes of queue pair 0 and the mailbox raise, each below [`VECTORS`], and has each cause
-    /// cleared as its message is sent. Nothing is enabled yet.
+    /// Says which vectors receiving and sending (of either queue) and the mailbox raise, each below [`VECTORS`], and has
+    /// each cause cleared as its message is sent. Nothing is enabled yet.
     pub fn route_interrupts(&self, receive: u8, transmit: u8, mailbox: u8) {
         let entry = |vector: u8| reg::VTIVAR_VALID | u32::from(vector.min(VECTORS - 1));
-        self.registers.write32(reg::VTIVAR, entry(receive) | entry(transmit) << 8);
+        let pair = entry(receive) | entry(transmit) << 8;
+        self.registers.write32(reg::VTIVAR, pair | pair << 16);
         self.registers.write32(reg::VTIVAR_MISC, entry(mailbox));
         self.registers.write32(reg::VTEIAC, (1 << VECTORS) - 1);
     }
@@ -233,4 +234,81 @@ pub struct Counters {
     pub sent_frames: u32,
     /// Octets sent.
     pub sent_octets: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use device::fake::{FakeRegisters, random};
+
+    #[test]
+    fn requests_before_the_reset_is_done_and_two_at_a_time_are_refused() {
+        let registers = FakeRegisters::default();
+        let mut function = Function::new(&registers, 0);
+        assert_eq!(function.request(Request::Reset, 0), Err(Error::Busy));
+        assert_eq!(function.poll(0), Ok(None));
+        let reset = message::answer(1, true, Some(MacAddress([2, 0, 0, 0, 0, 1])));
+        for (offset, word) in (reg::VMBMEM..).step_by(4).zip(reset) {
+            registers.set(offset, word);
+        }
+        registers.set(reg::V2PMAILBOX, reg::V2P_PFSTS | reg::V2P_VFU);
+        assert_eq!(function.poll(0), Ok(Some(Event::Ready(MacAddress([2, 0, 0, 0, 0, 1])))));
+        assert_eq!(function.request(Request::SetMaxFrame(9000), 0), Ok(()));
+        assert_eq!(function.request(Request::SetMaxFrame(9000), 0), Err(Error::Busy));
+        registers.set(reg::V2PMAILBOX, 0);
+        assert_eq!(function.poll(ANSWER_LIMIT_NS - 1), Ok(None), "the buffer is the PF's");
+        assert_eq!(function.poll(ANSWER_LIMIT_NS), Err(Error::TimedOut));
+        assert_eq!(function.request(Request::SetMaxFrame(9000), 0), Ok(()), "it may be asked again");
+    }
+
+    #[test]
+    fn an_address_that_no_station_can_have_is_none() {
+        for (accepted, mac) in [(true, [0xff; 6]), (true, [0; 6]), (false, [2, 0, 0, 0, 0, 1])] {
+            let registers = FakeRegisters::default();
+            let mut function = Function::new(&registers, 0);
+            registers.set(reg::V2PMAILBOX, reg::V2P_VFU);
+            assert_eq!(function.poll(0), Ok(None));
+            let answer = message::answer(1, accepted, Some(MacAddress(mac)));
+            for (offset, word) in (reg::VMBMEM..).step_by(4).zip(answer) {
+                registers.set(offset, word);
+            }
+            registers.set(reg::V2PMAILBOX, reg::V2P_PFSTS);
+            assert_eq!(function.poll(0), Err(Error::NoAddress));
+            assert_eq!((function.mac(), function.request(Request::Reset, 0)), (None, Err(Error::NotReady)));
+        }
+    }
+
+    #[test]
+    fn whatever_the_pf_says_each_request_ends_in_time() {
+        let mut ready = 0;
+        for seed in 1..200 {
+            let registers = FakeRegisters::default();
+            let mut words = random(seed);
+            registers.set_rule(move |offset| {
+                let (any, seldom, kind) = (words(1 << 32) as u32, words(20) == 0, 1 + words(6) as u32);
+                Some(match (offset, seldom, any & 1) {
+                    (reg::V2PMAILBOX, false, _) => any & !reg::V2P_RSTI,
+                    (_, false, 0) => kind | ACCEPTED,
+                    _ => any,
+                })
+            });
+            let mut function = Function::new(&registers, 0);
+            let mut random = random(!seed);
+            let (mut now_ns, mut since_ns) = (0, 0);
+            for _ in 0..500 {
+                now_ns += random(50_000_000);
+                let outcome = function.poll(now_ns);
+                ready += u32::from(matches!(outcome, Ok(Some(Event::Ready(mac))) if mac.is_station()));
+                if matches!(function.state, State::Idle) {
+                    since_ns = now_ns;
+                    if function.request(Request::SetMac(MacAddress([2; 6])), now_ns).is_err() {
+                        function.reset(now_ns);
+                    }
+                } else {
+                    assert!(now_ns - since_ns <= ANSWER_LIMIT_NS + 50_000_000, "it waits for ever");
+                }
+            }
+        }
+        assert!(ready > 100, "the test must see some: {ready}");
+    }
 }

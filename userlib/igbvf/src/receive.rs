@@ -159,9 +159,8 @@ impl<R: Registers, M: DmaMemory, B: Buffer, const N: usize> ReceiveQueue<R, M, B
         }
         let index = (self.filled & Self::MASK) as usize;
         let Some(slot) = self.slots.get_mut(index) else { return Err(buffer) };
-        self.memory.store(2 * index, buffer.io_address().0);
         // The status of the last round goes with it.
-        self.memory.store(2 * index + 1, 0);
+        self.memory.store_row(index, [buffer.io_address().0, 0]);
         *slot = Some(buffer);
         self.filled = self.filled.wrapping_add(1);
         Ok(())
@@ -279,6 +278,20 @@ mod tests {
             assert_eq!((received.length, received.is_damaged()), (expected, length > 2048));
         }
         assert_eq!(queue.faults(), 2);
+    }
+
+    #[test]
+    fn what_the_last_round_left_is_old() {
+        let (registers, memory) = (FakeRegisters::default(), FakeMemory::new(16));
+        let mut queue = Queue::new(&registers, &memory, 0, 2048).unwrap();
+        for n in 0..20 {
+            queue.supply(Numbered(n)).unwrap();
+            assert!(queue.receive().is_none(), "the device has not heard of it");
+            queue.show();
+            assert!(queue.receive().is_none(), "the device has not filled it");
+            memory.store(2 * (n as usize % 8) + 1, u64::from(DONE | END_OF_PACKET) | 60 << 32);
+            assert_eq!(queue.receive().map(|received| received.buffer), Some(Numbered(n)));
+        }
     }
 
     #[test]

@@ -193,8 +193,7 @@ impl<R: Registers, M: DmaMemory, T, const N: usize> TransmitQueue<R, M, T, N> {
     #[inline(always)]
     fn put(&mut self, descriptor: [u64; 2]) {
         let index = (self.written & Self::MASK) as usize;
-        self.memory.store(2 * index, descriptor[0]);
-        self.memory.store(2 * index + 1, descriptor[1]);
+        self.memory.store_row(index, descriptor);
         self.written = self.written.wrapping_add(1);
     }
 

@@ -3,43 +3,50 @@
 use crate::transfer::Transfer;
 use device::IoAddress;
 
-/// Words of a submission queue entry.
+/// Words of an entry of a submission queue.
 pub const WORDS: usize = 8;
 
 const FLUSH: u8 = 0x00;
 const WRITE: u8 = 0x01;
 const READ: u8 = 0x02;
 
-/// A command without its identifier, which the queue gives it.
+/// A command without its identifier, which the queue gives it: double words 0 and 1, those of the data pointer, and 10 to
+/// 13. The others are 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Command(pub(crate) [u64; WORDS]);
+pub struct Command {
+    head: u64,
+    first: u64,
+    second: u64,
+    dwords_10: u64,
+    dwords_12: u64,
+}
 
 impl Command {
     /// A command with this operation code on this namespace (0 if it concerns none).
     #[must_use]
     pub const fn new(opcode: u8, namespace: u32) -> Command {
-        Command([opcode as u64 | (namespace as u64) << 32, 0, 0, 0, 0, 0, 0, 0])
+        let head = opcode as u64 | (namespace as u64) << 32;
+        Command { head, first: 0, second: 0, dwords_10: 0, dwords_12: 0 }
     }
 
     /// With data.
     #[must_use]
     pub const fn with_transfer(mut self, transfer: &Transfer) -> Command {
-        self.0[3] = transfer.first.0;
-        self.0[4] = transfer.second.0;
+        (self.first, self.second) = (transfer.first.0, transfer.second.0);
         self
     }
 
     /// With the address of a page, or of a ring that is to be made.
     #[must_use]
     pub const fn with_address(mut self, address: IoAddress) -> Command {
-        self.0[3] = address.0;
+        self.first = address.0;
         self
     }
 
     /// With command double words 10 and 11.
     #[must_use]
     pub const fn with_dwords(mut self, dword_10: u32, dword_11: u32) -> Command {
-        self.0[5] = dword_10 as u64 | (dword_11 as u64) << 32;
+        self.dwords_10 = dword_10 as u64 | (dword_11 as u64) << 32;
         self
     }
 
@@ -47,9 +54,29 @@ impl Command {
     #[inline(always)]
     #[must_use]
     pub const fn words(&self, identifier: u16) -> [u64; WORDS] {
-        let mut words = self.0;
-        words[0] |= (identifier as u64) << 16;
-        words
+        let head = self.head | (identifier as u64) << 16;
+        [head, 0, 0, self.first, self.second, self.dwords_10, self.dwords_12, 0]
+    }
+}
+
+/// Reads or writes of one size between one place in memory and any place of a namespace. It is worked out once per
+/// buffer; each use costs one comparison.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Access {
+    command: Command,
+    /// The last block that it can begin at.
+    last: u64,
+}
+
+impl Access {
+    /// The command for the blocks from this one on. `None` if they reach beyond the namespace's end.
+    #[inline(always)]
+    #[must_use]
+    pub const fn at(&self, block: u64) -> Option<Command> {
+        if block > self.last {
+            return None;
+        }
+        Some(Command { dwords_10: block, ..self.command })
     }
 }
 
@@ -67,19 +94,17 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// A read of blocks from `block` on, as many as the transfer has room for. `None` if that is no whole number from 1
-    /// to 65536, too much at once, or beyond the end.
-    #[inline]
+    /// Reads into this place, of as many blocks as it has room for. `None` if that is no whole number from 1 to 65536, or
+    /// more than the namespace has or the controller takes at once.
     #[must_use]
-    pub fn read(&self, block: u64, transfer: &Transfer) -> Option<Command> {
-        self.command(READ, block, transfer)
+    pub fn reads(&self, transfer: &Transfer) -> Option<Access> {
+        self.access(READ, transfer)
     }
 
-    /// A write, likewise.
-    #[inline]
+    /// Writes from this place, likewise.
     #[must_use]
-    pub fn write(&self, block: u64, transfer: &Transfer) -> Option<Command> {
-        self.command(WRITE, block, transfer)
+    pub fn writes(&self, transfer: &Transfer) -> Option<Access> {
+        self.access(WRITE, transfer)
     }
 
     /// What was written before is to be on the medium when this is done.
@@ -88,20 +113,16 @@ impl Namespace {
         Command::new(FLUSH, self.id)
     }
 
-    #[inline]
-    fn command(&self, opcode: u8, block: u64, transfer: &Transfer) -> Option<Command> {
+    fn access(&self, opcode: u8, transfer: &Transfer) -> Option<Access> {
         let bytes = transfer.bytes();
-        let shift = u32::from(self.block_shift) & 31;
-        let count = bytes >> shift;
-        let end = block.checked_add(u64::from(count))?;
-        let is_whole = count << shift == bytes;
-        if !is_whole || count.wrapping_sub(1) > 0xffff || bytes > self.max_transfer_bytes || end > self.blocks {
+        let count = bytes.checked_shr(u32::from(self.block_shift))?;
+        let last = self.blocks.checked_sub(u64::from(count))?;
+        let is_whole = count << self.block_shift == bytes;
+        if !is_whole || !(1..=0x1_0000).contains(&count) || bytes > self.max_transfer_bytes {
             return None;
         }
-        let mut command = Command::new(opcode, self.id).with_transfer(transfer);
-        command.0[5] = block;
-        command.0[6] = u64::from(count - 1);
-        Some(command)
+        let command = Command::new(opcode, self.id).with_transfer(transfer);
+        Some(Access { command: Command { dwords_12: u64::from(count - 1), ..command }, last })
     }
 }
 
@@ -114,21 +135,24 @@ mod tests {
     #[test]
     fn a_read_has_the_layout_of_the_specification() {
         let transfer = Transfer::in_pages(&[IoAddress(0x1000), IoAddress(0x3000)], 512, 4096).unwrap();
-        let words = NAMESPACE.read(92, &transfer).unwrap().words(0x1234);
+        let words = NAMESPACE.reads(&transfer).unwrap().at(92).unwrap().words(0x1234);
         assert_eq!(words, [0x0000_0007_1234_0002, 0, 0, 0x1200, 0x3000, 92, 7, 0]);
-        assert_eq!(NAMESPACE.write(92, &transfer).unwrap().words(0)[0], 0x0000_0007_0000_0001);
+        assert_eq!(NAMESPACE.writes(&transfer).unwrap().at(92).unwrap().words(0)[0], 0x0000_0007_0000_0001);
         assert_eq!(NAMESPACE.flush().words(1), [0x0000_0007_0001_0000, 0, 0, 0, 0, 0, 0, 0]);
     }
 
     #[test]
     fn blocks_beyond_the_end_and_parts_of_blocks_are_refused() {
         let transfer = |bytes| Transfer::in_pages(&[IoAddress(0x1000)], 0, bytes).unwrap();
-        assert!(NAMESPACE.read(99, &transfer(512)).is_some());
-        for (block, bytes) in [(100, 512), (99, 1024), (u64::MAX, 512), (0, 513), (0, 511)] {
-            assert_eq!(NAMESPACE.read(block, &transfer(bytes)), None, "{block} {bytes}");
+        let reads = |bytes| NAMESPACE.reads(&transfer(bytes));
+        assert!(reads(512).unwrap().at(99).is_some() && reads(1024).unwrap().at(98).is_some());
+        for (block, bytes) in [(100, 512), (99, 1024), (u64::MAX, 512)] {
+            assert_eq!(reads(bytes).unwrap().at(block), None, "{block} {bytes}");
         }
-        assert_eq!(NAMESPACE.read(0, &Transfer::NONE), None);
-        assert_eq!(Namespace { max_transfer_bytes: 4095, ..NAMESPACE }.read(0, &transfer(4096)), None);
-        assert_eq!(Namespace { block_shift: 255, ..NAMESPACE }.read(0, &transfer(4096)), None);
+        assert_eq!((reads(513), reads(511)), (None, None));
+        assert_eq!(NAMESPACE.reads(&Transfer::NONE), None);
+        assert_eq!(Namespace { max_transfer_bytes: 4095, ..NAMESPACE }.writes(&transfer(4096)), None);
+        assert_eq!(Namespace { block_shift: 255, ..NAMESPACE }.writes(&transfer(4096)), None);
+        assert_eq!(Namespace { blocks: 7, ..NAMESPACE }.writes(&transfer(4096)), None);
     }
 }

@@ -28,15 +28,15 @@ impl Status {
     }
 }
 
-/// The second word of a completion queue entry, which tells everything but the command's result.
+/// The second word of an entry of a completion queue. The first one has a result, which no command here gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Entry(pub u64);
 
 impl Entry {
-    /// True if its phase is this one.
+    /// The phase, 0 or 1, which turns with each round of the ring and is 1 in the first.
     #[inline(always)]
-    pub const fn has_phase(self, phase: bool) -> bool {
-        (self.0 >> 48 & 1 != 0) == phase
+    pub const fn phase(self) -> u32 {
+        (self.0 >> 48) as u32 & 1
     }
 
     /// The command that it is about.

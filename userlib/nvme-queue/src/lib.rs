@@ -20,7 +20,7 @@ pub mod completion;
 pub mod queue;
 pub mod transfer;
 
-pub use command::{Command, Namespace};
+pub use command::{Access, Command, Namespace};
 pub use completion::Status;
 pub use queue::{Completed, QueuePair, Rings, SubmitError};
 pub use transfer::{PrpLists, Transfer};

@@ -4,7 +4,7 @@
 //! At most `N - 1` commands are under way, so neither ring can overflow. The controller hears of commands by one doorbell
 //! per batch, and that completions were taken by one per batch.
 
-use crate::command::Command;
+use crate::command::{Command, WORDS};
 use crate::completion::{Entry, Status};
 use device::{DmaMemory, Registers};
 
@@ -37,57 +37,58 @@ pub struct Completed<T> {
     pub token: T,
     /// How it ended.
     pub status: Status,
-    /// What it gave (double word 0); 0 for reads and writes.
-    pub result: u32,
+}
+
+/// What an identifier stands for.
+#[derive(Debug)]
+enum Slot<T> {
+    /// Nothing; the next free one follows.
+    Free(u32),
+    /// A command with this token.
+    UnderWay(T),
 }
 
 /// A queue pair with `N` entries each, a power of two from 2 to 4096.
 #[derive(Debug)]
 pub struct QueuePair<R, M, T, const N: usize> {
     rings: Rings<R, M>,
-    /// The tokens of commands under way, by identifier; and the identifiers that are free, of which the first `unused`
-    /// count.
-    slots: [Option<T>; N],
-    free: [u16; N],
-    unused: usize,
-    tail: u16,
-    told: u16,
-    /// Where the controller said that it reads.
-    submission_head: u16,
-    head: u16,
-    phase: bool,
-    /// Completions taken of which the controller has not heard, and after how many it does at the latest.
-    unacknowledged: u16,
-    acknowledge: u16,
+    /// By identifier. The last one is never used, so that `N - 1` commands are under way at most.
+    slots: [Slot<T>; N],
+    /// The first free identifier; `N`, which is none, if there is none.
+    free: u32,
+    /// Commands ever put in, and told to the controller; completions ever taken, and told. All wrap.
+    put: u32,
+    told: u32,
+    taken: u32,
+    acknowledged: u32,
+    /// Completions after which the controller is told.
+    acknowledge: u32,
     faults: u32,
 }
 
 impl<R: Registers, M: DmaMemory, T, const N: usize> QueuePair<R, M, T, N> {
-    const MASK: u16 = {
+    const MASK: u32 = {
         assert!(N.is_power_of_two() && N >= 2 && N <= 4096);
-        N as u16 - 1
+        N as u32 - 1
     };
-    const SUBMISSION_WORDS: usize = crate::command::WORDS;
+    /// Positions shifted by this are rounds.
+    const ROUND_SHIFT: u32 = N.trailing_zeros();
 
     /// For queues that the controller has, or is going to be given, and that nothing was put into. `None` if the memory
     /// is too small.
     #[must_use]
     pub fn new(rings: Rings<R, M>) -> Option<Self> {
-        if rings.submission.words() < Self::SUBMISSION_WORDS * N || rings.completion.words() < 2 * N {
+        if rings.submission.words() < WORDS * N || rings.completion.words() < 2 * N {
             return None;
         }
         Some(QueuePair {
             rings,
-            slots: [const { None }; N],
-            // The lowest identifiers are used first.
-            free: core::array::from_fn(|n| (N - 1 - n) as u16),
-            unused: N,
-            tail: 0,
+            slots: core::array::from_fn(|n| Slot::Free(if n + 2 < N { n as u32 + 1 } else { N as u32 })),
+            free: 0,
+            put: 0,
             told: 0,
-            submission_head: 0,
-            head: 0,
-            phase: true,
-            unacknowledged: 0,
+            taken: 0,
+            acknowledged: 0,
             acknowledge: 1,
             faults: 0,
         })
@@ -95,8 +96,8 @@ impl<R: Registers, M: DmaMemory, T, const N: usize> QueuePair<R, M, T, N> {
 
     /// Tells the controller that completions were taken only once there are so many, at least 1 and at most half of the
     /// ring. More than 1 suits polling; a controller may hold an interrupt back until it hears.
-    pub fn set_acknowledge_batch(&mut self, completions: u16) {
-        self.acknowledge = completions.clamp(1, N as u16 / 2);
+    pub fn set_acknowledge_batch(&mut self, completions: u32) {
+        self.acknowledge = completions.clamp(1, N as u32 / 2);
     }
 
     /// Puts a command into the ring. The controller hears of it at the next [`QueuePair::ring`].
@@ -105,94 +106,72 @@ impl<R: Registers, M: DmaMemory, T, const N: usize> QueuePair<R, M, T, N> {
     /// Gives the token back if the ring is full.
     #[inline]
     pub fn submit(&mut self, command: &Command, token: T) -> Result<(), (SubmitError, T)> {
-        // One entry stays free, by which a full ring is told from an empty one.
-        if self.unused <= 1 {
-            return Err((SubmitError::Full, token));
-        }
-        let last = self.unused - 1;
-        let Some(&identifier) = self.free.get(last) else { return Err((SubmitError::Full, token)) };
-        let Some(slot) = self.slots.get_mut(usize::from(identifier)) else { return Err((SubmitError::Full, token)) };
-        *slot = Some(token);
-        self.unused = last;
-        let first = usize::from(self.tail) * Self::SUBMISSION_WORDS;
-        for (word, value) in command.words(identifier).into_iter().enumerate() {
-            self.rings.submission.store(first + word, value);
-        }
-        self.tail = (self.tail + 1) & Self::MASK;
+        let identifier = self.free;
+        let Some(slot) = self.slots.get_mut(identifier as usize) else { return Err((SubmitError::Full, token)) };
+        // A free identifier is always one of those; what else it could be, the compiler can't know.
+        let Slot::Free(next) = *slot else { return Err((SubmitError::Full, token)) };
+        self.free = next;
+        *slot = Slot::UnderWay(token);
+        self.rings.submission.store_row((self.put & Self::MASK) as usize, command.words(identifier as u16));
+        self.put = self.put.wrapping_add(1);
         Ok(())
     }
 
     /// Tells the controller of all commands so far, with one register write, or none if it knows them.
     #[inline]
     pub fn ring(&mut self) {
-        if self.told != self.tail {
-            self.told = self.tail;
-            self.rings.doorbells.write32(self.rings.first, u32::from(self.told));
+        if self.told != self.put {
+            self.told = self.put;
+            self.rings.doorbells.write32(self.rings.first, self.told & Self::MASK);
         }
     }
 
-    /// The next command that ended; to be called until there is none.
+    /// The next command that ended; to be called until there is none, when the controller is told what was taken.
     #[inline]
     pub fn completed(&mut self) -> Option<Completed<T>> {
-        // Ends: each round takes an entry of this phase, of which the controller can have written no more than `N`
-        // before it hears of the head.
+        // Ends: each round takes an entry of this phase, of which the controller has room for `N` at most before it is
+        // told.
+        let mut taken = self.taken;
         for _ in 0..N {
-            let index = 2 * usize::from(self.head);
-            let entry = Entry(self.rings.completion.load(index + 1));
-            if !entry.has_phase(self.phase) {
+            let index = (taken & Self::MASK) as usize;
+            let entry = Entry(self.rings.completion.load(2 * index + 1));
+            let round = taken >> Self::ROUND_SHIFT;
+            if entry.phase() == round & 1 {
                 break;
             }
-            let result = self.rings.completion.load(index) as u32;
-            self.head = (self.head + 1) & Self::MASK;
-            if self.head == 0 {
-                self.phase = !self.phase;
-            }
-            self.unacknowledged += 1;
-            if self.unacknowledged > Self::MASK / 2 {
-                self.acknowledge();
-            }
+            taken = taken.wrapping_add(1);
+            self.taken = taken;
             if let Some(token) = self.take(entry) {
-                return Some(Completed { token, status: entry.status(), result });
+                return Some(Completed { token, status: entry.status() });
             }
         }
-        if self.unacknowledged >= self.acknowledge {
-            self.acknowledge();
+        if taken.wrapping_sub(self.acknowledged) >= self.acknowledge {
+            self.acknowledged = taken;
+            let doorbell = self.rings.first.wrapping_add(self.rings.stride);
+            self.rings.doorbells.write32(doorbell, taken & Self::MASK);
         }
         None
     }
 
-    #[inline(always)]
-    fn acknowledge(&mut self) {
-        self.unacknowledged = 0;
-        self.rings.doorbells.write32(self.rings.first.wrapping_add(self.rings.stride), u32::from(self.head));
-    }
-
-    /// The token of the command that an entry is about, if it is under way.
+    /// The token of the command that an entry is about, if the command is under way and the entry makes sense.
     #[inline(always)]
     fn take(&mut self, entry: Entry) -> Option<T> {
-        let (identifier, read) = (entry.identifier(), entry.submission_head());
-        let further = read.wrapping_sub(self.submission_head) & Self::MASK;
-        if read > Self::MASK || further > self.told.wrapping_sub(self.submission_head) & Self::MASK {
-            // It claims to have read what it was not told of. The command may have ended all the same.
-            self.faults = self.faults.wrapping_add(1);
-        } else {
-            self.submission_head = read;
+        let identifier = u32::from(entry.identifier());
+        if let Some(slot @ Slot::UnderWay(_)) = self.slots.get_mut(identifier as usize)
+            && u32::from(entry.submission_head()) <= Self::MASK
+            && let Slot::UnderWay(token) = core::mem::replace(slot, Slot::Free(self.free))
+        {
+            self.free = identifier;
+            return Some(token);
         }
-        let token = self.slots.get_mut(usize::from(identifier)).and_then(Option::take);
-        match (&token, self.free.get_mut(self.unused)) {
-            (Some(_), Some(free)) => {
-                *free = identifier;
-                self.unused += 1;
-            }
-            _ => self.faults = self.faults.wrapping_add(1),
-        }
-        token
+        self.faults = self.faults.wrapping_add(1);
+        None
     }
 
     /// Commands under way.
     #[must_use]
     pub fn under_way(&self) -> usize {
-        N - self.unused
+        self.slots.iter().filter(|slot| matches!(slot, Slot::UnderWay(_))).count()
     }
 
     /// Impossible completions.
@@ -210,7 +189,12 @@ impl<R: Registers, M: DmaMemory, T, const N: usize> QueuePair<R, M, T, N> {
     /// Takes a token back from a queue that is dead: it was deleted, or its function taken from the controller, so that
     /// its data are not touched any more. Call it until it gives none.
     pub fn reclaim(&mut self) -> Option<T> {
-        self.slots.iter_mut().find_map(Option::take)
+        let slot = self.slots.iter_mut().find(|slot| matches!(slot, Slot::UnderWay(_)))?;
+        // No identifier is given out again by a dead queue.
+        match core::mem::replace(slot, Slot::Free(N as u32)) {
+            Slot::UnderWay(token) => Some(token),
+            Slot::Free(_) => None,
+        }
     }
 }
 
@@ -265,7 +249,7 @@ mod tests {
         assert_eq!(queue.completed(), None);
         bench.complete(0, 2, 3, true, 0);
         bench.complete(1, 0, 3, true, 0x4281);
-        assert_eq!(queue.completed(), Some(Completed { token: 2, status: Status::SUCCESS, result: 0 }));
+        assert_eq!(queue.completed(), Some(Completed { token: 2, status: Status::SUCCESS }));
         let failed = queue.completed().unwrap();
         assert_eq!((failed.token, failed.status.code(), failed.status.is_final()), (0, 0x281, true));
         assert_eq!((queue.completed(), queue.under_way()), (None, 1));
@@ -290,7 +274,7 @@ mod tests {
     fn acknowledgements_are_saved_up_when_asked_for() {
         let bench = Bench::new();
         let mut queue = bench.queue();
-        queue.set_acknowledge_batch(u16::MAX);
+        queue.set_acknowledge_batch(u32::MAX);
         for n in 0..16u64 {
             queue.submit(&NOTHING, n).unwrap();
             queue.ring();
@@ -330,8 +314,8 @@ mod tests {
         assert_eq!(queue.completed().map(|done| done.token), Some(5));
         assert_eq!((queue.completed(), queue.faults()), (None, 4), "twice is once too often");
         queue.submit(&NOTHING, 6).unwrap();
-        bench.complete(5, 0, 7, true, 0);
-        assert_eq!((queue.completed().map(|done| done.token), queue.faults()), (Some(6), 5), "it was not told of 7");
+        bench.complete(5, 0, 8, true, 0);
+        assert_eq!((queue.completed(), queue.faults()), (None, 5), "the ring has no place 8");
     }
 
     #[test]

@@ -63,6 +63,20 @@ fn messages_that_come_while_others_are_looked_at_are_not_lost() {
 }
 
 #[test]
+fn the_buffer_is_taken_from_a_vf_that_keeps_it() {
+    let registers = FakeRegisters::default();
+    let mut nic = running(&registers, &[Settings::with_mac(mac(1))]);
+    registers.set_rule(|offset| match offset {
+        // The buffer never becomes the PF's.
+        offset if offset == reg::p2vmailbox(0) => Some(0),
+        reg::VFLRE => Some(0),
+        _ => None,
+    });
+    assert_eq!(ask(&registers, &mut nic, 0, Request::Reset), (Some(Event::VfReady(0)), true));
+    assert!(registers.writes().contains(&(reg::p2vmailbox(0), reg::P2V_RVFU)));
+}
+
+#[test]
 fn a_vf_that_has_not_shaken_hands_is_refused() {
     let registers = FakeRegisters::default();
     let mut nic = running(&registers, &[Settings { vlans: Vlans::Chosen, ..Settings::with_mac(mac(1)) }]);

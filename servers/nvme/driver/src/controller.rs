@@ -84,11 +84,11 @@ impl<R: Registers + Clone, M: DmaMemory, C: Clock> Controller<R, M, C> {
         Ok(Controller { registers, admin, data, clock })
     }
 
-    /// Does one command, and returns its result.
+    /// Does one command.
     ///
     /// # Errors
     /// [`Error::Refused`] with the controller's status, [`Error::TimedOut`] or [`Error::Fatal`].
-    pub fn execute(&mut self, command: &Command) -> Result<u32, Error> {
+    pub fn execute(&mut self, command: &Command) -> Result<(), Error> {
         // Full only if commands timed out, after which nothing is to be expected of it.
         self.admin.submit(command, ()).map_err(|_| Error::TimedOut)?;
         self.admin.ring();
@@ -96,7 +96,7 @@ impl<R: Registers + Clone, M: DmaMemory, C: Clock> Controller<R, M, C> {
         loop {
             if let Some(done) = self.admin.completed() {
                 // There is no other one: this is called for one command at a time.
-                let outcome = if done.status.is_success() { Ok(done.result) } else { Err(Error::Refused(done.status)) };
+                let outcome = if done.status.is_success() { Ok(()) } else { Err(Error::Refused(done.status)) };
                 self.admin.completed();
                 return outcome;
             }

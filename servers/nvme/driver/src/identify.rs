@@ -27,7 +27,7 @@ impl<R: Registers + Clone, M: DmaMemory, C: Clock> Controller<R, M, C> {
     /// Has a structure of 4096 bytes written into the page of data.
     pub(crate) fn identify(&mut self, structure: u32, namespace: u32) -> Result<(), Error> {
         let command = Command::new(IDENTIFY, namespace).with_dwords(structure, 0);
-        self.execute(&command.with_address(self.data_address())).map(|_| ())
+        self.execute(&command.with_address(self.data_address()))
     }
 
     /// Two bytes of the page of data; the offset is even.

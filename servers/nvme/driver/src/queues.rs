@@ -72,6 +72,6 @@ impl<R: Registers + Clone, M: DmaMemory, C: Clock> Controller<R, M, C> {
     }
 
     fn delete(&mut self, opcode: u8, number: u16) -> Result<(), Error> {
-        self.execute(&Command::new(opcode, 0).with_dwords(u32::from(number), 0)).map(|_| ())
+        self.execute(&Command::new(opcode, 0).with_dwords(u32::from(number), 0))
     }
 }

@@ -5,6 +5,7 @@ use crate::registers as reg;
 use crate::{QueueRequest, Resource};
 use device::fake::{FakeClock, FakeMemory, FakeRegisters, random};
 use device::{Clock, DmaMemory, IoAddress, Registers};
+use std::cell::RefCell;
 
 /// Memory for as long as the test program runs, so that a controller's rule can write it.
 fn page() -> &'static FakeMemory {
@@ -61,6 +62,38 @@ fn whatever_a_controller_says_each_call_ends() {
         controller.hand_over();
     }
     assert!(enabled > 20 && done > 20, "the test must see some: {enabled}, {done}");
+}
+
+#[test]
+fn a_completion_queue_without_its_submission_queue_is_deleted() {
+    let registers = FakeRegisters::default();
+    let memory = memory();
+    let (submission, completion) = (memory.submission, memory.completion);
+    let seen: &'static RefCell<Vec<u8>> = Box::leak(Box::default());
+    let mut looks = 0;
+    registers.set_rule(move |offset| match offset {
+        reg::CAP => Some(u32::MAX),
+        reg::CSTS => {
+            looks += 1;
+            let head = seen.borrow().len();
+            let command = submission.load(8 * head);
+            if looks > 2 && command != 0 {
+                // Of the commands of this test, the second one is refused: Create I/O Submission Queue.
+                let status = u64::from(head == 1);
+                let read = head as u64 + 1;
+                let word = read | (command >> 16 & 0xffff) << 32 | 1 << 48 | status << 49;
+                completion.store(2 * head + 1, word);
+                seen.borrow_mut().push(command as u8);
+            }
+            Some(u32::from(looks > 1))
+        }
+        _ => None,
+    });
+    let mut controller = Controller::enable(&registers, memory, FakeClock::default()).unwrap();
+    let (submission, completion) = (IoAddress(0x1000), IoAddress(0x2000));
+    let request = QueueRequest { number: 1, entries: 64, submission, completion, vector: Some(0) };
+    assert!(matches!(controller.create_queues(&request), Err(Error::Refused(_))));
+    assert_eq!(*seen.borrow(), [0x05, 0x01, 0x04], "made, refused, deleted");
 }
 
 #[test]

@@ -109,7 +109,7 @@ impl<R: Registers + Clone, M: DmaMemory, C: Clock> Controller<R, M, C> {
     fn manage(&mut self, action: u32, resource: Resource, controller: u16, count: u16) -> Result<(), Error> {
         let dword_10 = action | resource.code() << 8 | u32::from(controller) << 16;
         let command = Command::new(VIRTUALIZATION_MANAGEMENT, 0).with_dwords(dword_10, u32::from(count));
-        self.execute(&command).map(|_| ())
+        self.execute(&command)
     }
 
     /// Lets a controller read and write a namespace.
@@ -132,6 +132,6 @@ impl<R: Registers + Clone, M: DmaMemory, C: Clock> Controller<R, M, C> {
         // A list of one controller.
         self.data.store(0, 1 | u64::from(controller) << 16);
         let command = Command::new(NAMESPACE_ATTACHMENT, namespace).with_dwords(select, 0);
-        self.execute(&command.with_address(self.data_address())).map(|_| ())
+        self.execute(&command.with_address(self.data_address()))
     }
 }
