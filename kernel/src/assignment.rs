@@ -71,23 +71,26 @@ impl<C, T, B> Default for Assignment<C, T, B> {
 }
 
 impl<C: ConfigAccess, T: TableAccess, B: Bus> Assignment<C, T, B> {
-    /// The IOMMU is on: chooses the functions that may be handed out. `is_reserved`: firmware uses memory by DMA of it.
+    /// The IOMMU is on: chooses the functions that may be handed out. `is_confined`: a unit stands in front of it, and firmware
+    /// uses no memory by its DMA.
     /// `mapped_end`: the kernel reaches MSI-X tables below this address.
     pub fn start(
         &mut self,
         access: Access<C, T, B>,
-        is_reserved: impl Fn(Bdf) -> bool,
+        is_confined: impl Fn(Bdf) -> bool,
         mapped_end: u64,
         ticks_per_us: u64,
     ) {
         let limits = access.iommu.limits();
         self.ticks_per_us = ticks_per_us;
         let has_numbers = usize::from(limits.domains) > MAX_FUNCTIONS;
-        if has_numbers && limits.leaf_level >= 3 && self.functions.left_out() == 0 {
+        // Units that remember what was not mapped, or do not know large pages, would need more of whoever maps.
+        let is_plain = limits.leaf_level >= 3 && !limits.remembers_absence;
+        if has_numbers && is_plain && self.functions.left_out() == 0 {
             for function in self.functions.iter() {
                 let reaches = access.iommu.reaches(Requester::new(function.at.id()));
                 let is_mapped = function.bars.iter().flatten().all(|bar| bar.region.end <= mapped_end);
-                if !reaches || !is_mapped || is_reserved(function.at) || !self.is_apart(&access.config, function) {
+                if !reaches || !is_mapped || !is_confined(function.at) || !self.is_apart(&access.config, function) {
                     continue;
                 }
                 let first_vf = self.handed.len() as u16 + 1;

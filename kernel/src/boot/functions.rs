@@ -86,12 +86,14 @@ pub fn assign(assignment: &mut storage::Assignment, remapping: Remapping, platfo
     let bridge = |requester: u16| {
         bridges.iter().find(|(at, ..)| *at == requester).map(|&(_, secondary, subordinate)| (secondary, subordinate))
     };
-    let is_reserved = |at: Bdf| platform.dmar.is_reserved(SEGMENT, at.id(), &bridge);
+    let dmar = &platform.dmar;
+    let is_confined =
+        |at: Bdf| dmar.unit_of(SEGMENT, at.id(), &bridge).is_some() && !dmar.is_reserved(SEGMENT, at.id(), &bridge);
     // SAFETY: the library names entries that it has measured; `is_reachable` leaves those out that are not mapped, and what
     // overlaps anything else was refused when it was measured.
     let tables = unsafe { MsixTables::new() };
     let access = Access { config, tables, iommu: remapping.units };
-    assignment.start(access, is_reserved, MAPPED_END, tsc_hz / 1_000_000);
+    assignment.start(access, is_confined, MAPPED_END, tsc_hz / 1_000_000);
 }
 
 /// One line for each function that is handed out, and one if the table was too small.
