@@ -9,6 +9,9 @@
 //! root complex or of a switch, of which the latter must keep what is below them apart (ACS); without memory that firmware
 //! reserved for them. And their virtual functions.
 
+#[cfg(test)]
+mod tests;
+
 use crate::function::{Bar, FunctionFacts, MAX_FUNCTIONS};
 use crate::iommu::vtd::{self, Vtd};
 use crate::iommu::{self, Bus, Completed, Delivery, DomainNumber, FIRST_MESSAGE, Failure, Requester, Signal};
@@ -185,15 +188,11 @@ impl<C: ConfigAccess, T: TableAccess, B: Bus> Assignment<C, T, B> {
     pub fn bar(&self, function: FunctionId, bar: u8) -> Bar {
         let memory = self.record(function).and_then(|record| record.memory().find(|memory| memory.bar == bar));
         let Some(memory) = memory else { return Bar::default() };
-        let page_of = |address: u64| address.saturating_sub(memory.region.start) >> PAGE_BITS;
         let withheld = memory.withheld.map(|withheld| {
-            let start = withheld.start.max(memory.region.start);
-            let end = withheld.end.min(memory.region.end);
-            if start < end {
-                (page_of(start) as u32, page_of(end.wrapping_sub(start).wrapping_add(memory.region.start)) as u32)
-            } else {
-                (0, 0)
-            }
+            let start = withheld.start.clamp(memory.region.start, memory.region.end);
+            let end = withheld.end.clamp(start, memory.region.end);
+            let page = start.wrapping_sub(memory.region.start) >> PAGE_BITS;
+            (page as u32, (end.wrapping_sub(start) >> PAGE_BITS) as u32)
         });
         let pages = (memory.region.bytes() >> PAGE_BITS).min(u32::MAX.into()) as u32;
         Bar { base: Hpa::new(memory.region.start), pages, withheld }

@@ -30,7 +30,7 @@ pub mod msix;
 pub mod registers;
 pub mod sriov;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod vfs;
 mod window;
 

@@ -7,7 +7,7 @@
 extern crate alloc;
 
 mod controlling;
-mod fake;
+pub(crate) mod fake;
 mod filtering;
 mod finding;
 mod hostile;
@@ -18,19 +18,19 @@ use crate::firmware::memory_map::Region;
 use fake::{Fake, Space};
 
 /// What the platform of the emulator has for itself: RAM, configuration space, and what is at the end of 4 GiB.
-const PLATFORM: [Region; 3] = [
+pub(crate) const PLATFORM: [Region; 3] = [
     Region { start: 0, end: 0x800_0000 },
     Region { start: 0xb000_0000, end: 0xc000_0000 },
     Region { start: 0xfed0_0000, end: 1 << 32 },
 ];
 
-const PORT_OF_IGB: Bdf = Bdf::new(0, 1, 0);
-const PORT_OF_NVME: Bdf = Bdf::new(0, 2, 0);
-const IGB: Bdf = Bdf::new(1, 0, 0);
-const NVME: Bdf = Bdf::new(2, 0, 0);
+pub(crate) const PORT_OF_IGB: Bdf = Bdf::new(0, 1, 0);
+pub(crate) const PORT_OF_NVME: Bdf = Bdf::new(0, 2, 0);
+pub(crate) const IGB: Bdf = Bdf::new(1, 0, 0);
+pub(crate) const NVME: Bdf = Bdf::new(2, 0, 0);
 
 /// The emulator's machine: a root port with a network adapter and one with a disc controller, each with virtual functions.
-fn machine() -> Fake {
+pub(crate) fn machine() -> Fake {
     let mut fake = Fake::default();
     fake.put(Bdf::new(0, 0, 0), Space::of_words(&[(0x00, 0x29c0_8086), (0x08, 0x0600_0000)]));
     fake.put(PORT_OF_IGB, Space::of_dump(include_str!("port-of-igb.txt")));
