@@ -31,8 +31,10 @@ pub enum Bug {
     LateNmi,
     /// The IOMMU is not told that a domain's tables have lost an entry.
     ForgottenIotlbFlush,
-    /// The IOMMU is not told that a function has been detached.
+    /// The IOMMU is not told that the context entry of a function that is detached is gone.
     ForgottenContextFlush,
+    /// The IOMMU is not told to forget what it has translated for a function that is detached.
+    ForgottenDetachFlush,
     /// The IOMMU is not told that an entry of the interrupt remapping table says something else.
     ForgottenEntryFlush,
     /// What the IOMMU has translated is not waited for.
@@ -49,7 +51,7 @@ pub enum Bug {
 
 impl Bug {
     /// Every bug.
-    pub const ALL: [Bug; 21] = [
+    pub const ALL: [Bug; 22] = [
         Bug::ForgottenFlush,
         Bug::AsidReused,
         Bug::RefusedFlush,
@@ -65,6 +67,7 @@ impl Bug {
         Bug::LateNmi,
         Bug::ForgottenIotlbFlush,
         Bug::ForgottenContextFlush,
+        Bug::ForgottenDetachFlush,
         Bug::ForgottenEntryFlush,
         Bug::DmaInFlight,
         Bug::IgnoredTimeOut,
@@ -91,6 +94,7 @@ impl Bug {
             Bug::LateNmi => "late-nmi",
             Bug::ForgottenIotlbFlush => "forgotten-iotlb-flush",
             Bug::ForgottenContextFlush => "forgotten-context-flush",
+            Bug::ForgottenDetachFlush => "forgotten-detach-flush",
             Bug::ForgottenEntryFlush => "forgotten-entry-flush",
             Bug::DmaInFlight => "dma-in-flight",
             Bug::IgnoredTimeOut => "ignored-time-out",

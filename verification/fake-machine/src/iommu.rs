@@ -273,6 +273,8 @@ impl Hardware {
         }
         if self.bug != Some(Bug::ForgottenContextFlush) {
             self.iommu.cached_contexts.remove(&function);
+        }
+        if self.bug != Some(Bug::ForgottenDetachFlush) {
             self.iommu.iotlb.flush_number(number_of(function));
         }
         self.drain();

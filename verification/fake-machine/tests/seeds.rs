@@ -109,6 +109,11 @@ fn a_forgotten_flush_of_a_context_entry_is_found() {
 }
 
 #[test]
+fn a_forgotten_flush_of_the_iotlb_at_a_detachment_is_found() {
+    find(Bug::ForgottenDetachFlush, 200, "does not map so any more");
+}
+
+#[test]
 fn a_forgotten_flush_of_an_interrupt_entry_is_found() {
     find(Bug::ForgottenEntryFlush, 200, "interrupt");
 }
