@@ -176,7 +176,7 @@ impl<M: Machine> Kernel<M> {
         lease: u8,
     ) -> Result<FunctionInvocation, Fault> {
         let state = *self.function(function);
-        if state.in_reset && self.check_ready(&state).is_ok() {
+        if state.in_reset && self.machine.now() >= state.ready_at {
             return Ok(FunctionInvocation::Revive(function));
         }
         let facts = self.machine.function(function);
@@ -345,9 +345,10 @@ impl<M: Machine> Kernel<M> {
         if self.is_too_deep(call.id) { Err(Fault::new(Error::TooDeep, 0)) } else { Ok(()) }
     }
 
-    /// Checks that a function is not in a reset.
+    /// Checks that a function is not in a reset. One that has to be revived is not ready, whatever the clock says since that
+    /// was looked at.
     fn check_ready(&self, state: &Function) -> Result<(), Fault> {
-        if self.machine.now() < state.ready_at { Err(Fault::new(Error::Busy, 0)) } else { Ok(()) }
+        if state.in_reset || self.machine.now() < state.ready_at { Err(Fault::new(Error::Busy, 0)) } else { Ok(()) }
     }
 
     /// What stands in the table of functions, for those who look at the kernel from outside: domain, leases, virtual

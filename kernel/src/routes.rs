@@ -4,8 +4,8 @@
 //! A pin is *open* (it delivers its vector to the core) exactly while its Vcpu's state is loaded on that core and the
 //! Vcpu runs. When the Vcpu goes out, the pin is *parked*: it delivers an NMI to the core instead. Whoever takes an NMI
 //! cannot tell its cause, so every pin that is parked on the core is then masked, which marks it as "may have fired", and its
-//! Vcpu is woken if it waits, and pays: drivers bear a spurious interrupt, and a storm costs one NMI per wait. Which pin does
-//! what is [`Pins`]' to say.
+//! Vcpu is woken if it waits, and pays: drivers bear a spurious interrupt, and a storm costs one NMI per wait. One that has
+//! been opened since, before the NMI was taken, gets its vector. Which pin does what is [`Pins`]' to say.
 
 use crate::Nonkernel;
 use crate::arch::guests;
@@ -64,7 +64,7 @@ pub fn close(kernel: &mut Nonkernel, core: CoreId) {
 /// A core has taken an NMI: whatever is parked on it may have fired.
 #[inline]
 pub fn after_nmi(kernel: &mut Nonkernel, core: CoreId) {
-    if pins(kernel).are_parked(core) {
+    if pins(kernel).may_have_fired(core) {
         fire_parked(kernel, core);
     }
 }
@@ -72,9 +72,13 @@ pub fn after_nmi(kernel: &mut Nonkernel, core: CoreId) {
 #[cold]
 fn fire_parked(kernel: &mut Nonkernel, core: CoreId) {
     let fired = pins(kernel).fire(core);
-    for_each(kernel, fired, |kernel, pin, vcpu, _| {
+    for_each(kernel, fired.parked, |kernel, pin, vcpu, _| {
         mask(kernel, pin);
         kernel.interrupt_by_nmi(vcpu);
+    });
+    for_each(kernel, fired.open, |_, _, vcpu, vector| {
+        // SAFETY: this core holds its state, is in the kernel and has the lock.
+        unsafe { guests::raise(vcpu, vector) };
     });
 }
 

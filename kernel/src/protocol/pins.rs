@@ -3,7 +3,8 @@
 //!
 //! Guarantee: a pin is open only towards the core that holds its Vcpu's state, and a masked one is remembered as one that
 //! may have fired, so that its Vcpu gets its vector when it runs again. A pin is parked only when its Vcpu goes out after it
-//! was open: so it costs its core at most one NMI for each time that its Vcpu has run. Used under the kernel lock only.
+//! was open: so it costs its core at most one NMI for each time that its Vcpu has run. An NMI that it raised may be taken only
+//! after it is open again: then it may have fired, too. Used under the kernel lock only.
 
 use crate::kernel::MAX_ROUTES;
 use crate::types::CoreId;
@@ -17,8 +18,19 @@ pub struct Pins {
     missed: u128,
     open: [u128; MAX_CORES],
     parked: [u128; MAX_CORES],
+    /// Open, and parked before: the core has taken no NMI since.
+    reopened: [u128; MAX_CORES],
     /// Pins were bound to the Vcpu whose state the core holds, and it has not looked at them.
     fresh: [bool; MAX_CORES],
+}
+
+/// Pins that may have raised an NMI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fired {
+    /// Those that were parked, which are to be masked.
+    pub parked: u128,
+    /// Those that are open by now: their Vcpu, whose state the core holds, gets their vectors.
+    pub open: u128,
 }
 
 const _: () = assert!(MAX_ROUTES <= u128::BITS as usize);
@@ -26,7 +38,8 @@ const _: () = assert!(MAX_ROUTES <= u128::BITS as usize);
 impl Pins {
     /// Every pin masked, and none bound.
     pub const fn new() -> Pins {
-        Pins { bound: 0, missed: 0, open: [0; MAX_CORES], parked: [0; MAX_CORES], fresh: [false; MAX_CORES] }
+        const NONE: [u128; MAX_CORES] = [0; MAX_CORES];
+        Pins { bound: 0, missed: 0, open: NONE, parked: NONE, reopened: NONE, fresh: [false; MAX_CORES] }
     }
 
     /// A pin, masked until now, was bound to a Vcpu of this core. `held`: the core holds the Vcpu's state, and looks at the
@@ -44,7 +57,8 @@ impl Pins {
         let others = !(1 << pin);
         self.bound &= others;
         self.missed &= others;
-        self.open.iter_mut().chain(&mut self.parked).for_each(|pins| *pins &= others);
+        let everywhere = self.open.iter_mut().chain(&mut self.parked).chain(&mut self.reopened);
+        everywhere.for_each(|pins| *pins &= others);
     }
 
     /// All that are bound.
@@ -67,6 +81,7 @@ impl Pins {
     pub fn open(&mut self, pin: u8, core: CoreId) -> bool {
         let bit = 1 << pin;
         self.open[index(core)] |= bit;
+        self.reopened[index(core)] |= self.parked[index(core)] & bit;
         self.parked[index(core)] &= !bit;
         let missed = self.missed & bit != 0;
         self.missed &= !bit;
@@ -77,6 +92,7 @@ impl Pins {
     pub fn leave(&mut self, pin: u8, core: CoreId) -> bool {
         let bit = 1 << pin;
         self.open[index(core)] &= !bit;
+        self.reopened[index(core)] &= !bit;
         let parked = self.missed & bit == 0;
         if parked {
             self.parked[index(core)] |= bit;
@@ -86,20 +102,21 @@ impl Pins {
 
     /// True if an NMI of the core may have been a pin's.
     #[inline(always)]
-    pub fn are_parked(&self, core: CoreId) -> bool {
-        self.parked[index(core)] != 0
+    pub fn may_have_fired(&self, core: CoreId) -> bool {
+        (self.parked[index(core)] | self.reopened[index(core)]) != 0
     }
 
-    /// The core has taken an NMI: those that were parked on it, which are to be masked.
-    pub fn fire(&mut self, core: CoreId) -> u128 {
-        let fired = core::mem::take(&mut self.parked[index(core)]);
-        self.missed |= fired;
-        fired
+    /// The core has taken an NMI: those that may have raised it.
+    pub fn fire(&mut self, core: CoreId) -> Fired {
+        let parked = core::mem::take(&mut self.parked[index(core)]);
+        self.missed |= parked;
+        Fired { parked, open: core::mem::take(&mut self.reopened[index(core)]) }
     }
 
     /// The Vcpu whose state the core holds is no more: the pins that are open towards it, which are to be masked.
     pub fn close(&mut self, core: CoreId) -> u128 {
         let closed = core::mem::take(&mut self.open[index(core)]);
+        self.reopened[index(core)] = 0;
         self.missed |= closed;
         closed
     }
@@ -126,15 +143,15 @@ mod tests {
         let mut pins = Pins::new();
         for _ in 0..3 {
             pins.bind(4, CORE, false, false);
-            assert!(!pins.are_parked(CORE) && !pins.are_fresh(CORE));
+            assert!(!pins.may_have_fired(CORE) && !pins.are_fresh(CORE));
             assert!(!pins.leave(4, CORE), "it has not run");
             pins.unbind(4);
         }
         pins.bind(4, CORE, false, false);
         assert!(pins.open(4, CORE), "it gets its vector when it runs");
-        assert!(pins.leave(4, CORE) && pins.are_parked(CORE));
+        assert!(pins.leave(4, CORE) && pins.may_have_fired(CORE));
         pins.unbind(4);
-        assert!(!pins.are_parked(CORE) && pins.bound() == 0);
+        assert!(!pins.may_have_fired(CORE) && pins.bound() == 0);
     }
 
     #[test]
@@ -149,15 +166,15 @@ mod tests {
             assert!(!pins.open(pin, CORE), "bound by itself");
             assert!(pins.leave(pin, CORE));
         }
-        assert_eq!(pins.fire(CORE), 0b11_0000);
-        assert!(!pins.are_parked(CORE));
+        assert_eq!(pins.fire(CORE), Fired { parked: 0b11_0000, open: 0 });
+        assert!(!pins.may_have_fired(CORE));
         assert!(pins.open(4, CORE), "the vector of the one that runs");
         assert_eq!(
             (pins.leave(4, CORE), pins.leave(5, CORE)),
             (true, false),
             "another one that runs parks its own only"
         );
-        assert_eq!(pins.fire(CORE), 0b1_0000);
+        assert_eq!(pins.fire(CORE), Fired { parked: 0b1_0000, open: 0 });
     }
 
     #[test]
@@ -169,5 +186,19 @@ mod tests {
         assert_eq!(pins.close(CORE), 1 << 7);
         assert_eq!(pins.close(CORE), 0);
         assert!(pins.open(7, CORE));
+    }
+
+    #[test]
+    fn one_whose_nmi_is_taken_when_it_is_open_again_has_fired() {
+        let mut pins = Pins::new();
+        pins.bind(4, CORE, true, true);
+        assert!(!pins.open(4, CORE) && pins.leave(4, CORE));
+        assert!(!pins.open(4, CORE), "the NMI, if there is one, is still to come");
+        assert!(pins.may_have_fired(CORE));
+        assert_eq!(pins.fire(CORE), Fired { parked: 0, open: 1 << 4 });
+        assert!(!pins.may_have_fired(CORE), "once is enough");
+        assert!(pins.leave(4, CORE) && !pins.open(4, CORE) && pins.leave(4, CORE));
+        assert_eq!(pins.fire(CORE), Fired { parked: 1 << 4, open: 0 }, "parked again");
+        assert!(pins.open(4, CORE) && !pins.may_have_fired(CORE), "it was masked before: nothing is to come");
     }
 }

@@ -39,6 +39,9 @@ pub(super) struct Host {
     pub(super) results: Vec<(VcpuId, [u64; 2])>,
     pub(super) routes: BTreeMap<u16, (CoreId, u8)>,
     pub(super) now: u64,
+    /// Ticks that a look at the clock takes.
+    pub(super) look_ticks: u64,
+    looks: Cell<u64>,
     pub(super) port_input: u32,
     pub(super) outputs: Vec<(u16, u8, u32)>,
     pub(super) expelled: Vec<CoreId>,
@@ -62,6 +65,8 @@ impl Host {
             results: Vec::new(),
             routes: BTreeMap::new(),
             now: 1_000_000,
+            look_ticks: 0,
+            looks: Cell::new(0),
             port_input: 0,
             outputs: Vec::new(),
             expelled: Vec::new(),
@@ -221,7 +226,8 @@ impl Machine for Host {
     }
 
     fn now(&self) -> Ticks {
-        Ticks::new(self.now)
+        self.looks.set(self.looks.get() + self.look_ticks);
+        Ticks::new(self.now + self.looks.get())
     }
 
     fn expel(&mut self, core: CoreId) {

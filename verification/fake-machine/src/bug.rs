@@ -27,11 +27,31 @@ pub enum Bug {
     SpentAlarm,
     /// A core that held the state of a Vcpu which is destroyed, or taken off its VM, leaves its interrupt routes open.
     RouteLeftOpen,
+    /// The NMI of a route that was parked is taken when the route is open again, and the route's vector forgotten.
+    LateNmi,
+    /// The IOMMU is not told that a domain's tables have lost an entry.
+    ForgottenIotlbFlush,
+    /// The IOMMU is not told that the context entry of a function that is detached is gone.
+    ForgottenContextFlush,
+    /// The IOMMU is not told to forget what it has translated for a function that is detached.
+    ForgottenDetachFlush,
+    /// The IOMMU is not told that an entry of the interrupt remapping table says something else.
+    ForgottenEntryFlush,
+    /// What the IOMMU has translated is not waited for.
+    DmaInFlight,
+    /// The IOMMU does not answer in time, which counts as an answer.
+    IgnoredTimeOut,
+    /// A message is masked and the mask not read back, so that one in flight arrives later.
+    MessagePastMask,
+    /// A function that is detached goes on until it is reset and used again: its memory is sold meanwhile.
+    ResaleUnderDma,
+    /// A function that is detached stays a bus master.
+    BusMasterLeftOn,
 }
 
 impl Bug {
     /// Every bug.
-    pub const ALL: [Bug; 12] = [
+    pub const ALL: [Bug; 22] = [
         Bug::ForgottenFlush,
         Bug::AsidReused,
         Bug::RefusedFlush,
@@ -44,6 +64,16 @@ impl Bug {
         Bug::LateSave,
         Bug::SpentAlarm,
         Bug::RouteLeftOpen,
+        Bug::LateNmi,
+        Bug::ForgottenIotlbFlush,
+        Bug::ForgottenContextFlush,
+        Bug::ForgottenDetachFlush,
+        Bug::ForgottenEntryFlush,
+        Bug::DmaInFlight,
+        Bug::IgnoredTimeOut,
+        Bug::MessagePastMask,
+        Bug::ResaleUnderDma,
+        Bug::BusMasterLeftOn,
     ];
 
     /// Its name on the command line.
@@ -61,6 +91,16 @@ impl Bug {
             Bug::LateSave => "late-save",
             Bug::SpentAlarm => "spent-alarm",
             Bug::RouteLeftOpen => "route-left-open",
+            Bug::LateNmi => "late-nmi",
+            Bug::ForgottenIotlbFlush => "forgotten-iotlb-flush",
+            Bug::ForgottenContextFlush => "forgotten-context-flush",
+            Bug::ForgottenDetachFlush => "forgotten-detach-flush",
+            Bug::ForgottenEntryFlush => "forgotten-entry-flush",
+            Bug::DmaInFlight => "dma-in-flight",
+            Bug::IgnoredTimeOut => "ignored-time-out",
+            Bug::MessagePastMask => "message-past-mask",
+            Bug::ResaleUnderDma => "resale-under-dma",
+            Bug::BusMasterLeftOn => "bus-master-left-on",
         }
     }
 

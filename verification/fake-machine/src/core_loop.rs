@@ -3,7 +3,7 @@
 
 use crate::bug::Bug;
 use crate::guest;
-use crate::hardware::{Exit, FIRST_ROUTE, Line, ROUTES, Run, Stage, Target, UPCALL};
+use crate::hardware::{Exit, Run, Stage, UPCALL};
 use crate::machine::FakeMachine;
 use crate::setup::ROOT_VCPU;
 use cap_spec::abi::{Label, ObjectType, StopReason, info_page, slots};
@@ -180,7 +180,8 @@ impl World {
         let result = piece(self);
         self.kernel.machine.0.in_step = false;
         self.kernel.machine.0.memory.step_done();
-        self.follow_routes();
+        self.follow_owners();
+        self.kernel.machine.0.iommu.step_done();
         result
     }
 
@@ -322,102 +323,58 @@ impl World {
 
     // ---- switching -----------------------------------------------------------------------------------------------
 
-    /// Follows what the library bound: a line is open towards the core on which its Vcpu is loaded; else it is parked on
-    /// the Vcpu's core, or masked once it may have fired, as one may that is bound while its Vcpu is out.
-    fn follow_routes(&mut self) {
-        for line in 0..ROUTES {
-            let owner = self.kernel.route(FIRST_ROUTE + line as u16).map(|route| (route.vcpu, route.vector));
-            let hardware = &mut self.kernel.machine.0;
-            let Line { owner: before, target, .. } = hardware.lines[line];
-            if before != owner {
-                if let Some((vcpu, vector)) = before
-                    && let Some(guest) = hardware.guests.get_mut(&vcpu)
-                {
-                    guest.owed.remove(&vector);
-                }
-                let out = owner.filter(|(vcpu, _)| hardware.cores.iter().all(|core| core.open_for != *vcpu));
-                if let Some((vcpu, vector)) = out
-                    && let Some(guest) = hardware.guests.get_mut(&vcpu)
-                {
-                    guest.pending.raise(vector);
-                }
-                hardware.lines[line] = Line { owner, latched: false, fired: out.is_some(), target };
-            }
-            let wanted = match owner {
-                None => Target::Masked,
-                Some((vcpu, vector)) => match hardware.cores.iter().position(|core| core.open_for == vcpu) {
-                    Some(core) => Target::Vector(core, vector),
-                    None if hardware.lines[line].fired => Target::Masked,
-                    None if hardware.bug == Some(Bug::RouteLeftOpen) && matches!(target, Target::Vector(..)) => target,
-                    None => Target::Nmi(hardware.memory.vcpu(vcpu).core.get() as usize),
-                },
-            };
-            if target != wanted {
-                hardware.route(line, wanted);
-            }
-        }
-    }
-
-    /// The core has taken an NMI: every line that is parked on it may have fired.
-    fn fire_parked(&mut self, core: usize) {
-        for line in 0..ROUTES {
-            let hardware = &mut self.kernel.machine.0;
-            if hardware.lines[line].target != Target::Nmi(core) {
-                continue;
-            }
-            hardware.route(line, Target::Masked);
-            hardware.lines[line].fired = true;
-            hardware.lines[line].latched = false;
-            let Some((vcpu, vector)) = hardware.lines[line].owner else { continue };
-            if let Some(guest) = hardware.guests.get_mut(&vcpu) {
-                guest.pending.raise(vector);
-            }
-            self.kernel.interrupt_by_nmi(vcpu);
-        }
-    }
-
-    /// Unloads and loads the machine's part of Vcpus.
+    /// Unloads and loads the machine's part of Vcpus, and their routes.
     fn switch(&mut self, core: usize, decision: &Decision) {
+        if let Some(saved) = decision.save {
+            self.unload(core, saved);
+        }
+        let Some(next) = decision.run else { return };
+        if decision.load {
+            if self.kernel.machine.0.cores[core].open_for.is_some() {
+                // Its owner was destroyed, or taken off its VM: what is requested here is nobody's.
+                self.close_routes(core);
+                self.kernel.machine.0.cores[core].requested = [0; 4];
+                self.kernel.unloaded(id(core), None, Ticks::new(1), false);
+            }
+            self.kernel.machine.0.cores[core].open_for = next;
+            self.counts.switches += 1;
+        }
+        if decision.load || self.kernel.machine.0.pins.are_fresh(id(core)) {
+            self.open_routes(core, next);
+        }
+    }
+
+    /// Park, read back, drain: what is requested here belongs to the one that leaves.
+    fn unload(&mut self, core: usize, leaving: VcpuId) {
         let hardware = &mut self.kernel.machine.0;
         let before = hardware.cores[core].open_for;
-        let next = match decision.run {
-            Some(run) if decision.load => run,
-            _ if decision.save.is_some() => VcpuId::NONE,
-            _ => return,
-        };
-        // Mask, read back, drain: what is requested here belongs to the one that leaves. If that was destroyed, to nobody.
-        let left_open = hardware.bug == Some(Bug::RouteLeftOpen) && decision.save.is_none();
-        for line in 0..ROUTES {
-            if !left_open && matches!(hardware.lines[line].target, Target::Vector(to, _) if to == core) {
-                hardware.route(line, Target::Masked);
-            }
-        }
-        let requested = std::mem::take(&mut hardware.cores[core].requested);
-        hardware.cores[core].open_for = next;
-        if let Some(saved) = decision.save
-            && (saved != before || !hardware.memory.has_vcpu(saved) || !hardware.memory.vcpu(saved).vm.is_some())
-        {
+        if leaving != before || !hardware.memory.has_vcpu(leaving) || !hardware.memory.vcpu(leaving).vm.is_some() {
             hardware
-                .violate(format!("core {core} saves the state of {saved:?}, which it does not hold or is destroyed"));
+                .violate(format!("core {core} saves the state of {leaving:?}, which it does not hold or is destroyed"));
+            return;
         }
-        if decision.save == Some(before)
-            && let Some(guest) = hardware.guests.get_mut(&before)
-        {
+        let mut woken = self.park_routes(core, leaving);
+        let hardware = &mut self.kernel.machine.0;
+        let requested = std::mem::take(&mut hardware.cores[core].requested);
+        hardware.cores[core].open_for = VcpuId::NONE;
+        if let Some(guest) = hardware.guests.get_mut(&leaving) {
             for vector in (0..=255_u8).filter(|vector| requested[*vector as usize / 64] >> (vector % 64) & 1 != 0) {
                 guest.pending.raise(vector);
             }
-            // It came before the Vcpu slept.
-            let woken = guest.pending != Pending::NONE && self.kernel.wake_by_interrupt(before);
-            self.kernel.unloaded(id(core), Some(before), Ticks::new(1), woken);
+            // One that came before the Vcpu slept wakes it.
+            woken |= guest.pending != Pending::NONE && self.kernel.wake_by_interrupt(leaving);
         }
-        self.counts.switches += 1;
-        self.follow_routes();
+        self.kernel.unloaded(id(core), Some(leaving), Ticks::new(1), woken);
     }
 
     // ---- entering ------------------------------------------------------------------------------------------------
 
     fn commit(&mut self, core: usize, holding: Holding, decision: Decision) -> Stage {
         let until = decision.until.get();
+        if decision.run.is_none() {
+            // Whoever routes were bound to is out by now.
+            self.kernel.machine.0.pins.looked(id(core));
+        }
         if !self.kernel.stays(id(core)) {
             // Draining interrupts woke somebody.
             self.todo[core] = Todo::Decide;
@@ -533,6 +490,7 @@ pub fn invoke_wholly(kernel: &mut Kernel<FakeMachine>, call: &Call) -> Result<()
         }
         let outcome = kernel.handle_call(id(0), call);
         kernel.machine.0.memory.step_done();
+        kernel.machine.0.iommu.step_done();
         match outcome {
             Outcome::Done { status, .. } => return status.to_result(),
             Outcome::Preempted => {}
@@ -541,6 +499,6 @@ pub fn invoke_wholly(kernel: &mut Kernel<FakeMachine>, call: &Call) -> Result<()
     }
 }
 
-const fn id(core: usize) -> CoreId {
+pub(crate) const fn id(core: usize) -> CoreId {
     CoreId::new(core as u8)
 }

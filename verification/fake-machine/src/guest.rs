@@ -3,7 +3,8 @@
 //! The table of the ABI says what arguments a label takes, so that every label is asked for with arguments of the right
 //! kind; a share of them is then spoiled.
 
-use crate::hardware::FIRST_ROUTE;
+use crate::iommu::IO_PAGES;
+use crate::lines::{FIRST_ROUTE, ROUTES};
 use crate::machine::FakeMachine;
 use crate::random::Random;
 use crate::setup::ROOT_VCPU;
@@ -40,6 +41,26 @@ const FAVOURITES: [Label; 16] = [
     Label::ChannelSignal,
     Label::ChannelWait,
     Label::ChannelWait,
+];
+
+/// Labels of functions, and of what they reach.
+const OF_DEVICES: [Label; 16] = [
+    Label::FrameMapIo,
+    Label::FrameMapIo,
+    Label::FrameMapIo,
+    Label::FrameMapIo,
+    Label::FrameUnmap,
+    Label::FrameUnmap,
+    Label::PageTableMapIo,
+    Label::PciFunctionAttach,
+    Label::PciFunctionAttach,
+    Label::PciFunctionDetach,
+    Label::PciFunctionReset,
+    Label::PciFunctionLease,
+    Label::PciFunctionBindMsix,
+    Label::PciFunctionBindMsix,
+    Label::PciFunctionUnbindMsix,
+    Label::IrqBind,
 ];
 
 /// What a CSpace holds.
@@ -80,6 +101,17 @@ impl Holdings {
         }
     }
 
+    /// A frame that is mapped, or that is not; else any number.
+    fn frame(&self, kernel: &Kernel<FakeMachine>, vcpu: VcpuId, mapped: bool, random: &mut Random) -> u64 {
+        let root = cspace(kernel, kernel.machine.vcpu(vcpu).vm);
+        let fits = |index: u16| {
+            let slot = root.map(|root| kernel.machine.slot(root.plus(index.into())));
+            slot.is_some_and(|slot| matches!(slot.cap, Cap::Frame { .. }) && slot.cap.mapping().is_some() == mapped)
+        };
+        let fitting: Vec<u16> = self.full.iter().map(|(index, _)| *index).filter(|index| fits(*index)).collect();
+        random.pick(&fitting).map_or_else(|| cptr(random.below(64) as u16), |index| cptr(*index))
+    }
+
     fn any(&self, random: &mut Random) -> u16 {
         random.pick(&self.full).map_or(0, |(index, _)| *index)
     }
@@ -109,13 +141,17 @@ pub fn call(kernel: &Kernel<FakeMachine>, vcpu: VcpuId, now: u64, random: &mut R
         return garbage(random);
     }
     let holdings = Holdings::of(kernel, vcpu);
-    let label = match random.below(3) {
-        0 => LABELS[random.below(LABELS.len() as u64) as usize].label,
+    let label = match random.below(8) {
+        0 | 1 => LABELS[random.below(LABELS.len() as u64) as usize].label,
+        2 | 3 => *random.pick(&OF_DEVICES).unwrap_or(&Label::Nop),
         _ => *random.pick(&FAVOURITES).unwrap_or(&Label::Nop),
     };
     let spec = label.spec();
     let cap = match spec.label.object() {
         ObjectType::Null => cptr(holdings.any(random)),
+        ObjectType::Frame if matches!(label, Label::FrameMapIo | Label::FrameUnmap) => {
+            holdings.frame(kernel, vcpu, label == Label::FrameUnmap, random)
+        }
         object => holdings.of_type(object, random),
     };
     let mut args = [0; 5];
@@ -143,13 +179,14 @@ pub fn call(kernel: &Kernel<FakeMachine>, vcpu: VcpuId, now: u64, random: &mut R
 
 /// A size that fits the type.
 fn retype_arguments(args: &mut [u64; 5], random: &mut Random) {
-    let (object, bits) = match random.below(12) {
+    let (object, bits) = match random.below(13) {
         0..=4 => (ObjectType::Frame, 12),
         5 | 6 => (ObjectType::PageTable, 0),
         7 => (ObjectType::CNode, 6),
         8 => (ObjectType::Untyped, 12 + random.below(4)),
         9 => (ObjectType::Channel, 0),
         10 => (ObjectType::Vcpu, 0),
+        11 => (ObjectType::IommuDomain, 0),
         _ => (ObjectType::Vm, 0),
     };
     (args[0], args[1], args[4]) = (object as u64, bits, 1 + random.below(3));
@@ -159,6 +196,13 @@ fn retype_arguments(args: &mut [u64; 5], random: &mut Random) {
 fn number_for(spec: &LabelSpec, number: usize, now: u64, random: &mut Random) -> u64 {
     match (spec.label, number) {
         (Label::FrameMap | Label::PageTableMap, 1) => *random.pick(&PAGES).unwrap_or(&0),
+        (Label::FrameMapIo | Label::PageTableMapIo, 1) => *random.pick(&IO_PAGES).unwrap_or(&0),
+        (Label::FrameMapIo, 2) => 1 + random.below(3),
+        (Label::FrameMapIo, 3) => random.below(2),
+        (Label::PageTableMapIo, 2) => 1 + random.below(2),
+        (Label::PciFunctionEnableVfs, 0) => 1 + random.below(2),
+        (Label::PciFunctionBindMsix | Label::PciFunctionUnbindMsix, 0) => random.below(2),
+        (Label::PciFunctionReadConfig | Label::PciFunctionWriteConfig, 0) => 0x40,
         (Label::FrameMap, 2) => [1, 3, 7][random.below(3) as usize],
         (Label::FrameMap, 3) | (Label::FrameUnmap, 0) => [0, 0, 0, 1, 2][random.below(5) as usize],
         (Label::PageTableMap, 2) => 1 + random.below(3),
@@ -174,7 +218,7 @@ fn number_for(spec: &LabelSpec, number: usize, now: u64, random: &mut Random) ->
         }
         (Label::VcpuSignal | Label::ChannelBind, _) => 1 << random.below(8),
         (Label::VcpuSetUpcall, _) | (Label::IrqBind, 1) => 32 + random.below(8),
-        (Label::IrqSplit, 0) => FIRST_ROUTE as u64 + random.below(3),
+        (Label::IrqSplit, 0) => FIRST_ROUTE as u64 + random.below(ROUTES as u64),
         (Label::IrqSplit, 1) => 1,
         (Label::CNodeCopy | Label::CNodeMint, 2) => 31,
         (Label::VcpuSetRegister | Label::VcpuGetRegister, 0) => random.below(21),

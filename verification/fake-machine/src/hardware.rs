@@ -1,17 +1,20 @@
 //! The machine: cores that run guests, address translation with stale caches, NMIs and interrupts in flight, one
-//! comparator, a clock. What a core does here needs no kernel lock; what needs it is in `core_loop`.
+//! comparator, a clock, an IOMMU. What a core does here needs no kernel lock; what needs it is in `core_loop`.
 //! What guests reach, and whether they may, is in `translate`.
 
 use crate::bug::Bug;
+use crate::devices::Functions;
+use crate::iommu::Iommu;
+use crate::lines::{Line, ROUTES, Target};
 use crate::memory::Memory;
 use crate::random::Random;
 use crate::tlb::Tlb;
 use kernel::Call;
 use kernel::asid;
-use kernel::device_model::DeviceModel;
 use kernel::nested::EntryFormat;
 use kernel::protocol::deadlines::{Alarm, Deadlines};
 use kernel::protocol::pending::{Pending, VALID};
+use kernel::protocol::pins::Pins;
 use kernel::protocol::{Entering, Gate, Halting, NmiPending, Outside};
 use kernel::types::{Gpa, VcpuId, VmId};
 use std::cell::Cell;
@@ -19,10 +22,6 @@ use std::collections::{BTreeMap, VecDeque};
 
 /// How the tables are written.
 pub const FORMAT: EntryFormat = EntryFormat::Npt;
-/// Interrupt routes that devices use: the first is route 4.
-pub const ROUTES: usize = 3;
-/// Number of the first route that a device uses.
-pub const FIRST_ROUTE: u16 = 4;
 /// Vector of fault upcalls.
 pub const UPCALL: u8 = 64;
 /// Vector of events.
@@ -152,30 +151,6 @@ pub struct Guest {
     pub moments: u64,
 }
 
-/// Where a route leads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// Nowhere: it is masked.
-    Masked,
-    /// Open: as a vector to a core.
-    Vector(usize, u8),
-    /// Parked: as an NMI to a core.
-    Nmi(usize),
-}
-
-/// A device's interrupt.
-#[derive(Clone, Copy, Debug)]
-pub struct Line {
-    /// Where it leads.
-    pub target: Target,
-    /// Raised while masked or parked.
-    pub latched: bool,
-    /// Masked because it may have fired while it was parked; its vector is pending.
-    pub fired: bool,
-    /// Whose it is, and as which vector, according to the kernel.
-    pub owner: Option<(VcpuId, u8)>,
-}
-
 /// The whole machine.
 #[derive(Debug)]
 pub struct Hardware {
@@ -185,12 +160,16 @@ pub struct Hardware {
     pub cores: Vec<Core>,
     /// Machine states of Vcpus.
     pub guests: BTreeMap<VcpuId, Guest>,
-    /// Functions that nobody has a capability to.
-    pub devices: DeviceModel,
+    /// Functions of devices.
+    pub functions: Functions,
+    /// The IOMMU in front of them.
+    pub iommu: Iommu,
     /// Devices.
     pub lines: [Line; ROUTES],
-    /// Messages of devices in flight: line, core, vector.
-    pub(crate) messages: Vec<(usize, usize, u8)>,
+    /// What the routes of Vcpus do (the kernel's, under the lock).
+    pub pins: Pins,
+    /// Messages of devices in flight: the line, and what it was when it sent them.
+    pub(crate) messages: Vec<(usize, Target)>,
     /// Deadlines of all cores (the kernel's, under the lock).
     pub deadlines: Deadlines,
     pub(crate) comparator: Option<Alarm>,
@@ -258,8 +237,10 @@ impl Hardware {
             memory: Memory::new(pages),
             cores: (0..cores).map(|_| core()).collect(),
             guests: BTreeMap::new(),
-            devices: DeviceModel::default(),
-            lines: [Line { target: Target::Masked, latched: false, fired: false, owner: None }; ROUTES],
+            functions: Functions::default(),
+            iommu: Iommu::default(),
+            lines: [Line::NEW; ROUTES],
+            pins: Pins::new(),
             messages: Vec::new(),
             deadlines: Deadlines::new(cores),
             comparator: None,

@@ -10,11 +10,15 @@
 
 pub mod bug;
 pub mod core_loop;
+pub mod devices;
 pub mod guest;
 pub mod hardware;
+pub mod iommu;
+pub mod lines;
 pub mod machine;
 pub mod memory;
 pub mod random;
+mod routes;
 pub mod run;
 pub mod setup;
 mod signals;

@@ -1,11 +1,11 @@
 //! The [`Machine`] that the kernel library runs on: memory and hardware of the simulation, seen from the core that
 //! holds the lock. At every store of the kernel the other cores' guests may go on.
 
-use crate::hardware::{FIRST_ROUTE, Guest, Hardware, ROUTES, Target};
+use crate::hardware::{Guest, Hardware};
+use crate::lines::{Delivery, FIRST_ROUTE, ROUTES};
 use crate::memory::PAGE;
 use cap_spec::abi::Register;
 use kernel::channel::Channel;
-use kernel::device_model::{DeviceModel, HasDevices};
 use kernel::machine::{Machine, SharedPage};
 use kernel::protocol::pending::Pending;
 use kernel::slot::Slot;
@@ -22,7 +22,7 @@ pub const STATISTICS: Hpa = Hpa::new(PAGE);
 pub struct FakeMachine(pub Hardware);
 
 impl FakeMachine {
-    fn active(&self) -> usize {
+    pub(crate) fn active(&self) -> usize {
         self.0.holder.unwrap_or(0)
     }
 
@@ -41,16 +41,6 @@ impl FakeMachine {
             SharedPage::Stats(vm) => vm.stats_page().get(),
             SharedPage::GlobalStats => STATISTICS.get(),
         }
-    }
-}
-
-impl HasDevices for FakeMachine {
-    fn devices(&self) -> &DeviceModel {
-        &self.0.devices
-    }
-
-    fn devices_mut(&mut self) -> &mut DeviceModel {
-        &mut self.0.devices
     }
 }
 
@@ -175,16 +165,10 @@ impl Machine for FakeMachine {
     }
 
     fn route_irq(&mut self, route: u16, target: Option<(CoreId, u8)>, held: bool) {
-        let line = route.wrapping_sub(FIRST_ROUTE) as usize;
-        if line >= ROUTES {
-            return;
-        }
-        self.0.route(line, Target::Masked);
-        // Whether it is opened or parked depends on what its core does (`core_loop`).
-        if let Some((core, _)) = target
-            && held
-        {
-            self.0.call(core.get() as usize);
+        let line = usize::from(route.wrapping_sub(FIRST_ROUTE));
+        if line < ROUTES {
+            let delivery = target.map(|(core, vector)| Delivery { core: usize::from(core.get()), vector });
+            self.0.route(self.active(), line, delivery, held);
         }
     }
 

@@ -307,7 +307,21 @@ impl Memory {
 
     /// The word as it was before the kernel's present step.
     pub fn word_before(&self, address: u64) -> u64 {
-        self.undo.iter().find(|&&(at, _)| at == address).map_or_else(|| self.word(address), |&(_, old)| old)
+        self.word_since(address, 0)
+    }
+
+    /// How many changes of tables the kernel's present step has made.
+    pub fn changes(&self) -> usize {
+        self.undo.len()
+    }
+
+    /// The word as it was when the kernel's present step had made this many changes.
+    pub fn word_since(&self, address: u64, changes: usize) -> u64 {
+        self.undo
+            .iter()
+            .skip(changes)
+            .find(|&&(at, _)| at == address)
+            .map_or_else(|| self.word(address), |&(_, old)| old)
     }
 
     /// True if the kernel's present step has changed tables.

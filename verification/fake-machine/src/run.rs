@@ -2,13 +2,15 @@
 
 use crate::bug::Bug;
 use crate::core_loop::{Counts, World};
-use crate::hardware::{Hardware, Stage, Target};
+use crate::devices::FUNCTIONS;
+use crate::hardware::{Hardware, Stage};
+use crate::lines::{Delivery, Target};
 use crate::machine::FakeMachine;
 use crate::setup::{CORES, PAGES, ROOT_CNODE, boot};
 use cap_spec::abi::{info_page, stats_page};
 use kernel::check::{invariants, reservation};
 use kernel::machine::{Machine, SharedPage};
-use kernel::types::VcpuId;
+use kernel::types::{VcpuId, VmId};
 use kernel::vcpu::Run;
 use std::collections::BTreeMap;
 
@@ -37,6 +39,16 @@ pub struct Report {
     pub accesses: u64,
     /// Interrupts delivered.
     pub interrupts: u64,
+    /// Accesses of functions judged.
+    pub dma: u64,
+    /// Requests of functions that the IOMMU stopped.
+    pub stopped: u64,
+    /// Messages of functions.
+    pub messages: u64,
+    /// Detachments of functions.
+    pub detached: u64,
+    /// Runs in which the IOMMU failed.
+    pub failed: u64,
     /// Shootdowns of a core in a guest.
     pub expulsions: u64,
     /// Ticks that passed.
@@ -58,6 +70,11 @@ impl Report {
         self.counts.handed_over += handed_over;
         self.accesses += other.accesses;
         self.interrupts += other.interrupts;
+        self.dma += other.dma;
+        self.stopped += other.stopped;
+        self.messages += other.messages;
+        self.detached += other.detached;
+        self.failed += other.failed;
         self.expulsions += other.expulsions;
         self.ticks += other.ticks;
         self.shortfall = self.shortfall.max(other.shortfall);
@@ -70,9 +87,18 @@ impl std::fmt::Display for Report {
         write!(
             f,
             "{done} invocations done, {refused} refused, {preempted} preempted, {short} by the short way, {handed_over} hand-overs, {switches} switches, {} shootdowns, \
-             {} accesses, {} interrupts, {restarts} restarts, {} ticks, \
+             {} accesses, {} interrupts, {} accesses and {} messages by functions, {} requests stopped, {} detachments, {} failures of the IOMMU, {restarts} restarts, {} ticks, \
              at most {} short in a period",
-            self.expulsions, self.accesses, self.interrupts, self.ticks, self.shortfall
+            self.expulsions,
+            self.accesses,
+            self.interrupts,
+            self.dma,
+            self.messages,
+            self.stopped,
+            self.detached,
+            self.failed,
+            self.ticks,
+            self.shortfall
         )
     }
 }
@@ -151,6 +177,11 @@ pub fn run(options: &Options) -> Result<Report, Failure> {
         counts: world.counts,
         accesses: hardware.accesses,
         interrupts: hardware.interrupts,
+        dma: hardware.iommu.accesses,
+        stopped: hardware.iommu.stopped,
+        messages: hardware.functions.messages,
+        detached: hardware.functions.detached,
+        failed: u64::from(hardware.iommu.is_dead),
         expulsions: hardware.expulsions,
         ticks: hardware.present(),
         shortfall,
@@ -159,7 +190,11 @@ pub fn run(options: &Options) -> Result<Report, Failure> {
 
 /// What must hold after every step.
 fn check(world: &mut World, step: u64, delivered: &mut Delivered) {
-    if let Some(text) = late_core(world).or_else(|| lost_wakeup(world)).or_else(|| delivered.count(world)) {
+    if let Some(text) = late_core(world)
+        .or_else(|| lost_wakeup(world))
+        .or_else(|| misled_function(world))
+        .or_else(|| delivered.count(world))
+    {
         world.kernel.machine.0.violate(text);
     }
     if step.is_multiple_of(INVARIANT_STEPS) {
@@ -228,7 +263,8 @@ fn late_core(world: &World) -> Option<String> {
 fn lost_wakeup(world: &World) -> Option<String> {
     let machine = &world.kernel.machine;
     for line in &machine.0.lines {
-        if let (Target::Nmi(core), Some((vcpu, vector)), true) = (line.target, line.owner, line.latched)
+        if let (Target::Parked, Some(Delivery { core, .. }), Some((vcpu, vector)), true) =
+            (line.target, line.entry, line.owner, line.called)
             && matches!(machine.0.cores[core].stage, Stage::Halted(_))
             && !machine.0.cores[core].is_called()
         {
@@ -258,6 +294,19 @@ fn lost_wakeup(world: &World) -> Option<String> {
         }
     }
     None
+}
+
+/// A function whose DMA reaches another domain than the kernel says, or one that nobody holds and that goes on.
+fn misled_function(world: &World) -> Option<String> {
+    let iommu = &world.kernel.machine.0.iommu;
+    if iommu.is_dead {
+        return None;
+    }
+    FUNCTIONS.into_iter().find_map(|function| {
+        let (domain, ..) = world.kernel.function_state(function);
+        let told = iommu.attached.get(&function).copied().unwrap_or(VmId::NONE);
+        (told != domain).then(|| format!("{function:?} is attached to {domain:?}, and the IOMMU was told {told:?}"))
+    })
 }
 
 /// Ticks within which a core that is called, or whose instant has come, must have left its guest or its halt.

@@ -1,13 +1,17 @@
 //! The machine at boot, and the VMs that a run begins with: the root VM on core 0, one tenant on cores 0 and 1, one on
-//! cores 1 and 2, with memory, tables, CPU time, channels and interrupts of their own. All of it is made by invocations
+//! cores 1 and 2, with memory, tables, CPU time, channels, interrupts and a virtual function of their own. All of it is made by invocations
 //! of the root VM, as a market server would.
 
 use crate::core_loop::invoke_wholly;
-use crate::hardware::{EVENT, FIRST_ROUTE, UPCALL};
+use crate::devices::RESET_TICKS;
+use crate::hardware::{EVENT, UPCALL};
+use crate::iommu::IO_PAGES;
+use crate::lines::{FIRST_MESSAGE_ROUTE, FIRST_ROUTE};
 use crate::machine::{FakeMachine, STATISTICS};
 use crate::memory::PAGE;
-use cap_spec::abi::{CptrParts, Label, ObjectType, slots};
+use cap_spec::abi::{CptrParts, Fault, Label, ObjectType, slots};
 use kernel::cap::Cap;
+use kernel::device_model::{PHYSICAL, PLAIN};
 use kernel::types::{CoreId, Hpa, SlotId, Ticks, VcpuId, VmId};
 use kernel::{Call, Config, Kernel};
 
@@ -36,11 +40,17 @@ mod root {
     pub const TENANT: u16 = 32;
     pub const TABLES: u16 = 76;
     pub const WORK: u16 = 80;
+    /// Functions and what they reach, within reach as well.
+    pub const PHYSICAL: u16 = 34;
+    pub const PLAIN: u16 = 35;
+    pub const VF: u16 = 36;
+    pub const DOMAIN: u16 = 38;
+    pub const IO_TABLES: u16 = 41;
 }
 
 /// Where the pages of each boot Untyped begin, and log2 of its bytes.
 const BOOT_MEMORY: [(u16, u64, u8); 4] =
-    [(root::OWN, 192, 16), (root::TENANT, 64, 18), (root::TENANT + 1, 128, 18), (root::CHURN, 224, 17)];
+    [(root::OWN, 192, 17), (root::TENANT, 64, 18), (root::TENANT + 1, 128, 18), (root::CHURN, 224, 17)];
 
 /// Boots the machine and makes the first VMs. `asids` numbers a core.
 pub fn boot(machine: FakeMachine, asids: u32) -> Box<Kernel<FakeMachine>> {
@@ -54,7 +64,7 @@ pub fn boot(machine: FakeMachine, asids: u32) -> Box<Kernel<FakeMachine>> {
         format: crate::hardware::FORMAT,
         statistics_page: STATISTICS,
         forbidden_routes: 0,
-        first_message_route: kernel::MAX_ROUTES as u16,
+        first_message_route: FIRST_MESSAGE_ROUTE,
     });
     let (cnode, _) = ROOT_CNODE;
     kernel.make_root(cnode, ROOT_CNODE_BITS, ROOT_VM, ROOT_VCPU);
@@ -62,6 +72,8 @@ pub fn boot(machine: FakeMachine, asids: u32) -> Box<Kernel<FakeMachine>> {
     kernel.give(slot(slots::MARKET), Cap::Machine);
     kernel.give(slot(slots::CONSOLE), Cap::IoPort { first: 0x3f8, count: 8 });
     kernel.give(slot(slots::IRQ), Cap::Irq { first: FIRST_ROUTE, count: 8 });
+    kernel.give(slot(root::PHYSICAL), Cap::PciFunction { lease: 0, function: PHYSICAL });
+    kernel.give(slot(root::PLAIN), Cap::PciFunction { lease: 0, function: PLAIN });
     for core in 0..CORES as u8 {
         kernel.give_cpu_time(slot(root::CPU + core as u16), CoreId::new(core));
     }
@@ -74,6 +86,9 @@ pub fn boot(machine: FakeMachine, asids: u32) -> Box<Kernel<FakeMachine>> {
     kernel.start_root(ROOT_VCPU, 0x20_0000, 0x20_1000);
     let mut setup = Setup { kernel };
     setup.root_memory();
+    setup.invoke(root::PHYSICAL, Label::PciFunctionEnableVfs, &[2, cptr(slots::CNODE), root::VF as u64]);
+    setup.kernel.machine.0.pass(2 * RESET_TICKS);
+    setup.function(2, root::OWN, root::PLAIN);
     setup.tenant(0, [0, 1]);
     setup.tenant(1, [1, 2]);
     setup.invoke(slots::VCPU, Label::VcpuSetUpcall, &[UPCALL as u64, EVENT as u64]);
@@ -87,12 +102,15 @@ struct Setup {
 impl Setup {
     /// An invocation that must succeed, on a slot of the root CNode.
     fn invoke(&mut self, cap: u16, label: Label, args: &[u64]) {
-        let mut all = [0; 5];
-        all[..args.len()].copy_from_slice(args);
-        let call = Call { cap: cptr(cap), label: label as u64, args: all };
-        if let Err(fault) = invoke_wholly(&mut self.kernel, &call) {
+        if let Err(fault) = self.try_invoke(cap, label, args) {
             panic!("set-up: {label:?} {args:x?} on slot {cap}: {fault:?}");
         }
+    }
+
+    fn try_invoke(&mut self, cap: u16, label: Label, args: &[u64]) -> Result<(), Fault> {
+        let mut all = [0; 5];
+        all[..args.len()].copy_from_slice(args);
+        invoke_wholly(&mut self.kernel, &Call { cap: cptr(cap), label: label as u64, args: all })
     }
 
     /// Makes objects of an Untyped into consecutive slots.
@@ -123,6 +141,33 @@ impl Setup {
         self.make(root::CHURN, ObjectType::Frame, 12, 24, 3);
     }
 
+    /// Attaches a function to a domain of its own, in memory of an Untyped, with its first message and a page for DMA.
+    fn function(&mut self, number: u16, untyped: u16, function: u16) {
+        const ROUTE: u16 = root::WORK + 20;
+        let (domain, tables) = (root::DOMAIN + number, root::IO_TABLES + 2 * number);
+        self.make(untyped, ObjectType::IommuDomain, 0, domain, 1);
+        self.make(untyped, ObjectType::PageTable, 0, tables, 2);
+        for (table, level) in [(tables, 2), (tables + 1, 1)] {
+            self.invoke(table, Label::PageTableMapIo, &[cptr(domain), 0, level]);
+        }
+        self.invoke(24 + number, Label::FrameMapIo, &[cptr(domain), IO_PAGES[0], 3]);
+        self.revived(function, Label::PciFunctionAttach, &[cptr(domain)]);
+        let route = u64::from(FIRST_MESSAGE_ROUTE + number);
+        self.invoke(slots::IRQ, Label::IrqSplit, &[route, 1, cptr(slots::CNODE), (ROUTE + number).into()]);
+        self.invoke(function, Label::PciFunctionBindMsix, &[0, cptr(ROUTE + number)]);
+    }
+
+    /// An invocation of a function that may have to be waited for.
+    fn revived(&mut self, function: u16, label: Label, args: &[u64]) {
+        for _ in 0..20 {
+            if self.try_invoke(function, label, args).is_ok() {
+                return;
+            }
+            self.kernel.machine.0.pass(RESET_TICKS);
+        }
+        self.invoke(function, label, args);
+    }
+
     /// Makes, fills and launches a VM with a Vcpu on each of two cores.
     fn tenant(&mut self, number: u16, cores: [u16; 2]) {
         const SUB: u16 = root::WORK;
@@ -135,6 +180,9 @@ impl Setup {
         const END: u16 = root::WORK + 17;
         const SPARE_END: u16 = root::WORK + 18;
         const ROUTE: u16 = root::WORK + 19;
+        const MESSAGE: u16 = root::WORK + 20;
+        const LEASE: u16 = root::WORK + 23;
+        const DOMAIN: u16 = root::WORK + 24;
         self.make(root::TENANT + number, ObjectType::Untyped, 17, BASE, 1);
         self.make(BASE, ObjectType::Untyped, 15, SUB, 1);
         self.make(BASE, ObjectType::Vm, 0, VM, 1);
@@ -156,6 +204,10 @@ impl Setup {
         let route = FIRST_ROUTE as u64 + number as u64;
         self.invoke(slots::IRQ, Label::IrqSplit, &[route, 1, cptr(slots::CNODE), ROUTE as u64]);
         self.invoke(ROUTE, Label::IrqBind, &[cptr(VCPU + number), 48 + number as u64]);
+        self.function(number, root::TENANT + number, root::VF + number);
+        self.invoke(MESSAGE + number, Label::IrqBind, &[cptr(VCPU + number), 50 + number as u64]);
+        self.invoke(root::VF + number, Label::PciFunctionLease, &[cptr(slots::CNODE), LEASE.into()]);
+        self.invoke(slots::CNODE, Label::CNodeCopy, &[DOMAIN.into(), cptr(root::DOMAIN + number), 31]);
         let end = 1 + number as u64;
         self.invoke(slots::CNODE, Label::CNodeMint, &[END as u64, cptr(21), 31, end]);
         self.invoke(END, Label::ChannelBind, &[cptr(VCPU), 1]);
@@ -169,6 +221,9 @@ impl Setup {
             (END, slots::MARKET),
             (SPARE_END, slots::CONSOLE),
             (ROUTE, slots::IRQ),
+            (MESSAGE + number, 9),
+            (LEASE, 10),
+            (DOMAIN, 11),
             (SUB, 16),
         ];
         let tables = (TABLE..TABLE + 6).zip(17..);

@@ -1,8 +1,8 @@
-//! What is under way between cores, devices and the clock: NMIs, interrupts, the comparator, expulsions. None of it is
-//! there at once.
+//! What is under way between cores, devices and the clock: NMIs, the comparator, expulsions. None of it is there at once.
 
 use crate::bug::Bug;
-use crate::hardware::{Hardware, ROUTES, Stage, Target};
+use crate::hardware::{Hardware, Stage};
+use crate::lines::ROUTES;
 use kernel::protocol::deadlines::Alarm;
 
 /// The longest time that is skipped at once while every core halts: a guest may ask to sleep for ages.
@@ -39,18 +39,20 @@ impl Hardware {
             }
         }
         if !self.messages.is_empty() && self.random.one_in(2) {
-            let (line, core, vector) = self.messages.remove(0);
-            self.accept(line, core, vector);
+            let (line, sent) = self.messages.remove(0);
+            self.remap(line, sent);
         }
         if self.random.one_in(24) {
             let line = self.random.below(ROUTES as u64) as usize;
             self.raise(line);
         }
+        self.dma_moment();
     }
 
     /// While every core halts and nothing is in flight, time runs on to the comparator's instant.
     pub fn skip_idle_time(&mut self) {
         let quiet = self.messages.is_empty()
+            && self.iommu.is_quiet()
             && self
                 .cores
                 .iter()
@@ -74,54 +76,6 @@ impl Hardware {
             self.cores[core].nmi_pending = true;
         } else {
             self.cores[core].nmi_coming = true;
-        }
-    }
-
-    /// A device raises its interrupt.
-    fn raise(&mut self, line: usize) {
-        let Some((vcpu, vector)) = self.lines[line].owner else { return };
-        if let Some(guest) = self.guests.get_mut(&vcpu) {
-            guest.owed.entry(vector).or_insert(0);
-        }
-        match self.lines[line].target {
-            Target::Vector(core, vector) => self.messages.push((line, core, vector)),
-            Target::Nmi(core) => {
-                self.lines[line].latched = true;
-                self.send_nmi(core);
-            }
-            Target::Masked => self.lines[line].latched = true,
-        }
-    }
-
-    /// A message reaches the interrupt controller of a core.
-    fn accept(&mut self, line: usize, core: usize, vector: u8) {
-        if let Some((owner, _)) = self.lines[line].owner
-            && self.cores[core].open_for != owner
-        {
-            self.violate(format!("interrupt {vector} of {owner:?} reaches core {core}, which runs another"));
-        }
-        self.cores[core].requested[vector as usize / 64] |= 1 << (vector % 64);
-    }
-
-    /// Opens, parks or masks a line; when this returns, messages that were in flight have arrived (the write was read
-    /// back).
-    pub fn route(&mut self, line: usize, target: Target) {
-        let (arrived, coming): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.messages).into_iter().partition(|message| message.0 == line);
-        self.messages = coming;
-        for (line, core, vector) in arrived {
-            self.accept(line, core, vector);
-        }
-        self.lines[line].target = target;
-        match target {
-            Target::Vector(core, vector) => {
-                self.lines[line].fired = false;
-                if std::mem::take(&mut self.lines[line].latched) {
-                    self.messages.push((line, core, vector));
-                }
-            }
-            Target::Nmi(core) if self.lines[line].latched => self.send_nmi(core),
-            Target::Nmi(_) | Target::Masked => {}
         }
     }
 

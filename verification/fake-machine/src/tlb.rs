@@ -1,16 +1,17 @@
-//! What a core has cached of nested translations: leaves and pointers to tables (walk caches), by address-space number.
+//! What a core has cached of nested translations, or the IOMMU of those of functions: leaves and pointers to tables (walk
+//! caches), by address-space number.
 //!
-//! Nothing leaves it but by a flush of everything or by chance. In particular no change of a table in memory does.
+//! Nothing leaves it but by a flush or by chance. In particular no change of a table in memory does.
 
 use crate::random::Random;
 use cap_spec::abi::Rights;
 use kernel::nested::entry_bits;
 use kernel::types::{Gpa, Hpa};
 
-/// How many translations a core keeps.
+/// How many translations are kept.
 const SIZE: usize = 48;
 
-/// A translation that the core may use without looking at memory.
+/// A translation that may be used without looking at memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cached {
     /// Under which number.
@@ -29,7 +30,7 @@ pub struct Cached {
     pub dirty: bool,
 }
 
-/// The cached translations of one core.
+/// The cached translations of one core, or of the IOMMU.
 #[derive(Clone, Debug, Default)]
 pub struct Tlb {
     entries: Vec<Cached>,
@@ -39,6 +40,11 @@ impl Tlb {
     /// Forgets everything.
     pub fn flush_all(&mut self) {
         self.entries.clear();
+    }
+
+    /// Forgets everything under a number.
+    pub fn flush_number(&mut self, asid: u32) {
+        self.entries.retain(|cached| cached.asid != asid);
     }
 
     /// Keeps a translation, in place of an older one of the same address or of any one.

@@ -4,11 +4,12 @@
 //! translation that survives the invocation that withdrew it is found by its first use. The walker starts where its
 //! cache says, and writes accessed and dirty bits there: a table that is no longer the VM's is found before the write.
 
+use crate::devices::has_registers;
 use crate::hardware::{FORMAT, Hardware};
 use crate::memory::{PAGE, Use};
 use crate::tlb::{Cached, prefix};
 use cap_spec::abi::Rights;
-use kernel::nested::{Entry, ROOT_LEVEL, entry_index};
+use kernel::nested::{Entry, EntryFormat, IO_ROOT_LEVEL, ROOT_LEVEL, entry_index};
 use kernel::types::{Gpa, Hpa, VmId};
 
 /// Byte of a page that guests read and write: no word that the kernel shares lies there.
@@ -16,6 +17,43 @@ const TOUCHED: u64 = 0x800;
 /// Accessed and dirty bits of a nested entry.
 const ACCESSED: u64 = 1 << 5;
 const DIRTY: u64 = 1 << 6;
+
+/// A tree of tables in memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tree {
+    /// Its root.
+    pub root: Hpa,
+    /// The root's level.
+    pub level: u8,
+    format: EntryFormat,
+}
+
+impl Tree {
+    /// A VM's.
+    fn of_vm(vm: VmId) -> Tree {
+        Tree { root: vm.root(), level: ROOT_LEVEL, format: FORMAT }
+    }
+
+    /// A domain's.
+    pub(crate) fn of_domain(domain: VmId) -> Tree {
+        Tree { root: domain.root(), level: IO_ROOT_LEVEL, format: EntryFormat::Vtd }
+    }
+
+    /// The walk of memory, without caches: the table of each level (index 4 to 1) and the leaf.
+    pub(crate) fn walk(self, gpa: Gpa, word: impl Fn(u64) -> u64) -> ([Option<Hpa>; 5], Option<(Hpa, Rights)>) {
+        let mut tables = [None; 5];
+        let (mut table, mut level) = (self.root, self.level);
+        loop {
+            tables[level as usize] = Some(table);
+            let entry = word(table.get() + entry_index(gpa, level) as u64 * 8);
+            match self.format.decode(entry, level) {
+                Entry::Empty => return (tables, None),
+                Entry::Table(next) => (table, level) = (next, level - 1),
+                Entry::Leaf(base) => return (tables, Some((base, self.format.rights(entry)))),
+            }
+        }
+    }
+}
 
 impl Hardware {
     pub(crate) fn choose_access(&mut self) -> (Gpa, bool) {
@@ -35,7 +73,7 @@ impl Hardware {
             _ => self.walk(core, asid, gpa, wanted, write)?,
         };
         self.judge(core, gpa, leaf, wanted);
-        self.touch(core, leaf.base.get() / PAGE, write);
+        self.touch(&format_args!("core {core}"), leaf.base.get() / PAGE, write);
         Ok(())
     }
 
@@ -89,28 +127,13 @@ impl Hardware {
         }
     }
 
-    /// The walk of memory, without caches: the table of each level (index 4 to 1) and the leaf.
-    fn truth(&self, vm: VmId, gpa: Gpa, word: impl Fn(u64) -> u64) -> ([Option<Hpa>; 5], Option<(Hpa, Rights)>) {
-        let mut tables = [None; 5];
-        let (mut table, mut level) = (vm.root(), ROOT_LEVEL);
-        loop {
-            tables[level as usize] = Some(table);
-            let entry = word(table.get() + entry_index(gpa, level) as u64 * 8);
-            match FORMAT.decode(entry, level) {
-                Entry::Empty => return (tables, None),
-                Entry::Table(next) => (table, level) = (next, level - 1),
-                Entry::Leaf(base) => return (tables, Some((base, FORMAT.rights(entry)))),
-            }
-        }
-    }
-
     fn judge_table(&mut self, core: usize, gpa: Gpa, table: Hpa, level: u8) {
         let vm = self.cores[core].run.vm;
         let level_index = level as usize;
-        if self.truth(vm, gpa, |at| self.memory.word(at)).0[level_index] == Some(table) {
+        if Tree::of_vm(vm).walk(gpa, |at| self.memory.word(at)).0[level_index] == Some(table) {
             return;
         }
-        if self.in_step && self.truth(vm, gpa, |at| self.memory.word_before(at)).0[level_index] == Some(table) {
+        if self.in_step && Tree::of_vm(vm).walk(gpa, |at| self.memory.word_before(at)).0[level_index] == Some(table) {
             return;
         }
         self.violate(format!(
@@ -123,8 +146,8 @@ impl Hardware {
     fn judge(&mut self, core: usize, gpa: Gpa, leaf: Cached, wanted: Rights) {
         let vm = self.cores[core].run.vm;
         let allows = |(base, rights): (Hpa, Rights)| base == leaf.base && rights.contains(wanted);
-        let now = self.truth(vm, gpa, |at| self.memory.word(at)).1;
-        let before = if self.in_step { self.truth(vm, gpa, |at| self.memory.word_before(at)).1 } else { None };
+        let now = Tree::of_vm(vm).walk(gpa, |at| self.memory.word(at)).1;
+        let before = if self.in_step { Tree::of_vm(vm).walk(gpa, |at| self.memory.word_before(at)).1 } else { None };
         if !now.is_some_and(allows) && !before.is_some_and(allows) {
             self.violate(format!(
                 "core {core} reaches {:#x} by {vm:?} at {:#x} with {wanted:?}, which is not mapped so any more",
@@ -133,7 +156,7 @@ impl Hardware {
             ));
         }
         let page = leaf.base.get() / PAGE;
-        if self.memory.page_use(page) != Use::Data {
+        if self.memory.page_use(page) != Use::Data && !has_registers(page) {
             self.violate(format!(
                 "core {core} reaches page {page:#x} by {vm:?}, which is {:?}",
                 self.memory.page_use(page)
@@ -142,15 +165,18 @@ impl Hardware {
     }
 
     /// The load or store itself: what is read must have been written since the frame was made.
-    fn touch(&mut self, core: usize, page: u64, write: bool) {
+    pub(crate) fn touch(&mut self, who: &impl std::fmt::Debug, page: u64, write: bool) {
         if page as usize >= self.made.len() {
-            self.violate(format!("core {core} reaches page {page:#x}, which does not exist"));
+            if has_registers(page) {
+                return;
+            }
+            self.violate(format!("{who:?} reaches page {page:#x}, which does not exist"));
             return;
         }
         let at = page * PAGE + TOUCHED;
         let old = self.memory.word(at);
         if old != 0 && old < self.made[page as usize] {
-            self.violate(format!("core {core} sees in page {page:#x} what was there before its frame was made"));
+            self.violate(format!("{who:?} sees in page {page:#x} what was there before its frame was made"));
         }
         if write {
             self.stores += 1;

@@ -29,6 +29,8 @@ fn ten_thousand_seeds_find_nothing() {
     assert!(total.counts.done > 300_000 && total.counts.refused > 300_000, "{total}");
     assert!(total.counts.preempted > 2_000 && total.counts.restarts > 1_000, "{total}");
     assert!(total.expulsions > 5_000 && total.interrupts > 200_000 && total.counts.handed_over > 200, "{total}");
+    assert!(total.dma > 300_000 && total.stopped > 300_000 && total.messages > 100_000, "{total}");
+    assert!(total.detached > 10_000 && total.failed > 50, "{total}");
 }
 
 #[test]
@@ -89,6 +91,56 @@ fn a_lost_wakeup_is_found() {
 #[test]
 fn a_write_into_a_destroyed_vcpu_is_found() {
     find(Bug::LateSave, 10_000, "which is destroyed");
+}
+
+#[test]
+fn an_nmi_that_is_taken_when_its_route_is_open_again_is_found() {
+    find(Bug::LateNmi, 10_000, "never got interrupt");
+}
+
+#[test]
+fn a_forgotten_flush_of_the_iotlb_is_found() {
+    find(Bug::ForgottenIotlbFlush, 20, "any more");
+}
+
+#[test]
+fn a_forgotten_flush_of_a_context_entry_is_found() {
+    find(Bug::ForgottenContextFlush, 200, "of its domain any more");
+}
+
+#[test]
+fn a_forgotten_flush_of_the_iotlb_at_a_detachment_is_found() {
+    find(Bug::ForgottenDetachFlush, 200, "does not map so any more");
+}
+
+#[test]
+fn a_forgotten_flush_of_an_interrupt_entry_is_found() {
+    find(Bug::ForgottenEntryFlush, 200, "interrupt");
+}
+
+#[test]
+fn dma_in_flight_past_a_flush_is_found() {
+    find(Bug::DmaInFlight, 200, "does not map so any more");
+}
+
+#[test]
+fn a_time_out_that_counts_as_an_answer_is_found() {
+    find(Bug::IgnoredTimeOut, 2_000, "any more");
+}
+
+#[test]
+fn a_message_in_flight_past_its_mask_is_found() {
+    find(Bug::MessagePastMask, 20, "which runs another");
+}
+
+#[test]
+fn memory_that_is_sold_under_dma_is_found() {
+    find(Bug::ResaleUnderDma, 20, "after it was detached");
+}
+
+#[test]
+fn a_function_left_a_bus_master_is_found() {
+    find(Bug::BusMasterLeftOn, 20, "is a bus master although");
 }
 
 #[test]
