@@ -234,11 +234,10 @@ impl Machine {
         extra: Vec<String>,
     ) -> Result<Machine> {
         let tools = setup::ensure()?;
-        let mut programs = vec![build::ROOT_IMAGE, build::CONSOLE_IMAGE];
-        programs.extend(scenario.plan.apps.iter().map(|app| app.image.as_str()));
-        let built = built(&programs)?;
+        let built = built(&runner::programs(scenario))?;
         let folder = own_folder()?;
-        let config = Config { loader, extra, ..runner::config(scenario, &built, acceleration, &folder)? };
+        let mut config = Config { loader, ..runner::config(scenario, &built, acceleration, &folder)? };
+        config.extra.extend(extra);
         Machine::of(Session::start(&tools, &config, RunState::new(scenario), None)?, folder)
     }
 

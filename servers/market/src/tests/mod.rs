@@ -66,6 +66,7 @@ pub fn app(name: &str) -> App {
         deadline_ms: 0,
         starts: true,
         awaited: true,
+        nic: false,
     }
 }
 
