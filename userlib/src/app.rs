@@ -164,7 +164,7 @@ impl App {
         clock::sleep_until(deadline);
     }
 
-    fn note(&mut self, event: &Option<Event>) {
+    pub(crate) fn note(&mut self, event: &Option<Event>) {
         if let Some(Event::Valuation { ppm }) = event {
             self.valuation_ppm = *ppm;
         }

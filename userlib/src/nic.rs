@@ -4,8 +4,8 @@
 //! function's DMA reaches [`MEMORY_PAGES`] pages of the base and nothing else, its interrupts come as vectors of the own
 //! IDT, and sending and receiving takes no exit. Frames are copied between the caller's memory and those pages.
 //!
-//! The function may be reset under the application's hands, as when the network server is started again: then
-//! [`Nic::look_after`] brings it up anew; frames under way are lost, as on any network.
+//! The function may be reset under the application's hands, as when the network server is started again. The market tells of
+//! that by an event, after which [`Nic::reset`] brings it up anew; frames under way are lost, as on any network.
 
 use alloc::format;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -19,10 +19,10 @@ use proto::start::{NIC_IRQ_SLOT, NIC_SLOT};
 
 use crate::app::App;
 use crate::arch::{self, TrapFrame};
-use crate::cap::{Cap, Fault, Frame, IommuDomain, Irq, PageTable, PciFunction, Rights, Slot, own};
+use crate::cap::{Cap, Frame, IommuDomain, Irq, PageTable, PciFunction, Rights, Slot, own};
 use crate::dma::{MappedMemory, MappedRegisters, TscClock};
 use crate::error::Error;
-use crate::{clock, events};
+use crate::{clock, events, market};
 
 /// Descriptors of a ring; one less is in use.
 const RING: usize = 16;
@@ -239,13 +239,14 @@ impl Nic {
         }
     }
 
-    /// Gives the core up until the function has interrupted, one of the events in `mask` has happened, or the TSC has
-    /// reached `deadline` (0: never). Returns the events. Look for frames, and after the function, before the next call.
+    /// Gives the core up until the function has interrupted, something has happened in the market, which is returned, or
+    /// the TSC has reached `deadline` (0: never). Look for frames, and after the function, before the next call.
     ///
     /// # Errors
-    /// The kernel's, if the own Vcpu's capability is gone.
-    pub fn wait(&mut self, mask: u64, deadline: u64) -> Result<u64, Fault> {
-        let taken = events::wait_unless(mask | events::NOBODY, deadline, || INTERRUPTED.load(Ordering::Relaxed))?;
+    /// When the market is gone.
+    pub fn wait(&mut self, app: &mut App, deadline: u64) -> Result<Option<market::Event>, Error> {
+        let event = app.market().wait_unless(deadline, || INTERRUPTED.load(Ordering::Relaxed))?;
+        app.note(&event);
         if !arch::interrupts_enabled() {
             // Takes what ended the sleep; the instruction after the enabling one is still without.
             arch::enable_interrupts();
@@ -253,7 +254,16 @@ impl Nic {
             arch::disable_interrupts();
         }
         INTERRUPTED.store(false, Ordering::Relaxed);
-        Ok(taken)
+        Ok(event)
+    }
+
+    /// Brings the function up anew, as after [`crate::market::Event::NicReset`]. Frames under way are lost.
+    ///
+    /// # Errors
+    /// As [`App::nic`].
+    pub fn reset(&mut self) -> Result<(), Error> {
+        *self = Nic::bring_up(self.registers, self.memory, self.clock)?;
+        Ok(())
     }
 
     /// Looks what the physical function has to say; if it was reset, brings this function up anew. True then.
@@ -262,10 +272,7 @@ impl Nic {
     /// As [`App::nic`].
     pub fn look_after(&mut self) -> Result<bool, Error> {
         match self.function.poll(self.clock.now_ns()) {
-            Ok(Some(Event::Lost)) => {
-                *self = Nic::bring_up(self.registers, self.memory, self.clock)?;
-                Ok(true)
-            }
+            Ok(Some(Event::Lost)) => self.reset().map(|()| true),
             Ok(_) => Ok(false),
             Err(error) => Err(Error::failed(format!("the virtual function: {error:?}"))),
         }

@@ -1,6 +1,7 @@
 //! The roles, in a VM.
 
 use crate::frame::{BYTES, Mac, build, is_ours, parse, turn};
+use userlib::market::Event;
 use userlib::nic::{BUFFER_BYTES, Nic};
 use userlib::{App, Error, clock, println};
 
@@ -40,8 +41,7 @@ fn echo(app: &mut App, nic: &mut Nic, end: u64) -> Result<(), Error> {
                 echoed += 1;
             }
         }
-        look_after(nic)?;
-        nic.wait(0, end)?;
+        rest(app, nic, end)?;
         app.work_done(echoed, 0);
     }
     println!("{echoed} frames echoed");
@@ -65,14 +65,13 @@ fn ping(app: &mut App, nic: &mut Nic, peer: Mac, end: u64) -> Result<(), Error> 
                 // One that counted as lost comes late.
                 Some(length) if length == BYTES && is_ours(&frame) => wrong += u64::from(frame[..12] != expected[..12]),
                 Some(_) => {}
-                None => drop(nic.wait(0, deadline)?),
+                None => rest(app, nic, deadline)?,
             }
         }
         if answered {
             back += 1;
         } else {
             lost += 1;
-            look_after(nic)?;
         }
         if number % 64 == 0 {
             app.work_done(back, 0);
@@ -89,16 +88,20 @@ fn listen(app: &mut App, nic: &mut Nic, end: u64) -> Result<(), Error> {
         while let Some(length) = nic.receive(&mut frame) {
             heard += u64::from(is_ours(&frame[..length]));
         }
-        look_after(nic)?;
-        nic.wait(0, end)?;
+        rest(app, nic, end)?;
     }
     app.work_done(heard, 0);
     println!("{heard} frames heard");
     Ok(())
 }
 
-fn look_after(nic: &mut Nic) -> Result<(), Error> {
-    if nic.look_after()? {
+/// Waits for a frame or for the market, and looks what the physical function says.
+fn rest(app: &mut App, nic: &mut Nic, deadline: u64) -> Result<(), Error> {
+    let event = nic.wait(app, deadline)?;
+    if event == Some(Event::NicReset) {
+        nic.reset()?;
+    }
+    if event == Some(Event::NicReset) || nic.look_after()? {
         println!("the function was reset and is up again");
     }
     Ok(())

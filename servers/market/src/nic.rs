@@ -6,8 +6,9 @@ use crate::memory::MemoryError;
 use crate::nic_link::{NIC_HANDLER_PAGE, mac, written};
 use crate::server::Server;
 use crate::tenant::State;
-use alloc::format;
+use alloc::{format, vec::Vec};
 use proto::host::{End, stop_reason};
+use proto::market::FromMarket;
 use proto::nic::FromNic;
 
 /// Reports that are read before applications have their turn.
@@ -112,6 +113,11 @@ impl<M: Machine> Server<'_, M> {
     }
 
     fn hear(&mut self, report: FromNic) {
+        if report == FromNic::Ready && self.nic_restarts > 0 {
+            // Only now: what they ask of a device that is not set up is lost.
+            let holders = self.nic.as_ref().map_or_else(Vec::new, |nic| nic.holders());
+            holders.into_iter().for_each(|app| self.post(app, &FromMarket::NicReset));
+        }
         let of = |vf: u8| match self.nic.as_ref().and_then(|nic| nic.holder(vf)) {
             Some(app) => format!("virtual function {vf} ({})", self.name(app)),
             None => format!("virtual function {vf}"),

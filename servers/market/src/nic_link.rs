@@ -29,7 +29,7 @@ const NIC_APP: u16 = 0xfffd;
 /// Event bit of the network server's channel.
 pub const NIC_EVENT: u64 = 1 << 34;
 /// Event bit for the network server's own end.
-const NIC_STOPPED_EVENT: u64 = 1 << 35;
+pub const NIC_STOPPED_EVENT: u64 = 1 << 35;
 /// Where its rings and its handler page are mapped.
 const RING_WINDOW: u64 = SERVER_WINDOW + 0x5000;
 /// See [`RING_WINDOW`].
@@ -267,6 +267,16 @@ impl NicLink {
     fn configure(&mut self, vf: usize, app: usize) {
         let settings = Settings { mac: mac(app), vlan: None, limit_bits_per_s: None };
         self.send(&ToNic::Configure { vf: vf as u8, settings });
+    }
+
+    /// Lets the server panic.
+    pub fn crash(&mut self) {
+        self.send(&ToNic::Crash);
+    }
+
+    /// The applications that have a VF.
+    pub fn holders(&self) -> Vec<usize> {
+        self.vfs.iter().filter_map(|vf| vf.holder).collect()
     }
 
     fn send(&mut self, message: &ToNic) {

@@ -11,7 +11,7 @@ use crate::launch::{Layout, input_frames, input_pages};
 use crate::losses::PAGE_LEAD_MICROS;
 use crate::machine::{Invoke, Machine, Peer, Slot};
 use crate::memory::{BlockId, Memory, MemoryError};
-use crate::nic_link::{NIC_EVENT, NicLink, NoNic};
+use crate::nic_link::{NIC_EVENT, NIC_STOPPED_EVENT, NicLink, NoNic};
 use crate::root::{BOARD_PAGE, GLOBAL_STATS_PAGE, Root};
 use crate::slots::Slots;
 use crate::tenant::{State, Tenant};
@@ -439,7 +439,7 @@ impl<'a, M: Machine> Server<'a, M> {
         }
         let mut mask = CONSOLE_EVENT;
         if self.nic.is_some() {
-            mask |= NIC_EVENT;
+            mask |= NIC_EVENT | NIC_STOPPED_EVENT;
         }
         for (app, tenant) in self.tenants.iter().enumerate().filter(|(_, tenant)| tenant.is_running()) {
             mask |= 1 << (HANDLER_EVENTS as usize + app);

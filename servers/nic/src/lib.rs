@@ -51,6 +51,7 @@ impl<R: Registers> Server<R> {
                     self.report(FromNic::Impossible { vf });
                 }
             }
+            ToNic::Crash => panic!("the network server was ordered to crash"),
         }
     }
 

@@ -40,6 +40,8 @@ pub enum ToNic {
         /// Which VF, below [`MAX_VFS`].
         vf: u8,
     },
+    /// Panic, so that a test sees what follows.
+    Crash,
 }
 
 /// From the network server.

@@ -1,6 +1,6 @@
 //! Virtual functions of the network device, leased by the market: brought up by their holders, taken back, leased again.
 
-use e2e::{Change, Finished, run};
+use e2e::{Change, Finished, Machine, run};
 use proto::host::End;
 
 /// Two tenants that exchange frames; the one that answers is killed, and its virtual function goes to a third, which the
@@ -71,4 +71,40 @@ fn numbers<const N: usize>(run: &Finished, text: &str) -> [u64; N] {
     let line = line.unwrap_or_else(|| panic!("no line has `{text}`: {:#?}", run.console));
     let words: Vec<u64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
     words.try_into().unwrap_or_else(|words| panic!("{line}: {words:?}"))
+}
+
+/// The network server crashes while two tenants exchange frames: it is started again, they hear of it, and go on.
+#[test]
+fn a_network_server_that_crashes_is_started_again_and_tenants_go_on() {
+    let change = Change::none().event("1 s=crash-nic");
+    let run = run(SCENARIO.split("    [[app]]\n    name = \"third\"").next().expect("a part of it"), &change);
+    run.expect_good();
+    for line in [
+        "[market] the network server stopped: triple fault",
+        "[market] the network server was started again",
+        "[echo] the function was reset and is up again",
+        "[ping] the function was reset and is up again",
+    ] {
+        assert!(run.console_has(line), "{line}: {:#?}", run.console);
+    }
+    let [echoed] = numbers(&run, "frames echoed");
+    let [back, _, wrong, faults] = numbers(&run, "frames came back");
+    assert!(back > 2_000 && echoed >= back, "{back} of {echoed}");
+    assert_eq!((wrong, faults), (0, 0));
+}
+
+/// The same scenario on machines that lack what it needs: a refusal that says so, before any tenant runs.
+#[test]
+fn without_device_or_iommu_the_run_is_refused() {
+    for devices in [&[][..], &["-netdev", "user,id=n0", "-device", "igb,netdev=n0"]] {
+        let scenario = e2e::scenario(SCENARIO, &Change::none()).expect("a scenario");
+        let devices = devices.iter().map(ToString::to_string).collect();
+        let run = Machine::start_with_devices(&scenario, devices).and_then(Machine::finish).expect("a run");
+        let failure = run.failure.as_deref().expect("such a run is no success");
+        assert!(
+            failure.contains("this scenario needs an Intel 82576 with virtual functions, behind an IOMMU"),
+            "{failure}"
+        );
+        assert!(!run.console_has("[echo]"), "{:#?}", run.console);
+    }
 }
