@@ -164,7 +164,7 @@ impl App {
         clock::sleep_until(deadline);
     }
 
-    fn note(&mut self, event: &Option<Event>) {
+    pub(crate) fn note(&mut self, event: &Option<Event>) {
         if let Some(Event::Valuation { ppm }) = event {
             self.valuation_ppm = *ppm;
         }
@@ -182,8 +182,7 @@ mod imp {
     use core::ptr;
     use core::sync::atomic::{AtomicPtr, Ordering};
 
-    use cap_spec::abi::START_PAGE;
-    use proto::start::{INPUT_BASE, Start};
+    use proto::start::INPUT_BASE;
 
     use super::{App, PAGES, PPM};
     use crate::cap::own;
@@ -193,11 +192,9 @@ mod imp {
     use crate::error::Error;
     use crate::market::{Board, Good, Market, Quantity};
     use crate::pager::Pager;
-    use crate::shared::SharedMemory;
     use crate::slots::Slots;
-    use crate::{arch, console, events, heap};
+    use crate::{arch, console, events, heap, nic, start_page};
 
-    const PAGE: usize = 4096;
     /// Of the base, this part is kept for page tables and CNodes, but no more pages than so many.
     const KEPT_PART: u32 = 4;
     const MOST_KEPT: u32 = 256;
@@ -307,13 +304,16 @@ mod imp {
 
     /// Reads the start-up page and takes up all connections.
     fn begin() -> App {
-        let start = read_start();
+        let start = start_page::read();
+        // Without a valid start-up page there is no application.
+        let start = start.unwrap_or_else(|| panic!("no start-up page of version {}", proto::VERSION));
         let clock = Clock::new(start.tsc_hz, start.epoch_tsc);
         let spare = start.image_end.saturating_sub(arch::memory_end());
         // SAFETY: the launcher has mapped the image up to there, and the image itself ends at `memory_end`.
         unsafe { heap::claim(arch::memory_end() as *mut u8, spare as usize) };
         let mut pager = Pager::new(Slots::new(start.free_slots_end), own::BASE, own::VM);
-        let kept = (start.base_pages / KEPT_PART).min(MOST_KEPT);
+        let for_nic = if start.nic_mac.is_some() { nic::BASE_PAGES } else { 0 };
+        let kept = (start.base_pages / KEPT_PART).min(MOST_KEPT) + for_nic;
         if start.base_pages > kept {
             // Without these pages the heap is small, which shows when it is full.
             pager.heap_from_base(start.base_pages - kept);
@@ -332,21 +332,6 @@ mod imp {
         let market: &'static RefCell<Market> = Box::leak(Box::new(RefCell::new(market)));
         CONNECTION.store(ptr::from_ref(market).cast_mut(), Ordering::Release);
         App { start, clock, market, valuation_ppm: PPM, work: 0 }
-    }
-
-    /// The start-up page. Without a valid one there is no application.
-    fn read_start() -> Start {
-        // SAFETY: the launcher maps the page for as long as the VM lives.
-        let page = unsafe { SharedMemory::new(START_PAGE, PAGE) };
-        let mut bytes = [0; PAGE];
-        page.read_bytes(0, &mut bytes);
-        let (length, rest) = bytes.split_at(4);
-        let length = u32::from_le_bytes([length[0], length[1], length[2], length[3]]) as usize;
-        let start = rest.get(..length).and_then(|encoded| postcard::from_bytes::<Start>(encoded).ok());
-        match start {
-            Some(start) if start.version == proto::VERSION => start,
-            _ => panic!("no start-up page of version {}", proto::VERSION),
-        }
     }
 
     /// The input, which the launcher has mapped.

@@ -165,10 +165,20 @@ impl Endpoint {
     /// Gives the core up until a message has arrived, one of `events` (the event bits of this connection among them)
     /// has happened, or the TSC has reached `deadline` (0: never). Returns the events that were taken.
     pub fn wait(&mut self, events: u64, deadline: u64) -> Result<u64, ChannelError> {
+        self.wait_unless(events, deadline, || false)
+    }
+
+    /// As [`Endpoint::wait`], with [`events::wait_unless`].
+    pub fn wait_unless(
+        &mut self,
+        events: u64,
+        deadline: u64,
+        happened: impl Fn() -> bool,
+    ) -> Result<u64, ChannelError> {
         if !self.announce_sleep()? {
             return Ok(0);
         }
-        let taken = events::wait(events, deadline);
+        let taken = events::wait_unless(events, deadline, happened);
         self.awake();
         taken.map_err(|_| ChannelError::PeerGone)
     }

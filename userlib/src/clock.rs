@@ -65,11 +65,9 @@ impl Clock {
 
 /// Gives the core up until the TSC has reached `deadline`. Events that happen meanwhile stay pending.
 pub fn sleep_until(deadline: u64) {
-    /// Nobody binds this bit: the launcher uses the lower ones, and [`events::FIRST_FREE`] counts up from there.
-    const NOBODY: u64 = 1 << 63;
     while now() < deadline {
         // Refused only if the own Vcpu's capability is gone; then waiting costs CPU time, as there is no other way.
-        let _ = events::wait(NOBODY, deadline);
+        let _ = events::wait(events::NOBODY, deadline);
     }
 }
 

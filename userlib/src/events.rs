@@ -9,6 +9,10 @@ use crate::cap::{Fault, own};
 use crate::shared::{SharedMemory, Words};
 use crate::upcalls;
 
+/// A bit that nobody binds, for who waits for no event: the launcher uses the lower ones, and [`FIRST_FREE`] counts up from
+/// there.
+pub const NOBODY: u64 = 1 << 63;
+
 /// Taken out of the info page, but not asked for yet.
 static STASH: AtomicU64 = AtomicU64::new(0);
 
@@ -41,8 +45,14 @@ pub fn take(mask: u64) -> u64 {
 /// Gives the core up until one of the events in `mask` has happened or the TSC has reached `deadline` (0: never).
 /// Returns the events, which are taken; 0 at the deadline. Upcalls come meanwhile, if they were asked for.
 pub fn wait(mask: u64, deadline: u64) -> Result<u64, Fault> {
+    wait_unless(mask, deadline, || false)
+}
+
+/// As [`wait`], but does not sleep if `happened` says so, which is asked when no interrupt can come between the answer and
+/// the sleep: so a driver whose handler notes an interrupt sleeps through none. An interrupt that is pending ends the sleep.
+pub fn wait_unless(mask: u64, deadline: u64, happened: impl Fn() -> bool) -> Result<u64, Fault> {
     loop {
-        let (events, asked) = wait_masked(mask, deadline)?;
+        let (events, asked) = wait_masked(mask, deadline, &happened)?;
         if asked && events & MARKET & !mask != 0 {
             upcall();
         }
@@ -55,11 +65,12 @@ pub fn wait(mask: u64, deadline: u64) -> Result<u64, Fault> {
 /// Sleeps once. The kernel makes no upcall to who sleeps, so that the sleep also ends for the event of upcalls, if they
 /// were asked for; and between the look at the events and the sleep none may come, as it would take some along. Returns the
 /// events, and whether upcalls were asked for.
-fn wait_masked(mask: u64, deadline: u64) -> Result<(u64, bool), Fault> {
+fn wait_masked(mask: u64, deadline: u64, happened: impl Fn() -> bool) -> Result<(u64, bool), Fault> {
     let masked = upcalls::mask();
     let asked = masked.hides_upcalls();
     let mask = if asked { mask | MARKET } else { mask };
     match take(mask) {
+        0 if happened() => Ok((0, asked)),
         0 => own::VCPU.wait(mask, deadline).map(|events| (events, asked)),
         events => Ok((events, asked)),
     }

@@ -46,10 +46,14 @@ pub mod events;
 pub mod heap;
 pub mod invoke;
 pub mod market;
+#[cfg(target_os = "none")]
+pub mod nic;
 pub mod pager;
 pub mod ring;
 pub mod shared;
 pub mod slots;
+#[cfg(target_os = "none")]
+pub mod start_page;
 pub mod upcalls;
 
 pub use app::{App, MarketInUse};

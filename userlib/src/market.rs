@@ -329,6 +329,16 @@ impl Market {
         }
     }
 
+    /// Gives the core up until something has happened, a device has interrupted, of which `happened` tells (see
+    /// [`events::wait_unless`]), or the TSC has reached `deadline` (0: never).
+    pub fn wait_unless(&mut self, deadline: u64, happened: impl Fn() -> bool) -> Result<Option<Event>, MarketError> {
+        if let Some(event) = self.poll()? {
+            return Ok(Some(event));
+        }
+        self.endpoint.wait_unless(events::MARKET, deadline, happened)?;
+        self.poll()
+    }
+
     /// Leased memory.
     pub fn pager(&mut self) -> &mut Pager {
         &mut self.pager

@@ -15,7 +15,7 @@ use alloc::vec::Vec;
 use cap_spec::abi::PAGE_BITS;
 use proto::start::LEASE_BASE;
 
-use crate::cap::{Cap, Channel, Error, Fault, Frame, PageTable, Rights, Slot, Untyped, Vm};
+use crate::cap::{Cap, Channel, Error, Fault, Frame, Object, PageTable, Rights, Slot, Untyped, Vm};
 use crate::heap::{self, Piece};
 use crate::slots::{MAX_RUN, Slots};
 
@@ -165,9 +165,7 @@ impl Pager {
             let count = (pages - done).min(u32::from(MAX_RUN)) as u16;
             let first = self.slots.take_or_grow(count, self.base)?;
             self.base.retype_many::<Frame>(PAGE_BITS, first, count)?;
-            for at in 0..count {
-                self.map_frame(first.after(at).cap(), gpa + (u64::from(done + u32::from(at)) << PAGE_BITS))?;
-            }
+            self.map_row(first, count, gpa + (u64::from(done) << PAGE_BITS))?;
             done += u32::from(count);
         }
         Ok(gpa)
@@ -222,6 +220,29 @@ impl Pager {
                 false
             }
         }
+    }
+
+    /// Maps `count` (1 to 64) frames of 4 KiB in consecutive slots, for as long as the VM lives, and returns their address.
+    pub fn map_frames(&mut self, first: Slot, count: u16) -> Result<u64, PagerError> {
+        let bits = PAGE_BITS + count.max(1).next_power_of_two().ilog2() as u8;
+        let gpa = self.small.take(bits).ok_or(PagerError::NoAddresses)?;
+        self.map_row(first, count, gpa)?;
+        Ok(gpa)
+    }
+
+    fn map_row(&mut self, first: Slot, count: u16, gpa: u64) -> Result<(), Fault> {
+        (0..count).try_for_each(|at| self.map_frame(first.after(at).cap(), gpa + (u64::from(at) << PAGE_BITS)))
+    }
+
+    /// `count` (1 to 64) consecutive empty slots, for as long as the VM lives.
+    pub fn take_slots(&mut self, count: u16) -> Result<Slot, PagerError> {
+        Ok(self.slots.take_or_grow(count, self.base)?)
+    }
+
+    /// Makes an object of a fixed size from the base, for as long as the VM lives.
+    pub fn make<T: Object>(&mut self) -> Result<Cap<T>, PagerError> {
+        let slot = self.take_slots(1)?;
+        Ok(self.base.retype(0, slot)?)
     }
 
     /// Gives the heap pages of the base for good. False if the base does not have them.

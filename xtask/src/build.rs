@@ -15,6 +15,10 @@ use std::process::Command;
 pub const ROOT_IMAGE: &str = "market-server";
 /// Image of the console server.
 pub const CONSOLE_IMAGE: &str = "console-server";
+/// Image of the network server.
+pub const NIC_IMAGE: &str = "nic-server";
+/// The images of servers, which no application has.
+pub const SERVER_IMAGES: [&str; 3] = [ROOT_IMAGE, CONSOLE_IMAGE, NIC_IMAGE];
 
 /// What a build made: the kernel and one flat image per program, all in [`paths::images`].
 #[derive(Clone, Debug)]

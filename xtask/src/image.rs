@@ -104,6 +104,9 @@ pub fn archive(plan: &Plan, inputs: &[Option<Vec<u8>>], built: &build::Built) ->
     sources::append(&mut archive, "plan", &plan_bytes)?;
     let mut images: Vec<String> = plan.apps.iter().map(|app| app.image.clone()).collect();
     images.push(build::CONSOLE_IMAGE.into());
+    if plan.apps.iter().any(|app| app.nic) {
+        images.push(build::NIC_IMAGE.into());
+    }
     append_images(&mut archive, images, built)?;
     for (app, input) in plan.apps.iter().zip(inputs) {
         if let Some(input) = input {

@@ -15,6 +15,18 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+/// What the emulator is told for a scenario whose applications have virtual functions: an IOMMU, and an Intel 82576 behind a
+/// root port, whose network ends in the emulator.
+const NIC_DEVICES: [&str; 8] = [
+    "-device",
+    "intel-iommu,intremap=on,eim=on",
+    "-device",
+    "pcie-root-port,id=rp0,chassis=1,slot=1",
+    "-netdev",
+    "user,id=n0,restrict=on",
+    "-device",
+    "igb,bus=rp0,netdev=n0",
+];
 /// How often a view is asked for wishes.
 const TICK: Duration = Duration::from_millis(50);
 /// How long a run has for ending in good order once it is told to.
@@ -124,9 +136,17 @@ pub fn run(options: &Options) -> Result<u8> {
 /// # Errors
 /// When a build fails.
 pub fn build_for(scenario: &Scenario) -> Result<Built> {
+    build::build(&programs(scenario))
+}
+
+/// The programs that run in a scenario.
+pub fn programs(scenario: &Scenario) -> Vec<&str> {
     let mut programs = vec![build::ROOT_IMAGE, build::CONSOLE_IMAGE];
+    if scenario.has_nic() {
+        programs.push(build::NIC_IMAGE);
+    }
     programs.extend(scenario.plan.apps.iter().map(|app| app.image.as_str()));
-    build::build(&programs)
+    programs
 }
 
 /// Names of the images that a scenario's applications may have: all but the servers'.
@@ -135,7 +155,7 @@ pub fn build_for(scenario: &Scenario) -> Result<Built> {
 /// When the workspace can't be read.
 pub fn application_images() -> Result<Vec<String>> {
     let programs = build::guest_packages()?.into_iter().flat_map(|package| package.programs);
-    Ok(programs.filter(|name| name != build::ROOT_IMAGE && name != build::CONSOLE_IMAGE).collect())
+    Ok(programs.filter(|name| !build::SERVER_IMAGES.contains(&name.as_str())).collect())
 }
 
 /// The boot module of a scenario.
@@ -175,7 +195,7 @@ fn machine(
         cores: scenario.cores,
         memory_mib: scenario.memory_mib,
         acceleration,
-        extra: Vec::new(),
+        extra: if scenario.has_nic() { NIC_DEVICES.iter().map(ToString::to_string).collect() } else { Vec::new() },
     })
 }
 

@@ -134,6 +134,7 @@ impl Replay {
                 | Event::Unusable { .. }
                 | Event::AtRisk { .. }
                 | Event::Valuation { .. }
+                | Event::NicReset
                 | Event::StopNotice { .. }
                 | Event::Refused { .. } => {}
             }

@@ -166,6 +166,7 @@ impl Work {
                 | Event::Unusable { .. }
                 | Event::AtRisk { .. }
                 | Event::Valuation { .. }
+                | Event::NicReset
                 | Event::StopNotice { .. }
                 | Event::Refused { .. } => {}
             }

@@ -7,15 +7,13 @@
 extern crate alloc;
 
 use alloc::{collections::VecDeque, vec::Vec};
-use cap_spec::abi::START_PAGE;
 use console_server::{Console, Effect};
 use proto::console::FromConsole;
-use proto::start::{FIRST_CLIENT_SLOT, IRQ_SLOT, MARKET_CLIENT, MAX_CLIENTS, PORT_SLOTS, Start};
+use proto::start::{FIRST_CLIENT_SLOT, IRQ_SLOT, MARKET_CLIENT, MAX_CLIENTS, PORT_SLOTS};
 use userlib::arch::{disable_interrupts, enable_interrupts};
 use userlib::cap::{Cap, IoPort, Irq, PortWidth, Slot, own};
 use userlib::channel::{ChannelError, Endpoint};
-use userlib::shared::SharedMemory;
-use userlib::{clock, end, events};
+use userlib::{clock, end, events, start_page};
 
 /// First ports of the two UARTs, and the debug-exit port.
 const COM: [u16; 2] = [0x3f8, 0x2f8];
@@ -143,9 +141,7 @@ impl Client {
 
 /// Serves for ever.
 pub fn main() -> ! {
-    // SAFETY: the launcher maps the start-up page there, to be read, for as long as the VM lives.
-    let page = unsafe { SharedMemory::new(START_PAGE, 4096) };
-    let Some(start) = read_start(&page) else { end::stop() };
+    let Some(start) = start_page::read() else { end::stop() };
     let [ports_1, ports_2, debug_exit] = PORT_SLOTS.map(|slot| Slot::root(slot).cap::<IoPort>());
     let (text_port, frame_port) = (Uart::new(ports_1, COM[0]), Uart::new(ports_2, COM[1]));
     let irq: Cap<Irq> = Slot::root(IRQ_SLOT).cap();
@@ -237,15 +233,4 @@ fn rest(clients: &mut [Client], all_clients: u64, port: &Uart, deadline: u64) {
     for client in clients.iter_mut().filter(|client| !client.lost) {
         client.endpoint.awake();
     }
-}
-
-/// Reads the start-up page.
-fn read_start(page: &SharedMemory) -> Option<Start> {
-    let mut length = [0; 4];
-    if !page.read_bytes(0, &mut length) {
-        return None;
-    }
-    let mut bytes = alloc::vec![0; (u32::from_le_bytes(length) as usize).min(4092)];
-    page.read_bytes(4, &mut bytes);
-    postcard::from_bytes(&bytes).ok()
 }

@@ -18,6 +18,8 @@ use tar_no_std::TarArchiveRef;
 
 /// File of the console server's image, in the folder `images`.
 pub const CONSOLE_IMAGE: &str = "console-server";
+/// File of the network server's image, likewise.
+pub const NIC_IMAGE: &str = "nic-server";
 /// Most applications of a plan: the console server has room for them and the market.
 pub const MAX_APPS: usize = MAX_CLIENTS - 1;
 /// Bytes of image memory above which it gets frames of 2 MiB.
@@ -121,6 +123,8 @@ pub struct Archive<'a> {
     pub inputs: Vec<&'a [u8]>,
     /// The console server's image.
     pub console: Image<'a>,
+    /// The network server's, if an application is to have a virtual function.
+    pub nic: Option<Image<'a>>,
 }
 
 impl<'a> Archive<'a> {
@@ -154,7 +158,8 @@ impl<'a> Archive<'a> {
             Ok(bytes)
         };
         let inputs = plan.apps.iter().map(|app| input(&app.name, app.has_input)).collect::<Result<_, _>>()?;
-        Ok(Archive { kinds, cpu_goods, images, inputs, console: image(CONSOLE_IMAGE)?, plan })
+        let nic = if plan.apps.iter().any(|app| app.nic) { Some(image(NIC_IMAGE)?) } else { None };
+        Ok(Archive { kinds, cpu_goods, images, inputs, console: image(CONSOLE_IMAGE)?, nic, plan })
     }
 }
 
@@ -249,6 +254,6 @@ pub fn command_app(command: &Command) -> Option<u16> {
         | Command::Start { app }
         | Command::Kill { app }
         | Command::TopUp { app, .. } => Some(*app),
-        Command::Stop | Command::Crash => None,
+        Command::Stop | Command::Crash | Command::CrashNic => None,
     }
 }

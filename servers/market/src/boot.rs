@@ -3,7 +3,10 @@
 use crate::machine::{Machine, Slot};
 use alloc::vec::Vec;
 use cap_spec::abi::{self, BOOT_INFO_MAGIC, ROOT_BOOT_INFO, boot_info};
+use core::ops::Range;
 
+/// Most functions of devices that are handed out.
+const MAX_FUNCTIONS: u64 = 1024;
 /// Most Untypeds that `BootInfo` has room for.
 const MAX_UNTYPEDS: u64 = 1024;
 
@@ -26,6 +29,10 @@ pub struct Boot {
     pub slots: u16,
     /// Bytes of the archive.
     pub archive_bytes: u64,
+    /// The functions of devices that the kernel hands out.
+    pub functions: Vec<Slot>,
+    /// The interrupt routes that messages of functions can raise.
+    pub message_routes: Range<u64>,
 }
 
 impl Boot {
@@ -60,6 +67,12 @@ impl Boot {
                 (Slot::root(first.wrapping_add(at as u16)), bits as u8)
             })
             .collect();
+        let functions = word(boot_info::FUNCTIONS);
+        if functions > MAX_FUNCTIONS {
+            return Err("has too many functions of devices");
+        }
+        let first_function = slot(boot_info::FIRST_FUNCTION)?;
+        let functions = (0..functions).map(|at| Slot::root(first_function.wrapping_add(at as u16))).collect();
         Ok(Boot {
             restarts: word(boot_info::RESTARTS),
             tsc_hz,
@@ -69,6 +82,8 @@ impl Boot {
             first_free: slot(boot_info::FIRST_FREE)?,
             slots: word(boot_info::SLOTS).min(1 << 15) as u16,
             archive_bytes: word(boot_info::ARCHIVE_BYTES),
+            functions,
+            message_routes: word(boot_info::FIRST_MESSAGE_ROUTE)..word(boot_info::ROUTES),
         })
     }
 

@@ -69,6 +69,10 @@ impl<M: Machine> Server<'_, M> {
             }
             Command::Stop => self.finish(Some("the run was stopped by a command")),
             Command::Crash => panic!("the market was ordered to crash"),
+            Command::CrashNic => match self.nic.as_mut() {
+                Some(nic) => nic.crash(),
+                None => self.say("there is no network server"),
+            },
         }
     }
 

@@ -7,7 +7,11 @@ use crate::machine::{Attention, Invoke, Machine, Peer, Slot};
 use crate::memory::{MemoryError, PAGE_BITS};
 use crate::root::{Root, SERVER_WINDOW};
 use crate::server::CONSOLE_EVENT;
-use alloc::{collections::VecDeque, string::ToString, vec::Vec};
+use alloc::{
+    collections::VecDeque,
+    string::{String, ToString},
+    vec::Vec,
+};
 use cap_spec::abi::{self, Label, MARKET_RING, ObjectType, Rights, slots};
 use proto::console::ToConsole;
 use proto::host::Record;
@@ -79,9 +83,7 @@ impl ConsoleLink {
             let arguments = [first.into(), count.into(), to.holder().raw(), to.index().into(), 0];
             root.machine.invoke(Label::IoPortSplit, Slot::root(slots::CONSOLE), arguments)?;
         }
-        let to = builder.slot(IRQ_SLOT);
-        let arguments = [COM1_ROUTE, 1, to.holder().raw(), to.index().into(), 0];
-        root.machine.invoke(Label::IrqSplit, Slot::root(slots::IRQ), arguments)?;
+        root.machine.split_irq(Slot::root(slots::IRQ), COM1_ROUTE, builder.slot(IRQ_SLOT))?;
         let (mut channels, mut rings) = (Vec::new(), Vec::new());
         for client in 0..=archive.plan.apps.len() {
             let channel = root.make_own(ObjectType::Channel, 0)?;
@@ -106,7 +108,10 @@ impl ConsoleLink {
         }
         root.machine.bind_channel(channel, own_vcpu, CONSOLE_EVENT)?;
         root.machine.open_rings(Peer::Console, SERVER_WINDOW + (1 << PAGE_BITS), SERVER_WINDOW);
-        let start = console_start(boot, archive, &builder);
+        // It is told its clients' names as arguments, in the order of their numbers.
+        let names = archive.plan.apps.iter().map(|app| app.name.clone());
+        let args = core::iter::once("market".to_string()).chain(names).collect();
+        let start = server_start(boot.tsc_hz, CONSOLE_APP, "console", args, FREE_PAGES, &builder);
         let page = root.make_own(ObjectType::Frame, PAGE_BITS)?;
         fill_start_page(root, page, &start)?;
         builder.map(root, page, abi::START_PAGE, Rights::READ)?;
@@ -184,29 +189,28 @@ pub fn fill_start_page<M: Machine>(root: &mut Root<M>, page: Slot, start: &Start
     root.fill(page, PAGE_BITS, &bytes)
 }
 
-/// The console server is told its clients' names as arguments, in the order of their numbers.
-fn console_start(boot: &Boot, archive: &Archive<'_>, builder: &Builder) -> Start {
-    let plan = &archive.plan;
-    let names = plan.apps.iter().map(|app| app.name.clone());
+/// The start-up page of a server, of which most says nothing to it.
+pub fn server_start(tsc_hz: u64, app: u16, name: &str, args: Vec<String>, free_pages: u64, builder: &Builder) -> Start {
     Start {
         version: proto::VERSION,
-        app: CONSOLE_APP,
-        name: "console".to_string(),
-        args: core::iter::once("market".to_string()).chain(names).collect(),
+        app,
+        name: name.to_string(),
+        args,
         goods: Vec::new(),
         cpu_good: 0,
         interval_ticks: Vec::new(),
         epoch_tsc: 0,
-        tsc_hz: boot.tsc_hz,
+        tsc_hz,
         valuation: 0,
         budget: 0,
         income_per_second: 0,
         deadline_tsc: 0,
         input_bytes: 0,
         base_cpu: 0,
-        base_pages: FREE_PAGES as u32,
+        base_pages: free_pages as u32,
         free_slots_end: builder.free_slots_end(),
         image_end: builder.image_end(),
-        seed: plan.seed,
+        seed: 0,
+        nic_mac: None,
     }
 }

@@ -11,7 +11,8 @@
 //! Reading order:
 //! 1. [`machine`]: what the market needs, and its invocations by name. [`boot`] and [`archive`]: what it is given.
 //! 2. [`slots`], [`memory`], [`root`]: CSpace, blocks of RAM, the market's own objects and windows.
-//! 3. [`launch`]: how a VM is made. [`console_link`]: the console server's. [`life`]: an application's start and end.
+//! 3. [`launch`]: how a VM is made. [`console_link`], [`nic_link`]: the servers'. [`life`]: an application's start and end;
+//!    [`nic`]: its virtual function.
 //! 4. [`server`]: state and loop. [`clock`], [`tenant`]: time, and what is known of an application.
 //! 5. [`trading`]: rounds and deliveries. [`losses`]: what an interval of pages takes. [`requests`], [`commands`]: what
 //!    applications and the host ask; [`statement`]: where their money went.
@@ -37,6 +38,8 @@ pub mod life;
 pub mod losses;
 pub mod machine;
 pub mod memory;
+pub mod nic;
+pub mod nic_link;
 pub mod rehearsal;
 pub mod report;
 pub mod requests;

@@ -4,6 +4,7 @@ use crate::console_link::{CONSOLE_HANDLER_PAGE, bind_other_end, fill_start_page}
 use crate::launch::Builder;
 use crate::machine::{Invoke, Machine, Slot};
 use crate::memory::{BlockId, MemoryError, PAGE_BITS};
+use crate::nic_link::mac;
 use crate::root::{HANDLER_PAGE, STATS_PAGE, TENANT_STRIDE, TENANT_WINDOW};
 use crate::server::{CLIENT_EVENTS, HANDLER_EVENTS, Phase, Server, account, base_units};
 use crate::tenant::{PageLease, Running, Standstill, State};
@@ -58,6 +59,10 @@ impl<M: Machine> Server<'_, M> {
             .map(|good| (good, Quantity(base_units(&self.archive, app, &self.tenants[app], good))))
             .collect();
         if bases.iter().any(|(good, base)| self.markets[*good].rounds.unsold() < *base) {
+            return;
+        }
+        // A virtual function that somebody had is busy for a time.
+        if self.wants_nic(app) && self.available_vf().is_none() {
             return;
         }
         for (good, base) in &bases {
@@ -189,7 +194,8 @@ impl<M: Machine> Server<'_, M> {
         root.machine.invoke(Label::VcpuSetHandler, vcpu, [stopped.raw(), 0, 0, 0, 0])?;
 
         root.machine.open_rings(Self::peer(app), window, window + PAGE);
-        builder.launch(root)
+        self.give_vf(app, &builder)?;
+        builder.launch(&mut self.root)
     }
 
     fn start_page(&self, app: usize, builder: &Builder) -> Start {
@@ -215,6 +221,7 @@ impl<M: Machine> Server<'_, M> {
             free_slots_end: builder.free_slots_end(),
             image_end: builder.image_end(),
             seed: plan.seed.wrapping_add(app as u64),
+            nic_mac: of.nic.then(|| mac(app)),
         }
     }
 
@@ -290,7 +297,7 @@ impl<M: Machine> Server<'_, M> {
     }
 
     /// What a handler page says about a stop.
-    fn stopped(&self, page: u64) -> Option<End> {
+    pub(crate) fn stopped(&self, page: u64) -> Option<End> {
         let word = |offset: usize| self.root.machine.read_word(page + offset as u64);
         if word(handler_page::COUNT) == 0 {
             return None;
@@ -359,6 +366,8 @@ impl<M: Machine> Server<'_, M> {
     /// Destroys the VM, then takes back leases, rings and input.
     fn take_all(&mut self, app: usize, running: Running) {
         self.root.machine.close_rings(Self::peer(app));
+        // Before the memory that it reaches by DMA.
+        self.take_vf(app);
         self.give_blocks(app, &[running.base]);
         let tenant = &mut self.tenants[app];
         let leases = core::mem::take(&mut tenant.leases);

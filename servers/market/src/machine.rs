@@ -45,13 +45,15 @@ impl Slot {
     }
 }
 
-/// Who is at the other end of a ring: an application by its index in the plan, or the console server.
+/// Who is at the other end of a ring: an application by its index in the plan, or a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Peer {
     /// Application of this index.
     App(u16),
     /// The console server.
     Console,
+    /// The network server.
+    Nic,
 }
 
 /// The ring has no room for the message now.
@@ -122,6 +124,20 @@ pub struct Identity {
     pub in_use: bool,
     /// The second result: bytes left of an Untyped, budget of a CpuTime, slots of a CNode.
     pub detail: u64,
+}
+
+/// What `PciFunction.GetInfo` is asked for: the function, not one of its BARs.
+const FUNCTION: u64 = 6;
+
+/// What a function of a device is and has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FunctionInfo {
+    /// Vendor ID.
+    pub vendor: u16,
+    /// Device ID.
+    pub device: u16,
+    /// Virtual functions that it can have.
+    pub vfs: u16,
 }
 
 /// The invocations that the market makes, by name. Errors are the kernel's.
@@ -247,6 +263,41 @@ pub trait Invoke: Machine {
     fn grant_moving(&mut self, end: Slot, source: Slot) -> Result<(), Fault> {
         let rights = Rights::all().bits().into();
         self.invoke(Label::ChannelGrant, end, [source.raw(), rights, 1, 0, 0]).map(drop)
+    }
+
+    /// Makes a child of an interrupt range that owns one route.
+    ///
+    /// # Errors
+    /// As `Irq.Split`.
+    fn split_irq(&mut self, irqs: Slot, route: u64, to: Slot) -> Result<(), Fault> {
+        let arguments = [route, 1, to.holder().raw(), to.index().into(), 0];
+        self.invoke(Label::IrqSplit, irqs, arguments).map(drop)
+    }
+
+    /// What a function is (vendor, device, class) and has (messages, virtual functions), as `PciFunction.GetInfo` tells it.
+    ///
+    /// # Errors
+    /// As `PciFunction.GetInfo`.
+    fn function_info(&mut self, function: Slot) -> Result<FunctionInfo, Fault> {
+        let [identity, counts] = self.invoke(Label::PciFunctionGetInfo, function, [FUNCTION, 0, 0, 0, 0])?;
+        Ok(FunctionInfo { vendor: identity as u16, device: (identity >> 16) as u16, vfs: (counts >> 16) as u16 })
+    }
+
+    /// Makes a lease of a function.
+    ///
+    /// # Errors
+    /// As `PciFunction.Lease`.
+    fn lease_function(&mut self, function: Slot, to: Slot) -> Result<(), Fault> {
+        self.invoke(Label::PciFunctionLease, function, [to.holder().raw(), to.index().into(), 0, 0, 0]).map(drop)
+    }
+
+    /// Makes virtual functions, in consecutive slots from `first` on.
+    ///
+    /// # Errors
+    /// As `PciFunction.EnableVfs`.
+    fn enable_vfs(&mut self, function: Slot, count: u16, first: Slot) -> Result<(), Fault> {
+        let arguments = [count.into(), first.holder().raw(), first.index().into(), 0, 0];
+        self.invoke(Label::PciFunctionEnableVfs, function, arguments).map(drop)
     }
 
     /// Makes a child reservation of a core's time.

@@ -55,6 +55,10 @@ pub fn rehearse(archive: &Archive<'_>, cores: u16, untypeds: &[u8]) -> Result<()
 fn start_servers(root: &mut Root<NoKernel>, archive: &Archive<'_>) -> Result<(), MemoryError> {
     root.add_heap()?;
     root.take(Layout::new(&archive.console, 0, 0).bits)?;
+    if let Some(image) = &archive.nic {
+        root.take(Layout::new(image, crate::nic_link::FREE_PAGES, 0).bits)?;
+        root.take(SIDE_BITS)?;
+    }
     let clients = archive.plan.apps.len() as u64 + 1;
     let own = (OWN_PAGES + CLIENT_PAGES * clients) << crate::memory::PAGE_BITS;
     for _ in 0..own.div_ceil(1 << OWN_BITS) {

@@ -11,6 +11,7 @@ use crate::launch::{Layout, input_frames, input_pages};
 use crate::losses::PAGE_LEAD_MICROS;
 use crate::machine::{Invoke, Machine, Peer, Slot};
 use crate::memory::{BlockId, Memory, MemoryError};
+use crate::nic_link::{NIC_EVENT, NIC_STOPPED_EVENT, NicLink, NoNic};
 use crate::root::{BOARD_PAGE, GLOBAL_STATS_PAGE, Root};
 use crate::slots::Slots;
 use crate::tenant::{State, Tenant};
@@ -58,6 +59,8 @@ pub enum Failure {
     Memory(&'static str, MemoryError),
     /// The mechanism refused a good's terms or an account.
     Rounds(RoundError),
+    /// An application is to have a virtual function, and there is none.
+    NoNic(NoNic),
     /// Not enough memory or CPU time for what the plan promises.
     TooMuch(String),
 }
@@ -73,6 +76,7 @@ impl fmt::Display for Failure {
                 write!(out, "{what}: {:?} at argument {} ({})", fault.error, fault.argument, fault.detail)
             }
             Failure::Rounds(error) => write!(out, "rounds: {error}"),
+            Failure::NoNic(what) => write!(out, "{what}"),
             Failure::TooMuch(what) => write!(out, "the machine has too little {what}"),
         }
     }
@@ -214,6 +218,8 @@ pub struct Server<'a, M> {
     pub tenants: Vec<Tenant>,
     /// The console server.
     pub console: ConsoleLink,
+    /// The network server, if an application is to have a virtual function of its device.
+    pub nic: Option<NicLink>,
     /// Frame of the price board.
     pub board: Slot,
     /// What was paid into all accounts; counted apart from the ledger, which must agree.
@@ -226,6 +232,8 @@ pub struct Server<'a, M> {
     pub(crate) events: Vec<Due>,
     pub(crate) next_event: usize,
     pub(crate) failures: Vec<String>,
+    /// Times that the network server was started again.
+    pub(crate) nic_restarts: u32,
     /// Ticks that the market had used when it began to serve.
     pub(crate) used_before: u64,
 }
@@ -267,6 +275,7 @@ impl<'a, M: Machine> Server<'a, M> {
         map_global_stats(root).map_err(failed("statistics page"))?;
         // Launching the console server took this long; each application is of its kind.
         let launch = root.machine.now().saturating_sub(began);
+        let nic = start_nic(root, boot, archive)?;
         // Before any application runs: what it did before the first round would be work that nobody paid for.
         while root.memory.scrub_next(&mut root.machine).map_err(failed("memory"))? {}
         let (plan, apps) = (&archive.plan, archive.plan.apps.len() as u64);
@@ -298,7 +307,7 @@ impl<'a, M: Machine> Server<'a, M> {
             };
             markets.push(make_market(at, good, kind, elastic, archive, &tenants, &clock)?);
         }
-        Ok(Parts { clock, console, board, tenants, markets, cores: boot.cores as u16, restarts: boot.restarts })
+        Ok(Parts { clock, console, nic, board, tenants, markets, cores: boot.cores as u16, restarts: boot.restarts })
     }
 
     fn assemble(root: Root<M>, archive: Archive<'a>, parts: Parts) -> Server<'a, M> {
@@ -313,6 +322,7 @@ impl<'a, M: Machine> Server<'a, M> {
             markets: parts.markets,
             tenants: parts.tenants,
             console: parts.console,
+            nic: parts.nic,
             board: parts.board,
             paid_in: Credits::ZERO,
             tally: Tally::default(),
@@ -321,6 +331,7 @@ impl<'a, M: Machine> Server<'a, M> {
             events,
             next_event: 0,
             failures: Vec::new(),
+            nic_restarts: 0,
             used_before: 0,
         };
         server.used_before = server.root.machine.read_word(abi::STATS_PAGE + stats_page::USED_TICKS as u64);
@@ -393,7 +404,7 @@ impl<'a, M: Machine> Server<'a, M> {
         // Whoever has lost something has had it long enough, whatever others want of the market now.
         self.begin_intervals();
         self.look_for_stopped();
-        let more = self.serve_clients(events) | self.serve_console();
+        let more = self.serve_clients(events) | self.serve_console() | self.serve_nic();
         self.do_events();
         self.close_rounds();
         self.start_waiting();
@@ -423,7 +434,13 @@ impl<'a, M: Machine> Server<'a, M> {
         for shock in self.tenants.iter().flat_map(|tenant| &tenant.shocks) {
             at = at.min(shock.until);
         }
+        if self.waits_for_vf() {
+            at = at.min(now + self.clock.span(RETRY_MICROS));
+        }
         let mut mask = CONSOLE_EVENT;
+        if self.nic.is_some() {
+            mask |= NIC_EVENT | NIC_STOPPED_EVENT;
+        }
         for (app, tenant) in self.tenants.iter().enumerate().filter(|(_, tenant)| tenant.is_running()) {
             mask |= 1 << (HANDLER_EVENTS as usize + app);
             if !self.over_limit(tenant) {
@@ -457,11 +474,21 @@ impl<'a, M: Machine> Server<'a, M> {
 struct Parts {
     clock: Clock,
     console: ConsoleLink,
+    nic: Option<NicLink>,
     board: Slot,
     tenants: Vec<Tenant>,
     markets: Vec<Market>,
     cores: u16,
     restarts: u64,
+}
+
+/// Starts the network server if an application is to have a virtual function.
+fn start_nic<M: Machine>(root: &mut Root<M>, boot: &Boot, archive: &Archive<'_>) -> Result<Option<NicLink>, Failure> {
+    let Some(image) = &archive.nic else { return Ok(None) };
+    let failed = |error| Failure::Memory("network server", error);
+    let mut nic = NicLink::find(root, boot).map_err(failed)?.map_err(Failure::NoNic)?;
+    nic.start(root, image).map_err(failed)?;
+    Ok(Some(nic))
 }
 
 /// Takes the blocks that an application is promised: one for its base, then those for its input.

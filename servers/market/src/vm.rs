@@ -8,6 +8,7 @@ use core::sync::atomic::Ordering;
 use market_server::boot::Boot;
 use market_server::last_words;
 use market_server::machine::{Attention, Full, Machine, Peer, Received, Slot};
+use market_server::nic_link::NIC_EVENT;
 use market_server::root::COPY_WINDOW;
 use market_server::server::{CLIENT_EVENTS, CONSOLE_EVENT, Phase, Server, Wake};
 use proto::MAX_MESSAGE;
@@ -18,8 +19,10 @@ use userlib::{clock, end, events, heap, invoke};
 
 /// Bytes of a ring.
 const RING_BYTES: usize = 4096;
-/// Place of the console server's rings; those of application i are in place i.
+/// Places of the servers' rings; those of application i are in place i.
 const CONSOLE: usize = MAX_CLIENTS;
+const NIC: usize = MAX_CLIENTS + 1;
+const PLACES: usize = MAX_CLIENTS + 2;
 /// Ends of the windows that the market maps frames into; they start at [`COPY_WINDOW`].
 const WINDOW_END: u64 = 0x1_0000_0000;
 
@@ -32,7 +35,7 @@ struct Rings {
 
 /// The machine.
 struct RootVm {
-    rings: [Option<Rings>; MAX_CLIENTS + 1],
+    rings: [Option<Rings>; PLACES],
     /// What a ring gives; kept, as clearing it anew for each look at an empty ring would cost more than the look.
     buffer: [u8; MAX_MESSAGE],
 }
@@ -57,7 +60,7 @@ fn attention(wake: RingWake) -> Attention {
 
 impl RootVm {
     const fn new() -> RootVm {
-        RootVm { rings: [const { None }; MAX_CLIENTS + 1], buffer: [0; MAX_MESSAGE] }
+        RootVm { rings: [const { None }; PLACES], buffer: [0; MAX_MESSAGE] }
     }
 
     fn rings(&mut self, peer: Peer) -> Option<&mut Rings> {
@@ -86,6 +89,7 @@ fn place(peer: Peer) -> usize {
     match peer {
         Peer::App(app) => usize::from(app).min(MAX_CLIENTS - 1),
         Peer::Console => CONSOLE,
+        Peer::Nic => NIC,
     }
 }
 
@@ -128,6 +132,7 @@ impl Machine for RootVm {
         let event = match peer {
             Peer::App(app) => 1 << (CLIENT_EVENTS + u32::from(app)),
             Peer::Console => CONSOLE_EVENT,
+            Peer::Nic => NIC_EVENT,
         };
         let rings = Rings {
             out: Producer::new(shared(to_peer, RING_BYTES)),

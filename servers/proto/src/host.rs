@@ -45,6 +45,8 @@ pub enum Command {
     Stop,
     /// Makes the market server panic, so that a test sees what follows.
     Crash,
+    /// Makes the network server panic, if there is one, so that a test sees what follows.
+    CrashNic,
 }
 
 /// From the machine to the host. Times `t` are microseconds of virtual time since the start of the run.

@@ -12,11 +12,12 @@ pub mod console;
 pub mod frame;
 pub mod host;
 pub mod market;
+pub mod nic;
 pub mod plan;
 pub mod start;
 
 /// Version of all messages; part of the plan and of the first record of a run.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 
 /// The longest encoded message that a ring or a serial frame carries, in bytes.
 pub const MAX_MESSAGE: usize = 1536;

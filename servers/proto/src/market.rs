@@ -149,6 +149,8 @@ pub enum FromMarket {
         /// Millionths.
         ppm: u64,
     },
+    /// The network device was reset, as its server was started again: the virtual function is to be brought up anew.
+    NicReset,
     /// The base can't be paid: it will be stopped at `deadline_tsc` unless its account is topped up.
     StopNotice {
         /// TSC value.

@@ -77,6 +77,8 @@ pub struct App {
     pub starts: bool,
     /// True if the run ends when all such applications have ended.
     pub awaited: bool,
+    /// True if it gets a virtual function of the network device.
+    pub nic: bool,
 }
 
 /// Something that happens at a time.

@@ -20,6 +20,11 @@ pub const FIRST_CLIENT_SLOT: u16 = cap_spec::abi::slots::FREE;
 pub const PORT_SLOTS: [u16; 3] = [8, 9, 10];
 /// In the console server's root CNode: the `Irq` capability of COM1.
 pub const IRQ_SLOT: u16 = 11;
+/// In the root CNode of an application with a virtual function of the network device: the lease of it.
+pub const NIC_SLOT: u16 = 12;
+/// In the same: the `Irq` for each of its messages ([`VF_MESSAGES`](crate::nic::VF_MESSAGES)), in consecutive slots.
+pub const NIC_IRQ_SLOT: u16 = 13;
+const _: () = assert!(NIC_IRQ_SLOT + crate::nic::VF_MESSAGES <= cap_spec::abi::slots::FREE);
 /// Client number of the market server at the console server; application i of the plan is client i + 1.
 pub const MARKET_CLIENT: usize = 0;
 
@@ -75,4 +80,7 @@ pub struct Start {
     pub image_end: u64,
     /// Seed of everything random.
     pub seed: u64,
+    /// Ethernet address of its virtual function of the network device, whose capabilities lie from [`NIC_SLOT`] on; `None`
+    /// if it has none.
+    pub nic_mac: Option<[u8; 6]>,
 }

@@ -207,7 +207,7 @@ impl Machine {
     /// # Errors
     /// As [`Machine::start`].
     pub fn start_with(scenario: &Scenario, acceleration: Acceleration) -> Result<Machine> {
-        Machine::start_by(scenario, acceleration, Loader::Emulator, Vec::new())
+        Machine::start_as(scenario, acceleration, |_| {})
     }
 
     /// Boots a scenario that was read, for a [`monitor::Monitor`] at these sockets that says when it begins.
@@ -215,7 +215,15 @@ impl Machine {
     /// # Errors
     /// As [`Machine::start`].
     pub fn start_observed(scenario: &Scenario, sockets: &monitor::Sockets) -> Result<Machine> {
-        Machine::start_by(scenario, Acceleration::InstructionClock, Loader::Emulator, sockets.arguments())
+        Machine::start_as(scenario, Acceleration::InstructionClock, |config| config.extra.extend(sockets.arguments()))
+    }
+
+    /// Boots a scenario that was read on a machine with these devices, as the emulator is told, and not those that it needs.
+    ///
+    /// # Errors
+    /// As [`Machine::start`].
+    pub fn start_with_devices(scenario: &Scenario, devices: Vec<String>) -> Result<Machine> {
+        Machine::start_as(scenario, Acceleration::InstructionClock, |config| config.extra = devices)
     }
 
     /// Boots a scenario that was read, on a machine with a further device.
@@ -232,22 +240,17 @@ impl Machine {
     /// # Errors
     /// As [`Machine::start`].
     pub fn start_from_disc(scenario: &Scenario, disc: &Path) -> Result<Machine> {
-        let loader = Loader::Disc { image: disc.to_path_buf(), uefi: None };
-        Machine::start_by(scenario, Acceleration::InstructionClock, loader, Vec::new())
+        Machine::start_as(scenario, Acceleration::InstructionClock, |config| {
+            config.loader = Loader::Disc { image: disc.to_path_buf(), uefi: None };
+        })
     }
 
-    fn start_by(
-        scenario: &Scenario,
-        acceleration: Acceleration,
-        loader: Loader,
-        extra: Vec<String>,
-    ) -> Result<Machine> {
+    fn start_as(scenario: &Scenario, acceleration: Acceleration, change: impl FnOnce(&mut Config)) -> Result<Machine> {
         let tools = setup::ensure()?;
-        let mut programs = vec![build::ROOT_IMAGE, build::CONSOLE_IMAGE];
-        programs.extend(scenario.plan.apps.iter().map(|app| app.image.as_str()));
-        let built = built(&programs)?;
+        let built = built(&runner::programs(scenario))?;
         let folder = own_folder()?;
-        let config = Config { loader, extra, ..runner::config(scenario, &built, acceleration, &folder)? };
+        let mut config = runner::config(scenario, &built, acceleration, &folder)?;
+        change(&mut config);
         Machine::of(Session::start(&tools, &config, RunState::new(scenario), None)?, folder)
     }
 

@@ -100,6 +100,8 @@ pub enum Event {
         /// Millionths.
         ppm: u64,
     },
+    /// The network device was reset: a virtual function is to be brought up anew, by `Nic::reset`.
+    NicReset,
     /// The base can't be paid: the end comes at this TSC value unless the account is topped up.
     StopNotice {
         /// TSC value.
@@ -270,6 +272,7 @@ impl Book {
             FromMarket::AtRisk { good, units } => Effect::Tell(Event::AtRisk { good, units }),
             FromMarket::Taken { leases } => Effect::Taken { leases },
             FromMarket::Valuation { ppm } => Effect::Tell(Event::Valuation { ppm }),
+            FromMarket::NicReset => Effect::Tell(Event::NicReset),
             FromMarket::StopNotice { deadline_tsc } => Effect::Tell(Event::StopNotice { deadline_tsc }),
         }
     }

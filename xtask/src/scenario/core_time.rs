@@ -7,6 +7,7 @@ use kernel::types::Ticks;
 use market_mechanism::types::UNITS_PER_CORE;
 use market_server::clock::Clock;
 use market_server::console_link::{CONSOLE_CORE, console_reservation};
+use market_server::nic_link::{NIC_CORE, nic_reservation};
 
 /// The clock that this is reckoned with, the instruction clock's. Another one rounds by less than what any two sums of
 /// bases differ by.
@@ -22,8 +23,8 @@ pub struct CoreTime {
 }
 
 impl CoreTime {
-    /// A core on which the servers alone have theirs.
-    pub fn new(core: u8) -> CoreTime {
+    /// A core on which the servers alone have theirs; `has_nic`: the network server is one of them.
+    pub fn new(core: u8, has_nic: bool) -> CoreTime {
         let micros = HZ / 1_000_000;
         let mut time = CoreTime { given: Share::ZERO, limits: Limits::new(HZ, Ticks::new(SWITCH_US * micros)) };
         if core == BOOT_CORE {
@@ -31,6 +32,9 @@ impl CoreTime {
         }
         if core == CONSOLE_CORE {
             time.given = time.with(console_reservation(HZ));
+        }
+        if has_nic && core == NIC_CORE {
+            time.given = time.with(nic_reservation(HZ));
         }
         time
     }
@@ -59,7 +63,7 @@ mod tests {
     use super::*;
 
     fn most(core: u8, before: &[u32], interval_ms: u32) -> u32 {
-        let mut time = CoreTime::new(core);
+        let mut time = CoreTime::new(core, false);
         for &units in before {
             assert!(time.promise(units, interval_ms) >= units, "{before:?}");
         }
@@ -86,6 +90,6 @@ mod tests {
 
     #[test]
     fn the_whole_core_is_nobodys_base() {
-        assert_eq!(CoreTime::new(7).promise(UNITS_PER_CORE, 10), 94);
+        assert_eq!(CoreTime::new(7, true).promise(UNITS_PER_CORE, 10), 94);
     }
 }

@@ -44,6 +44,8 @@ pub enum Action {
     Stop,
     /// Makes the market server panic.
     Crash,
+    /// Makes the network server panic.
+    CrashNic,
 }
 
 impl Action {
@@ -54,14 +56,16 @@ impl Action {
     pub fn parse(text: &str, names: &[&str]) -> Result<Action, String> {
         let mut parts = text.trim().split(':').map(str::trim);
         let what = parts.next().unwrap_or_default();
-        let alone = [("stop", Action::Stop), ("crash", Action::Crash)].into_iter().find(|(name, _)| *name == what);
+        let alone = [("stop", Action::Stop), ("crash", Action::Crash), ("crash-nic", Action::CrashNic)]
+            .into_iter()
+            .find(|(name, _)| *name == what);
         if let Some((name, action)) = alone {
             return if parts.next().is_none() { Ok(action) } else { Err(format!("`{name}` takes nothing")) };
         }
         if !["shock", "value+", "value-", "value", "kill", "start", "topup"].contains(&what) {
             return Err(format!(
                 "unknown event `{what}`; known are: shock:APP[:FACTOR[:DURATION]], value+:APP, value-:APP, \
-                 value:APP:FACTOR, kill:APP, start:APP, topup:APP:CREDITS, stop, crash"
+                 value:APP:FACTOR, kill:APP, start:APP, topup:APP:CREDITS, stop, crash, crash-nic"
             ));
         }
         let name = parts.next().filter(|name| !name.is_empty());
@@ -112,6 +116,7 @@ impl Action {
             }
             Action::Stop => "end the run".into(),
             Action::Crash => "crash the market".into(),
+            Action::CrashNic => "crash the network server".into(),
         }
     }
 
@@ -132,6 +137,7 @@ impl Action {
             Action::TopUp(app, amount) => Command::TopUp { app, amount },
             Action::Stop => Command::Stop,
             Action::Crash => Command::Crash,
+            Action::CrashNic => Command::CrashNic,
         }
     }
 }
@@ -166,6 +172,7 @@ mod tests {
         assert_eq!(parse("topup:cache:1"), Ok(Action::TopUp(1, 1_000_000_000_000_000)));
         assert_eq!(parse("stop"), Ok(Action::Stop));
         assert_eq!(parse("crash"), Ok(Action::Crash));
+        assert_eq!(parse("crash-nic"), Ok(Action::CrashNic));
         for (wrong, part) in [
             ("kill", "which application"),
             ("kill:me", "digest, cache"),

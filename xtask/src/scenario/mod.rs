@@ -82,6 +82,11 @@ pub struct Scenario {
 }
 
 impl Scenario {
+    /// True if an application has a virtual function of the network device, so that the machine must have one.
+    pub fn has_nic(&self) -> bool {
+        self.plan.apps.iter().any(|app| app.nic)
+    }
+
     /// What became of all amounts that were converted to what the market counts, in one line.
     pub fn terms(&self) -> String {
         terms::line(&self.plan)
@@ -235,6 +240,7 @@ struct ReadApp {
     base_cpu: Placed<u32>,
     deadline: Placed<u64>,
     core: u8,
+    nic: bool,
     place: Place,
 }
 
@@ -279,6 +285,7 @@ fn app(node: Node, cores: u16, images: &[String], problems: &Problems) -> ReadAp
         section.missing("budget");
     }
     let awaited = section.boolean("awaited").unwrap_or(starts);
+    let nic = section.boolean("nic").unwrap_or(false);
     let args = section.texts("args").unwrap_or_default();
     let input = section.text("input");
     section.finish();
@@ -297,11 +304,12 @@ fn app(node: Node, cores: u16, images: &[String], problems: &Problems) -> ReadAp
             deadline_ms: deadline.value,
             starts,
             awaited,
+            nic,
         }),
         _ => None,
     };
     let core = u8::try_from(core.value).unwrap_or(0);
-    ReadApp { plan, name, input, base_pages, base_cpu, deadline, core, place }
+    ReadApp { plan, name, input, base_pages, base_cpu, deadline, core, nic, place }
 }
 
 /// Names and deadlines.
@@ -334,7 +342,7 @@ fn check_apps(apps: &[ReadApp], limit_ms: u64, problems: &Problems) {
 fn check_core_time(apps: &[ReadApp], goods: &[Good], problems: &Problems) {
     // The first good is memory; the CPU time of each core follows, in order.
     for (core, good) in (0u8..).zip(goods.iter().skip(1)) {
-        let mut time = CoreTime::new(core);
+        let mut time = CoreTime::new(core, apps.iter().any(|app| app.nic));
         for app in apps.iter().filter(|app| app.core == core) {
             let Placed { value: wanted, place } = app.base_cpu;
             let most = time.promise(wanted, good.interval_ms);

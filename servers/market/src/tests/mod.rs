@@ -4,6 +4,7 @@ mod books;
 mod markets;
 mod memory;
 mod model;
+mod nic;
 mod refusals;
 
 use crate::machine::{Peer, Slot};
@@ -66,6 +67,7 @@ pub fn app(name: &str) -> App {
         deadline_ms: 0,
         starts: true,
         awaited: true,
+        nic: false,
     }
 }
 
@@ -120,7 +122,8 @@ pub fn archive(plan: &Plan) -> Vec<u8> {
     let mut files: Vec<(String, Vec<u8>)> = vec![
         ("plan".into(), plan_bytes),
         ("images/test".into(), image.clone()),
-        (format!("images/{}", crate::archive::CONSOLE_IMAGE), image),
+        (format!("images/{}", crate::archive::CONSOLE_IMAGE), image.clone()),
+        (format!("images/{}", crate::archive::NIC_IMAGE), image),
     ];
     for app in plan.apps.iter().filter(|app| app.has_input) {
         files.push((format!("inputs/{}", app.name), vec![7; 3 << 20]));
@@ -175,7 +178,11 @@ pub struct Sim<'a> {
 impl<'a> Sim<'a> {
     /// Starts a market on a machine with 64 MiB.
     pub fn new(archive: &'a [u8], behaviour: Behaviour) -> Sim<'a> {
-        let model = Model::new(1, &[24, 25, 23, 22, 22]);
+        Sim::on(Model::new(1, &[24, 25, 23, 22, 22]), archive, behaviour)
+    }
+
+    /// Starts a market on this machine.
+    pub fn on(model: Model, archive: &'a [u8], behaviour: Behaviour) -> Sim<'a> {
         let server = Server::start(model, archive).map_err(|(_, failure)| failure.to_string()).unwrap();
         let tenant = |_| Tenant {
             heard: Vec::new(),

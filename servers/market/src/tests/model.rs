@@ -17,6 +17,14 @@ use cap_spec::abi::{BOOT_INFO_MAGIC, Error, Fault, Label, ObjectType, ROOT_BOOT_
 pub const HZ: u64 = 1_000_000_000;
 /// What two switches per period cost in the model's admission.
 const SWITCHES: u64 = 4_000;
+/// Ticks for which a function is busy after its reset.
+pub const RESET_TICKS: u64 = HZ / 10;
+/// What an Intel 82576 says that it is.
+const INTEL_82576: u64 = 0x10c9_8086;
+/// Slot of the physical function, if there is one.
+const PHYSICAL: u16 = 4000;
+/// The first interrupt route for messages, and how many routes there are.
+const MESSAGE_ROUTES: [u64; 2] = [24, 128];
 /// Messages that a ring holds.
 const RING: usize = 64;
 
@@ -28,9 +36,9 @@ struct Cap {
     object: ObjectType,
     bits: u8,
     parent: Option<Place>,
-    /// Untyped: watermark. CpuTime: budget. CNode: its number.
+    /// Untyped: watermark. CpuTime: budget. CNode: its number. PciFunction: until when it is busy. Irq: the first route.
     value: u64,
-    /// CpuTime: period.
+    /// CpuTime: period. PciFunction: virtual functions that it can have, [`LEASE`] for a lease.
     period: u64,
     in_use: bool,
     /// Untyped: retyped before it was scrubbed for the first time is an error.
@@ -75,7 +83,37 @@ const TENANTS: u32 = u32::MAX;
 /// A CNode that stands for the slots of channels.
 const FLIGHT: u32 = u32::MAX - 1;
 
+/// Says of the capability to a function that it is a lease.
+const LEASE: u64 = u64::MAX;
+
 impl Model {
+    /// Adds an Intel 82576 with so many virtual functions.
+    pub fn add_nic(&mut self, vfs: u64) {
+        let cap = self.function(None, vfs);
+        self.caps.insert((0, PHYSICAL), Cap { value: 0, ..cap });
+        for (offset, value) in [
+            (boot_info::FIRST_FUNCTION, u64::from(PHYSICAL)),
+            (boot_info::FUNCTIONS, 1),
+            (boot_info::FIRST_MESSAGE_ROUTE, MESSAGE_ROUTES[0]),
+            (boot_info::ROUTES, MESSAGE_ROUTES[1]),
+            (boot_info::SLOTS, u64::from(PHYSICAL)),
+        ] {
+            self.words.insert(ROOT_BOOT_INFO + offset as u64, value);
+        }
+    }
+
+    /// A function that has just been reset.
+    fn function(&self, parent: Option<Place>, period: u64) -> Cap {
+        let value = self.now + RESET_TICKS;
+        Cap { object: ObjectType::PciFunction, bits: 0, parent, value, period, in_use: false, dirty: false }
+    }
+
+    /// Leases of virtual functions that exist.
+    pub fn leased_vfs(&self) -> usize {
+        let of_vf = |cap: &Cap| cap.parent.is_some_and(|parent| parent != (0, PHYSICAL));
+        self.caps.values().filter(|cap| cap.object == ObjectType::PciFunction && of_vf(cap)).count()
+    }
+
     /// A machine with these cores and boot Untypeds.
     pub fn new(cores: u64, untypeds: &[u8]) -> Model {
         let mut model = Model {
@@ -178,6 +216,14 @@ impl Model {
                 inside.into_iter().for_each(|place| self.remove(place));
             }
             self.flight.retain(|_, lease| *lease != place);
+            // A lease that goes is a reset of the function, unless that has virtual ones.
+            if cap.object == ObjectType::PciFunction
+                && cap.period == LEASE
+                && let Some(function) = cap.parent.and_then(|parent| self.caps.get_mut(&parent))
+                && function.period == 0
+            {
+                function.value = self.now + RESET_TICKS;
+            }
             // A child of the same extent leaves its watermark to its parent.
             if let Some(parent) = cap.parent.and_then(|parent| self.caps.get_mut(&parent))
                 && parent.object == ObjectType::Untyped
@@ -417,7 +463,30 @@ impl Machine for Model {
                 self.flight.insert(place, to);
             }
             Label::ChannelSignal => *self.signals.entry(place).or_default() += 1,
-            Label::IoPortSplit | Label::IrqSplit => {
+            Label::PciFunctionGetInfo if self.now < invoked.value => return Err(Fault::new(Error::Busy, 0)),
+            Label::PciFunctionGetInfo => return Ok([INTEL_82576, invoked.period << 16]),
+            Label::PciFunctionEnableVfs => {
+                for at in 0..first {
+                    let to = (self.cnode(second), (arguments[2] + at) as u16);
+                    self.insert(to, self.function(Some(place), 0))?;
+                }
+            }
+            Label::PciFunctionLease => {
+                if self.children(place).iter().any(|child| self.caps[child].period == LEASE) {
+                    return Err(Fault::new(Error::InUse, 0));
+                }
+                let to = (self.cnode(first), second as u16);
+                self.insert(to, Cap { value: invoked.value, ..self.function(Some(place), LEASE) })?;
+            }
+            Label::IrqSplit => {
+                if self.children(place).iter().any(|child| self.caps[child].value == first) {
+                    return Err(Fault::new(Error::InUse, 0));
+                }
+                let to = (self.cnode(arguments[2]), arguments[3] as u16);
+                self.derive(place, to)?;
+                self.caps.get_mut(&to).unwrap().value = first;
+            }
+            Label::IoPortSplit => {
                 let to = (self.cnode(arguments[2]), arguments[3] as u16);
                 self.derive(place, to)?;
             }

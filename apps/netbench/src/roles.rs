@@ -1,0 +1,108 @@
+//! The roles, in a VM.
+
+use crate::frame::{BYTES, Mac, build, is_ours, parse, turn};
+use userlib::market::Event;
+use userlib::nic::{BUFFER_BYTES, Nic};
+use userlib::{App, Error, clock, println};
+
+/// Milliseconds that it runs for, if it is not told.
+const RUN_MS: u64 = 1_000;
+/// Microseconds after which a frame counts as lost.
+const LOST_US: u64 = 20_000;
+
+/// The application.
+///
+/// # Errors
+/// When it has no virtual function, or its role is none.
+pub fn run(app: &mut App) -> Result<(), Error> {
+    let mut nic = app.nic()?;
+    let end = app.clock().in_us(1_000 * app.number("for", RUN_MS));
+    while !nic.link_is_up() && clock::now() < end {
+        app.sleep_until(app.clock().in_us(1_000));
+    }
+    println!("link up, address {:02x?}", nic.mac());
+    match app.arg("role") {
+        Some("echo") => echo(app, &mut nic, end),
+        Some("listen") => listen(app, &mut nic, end),
+        Some("ping") => {
+            let peer = app.arg("peer").and_then(parse).ok_or(Error::failed("`peer` must be an Ethernet address"))?;
+            ping(app, &mut nic, peer, end)
+        }
+        _ => Err(Error::failed("`role` must be `echo`, `ping` or `listen`")),
+    }
+}
+
+fn echo(app: &mut App, nic: &mut Nic, end: u64) -> Result<(), Error> {
+    let (mut frame, mut echoed) = ([0; BUFFER_BYTES], 0);
+    let own = nic.mac();
+    while clock::now() < end {
+        while let Some(length) = nic.receive(&mut frame) {
+            if turn(&mut frame[..length], own) && nic.send(&frame[..length]).is_ok() {
+                echoed += 1;
+            }
+        }
+        rest(app, nic, end)?;
+        app.work_done(echoed, 0);
+    }
+    println!("{echoed} frames echoed");
+    Ok(())
+}
+
+fn ping(app: &mut App, nic: &mut Nic, peer: Mac, end: u64) -> Result<(), Error> {
+    let (mut back, mut lost, mut wrong) = (0u64, 0u64, 0u64);
+    let mut frame = [0; BUFFER_BYTES];
+    let own = nic.mac();
+    let mut number = 0;
+    while clock::now() < end {
+        number += 1;
+        let sent = nic.send(&build(peer, own, number)).is_ok();
+        let expected = build(own, peer, number);
+        let deadline = app.clock().in_us(LOST_US).min(end);
+        let mut answered = false;
+        while sent && !answered && clock::now() < deadline {
+            match nic.receive(&mut frame) {
+                Some(length) if frame[..length] == expected => answered = true,
+                // One that counted as lost comes late.
+                Some(length) if length == BYTES && is_ours(&frame) => wrong += u64::from(frame[..12] != expected[..12]),
+                Some(_) => {}
+                None => rest(app, nic, deadline)?,
+            }
+        }
+        if answered {
+            back += 1;
+        } else {
+            lost += 1;
+        }
+        if number % 64 == 0 {
+            app.work_done(back, 0);
+        }
+    }
+    app.work_done(back, 0);
+    println!("{back} frames came back, {lost} did not, {wrong} were somebody else's, {} faults", nic.faults());
+    Ok(())
+}
+
+fn listen(app: &mut App, nic: &mut Nic, end: u64) -> Result<(), Error> {
+    let (mut frame, mut heard) = ([0; BUFFER_BYTES], 0);
+    while clock::now() < end {
+        while let Some(length) = nic.receive(&mut frame) {
+            heard += u64::from(is_ours(&frame[..length]));
+        }
+        rest(app, nic, end)?;
+    }
+    app.work_done(heard, 0);
+    println!("{heard} frames heard");
+    Ok(())
+}
+
+/// Waits for a frame or for the market, and looks what the physical function says.
+fn rest(app: &mut App, nic: &mut Nic, deadline: u64) -> Result<(), Error> {
+    let event = nic.wait(app, deadline)?;
+    if event == Some(Event::NicReset) {
+        nic.reset()?;
+    }
+    if event == Some(Event::NicReset) || nic.look_after()? {
+        println!("the function was reset and is up again");
+    }
+    Ok(())
+}

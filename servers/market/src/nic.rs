@@ -1,0 +1,139 @@
+//! What the market does about the network server: hears its reports, starts it again, gives VFs out and takes them back.
+
+use crate::launch::Builder;
+use crate::machine::{Machine, Peer, Received};
+use crate::memory::MemoryError;
+use crate::nic_link::{NIC_HANDLER_PAGE, mac, written};
+use crate::server::Server;
+use crate::tenant::State;
+use alloc::{format, vec::Vec};
+use proto::host::{End, stop_reason};
+use proto::market::FromMarket;
+use proto::nic::FromNic;
+
+/// Reports that are read before applications have their turn.
+const BURST: u32 = 16;
+/// Times that the server is started again in a run.
+pub const MAX_RESTARTS: u32 = 8;
+
+impl<M: Machine> Server<'_, M> {
+    /// True if an application gets a virtual function.
+    pub(crate) fn wants_nic(&self, app: usize) -> bool {
+        self.plan().apps[app].nic
+    }
+
+    /// The VF that an application could have now.
+    pub(crate) fn available_vf(&mut self) -> Option<usize> {
+        self.nic.as_ref()?.available(&mut self.root)
+    }
+
+    /// True if an application only waits for a VF to come out of its reset, or back.
+    pub(crate) fn waits_for_vf(&self) -> bool {
+        let mut tenants = self.tenants.iter().enumerate();
+        tenants.any(|(app, tenant)| matches!(tenant.state, State::Starting) && self.wants_nic(app))
+    }
+
+    /// Gives an application that is being launched its VF, if it is to have one.
+    pub(crate) fn give_vf(&mut self, app: usize, builder: &Builder) -> Result<(), MemoryError> {
+        if !self.wants_nic(app) {
+            return Ok(());
+        }
+        let vf = self.available_vf();
+        let (Some(vf), Some(nic)) = (vf, self.nic.as_mut()) else { return Err(MemoryError::NoMemory) };
+        nic.give(&mut self.root, vf, app, builder)?;
+        let (name, mac) = (self.name(app), written(mac(app)));
+        self.say(&format!("virtual function {vf} goes to {name}, with address {mac}"));
+        // The server hears of it before the application runs.
+        self.flush_nic();
+        Ok(())
+    }
+
+    /// Takes an application's VF back.
+    pub(crate) fn take_vf(&mut self, app: usize) {
+        let Some(nic) = self.nic.as_mut() else { return };
+        match nic.take_back(&mut self.root, app) {
+            Ok(None) => {}
+            Ok(Some(vf)) => {
+                let name = self.name(app);
+                self.say(&format!("virtual function {vf} is back from {name}"));
+            }
+            Err(error) => self.fail(format!("virtual function of application {app}: {error:?}")),
+        }
+    }
+
+    /// Moves messages to the network server. True if some are left.
+    pub(crate) fn flush_nic(&mut self) -> bool {
+        self.nic.as_mut().is_some_and(|nic| nic.flush(&mut self.root.machine))
+    }
+
+    /// Hears what the network server reports, and starts it again if it has stopped. True if there may be more.
+    pub(crate) fn serve_nic(&mut self) -> bool {
+        if !self.nic.as_ref().is_some_and(|nic| nic.is_running()) {
+            return false;
+        }
+        if let Some(End::Fault { reason, .. }) = self.stopped(NIC_HANDLER_PAGE) {
+            self.restart_nic(stop_reason(reason));
+            return false;
+        }
+        for _ in 0..BURST {
+            match self.root.machine.receive(Peer::Nic) {
+                Received::Nothing => return false,
+                Received::Message(bytes, attention) => {
+                    if let Some(nic) = self.nic.as_mut() {
+                        nic.wants_signal(attention);
+                    }
+                    match postcard::from_bytes(&bytes) {
+                        Ok(report) => self.hear(report),
+                        Err(_) => return self.restart_nic("it sent what is no message"),
+                    }
+                }
+                Received::Damaged => return self.restart_nic("it broke the rules of its ring"),
+            }
+        }
+        true
+    }
+
+    /// Ends the network server and starts it again; holders of VFs keep them, and see their device reset. False.
+    fn restart_nic(&mut self, why: &str) -> bool {
+        self.say(&format!("the network server stopped: {why}"));
+        let (Some(mut nic), Some(image)) = (self.nic.take(), self.archive.nic) else { return false };
+        let ended = nic.end(&mut self.root);
+        self.nic_restarts += 1;
+        let again = if self.nic_restarts <= MAX_RESTARTS {
+            ended.and_then(|()| nic.start(&mut self.root, &image))
+        } else {
+            ended.and(Err(MemoryError::NoMemory))
+        };
+        self.nic = Some(nic);
+        match again {
+            Ok(()) => self.say("the network server was started again"),
+            Err(error) => self.fail(format!("the network server cannot be started again: {error:?}")),
+        }
+        false
+    }
+
+    fn hear(&mut self, report: FromNic) {
+        if report == FromNic::Ready && self.nic_restarts > 0 {
+            // Only now: what they ask of a device that is not set up is lost.
+            let holders = self.nic.as_ref().map_or_else(Vec::new, |nic| nic.holders());
+            holders.into_iter().for_each(|app| self.post(app, &FromMarket::NicReset));
+        }
+        let of = |vf: u8| match self.nic.as_ref().and_then(|nic| nic.holder(vf)) {
+            Some(app) => format!("virtual function {vf} ({})", self.name(app)),
+            None => format!("virtual function {vf}"),
+        };
+        let line = match report {
+            FromNic::Ready => "network device: ready".into(),
+            FromNic::Failed => "network device: it does not work".into(),
+            FromNic::Link { up } => format!("network device: link {}", if up { "up" } else { "down" }),
+            FromNic::VfReady { vf } => format!("{}: ready", of(vf)),
+            FromNic::VfReset { vf } => format!("{}: reset", of(vf)),
+            FromNic::Forged { vfs, frames } => {
+                format!("forged frames from virtual functions {vfs:#010b}, {frames} so far")
+            }
+            FromNic::Refused { vf } => format!("{}: asked for what it may not have", of(vf)),
+            FromNic::Impossible { vf } => format!("{}: impossible settings", of(vf)),
+        };
+        self.say(&line);
+    }
+}

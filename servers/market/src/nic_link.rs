@@ -1,0 +1,328 @@
+//! The network server and the virtual functions (VFs) of its device: launch, restart, and who holds which VF.
+//!
+//! The boot capability of the device's physical function (PF) stays the market's, and so do those of the VFs that it makes
+//! before anybody has a lease. The network server gets a lease of the PF, an application a lease of a VF. So the server can
+//! be ended and started again without an application's losing its function, and revoking a VF leaves nothing of it with its
+//! last holder: the kernel resets it, and it is `Busy` until that is over.
+//!
+//! Guarantees: a VF has one holder at most; the server hears of a holder's settings before the holder runs, and of its end
+//! after the lease is revoked. What the server says changes nothing but lines on the console.
+
+use crate::archive::Image;
+use crate::boot::Boot;
+use crate::console_link::{bind_other_end, fill_start_page, server_start};
+use crate::launch::{Builder, Layout};
+use crate::life::SIDE_BITS;
+use crate::machine::{Attention, Invoke, Machine, Peer, Slot};
+use crate::memory::{BlockId, MemoryError, PAGE_BITS};
+use crate::root::{Root, SERVER_WINDOW};
+use alloc::{collections::VecDeque, format, string::String, vec::Vec};
+use cap_spec::abi::{self, Label, MARKET_RING, ObjectType, Rights, slots};
+use core::fmt;
+use proto::nic::{IRQ_SLOT, MAX_VFS, PHYSICAL_SLOT, Settings, ToNic, VF_MESSAGES};
+use proto::start::{NIC_IRQ_SLOT, NIC_SLOT, events};
+
+/// Vendor and device of the Intel 82576's physical functions.
+const INTEL_82576: (u16, u16) = (0x8086, 0x10c9);
+/// Index that the network server has in its start-up page.
+const NIC_APP: u16 = 0xfffd;
+/// Event bit of the network server's channel.
+pub const NIC_EVENT: u64 = 1 << 34;
+/// Event bit for the network server's own end.
+pub const NIC_STOPPED_EVENT: u64 = 1 << 35;
+/// Where its rings and its handler page are mapped.
+const RING_WINDOW: u64 = SERVER_WINDOW + 0x5000;
+/// See [`RING_WINDOW`].
+pub const NIC_HANDLER_PAGE: u64 = SERVER_WINDOW + 0x7000;
+/// Pages that it can retype: the domain of the physical function, and room to align it.
+pub const FREE_PAGES: u64 = 8;
+/// The core that it runs on.
+pub const NIC_CORE: u8 = 0;
+/// Its CPU time there, in microseconds: it looks at the link and at counters every 10 ms, and answers mailboxes.
+const BUDGET_MICROS: u64 = 200;
+const PERIOD_MICROS: u64 = 5_000;
+/// Messages that wait for room in the ring to it. All VFs can be configured and closed anew several times.
+const MAX_OUTBOX: usize = 16 * MAX_VFS;
+const PAGE: u64 = 1 << PAGE_BITS;
+const READ_WRITE: Rights = Rights::READ.union(Rights::WRITE);
+
+/// Why there is nothing to lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoNic {
+    /// The kernel hands out no function of such a device.
+    NoDevice,
+    /// There are too few interrupt routes for one VF.
+    NoRoutes,
+}
+
+impl fmt::Display for NoNic {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NoNic::NoDevice => write!(
+                out,
+                "this scenario needs an Intel 82576 with virtual functions, behind an IOMMU; the machine hands out none"
+            ),
+            NoNic::NoRoutes => {
+                write!(out, "this scenario needs interrupt routes for virtual functions; there are too few")
+            }
+        }
+    }
+}
+
+/// One virtual function.
+#[derive(Debug)]
+struct Vf {
+    /// Its capability.
+    function: Slot,
+    /// The application that has a lease of it.
+    holder: Option<usize>,
+}
+
+/// What a running network server is made of, as far as the market holds it.
+#[derive(Debug)]
+struct Running {
+    base: BlockId,
+    /// Rings, start-up page and channels.
+    side: BlockId,
+    channel: Slot,
+    /// Slots that are emptied when it ends.
+    slots: Vec<Slot>,
+}
+
+/// The market's side of the network server.
+#[derive(Debug)]
+pub struct NicLink {
+    physical: Slot,
+    vfs: Vec<Vf>,
+    /// The route of the physical function; those of the VFs follow.
+    first_route: u64,
+    time: Slot,
+    tsc_hz: u64,
+    running: Option<Running>,
+    outbox: VecDeque<Vec<u8>>,
+    /// The server sleeps and has to be signalled.
+    unsignalled: bool,
+}
+
+impl NicLink {
+    /// Finds the device, makes its virtual functions and reserves the server's CPU time. The server is not started.
+    ///
+    /// # Errors
+    /// [`MemoryError`], and inside of it what the machine lacks.
+    pub fn find<M: Machine>(root: &mut Root<M>, boot: &Boot) -> Result<Result<NicLink, NoNic>, MemoryError> {
+        let found = boot.functions.iter().find_map(|&function| {
+            let info = root.machine.function_info(function).ok()?;
+            ((info.vendor, info.device) == INTEL_82576 && info.vfs > 0).then_some((function, info.vfs))
+        });
+        let Some((physical, vfs)) = found else { return Ok(Err(NoNic::NoDevice)) };
+        let routes = boot.message_routes.end.saturating_sub(boot.message_routes.start + 1);
+        let count = u64::from(vfs).min(MAX_VFS as u64).min(routes / u64::from(VF_MESSAGES)) as u16;
+        if count == 0 {
+            return Ok(Err(NoNic::NoRoutes));
+        }
+        let first = root.memory.slots.take(count).ok_or(MemoryError::NoSlots)?;
+        root.machine.enable_vfs(physical, count, first)?;
+        let vf = |at| Vf { function: Slot::nested(first.node(), first.index() + at), holder: None };
+        let time = root.slot()?;
+        let (budget, period) = nic_reservation(boot.tsc_hz);
+        root.machine.split_time(boot.time(NIC_CORE), budget, period, time)?;
+        Ok(Ok(NicLink {
+            physical,
+            vfs: (0..count).map(vf).collect(),
+            first_route: boot.message_routes.start,
+            time,
+            tsc_hz: boot.tsc_hz,
+            running: None,
+            outbox: VecDeque::new(),
+            unsignalled: false,
+        }))
+    }
+
+    /// Launches the server with a lease of the physical function, and tells it of the VFs that have holders.
+    ///
+    /// # Errors
+    /// [`MemoryError`].
+    pub fn start<M: Machine>(&mut self, root: &mut Root<M>, image: &Image<'_>) -> Result<(), MemoryError> {
+        let layout = Layout::new(image, FREE_PAGES, 0);
+        let base = root.take(layout.bits)?;
+        let mut running = Running { base, side: root.take(SIDE_BITS)?, channel: Slot::root(0), slots: Vec::new() };
+        let started = self.launch(root, image, layout, &mut running);
+        self.running = Some(running);
+        started?;
+        self.outbox.clear();
+        for vf in 0..self.vfs.len() {
+            if let Some(app) = self.vfs[vf].holder {
+                self.configure(vf, app);
+            }
+        }
+        Ok(())
+    }
+
+    fn launch<M: Machine>(
+        &mut self,
+        root: &mut Root<M>,
+        image: &Image<'_>,
+        layout: Layout,
+        running: &mut Running,
+    ) -> Result<(), MemoryError> {
+        let side = root.memory.slot(running.side);
+        let mut builder = Builder::new(root, running.base, layout, image)?;
+        let (vcpu, own_vcpu) = (builder.vcpu(), Slot::root(slots::VCPU));
+        root.machine.invoke(Label::VcpuBindTime, vcpu, [self.time.raw(), 0, 0, 0, 0])?;
+        for page in [0, PAGE] {
+            let frame = root.make(side, ObjectType::Frame, PAGE_BITS)?;
+            running.slots.push(frame);
+            root.map(frame, RING_WINDOW + page, READ_WRITE)?;
+            let copy = root.slot()?;
+            running.slots.push(copy);
+            root.machine.copy(copy, frame, READ_WRITE)?;
+            builder.map(root, copy, MARKET_RING + page, READ_WRITE)?;
+        }
+        let (handler, stats) = builder.map_kernel_pages(root)?;
+        running.slots.extend([handler, stats]);
+        root.map(handler, NIC_HANDLER_PAGE, Rights::READ)?;
+        root.machine.lease_function(self.physical, builder.slot(PHYSICAL_SLOT))?;
+        root.machine.split_irq(Slot::root(slots::IRQ), self.first_route, builder.slot(IRQ_SLOT))?;
+        let page = root.make(side, ObjectType::Frame, PAGE_BITS)?;
+        running.slots.push(page);
+        fill_start_page(root, page, &server_start(self.tsc_hz, NIC_APP, "nic", Vec::new(), FREE_PAGES, &builder))?;
+        builder.map(root, page, abi::START_PAGE, Rights::READ)?;
+        let channel = root.make(side, ObjectType::Channel, 0)?;
+        running.slots.push(channel);
+        running.channel = channel;
+        root.machine.bind_channel(channel, own_vcpu, NIC_EVENT)?;
+        bind_other_end(root, channel, vcpu, events::MARKET)?;
+        root.machine.mint_end(builder.slot(slots::MARKET), channel, READ_WRITE, 2)?;
+        let stopped = root.make(side, ObjectType::Channel, 0)?;
+        running.slots.push(stopped);
+        bind_other_end(root, stopped, own_vcpu, NIC_STOPPED_EVENT)?;
+        root.machine.invoke(Label::VcpuSetHandler, vcpu, [stopped.raw(), 0, 0, 0, 0])?;
+        root.machine.open_rings(Peer::Nic, RING_WINDOW, RING_WINDOW + PAGE);
+        builder.launch(root)
+    }
+
+    /// Ends the server, and takes back what it had. The VFs stay their holders'.
+    ///
+    /// # Errors
+    /// [`MemoryError`].
+    pub fn end<M: Machine>(&mut self, root: &mut Root<M>) -> Result<(), MemoryError> {
+        let Some(running) = self.running.take() else { return Ok(()) };
+        root.machine.close_rings(Peer::Nic);
+        // The lease and the route go with the server's CNode.
+        root.give(running.base)?;
+        root.give(running.side)?;
+        running.slots.into_iter().try_for_each(|slot| root.drop_slot(slot))
+    }
+
+    /// True while the server runs, or should.
+    pub fn is_running(&self) -> bool {
+        self.running.is_some()
+    }
+
+    /// The first VF that has no holder and is out of its reset.
+    pub fn available<M: Machine>(&self, root: &mut Root<M>) -> Option<usize> {
+        let mut free = self.vfs.iter().enumerate().filter(|(_, vf)| vf.holder.is_none());
+        free.find(|(_, vf)| root.machine.function_info(vf.function).is_ok()).map(|(at, _)| at)
+    }
+
+    /// Gives a VF to an application whose VM is being made: a lease, and a route for each of its messages.
+    ///
+    /// # Errors
+    /// [`MemoryError`]; [`NicLink::take_back`] takes back what was given.
+    pub fn give<M: Machine>(
+        &mut self,
+        root: &mut Root<M>,
+        vf: usize,
+        app: usize,
+        builder: &Builder,
+    ) -> Result<(), MemoryError> {
+        self.vfs[vf].holder = Some(app);
+        root.machine.lease_function(self.vfs[vf].function, builder.slot(NIC_SLOT))?;
+        let first = self.first_route + 1 + vf as u64 * u64::from(VF_MESSAGES);
+        for message in 0..VF_MESSAGES {
+            let to = builder.slot(NIC_IRQ_SLOT + message);
+            root.machine.split_irq(Slot::root(slots::IRQ), first + u64::from(message), to)?;
+        }
+        self.configure(vf, app);
+        Ok(())
+    }
+
+    /// Takes an application's VF back. Returns which it was, if it had one.
+    ///
+    /// # Errors
+    /// The kernel's; then the VF is not given to anybody else.
+    pub fn take_back<M: Machine>(&mut self, root: &mut Root<M>, app: usize) -> Result<Option<usize>, MemoryError> {
+        let Some(vf) = self.vfs.iter().position(|vf| vf.holder == Some(app)) else { return Ok(None) };
+        root.machine.revoke(self.vfs[vf].function)?;
+        self.vfs[vf].holder = None;
+        self.send(&ToNic::Close { vf: vf as u8 });
+        Ok(Some(vf))
+    }
+
+    /// The application that holds a VF.
+    pub fn holder(&self, vf: u8) -> Option<usize> {
+        self.vfs.get(usize::from(vf))?.holder
+    }
+
+    fn configure(&mut self, vf: usize, app: usize) {
+        let settings = Settings { mac: mac(app), vlan: None, limit_bits_per_s: None };
+        self.send(&ToNic::Configure { vf: vf as u8, settings });
+    }
+
+    /// Lets the server panic.
+    pub fn crash(&mut self) {
+        self.send(&ToNic::Crash);
+    }
+
+    /// The applications that have a VF.
+    pub fn holders(&self) -> Vec<usize> {
+        self.vfs.iter().filter_map(|vf| vf.holder).collect()
+    }
+
+    fn send(&mut self, message: &ToNic) {
+        // A server that takes nothing any more is ended by the one who waits for it; it is told everything anew then.
+        if let Ok(bytes) = postcard::to_allocvec(message)
+            && self.outbox.len() < MAX_OUTBOX
+        {
+            self.outbox.push_back(bytes);
+        }
+    }
+
+    /// Wakes the server after the next [`NicLink::flush`], as it waits for room in its ring.
+    pub fn wants_signal(&mut self, attention: Attention) {
+        self.unsignalled |= attention == Attention::Asleep;
+    }
+
+    /// Moves what is queued into the ring as far as there is room, and wakes the server if it sleeps. True if something is
+    /// left.
+    pub fn flush<M: Machine>(&mut self, machine: &mut M) -> bool {
+        let Some(running) = &self.running else { return false };
+        while let Some(message) = self.outbox.front() {
+            let Ok(attention) = machine.send(Peer::Nic, message) else { break };
+            self.outbox.pop_front();
+            self.unsignalled |= attention == Attention::Asleep;
+        }
+        if self.unsignalled {
+            // A server that is gone is noticed by its handler page.
+            let _ = machine.signal(running.channel);
+            self.unsignalled = false;
+        }
+        !self.outbox.is_empty()
+    }
+}
+
+/// Budget and period of the network server, in ticks.
+pub const fn nic_reservation(tsc_hz: u64) -> (u64, u64) {
+    (tsc_hz / 1000 * BUDGET_MICROS / 1000, tsc_hz / 1000 * PERIOD_MICROS / 1000)
+}
+
+/// The Ethernet address of an application's VF: locally administered, and its own by the application's number.
+pub fn mac(app: usize) -> [u8; 6] {
+    let [high, low] = (app as u16 + 1).to_be_bytes();
+    [0x02, b'n', b'k', 0, high, low]
+}
+
+/// An address as people write it.
+pub fn written(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}

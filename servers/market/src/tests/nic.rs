@@ -1,0 +1,119 @@
+//! Virtual functions: who gets which and when, and what becomes of them when their server stops.
+
+use super::model::{Model, RESET_TICKS};
+use super::*;
+use crate::nic::MAX_RESTARTS;
+use crate::nic_link::{NIC_HANDLER_PAGE, mac};
+use cap_spec::abi::handler_page;
+use proto::nic::ToNic;
+
+/// A plan in which these applications are to have a virtual function.
+fn with_nic(names: &[&str], events: Vec<Event>) -> Vec<u8> {
+    let apps = names.iter().map(|name| App { nic: true, ..app(name) }).collect();
+    archive(&Plan { events, ..plan(apps, Some(PAGES)) })
+}
+
+fn machine(vfs: u64) -> Model {
+    let mut model = Model::new(1, &[24, 25, 23, 22, 22]);
+    if vfs > 0 {
+        model.add_nic(vfs);
+    }
+    model
+}
+
+/// What the network server was told so far: which VF is configured with whose address, or closed.
+fn told(sim: &mut Sim<'_>) -> Vec<(u8, Option<[u8; 6]>)> {
+    let messages = sim.model().sent.entry(Peer::Nic).or_default().drain(..);
+    let read = |bytes: Vec<u8>| match postcard::from_bytes(&bytes).unwrap() {
+        ToNic::Configure { vf, settings } => (vf, Some(settings.mac)),
+        ToNic::Close { vf } => (vf, None),
+        ToNic::Crash => panic!("nobody ordered that"),
+    };
+    messages.map(read).collect()
+}
+
+/// When an application was started, in microseconds of the run.
+fn started(sim: &Sim<'_>, app: u16) -> Option<u64> {
+    sim.records.iter().find_map(|record| match record {
+        Record::Started { t, app: of, .. } if *of == app => Some(*t),
+        _ => None,
+    })
+}
+
+/// The network server stops at a fault.
+fn stop_server(sim: &mut Sim<'_>) {
+    sim.model().set_word(NIC_HANDLER_PAGE + handler_page::COUNT as u64, 1);
+    sim.server.step(0);
+    // The page of the next one is another.
+    sim.model().set_word(NIC_HANDLER_PAGE + handler_page::COUNT as u64, 0);
+}
+
+#[test]
+fn without_a_device_a_plan_that_needs_one_is_refused_and_others_are_not() {
+    let needs = with_nic(&["a"], Vec::new());
+    let refusal = Server::start(machine(0), &needs).map_err(|(_, failure)| failure.to_string()).err().unwrap();
+    assert!(refusal.starts_with("this scenario needs an Intel 82576"), "{refusal}");
+    // Nobody is told of a device that nobody needs.
+    let others = three();
+    let mut sim = Sim::on(machine(2), &others, silent);
+    sim.run_to(100);
+    assert!(sim.server.nic.is_none() && told(&mut sim).is_empty());
+}
+
+#[test]
+fn a_function_has_one_holder_and_its_next_one_waits_for_it_and_for_its_reset() {
+    let archive = with_nic(&["a", "b"], vec![at(300, Command::Kill { app: 0 })]);
+    let mut sim = Sim::on(machine(1), &archive, silent);
+    sim.run_to(299);
+    assert_eq!((sim.model().leased_vfs(), started(&sim, 1)), (1, None), "the other one has it");
+    assert_eq!(told(&mut sim), [(0, Some(mac(0)))]);
+    sim.run_to(320);
+    assert_eq!(sim.end(0), Some(&End::Killed));
+    assert_eq!(sim.model().leased_vfs(), 0);
+    assert_eq!(told(&mut sim), [(0, None)]);
+    sim.run_to(600);
+    let waited = started(&sim, 1).expect("it got the function") - 300_000;
+    assert!(waited >= RESET_TICKS / 1_000, "{waited} us");
+    assert_eq!((told(&mut sim), sim.model().leased_vfs()), (vec![(0, Some(mac(1)))], 1));
+}
+
+#[test]
+fn a_server_that_stops_is_started_again_and_functions_stay_their_holders() {
+    let archive = with_nic(&["a", "b"], Vec::new());
+    let mut sim = Sim::on(machine(8), &archive, silent);
+    sim.run_to(400);
+    let holders = vec![(0, Some(mac(0))), (1, Some(mac(1)))];
+    assert_eq!(told(&mut sim), holders);
+    let derived = sim.model().derived();
+    for _ in 0..MAX_RESTARTS {
+        stop_server(&mut sim);
+        assert_eq!((told(&mut sim), sim.model().leased_vfs()), (holders.clone(), 2));
+        assert_eq!(sim.model().derived(), derived, "nothing is left of the last one");
+    }
+    sim.run_to(500);
+    assert!(sim.tenants.iter().all(|tenant| !tenant.heard.contains(&FromMarket::NicReset)));
+    let ready = postcard::to_allocvec(&proto::nic::FromNic::Ready).unwrap();
+    sim.model().incoming.entry(Peer::Nic).or_default().push_back(ready);
+    sim.run_to(600);
+    assert!(sim.tenants.iter().all(|tenant| tenant.heard.contains(&FromMarket::NicReset)));
+    // One that always stops is not started for ever, and that fails the run.
+    stop_server(&mut sim);
+    assert_eq!(sim.run_to_end(), crate::finish::FAILURE);
+    assert!(sim.result().1.contains("the network server cannot be started again"), "{:?}", sim.result());
+}
+
+#[test]
+fn what_the_server_sends_is_checked() {
+    let archive = with_nic(&["a"], Vec::new());
+    let mut sim = Sim::on(machine(8), &archive, silent);
+    sim.run_to(200);
+    for vf in [0, 1, 8, u8::MAX] {
+        let report = postcard::to_allocvec(&proto::nic::FromNic::VfReady { vf }).unwrap();
+        sim.model().incoming.entry(Peer::Nic).or_default().push_back(report);
+    }
+    sim.run_to(300);
+    assert!(told(&mut sim).len() == 1, "it is not started again for that");
+    sim.model().incoming.entry(Peer::Nic).or_default().push_back(vec![0xff; 40]);
+    sim.run_to(400);
+    assert_eq!(told(&mut sim), [(0, Some(mac(0)))], "it was started again");
+}

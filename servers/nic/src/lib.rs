@@ -1,0 +1,124 @@
+//! The network server: it drives the physical function (PF) of the Intel 82576 and does for its virtual functions (VFs)
+//! what the market says.
+//!
+//! This library is the whole of it but the hardware: [`Server`] takes messages of the market, looks at the device when that
+//! is due, and has reports for the market; `main.rs` sleeps and moves the messages.
+//!
+//! Guarantees: a VF sends and receives only between [`ToNic::Configure`] and [`ToNic::Close`], with the address that it was
+//! given. What the market sends is checked; what is impossible is reported and closes the VF. However much VFs ask or
+//! forge, the reports that wait are bounded: each kind of report about a VF waits at most once.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+use alloc::collections::VecDeque;
+use core::mem::discriminant;
+use device::Registers;
+use igb::{Event, Link, Nic, Vlans};
+use igbvf::MacAddress;
+use proto::nic::{FromNic, MAX_VFS, Settings, ToNic};
+
+const _: () = assert!(MAX_VFS == igb::VFS);
+
+/// The state of the server.
+#[derive(Debug)]
+pub struct Server<R> {
+    nic: Nic<R>,
+    reports: VecDeque<FromNic>,
+}
+
+impl<R: Registers> Server<R> {
+    /// Takes the device and resets it; all VFs are closed. `now_ns` is the time, in nanoseconds since some moment.
+    pub fn new(registers: R, now_ns: u64) -> Server<R> {
+        Server { nic: Nic::new(registers, &[], now_ns), reports: VecDeque::new() }
+    }
+
+    /// Does what the market says.
+    pub fn take(&mut self, message: ToNic, now_ns: u64) {
+        match message {
+            ToNic::Configure { vf, settings } => {
+                if !self.nic.configure(usize::from(vf), Some(driver_settings(&settings)), now_ns) {
+                    // What the VF had before is not what it shall have either. If there is no such VF, nothing is closed.
+                    self.nic.configure(usize::from(vf), None, now_ns);
+                    self.report(FromNic::Impossible { vf });
+                }
+            }
+            ToNic::Close { vf } => {
+                if !self.nic.configure(usize::from(vf), None, now_ns) {
+                    self.report(FromNic::Impossible { vf });
+                }
+            }
+            ToNic::Crash => panic!("the network server was ordered to crash"),
+        }
+    }
+
+    /// Does all that is due. To be called on the PF's interrupt and at [`Server::due_ns`].
+    pub fn poll(&mut self, now_ns: u64) {
+        // Each pass takes at most one message of a VF; the rest is due at once again, after the market's turn.
+        for _ in 0..PASSES {
+            let Some(event) = self.nic.poll(now_ns) else { return };
+            let report = match event {
+                Event::Ready => FromNic::Ready,
+                Event::PhyFailed => FromNic::Failed,
+                Event::LinkChanged(link) => FromNic::Link { up: link == Link::Up },
+                Event::VfReset(vf) => FromNic::VfReset { vf: vf as u8 },
+                Event::VfReady(vf) => FromNic::VfReady { vf: vf as u8 },
+                Event::Refused(vf) => FromNic::Refused { vf: vf as u8 },
+                Event::Forged(vfs) => FromNic::Forged { vfs, frames: self.nic.forged_frames() },
+            };
+            self.report(report);
+        }
+    }
+
+    /// When [`Server::poll`] is due without an interrupt.
+    #[must_use]
+    pub fn due_ns(&self) -> u64 {
+        self.nic.due_ns()
+    }
+
+    /// The oldest report that waits.
+    #[must_use]
+    pub fn next_report(&self) -> Option<&FromNic> {
+        self.reports.front()
+    }
+
+    /// The oldest report is on its way.
+    pub fn reported(&mut self) {
+        self.reports.pop_front();
+    }
+
+    /// Keeps a report until there is room for it on the way; an older one of the same kind about the same VF gives way.
+    fn report(&mut self, report: FromNic) {
+        self.reports
+            .retain(|waiting| discriminant(waiting) != discriminant(&report) || vf_of(waiting) != vf_of(&report));
+        self.reports.push_back(report);
+    }
+}
+
+/// Events of the driver that are looked at before the market has its turn: two of each VF.
+const PASSES: usize = 2 * MAX_VFS;
+
+/// Which VF a report is about; `None`: the device.
+fn vf_of(report: &FromNic) -> Option<u8> {
+    match *report {
+        FromNic::VfReady { vf } | FromNic::VfReset { vf } | FromNic::Refused { vf } | FromNic::Impossible { vf } => {
+            Some(vf)
+        }
+        FromNic::Ready | FromNic::Failed | FromNic::Link { .. } | FromNic::Forged { .. } => None,
+    }
+}
+
+/// The market's settings as the driver takes them, which checks them.
+fn driver_settings(settings: &Settings) -> igb::Settings {
+    igb::Settings {
+        vlans: settings.vlan.map_or(Vlans::None, Vlans::Port),
+        limit_bits_per_s: settings.limit_bits_per_s,
+        ..igb::Settings::with_mac(MacAddress(settings.mac))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,100 @@
+//! The hardware below the network server: the PF's registers, its interrupt, and the market's rings.
+//!
+//! The server sleeps until the market signals, the PF interrupts, or the driver wants to look at the device. Its interrupts
+//! are off but for a moment after each sleep: one that comes before the next sleep is pending then, and who has an interrupt
+//! pending does not sleep, so none is missed.
+
+use cap_spec::abi::slots::FREE;
+use device::Clock;
+use nic_server::Server;
+use proto::nic::{IRQ_SLOT, PHYSICAL_SLOT, ToNic};
+use userlib::arch::{disable_interrupts, enable_interrupts};
+use userlib::cap::{Cap, Fault, Frame, IommuDomain, Irq, PciFunction, Rights, Slot, own};
+use userlib::channel::{ChannelError, Endpoint};
+use userlib::dma::{MappedRegisters, TscClock};
+use userlib::{end, events, start_page};
+
+/// Vector of the PF's interrupt. Nothing is done there but to end it.
+const VECTOR: u8 = 0x40;
+/// Entry of the PF's MSI-X table that the driver uses.
+const MESSAGE: u16 = 0;
+/// The BAR with the registers.
+const REGISTERS_BAR: u8 = 0;
+/// Where the registers are mapped: behind the ring pages, below the image, where the launcher has put a page table.
+const REGISTERS: u64 = 0x18_0000;
+/// Pages that fit there.
+const MOST_PAGES: u64 = 64;
+/// Where the domain and the registers' frames go.
+const DOMAIN_SLOT: u16 = FREE;
+const FIRST_PAGE_SLOT: u16 = FREE + 1;
+/// Messages of the market that are taken before the device has its turn.
+const TURN_MESSAGES: usize = 16;
+
+/// Drives the device until the market ends the VM.
+pub fn main() -> ! {
+    let Some(start) = start_page::read() else { end::stop() };
+    let registers = set_up().unwrap_or_else(|fault| panic!("the physical function cannot be used: {fault:?}"));
+    let clock = TscClock::new(start.tsc_hz, 0);
+    let mut market = Endpoint::to_market();
+    let mut server = Server::new(registers, clock.now_ns());
+    loop {
+        let more = serve(&mut server, &mut market, &clock).unwrap_or_else(|error| panic!("the market: {error:?}"));
+        server.poll(clock.now_ns());
+        send(&mut server, &mut market).unwrap_or_else(|error| panic!("the market: {error:?}"));
+        let due_ns = server.due_ns();
+        let now_ns = clock.now_ns();
+        if !more && due_ns > now_ns && market.announce_sleep() == Ok(true) {
+            // Refused only if the own Vcpu's capability is gone.
+            let _ = events::wait(events::MARKET, deadline(due_ns - now_ns, start.tsc_hz));
+            // Takes what ended the sleep; the instruction after the enabling one is still without.
+            enable_interrupts();
+            core::hint::spin_loop();
+            disable_interrupts();
+        }
+        market.awake();
+    }
+}
+
+/// The TSC value so many nanoseconds from now, as a deadline of a wait; 0, which is none, if it is never reached.
+fn deadline(ns: u64, tsc_hz: u64) -> u64 {
+    let ticks = u128::from(ns) * u128::from(tsc_hz) / 1_000_000_000;
+    u64::try_from(ticks).ok().and_then(|ticks| userlib::clock::now().checked_add(ticks)).unwrap_or(0)
+}
+
+/// Maps the registers, and lets the PF interrupt: a message is a write by DMA, so that it takes a domain, with nothing in it.
+fn set_up() -> Result<MappedRegisters, Fault> {
+    let function: Cap<PciFunction> = Slot::root(PHYSICAL_SLOT).cap();
+    let irq: Cap<Irq> = Slot::root(IRQ_SLOT).cap();
+    let domain = own::BASE.retype::<IommuDomain>(0, Slot::root(DOMAIN_SLOT))?;
+    let pages = function.bar_pages(REGISTERS_BAR)?.min(MOST_PAGES);
+    let frames: Cap<Frame> = function.bar(REGISTERS_BAR, 0, Slot::root(FIRST_PAGE_SLOT), pages)?;
+    frames.map_row(own::VM, REGISTERS, Rights::READ | Rights::WRITE, pages.saturating_sub(1))?;
+    irq.bind(own::VCPU, VECTOR)?;
+    function.bind_msix(MESSAGE, irq)?;
+    function.attach(domain)?;
+    // SAFETY: the registers have just been mapped there, and stay as long as this VM.
+    Ok(unsafe { MappedRegisters::new(REGISTERS, pages as u32 * 4096) })
+}
+
+/// Takes messages of the market. True if there may be more.
+fn serve(server: &mut Server<MappedRegisters>, market: &mut Endpoint, clock: &TscClock) -> Result<bool, ChannelError> {
+    for _ in 0..TURN_MESSAGES {
+        match market.receive::<ToNic>()? {
+            Some(message) => server.take(message, clock.now_ns()),
+            None => return Ok(false),
+        }
+    }
+    Ok(true)
+}
+
+/// Sends reports as far as there is room; the others are tried again after the next look at the device.
+fn send(server: &mut Server<MappedRegisters>, market: &mut Endpoint) -> Result<(), ChannelError> {
+    while let Some(report) = server.next_report() {
+        match market.send(report) {
+            Ok(()) => server.reported(),
+            Err(ChannelError::Full) => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,86 @@
+//! Between the market server and the network server, which drives the physical function (PF) of the Intel 82576 whose
+//! virtual functions (VFs) the market leases.
+//!
+//! Either side checks what the other says: the network server what it is to configure, the market which VF is meant.
+
+use serde::{Deserialize, Serialize};
+
+/// VFs of the device (Intel 82576EB Gigabit Ethernet Controller Datasheet, revision 2.61, 1.3: eight).
+pub const MAX_VFS: usize = 8;
+/// Interrupt messages of a VF, and the routes that its holder gets (datasheet, 7.3.1: three vectors).
+pub const VF_MESSAGES: u16 = 3;
+/// In the network server's root CNode: the lease of the PF.
+pub const PHYSICAL_SLOT: u16 = 8;
+/// In the network server's root CNode: the `Irq` that the PF's message raises.
+pub const IRQ_SLOT: u16 = 9;
+
+/// What a VF may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// Its address, which it sends with and gets frames for; of one station.
+    pub mac: [u8; 6],
+    /// The VLAN (1 to 4094) that it is in without seeing the tags; `None`: untagged frames.
+    pub vlan: Option<u16>,
+    /// Most bits per second that it may send, frames with their checksums; at least 1; `None`: no limit.
+    pub limit_bits_per_s: Option<u64>,
+}
+
+/// To the network server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToNic {
+    /// VF `vf` has a new holder: these are its settings from the holder's reset on.
+    Configure {
+        /// Which VF, below [`MAX_VFS`].
+        vf: u8,
+        /// What it may do.
+        settings: Settings,
+    },
+    /// VF `vf` has no holder: nothing is sent or received by it.
+    Close {
+        /// Which VF, below [`MAX_VFS`].
+        vf: u8,
+    },
+    /// Panic, so that a test sees what follows.
+    Crash,
+}
+
+/// From the network server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromNic {
+    /// The device is set up.
+    Ready,
+    /// The device does not work: its PHY does not answer.
+    Failed,
+    /// The cable has a link, or none.
+    Link {
+        /// Whether frames come through.
+        up: bool,
+    },
+    /// The holder of a VF has finished its reset: it sends and receives.
+    VfReady {
+        /// Which.
+        vf: u8,
+    },
+    /// A VF was reset; it neither sends nor receives.
+    VfReset {
+        /// Which.
+        vf: u8,
+    },
+    /// VFs have sent frames with an address or a VLAN that is not theirs. The device dropped the frames.
+    Forged {
+        /// Which, a bit each.
+        vfs: u8,
+        /// Such frames since the device was reset, of all VFs; wraps.
+        frames: u64,
+    },
+    /// The holder of a VF asked the device's mailbox for what it may not have.
+    Refused {
+        /// Which.
+        vf: u8,
+    },
+    /// The market's settings for a VF are impossible, or another VF has the address; the VF stays closed.
+    Impossible {
+        /// Which.
+        vf: u8,
+    },
+}

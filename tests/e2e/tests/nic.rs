@@ -1,0 +1,110 @@
+//! Virtual functions of the network device, leased by the market: brought up by their holders, taken back, leased again.
+
+use e2e::{Change, Finished, Machine, run};
+use proto::host::End;
+
+/// Two tenants that exchange frames; the one that answers is killed, and its virtual function goes to a third, which the
+/// first does not know of.
+const SCENARIO: &str = r#"
+    title = "frames"
+    limit = "20 s"
+    [machine]
+    cores = 1
+    memory = "128 MiB"
+    [[app]]
+    name = "echo"
+    image = "netbench"
+    nic = true
+    budget = 1
+    base_cpu = 10
+    args = ["role=echo", "for=10000"]
+    [[app]]
+    name = "ping"
+    image = "netbench"
+    nic = true
+    budget = 1
+    base_cpu = 10
+    args = ["role=ping", "peer=02:6e:6b:00:00:01", "for=2500"]
+    [[app]]
+    name = "third"
+    image = "netbench"
+    nic = true
+    budget = 1
+    base_cpu = 10
+    starts = false
+    awaited = true
+    args = ["role=listen", "for=500"]
+    [[event]]
+    at = "1500 ms"
+    do = "kill:echo"
+    [[event]]
+    at = "1800 ms"
+    do = "start:third"
+"#;
+
+#[test]
+fn virtual_functions_are_handed_out_taken_back_and_handed_out_again() {
+    let run = run(SCENARIO, &Change::none());
+    run.expect_good();
+    assert_eq!(run.end("echo"), &End::Killed);
+    // Who is what, by the number in the plan, and a device that came up.
+    for line in [
+        "[market] virtual function 0 goes to echo, with address 02:6e:6b:00:00:01",
+        "[market] virtual function 1 goes to ping, with address 02:6e:6b:00:00:02",
+        "[market] network device: link up",
+        "[market] virtual function 0 is back from echo",
+        "[market] virtual function 0 goes to third, with address 02:6e:6b:00:00:03",
+    ] {
+        assert!(run.console_has(line), "{line}: {:#?}", run.console);
+    }
+    let [back, lost, wrong, faults] = numbers(&run, "frames came back");
+    assert!(back > 500 && lost > 10, "{back} frames came back, and {lost} did not when nobody was there any more");
+    assert_eq!((wrong, faults), (0, 0));
+    // What is sent to the last holder of the function is not for this one.
+    let [heard] = numbers(&run, "frames heard");
+    assert_eq!(heard, 0);
+}
+
+/// The numbers in the console's line with this text, in their order.
+fn numbers<const N: usize>(run: &Finished, text: &str) -> [u64; N] {
+    let line = run.console.iter().find(|line| line.contains(text));
+    let line = line.unwrap_or_else(|| panic!("no line has `{text}`: {:#?}", run.console));
+    let words: Vec<u64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    words.try_into().unwrap_or_else(|words| panic!("{line}: {words:?}"))
+}
+
+/// The network server crashes while two tenants exchange frames: it is started again, they hear of it, and go on.
+#[test]
+fn a_network_server_that_crashes_is_started_again_and_tenants_go_on() {
+    let change = Change::none().event("1 s=crash-nic");
+    let run = run(SCENARIO.split("    [[app]]\n    name = \"third\"").next().expect("a part of it"), &change);
+    run.expect_good();
+    for line in [
+        "[market] the network server stopped: triple fault",
+        "[market] the network server was started again",
+        "[echo] the function was reset and is up again",
+        "[ping] the function was reset and is up again",
+    ] {
+        assert!(run.console_has(line), "{line}: {:#?}", run.console);
+    }
+    let [echoed] = numbers(&run, "frames echoed");
+    let [back, _, wrong, faults] = numbers(&run, "frames came back");
+    assert!(back > 2_000 && echoed >= back, "{back} of {echoed}");
+    assert_eq!((wrong, faults), (0, 0));
+}
+
+/// The same scenario on machines that lack what it needs: a refusal that says so, before any tenant runs.
+#[test]
+fn without_device_or_iommu_the_run_is_refused() {
+    for devices in [&[][..], &["-netdev", "user,id=n0", "-device", "igb,netdev=n0"]] {
+        let scenario = e2e::scenario(SCENARIO, &Change::none()).expect("a scenario");
+        let devices = devices.iter().map(ToString::to_string).collect();
+        let run = Machine::start_with_devices(&scenario, devices).and_then(Machine::finish).expect("a run");
+        let failure = run.failure.as_deref().expect("such a run is no success");
+        assert!(
+            failure.contains("this scenario needs an Intel 82576 with virtual functions, behind an IOMMU"),
+            "{failure}"
+        );
+        assert!(!run.console_has("[echo]"), "{:#?}", run.console);
+    }
+}
