@@ -294,7 +294,7 @@ specs! {
     "Puts a table into the tree of a domain; the level above must be there."
 
     PciFunctionLease."Lease": args [DEST, empty("index")] results [] errors [InUse, TooDeep]
-    "Makes a child that speaks for the same function; the parent can't use the function while the child lives."
+    "Makes a child that speaks for the same function; the parent can't use the function while the child lives. It must be detached, without messages bound, and without Frames of its registers."
 
     PciFunctionEnableVfs."EnableVfs": args [num("count", "1..=64 and at most what the device has"), DEST, empty("index")]
     results [] errors [SlotOccupied, InUse, Busy, TooDeep]

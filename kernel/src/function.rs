@@ -10,6 +10,7 @@
 
 use crate::cap::{Cap, Mapping};
 use crate::decode::Invoked;
+use crate::derivation::MAX_SPLITS;
 use crate::invoke::Progress;
 use crate::kernel::{Kernel, Message};
 use crate::machine::Machine;
@@ -193,6 +194,9 @@ impl<M: Machine> Kernel<M> {
                 let &[cnode, index, ..] = call.args;
                 let to = self.destination(call.root, cnode, index, 1)?;
                 check_holder(&state, lease)?;
+                if state.domain.is_some() || self.has_messages(function) || !self.may_be_leased(call.id) {
+                    return Err(Fault::new(Error::InUse, 0));
+                }
                 self.check_deeper(call)?;
                 Ok(FunctionInvocation::Lease { from: call.id, to, function, lease: lease.wrapping_add(1) })
             }
@@ -317,6 +321,22 @@ impl<M: Machine> Kernel<M> {
         }
         self.check_ready(state)?;
         Ok(FunctionInvocation::BindMessage { route, message })
+    }
+
+    /// True if a message of a function raises a route.
+    fn has_messages(&self, function: FunctionId) -> bool {
+        self.routes.iter().any(|route| route.message.is_some_and(|message| message.function == function))
+    }
+
+    /// True if a capability has no Frames of its function's registers below it, and room for a child. Its other children are
+    /// virtual functions.
+    fn may_be_leased(&self, slot: SlotId) -> bool {
+        let mut children = 0;
+        let are_functions = self.splits(slot).all(|child| {
+            children += 1;
+            matches!(self.slot(child).cap, Cap::PciFunction { .. })
+        });
+        are_functions && children < MAX_SPLITS
     }
 
     /// The route that a message raises.

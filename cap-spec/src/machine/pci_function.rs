@@ -1,7 +1,9 @@
 //! PciFunction: a function of a PCI Express device, physical or virtual.
 //!
 //! * A function has one holder: the last of a chain of leases. **Lease** makes a child that speaks for the same function,
-//!   and while the child lives its parent can't use the function: `InUse`, for everything but GetInfo.
+//!   and while the child lives its parent can't use the function: `InUse`, for everything but GetInfo. Nor has it anything
+//!   left of it: a function that is attached, has messages bound, or of whose registers there are Frames, is not leased
+//!   (`InUse`). A capability with [`MAX_SPLITS`] children is none that is leased, either.
 //! * **EnableVfs** makes the virtual functions, `count` of them, which the device must be able to have (`OutOfRange`, 1),
 //!   in consecutive slots: these must exist in the CNode (`OutOfRange`, 1) and be empty (`SlotOccupied`, 1). `InUse`
 //!   if there are some. The physical function stays its holder's. When the last virtual function is gone they are disabled.
@@ -18,10 +20,10 @@
 //! * After a reset, after it was enabled, and after its virtual functions were disabled, it is `Busy` for a time: for all
 //!   but Lease, Detach and UnbindMsix.
 
-use super::Outcome;
 use super::derivation::{Kind, check_depth, derive};
 use super::lookup::{Invoked, cnode_of, slot_of};
 use super::state::{Cap, Extent, Function, FunctionFacts, Message, Output, SlotId, State};
+use super::{MAX_SPLITS, Outcome};
 use crate::abi::{Error, Fault, ObjectType, PAGE_BITS, Rights};
 
 /// Capabilities that one invocation makes at most.
@@ -77,6 +79,12 @@ pub(super) fn lease(state: &mut State, call: Invoked) -> Result<Outcome, Fault> 
     let (function, lease) = function_of(state, &call);
     let destination = call.destination(state, 1)?;
     check_holder(state, function, lease)?;
+    let has_messages = (0..facts(state, function).messages).any(|entry| route_of(state, function, entry).is_some());
+    let has_frames = state.children(call.slot).any(|(_, child)| matches!(child.cap, Cap::Frame { .. }));
+    let is_used = state.functions[&function].domain.is_some() || has_messages || has_frames;
+    if is_used || state.children(call.slot).count() >= MAX_SPLITS {
+        return Err(Fault::new(Error::InUse, 0));
+    }
     check_depth(state, call.slot, 0)?;
     let rights = state.slots[&call.slot].rights;
     let cap = Cap::PciFunction { function, lease: lease + 1 };

@@ -509,6 +509,12 @@ fn device_cases() -> Vec<Case> {
         Case(vec![], L::PciFunctionBindMsix, function, vec![1, IRQ], Error::Forbidden, 2),
         Case(vec![], L::PciFunctionUnbindMsix, place::PLAIN, vec![0], Error::NotMapped, 1),
     ];
+    let used = |steps| Case(steps, L::PciFunctionLease, function, vec![here, EMPTY], Error::InUse, 0);
+    cases.extend([
+        used(vec![root(L::PciFunctionAttach, function, &[DOMAIN])]),
+        used(vec![root(L::PciFunctionBindMsix, function, &[3, FREE_IRQ])]),
+        used(vec![root(L::PciFunctionGetBar, function, &[0, 0, here, EMPTY + 2, 1])]),
+    ]);
     for label in [
         L::PciFunctionLease,
         L::PciFunctionGetInfo,

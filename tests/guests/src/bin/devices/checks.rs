@@ -171,12 +171,16 @@ pub fn memory_that_is_taken_back_is_out_of_reach(bench: &mut Bench) -> Check {
 pub fn a_lease_that_is_revoked_is_a_function_anew(bench: &mut Bench) -> Check {
     let vf: Cap<_> = bench.stations[1].function;
     let parent = vf.slot();
-    // What the first holder made of the function itself goes with its reset; its frames for the registers go by hand.
+    // What the first holder made of the function itself goes with its reset.
     vf.reset().map_err(refused("the function is reset"))?;
     if error(vf.attach(bench.stations[1].domain)) != Some(Error::Busy) {
         return Err("a function in its reset is attached".into());
     }
     until_ready(vf, &bench.clock).map_err(refused("it comes out of its reset"))?;
+    if error(vf.lease(bench.root.slot())) != Some(Error::InUse) {
+        return Err("it is leased though its registers are mapped".into());
+    }
+    parent.revoke().map_err(refused("its registers are given back"))?;
     let lease = vf.lease(bench.root.slot()).map_err(refused("it is leased"))?;
     if error(vf.attach(bench.stations[1].domain)) != Some(Error::InUse) {
         return Err("what was leased is the parent's".into());
