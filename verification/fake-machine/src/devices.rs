@@ -184,6 +184,8 @@ impl Devices for FakeMachine {
     fn reset_function(&mut self, function: FunctionId) -> Ticks {
         let attached = self.0.iommu.attached.contains_key(&function);
         self.0.expect(!attached, function, "is reset while it is attached");
+        let bound = self.0.lines.iter().any(|line| line.message.is_some_and(|message| message.function == function));
+        self.0.expect(!bound, function, "is reset while its messages raise a route");
         let until = self.0.present() + RESET_TICKS;
         let survives = self.0.bug == Some(Bug::ResaleUnderDma);
         if let Some(state) = self.0.functions.state(function) {
