@@ -328,54 +328,69 @@ impl<C: ConfigAccess, T: TableAccess, B: Bus> Assignment<C, T, B> {
         record.msix.as_ref()?.entry(&record.bars, message.entry)
     }
 
-    /// Lets a function send messages; those of its entries that nobody bound are masked. `is_first`: it has sent none since
-    /// its reset, or none is bound.
-    pub fn bind(&mut self, message: Message, is_first: bool) {
-        if !is_first {
+    /// Binds a message to a route, which raises nothing until [`Assignment::deliver`] says what. `is_first`: no other of the
+    /// function is bound; then those entries of its table that nobody bound are masked, and it may send.
+    pub fn bind(&mut self, route: u16, message: Message, is_first: bool) {
+        if !self.block(route, message) {
             return;
         }
         let Some(record) = self.record(message.function) else { return };
         let (at, Some(msix), bars) = (record.at, record.msix, record.bars) else { return };
         let Some(access) = &mut self.access else { return };
-        let _ = msix.try_set(&mut access.config, at, Messages::Masked);
-        for number in 0..msix.entries {
-            if let Some(entry) = msix.entry(&bars, number) {
-                msix::write_entry(&mut access.tables, entry, None);
+        if is_first {
+            let _ = msix.try_set(&mut access.config, at, Messages::Masked);
+            for number in 0..msix.entries {
+                if let Some(entry) = msix.entry(&bars, number) {
+                    msix::write_entry(&mut access.tables, entry, None);
+                }
             }
+            let _ = msix.try_set(&mut access.config, at, Messages::Unmasked);
         }
-        let _ = msix.try_set(&mut access.config, at, Messages::Unmasked);
+        if let Some(entry) = msix.entry(&bars, message.entry) {
+            let iommu::Message { address, data } = vtd::message(entry_of(route));
+            msix::write_entry(&mut access.tables, entry, Some(msix::Message { address, data }));
+        }
     }
 
-    /// Says what a route raises that a message is bound to: this vector or, as it is parked, an NMI, on the cores with these
-    /// ids; `None`: nothing. The message is masked. False if the units have failed.
-    pub fn route(&mut self, route: u16, message: Message, target: Option<(u32, u8)>) -> bool {
-        self.mask(message);
+    /// Says what a bound message raises from now on: a vector of the core with this id, or an NMI. It is the unit's entry that
+    /// changes, and not the message: a function can write any message by DMA, also one that it was told before, and what the
+    /// entry says holds for all of them. False if the unit has failed: then nothing is raised.
+    pub fn deliver(&mut self, route: u16, message: Message, apic_id: u32, signal: Signal) -> bool {
         let Some(source) = self.place(message.function).map(|at| Requester::new(at.id())) else { return false };
-        let Some(iommu) = self.iommu() else { return false };
-        let deliver = |signal| target.map(|(apic_id, _)| Delivery { apic_id, signal, source });
-        let vector = target.and_then(|(_, vector)| deliver(Signal::Vector(vector)));
-        let done = iommu.set_interrupt(vector_entry(route), vector);
-        if !self.has_completed(done) {
+        if self.has_failed {
             return false;
         }
         let Some(iommu) = self.iommu() else { return false };
-        let done = iommu.set_interrupt(parked_entry(route), deliver(Signal::Nmi));
+        let done = iommu.set_interrupt(entry_of(route), Some(Delivery { apic_id, signal, source }));
         self.has_completed(done)
     }
 
-    /// Lets a message raise its route: the vector, or the NMI of a route that is parked.
-    pub fn unmask(&mut self, route: u16, message: Message, parked: bool) {
-        let Some(entry) = self.entry(message) else { return };
-        let Some(access) = self.access.as_mut().filter(|_| !self.has_failed) else { return };
-        let iommu::Message { address, data } =
-            vtd::message(if parked { parked_entry(route) } else { vector_entry(route) });
-        msix::write_entry(&mut access.tables, entry, Some(msix::Message { address, data }));
+    /// Lets a bound message raise nothing. When this returns none is in flight.
+    pub fn block(&mut self, route: u16, message: Message) -> bool {
+        self.deliver(route, message, 0, Signal::Nothing)
     }
 
-    /// Masks a message. When this returns none is in flight: the answer to the read comes after them.
-    pub fn mask(&mut self, message: Message) {
-        let (Some(entry), Some(access)) = (self.entry(message), &mut self.access) else { return };
-        msix::write_entry(&mut access.tables, entry, None);
+    /// Masks a message for good: its route raises nothing, whoever names it.
+    pub fn unbind(&mut self, route: u16, message: Message) {
+        // The answer to the read of the table comes after the messages that were sent before.
+        if let (Some(entry), Some(access)) = (self.entry(message), &mut self.access) {
+            msix::write_entry(&mut access.tables, entry, None);
+        }
+        if let Some(iommu) = self.iommu() {
+            let done = iommu.set_interrupt(entry_of(route), None);
+            self.has_completed(done);
+        }
+    }
+
+    /// The kernel's own use of an entry of the units. False if they have failed.
+    pub fn set_own_interrupt(&mut self, entry: u16, delivery: Option<Delivery>) -> bool {
+        match self.iommu() {
+            Some(iommu) => {
+                let done = iommu.set_interrupt(entry, delivery);
+                self.has_completed(done)
+            }
+            None => false,
+        }
     }
 }
 
@@ -385,12 +400,7 @@ fn number_of(function: FunctionId) -> DomainNumber {
     DomainNumber::new(function.get().wrapping_add(1))
 }
 
-/// The entry of the interrupt remapping table by which a route raises its vector.
-fn vector_entry(route: u16) -> u16 {
+/// The entry of the interrupt remapping table of a route.
+fn entry_of(route: u16) -> u16 {
     FIRST_MESSAGE.wrapping_add(route % MAX_ROUTES as u16)
-}
-
-/// The entry by which a route that is parked raises an NMI.
-fn parked_entry(route: u16) -> u16 {
-    vector_entry(route).wrapping_add(MAX_ROUTES as u16)
 }

@@ -120,7 +120,7 @@ impl Hardware {
         if route < devices.io_apic.pins {
             devices.io_apic.mask(route);
         } else if let Some(message) = self.message(route) {
-            self.assignment.mask(message);
+            self.assignment.block(route.into(), message);
         }
     }
 
@@ -190,13 +190,14 @@ impl Hardware {
     }
 
     /// Lets a route deliver to a core: the vector that it is bound to, or an NMI. False if the core cannot be named, which
-    /// leaves the route as it was. With remapping the entries are ready, and the pin or message names another one: no unit
-    /// has to forget anything when a core is switched.
+    /// leaves the route as it was. With remapping the entries of pins are ready, and the pin names another one: no unit has to
+    /// forget anything when a core is switched. Who sends messages may name any entry of its own at any time: of these the
+    /// entry is changed.
     #[inline]
     pub fn deliver(&mut self, pin: u8, core: CoreId, vector: Option<u8>) -> bool {
         let Some(devices) = self.devices else { return false };
         if pin >= devices.io_apic.pins {
-            return self.deliver_message(pin, vector.is_none());
+            return self.deliver_message(pin, core, vector);
         }
         let words = match (devices.io_apic_source, vector) {
             (None, _) => IoApic::direct(core_area::core(core).apic_id.load(Ordering::Relaxed), vector),
@@ -207,22 +208,23 @@ impl Hardware {
     }
 
     #[inline(never)]
-    fn deliver_message(&mut self, route: u8, parked: bool) -> bool {
+    fn deliver_message(&mut self, route: u8, core: CoreId, vector: Option<u8>) -> bool {
         let Some(message) = self.message(route) else { return false };
-        self.assignment.unmask(route.into(), message, parked);
-        true
+        let apic_id = core_area::core(core).apic_id.load(Ordering::Relaxed);
+        self.assignment.deliver(route.into(), message, apic_id, vector.map_or(Signal::Nmi, Signal::Vector))
     }
 
     /// Makes the entries of a route, which is masked, ready for what it is bound to. False if the units fail: then it has to
     /// stay masked, as nobody knows what it would raise.
     fn prepare(&mut self, pin: u8, target: Option<(CoreId, u8)>) -> bool {
         let target = target.map(|(core, vector)| (core_area::core(core).apic_id.load(Ordering::Relaxed), vector));
-        if let Some(message) = self.message(pin) {
-            return self.assignment.route(pin.into(), message, target);
+        if self.message(pin).is_some() {
+            // It says what it raises when it is opened or parked.
+            return true;
         }
         let Some(source) = self.devices.and_then(|devices| devices.io_apic_source) else { return true };
         let delivery = target.map(|(apic_id, vector)| Delivery { apic_id, signal: Signal::Vector(vector), source });
-        self.assignment.iommu().is_some_and(|units| units.set_interrupt(pin_entry(pin), delivery).is_ok())
+        self.assignment.set_own_interrupt(pin_entry(pin), delivery)
     }
 
     /// An NMI was taken: calls every core whose deadline has passed, but one that decides anew in any case, and sets the
@@ -335,13 +337,12 @@ impl machine::Devices for Hardware {
         let is_first = !self.messages.iter().flatten().any(|other| other.function == message.function);
         if let Some(entry) = self.messages.get_mut(usize::from(route)) {
             *entry = Some(message);
-            self.assignment.bind(message, is_first);
+            self.assignment.bind(route, message, is_first);
         }
     }
 
     fn unbind_message(&mut self, route: u16, message: Message) {
-        // Nothing is raised by it any more, whether or not the units answer.
-        self.assignment.route(route, message, None);
+        self.assignment.unbind(route, message);
         if let Some(entry) = self.messages.get_mut(usize::from(route)) {
             *entry = None;
         }

@@ -157,20 +157,21 @@ fn a_message_raises_what_its_route_says_from_its_function_only() {
         let [low, high, data, control] = [0, 4, 8, 12].map(|offset| table.get(&(entry + offset)).copied().unwrap_or(0));
         (control & 1 == 0).then_some((u64::from(low) | u64::from(high) << 32, data))
     };
-    assigned.bind(message, true);
-    assert_eq!(sent(&assigned), None, "masked until its route says where it goes");
-    assert!(assigned.route(30, message, Some((5, 0x44))));
-    assert_eq!(sent(&assigned), None);
-    assigned.unmask(30, message, false);
+    assigned.bind(30, message, true);
+    // The function knows its message from now on, and may write it at any time, by its table or by DMA.
     let (address, data) = sent(&assigned).unwrap();
-    assert_eq!(units.interrupt(0, at.id(), address, data), Ok((5, Signal::Vector(0x44))));
-    assert!(units.interrupt(0, IGB.id(), address, data).is_err(), "another function's");
-    assigned.unmask(30, message, true);
-    let (parked, data) = sent(&assigned).unwrap();
-    assert_eq!(units.interrupt(0, at.id(), parked, data), Ok((5, Signal::Nmi)));
-    assert!(assigned.route(30, message, None));
-    assert_eq!(sent(&assigned), None);
-    assert!([address, parked].iter().all(|&address| units.interrupt(0, at.id(), address, 0).is_err()));
+    let raised = |from: Bdf| units.interrupt(0, from.id(), address, data).ok();
+    assert_eq!(raised(at), None, "nothing until its route says what");
+    assert!(assigned.deliver(30, message, 5, Signal::Vector(0x44)));
+    assert_eq!((raised(at), raised(IGB)), (Some((5, Signal::Vector(0x44))), None));
+    assert!(assigned.deliver(30, message, 5, Signal::Nmi));
+    assert_eq!(raised(at), Some((5, Signal::Nmi)));
+    assert!(assigned.block(30, message));
+    assert_eq!(raised(at), None, "while its Vcpu is out and was told");
+    assert!(assigned.deliver(30, message, 6, Signal::Vector(0x44)));
+    assert_eq!(raised(at), Some((6, Signal::Vector(0x44))));
+    assigned.unbind(30, message);
+    assert_eq!((sent(&assigned), raised(at)), (None, None));
 }
 
 #[test]
@@ -189,8 +190,8 @@ fn a_unit_that_does_not_answer_ends_the_way_to_memory_of_all() {
     assigned.detach(DISC);
     assigned.attach(DISC, DOMAIN);
     let message = Message { function: DISC, entry: 0 };
-    assigned.bind(message, true);
-    assert!(!assigned.route(31, message, Some((0, 0x40))));
+    assigned.bind(31, message, true);
+    assert!(!assigned.deliver(31, message, 0, Signal::Vector(0x40)));
     assert!(!is_master(&mut assigned, PORT_OF_NVME) && !is_master(&mut assigned, NVME));
 }
 

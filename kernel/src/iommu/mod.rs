@@ -87,6 +87,8 @@ pub enum Signal {
     Vector(u8),
     /// An NMI.
     Nmi,
+    /// Nothing, and no fault is recorded: for a time.
+    Nothing,
 }
 
 /// What an entry of the interrupt remapping table says.

@@ -29,10 +29,14 @@ pub const fn domain_of(high: u64) -> DomainNumber {
 
 /// Interrupt remapping entry (9.10): physical destination, no redirection hint, edge-triggered, and source validation of
 /// all 16 bits of the source id (SVT 1, SQ 0).
+/// One that raises nothing is not present, and its faults are not recorded (FPD).
 pub const fn interrupt_entry(delivery: Delivery) -> [u64; 2] {
+    /// Of the low word: Fault Processing Disable.
+    const UNRECORDED: u64 = 1 << 1;
     let (mode, vector) = match delivery.signal {
         Signal::Vector(vector) => (0, vector),
         Signal::Nmi => (4, 0),
+        Signal::Nothing => return [UNRECORDED, 0],
     };
     let low = (delivery.apic_id as u64) << 32 | (vector as u64) << 16 | mode << 5 | PRESENT;
     [low, 1 << 18 | delivery.source.get() as u64]
