@@ -17,7 +17,12 @@ use std::str::FromStr;
 const CLASSES: [(&str, &str, &[&str], Option<usize>); 5] = [
     ("kernel", "isolation", &["kernel/src", "cap-spec/src/abi"], Some(8_000)),
     ("market", "who gets what; money", &["servers/market/src", "servers/market/mechanism/src"], None),
-    ("other servers", "their own device's shared part", &["servers/console/src", "servers/proto/src"], None),
+    (
+        "other servers",
+        "their own device's shared part",
+        &["servers/console/src", "servers/nic/src", "servers/nic/driver/src", "servers/proto/src"],
+        None,
+    ),
     ("userlib", "nothing but its own application", &["userlib/src"], None),
     ("applications", "nothing", &["apps"], None),
 ];
