@@ -193,7 +193,7 @@ mod imp {
     use crate::market::{Board, Good, Market, Quantity};
     use crate::pager::Pager;
     use crate::slots::Slots;
-    use crate::{arch, console, events, heap, nic, start_page};
+    use crate::{arch, console, events, heap, start_page};
 
     /// Of the base, this part is kept for page tables and CNodes, but no more pages than so many.
     const KEPT_PART: u32 = 4;
@@ -312,7 +312,7 @@ mod imp {
         // SAFETY: the launcher has mapped the image up to there, and the image itself ends at `memory_end`.
         unsafe { heap::claim(arch::memory_end() as *mut u8, spare as usize) };
         let mut pager = Pager::new(Slots::new(start.free_slots_end), own::BASE, own::VM);
-        let for_nic = if start.nic_mac.is_some() { nic::BASE_PAGES } else { 0 };
+        let for_nic = if start.nic_mac.is_some() { proto::nic::BASE_PAGES } else { 0 };
         let kept = (start.base_pages / KEPT_PART).min(MOST_KEPT) + for_nic;
         if start.base_pages > kept {
             // Without these pages the heap is small, which shows when it is full.

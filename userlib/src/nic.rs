@@ -15,6 +15,7 @@ use igbvf::function::VECTORS;
 use igbvf::moderation::{Mode, Moderation};
 use igbvf::offload::Offload;
 use igbvf::{Buffer, Event, Function, MacAddress, ReceiveQueue, Segment, TransmitQueue};
+use proto::nic::BASE_PAGES;
 use proto::start::{NIC_IRQ_SLOT, NIC_SLOT};
 
 use crate::app::App;
@@ -43,8 +44,9 @@ const VECTOR: u8 = 0x50;
 const RECEIVED: u8 = 0;
 const SENT: u8 = 1;
 const MAILBOX: u8 = 2;
-/// Pages of the base that a NIC takes: the memory, the domain of 16 KiB with alignment, and tables.
-pub const BASE_PAGES: u32 = MEMORY_PAGES as u32 + 14;
+/// Pages of the base for the domain of 16 KiB with alignment, and for tables and CNodes.
+const OTHER_PAGES: u32 = 14;
+const _: () = assert!(MEMORY_PAGES as u32 + OTHER_PAGES <= BASE_PAGES);
 /// Microseconds between two looks at a function that is not ready yet.
 const LOOK_US: u64 = 1_000;
 /// Seconds for which the network server may take to be there and to let the function through.

@@ -23,7 +23,7 @@ const CLASSES: [(&str, &str, &[&str], Option<usize>); 5] = [
 ];
 
 const OTHER_SERVERS: [&str; 4] =
-    ["servers/console/src", "servers/proto/src", "servers/nic/driver/src", "servers/nvme/driver/src"];
+    ["servers/console/src", "servers/proto/src", "servers/nic/driver/src", "servers/nic/src", "servers/nvme/driver/src"];
 const USERLIB: [&str; 4] = ["userlib/src", "userlib/device/src", "userlib/igbvf/src", "userlib/nvme-queue/src"];
 
 /// What was counted in one class.

@@ -6,7 +6,8 @@
 //!
 //! Guarantees: a VF sends and receives only between [`ToNic::Configure`] and [`ToNic::Close`], with the address that it was
 //! given. What the market sends is checked; what is impossible is reported and closes the VF. However much VFs ask or
-//! forge, the reports that wait are bounded: each kind of report about a VF waits at most once.
+//! forge, reports are bounded: each kind of report about a VF waits at most once, and what VFs can cause leaves once in
+//! [`VF_REPORTS_NS`].
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -23,17 +24,22 @@ use proto::nic::{FromNic, MAX_VFS, Settings, ToNic};
 
 const _: () = assert!(MAX_VFS == igb::VFS);
 
+/// Nanoseconds between two bundles of reports that VFs can cause: whoever reads them has other things to do.
+pub const VF_REPORTS_NS: u64 = 100_000_000;
+
 /// The state of the server.
 #[derive(Debug)]
 pub struct Server<R> {
     nic: Nic<R>,
     reports: VecDeque<FromNic>,
+    /// From when on reports that VFs can cause leave again.
+    vf_reports_ns: u64,
 }
 
 impl<R: Registers> Server<R> {
     /// Takes the device and resets it; all VFs are closed. `now_ns` is the time, in nanoseconds since some moment.
     pub fn new(registers: R, now_ns: u64) -> Server<R> {
-        Server { nic: Nic::new(registers, &[], now_ns), reports: VecDeque::new() }
+        Server { nic: Nic::new(registers, &[], now_ns), reports: VecDeque::new(), vf_reports_ns: 0 }
     }
 
     /// Does what the market says.
@@ -79,27 +85,46 @@ impl<R: Registers> Server<R> {
         self.nic.due_ns()
     }
 
-    /// The oldest report that waits.
-    #[must_use]
-    pub fn next_report(&self) -> Option<&FromNic> {
-        self.reports.front()
+    /// Takes the oldest report that is to leave now. One that finds no room is given back with [`Server::give_back`].
+    pub fn next_report(&mut self, now_ns: u64) -> Option<FromNic> {
+        let held_back = now_ns < self.vf_reports_ns;
+        let at = self.reports.iter().position(|report| !held_back || !is_caused_by_vf(report))?;
+        let report = self.reports.remove(at)?;
+        if is_caused_by_vf(&report) && !self.reports.iter().any(is_caused_by_vf) {
+            self.vf_reports_ns = now_ns.saturating_add(VF_REPORTS_NS);
+        }
+        Some(report)
     }
 
-    /// The oldest report is on its way.
-    pub fn reported(&mut self) {
-        self.reports.pop_front();
+    /// A report found no room, and waits on, unless there is a newer one of its kind.
+    pub fn give_back(&mut self, report: FromNic) {
+        if !self.reports.iter().any(|waiting| is_alike(waiting, &report)) {
+            self.reports.push_front(report);
+        }
     }
 
     /// Keeps a report until there is room for it on the way; an older one of the same kind about the same VF gives way.
     fn report(&mut self, report: FromNic) {
-        self.reports
-            .retain(|waiting| discriminant(waiting) != discriminant(&report) || vf_of(waiting) != vf_of(&report));
+        self.reports.retain(|waiting| !is_alike(waiting, &report));
         self.reports.push_back(report);
     }
 }
 
 /// Events of the driver that are looked at before the market has its turn: two of each VF.
 const PASSES: usize = 2 * MAX_VFS;
+
+/// True if two reports are of the same kind about the same VF.
+fn is_alike(one: &FromNic, other: &FromNic) -> bool {
+    discriminant(one) == discriminant(other) && vf_of(one) == vf_of(other)
+}
+
+/// True if the holder of a VF can cause it, as often as it likes.
+fn is_caused_by_vf(report: &FromNic) -> bool {
+    match report {
+        FromNic::VfReady { .. } | FromNic::VfReset { .. } | FromNic::Refused { .. } | FromNic::Forged { .. } => true,
+        FromNic::Ready | FromNic::Failed | FromNic::Link { .. } | FromNic::Impossible { .. } => false,
+    }
+}
 
 /// Which VF a report is about; `None`: the device.
 fn vf_of(report: &FromNic) -> Option<u8> {

@@ -8,13 +8,13 @@ fn settings(last: u8) -> Settings {
     Settings { mac: [2, 0, 0, 0, 0, last], vlan: None, limit_bits_per_s: None }
 }
 
+/// The reports that leave at this time.
+fn reports_at(server: &mut Server<&FakeRegisters>, now_ns: u64) -> Vec<FromNic> {
+    core::iter::from_fn(|| server.next_report(now_ns)).collect()
+}
+
 fn reports(server: &mut Server<&FakeRegisters>) -> Vec<FromNic> {
-    let mut all = Vec::new();
-    while let Some(report) = server.next_report().copied() {
-        server.reported();
-        all.push(report);
-    }
-    all
+    reports_at(server, 0)
 }
 
 #[test]
@@ -60,4 +60,26 @@ fn a_phy_that_does_not_answer_is_reported() {
     server.poll(server.due_ns());
     assert_eq!(reports(&mut server), [FromNic::Failed]);
     assert_eq!(server.due_ns(), u64::MAX);
+}
+
+#[test]
+fn what_vfs_cause_leaves_now_and_then_and_holds_up_nothing_else() {
+    let registers = FakeRegisters::default();
+    let mut server = Server::new(&registers, 0);
+    let mut left = 0;
+    for now_ns in (0..1_000_000_000).step_by(1_000_000) {
+        for vf in 0..2 {
+            server.report(FromNic::Refused { vf });
+            server.report(FromNic::VfReset { vf });
+        }
+        left += reports_at(&mut server, now_ns).len();
+    }
+    assert_eq!(left, 4 * 10);
+    server.report(FromNic::Link { up: true });
+    server.report(FromNic::Link { up: false });
+    assert_eq!(reports_at(&mut server, 999_000_000), [FromNic::Link { up: false }]);
+    server.give_back(FromNic::Link { up: false });
+    let all = reports_at(&mut server, 1_000_000_000);
+    assert_eq!(all.first(), Some(&FromNic::Link { up: false }));
+    assert_eq!(all.len(), 5, "{all:?}");
 }

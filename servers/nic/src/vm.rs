@@ -40,7 +40,7 @@ pub fn main() -> ! {
     loop {
         let more = serve(&mut server, &mut market, &clock).unwrap_or_else(|error| panic!("the market: {error:?}"));
         server.poll(clock.now_ns());
-        send(&mut server, &mut market).unwrap_or_else(|error| panic!("the market: {error:?}"));
+        send(&mut server, &mut market, &clock).unwrap_or_else(|error| panic!("the market: {error:?}"));
         let due_ns = server.due_ns();
         let now_ns = clock.now_ns();
         if !more && due_ns > now_ns && market.announce_sleep() == Ok(true) {
@@ -88,11 +88,14 @@ fn serve(server: &mut Server<MappedRegisters>, market: &mut Endpoint, clock: &Ts
 }
 
 /// Sends reports as far as there is room; the others are tried again after the next look at the device.
-fn send(server: &mut Server<MappedRegisters>, market: &mut Endpoint) -> Result<(), ChannelError> {
-    while let Some(report) = server.next_report() {
-        match market.send(report) {
-            Ok(()) => server.reported(),
-            Err(ChannelError::Full) => break,
+fn send(server: &mut Server<MappedRegisters>, market: &mut Endpoint, clock: &TscClock) -> Result<(), ChannelError> {
+    while let Some(report) = server.next_report(clock.now_ns()) {
+        match market.send(&report) {
+            Ok(()) => {}
+            Err(ChannelError::Full) => {
+                server.give_back(report);
+                break;
+            }
             Err(error) => return Err(error),
         }
     }

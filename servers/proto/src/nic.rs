@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 pub const MAX_VFS: usize = 8;
 /// Interrupt messages of a VF, and the routes that its holder gets (datasheet, 7.3.1: three vectors).
 pub const VF_MESSAGES: u16 = 3;
+/// Free pages that an application's base must have for its VF: the memory that the VF reaches, the domain with alignment,
+/// and tables.
+pub const BASE_PAGES: u32 = 32;
 /// In the network server's root CNode: the lease of the PF.
 pub const PHYSICAL_SLOT: u16 = 8;
 /// In the network server's root CNode: the `Irq` that the PF's message raises.

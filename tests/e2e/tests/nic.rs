@@ -24,7 +24,7 @@ const SCENARIO: &str = r#"
     nic = true
     budget = 1
     base_cpu = 10
-    args = ["role=ping", "peer=02:6e:6b:00:00:01", "for=2500"]
+    args = ["role=ping", "peer=02:6e:6b:00:00:01", "for=1700"]
     [[app]]
     name = "third"
     image = "netbench"
@@ -33,12 +33,12 @@ const SCENARIO: &str = r#"
     base_cpu = 10
     starts = false
     awaited = true
-    args = ["role=listen", "for=500"]
+    args = ["role=listen", "for=300"]
     [[event]]
-    at = "1500 ms"
+    at = "1 s"
     do = "kill:echo"
     [[event]]
-    at = "1800 ms"
+    at = "1200 ms"
     do = "start:third"
 "#;
 
@@ -76,7 +76,9 @@ fn numbers<const N: usize>(run: &Finished, text: &str) -> [u64; N] {
 /// The network server crashes while two tenants exchange frames: it is started again, they hear of it, and go on.
 #[test]
 fn a_network_server_that_crashes_is_started_again_and_tenants_go_on() {
-    let change = Change::none().event("1 s=crash-nic");
+    let change = Change::set("app.echo.args=[\"role=echo\", \"for=2600\"]")
+        .and_set("app.ping.args=[\"role=ping\", \"peer=02:6e:6b:00:00:01\", \"for=2500\"]")
+        .event("1 s=crash-nic");
     let run = run(SCENARIO.split("    [[app]]\n    name = \"third\"").next().expect("a part of it"), &change);
     run.expect_good();
     for line in [

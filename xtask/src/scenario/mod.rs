@@ -17,6 +17,7 @@ use core_time::CoreTime;
 use events::{Action, ONE_PPM};
 use kernel::vm::MAX_CORES;
 use market_mechanism::types::UNITS_PER_CORE;
+use proto::nic::BASE_PAGES;
 use proto::plan::{App, Event, Good, Plan};
 use reader::{Placed, Problem, Problems, Section};
 use std::fmt;
@@ -286,6 +287,10 @@ fn app(node: Node, cores: u16, images: &[String], problems: &Problems) -> ReadAp
     }
     let awaited = section.boolean("awaited").unwrap_or(starts);
     let nic = section.boolean("nic").unwrap_or(false);
+    if nic && base_pages.value < BASE_PAGES {
+        let reason = format!("`base_pages`: an application with `nic = true` needs at least {BASE_PAGES}");
+        problems.add(base_pages.place, reason);
+    }
     let args = section.texts("args").unwrap_or_default();
     let input = section.text("input");
     section.finish();

@@ -220,3 +220,21 @@ fn wrong_arguments_are_named_as_typed() {
         assert!(shown.contains(expected), "{shown}");
     }
 }
+
+/// A virtual function takes a device, which the machine then has; its server, which takes CPU time of core 0; and pages.
+#[test]
+fn an_application_with_a_virtual_function_is_told_from_others() {
+    assert!(!read(GOOD, &Overrides::default()).unwrap().has_nic());
+    let with = |sets: &[&str]| {
+        let sets = sets.iter().map(ToString::to_string).collect();
+        read(GOOD, &Overrides { sets, ..Overrides::default() })
+    };
+    let scenario = with(&["app.two.nic=true", "app.two.base_pages=32"]).unwrap();
+    assert!(scenario.has_nic() && scenario.plan.apps[1].nic && !scenario.plan.apps[0].nic);
+    let refused = with(&["app.two.nic=true", "app.two.base_pages=31"]).unwrap_err().to_string();
+    assert!(refused.contains("needs at least 32"), "{refused}");
+    // 78 units are the largest base of core 0 beside the market and the console server.
+    assert!(with(&["app.two.base_cpu=78"]).is_ok());
+    let refused = with(&["app.two.base_cpu=78", "app.two.nic=true"]).unwrap_err().to_string();
+    assert!(refused.contains("core 0 has 73 units of CPU time left"), "{refused}");
+}
