@@ -16,7 +16,7 @@ use common::golden::{Step, parse, print};
 use common::random::Random;
 
 /// How long an answer is waited for.
-const PATIENCE: Duration = Duration::from_millis(60);
+const PATIENCE: Duration = Duration::from_millis(100);
 
 fn main() -> io::Result<()> {
     let arguments: Vec<String> = env::args().skip(1).collect();

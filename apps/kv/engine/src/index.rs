@@ -12,6 +12,9 @@ use crate::entries::{Entries, EntryId};
 /// Buckets at the start and at least. A power of two.
 const LEAST: usize = 256;
 
+/// Buckets that go with an item at most, when there are too many: enough to keep up with any number of removals.
+const MOST_MERGES: usize = 4;
+
 /// The table of buckets.
 #[derive(Debug)]
 pub(crate) struct Index {
@@ -81,8 +84,10 @@ impl Index {
             }
         }
         self.items -= 1;
-        if self.items < self.buckets.len() / 4 && self.buckets.len() > LEAST {
-            self.merge(entries);
+        for _ in 0..MOST_MERGES {
+            if self.items < self.buckets.len() / 4 && self.buckets.len() > LEAST {
+                self.merge(entries);
+            }
         }
     }
 

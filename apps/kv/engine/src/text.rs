@@ -124,6 +124,7 @@ pub(crate) fn digits(mut value: u64, buffer: &mut [u8; MOST_DIGITS]) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::string::ToString;
 
     #[test]
     fn numbers_are_read_as_c_does() {

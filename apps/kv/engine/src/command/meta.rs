@@ -90,10 +90,7 @@ pub(crate) fn get<'a, P: Pages, C: Cold>(
     }
     *(if is_hit { &mut counters.get_hits } else { &mut counters.get_misses }) += 1;
     if !is_hit && let Some(expiry) = flags.vivify {
-        found = store.create(key, expiry, b"").ok();
-        if let Some(id) = found.filter(|_| flags.binary) {
-            store.entries.get_mut(id).marks.set(Marks::BINARY);
-        }
+        found = store.create(key, flags.key_marks(), expiry, b"").ok();
     }
     let Some(id) = found else {
         if !flags.quiet {
@@ -238,9 +235,7 @@ fn begin_set<P: Pages, C: Cold>(
             return Err(if refusal == Refusal::TooLarge { TOO_LARGE } else { NO_MEMORY });
         }
     };
-    if flags.binary {
-        store.entries.get_mut(pin.id()).marks.set(Marks::BINARY);
-    }
+    store.entries.get_mut(pin.id()).marks.set(flags.key_marks());
     let mut reply = SetReply { quiet: flags.quiet, order: [0; 3], opaque: [0; flags::MOST_OPAQUE], opaque_length: 0 };
     let returning = flags.words().filter(|flag| matches!(flag[0], b'O' | b'k' | b'c'));
     for (flag, place) in returning.zip(&mut reply.order) {
@@ -389,7 +384,7 @@ pub(crate) fn arithmetic<'a, P: Pages, C: Cold>(
                 store.count_delta_miss(increase);
                 return miss(b"NF");
             };
-            match store.create(key, expiry, text::digits(flags.initial, &mut [0; MOST_DIGITS])) {
+            match store.create(key, flags.key_marks(), expiry, text::digits(flags.initial, &mut [0; MOST_DIGITS])) {
                 Ok(id) => (id, flags.initial),
                 Err(_) => return fail(output, b"SERVER_ERROR Out of memory allocating new item\r\n"),
             }

@@ -157,9 +157,16 @@ impl<P: Pages, C: Cold> Store<P, C> {
     }
 
     /// Makes an item with a short value, if there is none under its key.
-    pub(crate) fn create(&mut self, key: Key, expiry: Second, value: &[u8]) -> Result<EntryId, Refusal> {
+    pub(crate) fn create(
+        &mut self,
+        key: Key,
+        marks: Marks,
+        expiry: Second,
+        value: &[u8],
+    ) -> Result<EntryId, Refusal> {
         let pin = self.begin(key, 0, expiry, value.len())?;
         let id = pin.id();
+        self.entries.get_mut(id).marks.set(marks);
         self.write(id, 0, value);
         self.stored(id, None);
         self.unpin(pin);
@@ -228,14 +235,13 @@ impl<P: Pages, C: Cold> Store<P, C> {
         let key_length = usize::from(self.entries.get(old).key_length);
         key[..key_length].copy_from_slice(self.key_of(old));
         let entry = self.entries.get(old);
-        let (flags, expiry, marks) = (entry.client_flags, entry.expiry, entry.marks);
+        let (flags, expiry) = (entry.client_flags, entry.expiry);
         let lengths = [first, second].map(|id| self.entries.get(id).length as usize);
         let key = self.key(&key[..key_length]);
         let Ok(pin) = self.begin(key, flags, expiry, lengths[0] + lengths[1]) else {
             return if lengths[0] + lengths[1] > crate::MOST_VALUE_BYTES { Stored::NotStored } else { Stored::NoMemory };
         };
         let new = pin.id();
-        self.entries.get_mut(new).marks.set(marks.only(Marks::BINARY));
         let complete = self.copy(first, new, 0) && self.copy(second, new, lengths[0]);
         let result = match self.find_like(new) {
             Some(old) if complete => self.replaced(old, new, explicit),

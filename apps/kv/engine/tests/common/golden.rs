@@ -85,12 +85,28 @@ pub fn print(steps: &[Step]) -> String {
     text
 }
 
-/// Takes out what may differ: classes and sizes that `me` tells.
+/// What numbers begin with that may differ.
+const HIDDEN: [&[u8]; 6] = [b"cls=", b"size=", b"exp=-", b"la=", b"t", b"l"];
+
+/// Takes out what may differ: classes and sizes that `me` tells, and times left, as memcached's own time went on while it
+/// was asked.
 pub fn mask(answer: &[u8]) -> Vec<u8> {
-    let lines = answer.split_inclusive(|byte| *byte == b'\n');
-    let masked = lines.map(|line| {
-        let at = line.windows(5).position(|window| window == b" cls=").filter(|_| line.starts_with(b"ME "));
-        at.map_or(line.to_vec(), |at| [&line[..at], b" cls=. size=.\r\n"].concat())
-    });
-    masked.collect::<Vec<_>>().concat()
+    let mut masked = Vec::new();
+    for line in answer.split_inclusive(|byte| *byte == b'\n') {
+        let has_flags = [&b"ME "[..], b"HD ", b"VA "].iter().any(|start| line.starts_with(start));
+        for (number, word) in line.split_inclusive(|byte| *byte == b' ').enumerate() {
+            let differs = |start: &[u8]| {
+                word.strip_prefix(start).is_some_and(|rest| rest.first().is_some_and(u8::is_ascii_digit))
+            };
+            let hide = HIDDEN.iter().find(|start| differs(start));
+            match hide.filter(|_| has_flags && number > 0 && word != b"exp=-1 ") {
+                Some(start) => {
+                    masked.extend_from_slice(start);
+                    masked.extend(word.iter().filter(|byte| byte.is_ascii_whitespace()));
+                }
+                None => masked.extend_from_slice(word),
+            }
+        }
+    }
+    masked
 }

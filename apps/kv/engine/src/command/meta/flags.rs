@@ -1,9 +1,10 @@
 //! The flags of meta commands: letters, some with a token behind them.
 
+use crate::base64;
+use crate::entries::Marks;
 use crate::store::MOST_KEY_BYTES;
 use crate::text::{self, Words};
 use crate::time::{Clock, Second};
-use crate::base64;
 
 /// Bytes of an opaque token at most, with its letter (proto_text.c, `MFLAG_MAX_OPAQUE_LENGTH`).
 pub(crate) const MOST_OPAQUE: usize = 32;
@@ -155,6 +156,11 @@ impl<'a> Flags<'a> {
     /// The flags, in the order of the line. None is empty.
     pub fn words(&self) -> impl Iterator<Item = &'a [u8]> {
         self.words.iter().copied().filter(|word| !word.is_empty())
+    }
+
+    /// What an item is marked with that is made under the key.
+    pub fn key_marks(&self) -> Marks {
+        if self.binary { Marks::BINARY } else { Marks::default() }
     }
 
     pub fn opaque_is_too_long(&self) -> bool {
