@@ -313,6 +313,7 @@ impl<P: Pages, C: Cold> Store<P, C> {
 
     /// Makes an item the one with its key. There must be none.
     fn link(&mut self, id: EntryId, explicit: Option<u64>) {
+        self.accesses += 1;
         let cas = self.next_cas(explicit);
         let (now, stamp, generation) = (self.clock.now(), self.stamp(), self.generation);
         let entry = self.entries.get_mut(id);

@@ -89,8 +89,8 @@ pub(crate) fn get<'a, P: Pages, C: Cold>(
         counters.cmd_get += 1;
     }
     *(if is_hit { &mut counters.get_hits } else { &mut counters.get_misses }) += 1;
-    if !is_hit && let Some(expiry) = flags.vivify {
-        found = store.create(key, flags.key_marks(), expiry, b"").ok();
+    if !is_hit && flags.vivify.is_some() {
+        found = store.create(key, flags.key_marks(), b"").ok();
     }
     let Some(id) = found else {
         if !flags.quiet {
@@ -141,6 +141,7 @@ fn answer_hit<P: Pages, C: Cold>(
     for flag in flags.words() {
         match flag[0] {
             b'T' => entry.expiry = flags.ttl.unwrap_or(entry.expiry),
+            b'N' if is_new => entry.expiry = flags.vivify.unwrap_or(entry.expiry),
             b'R' => {
                 let is_due = flags.recache.is_some_and(|recache| entry.expiry < recache);
                 wins |= !entry.marks.has(Marks::WON) && !is_new && entry.expiry != 0 && is_due;
@@ -380,16 +381,17 @@ pub(crate) fn arithmetic<'a, P: Pages, C: Cold>(
         Delta::NotNumeric => return fail(output, NOT_NUMERIC),
         Delta::NoMemory => return fail(output, b"SERVER_ERROR out of memory\r\n"),
         Delta::NotFound => {
-            let Some(expiry) = flags.vivify else {
+            if flags.vivify.is_none() {
                 store.count_delta_miss(increase);
                 return miss(b"NF");
-            };
-            match store.create(key, flags.key_marks(), expiry, text::digits(flags.initial, &mut [0; MOST_DIGITS])) {
+            }
+            match store.create(key, flags.key_marks(), text::digits(flags.initial, &mut [0; MOST_DIGITS])) {
                 Ok(id) => (id, flags.initial),
                 Err(_) => return fail(output, b"SERVER_ERROR Out of memory allocating new item\r\n"),
             }
         }
     };
+    let is_new = matches!(result, Delta::NotFound);
     let now = store.clock.now();
     let entry = store.entries.get_mut(id);
     let mut buffer = [0; MOST_DIGITS];
@@ -407,6 +409,7 @@ pub(crate) fn arithmetic<'a, P: Pages, C: Cold>(
             b't' if entry.expiry == 0 => line.text(b" t-1"),
             b't' => line.flag(b't', entry.expiry.wrapping_sub(now).into()),
             b'T' => entry.expiry = flags.ttl.unwrap_or(entry.expiry),
+            b'N' if is_new => entry.expiry = flags.vivify.unwrap_or(entry.expiry),
             _ => return_token(&mut line, flag, key.bytes, flags.binary),
         }
     }

@@ -6,7 +6,6 @@ use crate::entries::{Entry, EntryId, Marks};
 use crate::pages::{PAGE_BYTES, Pages};
 use crate::store::{Key, MOST_KEY_BYTES, Pin, Refusal, Store, Written};
 use crate::text::{self, MOST_DIGITS};
-use crate::time::Second;
 
 /// How a value is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,15 +155,9 @@ impl<P: Pages, C: Cold> Store<P, C> {
         Delta::Done(new, value)
     }
 
-    /// Makes an item with a short value, if there is none under its key.
-    pub(crate) fn create(
-        &mut self,
-        key: Key,
-        marks: Marks,
-        expiry: Second,
-        value: &[u8],
-    ) -> Result<EntryId, Refusal> {
-        let pin = self.begin(key, 0, expiry, value.len())?;
+    /// Makes an item with a short value that does not expire yet. There must be none under its key.
+    pub(crate) fn create(&mut self, key: Key, marks: Marks, value: &[u8]) -> Result<EntryId, Refusal> {
+        let pin = self.begin(key, 0, 0, value.len())?;
         let id = pin.id();
         self.entries.get_mut(id).marks.set(marks);
         self.write(id, 0, value);
