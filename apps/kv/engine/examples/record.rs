@@ -24,9 +24,9 @@ fn main() -> io::Result<()> {
         ["new", seed, count] => {
             let mut random = Random(seed.parse().map_err(io::Error::other)?);
             let commands = (0..count.parse().map_err(io::Error::other)?).map(|_| random.command());
-            let exchange =
-                |command| Step::Exchange { request: lines(command), answer: Vec::new(), closed: false };
-            let steps: Vec<Step> = commands.map(exchange).flat_map(|step| [step, Step::Comment(String::new())]).collect();
+            let exchange = |command| Step::Exchange { request: lines(command), answer: Vec::new(), closed: false };
+            let steps: Vec<Step> =
+                commands.map(exchange).flat_map(|step| [step, Step::Comment(String::new())]).collect();
             print!("{}", print(&steps));
             Ok(())
         }

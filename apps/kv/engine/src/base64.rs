@@ -80,7 +80,8 @@ mod tests {
     #[test]
     fn what_is_encoded_is_decoded() {
         // RFC 4648, section 10.
-        for (bytes, text) in [(&b"f"[..], &b"Zg=="[..]), (b"fo", b"Zm8="), (b"foo", b"Zm9v"), (b"foobar", b"Zm9vYmFy")] {
+        for (bytes, text) in [(&b"f"[..], &b"Zg=="[..]), (b"fo", b"Zm8="), (b"foo", b"Zm9v"), (b"foobar", b"Zm9vYmFy")]
+        {
             assert_eq!(encoded(bytes), text);
             assert_eq!(decoded(text).as_deref(), Some(bytes));
         }

@@ -116,7 +116,10 @@ fn check_pages<P: Pages, C: Cold>(store: &Store<P, C>, held: &[(Chunk, EntryId)]
         }
     }
     ensure(used == held.len(), "chunks are used by nobody")?;
-    ensure(held.iter().all(|(chunk, id)| chunks.owner_at(chunk.page(), chunk.index()) == Some((*chunk, *id))), "owner")?;
+    ensure(
+        held.iter().all(|(chunk, id)| chunks.owner_at(chunk.page(), chunk.index()) == Some((*chunk, *id))),
+        "owner",
+    )?;
     ensure(lent == chunks.lent() && free == chunks.free_pages(), "the number of pages is wrong")?;
     ensure(chunks.listed(None).count() == free, "free pages are not listed")?;
     ensure(chunks.listed(None).all(|page| chunks.usage(page) == Use::Free), "a used page is listed as free")?;

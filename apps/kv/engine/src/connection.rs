@@ -55,7 +55,10 @@ enum State {
     /// The buffer has a line that must be executed again.
     Again,
     /// The buffer has keys that are to be answered; more of them come if the line goes on.
-    Keys { retrieval: Retrieval, goes_on: bool },
+    Keys {
+        retrieval: Retrieval,
+        goes_on: bool,
+    },
     /// The rest of a line is skipped.
     SkipLine,
     /// A value comes.
@@ -63,7 +66,11 @@ enum State {
     /// So many bytes are skipped.
     Skip(usize),
     /// A value is sent from an offset on. Afterwards the keys in the buffer, if it was for `get`.
-    Sending { pin: Pin, offset: usize, keys: Option<(Retrieval, bool)> },
+    Sending {
+        pin: Pin,
+        offset: usize,
+        keys: Option<(Retrieval, bool)>,
+    },
     /// Statistics are told from a line on.
     Statistics(Group, usize),
     Closed,

@@ -113,8 +113,7 @@ fn a_value_is_sent_in_pieces_as_there_is_room_and_survives_its_replacement() {
     }
     sink.room = LEAST_ROOM;
     slow.receive(&mut store, START, b"mn\r\n", &mut sink);
-    let expected =
-        [&b"VALUE big 0 1048576\r\n"[..], &value, b"\r\nVALUE big 0 1\r\nx\r\nEND\r\nMN\r\n"].concat();
+    let expected = [&b"VALUE big 0 1048576\r\n"[..], &value, b"\r\nVALUE big 0 1\r\nx\r\nEND\r\nMN\r\n"].concat();
     assert!(sink.bytes == expected, "{} bytes", sink.bytes.len());
     assert_eq!(check(&store), Ok(()));
     assert_eq!(store.pages_lent() - store.pages_free(), 1);

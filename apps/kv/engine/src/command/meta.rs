@@ -196,8 +196,8 @@ pub(crate) fn set<'a, P: Pages, C: Cold>(
         return fail(output, BAD_FORMAT);
     };
     let mut buffer = KeyBuffer::new();
-    let begun = Flags::read(words, 3, &store.clock, &mut buffer)
-        .and_then(|(flags, key)| begin_set(&flags, key, length, store));
+    let begun =
+        Flags::read(words, 3, &store.clock, &mut buffer).and_then(|(flags, key)| begin_set(&flags, key, length, store));
     match begun {
         Ok(incoming) => After::Receive(incoming),
         Err(error) => {

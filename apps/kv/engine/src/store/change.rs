@@ -232,7 +232,11 @@ impl<P: Pages, C: Cold> Store<P, C> {
         let lengths = [first, second].map(|id| self.entries.get(id).length as usize);
         let key = self.key(&key[..key_length]);
         let Ok(pin) = self.begin(key, flags, expiry, lengths[0] + lengths[1]) else {
-            return if lengths[0] + lengths[1] > crate::MOST_VALUE_BYTES { Stored::NotStored } else { Stored::NoMemory };
+            return if lengths[0] + lengths[1] > crate::MOST_VALUE_BYTES {
+                Stored::NotStored
+            } else {
+                Stored::NoMemory
+            };
         };
         let new = pin.id();
         let complete = self.copy(first, new, 0) && self.copy(second, new, lengths[0]);

@@ -35,7 +35,7 @@ impl<P: Pages, C: Cold> Store<P, C> {
 
     /// The page that costs least to give back: a free one, else that of the item that was not used for longest.
     pub fn cheapest_page(&self) -> Option<PageNumber> {
-        self.chunks.a_free_page().or_else(|| self.oldest().map(|id| self.entries.get(id).first.page()))
+        self.chunks.a_free_page().or_else(|| self.oldest(EntryId::NONE).map(|id| self.entries.get(id).first.page()))
     }
 
     /// Empties a page, and uses it no more. What it held moves where there is room or where it is worth more than what
@@ -74,8 +74,8 @@ impl<P: Pages, C: Cold> Store<P, C> {
             if let Some(chunk) = self.chunks.take(class, owner) {
                 return Some(chunk);
             }
-            let oldest = self.oldest()?;
-            match self.entries.oldest(class) {
+            let oldest = self.oldest(owner)?;
+            match self.oldest_of(class, owner) {
                 Some(of_class) if !self.is_much_older(oldest, of_class) => self.evict(of_class),
                 _ => {
                     self.vacate(self.entries.get(oldest).first.page());
@@ -97,10 +97,16 @@ impl<P: Pages, C: Cold> Store<P, C> {
         }
     }
 
-    /// The item of all that was not used for longest.
-    pub(super) fn oldest(&self) -> Option<EntryId> {
-        let oldest = (0..CLASSES as Class).filter_map(|class| self.entries.oldest(class));
+    /// The item that was not used for longest, but for one.
+    fn oldest(&self, but: EntryId) -> Option<EntryId> {
+        let oldest = (0..CLASSES as Class).filter_map(|class| self.oldest_of(class, but));
         oldest.max_by_key(|id| self.age(*id))
+    }
+
+    /// The same of one class.
+    fn oldest_of(&self, class: Class, but: EntryId) -> Option<EntryId> {
+        let oldest = self.entries.oldest(class)?;
+        if oldest == but { self.entries.newer(oldest) } else { Some(oldest) }
     }
 
     /// How long ago it was used, in steps of accesses.
@@ -143,11 +149,8 @@ impl<P: Pages, C: Cold> Store<P, C> {
                 return Some(to);
             }
             let coldest = self.entries.oldest(class)?;
-            let is_colder = if self.entries.class(owner) == class {
-                coldest != owner
-            } else {
-                self.age(coldest) > self.age(owner)
-            };
+            let is_colder =
+                if self.entries.class(owner) == class { coldest != owner } else { self.age(coldest) > self.age(owner) };
             if !is_colder {
                 return None;
             }

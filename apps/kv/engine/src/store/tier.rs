@@ -23,9 +23,9 @@ impl<P: Pages, C: Cold> Store<P, C> {
         let mut moved = 0;
         let mut cursors: [Option<EntryId>; CLASSES] = core::array::from_fn(|class| self.entries.oldest(class as Class));
         for _ in 0..most.saturating_mul(LOOKED_AT) {
-            let oldest = (0..CLASSES).filter(|class| cursors[*class].is_some()).max_by_key(|class| {
-                cursors[*class].map_or(0, |id| self.age(id))
-            });
+            let oldest = (0..CLASSES)
+                .filter(|class| cursors[*class].is_some())
+                .max_by_key(|class| cursors[*class].map_or(0, |id| self.age(id)));
             let Some((class, id)) = oldest.and_then(|class| Some((class, cursors[class]?))) else { break };
             cursors[class] = self.entries.newer(id);
             let entry = self.entries.get(id);

@@ -28,7 +28,11 @@ impl Random {
     }
 
     fn key(&mut self) -> String {
-        if self.below(60) == 0 { "k".repeat(self.below(300) as usize) } else { self.pick(&["a", "b", "c", "Zm9v"]).into() }
+        if self.below(60) == 0 {
+            "k".repeat(self.below(300) as usize)
+        } else {
+            self.pick(&["a", "b", "c", "Zm9v"]).into()
+        }
     }
 
     fn value(&mut self) -> String {
@@ -96,7 +100,8 @@ impl Random {
             9 => format!("delete {key}{}{noreply}\r\n", self.pick(&["", "", " 0", " 1"])),
             10 => format!("touch {key} {}{noreply}\r\n", self.pick(&["0", "100", "-1", "x"])),
             11..=13 => {
-                let flags = ["b", "c", "f", "h", "k", "l", "Oabc", "q", "s", "t", "v", "v", "v", "N", "R", "T", "u", "y"];
+                let flags =
+                    ["b", "c", "f", "h", "k", "l", "Oabc", "q", "s", "t", "v", "v", "v", "N", "R", "T", "u", "y"];
                 format!("mg {key}{}\r\n", self.flags(&flags))
             }
             14..=15 => {
@@ -112,9 +117,34 @@ impl Random {
             18 => format!("me {key}{}\r\n", self.pick(&["", " b", " x"])),
             _ => {
                 let others = [
-                    "version", "mn", "verbosity 1", "verbosity", "flush_all", "flush_all noreply", "flush_all x", "nope",
-                    "", " ", "get", "gat", "set a", "incr a", "touch", "delete", "mg", "ms", "ma", "md", "me", "shutdown",
-                    "flush_all 1 2 3", "cache_memlimit", "cache_memlimit x", "cache_memlimit 1", "stats nope", "lru",
+                    "version",
+                    "mn",
+                    "verbosity 1",
+                    "verbosity",
+                    "flush_all",
+                    "flush_all noreply",
+                    "flush_all x",
+                    "nope",
+                    "",
+                    " ",
+                    "get",
+                    "gat",
+                    "set a",
+                    "incr a",
+                    "touch",
+                    "delete",
+                    "mg",
+                    "ms",
+                    "ma",
+                    "md",
+                    "me",
+                    "shutdown",
+                    "flush_all 1 2 3",
+                    "cache_memlimit",
+                    "cache_memlimit x",
+                    "cache_memlimit 1",
+                    "stats nope",
+                    "lru",
                 ];
                 format!("{}\r\n", self.pick(&others))
             }
