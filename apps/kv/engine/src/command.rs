@@ -78,8 +78,6 @@ pub(crate) fn execute<'a, P: Pages, C: Cold>(
     store: &mut Store<P, C>,
     output: &mut impl Output,
 ) -> After<'a> {
-    // memcached reads lines as C strings.
-    let line = line.iter().position(|byte| *byte == 0).map_or(line, |nul| &line[..nul]);
     let (command, rest) = text::next_word(line);
     match command {
         b"get" | b"bget" => classic::get(rest, false, output),

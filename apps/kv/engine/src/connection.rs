@@ -147,8 +147,12 @@ impl Connection {
         input: &mut &[u8],
         output: &mut O,
     ) -> Step {
+        // The usual state needs not be moved.
+        if matches!(self.state, State::Line) {
+            return self.line(store, input, output);
+        }
         match core::mem::take(&mut self.state) {
-            State::Line => self.line(store, input, output),
+            State::Line => Step::On,
             State::Again => {
                 let line = core::mem::take(&mut self.buffer);
                 let after = command::execute(&line, store, output);
@@ -199,10 +203,10 @@ impl Connection {
         output: &mut O,
     ) -> Step {
         if input.is_empty() {
-            return self.stop(State::Line, Next::Input);
+            return Step::Stop(Next::Input);
         }
         if output.room() < LEAST_ROOM {
-            return self.stop(State::Line, Next::Room);
+            return Step::Stop(Next::Room);
         }
         let room = MOST_LINE - self.buffer.len();
         let window = &input[..input.len().min(room + 1)];
@@ -229,7 +233,7 @@ impl Connection {
             None if window.len() <= room => {
                 self.buffer.extend_from_slice(window);
                 *input = &[];
-                self.stop(State::Line, Next::Input)
+                Step::Stop(Next::Input)
             }
             None => self.too_long(input),
         }
@@ -265,7 +269,7 @@ impl Connection {
         output: &mut O,
     ) -> Step {
         self.state = match after {
-            After::Done => State::Line,
+            After::Done => return Step::On,
             After::Keys(retrieval, keys) => return self.keys(retrieval, keys, false, store, output),
             After::Send(pin) => State::Sending { pin, offset: 0, keys: None },
             After::Receive(incoming) => State::Receiving(incoming),

@@ -37,8 +37,8 @@ impl<O: Output> Output for Counted<'_, O> {
     }
 }
 
-/// Bytes that are gathered before they are handed over.
-const GATHERED: usize = 64;
+/// Bytes that are gathered before they are handed over: a line with a key of usual length.
+const GATHERED: usize = 128;
 
 /// Writes one line, in few pieces. `end` must be called.
 #[derive(Debug)]
@@ -49,10 +49,12 @@ pub(crate) struct Line<'a, O> {
 }
 
 impl<'a, O: Output> Line<'a, O> {
+    #[inline]
     pub fn new(output: &'a mut O) -> Line<'a, O> {
         Line { output, gathered: [0; GATHERED], length: 0 }
     }
 
+    #[inline]
     pub fn text(&mut self, text: &[u8]) {
         if text.len() > GATHERED - self.length {
             self.flush();
@@ -66,20 +68,42 @@ impl<'a, O: Output> Line<'a, O> {
         }
     }
 
+    /// One character.
+    #[inline]
+    pub fn letter(&mut self, letter: u8) {
+        if self.length == GATHERED {
+            self.flush();
+        }
+        if let Some(place) = self.gathered.get_mut(self.length) {
+            *place = letter;
+            self.length += 1;
+        }
+    }
+
+    #[inline]
     pub fn number(&mut self, value: u64) {
-        let mut buffer = [0; MOST_DIGITS];
-        self.text(text::digits(value, &mut buffer));
+        if GATHERED - self.length < MOST_DIGITS {
+            self.flush();
+        }
+        let length = text::count_digits(value);
+        if let Some(place) = self.gathered.get_mut(self.length..self.length + length) {
+            text::write_digits(value, place);
+            self.length += length;
+        }
     }
 
     /// A space, a letter and a number, as meta commands return what was asked for.
     pub fn flag(&mut self, letter: u8, value: u64) {
-        self.text(&[b' ', letter]);
+        self.letter(b' ');
+        self.letter(letter);
         self.number(value);
     }
 
     /// Ends the line.
+    #[inline]
     pub fn end(mut self) {
-        self.text(b"\r\n");
+        self.letter(b'\r');
+        self.letter(b'\n');
         self.flush();
     }
 

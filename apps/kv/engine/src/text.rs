@@ -17,7 +17,7 @@ pub(crate) struct Words<'a> {
 }
 
 impl<'a> Words<'a> {
-    /// Splits a line at spaces. A NUL ends it.
+    /// Splits a line at spaces.
     pub fn new(line: &'a [u8]) -> Words<'a> {
         let mut words = Words { words: [&[]; MOST_WORDS], count: 0 };
         let mut rest = line;
@@ -54,12 +54,16 @@ impl<'a> Words<'a> {
     }
 }
 
-/// The next word and what follows it. The word is empty if there is none.
+/// The next word and what follows it. The word is empty if there is none. A NUL ends the line, as for memcached lines are
+/// C strings.
 pub(crate) fn next_word(line: &[u8]) -> (&[u8], &[u8]) {
-    let start = line.iter().position(|byte| *byte != b' ').unwrap_or(line.len());
-    let line = &line[start..];
-    let end = line.iter().position(|byte| *byte == b' ').unwrap_or(line.len());
-    line.split_at(end)
+    let mut line = line;
+    while let [b' ', rest @ ..] = line {
+        line = rest;
+    }
+    let ends = |byte: &u8| matches!(byte, b' ' | 0);
+    let (word, rest) = line.split_at(line.iter().position(ends).unwrap_or(line.len()));
+    if rest.first() == Some(&0) { (word, &rest[rest.len()..]) } else { (word, rest) }
 }
 
 /// What C's `isspace` accepts.
@@ -108,17 +112,24 @@ pub(crate) fn signed32(text: &[u8]) -> Option<i32> {
     (magnitude <= i64::MAX as u64 + u64::from(negative)).then_some(value as i32)
 }
 
-/// Writes a number in decimal and gives its digits.
-pub(crate) fn digits(mut value: u64, buffer: &mut [u8; MOST_DIGITS]) -> &[u8] {
-    let mut start = MOST_DIGITS;
-    loop {
-        start -= 1;
-        buffer[start] = b'0' + (value % 10) as u8;
+/// Digits of a number in decimal.
+pub(crate) fn count_digits(value: u64) -> usize {
+    value.checked_ilog10().map_or(1, |log| log as usize + 1)
+}
+
+/// Writes the last digits of a number in decimal, as many as there is place.
+pub(crate) fn write_digits(mut value: u64, place: &mut [u8]) {
+    for digit in place.iter_mut().rev() {
+        *digit = b'0' + (value % 10) as u8;
         value /= 10;
-        if value == 0 {
-            return &buffer[start..];
-        }
     }
+}
+
+/// Writes a number in decimal and gives its digits.
+pub(crate) fn digits(value: u64, buffer: &mut [u8; MOST_DIGITS]) -> &[u8] {
+    let digits = &mut buffer[..count_digits(value)];
+    write_digits(value, digits);
+    digits
 }
 
 #[cfg(test)]

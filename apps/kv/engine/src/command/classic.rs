@@ -10,6 +10,8 @@ use crate::pages::Pages;
 use crate::store::{Delta, MOST_KEY_BYTES, Mode, Refusal, Store, Stored, Storing};
 use crate::text::{self, Words};
 
+const END: &[u8] = b"END\r\n";
+
 /// `get` and `gets`.
 pub(crate) fn get<'a>(keys: &'a [u8], tells_cas: bool, output: &mut impl Output) -> After<'a> {
     if text::next_word(keys).0.is_empty() {
@@ -42,10 +44,11 @@ pub(crate) fn get_and_touch<'a, P: Pages, C: Cold>(
 fn begin_keys<'a>(retrieval: Retrieval, keys: &'a [u8], output: &mut impl Output) -> After<'a> {
     let mut rest = keys;
     loop {
-        let (key, after) = text::next_word(rest);
-        if key.is_empty() {
+        // What is short as a whole has no long word.
+        if rest.len() <= MOST_KEY_BYTES {
             return After::Keys(retrieval, keys);
         }
+        let (key, after) = text::next_word(rest);
         if key.len() > MOST_KEY_BYTES {
             say(output, BAD_FORMAT);
             return After::Done;
@@ -95,10 +98,12 @@ pub(crate) fn answer_keys<P: Pages, C: Cold>(
             return (done, Stop::Input);
         }
         if key.is_empty() {
-            say(output, b"END\r\n");
+            say(output, END);
             return (done, Stop::End);
         }
-        match answer_key(retrieval, key, store, output) {
+        let is_last = after.is_empty() && !has_more;
+        match answer_key(retrieval, key, is_last, store, output) {
+            Answered::Complete if is_last => return (keys.len(), Stop::End),
             Answered::Complete => rest = after,
             Answered::Value(id) => return (keys.len() - after.len(), Stop::Value(id)),
             Answered::Cold(ticket) => return (done, Stop::Cold(ticket)),
@@ -112,9 +117,11 @@ enum Answered {
     Cold(Ticket),
 }
 
+/// Answers a key, and ends the answer if it is the last one and complete.
 fn answer_key<P: Pages, C: Cold>(
     retrieval: Retrieval,
     key: &[u8],
+    is_last: bool,
     store: &mut Store<P, C>,
     output: &mut impl Output,
 ) -> Answered {
@@ -134,6 +141,9 @@ fn answer_key<P: Pages, C: Cold>(
     }
     let Some(id) = found else {
         counters.get_misses += 1;
+        if is_last {
+            say(output, END);
+        }
         return Answered::Complete;
     };
     counters.get_hits += 1;
@@ -142,25 +152,25 @@ fn answer_key<P: Pages, C: Cold>(
     if let Some(expiry) = retrieval.touches {
         entry.expiry = expiry;
     }
-    output.write(b"VALUE ");
-    output.write(key);
     let mut line = Line::new(output);
-    line.text(b" ");
+    line.text(b"VALUE ");
+    line.text(key);
+    line.letter(b' ');
     line.number(entry.client_flags.into());
-    line.text(b" ");
+    line.letter(b' ');
     line.number(entry.length.into());
     if retrieval.tells_cas {
-        line.text(b" ");
+        line.letter(b' ');
         line.number(entry.cas);
     }
     line.end();
-    if entry.length as usize + 2 > output.room() {
+    if entry.length as usize + b"\r\n".len() + END.len() > output.room() {
         return Answered::Value(id);
     }
     for part in store.parts(id, 0) {
         output.write(part);
     }
-    output.write(b"\r\n");
+    output.write(if is_last { b"\r\nEND\r\n" } else { b"\r\n" });
     Answered::Complete
 }
 
