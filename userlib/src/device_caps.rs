@@ -1,6 +1,6 @@
 //! The invocations of functions of devices and of the domains that their DMA reaches: more of [`crate::cap`].
 
-use crate::cap::{Cap, CNode, Fault, Frame, IommuDomain, Irq, Label, PageTable, PciFunction, Rights, Slot};
+use crate::cap::{CNode, Cap, Fault, Frame, IommuDomain, Irq, Label, PageTable, PciFunction, Rights, Slot};
 use crate::invoke::invoke;
 
 /// What a function is and has.

@@ -112,6 +112,11 @@ impl Connection {
         matches!(self.state, State::Line) && self.buffer.is_empty()
     }
 
+    /// True in the middle of a value: what comes next goes right into the store, and answers are short.
+    pub fn awaits_value(&self) -> bool {
+        matches!(self.state, State::Receiving(_) | State::Skip(_))
+    }
+
     /// Bytes of heap that the connection holds.
     pub fn buffer_bytes(&self) -> usize {
         self.buffer.capacity()
