@@ -22,9 +22,15 @@ const CLASSES: [(&str, &str, &[&str], Option<usize>); 5] = [
     ("applications", "nothing", &["apps"], None),
 ];
 
-const OTHER_SERVERS: [&str; 4] =
-    ["servers/console/src", "servers/proto/src", "servers/nic/driver/src", "servers/nic/src", "servers/nvme/driver/src"];
-const USERLIB: [&str; 4] = ["userlib/src", "userlib/device/src", "userlib/igbvf/src", "userlib/nvme-queue/src"];
+const OTHER_SERVERS: [&str; 5] = [
+    "servers/console/src",
+    "servers/proto/src",
+    "servers/nic/driver/src",
+    "servers/nic/src",
+    "servers/nvme/driver/src",
+];
+const USERLIB: [&str; 5] =
+    ["userlib/src", "userlib/device/src", "userlib/igbvf/src", "userlib/nvme-queue/src", "userlib/net/src"];
 
 /// What was counted in one class.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]

@@ -1,7 +1,7 @@
 //! `cache`: replays a trace of keys through a cache whose size is bought page by page.
 //!
 //! A hit is worth the application's valuation. How many hits further pages would bring is estimated from the accesses
-//! themselves ([`distance`]), and the pages are bid for at what their hits are worth
+//! themselves ([`stack_distance`]), and the pages are bid for at what their hits are worth
 //! ([`userlib::market::MarginalHit`]); CPU time is bid for at the hits that it makes possible. Pages under notice are
 //! given up shortly before the deadline, those of the objects that were not used for longest first.
 //!
@@ -13,7 +13,6 @@
 
 extern crate alloc;
 
-pub mod distance;
 pub mod object;
 pub mod sizes;
 pub mod store;
@@ -22,11 +21,11 @@ pub mod trace;
 use alloc::vec::Vec;
 
 use userlib::console::File;
-use userlib::market::{Event, FixedBid, MarginalHit, Offer, Price, Quantity, UNITS_PER_CORE};
+use userlib::market::{Event, FixedBid, HitPoint, MarginalHit, Offer, Price, Quantity, UNITS_PER_CORE};
 use userlib::{App, Error, clock, println};
 
-use distance::Distances;
 use object::BYTES;
+use stack_distance::Distances;
 use store::Store;
 use trace::Trace;
 
@@ -63,7 +62,7 @@ pub fn run(app: &mut App) -> Result<(), Error> {
     let total = (trace.clone().count() as u64).saturating_mul(passes);
     let mut replay = Replay {
         store: Store::new(),
-        distances: Distances::new(),
+        distances: Distances::new(1, 0),
         due: Vec::new(),
         counted: (0, 0),
         ticks_per_access: 0,
@@ -76,7 +75,7 @@ pub fn run(app: &mut App) -> Result<(), Error> {
         let start = clock::now();
         let mut count = 0;
         for key in keys.by_ref().take(BATCH) {
-            replay.distances.access(key);
+            replay.distances.access(key, Some(1));
             replay.store.get(key, app.market().pager(), &mut object);
             count += 1;
         }
@@ -171,7 +170,8 @@ impl Replay {
         let hits = report.hits - self.counted.1;
         self.counted = (report.accesses, report.hits);
         let per_hit = app.value_of_work();
-        let points = self.distances.points(accesses);
+        let point = |(pages, hits)| HitPoint { pages: Quantity(pages), hits };
+        let points: Vec<HitPoint> = self.distances.points(accesses).map(point).collect();
         // A page that was lost costs at least one hit to fill again.
         let (page, cpu) = (app.page_good(), app.cpu_good());
         app.market().bid_by(page, &MarginalHit { points: &points, per_hit, refill: per_hit })?;

@@ -133,3 +133,16 @@ impl<M: DmaMemory> DmaMemory for &M {
         (**self).store_row(row, values);
     }
 }
+
+/// A piece of memory that both its holder and a device reach, contiguous for both. Whoever holds the value may look at
+/// the bytes; a driver that lends the memory to a device holds the value meanwhile, and looks at nothing.
+pub trait DmaBuffer {
+    /// Where the device sees the first byte.
+    fn io_address(&self) -> IoAddress;
+    /// Bytes that it has.
+    fn capacity(&self) -> usize;
+    /// Shows the first `bytes` bytes, or all if it has fewer.
+    fn read<T>(&self, bytes: usize, look: impl FnOnce(&[u8]) -> T) -> T;
+    /// Lets the first `bytes` bytes, or all if it has fewer, be written. What was in them before is of no meaning.
+    fn write<T>(&mut self, bytes: usize, fill: impl FnOnce(&mut [u8]) -> T) -> T;
+}

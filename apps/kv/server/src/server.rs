@@ -1,0 +1,168 @@
+//! All clients: who listens, who is served, who is gone.
+//!
+//! A socket of the stack takes one client, so that some always listen: as one is taken, another is made, up to the most
+//! that there may be. The socket of a client that is gone is kept until TCP has ended, and then removed.
+
+use alloc::vec;
+use alloc::vec::Vec;
+
+use kv_engine::{Cold, Pages, Store, Ticket, Time};
+use smoltcp::iface::{SocketHandle, SocketSet};
+use smoltcp::socket::{tcp, udp};
+use smoltcp::time::Duration;
+
+use crate::datagrams::Datagrams;
+use crate::session::{Outcome, Session};
+
+/// Datagrams that the UDP socket holds in each direction, and their bytes.
+const DATAGRAMS: usize = 32;
+const DATAGRAM_BYTES: usize = 48 << 10;
+
+/// What a server is to be like.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// TCP and UDP port, not 0; memcached's is 11211.
+    pub port: u16,
+    /// Clients at once, with those whose connection is being opened or has not ended yet.
+    pub most_clients: usize,
+    /// Sockets that listen at once: so many clients may come between two calls of [`Server::serve`].
+    pub backlog: usize,
+    /// Bytes of each client's receive buffer, at least 2048 for the sake of speed.
+    pub receive_bytes: usize,
+    /// Bytes of each client's transmit buffer, at least 2048.
+    pub transmit_bytes: usize,
+    /// Seconds of silence after which a client is asked for a sign of life; it has as long again to give one.
+    pub silence_s: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            port: 11211,
+            most_clients: 300,
+            backlog: 16,
+            receive_bytes: 8 << 10,
+            transmit_bytes: 16 << 10,
+            silence_s: 60,
+        }
+    }
+}
+
+/// The server.
+#[derive(Debug)]
+pub struct Server<P, C> {
+    store: Store<P, C>,
+    settings: Settings,
+    listening: Vec<SocketHandle>,
+    sessions: Vec<Session>,
+    /// Sockets whose client is gone for the engine, and not yet for TCP.
+    ending: Vec<SocketHandle>,
+    udp: SocketHandle,
+    datagrams: Datagrams,
+}
+
+impl<P: Pages, C: Cold> Server<P, C> {
+    /// A server of this store, which listens from now on.
+    pub fn new(store: Store<P, C>, sockets: &mut SocketSet<'static>, settings: Settings) -> Server<P, C> {
+        let buffer = || udp::PacketBuffer::new(vec![udp::PacketMetadata::EMPTY; DATAGRAMS], vec![0; DATAGRAM_BYTES]);
+        let mut socket = udp::Socket::new(buffer(), buffer());
+        let bound = socket.bind(settings.port);
+        debug_assert!(bound.is_ok(), "a new socket can be bound to a port that is not 0");
+        let mut server = Server {
+            store,
+            settings,
+            listening: Vec::new(),
+            sessions: Vec::new(),
+            ending: Vec::new(),
+            udp: sockets.add(socket),
+            datagrams: Datagrams::default(),
+        };
+        server.listen(sockets);
+        server
+    }
+
+    /// The store, for its pages and its second tier.
+    pub fn store(&mut self) -> &mut Store<P, C> {
+        &mut self.store
+    }
+
+    /// Clients that are connected.
+    pub fn clients(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Hands a value of the second tier over; see [`Store::deliver`]. Who waits for one asks again.
+    pub fn deliver<'a>(&mut self, now: Time, ticket: Ticket, value: Option<impl Iterator<Item = &'a [u8]>>) {
+        self.store.deliver(now, ticket, value);
+        self.sessions.iter_mut().for_each(Session::value_came);
+        self.datagrams.value_came();
+    }
+
+    /// Does what the sockets have for it. True if it did anything: then the network is to be polled, and this called
+    /// again, before the caller sleeps.
+    pub fn serve(&mut self, sockets: &mut SocketSet<'static>, now: Time) -> bool {
+        let mut has_moved = self.accept(sockets);
+        has_moved |= self.datagrams.serve(&mut self.store, now, sockets.get_mut(self.udp));
+        let mut at = 0;
+        while let Some(session) = self.sessions.get_mut(at) {
+            let (outcome, moved) = session.serve(&mut self.store, now, sockets.get_mut(session.socket));
+            has_moved |= moved || outcome != Outcome::Waits;
+            if outcome == Outcome::Over {
+                let session = self.sessions.swap_remove(at);
+                self.ending.push(session.socket);
+                session.close(&mut self.store);
+            } else {
+                at += 1;
+            }
+        }
+        self.ending.retain(|&handle| {
+            let has_ended = sockets.get::<tcp::Socket>(handle).state() == tcp::State::Closed;
+            if has_ended {
+                sockets.remove(handle);
+            }
+            !has_ended
+        });
+        self.listen(sockets);
+        has_moved
+    }
+
+    /// Takes those who have connected.
+    fn accept(&mut self, sockets: &mut SocketSet<'static>) -> bool {
+        let (store, sessions, ending) = (&mut self.store, &mut self.sessions, &mut self.ending);
+        let before = self.listening.len();
+        self.listening.retain(|&handle| match sockets.get::<tcp::Socket>(handle).state() {
+            tcp::State::Listen | tcp::State::SynReceived => true,
+            tcp::State::Established | tcp::State::CloseWait => {
+                sessions.push(Session::new(store, handle));
+                false
+            }
+            // It came to nothing.
+            _ => {
+                ending.push(handle);
+                false
+            }
+        });
+        self.listening.len() != before
+    }
+
+    /// Lets as many sockets listen as there should.
+    fn listen(&mut self, sockets: &mut SocketSet<'static>) {
+        let is_free = |handle: &&SocketHandle| sockets.get::<tcp::Socket>(**handle).state() == tcp::State::Listen;
+        let free = self.listening.iter().filter(is_free).count();
+        let in_use = self.listening.len() + self.sessions.len() + self.ending.len();
+        let missing = self.settings.backlog.saturating_sub(free);
+        for _ in 0..missing.min(self.settings.most_clients.saturating_sub(in_use)) {
+            let buffer = |bytes| tcp::SocketBuffer::new(vec![0; bytes]);
+            let mut socket =
+                tcp::Socket::new(buffer(self.settings.receive_bytes), buffer(self.settings.transmit_bytes));
+            // Answers are whole when they are handed over: waiting for more would only delay them.
+            socket.set_nagle_enabled(false);
+            socket.set_congestion_control(tcp::CongestionControl::Reno);
+            socket.set_keep_alive(Some(Duration::from_secs(self.settings.silence_s)));
+            socket.set_timeout(Some(Duration::from_secs(2 * self.settings.silence_s)));
+            let listens = socket.listen(self.settings.port);
+            debug_assert!(listens.is_ok(), "a new socket can listen on a port that is not 0");
+            self.listening.push(sockets.add(socket));
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! A pair of rings with their buffers, as the device of the stack.
+//!
+//! Buffers are in one of four places: lent to the device for receiving, in the stack's hands for the time of one call,
+//! free for sending, or lent to the device for sending. They are never copied and never lost.
+
+use crate::checksum;
+use alloc::vec;
+use alloc::vec::Vec;
+use device::{DmaBuffer, DmaMemory, IoAddress, Registers};
+use igbvf::receive::{Buffer, Checksum};
+use igbvf::transmit::QueueError;
+use igbvf::{ReceiveQueue, Segment, TransmitQueue};
+use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
+use smoltcp::time::Instant;
+
+/// Bytes of a frame at most, without its checksum: Ethernet's 1500 and a header.
+pub const MOST_FRAME_BYTES: usize = 1514;
+/// Bytes of a buffer: a frame fits into one, and the device counts in kilobytes.
+pub const BUFFER_BYTES: u16 = 2048;
+
+/// A buffer in a receive ring.
+#[derive(Debug)]
+struct Lent<B>(B);
+
+impl<B: DmaBuffer> Buffer for Lent<B> {
+    fn io_address(&self) -> IoAddress {
+        self.0.io_address()
+    }
+}
+
+/// Frames that went nowhere.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Drops {
+    /// Received ones that were damaged, in several pieces, or with a wrong checksum.
+    pub received: u64,
+    /// Ones to be sent that the ring did not take, or that were too long.
+    pub sent: u64,
+}
+
+/// Rings of `N` descriptors each, a power of two from 8 to 4096, and buffers of [`BUFFER_BYTES`] at least.
+#[derive(Debug)]
+pub struct Port<R, M, B, const N: usize> {
+    receiver: Receiver<R, M, B, N>,
+    sender: Sender<R, M, B, N>,
+}
+
+#[derive(Debug)]
+struct Receiver<R, M, B, const N: usize> {
+    queue: ReceiveQueue<R, M, Lent<B>, N>,
+    /// The buffer that the stack has seen last, on its way back to the ring, and the bytes of its frame.
+    held: Option<(B, usize)>,
+    /// Whether the frame that is being dropped goes on in the next buffer.
+    goes_on: bool,
+    taken: u64,
+    drops: u64,
+}
+
+#[derive(Debug)]
+struct Sender<R, M, B, const N: usize> {
+    queue: TransmitQueue<R, M, B, N>,
+    free: Vec<B>,
+    drops: u64,
+}
+
+impl<R: Registers + Clone, M: DmaMemory, B: DmaBuffer, const N: usize> Port<R, M, B, N> {
+    /// Buffers for sending that can be in use: each frame may need a second descriptor, and one of the ring stays free.
+    pub const MOST_SENDING: usize = N / 2 - 1;
+    /// Buffers for receiving that the ring holds.
+    pub const MOST_RECEIVING: usize = N - 1;
+
+    /// Sets up queue 0 of a function that was reset, with rings in `receive` and `transmit`. Of the buffers it takes as
+    /// many as [`Port::MOST_RECEIVING`] and [`Port::MOST_SENDING`] at most.
+    ///
+    /// # Errors
+    /// If a ring's memory or a buffer is too small, there is none for sending, or the device does not enable a queue.
+    pub fn new(
+        registers: R,
+        receive: M,
+        transmit: M,
+        for_receiving: impl IntoIterator<Item = B>,
+        for_sending: impl IntoIterator<Item = B>,
+    ) -> Result<Self, QueueError> {
+        let mut queue = ReceiveQueue::new(registers.clone(), receive, 0, BUFFER_BYTES)?;
+        let is_large = |buffer: &B| buffer.capacity() >= usize::from(BUFFER_BYTES);
+        for buffer in for_receiving.into_iter().take(Self::MOST_RECEIVING) {
+            if !is_large(&buffer) || queue.supply(Lent(buffer)).is_err() {
+                return Err(QueueError::Arguments);
+            }
+        }
+        let free: Vec<B> = for_sending.into_iter().take(Self::MOST_SENDING).collect();
+        if free.is_empty() || !free.iter().all(is_large) {
+            return Err(QueueError::Arguments);
+        }
+        queue.show();
+        let receiver = Receiver { queue, held: None, goes_on: false, taken: 0, drops: 0 };
+        let sender = Sender { queue: TransmitQueue::new(registers, transmit, 0)?, free, drops: 0 };
+        Ok(Port { receiver, sender })
+    }
+
+    /// Frames ever taken from the receive ring; wraps.
+    pub(crate) fn taken(&self) -> u64 {
+        self.receiver.taken
+    }
+
+    /// Gives the device all buffers that were seen, and tells it of all frames to be sent: at most one register write
+    /// each.
+    pub fn flush(&mut self) {
+        self.receiver.give_back();
+        self.receiver.queue.show();
+        self.sender.queue.flush();
+    }
+
+    /// Takes back what was sent; true if nothing more can be sent until the device has gone on.
+    pub(crate) fn is_exhausted(&mut self) -> bool {
+        self.sender.take_back();
+        self.sender.free.is_empty()
+    }
+
+    /// The device is told of so many frames at once at most, at least 1; fewer when the stack has no more for now. May be
+    /// changed at any time.
+    pub fn set_send_batch(&mut self, frames: u32) {
+        self.sender.queue.set_batch(frames);
+    }
+
+    /// Frames that went nowhere, so far.
+    pub fn drops(&self) -> Drops {
+        Drops { received: self.receiver.drops, sent: self.sender.drops }
+    }
+
+    /// Impossible things that the device wrote into the rings, so far.
+    pub fn faults(&self) -> u32 {
+        self.receiver.queue.faults().wrapping_add(self.sender.queue.faults())
+    }
+
+    /// Gives all buffers back when the function was reset, or taken away from the device, so that it reaches nothing any
+    /// more.
+    pub fn dismantle(mut self) -> Vec<B> {
+        let mut buffers = self.sender.free;
+        buffers.extend(self.receiver.held.map(|(buffer, _)| buffer));
+        buffers.extend(core::iter::from_fn(|| self.receiver.queue.reclaim()).map(|Lent(buffer)| buffer));
+        buffers.extend(core::iter::from_fn(|| self.sender.queue.reclaim()));
+        buffers
+    }
+}
+
+impl<R: Registers, M: DmaMemory, B: DmaBuffer, const N: usize> Receiver<R, M, B, N> {
+    /// Lets the ring have the buffer that the stack has seen.
+    fn give_back(&mut self) {
+        if let Some((buffer, _)) = self.held.take() {
+            self.supply(buffer);
+        }
+    }
+
+    fn supply(&mut self, buffer: B) {
+        // The ring has room for it, as it came from there.
+        let refused = self.queue.supply(Lent(buffer));
+        debug_assert!(refused.is_ok());
+    }
+
+    /// Holds the next frame that is to be believed. At most as many others are dropped as the ring has.
+    fn next(&mut self) -> bool {
+        self.give_back();
+        for _ in 0..N {
+            let Some(received) = self.queue.receive() else { return false };
+            self.taken = self.taken.wrapping_add(1);
+            let is_first = !core::mem::replace(&mut self.goes_on, !received.ends_frame());
+            let is_whole = is_first && received.ends_frame() && !received.is_damaged();
+            let (ip, transport) = (received.ip_checksum(), received.transport_checksum());
+            let (buffer, bytes) = (received.buffer.0, usize::from(received.length));
+            let is_good = match (ip, transport) {
+                (Checksum::Bad, _) | (_, Checksum::Bad) => false,
+                // The device has looked at all of it, and it looks at no transport of a fragment.
+                (Checksum::Good, Checksum::Good) => true,
+                _ => is_whole && buffer.read(bytes, |frame| checksum::is_good(frame, ip, transport)),
+            };
+            if is_whole && is_good {
+                self.held = Some((buffer, bytes));
+                return true;
+            }
+            self.drops = self.drops.wrapping_add(u64::from(is_first));
+            self.supply(buffer);
+        }
+        false
+    }
+}
+
+impl<R: Registers, M: DmaMemory, B: DmaBuffer, const N: usize> Sender<R, M, B, N> {
+    fn take_back(&mut self) {
+        self.free.extend(core::iter::from_fn(|| self.queue.completed()).take(N));
+    }
+
+    fn can_send(&mut self) -> bool {
+        if self.free.is_empty() {
+            self.take_back();
+        }
+        !self.free.is_empty()
+    }
+}
+
+/// A frame that was received.
+#[derive(Debug)]
+pub struct Receive<'a, B>(&'a Option<(B, usize)>);
+
+impl<B: DmaBuffer> RxToken for Receive<'_, B> {
+    fn consume<T, F: FnOnce(&[u8]) -> T>(self, look: F) -> T {
+        match self.0 {
+            Some((buffer, bytes)) => buffer.read(*bytes, look),
+            None => look(&[]),
+        }
+    }
+}
+
+/// A place for a frame to be sent.
+#[derive(Debug)]
+pub struct Transmit<'a, R, M, B, const N: usize>(&'a mut Sender<R, M, B, N>);
+
+impl<R: Registers, M: DmaMemory, B: DmaBuffer, const N: usize> TxToken for Transmit<'_, R, M, B, N> {
+    fn consume<T, F: FnOnce(&mut [u8]) -> T>(self, bytes: usize, fill: F) -> T {
+        let Sender { queue, free, drops } = self.0;
+        let buffer = free.pop_if(|_| bytes <= usize::from(BUFFER_BYTES));
+        // There is a buffer, as there is a token; a frame that is longer than the stack was told is lost.
+        let Some(mut buffer) = buffer else {
+            *drops = drops.wrapping_add(1);
+            return fill(&mut vec![0; bytes]);
+        };
+        let (result, offload) = buffer.write(bytes, |frame| {
+            let result = fill(frame);
+            (result, checksum::prepare(frame))
+        });
+        let segment = Segment { address: buffer.io_address(), bytes: bytes as u16 };
+        if let Err((_, buffer)) = queue.send(&[segment], &offload, buffer) {
+            free.push(buffer);
+            *drops = drops.wrapping_add(1);
+        }
+        result
+    }
+}
+
+impl<R: Registers, M: DmaMemory, B: DmaBuffer, const N: usize> Device for Port<R, M, B, N> {
+    type RxToken<'a>
+        = Receive<'a, B>
+    where
+        Self: 'a;
+    type TxToken<'a>
+        = Transmit<'a, R, M, B, N>
+    where
+        Self: 'a;
+
+    /// The next frame, if an answer to it could be sent: else it waits in the ring.
+    fn receive(&mut self, _: Instant) -> Option<(Self::RxToken<'_>, Self::TxToken<'_>)> {
+        if self.sender.can_send() && self.receiver.next() {
+            return Some((Receive(&self.receiver.held), Transmit(&mut self.sender)));
+        }
+        None
+    }
+
+    fn transmit(&mut self, _: Instant) -> Option<Self::TxToken<'_>> {
+        self.sender.can_send().then_some(Transmit(&mut self.sender))
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        let mut capabilities = DeviceCapabilities::default();
+        capabilities.medium = Medium::Ethernet;
+        capabilities.max_transmission_unit = MOST_FRAME_BYTES;
+        capabilities.checksum = checksum::capabilities();
+        capabilities
+    }
+}
