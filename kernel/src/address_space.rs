@@ -233,6 +233,9 @@ impl<M: Machine> Kernel<M> {
     /// Puts a table into a tree, and records it.
     pub(crate) fn map_table<const IO: bool>(&mut self, slot: SlotId, vm: VmId, gpa: Gpa, level: u8, table: Hpa) {
         let Cap::PageTable { base, .. } = self.slot(slot).cap else { return };
+        if IO {
+            self.machine.publish_table(base);
+        }
         let entry = self.format::<IO>().table(base);
         self.write_entry::<IO>(table, entry_index(gpa, level.wrapping_add(1)), entry);
         let header = self.machine.vm(vm);

@@ -6,7 +6,7 @@
 //! answer to a read shows, so that no request of any function reaches memory or an interrupt controller.
 //!
 //! Which functions: physical ones that are endpoints with a function-level reset, alone in their device, below ports of the
-//! root complex or of a switch, of which the latter must keep what is below them apart (ACS); without memory that firmware
+//! root complex or of a switch that keep what is below them apart (ACS); without memory that firmware
 //! reserved for them. And their virtual functions.
 
 #[cfg(test)]
@@ -28,7 +28,7 @@ use heapless::Vec;
 const DRAIN_US: u64 = 100;
 /// Microseconds before a function that does not answer after its reset is asked again.
 const AGAIN_US: u32 = 10_000;
-/// ACS Control of a port of a switch: source validation, and everything is redirected upwards.
+/// ACS Control of a port: source validation, so that no function speaks for another, and everything is redirected upwards.
 const KEPT_APART: u16 = 0b1_1101;
 
 /// One function of the table of those that are handed out.
@@ -125,8 +125,10 @@ impl<C: ConfigAccess, T: TableAccess, B: Bus> Assignment<C, T, B> {
         let are_ports = path.iter().all(|&bridge| {
             let Some(bridge) = self.functions.get(bridge) else { return false };
             match bridge.express.map(|express| express.device_type) {
-                Some(DeviceType::RootPort | DeviceType::UpstreamPort) => true,
-                Some(DeviceType::DownstreamPort) => control::access_control(config, bridge) & KEPT_APART == KEPT_APART,
+                Some(DeviceType::UpstreamPort) => true,
+                Some(DeviceType::RootPort | DeviceType::DownstreamPort) => {
+                    control::access_control(config, bridge) & KEPT_APART == KEPT_APART
+                }
                 _ => false,
             }
         });
@@ -177,7 +179,8 @@ impl<C: ConfigAccess, T: TableAccess, B: Bus> Assignment<C, T, B> {
             ..FunctionFacts::default()
         };
         if let Some(record) = self.record(function) {
-            facts.messages = record.msix.map_or(0, |msix| msix.entries);
+            let usable = record.msix.filter(|msix| msix.entry(&record.bars, 0).is_some());
+            facts.messages = usable.map_or(0, |msix| msix.entries);
             facts.identity =
                 u64::from(record.vendor) | u64::from(record.device) << 16 | u64::from(record.class & 0xff_ffff) << 32;
         }
@@ -221,6 +224,13 @@ impl<C: ConfigAccess, T: TableAccess, B: Bus> Assignment<C, T, B> {
     pub fn publish(&mut self, entry: Hpa) {
         if let Some(iommu) = self.iommu() {
             iommu.publish(entry, 8);
+        }
+    }
+
+    /// See [`crate::machine::Devices::publish_table`].
+    pub fn publish_table(&mut self, table: Hpa) {
+        if let Some(iommu) = self.iommu() {
+            iommu.publish(table, 1 << PAGE_BITS);
         }
     }
 

@@ -473,6 +473,7 @@ impl<M: Machine> Kernel<M> {
     pub(crate) fn vm_argument(&self, call: &Invoked, number: u8) -> Result<VmId, Fault> {
         let cptr = call.number(number, 0, u64::MAX)?;
         match self.capability(call.root, cptr, number, ObjectType::Vm, Rights::WRITE)?.cap {
+            Cap::Vm { id } if self.machine.vm(id).dissolving => Err(Fault::new(Error::InvalidCapability, number)),
             Cap::Vm { id } => Ok(id),
             _ => Err(Fault::new(Error::WrongType, number)),
         }

@@ -281,7 +281,8 @@ impl<M: Machine> Kernel<M> {
 
     /// One step of the end of a VM without capabilities: its Vcpus are detached, its mappings taken back.
     fn dissolve_vm(&mut self, vm: VmId) -> Option<Flushed> {
-        let header = self.machine.vm(vm);
+        let header = self.machine.vm_mut(vm);
+        header.dissolving = true;
         let (vcpu, mapping, base) = (header.vcpus, header.mappings, header.base);
         if vcpu.is_some() {
             self.expel_for_good(vcpu);
@@ -306,6 +307,7 @@ impl<M: Machine> Kernel<M> {
     /// Vcpus.
     #[cold]
     fn dissolve_domain(&mut self, domain: VmId) -> Option<Flushed> {
+        self.machine.vm_mut(domain).dissolving = true;
         if self.machine.vm(domain).functions != 0 {
             self.detach_one_of(domain);
             return None;

@@ -117,6 +117,8 @@ impl<M: HasDevices> Devices for M {
 
     fn publish_table_entry(&mut self, _: Hpa, _: usize) {}
 
+    fn publish_table(&mut self, _: Hpa) {}
+
     fn attach_function(&mut self, function: FunctionId, domain: VmId) {
         let model = self.devices_mut();
         model.expect(!model.in_reset.contains(&function), "a function in a reset is attached");

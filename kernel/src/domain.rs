@@ -108,6 +108,9 @@ impl<M: Machine> Kernel<M> {
     fn window_argument(&self, call: &Invoked) -> Result<Window, Fault> {
         let &[cptr, ..] = call.args;
         match self.capability(call.root, cptr, 1, ObjectType::IommuDomain, Rights::WRITE)?.cap {
+            Cap::IommuDomain { id, .. } if self.machine.vm(id).dissolving => {
+                Err(Fault::new(Error::InvalidCapability, 1))
+            }
             Cap::IommuDomain { bits, id, first } => Ok(Window { domain: id, first, bytes: bytes_of(bits) }),
             _ => Err(Fault::new(Error::WrongType, 1)),
         }
@@ -118,7 +121,8 @@ impl<M: Machine> Kernel<M> {
     pub(crate) fn make_domain(&mut self, id: VmId) {
         *self.machine.vm_mut(id) = Vm::domain();
         self.machine.set_table_entry(id.top(), 0, EntryFormat::Vtd.table(id.root()));
-        self.machine.publish_table_entry(id.top(), 0);
+        self.machine.publish_table(id.root());
+        self.machine.publish_table(id.top());
     }
 }
 

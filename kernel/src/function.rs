@@ -235,6 +235,9 @@ impl<M: Machine> Kernel<M> {
                 else {
                     return Err(Fault::new(Error::WrongType, 1));
                 };
+                if self.machine.vm(domain).dissolving {
+                    return Err(Fault::new(Error::InvalidCapability, 1));
+                }
                 check_holder(&state, lease)?;
                 if state.domain.is_some() {
                     return Err(Fault::new(Error::InUse, 0));

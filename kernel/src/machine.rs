@@ -38,6 +38,8 @@ pub trait Devices {
     fn write_config(&mut self, function: FunctionId, offset: u16, value: u32);
     /// An entry of a table of a domain was written: from now on the IOMMU sees it, though it may have cached another.
     fn publish_table_entry(&mut self, table: Hpa, index: usize);
+    /// A table of a domain, all of it, is as the IOMMU shall see it: comes before an entry that leads to it.
+    fn publish_table(&mut self, table: Hpa);
     /// Lets a function be a bus master whose DMA is translated by the tables of a domain.
     fn attach_function(&mut self, function: FunctionId, domain: VmId);
     /// Ends the bus mastering of an attached function. When this returns its DMA has arrived, reaches nothing any more, and

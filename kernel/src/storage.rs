@@ -305,6 +305,10 @@ impl machine::Devices for Hardware {
         self.assignment.publish(table.plus(index as u64 * 8));
     }
 
+    fn publish_table(&mut self, table: Hpa) {
+        self.assignment.publish_table(table);
+    }
+
     fn attach_function(&mut self, function: FunctionId, domain: VmId) {
         self.assignment.attach(function, domain);
     }
@@ -459,7 +463,9 @@ impl Machine for Hardware {
         self.pins.unbind(pin);
         let ready = self.prepare(pin, target);
         let Some((core, _)) = target.filter(|_| ready) else { return };
-        self.pins.bind(pin, core, held, core == core_area::this().id());
+        // What a message would have raised before it had a Vcpu is gone, where a pin is only masked now.
+        let misses_nothing = core == core_area::this().id() && pin < devices.io_apic.pins;
+        self.pins.bind(pin, core, held, misses_nothing);
         if held {
             // Whether it is opened or parked depends on what its core does: the core finds out before it goes on.
             self.kick(core);

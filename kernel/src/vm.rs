@@ -44,6 +44,8 @@ pub struct Vm {
     pub launched: bool,
     /// Its base is being revoked: its Vcpus are being stopped, and none is started.
     pub dying: bool,
+    /// It is being destroyed: nothing more is mapped in it, and nobody joins it.
+    pub dissolving: bool,
     /// While it is dying, the first of its Vcpus that have not been stopped yet.
     pub to_stop: VcpuId,
     /// First byte of the Untyped that it was made from.
@@ -93,6 +95,7 @@ impl Vm {
             region_bits,
             launched: false,
             dying: false,
+            dissolving: false,
             to_stop: VcpuId::NONE,
             region_base,
             tlb_generation: 0,

@@ -11,6 +11,8 @@ pub const DEVICE_CONTROL: u16 = 0x08;
 pub const INITIATE_FLR: u16 = 1 << 15;
 /// Of Device Control: Max_Read_Request_Size, 0 to 5 for 128 bytes to 4 KiB.
 pub const MAX_READ_REQUEST: u16 = 7 << 12;
+/// Of Device Control: requests may pass by the processors' caches, which hold what was cleared for the next owner of memory.
+const ENABLE_NO_SNOOP: u16 = 1 << 11;
 /// Device Status, 16 bits.
 pub const DEVICE_STATUS: u16 = 0x0a;
 /// Of Device Status: errors that were seen; a 1 clears.
@@ -77,7 +79,8 @@ pub struct Express {
     pub device_type: DeviceType,
     /// Whether the function can be reset by itself.
     pub flr: bool,
-    /// Device Control as firmware left it: a reset loses it, and the sizes of packets must suit the ports above.
+    /// Device Control as firmware left it, but that it snoops: a reset loses it, and the sizes of packets must suit the ports
+    /// above.
     pub device_control: u16,
 }
 
@@ -93,10 +96,10 @@ impl Express {
             let control = config.read_half(function, at + DEVICE_CONTROL_2);
             config.write_half(function, at + DEVICE_CONTROL_2, control & !ARI_FORWARDING);
         }
-        Some(Express {
-            device_type,
-            flr: config.read(function, at + DEVICE_CAPABILITIES) & FLR != 0,
-            device_control: config.read_half(function, at + DEVICE_CONTROL) & !INITIATE_FLR,
-        })
+        let device_control = config.read_half(function, at + DEVICE_CONTROL) & !(INITIATE_FLR | ENABLE_NO_SNOOP);
+        if !is_port {
+            config.write_half(function, at + DEVICE_CONTROL, device_control);
+        }
+        Some(Express { device_type, flr: config.read(function, at + DEVICE_CAPABILITIES) & FLR != 0, device_control })
     }
 }

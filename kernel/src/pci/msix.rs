@@ -113,8 +113,13 @@ impl Msix {
         (!table.overlaps(pending)).then(|| [table.rounded_outwards(PAGE), pending.rounded_outwards(PAGE)])
     }
 
-    /// Address of an entry. None if there is no such entry, or its table is in no memory of the function.
+    /// Address of an entry. None if there is no such entry, or its table is in no memory of the function, or in memory that
+    /// was refused: what answers there may be somebody else's.
     pub fn entry(&self, bars: &[Option<Bar>; BARS], number: u16) -> Option<Hpa> {
+        let bar = bars.get(usize::from(self.table.bar))?.as_ref()?;
+        if bar.refused.is_some() {
+            return None;
+        }
         let table = self.table.region(bars).filter(|_| number < self.entries)?;
         Some(Hpa::new(table.start).plus(u64::from(number) * u64::from(ENTRY_BYTES)))
     }

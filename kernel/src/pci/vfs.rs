@@ -276,6 +276,10 @@ pub fn start(functions: &mut Functions, config: &mut impl ConfigAccess, physical
     }
     control::quiet(config, at);
     let (offsets, express, msix, _) = enumerate::take(config, at);
+    // What its holder left in it could not be taken from it.
+    if !express.is_some_and(|express| express.flr) {
+        return None;
+    }
     let own = |bar: Bar| {
         let bytes = bar.region.bytes();
         Bar { region: Region::of(bar.region.start.saturating_add(bytes.saturating_mul(index.into())), bytes), ..bar }

@@ -43,7 +43,7 @@ impl Pins {
     }
 
     /// A pin, masked until now, was bound to a Vcpu of this core. `held`: the core holds the Vcpu's state, and looks at the
-    /// pin before it enters a guest again. `own`: nor does another core go on before.
+    /// pin before it enters a guest again. `own`: nor does another core go on before, and what came before is kept.
     pub fn bind(&mut self, pin: u8, core: CoreId, held: bool, own: bool) {
         self.bound |= 1 << pin;
         self.fresh[index(core)] |= held;

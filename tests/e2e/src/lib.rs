@@ -231,8 +231,9 @@ impl Machine {
     /// # Errors
     /// As [`Machine::start`].
     pub fn start_with_device(scenario: &Scenario, device: &str) -> Result<Machine> {
-        let extra = vec!["-device".into(), device.into()];
-        Machine::start_by(scenario, Acceleration::InstructionClock, Loader::Emulator, extra)
+        Machine::start_as(scenario, Acceleration::InstructionClock, |config| {
+            config.extra.extend(["-device".into(), device.into()]);
+        })
     }
 
     /// Boots a scenario from a disc that has it, by BIOS, GRUB and Multiboot2.

@@ -158,6 +158,8 @@ impl Devices for FakeMachine {
 
     fn publish_table_entry(&mut self, _: Hpa, _: usize) {}
 
+    fn publish_table(&mut self, _: Hpa) {}
+
     fn attach_function(&mut self, function: FunctionId, domain: VmId) {
         let active = self.active();
         let usable = self.0.is_usable(function);

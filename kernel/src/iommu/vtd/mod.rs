@@ -247,7 +247,17 @@ impl<B: Bus> Vtd<B> {
         }
         let at = self.tables.interrupts.plus(u64::from(entry) * ENTRY);
         let mut done = self.alive()?;
-        if self.bus.word(at) & PRESENT != 0 {
+        let before = [self.bus.word(at), self.bus.word(at.plus(8))];
+        if let Some([low, high]) = delivery.map(interrupt_entry)
+            && low & before[0] & PRESENT != 0
+            && high == before[1]
+        {
+            // Of the same source: one store, so that a message meets the entry as it was or as it is, and none is lost.
+            self.bus.set_word(at, low);
+            self.write_back(at, ENTRY);
+            return self.forget(Forget::Interrupt(entry));
+        }
+        if before[0] & PRESENT != 0 {
             self.block(at);
             done = self.forget(Forget::Interrupt(entry))?;
         }

@@ -161,6 +161,10 @@ fn all_of(fake: &mut Fake, functions: &mut Functions, random: &mut Random) {
             for number in [0, msix.entries - 1, msix.entries, u16::MAX] {
                 let entry = msix.entry(&function.bars, number);
                 assert!(entry.is_none() || number < msix.entries);
+                let is_its_own = |entry: crate::types::Hpa| {
+                    function.memory().any(|memory| memory.region.contains(Region::of(entry.get(), 16)))
+                };
+                assert!(entry.is_none_or(is_its_own), "the kernel would write to what was refused");
             }
         }
         let Some(sriov) = function.sriov else { continue };
