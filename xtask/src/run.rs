@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 /// What the emulator is told for a scenario whose applications have virtual functions: an IOMMU, and an Intel 82576 behind a
 /// root port, whose network ends in the emulator.
-const NIC_DEVICES: [&str; 8] = [
+pub const NIC_DEVICES: [&str; 8] = [
     "-device",
     "intel-iommu,intremap=on,eim=on",
     "-device",

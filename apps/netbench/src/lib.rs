@@ -6,7 +6,7 @@
 //! A frame holds a number and a pattern that follows from it, so that what comes back is known to be what was sent.
 #![no_std]
 
-mod frame;
+pub mod frame;
 
 #[cfg(target_os = "none")]
 mod roles;

@@ -1,7 +1,12 @@
 //! Virtual functions of the network device, leased by the market: brought up by their holders, taken back, leased again.
 
+use e2e::xtask::run as runner;
 use e2e::{Change, Finished, Machine, run};
 use proto::host::End;
+use std::net::UdpSocket;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// Two tenants that exchange frames; the one that answers is killed, and its virtual function goes to a third, which the
 /// first does not know of.
@@ -109,4 +114,49 @@ fn without_device_or_iommu_the_run_is_refused() {
         );
         assert!(!run.console_has("[echo]"), "{:#?}", run.console);
     }
+}
+
+/// A peer outside of the machine, on the network that the device's cable leads to, sends frames to a tenant, and gets them
+/// back.
+#[test]
+fn a_peer_outside_gets_its_frames_back() {
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    socket.set_read_timeout(Some(Duration::from_millis(5))).expect("a time limit");
+    let port = |socket: &UdpSocket| socket.local_addr().expect("an address").port();
+    // The emulator takes a port that was free a moment ago.
+    let theirs = port(&UdpSocket::bind("127.0.0.1:0").expect("a socket"));
+    let cable = format!(
+        "dgram,id=n0,local.type=inet,local.host=127.0.0.1,local.port={theirs},\
+         remote.type=inet,remote.host=127.0.0.1,remote.port={}",
+        port(&socket)
+    );
+    let devices = runner::NIC_DEVICES.map(|word| if word.starts_with("user,") { cable.clone() } else { word.into() });
+    let alone = SCENARIO.split("    [[app]]\n    name = \"ping\"").next().expect("a part of it");
+    let change = Change::set("app.echo.args=[\"role=echo\", \"for=1500\"]");
+    let scenario = e2e::scenario(alone, &change).expect("a scenario");
+    let machine = Machine::start_with_devices(&scenario, devices.into()).expect("a machine");
+    let (echo, own) = ([2, 0x6e, 0x6b, 0, 0, 1], [2, 0, 0, 0, 0, 0x99]);
+    let is_over = Arc::new(AtomicBool::new(false));
+    let over = is_over.clone();
+    let peer = std::thread::spawn(move || {
+        let sent = [&echo[..], &own, &[0x88, 0xb5], &[0x5a; 50]].concat();
+        let expected = [&own[..], &echo, &sent[12..]].concat();
+        let mut answer = [0; 2048];
+        let mut answers = 0;
+        while !over.load(Ordering::Relaxed) {
+            let _ = socket.send_to(&sent, ("127.0.0.1", theirs));
+            if let Ok(length) = socket.recv(&mut answer) {
+                assert_eq!(&answer[..length], &expected[..], "only what was sent to it comes back");
+                answers += 1;
+            }
+        }
+        answers
+    });
+    let run = machine.finish();
+    is_over.store(true, Ordering::Relaxed);
+    let answers: u64 = peer.join().expect("what comes back is right");
+    let run = run.expect("a run");
+    run.expect_good();
+    let [echoed] = numbers(&run, "frames echoed");
+    assert!(answers > 0 && echoed >= answers, "{answers} of {echoed} came back");
 }
