@@ -126,7 +126,8 @@ impl<'a> Bench<'a> {
         }
         let first_vf = root.slots(STATIONS);
         physical.enable_vfs(STATIONS, first_vf)?;
-        let [one, two] = [0, 1].map(|number| Station::new(root, &mut nic, &clock, number, first_vf.after(number).cap()));
+        let [one, two] =
+            [0, 1].map(|number| Station::new(root, &mut nic, &clock, number, first_vf.after(number).cap()));
         Ok(Bench { root, clock, physical, nic, first_vf, stations: [one?, two?] })
     }
 
