@@ -1,7 +1,7 @@
 //! What drivers need of a VM: registers of a device that are mapped into it, memory that both the VM and a device reach,
 //! and the clock.
 
-use device::{Clock, DmaMemory, IoAddress, Registers};
+use device::{Clock, DmaBuffer, DmaMemory, IoAddress, Registers};
 
 /// Pages of a BAR that are mapped into the VM.
 #[derive(Clone, Copy, Debug)]
@@ -73,6 +73,20 @@ impl MappedMemory {
         MappedMemory { at: self.at + words * 8, io: self.io + words as u64 * 8, words: self.words - words }
     }
 
+    /// Cuts the memory into buffers of so many bytes (at least 1, a divisor of a page's), as many as it has.
+    ///
+    /// # Safety
+    /// From now on the memory is used through these buffers only, and by a device only while its driver holds the buffer:
+    /// until it says that it has done with it.
+    pub unsafe fn into_buffers(self, bytes: usize) -> impl Iterator<Item = MappedBuffer> {
+        let count = (self.words * 8).checked_div(bytes).unwrap_or_default();
+        (0..count).map(move |index| MappedBuffer {
+            at: self.at + index * bytes,
+            io: self.io + (index * bytes) as u64,
+            bytes,
+        })
+    }
+
     /// Copies bytes in from a multiple of 8 on; what is beyond the end is left out.
     pub fn put(&self, offset: usize, bytes: &[u8]) {
         for (word, piece) in (offset / 8..).zip(bytes.chunks(8)) {
@@ -127,6 +141,38 @@ impl DmaMemory for MappedMemory {
                 unsafe { core::ptr::with_exposed_provenance_mut::<u64>(self.at + word * 8).write_volatile(value) };
             }
         }
+    }
+}
+
+/// A buffer of [`MappedMemory`], which belongs to whoever holds the value.
+#[derive(Debug)]
+pub struct MappedBuffer {
+    at: usize,
+    io: IoAddress,
+    bytes: usize,
+}
+
+impl DmaBuffer for MappedBuffer {
+    fn io_address(&self) -> IoAddress {
+        self.io
+    }
+
+    fn capacity(&self) -> usize {
+        self.bytes
+    }
+
+    #[inline]
+    fn read<T>(&self, bytes: usize, look: impl FnOnce(&[u8]) -> T) -> T {
+        // SAFETY: mapped and of this length, see `MappedMemory::new`. By the promise of `into_buffers` nobody else writes
+        // it while the value is held outside of a driver; all that is ever in it are plain bytes.
+        look(unsafe { core::slice::from_raw_parts(core::ptr::with_exposed_provenance(self.at), bytes.min(self.bytes)) })
+    }
+
+    #[inline]
+    fn write<T>(&mut self, bytes: usize, fill: impl FnOnce(&mut [u8]) -> T) -> T {
+        let bytes = bytes.min(self.bytes);
+        // SAFETY: as for `read`; the value is borrowed uniquely, and no other buffer overlaps it.
+        fill(unsafe { core::slice::from_raw_parts_mut(core::ptr::with_exposed_provenance_mut(self.at), bytes) })
     }
 }
 
@@ -185,5 +231,20 @@ mod tests {
         assert_eq!(back, [8, 7, 6, 5, 4, 3, 2, 1, 9]);
         assert_eq!(memory.from_page(1).words(), 0);
         assert_eq!(words[3], 4);
+    }
+
+    #[test]
+    fn buffers_are_parts_that_do_not_overlap() {
+        let mut bytes = [0u8; 24];
+        let at = bytes.as_mut_ptr().expose_provenance() as u64;
+        // SAFETY: the array, of which nothing but the buffers is used meanwhile.
+        let buffers = unsafe { MappedMemory::new(at, IoAddress(0x1000), 24).into_buffers(10) };
+        for (n, mut buffer) in (1..).zip(buffers) {
+            assert_eq!((buffer.io_address(), buffer.capacity()), (IoAddress(0x1000 + 10 * (n - 1)), 10));
+            buffer.write(99, |bytes| bytes.fill(n as u8));
+            assert_eq!(buffer.read(3, <[u8]>::to_vec), [n as u8; 3]);
+        }
+        assert_eq!(bytes[9..12], [1, 2, 2]);
+        assert_eq!(bytes[18..], [2, 2, 0, 0, 0, 0]);
     }
 }

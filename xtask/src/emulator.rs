@@ -29,6 +29,9 @@ pub enum Acceleration {
     /// QEMU's translator with the instruction clock: slow, and the same in every run.
     #[value(name = "clock")]
     InstructionClock,
+    /// QEMU's translator in one thread and with the real clock: for clients outside, to whom time passes as to them.
+    #[value(name = "real")]
+    RealClock,
     /// QEMU's translator with one thread per core and the real clock: for real races.
     Threads,
     /// The host's own SVM.
@@ -58,6 +61,7 @@ impl Acceleration {
     fn arguments(self) -> &'static [&'static str] {
         match self {
             Acceleration::InstructionClock => &["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off"],
+            Acceleration::RealClock => &["-accel", "tcg,thread=single"],
             Acceleration::Threads => &["-accel", "tcg,thread=multi"],
             Acceleration::Kvm => &["-accel", "kvm"],
         }
@@ -67,14 +71,14 @@ impl Acceleration {
     pub fn command_line(self, line: &str) -> String {
         match self {
             Acceleration::InstructionClock => format!("pace=pit {line}"),
-            Acceleration::Threads | Acceleration::Kvm => line.into(),
+            Acceleration::RealClock | Acceleration::Threads | Acceleration::Kvm => line.into(),
         }
     }
 
     fn cpu(self) -> &'static str {
         match self {
             // Without the random instructions two runs are the same even when a guest asks for randomness.
-            Acceleration::InstructionClock | Acceleration::Threads => "max,-rdrand,-rdseed",
+            Acceleration::InstructionClock | Acceleration::RealClock | Acceleration::Threads => "max,-rdrand,-rdseed",
             Acceleration::Kvm => "host",
         }
     }
@@ -473,6 +477,8 @@ mod tests {
         let threaded = arguments(Acceleration::Threads);
         assert!(threaded.contains(" -accel tcg,thread=multi ") && !threaded.contains("icount"), "{threaded}");
         assert!(!threaded.contains("pace"), "{threaded}");
+        let real = arguments(Acceleration::RealClock);
+        assert!(real.contains(" -accel tcg,thread=single ") && !real.contains("icount"), "{real}");
     }
 
     #[test]

@@ -4,11 +4,13 @@
 //!
 //! [`machine`] is the emulator with its memory and clock, [`function`] a PCI function that was found and set up (which
 //! is the kernel's work in a real system), [`nic`] a machine with an 82576 and a cable whose other end is in the test,
-//! [`nvme`] one with an NVMe controller.
+//! [`network`] a TCP/IP stack on such a machine and another one at the other end of its cable, [`nvme`] a machine with an
+//! NVMe controller.
 #![forbid(unsafe_code)]
 
 pub mod function;
 pub mod machine;
+pub mod network;
 pub mod nic;
 pub mod nvme;
 mod qtest;

@@ -123,6 +123,13 @@ impl Bench {
         self.cable.send(frame).expect("the emulator takes the frame");
     }
 
+    /// Sends a frame into the cable from outside if the emulator takes it now; else it is lost, as on any network.
+    pub fn offer_from_outside(&self, frame: &[u8]) {
+        self.cable.set_nonblocking(true).expect("a socket can be set up");
+        let _ = self.cable.send(frame);
+        self.cable.set_nonblocking(false).expect("a socket can be set up");
+    }
+
     /// The next frame that comes out of the cable.
     ///
     /// # Panics
@@ -134,6 +141,28 @@ impl Bench {
         let bytes = self.cable.recv(&mut frame).expect("a frame comes out");
         frame.truncate(bytes);
         frame
+    }
+
+    /// A frame that came out of the cable, if one did.
+    ///
+    /// # Panics
+    /// When the cable is broken.
+    #[must_use]
+    pub fn look_outside(&self) -> Option<Vec<u8>> {
+        self.cable.set_nonblocking(true).expect("a socket can be set up");
+        let mut frame = vec![0; 65536];
+        let received = self.cable.recv(&mut frame);
+        self.cable.set_nonblocking(false).expect("a socket can be set up");
+        match received {
+            Ok(bytes) => {
+                frame.truncate(bytes);
+                Some(frame)
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock, "the cable is broken");
+                None
+            }
+        }
     }
 
     /// True if no frame came out of the cable. What the device was told to send before is out by then, as the emulator

@@ -48,7 +48,9 @@ fn guest() -> Guest {
 
 #[test]
 fn functions_with_virtual_ones_are_found() {
-    let run = boot(&Guest { command_line: "check=stopped_vm_is_reported".into(), ..guest() });
+    let Guest { extra, .. } = guest();
+    let extra = ["-device", "intel-iommu,intremap=on,eim=on"].map(String::from).into_iter().chain(extra).collect();
+    let run = boot(&Guest { command_line: "check=stopped_vm_is_reported".into(), extra, ..guest() });
     run.expect_good();
     for expected in
         ["PCI 01:00.0 8086:10c9, 8 VFs, 10 MSI-X entries, ", "PCI 02:00.0 1b36:0010, 2 VFs, 2 MSI-X entries, "]

@@ -55,6 +55,12 @@ fn timer(_: &mut TrapFrame) {
 /// Halts on the core, which stays this VM's and is charged, until the TSC has reached `deadline`. No exit, apart from
 /// the calibration of the first call. Other interrupts are taken meanwhile. Interrupts are as before afterwards.
 pub fn halt_until(deadline: u64) {
+    halt_while(deadline, || true);
+}
+
+/// As [`halt_until`], but only while `is_idle` is true, which is asked with interrupts off before each halt: what the
+/// handler of an interrupt changes is not slept through.
+pub fn halt_while(deadline: u64, is_idle: impl Fn() -> bool) {
     let enabled = super::interrupts_enabled();
     super::disable_interrupts();
     let mut rate = TIMER_RATE.load(Ordering::Relaxed);
@@ -63,7 +69,7 @@ pub fn halt_until(deadline: u64) {
         rate = apic::calibrate_timer(TIMER_VECTOR);
         TIMER_RATE.store(rate, Ordering::Relaxed);
     }
-    loop {
+    while is_idle() {
         let left = deadline.saturating_sub(super::tsc());
         if left == 0 {
             break;

@@ -12,7 +12,7 @@ use core::arch::asm;
 
 pub use apic::end_of_interrupt;
 pub use copy::copy;
-pub use interrupts::{EVENT_VECTOR, TIMER_VECTOR, event, halt_until, on_event};
+pub use interrupts::{EVENT_VECTOR, TIMER_VECTOR, event, halt_until, halt_while, on_event};
 pub use start::{guard_page, memory_end};
 pub use traps::{FIRST_VECTOR, Handler, TrapFrame, set_handler};
 pub use upcall::FAULT_VECTOR;

@@ -1,0 +1,131 @@
+//! `kv` on a virtual function of its own, as a client on the host sees it: the root image `kv_alone` serves, and the test
+//! talks memcached to it through the emulator's network.
+
+use e2e::Machine;
+use e2e::xtask::boot::Guest;
+use e2e::xtask::emulator::Acceleration;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
+
+/// A client, and how long it waits.
+struct Client(BufReader<TcpStream>);
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+impl Client {
+    fn connect(port: u16) -> Client {
+        let stream = TcpStream::connect(("127.0.0.1", port)).expect("the emulator listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
+        stream.set_nodelay(true).expect("it can be set");
+        Client(BufReader::new(stream))
+    }
+
+    fn say(&mut self, bytes: &[u8]) {
+        self.0.get_mut().write_all(bytes).expect("the connection is there");
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.0.read_line(&mut line).expect("an answer comes");
+        line
+    }
+
+    fn ask(&mut self, bytes: &[u8]) -> String {
+        self.say(bytes);
+        self.line()
+    }
+
+    fn get(&mut self, key: &str) -> Option<Vec<u8>> {
+        let line = self.ask(format!("get {key}\r\n").as_bytes());
+        let bytes = line.trim_end().strip_prefix(&format!("VALUE {key} 0 "))?.parse().expect("a length");
+        let mut value = vec![0; bytes];
+        self.0.read_exact(&mut value).expect("the value comes");
+        assert_eq!((self.line(), self.line()), ("\r\n".into(), "END\r\n".into()));
+        Some(value)
+    }
+}
+
+/// A port of the host that is free.
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("there is a port");
+    listener.local_addr().expect("it has an address").port()
+}
+
+/// The machine, when it serves, and the port.
+fn start(command_line: &str) -> (Machine, u16) {
+    let port = free_port();
+    let network = format!("user,id=n0,restrict=on,hostfwd=tcp:127.0.0.1:{port}-10.0.2.15:11211");
+    let extra = [
+        "-device",
+        "intel-iommu,intremap=on,eim=on",
+        "-device",
+        "pcie-root-port,id=rp0,chassis=1,slot=1",
+        "-netdev",
+        &network,
+        "-device",
+        "igb,bus=rp0,netdev=n0",
+    ];
+    let guest = Guest {
+        memory_mib: 256,
+        acceleration: Acceleration::RealClock,
+        command_line: command_line.into(),
+        extra: extra.map(String::from).into(),
+        ..Guest::new("kv_alone")
+    };
+    let mut machine = Machine::start_guest(&guest).expect("it starts");
+    machine.wait_line("kv_alone: serving Some(10.0.2.15)").expect("it serves");
+    (machine, port)
+}
+
+/// The three numbers of the line that tells what serving took: bytes of commands, exits, interrupts.
+fn work(machine: &mut Machine) -> [u64; 3] {
+    let line = machine.wait_line("bytes of commands").expect("it tells");
+    let mut numbers = line.split_whitespace().filter_map(|word| word.parse().ok());
+    [(); 3].map(|()| numbers.next().expect("three numbers"))
+}
+
+#[test]
+fn a_client_is_served_by_interrupts_with_no_exit() {
+    const COUNT: u64 = 200;
+    let (mut machine, port) = start("");
+    // The first client finds everything for the first time, such as the timer, which is calibrated.
+    let mut client = Client::connect(port);
+    assert_eq!(client.ask(b"set k 0 0 5\r\nvalue\r\n"), "STORED\r\n");
+    drop(client);
+    work(&mut machine);
+    let mut client = Client::connect(port);
+    for n in 0..COUNT {
+        // Now and then it is idle, and sleeps.
+        if n % 20 == 0 {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        assert_eq!(client.ask(format!("set k{n} 0 0 3\r\n{n:03}\r\n").as_bytes()), "STORED\r\n");
+        assert_eq!(client.get(&format!("k{n}")), Some(format!("{n:03}").into_bytes()));
+    }
+    drop(client);
+    let [bytes, exits, interrupts] = work(&mut machine);
+    assert!(bytes >= 30 * COUNT, "{bytes} bytes");
+    assert_eq!(exits, 0);
+    assert!(interrupts >= 10, "{interrupts} interrupts");
+}
+
+#[test]
+fn large_values_and_many_clients_are_served_at_an_address_from_dhcp() {
+    let (mut machine, port) = start("address=dhcp");
+    let value: Vec<u8> = (0..1_000_000u32).map(|at| (at ^ at >> 8 ^ at >> 13) as u8).collect();
+    let mut client = Client::connect(port);
+    let set = [b"set large 0 0 1000000\r\n", &value[..], b"\r\n"].concat();
+    assert_eq!(client.ask(&set), "STORED\r\n");
+    assert!(client.get("large").expect("it is there") == value);
+    let mut clients: Vec<Client> = (0..256).map(|_| Client::connect(port)).collect();
+    for (n, client) in clients.iter_mut().enumerate() {
+        client.say(format!("set k{n} 0 0 1\r\nx\r\nget k{n}\r\n").as_bytes());
+    }
+    for (n, client) in clients.iter_mut().enumerate() {
+        let lines: Vec<String> = (0..4).map(|_| client.line()).collect();
+        assert_eq!(lines.concat(), format!("STORED\r\nVALUE k{n} 0 1\r\nx\r\nEND\r\n"));
+    }
+    drop((client, clients));
+    assert_eq!(work(&mut machine)[1], 0, "exits");
+}

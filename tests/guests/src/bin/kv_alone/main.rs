@@ -1,0 +1,126 @@
+//! A root image that serves `kv` from its own virtual function: it drives the 82576 and the function, and is the memcached
+//! server behind it, without a market and with nothing but the kernel under it.
+//!
+//! `address=dhcp` on the command line lets it ask for its address. A line says when it serves. Whenever the last client
+//! has left, a line tells what serving took: `kv_alone: B bytes of commands, E exits, I interrupts`.
+#![no_std]
+#![no_main]
+
+extern crate alloc;
+
+mod card;
+
+use alloc::format;
+use alloc::string::String;
+use card::{Card, Vf};
+use device::Clock;
+use guests::root::{Root, exits, option, tsc};
+use kv_server::kv_engine::{HeapPages, NoCold, PageNumber, Store, Time};
+use kv_server::{Server, Settings};
+use net::smoltcp::wire::{Ipv4Address, Ipv4Cidr};
+use net::{Address, Mode, Next};
+use userlib::arch::halt_while;
+use userlib::cap::{Cap, Fault, Frame, PageTable, Rights, own};
+
+userlib::entry!(main);
+
+/// Pages of the store.
+const STORE_PAGES: u32 = 2048;
+/// Where the heap is: a GiB of its own, in pages of 2 MiB.
+const HEAP: u64 = 0xc000_0000;
+/// Large pages of the heap: for the store, and for 300 clients with their buffers.
+const HEAP_PAGES: u64 = 12;
+const LARGE_BITS: u8 = 21;
+/// When the machine's clock begins, as the emulator is told: 2026.
+const EPOCH_S: u64 = 1_767_225_600;
+
+fn main() -> ! {
+    let mut root = Root::new().unwrap_or_else(|fault| panic!("no root: {fault:?}"));
+    match serve(&mut root) {
+        Err(why) => panic!("{why}"),
+    }
+}
+
+fn refused(what: &'static str) -> impl Fn(Fault) -> String {
+    move |fault| format!("{what}: {fault:?}")
+}
+
+/// More heap than the image has.
+fn make_heap(root: &mut Root) -> Result<(), Fault> {
+    root.make::<PageTable>(0)?.map(own::VM, HEAP, 2)?;
+    for page in 0..HEAP_PAGES {
+        let frame = root.make::<Frame>(LARGE_BITS)?;
+        frame.map(own::VM, HEAP + (page << LARGE_BITS), Rights::READ | Rights::WRITE)?;
+    }
+    // SAFETY: the frames have just been mapped there, and nothing else names them.
+    unsafe { userlib::heap::claim(HEAP as *mut u8, (HEAP_PAGES << LARGE_BITS) as usize) };
+    Ok(())
+}
+
+/// What serving has taken so far.
+#[derive(Clone, Copy)]
+struct Work {
+    bytes: u64,
+    exits: u64,
+    interrupts: u64,
+}
+
+fn serve(root: &mut Root) -> Result<core::convert::Infallible, String> {
+    make_heap(root).map_err(refused("the heap is made"))?;
+    let nic: Cap<_> = card::find().ok_or("there is no 82576")?;
+    let mut card = Card::new(root, nic).map_err(refused("the card is set up"))?;
+    let Vf { port, registers, mac } = card.function(root).map_err(refused("its function is set up"))?;
+    let address = match option("address").as_str() {
+        "dhcp" => Address::Dhcp,
+        _ => Address::Static {
+            address: Ipv4Cidr::new(Ipv4Address::new(10, 0, 2, 15), 24),
+            gateway: Some(Ipv4Address::new(10, 0, 2, 2)),
+        },
+    };
+    let settings = net::Settings { mac, address, vector: 0, mode: Mode::Interrupt, seed: tsc() };
+    let mut stack = net::Stack::new(port, registers, &settings, card.clock.now_ns());
+
+    let time = |now_ns: u64| Time::from_micros(EPOCH_S * 1_000_000 + now_ns / 1000);
+    let mut key = [0; 16];
+    key.iter_mut().for_each(|byte| *byte = (tsc() >> 2) as u8);
+    let mut store = Store::new(HeapPages::new(STORE_PAGES as usize), NoCold, &key, time(card.clock.now_ns()));
+    (0..STORE_PAGES).for_each(|page| {
+        store.add_page(PageNumber(page));
+    });
+    let mut server = Server::new(store, stack.sockets(), Settings::default());
+    while stack.address().is_none() {
+        stack.poll(card.clock.now_ns());
+        card.go_on();
+    }
+    root.text(&format!("kv_alone: serving {:?}\n", stack.address()));
+
+    let (mut before, mut had_clients) = (None, false);
+    loop {
+        let interrupts = card::interrupts();
+        if card::take_interrupt() {
+            stack.interrupted();
+        }
+        let now_ns = card.clock.now_ns();
+        let next = stack.poll(now_ns);
+        let has_moved = server.serve(stack.sockets(), time(now_ns));
+        card.go_on();
+        let has_clients = server.clients() > 0;
+        if has_clients != had_clients {
+            had_clients = has_clients;
+            let work = Work { bytes: server.store().counters().bytes_read, exits: exits(), interrupts };
+            match before.take() {
+                Some(Work { bytes, exits, interrupts }) => root.text(&format!(
+                    "kv_alone: {} bytes of commands, {} exits, {} interrupts\n",
+                    work.bytes - bytes,
+                    work.exits - exits,
+                    work.interrupts - interrupts
+                )),
+                None => before = Some(work),
+            }
+        }
+        if let (Next::Sleep(until_ns), false) = (next, has_moved) {
+            let until_ns = until_ns.unwrap_or(u64::MAX).min(card.due_ns());
+            halt_while(card.tsc_at(until_ns), || !card::is_interrupted());
+        }
+    }
+}
