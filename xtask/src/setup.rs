@@ -15,7 +15,7 @@ use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
 /// The kernel's and the applications' target.
@@ -31,6 +31,8 @@ const BACKPORTS_FILE: &str = "etc/apt/sources.list.d/nonkernel-backports.sources
 
 /// What makes bootable discs, for BIOS and for UEFI; and firmware of the latter kind for the emulator.
 const DISC_PACKAGES: [&str; 5] = ["grub-common", "grub-pc-bin", "grub-efi-amd64-bin", "xorriso", "mtools"];
+const CLIENT_PACKAGES: [&str; 2] = ["libmemcached-tools", "python3-pymemcache"];
+const CLIENT_PROGRAMS: [&str; 2] = ["memccapable", "memcping"];
 const UEFI_PACKAGES: [&str; 1] = ["ovmf"];
 /// What those packages bring.
 const DISC_PROGRAMS: [&str; 3] = ["grub-mkrescue", "xorriso", "mformat"];
@@ -126,6 +128,20 @@ pub fn ensure_disc_tools() -> Result<()> {
             && DISC_FOLDERS.iter().all(|folder| host.root.join(folder).is_dir())
     };
     host.ensure_packages(&DISC_PACKAGES, "GRUB and what writes discs", "7 MB to fetch, 45 MB on disk", there)
+}
+
+/// Clients of memcached that others wrote, for tests of the store.
+///
+/// # Errors
+/// As [`ensure_disc_tools`].
+pub fn ensure_clients() -> Result<()> {
+    let host = Host::this();
+    let has_module = || {
+        let import = host.command("python3").args(["-c", "import pymemcache"]).stderr(Stdio::null()).status();
+        import.is_ok_and(|status| status.success())
+    };
+    let there = || CLIENT_PROGRAMS.iter().all(|program| host.find(program).is_some()) && has_module();
+    host.ensure_packages(&CLIENT_PACKAGES, "clients of memcached", "1 MB to fetch, 4 MB on disk", there)
 }
 
 /// UEFI firmware for the emulator.

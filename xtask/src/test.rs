@@ -56,6 +56,7 @@ pub fn test(options: &Options) -> Result<bool> {
     let start = Instant::now();
     setup::ensure()?;
     setup::ensure_components()?;
+    setup::ensure_clients()?;
     let mut tally = Tally::default();
     if options.filter.is_none() {
         tally.add(step("format", format));

@@ -220,8 +220,8 @@ pub(crate) fn update<'a, P: Pages, C: Cold>(
 /// Tells the result of storing.
 pub(crate) fn say_stored(stored: Stored, output: &mut impl Output) {
     let text: &[u8] = match stored {
-        Stored::Stored(_) => b"STORED\r\n",
-        Stored::NotStored => b"NOT_STORED\r\n",
+        Stored::Done(_) => b"STORED\r\n",
+        Stored::Declined => b"NOT_STORED\r\n",
         Stored::Exists => b"EXISTS\r\n",
         Stored::NotFound => b"NOT_FOUND\r\n",
         Stored::NoMemory | Stored::Cold(_) => NO_MEMORY,

@@ -264,9 +264,9 @@ pub(crate) fn say_stored<P: Pages, C: Cold>(
     output: &mut impl Output,
 ) {
     let (code, cas): (&[u8], u64) = match stored {
-        Stored::Stored(_) if reply.quiet => return,
-        Stored::Stored(cas) => (b"HD", cas),
-        Stored::NotStored => (b"NS", 0),
+        Stored::Done(_) if reply.quiet => return,
+        Stored::Done(cas) => (b"HD", cas),
+        Stored::Declined => (b"NS", 0),
         Stored::Exists => (b"EX", 0),
         Stored::NotFound => (b"NF", 0),
         Stored::NoMemory | Stored::Cold(_) => return say(output, NO_MEMORY),

@@ -34,8 +34,9 @@ pub(crate) struct Storing {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stored {
     /// Under its key, with this CAS unique value.
-    Stored(u64),
-    NotStored,
+    Done(u64),
+    /// The mode wants a key to be there, or not.
+    Declined,
     Exists,
     NotFound,
     /// An item may have been lost for want of memory; nothing older is left under the key.
@@ -78,7 +79,7 @@ impl<P: Pages, C: Cold> Store<P, C> {
                     self.counters.cas_misses += 1;
                     Stored::NotFound
                 }
-                Mode::Replace | Mode::Append | Mode::Prepend => Stored::NotStored,
+                Mode::Replace | Mode::Append | Mode::Prepend => Stored::Declined,
             };
         };
         let old_cas = self.entries.get(old).cas;
@@ -86,7 +87,7 @@ impl<P: Pages, C: Cold> Store<P, C> {
         match mode {
             Mode::Add => {
                 self.touch_position(old);
-                Stored::NotStored
+                Stored::Declined
             }
             Mode::Set | Mode::Replace => self.replaced(old, id, explicit),
             Mode::Cas if matches => {
@@ -211,7 +212,7 @@ impl<P: Pages, C: Cold> Store<P, C> {
 
     fn stored(&mut self, id: EntryId, explicit: Option<u64>) -> Stored {
         self.link(id, explicit);
-        Stored::Stored(self.entries.get(id).cas)
+        Stored::Done(self.entries.get(id).cas)
     }
 
     fn replaced(&mut self, old: EntryId, new: EntryId, explicit: Option<u64>) -> Stored {
@@ -233,7 +234,7 @@ impl<P: Pages, C: Cold> Store<P, C> {
         let key = self.key(&key[..key_length]);
         let Ok(pin) = self.begin(key, flags, expiry, lengths[0] + lengths[1]) else {
             return if lengths[0] + lengths[1] > crate::MOST_VALUE_BYTES {
-                Stored::NotStored
+                Stored::Declined
             } else {
                 Stored::NoMemory
             };
@@ -242,7 +243,7 @@ impl<P: Pages, C: Cold> Store<P, C> {
         let complete = self.copy(first, new, 0) && self.copy(second, new, lengths[0]);
         let result = match self.find_like(new) {
             Some(old) if complete => self.replaced(old, new, explicit),
-            None if complete => Stored::NotStored,
+            None if complete => Stored::Declined,
             _ => Stored::NoMemory,
         };
         self.unpin(pin);
