@@ -90,7 +90,7 @@ impl Distances {
         }
         let weight = ONE << self.sample_bits;
         self.sampled += weight;
-        if let Some((distance, units)) = self.to_front(key, units) {
+        if let Some((distance, units)) = self.move_to_front(key, units) {
             let needed = (distance << self.sample_bits) + u64::from(units);
             if let Some(at) = (0..SIZES).find(|&at| needed <= size(at) * self.units_per_page) {
                 self.histogram[at] += weight;
@@ -101,7 +101,7 @@ impl Distances {
     /// Takes note of what a key takes from now on, as when it is stored, which is no access that can hit.
     pub fn store(&mut self, key: u64, units: u32) {
         if self.follows(key) {
-            self.to_front(key, Some(units));
+            self.move_to_front(key, Some(units));
         }
     }
 
@@ -124,7 +124,7 @@ impl Distances {
     }
 
     /// Makes a followed key the one accessed last. Tells what the keys since its last access take, and what it took.
-    fn to_front(&mut self, key: u64, units: Option<u32>) -> Option<(u64, u32)> {
+    fn move_to_front(&mut self, key: u64, units: Option<u32>) -> Option<(u64, u32)> {
         if self.now as usize == TIMES {
             self.renumber();
         }
