@@ -80,6 +80,8 @@ pub(crate) struct Chunks {
     free_pages: usize,
     /// Pages and used chunks by class.
     counts: [Count; CLASSES],
+    /// Owners that the pages' tables have room for.
+    owners: usize,
 }
 
 /// What a class has.
@@ -98,6 +100,7 @@ impl Chunks {
             lent: 0,
             free_pages: 0,
             counts: [Count::default(); CLASSES],
+            owners: 0,
         }
     }
 
@@ -121,8 +124,7 @@ impl Chunks {
 
     /// Bytes of the tables kept about pages.
     pub fn table_bytes(&self) -> usize {
-        let owners: usize = self.pages.iter().map(|page| page.owners.capacity() * size_of::<EntryId>()).sum();
-        self.pages.capacity() * size_of::<Page>() + owners
+        self.pages.capacity() * size_of::<Page>() + self.owners * size_of::<EntryId>()
     }
 
     pub fn usage(&self, page: PageNumber) -> Use {
@@ -156,6 +158,7 @@ impl Chunks {
         self.unlink(page.0);
         let record = &mut self.pages[page.0 as usize];
         record.usage = Use::Absent;
+        self.owners -= record.owners.capacity();
         record.owners = Vec::new();
         self.lent -= 1;
         self.free_pages -= 1;
@@ -191,8 +194,10 @@ impl Chunks {
             self.counts[usize::from(class)].pages += 1;
             let page = &mut self.pages[number as usize];
             page.usage = Use::Class(class);
+            self.owners -= page.owners.capacity();
             page.owners.clear();
             page.owners.resize(classes::chunks_per_page(class), owner);
+            self.owners += page.owners.capacity();
             self.link(number, class);
         }
         let page = &mut self.pages[number as usize];

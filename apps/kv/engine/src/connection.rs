@@ -13,7 +13,7 @@ use crate::entries::Marks;
 use crate::output::{Counted, LEAST_ROOM, Output, say};
 use crate::pages::Pages;
 use crate::statistics::{self, Group};
-use crate::store::{Pin, Store, Stored, Written};
+use crate::store::{Outcome, Pin, Store, Written};
 use crate::text;
 use crate::time::Time;
 
@@ -405,7 +405,7 @@ impl Connection {
             }
         } else {
             let stored = store.store(&incoming.pin, incoming.storing);
-            if let Stored::Cold(ticket) = stored {
+            if let Outcome::Cold(ticket) = stored {
                 return self.stop(State::Receiving(incoming), Next::Cold(ticket));
             }
             match &incoming.reply {

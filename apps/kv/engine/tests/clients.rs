@@ -1,6 +1,6 @@
 //! Clients that others wrote, against the engine as a server on the host.
 //!
-//! These tests need Debian's `libmemcached-tools` and fail without it.
+//! These tests need Debian's `libmemcached-tools`, and `pymemcache` for `python3`; they fail without.
 
 mod common;
 
@@ -17,7 +17,7 @@ fn start() -> u16 {
 }
 
 fn run(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program).args(arguments).output().expect("libmemcached-tools is installed");
+    let output = Command::new(program).args(arguments).output().expect("libmemcached-tools and python3 are installed");
     let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     assert!(output.status.success(), "{program} {arguments:?}\n{text}");
     text
@@ -32,4 +32,10 @@ fn memccapable_finds_the_text_protocol_complete() {
 #[test]
 fn memcping_is_answered() {
     run("memcping", &[&format!("--servers=127.0.0.1:{}", start())]);
+}
+
+#[test]
+fn pymemcache_finds_what_it_stored() {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/pymemcache_client.py");
+    run("python3", &["-B", script, &start().to_string()]);
 }

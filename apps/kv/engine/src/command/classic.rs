@@ -7,7 +7,7 @@ use crate::command::{
 use crate::entries::EntryId;
 use crate::output::{LEAST_ROOM, Line, Output, say};
 use crate::pages::Pages;
-use crate::store::{Delta, MOST_KEY_BYTES, Mode, Refusal, Store, Stored, Storing};
+use crate::store::{Delta, MOST_KEY_BYTES, Mode, Outcome, Refusal, Store, Storing};
 use crate::text::{self, Words};
 
 const END: &[u8] = b"END\r\n";
@@ -218,13 +218,13 @@ pub(crate) fn update<'a, P: Pages, C: Cold>(
 }
 
 /// Tells the result of storing.
-pub(crate) fn say_stored(stored: Stored, output: &mut impl Output) {
+pub(crate) fn say_stored(stored: Outcome, output: &mut impl Output) {
     let text: &[u8] = match stored {
-        Stored::Done(_) => b"STORED\r\n",
-        Stored::Declined => b"NOT_STORED\r\n",
-        Stored::Exists => b"EXISTS\r\n",
-        Stored::NotFound => b"NOT_FOUND\r\n",
-        Stored::NoMemory | Stored::Cold(_) => NO_MEMORY,
+        Outcome::Stored(_) => b"STORED\r\n",
+        Outcome::NotStored => b"NOT_STORED\r\n",
+        Outcome::Exists => b"EXISTS\r\n",
+        Outcome::NotFound => b"NOT_FOUND\r\n",
+        Outcome::NoMemory | Outcome::Cold(_) => NO_MEMORY,
     };
     say(output, text);
 }

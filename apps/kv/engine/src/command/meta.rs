@@ -7,7 +7,7 @@ use crate::command::{After, BAD_FORMAT, ERROR, Incoming, NO_MEMORY, NOT_NUMERIC,
 use crate::entries::{EntryId, Marks};
 use crate::output::{Line, Output, say};
 use crate::pages::Pages;
-use crate::store::{Delta, MOST_KEY_BYTES, Mode, Refusal, Store, Stored, Storing};
+use crate::store::{Delta, MOST_KEY_BYTES, Mode, Outcome, Refusal, Store, Storing};
 use crate::text::{self, MOST_DIGITS, Words};
 use crate::{base64, classes};
 
@@ -257,19 +257,19 @@ fn begin_set<P: Pages, C: Cold>(
 
 /// Tells the result of `ms`.
 pub(crate) fn say_stored<P: Pages, C: Cold>(
-    stored: Stored,
+    stored: Outcome,
     reply: &SetReply,
     id: EntryId,
     store: &Store<P, C>,
     output: &mut impl Output,
 ) {
     let (code, cas): (&[u8], u64) = match stored {
-        Stored::Done(_) if reply.quiet => return,
-        Stored::Done(cas) => (b"HD", cas),
-        Stored::Declined => (b"NS", 0),
-        Stored::Exists => (b"EX", 0),
-        Stored::NotFound => (b"NF", 0),
-        Stored::NoMemory | Stored::Cold(_) => return say(output, NO_MEMORY),
+        Outcome::Stored(_) if reply.quiet => return,
+        Outcome::Stored(cas) => (b"HD", cas),
+        Outcome::NotStored => (b"NS", 0),
+        Outcome::Exists => (b"EX", 0),
+        Outcome::NotFound => (b"NF", 0),
+        Outcome::NoMemory | Outcome::Cold(_) => return say(output, NO_MEMORY),
     };
     let binary = store.entries.get(id).marks.has(Marks::BINARY);
     let mut line = Line::new(output);

@@ -32,11 +32,10 @@ pub(crate) struct Storing {
 
 /// What becomes of a value that was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stored {
+pub(crate) enum Outcome {
     /// Under its key, with this CAS unique value.
-    Done(u64),
-    /// The mode wants a key to be there, or not.
-    Declined,
+    Stored(u64),
+    NotStored,
     Exists,
     NotFound,
     /// An item may have been lost for want of memory; nothing older is left under the key.
@@ -63,23 +62,23 @@ const COPIED: usize = 1024;
 
 impl<P: Pages, C: Cold> Store<P, C> {
     /// Stores the item of a value that is complete.
-    pub(crate) fn store(&mut self, pin: &Pin, how: Storing) -> Stored {
+    pub(crate) fn store(&mut self, pin: &Pin, how: Storing) -> Outcome {
         let Storing { mode, cas, invalidates, explicit } = how;
         let id = pin.id();
         if self.entries.get(id).marks.has(Marks::GONE) {
             if mode == Mode::Set {
                 self.discard_hash(self.entries.get(id).hash);
             }
-            return Stored::NoMemory;
+            return Outcome::NoMemory;
         }
         let Some(old) = self.find_like(id) else {
             return match mode {
                 Mode::Set | Mode::Add => self.stored(id, explicit),
                 Mode::Cas => {
                     self.counters.cas_misses += 1;
-                    Stored::NotFound
+                    Outcome::NotFound
                 }
-                Mode::Replace | Mode::Append | Mode::Prepend => Stored::Declined,
+                Mode::Replace | Mode::Append | Mode::Prepend => Outcome::NotStored,
             };
         };
         let old_cas = self.entries.get(old).cas;
@@ -87,7 +86,7 @@ impl<P: Pages, C: Cold> Store<P, C> {
         match mode {
             Mode::Add => {
                 self.touch_position(old);
-                Stored::Declined
+                Outcome::NotStored
             }
             Mode::Set | Mode::Replace => self.replaced(old, id, explicit),
             Mode::Cas if matches => {
@@ -105,9 +104,9 @@ impl<P: Pages, C: Cold> Store<P, C> {
             }
             Mode::Cas => {
                 self.counters.cas_badval += 1;
-                Stored::Exists
+                Outcome::Exists
             }
-            Mode::Append | Mode::Prepend if cas != 0 && !matches => Stored::Exists,
+            Mode::Append | Mode::Prepend if cas != 0 && !matches => Outcome::Exists,
             Mode::Append => self.join(old, old, id, explicit),
             Mode::Prepend => self.join(old, id, old, explicit),
         }
@@ -210,20 +209,20 @@ impl<P: Pages, C: Cold> Store<P, C> {
         Some(old)
     }
 
-    fn stored(&mut self, id: EntryId, explicit: Option<u64>) -> Stored {
+    fn stored(&mut self, id: EntryId, explicit: Option<u64>) -> Outcome {
         self.link(id, explicit);
-        Stored::Done(self.entries.get(id).cas)
+        Outcome::Stored(self.entries.get(id).cas)
     }
 
-    fn replaced(&mut self, old: EntryId, new: EntryId, explicit: Option<u64>) -> Stored {
+    fn replaced(&mut self, old: EntryId, new: EntryId, explicit: Option<u64>) -> Outcome {
         self.unlink(old);
         self.stored(new, explicit)
     }
 
     /// Makes an item of the values of two, with key, flags and expiry of `old`, which is one of them.
-    fn join(&mut self, old: EntryId, first: EntryId, second: EntryId, explicit: Option<u64>) -> Stored {
+    fn join(&mut self, old: EntryId, first: EntryId, second: EntryId, explicit: Option<u64>) -> Outcome {
         if let Some(ticket) = self.load(old) {
-            return Stored::Cold(ticket);
+            return Outcome::Cold(ticket);
         }
         let mut key = [0; MOST_KEY_BYTES];
         let key_length = usize::from(self.entries.get(old).key_length);
@@ -234,17 +233,17 @@ impl<P: Pages, C: Cold> Store<P, C> {
         let key = self.key(&key[..key_length]);
         let Ok(pin) = self.begin(key, flags, expiry, lengths[0] + lengths[1]) else {
             return if lengths[0] + lengths[1] > crate::MOST_VALUE_BYTES {
-                Stored::Declined
+                Outcome::NotStored
             } else {
-                Stored::NoMemory
+                Outcome::NoMemory
             };
         };
         let new = pin.id();
         let complete = self.copy(first, new, 0) && self.copy(second, new, lengths[0]);
         let result = match self.find_like(new) {
             Some(old) if complete => self.replaced(old, new, explicit),
-            None if complete => Stored::Declined,
-            _ => Stored::NoMemory,
+            None if complete => Outcome::NotStored,
+            _ => Outcome::NoMemory,
         };
         self.unpin(pin);
         result
