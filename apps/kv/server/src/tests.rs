@@ -199,7 +199,7 @@ fn a_client_that_reads_nothing_is_not_read_from_and_stops_nobody() {
     assert!(world.server.store().counters().bytes_written < 40_000, "answers are made when they can be sent");
     // It reads at last, and everything it asked for is there.
     let heard = world.talk(slow, b"mn\r\n", b"MN\r\n");
-    assert!(heard.len() > 9000 && (heard.len() - 4) % (9000 + 16 + 7) == 0, "{waiting} {}", heard.len());
+    assert!(heard.len() > 9000 && (heard.len() - 4).is_multiple_of(9000 + 16 + 7), "{waiting} {}", heard.len());
 }
 
 #[test]
