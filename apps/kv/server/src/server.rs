@@ -25,7 +25,8 @@ pub struct Settings {
     pub port: u16,
     /// Clients at once, with those whose connection is being opened or has not ended yet.
     pub most_clients: usize,
-    /// Sockets that listen at once: so many clients may come between two calls of [`Server::serve`].
+    /// Sockets that listen at once: so many clients may come between two calls of [`Server::serve`], which should be as
+    /// many frames as the network takes in meanwhile; more are refused.
     pub backlog: usize,
     /// Bytes of each client's receive buffer, at least 2048 for the sake of speed.
     pub receive_bytes: usize,
@@ -39,8 +40,8 @@ impl Default for Settings {
     fn default() -> Settings {
         Settings {
             port: 11211,
-            most_clients: 300,
-            backlog: 16,
+            most_clients: 360,
+            backlog: 64,
             receive_bytes: 8 << 10,
             transmit_bytes: 16 << 10,
             silence_s: 60,
