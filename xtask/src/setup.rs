@@ -32,6 +32,8 @@ const BACKPORTS_FILE: &str = "etc/apt/sources.list.d/nonkernel-backports.sources
 /// What makes bootable discs, for BIOS and for UEFI; and firmware of the latter kind for the emulator.
 const DISC_PACKAGES: [&str; 5] = ["grub-common", "grub-pc-bin", "grub-efi-amd64-bin", "xorriso", "mtools"];
 const CLIENT_PACKAGES: [&str; 2] = ["libmemcached-tools", "python3-pymemcache"];
+/// The release's own interpreter, which has the packages' modules.
+const PYTHON: &str = "/usr/bin/python3";
 const CLIENT_PROGRAMS: [&str; 2] = ["memccapable", "memcping"];
 const UEFI_PACKAGES: [&str; 1] = ["ovmf"];
 /// What those packages bring.
@@ -137,7 +139,7 @@ pub fn ensure_disc_tools() -> Result<()> {
 pub fn ensure_clients() -> Result<()> {
     let host = Host::this();
     let has_module = || {
-        let import = host.command("python3").args(["-c", "import pymemcache"]).stderr(Stdio::null()).status();
+        let import = host.command(PYTHON).args(["-c", "import pymemcache"]).stderr(Stdio::null()).status();
         import.is_ok_and(|status| status.success())
     };
     let there = || CLIENT_PROGRAMS.iter().all(|program| host.find(program).is_some()) && has_module();

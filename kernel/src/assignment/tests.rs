@@ -50,8 +50,8 @@ const DISC: FunctionId = FunctionId::new(9);
 /// The machine, with its unit on.
 fn assigned(config: Config, cap: u64, is_confined: impl Fn(Bdf) -> bool) -> (Units, Assigned) {
     let units = Units::new(&[(cap, ECAP)], 3);
-    let vtd = Vtd::turn_on(units.clone(), TABLES, [0].into_iter(), CONTEXTS, Ticks::new(500), 0);
-    let mut assigned: Assigned = Box::new(Assignment::new());
+    let vtd = Vtd::turn_on(units.clone(), TABLES, [0], CONTEXTS, Ticks::new(500), 0);
+    let mut assigned: Assigned = Box::default();
     let mut access = Access { config, tables: Table::default(), iommu: vtd.expect("the unit comes on") };
     assigned.functions.enumerate(&mut access.config, 0..=255, PLATFORM);
     assigned.start(access, is_confined, 512 << 30, 1);

@@ -1,6 +1,6 @@
 //! Clients that others wrote, against the engine as a server on the host.
 //!
-//! These tests need Debian's `libmemcached-tools`, and `pymemcache` for `python3`; they fail without.
+//! These tests need Debian's `libmemcached-tools`, and `python3-pymemcache`; they fail without.
 
 mod common;
 
@@ -37,5 +37,5 @@ fn memcping_is_answered() {
 #[test]
 fn pymemcache_finds_what_it_stored() {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/pymemcache_client.py");
-    run("python3", &["-B", script, &start().to_string()]);
+    run("/usr/bin/python3", &["-B", script, &start().to_string()]);
 }
