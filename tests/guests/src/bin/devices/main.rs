@@ -22,8 +22,11 @@ userlib::entry!(main);
 /// What went wrong in a check.
 type Check = Result<(), String>;
 
+/// A check by its name.
+type Named = (&'static str, fn(&mut Bench<'_>) -> Check);
+
 /// The checks, in the order in which they leave the devices as the next one wants them.
-const CHECKS: &[(&str, fn(&mut Bench) -> Check)] = &[
+const CHECKS: &[Named] = &[
     ("configuration_space_is_filtered", checks::configuration_space_is_filtered),
     ("a_frame_goes_by_dma_and_interrupt_with_no_exit", checks::a_frame_goes_by_dma_and_interrupt_with_no_exit),
     ("a_device_wakes_a_waiting_vm", checks::a_device_wakes_a_waiting_vm),
