@@ -204,9 +204,9 @@ impl Setup {
         let route = FIRST_ROUTE as u64 + number as u64;
         self.invoke(slots::IRQ, Label::IrqSplit, &[route, 1, cptr(slots::CNODE), ROUTE as u64]);
         self.invoke(ROUTE, Label::IrqBind, &[cptr(VCPU + number), 48 + number as u64]);
-        self.function(number, root::TENANT + number, root::VF + number);
-        self.invoke(MESSAGE + number, Label::IrqBind, &[cptr(VCPU + number), 50 + number as u64]);
         self.invoke(root::VF + number, Label::PciFunctionLease, &[cptr(slots::CNODE), LEASE.into()]);
+        self.function(number, root::TENANT + number, LEASE);
+        self.invoke(MESSAGE + number, Label::IrqBind, &[cptr(VCPU + number), 50 + number as u64]);
         self.invoke(slots::CNODE, Label::CNodeCopy, &[DOMAIN.into(), cptr(root::DOMAIN + number), 31]);
         let end = 1 + number as u64;
         self.invoke(slots::CNODE, Label::CNodeMint, &[END as u64, cptr(21), 31, end]);

