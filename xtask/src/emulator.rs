@@ -189,16 +189,24 @@ pub struct Machine {
 
 static MACHINES: AtomicU64 = AtomicU64::new(0);
 
+/// An empty folder for the sockets of this process's machine with this number. Sockets have short paths only, so it isn't in
+/// the target folder. What lies there is of a process that had the same number and was killed.
+fn socket_folder(number: u64) -> Result<PathBuf> {
+    let folder = std::env::temp_dir().join(format!("nonkernel-{}-{number}", std::process::id()));
+    if folder.exists() {
+        fs::remove_dir_all(&folder).with_context(|| format!("cannot empty {}", folder.display()))?;
+    }
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    Ok(folder)
+}
+
 impl Machine {
     /// Starts the emulator.
     ///
     /// # Errors
     /// When it can't be started.
     pub fn start(tools: &setup::Tools, config: &Config) -> Result<Machine> {
-        // Sockets have short paths only, so they aren't in the target folder.
-        let number = MACHINES.fetch_add(1, Ordering::Relaxed);
-        let folder = std::env::temp_dir().join(format!("nonkernel-{}-{number}", std::process::id()));
-        fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        let folder = socket_folder(MACHINES.fetch_add(1, Ordering::Relaxed))?;
         Machine::start_in(tools, config, &folder).inspect_err(|_| {
             let _ = fs::remove_dir_all(&folder);
         })
@@ -422,6 +430,15 @@ fn read_records(mut stream: impl Read, sender: &Sender<Piece>, damaged: &AtomicU
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_killed_process_left_is_in_nobodys_way() {
+        let folder = socket_folder(u64::MAX).unwrap();
+        fs::write(folder.join("com2"), "").unwrap();
+        assert_eq!(socket_folder(u64::MAX).unwrap(), folder);
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+        fs::remove_dir_all(&folder).unwrap();
+    }
 
     #[test]
     fn what_a_guest_prints_cannot_control_the_terminal() {

@@ -167,7 +167,7 @@ fn unusable_machines_are_refused_by_the_kernel() {
     for (name, arguments, reason) in [
         ("no-svm", "-cpu max,-svm", ": the processor has no SVM"),
         ("no-x2apic", "-cpu max,-x2apic", ": the CPU has no x2APIC"),
-        ("no-mcfg", "-machine pc", ": no MCFG table: PCI functions"),
+        ("no-mcfg", "-machine pc", ": no MCFG table for segment 0: PCI functions"),
         ("damaged", &format!("-initrd {}", damaged.display()), ": boot module: "),
     ] {
         let output = output(xtask_with(name, arguments).args(["run", "--plain"]).arg(&scenario));
