@@ -97,7 +97,7 @@ pub fn random_invocations(seed: u64, count: u64, end: u16) -> Invocations {
 const REFILL: u64 = 2_000;
 /// The block that the objects come from, and the slots that they are made in.
 const WORK: u16 = SCRATCH;
-const KINDS: [(ObjectType, u64); 7] = [
+const KINDS: [(ObjectType, u64); 8] = [
     (ObjectType::Untyped, 14),
     (ObjectType::CNode, 6),
     (ObjectType::Frame, 12),
@@ -105,6 +105,7 @@ const KINDS: [(ObjectType, u64); 7] = [
     (ObjectType::Vm, 0),
     (ObjectType::Vcpu, 0),
     (ObjectType::Channel, 0),
+    (ObjectType::IommuDomain, 0),
 ];
 /// Objects of each kind.
 const EACH: u16 = 2;
