@@ -39,19 +39,20 @@ impl<M: Machine> Server<'_, M> {
     pub(crate) fn begin_interval(&mut self, good: usize) {
         let begins = self.markets[good].begins.take();
         debug_assert_eq!(self.markets[good].kind, GoodKind::Page);
-        let mut gone = Vec::new();
-        let mut losers = Vec::new();
+        let mut losers = Vec::with_capacity(self.tenants.len());
         for app in 0..self.tenants.len() {
             let lost = self.excess(app);
             if lost > 0 {
-                losers.push((app, self.cut(app, lost, &mut gone)));
+                losers.push((app, self.cut(app, lost)));
             }
         }
-        if let Some(begins) = begins.filter(|_| !gone.is_empty()) {
+        if let Some(begins) = begins.filter(|_| !losers.is_empty()) {
             let passed = self.root.machine.now().saturating_sub(begins);
             self.tally.slowest_cut = self.tally.slowest_cut.max(passed);
         }
-        for (app, forced) in losers {
+        let mut gone = Vec::new();
+        for (app, chosen) in losers {
+            let forced = self.forget(app, chosen, &mut gone);
             for leases in forced.chunks(LEASES_PER_MESSAGE) {
                 self.post(app, &FromMarket::Taken { leases: leases.to_vec() });
             }
@@ -83,20 +84,29 @@ impl<M: Machine> Server<'_, M> {
         if tenant.is_running() { tenant.leased_pages().saturating_sub(self.entitled(app)) } else { 0 }
     }
 
-    /// Puts `units` pages out of a tenant's reach: what it named, then the youngest. They join `gone`; returns the leases
-    /// that it did not name.
-    fn cut(&mut self, app: usize, units: u32, gone: &mut Vec<(usize, PageLease)>) -> Vec<u32> {
+    /// Puts `units` pages out of a tenant's reach: what it named, then the youngest. Returns the leases: they are still in
+    /// its list, for each instruction here is one for which somebody has what is not his any more.
+    fn cut(&mut self, app: usize, units: u32) -> Vec<u32> {
         let chosen = self.tenants[app].choose(units);
-        let named = core::mem::take(&mut self.tenants[app].named);
-        self.tenants[app].lost = true;
-        let mut forced = Vec::new();
-        for number in chosen {
-            let Some(lease) = self.tenants[app].leases.remove(&number) else { continue };
+        for &number in &chosen {
+            let Some(lease) = self.tenants[app].leases.get(&number) else { continue };
             if let Err(error) = self.root.machine.delete(lease.handle) {
                 self.fail(format!("lease {number} of application {app} cannot be cut off: {error:?}"));
             }
+        }
+        chosen
+    }
+
+    /// Takes leases that were cut off from a tenant's lists. They join `gone`; returns those that it did not name.
+    fn forget(&mut self, app: usize, chosen: Vec<u32>, gone: &mut Vec<(usize, PageLease)>) -> Vec<u32> {
+        let tenant = &mut self.tenants[app];
+        let named = core::mem::take(&mut tenant.named);
+        tenant.lost = true;
+        let mut forced = Vec::new();
+        for number in chosen {
+            let Some(lease) = tenant.leases.remove(&number) else { continue };
             if lease.waiting.is_some() {
-                self.tenants[app].waiting.retain(|waiting| *waiting != number);
+                tenant.waiting.retain(|waiting| *waiting != number);
             }
             if named.binary_search(&number).is_err() {
                 forced.push(number);

@@ -227,7 +227,7 @@ impl Tenant {
 
     /// The leases that go when `units` pages are lost: those it named, then the youngest, until it is enough.
     pub fn choose(&self, units: u32) -> Vec<u32> {
-        let mut chosen: Vec<u32> = Vec::new();
+        let mut chosen: Vec<u32> = Vec::with_capacity(self.leases.len());
         let mut sum = 0;
         let named = self.named.iter().filter_map(|lease| self.leases.get_key_value(lease));
         let youngest = self.leases.iter().rev().filter(|(lease, _)| self.named.binary_search(lease).is_err());
