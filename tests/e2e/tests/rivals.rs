@@ -205,8 +205,9 @@ fn compress_bears_pages_that_are_lost_before_they_come() {
     run.expect_good();
     let held: Vec<f64> =
         ask_and_holding(&run.state, "page", "compress", 0..1_900_000).iter().map(|(_, pages)| *pages).collect();
-    let losses = held.windows(2).filter(|two| two[0] > 32.0 && two[1] == 0.0).count();
-    assert!(losses >= 4, "pages that were won and lost: {held:?}");
+    // How many of them go depends on how fast its input comes.
+    let losses = held.windows(3).filter(|three| three[0] < three[1] && three[2] < three[1]).count();
+    assert!(losses >= 4, "pages that were won in one round and lost in the next: {held:?}");
 }
 
 /// A digest that has time until its deadline works ahead while CPU time is cheap; then a rival comes that makes it dear.
