@@ -40,6 +40,12 @@ impl Arena {
         }
     }
 
+    /// Pages that are here and under notice, of `noticed` in all that are. Notice can come before the pages: it is then not
+    /// used up, and holds of them when they come.
+    pub fn due(&self, noticed: usize) -> usize {
+        noticed.min(self.pages.len())
+    }
+
     /// Takes up to `count` pages off the end, for giving them back. Returns their leases.
     pub fn shrink(&mut self, count: usize) -> Vec<u32> {
         let keep = self.pages.len().saturating_sub(count);
@@ -91,6 +97,18 @@ mod tests {
         arena.remove(7);
         assert_eq!((arena.row(), arena.len()), (1, 2));
         assert_eq!(arena.shrink(9).len(), 2);
+    }
+
+    #[test]
+    fn pages_that_come_after_their_notice_are_due() {
+        let mut arena = Arena::default();
+        assert_eq!(arena.due(2), 0);
+        assert!(arena.shrink(arena.due(2)).is_empty());
+        for page in 0..3 {
+            arena.add(0x4000_0000 + page * PAGE, page as u32);
+        }
+        assert_eq!(arena.due(2), 2);
+        assert_eq!(arena.shrink(arena.due(2)), [1, 2]);
     }
 
     #[test]

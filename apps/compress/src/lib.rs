@@ -174,12 +174,12 @@ impl Work {
         Ok(())
     }
 
-    /// Pages that are here and under notice. Notice may also have been given of pages that are still on their way.
+    /// Pages that are here and under notice, which userlib remembers until its deadline.
     fn due(&self, app: &mut App) -> usize {
         let page = app.page_good();
         let market = app.market();
         let notices = market.notices().iter().filter(|notice| notice.good == page);
-        notices.map(|notice| notice.units as usize).sum::<usize>().min(self.arena.len())
+        self.arena.due(notices.map(|notice| notice.units as usize).sum())
     }
 
     /// Gives up the pages that are under notice, from the end of the row, and gives back those that were of no use for

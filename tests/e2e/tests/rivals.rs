@@ -198,10 +198,10 @@ fn compress_bears_pages_that_are_lost_before_they_come() {
     let (text, trace) = (text_for_a_run(1_000_000), trace_for_a_run());
     let mut change = Change::none().input("compress", &text).input("cache", &trace);
     for at in 3..18 {
-        let factor = if at % 2 == 0 { "0.01" } else { "100" };
+        let factor = if at % 2 == 0 { "0.001" } else { "100000" };
         change = change.event(&format!("{at}50ms=value:cache:{factor}"));
     }
-    let run = run(COMPRESS_AND_CACHE, &change);
+    let run = run(&COMPRESS_AND_CACHE.replace("4e-9", "4e-8"), &change);
     run.expect_good();
     let held: Vec<f64> =
         ask_and_holding(&run.state, "page", "compress", 0..1_900_000).iter().map(|(_, pages)| *pages).collect();
