@@ -43,11 +43,14 @@ enum Command {
     },
     /// Measure the kernel's operations in instructions; fail when one is more than 2 % worse than the baseline.
     Bench {
+        /// Only on these machines: single, vms, cores, many, network.
+        #[arg(value_name = "MACHINE")]
+        machines: Vec<String>,
         /// Also write the table as JSON (- for standard output).
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
         /// Write bench/baseline.json anew instead of comparing with it.
-        #[arg(long)]
+        #[arg(long, conflicts_with = "machines")]
         update: bool,
     },
     /// Count lines of code by trust class, and bring the table in README.md up to date.
@@ -200,7 +203,9 @@ fn execute(command: Command) -> Result<u8> {
             let passed = test::test(&test::Options { host_only, filter })?;
             Ok(if passed { 0 } else { 1 })
         }
-        Command::Bench { json, update } => bench::bench(&bench::Options { json, update }).map(|()| 0),
+        Command::Bench { machines, json, update } => {
+            bench::bench(&bench::Options { machines, json, update }).map(|()| 0)
+        }
         Command::Tcb { json, files } => tcb::tcb(json.as_deref(), files).map(|()| 0),
         Command::New { name } => new::new(&name).map(|()| 0),
         Command::Market(MarketCommand::Clear(arguments)) => market::clear(&arguments).map(|()| 0),

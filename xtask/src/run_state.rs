@@ -220,6 +220,10 @@ pub struct BenchRow {
     pub instructions: u64,
     /// Exits.
     pub exits: u64,
+    /// Writes to registers of devices, in thousandths.
+    pub writes: u64,
+    /// Interrupts of devices, in thousandths.
+    pub interrupts: u64,
 }
 
 /// A record that can't be.
@@ -483,8 +487,14 @@ impl RunState {
                 self.over = Some(*t).filter(|&t| t > 0);
                 self.time(*t)?;
             }
-            Record::Bench { operation, instructions, exits } => {
-                self.bench.push(BenchRow { operation: operation.clone(), instructions: *instructions, exits: *exits });
+            Record::Bench { operation, instructions, exits, writes, interrupts } => {
+                self.bench.push(BenchRow {
+                    operation: operation.clone(),
+                    instructions: *instructions,
+                    exits: *exits,
+                    writes: *writes,
+                    interrupts: *interrupts,
+                });
             }
         }
         Ok(())

@@ -469,7 +469,7 @@ fn help_names_every_command_and_option() {
         (&["image"], &["[SCENARIO]"], &image),
         (&["run"], &["[SCENARIO]"], &run),
         (&["test"], &["[FILTER]"], &["--host-only"]),
-        (&["bench"], &[], &["--json", "--update"]),
+        (&["bench"], &["[MACHINE]"], &["--json", "--update"]),
         (&["tcb"], &[], &["--json", "--files"]),
         (&["new"], &["<NAME>"], &[]),
         (&["market"], &["clear", "check", "bench"], &[]),

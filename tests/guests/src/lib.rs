@@ -6,11 +6,13 @@
 extern crate alloc;
 
 pub mod capabilities;
+pub mod card;
 pub mod children;
 pub mod control;
 pub mod instructions;
 pub mod interrupt;
 pub mod interrupted;
+pub mod measure;
 pub mod memory;
 pub mod page_fault;
 pub mod race;

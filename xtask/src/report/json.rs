@@ -90,8 +90,9 @@ pub fn record(state: &RunState, record: &Record) -> Option<Value> {
         Record::End { t, status, reason } => {
             json!({ "kind": "end", "t_us": t, "status": status, "reason": reason })
         }
-        Record::Bench { operation, instructions, exits } => {
-            json!({ "kind": "bench", "operation": operation, "instructions": instructions, "exits": exits })
+        Record::Bench { operation, instructions, exits, writes, interrupts } => {
+            json!({ "kind": "bench", "operation": operation, "instructions": instructions, "exits": exits,
+                "writes_per_1000": writes, "interrupts_per_1000": interrupts })
         }
     })
 }
@@ -156,6 +157,7 @@ pub fn result(state: &RunState, scenario: &str, seed: u64, wall_seconds: f64, fa
         "goods": state.goods.iter().map(|good| good_object(state, good)).collect::<Vec<_>>(),
         "totals": totals(state),
         "bench": state.bench.iter().map(|row| json!({ "operation": row.operation, "instructions": row.instructions,
+            "writes_per_1000": row.writes, "interrupts_per_1000": row.interrupts,
             "exits": row.exits })).collect::<Vec<_>>(),
     })
 }

@@ -10,23 +10,20 @@
 extern crate alloc;
 
 use alloc::format;
-use alloc::string::String;
 use alloc::vec::Vec;
 use cap_spec::abi::{PRICE_BOARD, ROOT_BOOT_INFO, Rights, VCPU_BITS, VM_BITS, boot_info, slots, stats_page};
 use core::sync::atomic::{AtomicU64, Ordering};
 use guests::children;
 use guests::interrupt;
+use guests::measure::{Cost, RUNS, end, least, once, row, tell};
 use guests::root::{CHILD_BITS, Root, exits, option, tsc, word};
 use guests::timer;
-use proto::host::Record;
 use userlib::arch::{TrapFrame, disable_interrupts, enable_interrupts, set_handler};
 use userlib::cap::{CNode, Cap, Channel, Fault, Frame, IoPort, Irq, PageTable, PortWidth, Slot, Untyped, own};
 use userlib::market::Board;
 
 userlib::entry!(main);
 
-/// Runs per row.
-const RUNS: usize = 8;
 /// Ticks of a period of 10 ms under the instruction clock.
 const PERIOD: u64 = 10_000_000;
 
@@ -38,62 +35,7 @@ fn main() -> ! {
         "many" => many(&mut root),
         _ => single(&mut root),
     };
-    match outcome {
-        Ok(()) => {
-            root.record(&Record::End { t: 0, status: 0, reason: String::new() });
-            root.exit(0x10)
-        }
-        Err(fault) => {
-            root.text(&format!("bench: {fault:?}\n"));
-            root.record(&Record::End { t: 0, status: 1, reason: format!("{fault:?}") });
-            root.exit(0x11)
-        }
-    }
-}
-
-/// What one run cost: ticks and exits.
-#[derive(Clone, Copy)]
-struct Cost {
-    ticks: u64,
-    exits: u64,
-}
-
-/// Runs something once between two readings of clock and exits.
-fn once(work: impl FnOnce() -> Result<(), Fault>) -> Result<Cost, Fault> {
-    let before = exits();
-    let start = tsc();
-    work()?;
-    let end = tsc();
-    Ok(Cost { ticks: end - start - clock_cost(), exits: exits() - before })
-}
-
-/// What reading the clock twice costs by itself.
-fn clock_cost() -> u64 {
-    let start = tsc();
-    tsc() - start
-}
-
-fn least(a: Cost, b: Cost) -> Cost {
-    if b.ticks < a.ticks { b } else { a }
-}
-
-/// The least of several runs; each is set up by `before`, outside of the measured time.
-fn row<S>(
-    mut before: impl FnMut() -> Result<S, Fault>,
-    mut work: impl FnMut(&S) -> Result<(), Fault>,
-    mut after: impl FnMut(S) -> Result<(), Fault>,
-) -> Result<Cost, Fault> {
-    let mut best = Cost { ticks: u64::MAX, exits: 0 };
-    for _ in 0..RUNS {
-        let state = before()?;
-        best = least(best, once(|| work(&state))?);
-        after(state)?;
-    }
-    Ok(best)
-}
-
-fn tell(root: &Root, operation: &str, cost: Cost) {
-    root.record(&Record::Bench { operation: operation.into(), instructions: cost.ticks, exits: cost.exits });
+    end(&root, outcome.map_err(|fault| format!("{fault:?}")))
 }
 
 /// A round trip with a child on another core, both awake: shared memory only.

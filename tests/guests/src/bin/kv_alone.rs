@@ -10,13 +10,11 @@
 
 extern crate alloc;
 
-mod card;
-
 use alloc::format;
 use alloc::string::String;
 use cap_spec::abi::{ExitKind, STATS_PAGE, stats_page};
-use card::{Card, Vf};
 use device::Clock;
+use guests::card::{self, Card, Vf};
 use guests::root::{Root, exits, option, tsc, word};
 use kv_server::kv_engine::{HeapPages, NoCold, PageNumber, Store, Time};
 use kv_server::{Server, Settings};
@@ -73,8 +71,9 @@ struct Work {
 fn serve(root: &mut Root) -> Result<core::convert::Infallible, String> {
     make_heap(root).map_err(refused("the heap is made"))?;
     let nic: Cap<_> = card::find().ok_or("there is no 82576")?;
-    let mut card = Card::new(root, nic).map_err(refused("the card is set up"))?;
-    let Vf { port, registers, mac } = card.function(root).map_err(refused("its function is set up"))?;
+    let mut card = Card::new(root, nic, 1).map_err(refused("the card is set up"))?;
+    let Vf { port, registers, mac } =
+        card.function(root, 0, |registers| registers).map_err(refused("its function is set up"))?;
     let address = match option("address").as_str() {
         "dhcp" => Address::Dhcp,
         _ => Address::Static {
@@ -101,8 +100,8 @@ fn serve(root: &mut Root) -> Result<core::convert::Infallible, String> {
 
     let (mut before, mut had_clients) = (None, false);
     loop {
-        let interrupts = card::interrupts();
-        if card::take_interrupt() {
+        let interrupts = card::interrupts(0);
+        if card::take_interrupt(0) {
             stack.interrupted();
         }
         let now_ns = card.clock.now_ns();
@@ -130,7 +129,7 @@ fn serve(root: &mut Root) -> Result<core::convert::Infallible, String> {
         }
         if let (Next::Sleep(until_ns), false) = (next, has_moved) {
             let until_ns = until_ns.unwrap_or(u64::MAX).min(card.due_ns());
-            halt_while(card.tsc_at(until_ns), || !card::is_interrupted());
+            halt_while(card.tsc_at(until_ns), || !card::is_interrupted(0));
         }
     }
 }

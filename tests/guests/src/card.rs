@@ -1,9 +1,10 @@
-//! The 82576: its physical function with the driver, and one virtual function with rings, memory and an interrupt.
+//! The 82576: its physical function with the driver, and virtual functions with rings, memory and an interrupt each, all in
+//! the root VM.
 
+use crate::root::{Root, word};
 use cap_spec::abi::{Error, ROOT_BOOT_INFO, boot_info, slots};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use device::{Clock, IoAddress};
-use guests::root::{Root, word};
+use device::{Clock, IoAddress, Registers};
 use igb::{Link, Nic, Settings};
 use igbvf::MacAddress;
 use net::Port;
@@ -13,39 +14,51 @@ use userlib::cap::{Cap, Fault, Frame, IommuDomain, Irq, PageTable, PciFunction, 
 use userlib::dma::{MappedBuffer, MappedMemory, MappedRegisters, TscClock};
 
 /// Descriptors of each ring.
-const DESCRIPTORS: usize = 256;
-/// Where the function's memory is, for it and for the VM: one page of 2 MiB.
+pub const DESCRIPTORS: usize = 256;
+/// Virtual functions at most.
+pub const MOST_FUNCTIONS: u16 = 2;
+/// Where the first function's memory is, for it and for the VM: one page of 2 MiB. Those of the others are a GiB apart.
 const MEMORY: u64 = 0x1_0000_0000;
+const MEMORY_STRIDE: u64 = 1 << 30;
 const MEMORY_BITS: u8 = 21;
 /// Pages of it that are rings: one for receiving, two for transmitting.
 const TRANSMIT_PAGE: usize = 1;
 const BUFFER_PAGE: usize = 3;
-const VECTOR: u8 = 0x50;
-const MAC: MacAddress = MacAddress([2, 0, 0, 0, 0x76, 1]);
+/// The vector of the first function; those of the others follow.
+pub const FIRST_VECTOR: u8 = 0x50;
 const BOTH: Rights = Rights::READ.union(Rights::WRITE);
 
-static INTERRUPTS: AtomicU64 = AtomicU64::new(0);
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+/// Interrupts of each function so far, and whether one came since somebody looked.
+static INTERRUPTS: [AtomicU64; MOST_FUNCTIONS as usize] = [const { AtomicU64::new(0) }; MOST_FUNCTIONS as usize];
+static INTERRUPTED: [AtomicBool; MOST_FUNCTIONS as usize] = [const { AtomicBool::new(false) }; MOST_FUNCTIONS as usize];
 
-fn interrupted(_: &mut TrapFrame) {
-    INTERRUPTS.fetch_add(1, Ordering::Relaxed);
-    INTERRUPTED.store(true, Ordering::Relaxed);
+fn interrupted(frame: &mut TrapFrame) {
+    let function = (frame.vector as usize).wrapping_sub(usize::from(FIRST_VECTOR));
+    if let (Some(count), Some(came)) = (INTERRUPTS.get(function), INTERRUPTED.get(function)) {
+        count.fetch_add(1, Ordering::Relaxed);
+        came.store(true, Ordering::Relaxed);
+    }
     end_of_interrupt();
 }
 
-/// Interrupts of the function so far.
-pub fn interrupts() -> u64 {
-    INTERRUPTS.load(Ordering::Relaxed)
+/// The address of a function.
+pub const fn mac(number: u16) -> MacAddress {
+    MacAddress([2, 0, 0, 0, 0x76, 1 + number as u8])
+}
+
+/// Interrupts of a function so far.
+pub fn interrupts(number: u16) -> u64 {
+    INTERRUPTS[usize::from(number)].load(Ordering::Relaxed)
 }
 
 /// True if one came since the last [`take_interrupt`].
-pub fn is_interrupted() -> bool {
-    INTERRUPTED.load(Ordering::Relaxed)
+pub fn is_interrupted(number: u16) -> bool {
+    INTERRUPTED[usize::from(number)].load(Ordering::Relaxed)
 }
 
 /// As [`is_interrupted`], and forgets it.
-pub fn take_interrupt() -> bool {
-    INTERRUPTED.swap(false, Ordering::Relaxed)
+pub fn take_interrupt(number: u16) -> bool {
+    INTERRUPTED[usize::from(number)].swap(false, Ordering::Relaxed)
 }
 
 /// The first 82576 that the kernel hands out.
@@ -61,16 +74,19 @@ pub struct Card {
     /// The clock of all drivers.
     pub clock: TscClock,
     tsc_hz: u64,
-    physical: Cap<PciFunction>,
     nic: Nic<MappedRegisters>,
+    first: Slot,
 }
 
+/// The rings and buffers of a function with these registers.
+pub type CardPort<R> = Port<R, MappedMemory, MappedBuffer, DESCRIPTORS>;
+
 /// A virtual function that is ready.
-pub struct Vf {
+pub struct Vf<R> {
     /// Its rings and buffers.
-    pub port: Port<MappedRegisters, MappedMemory, MappedBuffer, DESCRIPTORS>,
+    pub port: CardPort<R>,
     /// Its registers.
-    pub registers: MappedRegisters,
+    pub registers: R,
     /// Its address.
     pub mac: MacAddress,
 }
@@ -85,29 +101,32 @@ fn map_registers(root: &mut Root, function: Cap<PciFunction>) -> Result<MappedRe
 }
 
 /// Memory that the VM and the functions of a domain reach at the same address.
-fn shared_memory(root: &mut Root, domain: Cap<IommuDomain>) -> Result<MappedMemory, Fault> {
-    root.make::<PageTable>(0)?.map(own::VM, MEMORY, 2)?;
-    root.make::<PageTable>(0)?.map_io(domain, MEMORY, 2)?;
+fn shared_memory(root: &mut Root, domain: Cap<IommuDomain>, number: u16) -> Result<MappedMemory, Fault> {
+    let at = MEMORY + u64::from(number) * MEMORY_STRIDE;
+    root.make::<PageTable>(0)?.map(own::VM, at, 2)?;
+    root.make::<PageTable>(0)?.map_io(domain, at, 2)?;
     let frame = root.make::<Frame>(MEMORY_BITS)?;
-    root.slot().copy(frame, BOTH)?.map_io(domain, MEMORY, BOTH, 0)?;
-    frame.map(own::VM, MEMORY, BOTH)?;
+    root.slot().copy(frame, BOTH)?.map_io(domain, at, BOTH, 0)?;
+    frame.map(own::VM, at, BOTH)?;
     // SAFETY: the frame has just been mapped there, and nothing else uses it.
-    Ok(unsafe { MappedMemory::new(MEMORY, IoAddress(MEMORY), 1 << MEMORY_BITS) })
+    Ok(unsafe { MappedMemory::new(at, IoAddress(at), 1 << MEMORY_BITS) })
 }
 
 impl Card {
-    /// Brings the physical function up as far as its link.
-    pub fn new(root: &mut Root, physical: Cap<PciFunction>) -> Result<Card, Fault> {
+    /// Brings the physical function up as far as its link, and as many virtual functions (at most [`MOST_FUNCTIONS`]).
+    pub fn new(root: &mut Root, physical: Cap<PciFunction>, functions: u16) -> Result<Card, Fault> {
         let clock = TscClock::new(root.tsc_hz, 1_000);
         let registers = map_registers(root, physical)?;
-        let nic = Nic::new(registers, &[Settings::with_mac(MAC)], clock.now_ns());
+        let nic = Nic::new(registers, &[0, 1].map(|number| Settings::with_mac(mac(number))), clock.now_ns());
         // It reaches no memory, but must be a bus master: else the emulator lets nothing in from outside, for VFs neither.
         physical.attach(root.make::<IommuDomain>(0)?)?;
-        let mut card = Card { clock, tsc_hz: root.tsc_hz, physical, nic };
+        let first = root.slots(functions);
+        let mut card = Card { clock, tsc_hz: root.tsc_hz, nic, first };
         while card.nic.link() != Link::Up {
             card.go_on();
             card.clock.pause();
         }
+        physical.enable_vfs(functions, first)?;
         Ok(card)
     }
 
@@ -130,11 +149,14 @@ impl Card {
         u64::try_from(ticks).unwrap_or(u64::MAX)
     }
 
-    /// Sets a virtual function up, with an interrupt for frames that come.
-    pub fn function(&mut self, root: &mut Root) -> Result<Vf, Fault> {
-        let first = root.slots(1);
-        self.physical.enable_vfs(1, first)?;
-        let function: Cap<PciFunction> = first.cap();
+    /// Sets a virtual function up, with an interrupt for frames that come. Its drivers see its registers as `seen` makes them.
+    pub fn function<R: Registers + Clone>(
+        &mut self,
+        root: &mut Root,
+        number: u16,
+        seen: impl FnOnce(MappedRegisters) -> R,
+    ) -> Result<Vf<R>, Fault> {
+        let function: Cap<PciFunction> = self.first.after(number).cap();
         while let Err(fault) = function.info() {
             if fault.error != Error::Busy {
                 return Err(fault);
@@ -142,16 +164,18 @@ impl Card {
             self.clock.pause();
         }
         let domain = root.make::<IommuDomain>(0)?;
-        let memory = shared_memory(root, domain)?;
+        let memory = shared_memory(root, domain, number)?;
         let irqs: Cap<Irq> = Slot::root(slots::IRQ).cap();
-        let irq = irqs.split(word(ROOT_BOOT_INFO, boot_info::FIRST_MESSAGE_ROUTE), 1, root.slot())?;
-        set_handler(VECTOR, Some(interrupted));
-        irq.bind(own::VCPU, VECTOR)?;
+        let route = word(ROOT_BOOT_INFO, boot_info::FIRST_MESSAGE_ROUTE) + u64::from(number);
+        let irq = irqs.split(route, 1, root.slot())?;
+        let vector = FIRST_VECTOR + number as u8;
+        set_handler(vector, Some(interrupted));
+        irq.bind(own::VCPU, vector)?;
         enable_interrupts();
-        let registers = map_registers(root, function)?;
+        let registers = seen(map_registers(root, function)?);
         function.bind_msix(0, irq)?;
         function.attach(domain)?;
-        let mut driver = igbvf::Function::new(registers, self.clock.now_ns());
+        let mut driver = igbvf::Function::new(registers.clone(), self.clock.now_ns());
         let mac = loop {
             let _ = self.nic.poll(self.clock.now_ns());
             if let Err(error) = driver.poll(self.clock.now_ns()) {
@@ -166,7 +190,7 @@ impl Card {
         // SAFETY: what is behind the rings is used by these buffers only.
         let mut buffers = unsafe { memory.from_page(BUFFER_PAGE).into_buffers(BUFFER_BYTES.into()) };
         let receiving: alloc::vec::Vec<MappedBuffer> = buffers.by_ref().take(DESCRIPTORS - 1).collect();
-        let port = Port::new(registers, memory, memory.from_page(TRANSMIT_PAGE), receiving, buffers)
+        let port = Port::new(registers.clone(), memory, memory.from_page(TRANSMIT_PAGE), receiving, buffers)
             .unwrap_or_else(|error| panic!("the function's queues: {error:?}"));
         Ok(Vf { port, registers, mac })
     }

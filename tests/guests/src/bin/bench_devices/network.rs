@@ -1,0 +1,102 @@
+//! Rows of the 82576: its interrupt, and UDP.
+
+use crate::pair::{Pair, server_at};
+use alloc::format;
+use alloc::string::String;
+use alloc::vec;
+use device::Registers;
+use guests::interrupt;
+use guests::measure::{IoCost, RUNS, clock_cost, tell_io};
+use guests::root::{Root, exits, tsc};
+use net::smoltcp::iface::SocketSet;
+use net::smoltcp::socket::udp::{PacketBuffer, PacketMetadata, Socket};
+use userlib::arch::{disable_interrupts, enable_interrupts};
+
+/// Extended Interrupt Cause Set: raises a vector of the function (82576 datasheet, 8.26.2.2).
+const VTEICS: u32 = 0x1520;
+/// The port of the echo.
+const ECHO: u16 = 7;
+const BYTES: usize = 64;
+/// Datagrams that are measured together.
+const DATAGRAMS: u64 = 64;
+
+/// All rows.
+pub fn measure(root: &mut Root) -> Result<(), String> {
+    let mut pair = Pair::new(root)?;
+    let cost = raise(&pair);
+    tell_io(root, "interrupt: virtual function raises to first instruction of the handler", 1, cost);
+    for outstanding in [1, 16] {
+        let cost = echo(&mut pair, outstanding)?;
+        tell_io(root, &format!("UDP echo of {BYTES} bytes, {outstanding} outstanding"), DATAGRAMS, cost);
+    }
+    Ok(())
+}
+
+/// The least time from the write that makes the function raise its vector to the first instruction of the handler.
+fn raise(pair: &Pair) -> IoCost {
+    let runs = || {
+        (0..RUNS).map(|_| {
+            interrupt::forget();
+            enable_interrupts();
+            let (before, start) = (exits(), tsc());
+            pair.registers.0.write32(VTEICS, 1);
+            while interrupt::stamp() == 0 {
+                core::hint::spin_loop();
+            }
+            disable_interrupts();
+            let ticks = (interrupt::stamp() - start).saturating_sub(clock_cost());
+            IoCost { ticks, exits: exits() - before, writes: 1, interrupts: 1 }
+        })
+    };
+    interrupt::with_handler(guests::card::FIRST_VECTOR, || runs().min()).unwrap_or_default()
+}
+
+fn socket(port: u16) -> Socket<'static> {
+    let buffer = || PacketBuffer::new(vec![PacketMetadata::EMPTY; 32], vec![0; 32 * BYTES]);
+    let mut socket = Socket::new(buffer(), buffer());
+    let bound = socket.bind(port);
+    assert!(bound.is_ok(), "a new socket can be bound");
+    socket
+}
+
+/// Datagrams that a server sends back, so many of them under way at once: the least of several runs.
+fn echo(pair: &mut Pair, outstanding: u64) -> Result<IoCost, String> {
+    let server = pair.server().add(socket(ECHO));
+    let client = pair.client().sockets().add(socket(4000));
+    let mut work = |sockets: &mut SocketSet<'static>, _| {
+        let socket = sockets.get_mut::<Socket>(server);
+        let mut has_moved = false;
+        let mut bytes = [0; BYTES];
+        while let Ok((length, from)) = socket.recv_slice(&mut bytes) {
+            let sent = socket.send_slice(&bytes[..length], from.endpoint);
+            has_moved |= sent.is_ok();
+        }
+        has_moved
+    };
+    let mut best = None;
+    // The first run is not counted: addresses are found out.
+    for run in 0..=RUNS as u64 {
+        let mut sum = IoCost::default();
+        for batch in 0..DATAGRAMS / outstanding {
+            let payload = |number: u64| [(run + batch + number) as u8; BYTES];
+            for number in 0..outstanding {
+                let socket = pair.client().sockets().get_mut::<Socket>(client);
+                socket.send_slice(&payload(number), server_at(ECHO)).map_err(|error| format!("{error:?}"))?;
+            }
+            let mut back = 0;
+            let cost = pair.until(&mut work, |sockets| {
+                let socket = sockets.get_mut::<Socket>(client);
+                while let Ok((bytes, _)) = socket.recv() {
+                    assert_eq!(bytes, payload(back), "datagram {back}");
+                    back += 1;
+                }
+                back == outstanding
+            })?;
+            sum = sum + cost;
+        }
+        best = if run == 0 { None } else { Some(best.map_or(sum, |best: IoCost| best.min(sum))) };
+    }
+    pair.server().remove(server);
+    pair.client().sockets().remove(client);
+    best.ok_or_else(|| "nothing was measured".into())
+}
