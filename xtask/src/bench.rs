@@ -55,9 +55,26 @@ const NETWORK: &[&str] = &[
     "igb,bus=rp0,netdev=n0",
 ];
 
+/// An IOMMU, and an NVMe controller with virtual functions and a namespace of zeros, which takes no time to read.
+const BLOCKS: &[&str] = &[
+    "-device",
+    "intel-iommu,intremap=on,eim=on",
+    "-device",
+    "pcie-root-port,id=rp0,chassis=1,slot=1",
+    "-device",
+    "nvme-subsys,id=ss0",
+    "-device",
+    "nvme,id=nv0,bus=rp0,serial=n,subsys=ss0,sriov_max_vfs=2,sriov_vq_flexible=6,sriov_vi_flexible=4,max_ioqpairs=8,\
+     msix_qsize=6",
+    "-blockdev",
+    "driver=null-co,node-name=d1,size=67108864,read-zeroes=on",
+    "-device",
+    "nvme-ns,drive=d1,bus=nv0,nsid=1,shared=on,detached=on",
+];
+
 /// What is measured on machines of its own: one VM that has nearly the whole core, several VMs on one core, two cores,
 /// how many VMs fit into 1 GiB, and devices.
-const MACHINES: [Machine; 5] = [
+const MACHINES: [Machine; 6] = [
     Machine::new("single", 1, 512, "root_budget_us=9000 bench=single"),
     Machine::new("vms", 1, 512, "root_budget_us=4000 bench=vms"),
     Machine::new("cores", 2, 512, "bench=cores"),
@@ -67,6 +84,7 @@ const MACHINES: [Machine; 5] = [
         devices: NETWORK,
         ..Machine::new("network", 1, 512, "root_budget_us=9000 bench=network")
     },
+    Machine { image: IMAGES[1], devices: BLOCKS, ..Machine::new("nvme", 1, 256, "root_budget_us=9000 bench=nvme") },
 ];
 
 /// A target: at most so many instructions and, where it is said, exits.
@@ -86,7 +104,7 @@ const fn without_exits(operation: &'static str, instructions: u64) -> Target {
 }
 
 /// What the nonkernel must reach.
-const TARGETS: [Target; 28] = [
+const TARGETS: [Target; 36] = [
     target("null invoke", 150),
     without_exits("read a price", 5),
     without_exits("message round trip, both awake on two cores", 120),
@@ -99,6 +117,14 @@ const TARGETS: [Target; 28] = [
     without_exits("interrupt: virtual function raises to first instruction of the handler", 60),
     without_exits("UDP echo of 64 bytes, 1 outstanding", 1_500),
     without_exits("UDP echo of 64 bytes, 16 outstanding", 1_000),
+    without_exits("kv GET of 100 bytes, 1 connection", 5_000),
+    without_exits("kv SET of 100 bytes, 1 connection", 5_000),
+    without_exits("kv GET of 100 bytes, 16 connections, 32 pipelined", 2_500),
+    without_exits("kv SET of 100 bytes, 16 connections, 32 pipelined", 2_500),
+    without_exits("NVMe read of 4 KiB, queue depth 1, polled", 120),
+    without_exits("NVMe read of 4 KiB, queue depth 1, by interrupt", 120),
+    without_exits("NVMe read of 4 KiB, queue depth 32, polled", 50),
+    without_exits("NVMe read of 4 KiB, queue depth 32, by interrupt", 50),
     target("device wakes a waiting VM, to its handler", 1_500),
     target("longest hold of the kernel lock, hostile load", 20_000),
     target("scrub of a 4 KiB page", 530),

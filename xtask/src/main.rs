@@ -43,7 +43,7 @@ enum Command {
     },
     /// Measure the kernel's operations in instructions; fail when one is more than 2 % worse than the baseline.
     Bench {
-        /// Only on these machines: single, vms, cores, many, network.
+        /// Only on these machines: single, vms, cores, many, network, nvme.
         #[arg(value_name = "MACHINE")]
         machines: Vec<String>,
         /// Also write the table as JSON (- for standard output).

@@ -1,32 +1,30 @@
 //! The 82576: its physical function with the driver, and virtual functions with rings, memory and an interrupt each, all in
 //! the root VM.
 
-use crate::root::{Root, word};
-use cap_spec::abi::{Error, ROOT_BOOT_INFO, boot_info, slots};
+use crate::function;
+use crate::root::Root;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use device::{Clock, IoAddress, Registers};
+use device::{Clock, Registers};
 use igb::{Link, Nic, Settings};
 use igbvf::MacAddress;
 use net::Port;
 use net::port::BUFFER_BYTES;
 use userlib::arch::{TrapFrame, enable_interrupts, end_of_interrupt, set_handler};
-use userlib::cap::{Cap, Fault, Frame, IommuDomain, Irq, PageTable, PciFunction, Rights, Slot, own};
+use userlib::cap::{Cap, Fault, IommuDomain, PciFunction, Slot, own};
 use userlib::dma::{MappedBuffer, MappedMemory, MappedRegisters, TscClock};
 
 /// Descriptors of each ring.
 pub const DESCRIPTORS: usize = 256;
 /// Virtual functions at most.
-pub const MOST_FUNCTIONS: u16 = 2;
+pub const MOST_FUNCTIONS: u16 = 3;
 /// Where the first function's memory is, for it and for the VM: one page of 2 MiB. Those of the others are a GiB apart.
 const MEMORY: u64 = 0x1_0000_0000;
 const MEMORY_STRIDE: u64 = 1 << 30;
-const MEMORY_BITS: u8 = 21;
 /// Pages of it that are rings: one for receiving, two for transmitting.
 const TRANSMIT_PAGE: usize = 1;
 const BUFFER_PAGE: usize = 3;
 /// The vector of the first function; those of the others follow.
 pub const FIRST_VECTOR: u8 = 0x50;
-const BOTH: Rights = Rights::READ.union(Rights::WRITE);
 
 /// Interrupts of each function so far, and whether one came since somebody looked.
 static INTERRUPTS: [AtomicU64; MOST_FUNCTIONS as usize] = [const { AtomicU64::new(0) }; MOST_FUNCTIONS as usize];
@@ -63,10 +61,7 @@ pub fn take_interrupt(number: u16) -> bool {
 
 /// The first 82576 that the kernel hands out.
 pub fn find() -> Option<Cap<PciFunction>> {
-    let info = |offset| word(ROOT_BOOT_INFO, offset) as u16;
-    let first = info(boot_info::FIRST_FUNCTION);
-    let mut functions = (first..first + info(boot_info::FUNCTIONS)).map(|index| Slot::root(index).cap::<PciFunction>());
-    functions.find(|function| matches!(function.info(), Ok(info) if info.device == 0x10c9))
+    function::find(0x8086, 0x10c9)
 }
 
 /// The physical function.
@@ -91,33 +86,12 @@ pub struct Vf<R> {
     pub mac: MacAddress,
 }
 
-/// Maps the registers in BAR 0 of a function.
-fn map_registers(root: &mut Root, function: Cap<PciFunction>) -> Result<MappedRegisters, Fault> {
-    let pages = function.bar_pages(0)?;
-    let (first, window) = (root.slots(pages as u16), root.window(pages));
-    function.bar(0, 0, first, pages)?.map_row(own::VM, window, BOTH, pages - 1)?;
-    // SAFETY: the registers have just been mapped there, and stay.
-    Ok(unsafe { MappedRegisters::new(window, pages as u32 * 4096) })
-}
-
-/// Memory that the VM and the functions of a domain reach at the same address.
-fn shared_memory(root: &mut Root, domain: Cap<IommuDomain>, number: u16) -> Result<MappedMemory, Fault> {
-    let at = MEMORY + u64::from(number) * MEMORY_STRIDE;
-    root.make::<PageTable>(0)?.map(own::VM, at, 2)?;
-    root.make::<PageTable>(0)?.map_io(domain, at, 2)?;
-    let frame = root.make::<Frame>(MEMORY_BITS)?;
-    root.slot().copy(frame, BOTH)?.map_io(domain, at, BOTH, 0)?;
-    frame.map(own::VM, at, BOTH)?;
-    // SAFETY: the frame has just been mapped there, and nothing else uses it.
-    Ok(unsafe { MappedMemory::new(at, IoAddress(at), 1 << MEMORY_BITS) })
-}
-
 impl Card {
     /// Brings the physical function up as far as its link, and as many virtual functions (at most [`MOST_FUNCTIONS`]).
     pub fn new(root: &mut Root, physical: Cap<PciFunction>, functions: u16) -> Result<Card, Fault> {
         let clock = TscClock::new(root.tsc_hz, 1_000);
-        let registers = map_registers(root, physical)?;
-        let nic = Nic::new(registers, &[0, 1].map(|number| Settings::with_mac(mac(number))), clock.now_ns());
+        let registers = function::map_registers(root, physical)?;
+        let nic = Nic::new(registers, &[0, 1, 2].map(|number| Settings::with_mac(mac(number))), clock.now_ns());
         // It reaches no memory, but must be a bus master: else the emulator lets nothing in from outside, for VFs neither.
         physical.attach(root.make::<IommuDomain>(0)?)?;
         let first = root.slots(functions);
@@ -149,41 +123,40 @@ impl Card {
         u64::try_from(ticks).unwrap_or(u64::MAX)
     }
 
-    /// Sets a virtual function up, with an interrupt for frames that come. Its drivers see its registers as `seen` makes them.
+    /// The capability to a virtual function.
+    pub fn capability(&self, number: u16) -> Cap<PciFunction> {
+        self.first.after(number).cap()
+    }
+
+    /// Sets the virtual function of this number up, for which `function` speaks, with an interrupt for frames that come. Its
+    /// drivers see its registers as `seen` makes them.
     pub fn function<R: Registers + Clone>(
         &mut self,
         root: &mut Root,
         number: u16,
+        function: Cap<PciFunction>,
         seen: impl FnOnce(MappedRegisters) -> R,
     ) -> Result<Vf<R>, Fault> {
-        let function: Cap<PciFunction> = self.first.after(number).cap();
-        while let Err(fault) = function.info() {
-            if fault.error != Error::Busy {
-                return Err(fault);
-            }
-            self.clock.pause();
-        }
+        function::until_ready(function, &self.clock)?;
         let domain = root.make::<IommuDomain>(0)?;
-        let memory = shared_memory(root, domain, number)?;
-        let irqs: Cap<Irq> = Slot::root(slots::IRQ).cap();
-        let route = word(ROOT_BOOT_INFO, boot_info::FIRST_MESSAGE_ROUTE) + u64::from(number);
-        let irq = irqs.split(route, 1, root.slot())?;
+        let memory = function::shared_memory(root, domain, MEMORY + u64::from(number) * MEMORY_STRIDE)?;
+        let irq = function::message_route(root, number)?;
         let vector = FIRST_VECTOR + number as u8;
         set_handler(vector, Some(interrupted));
         irq.bind(own::VCPU, vector)?;
         enable_interrupts();
-        let registers = seen(map_registers(root, function)?);
+        let registers = seen(function::map_registers(root, function)?);
         function.bind_msix(0, irq)?;
         function.attach(domain)?;
         let mut driver = igbvf::Function::new(registers.clone(), self.clock.now_ns());
+        // Question and answer are the VM's own: they come as fast as it looks.
         let mac = loop {
             let _ = self.nic.poll(self.clock.now_ns());
             if let Err(error) = driver.poll(self.clock.now_ns()) {
                 panic!("the function's mailbox: {error:?}");
             }
-            match driver.mac() {
-                Some(mac) => break mac,
-                None => self.clock.pause(),
+            if let Some(mac) = driver.mac() {
+                break mac;
             }
         };
         driver.route_interrupts(0, 1, 2);

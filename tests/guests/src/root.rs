@@ -28,6 +28,10 @@ pub const CHILD_CHANNEL: u16 = slots::MARKET;
 /// Slots from here on in a child's CNode hold its frames and tables.
 const CHILD_FRAMES: u16 = 16;
 
+/// Where [`Root::add_heap`] has its memory: a GiB of its own, in pages of 2 MiB.
+const HEAP: u64 = 0xc000_0000;
+const LARGE_BITS: u8 = 21;
+
 const COM1: u16 = 0x3f8;
 const COM2: u16 = 0x2f8;
 const DEBUG_EXIT: u16 = 0xf4;
@@ -195,6 +199,18 @@ impl Root {
         memory.revoke()?;
         self.memory = Some(memory);
         Ok(memory)
+    }
+
+    /// Adds so many pages of 2 MiB to the heap, at most 512; once.
+    pub fn add_heap(&mut self, pages: u64) -> Result<(), Fault> {
+        self.make::<PageTable>(0)?.map(own::VM, HEAP, 2)?;
+        for page in 0..pages {
+            let frame = self.make::<Frame>(LARGE_BITS)?;
+            frame.map(own::VM, HEAP + (page << LARGE_BITS), Rights::READ | Rights::WRITE)?;
+        }
+        // SAFETY: the frames have just been mapped there, and nothing else names them.
+        unsafe { userlib::heap::claim(HEAP as *mut u8, (pages << LARGE_BITS) as usize) };
+        Ok(())
     }
 
     /// Addresses in the window for `pages` pages.

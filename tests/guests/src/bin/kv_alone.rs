@@ -21,17 +21,14 @@ use kv_server::{Server, Settings};
 use net::smoltcp::wire::{Ipv4Address, Ipv4Cidr};
 use net::{Address, Mode, Next};
 use userlib::arch::halt_while;
-use userlib::cap::{Cap, Fault, Frame, PageTable, Rights, own};
+use userlib::cap::{Cap, Fault};
 
 userlib::entry!(main);
 
 /// Pages of the store.
 const STORE_PAGES: u32 = 2048;
-/// Where the heap is: a GiB of its own, in pages of 2 MiB.
-const HEAP: u64 = 0xc000_0000;
 /// Large pages of the heap: for the store, and for 300 clients with their buffers.
 const HEAP_PAGES: u64 = 12;
-const LARGE_BITS: u8 = 21;
 /// When the machine's clock begins, as the emulator is told: 2026.
 const EPOCH_S: u64 = 1_767_225_600;
 
@@ -46,18 +43,6 @@ fn refused(what: &'static str) -> impl Fn(Fault) -> String {
     move |fault| format!("{what}: {fault:?}")
 }
 
-/// More heap than the image has.
-fn make_heap(root: &mut Root) -> Result<(), Fault> {
-    root.make::<PageTable>(0)?.map(own::VM, HEAP, 2)?;
-    for page in 0..HEAP_PAGES {
-        let frame = root.make::<Frame>(LARGE_BITS)?;
-        frame.map(own::VM, HEAP + (page << LARGE_BITS), Rights::READ | Rights::WRITE)?;
-    }
-    // SAFETY: the frames have just been mapped there, and nothing else names them.
-    unsafe { userlib::heap::claim(HEAP as *mut u8, (HEAP_PAGES << LARGE_BITS) as usize) };
-    Ok(())
-}
-
 /// What serving has taken so far.
 #[derive(Clone, Copy)]
 struct Work {
@@ -69,11 +54,11 @@ struct Work {
 }
 
 fn serve(root: &mut Root) -> Result<core::convert::Infallible, String> {
-    make_heap(root).map_err(refused("the heap is made"))?;
+    root.add_heap(HEAP_PAGES).map_err(refused("the heap is made"))?;
     let nic: Cap<_> = card::find().ok_or("there is no 82576")?;
     let mut card = Card::new(root, nic, 1).map_err(refused("the card is set up"))?;
     let Vf { port, registers, mac } =
-        card.function(root, 0, |registers| registers).map_err(refused("its function is set up"))?;
+        card.function(root, 0, card.capability(0), |registers| registers).map_err(refused("its function is set up"))?;
     let address = match option("address").as_str() {
         "dhcp" => Address::Dhcp,
         _ => Address::Static {

@@ -23,13 +23,14 @@ const DATAGRAMS: u64 = 64;
 /// All rows.
 pub fn measure(root: &mut Root) -> Result<(), String> {
     let mut pair = Pair::new(root)?;
+    crate::lifetime::measure(root, &mut pair)?;
     let cost = raise(&pair);
     tell_io(root, "interrupt: virtual function raises to first instruction of the handler", 1, cost);
     for outstanding in [1, 16] {
         let cost = echo(&mut pair, outstanding)?;
         tell_io(root, &format!("UDP echo of {BYTES} bytes, {outstanding} outstanding"), DATAGRAMS, cost);
     }
-    Ok(())
+    crate::kv::measure(root, &mut pair)
 }
 
 /// The least time from the write that makes the function raise its vector to the first instruction of the handler.

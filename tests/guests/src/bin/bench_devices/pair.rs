@@ -36,7 +36,11 @@ pub struct Pair {
     pub registers: Counted,
     /// What the server's turns cost.
     pub meter: Meter,
+    /// The adapter.
+    pub card: Card,
     server: Over<Counted>,
+    /// When the server is to look again without an interrupt, in nanoseconds.
+    due_ns: u64,
     client: Over<MappedRegisters>,
 }
 
@@ -56,16 +60,21 @@ impl Pair {
     /// Brings the adapter up, and both functions. The server is woken by interrupts, which it gets in its turns only.
     pub fn new(root: &mut Root) -> Result<Pair, String> {
         let physical = card::find().ok_or("there is no 82576")?;
-        let mut card = Card::new(root, physical, 2).map_err(crate::refused("the adapter is set up"))?;
-        let server = card.function(root, SERVER, Counted).map_err(crate::refused("the server's function is set up"))?;
-        let client =
-            card.function(root, CLIENT, |registers| registers).map_err(crate::refused("the client's is set up"))?;
+        let mut card = Card::new(root, physical, 3).map_err(crate::refused("the adapter is set up"))?;
+        let server = card
+            .function(root, SERVER, card.capability(SERVER), Counted)
+            .map_err(crate::refused("the server's function is set up"))?;
+        let client = card
+            .function(root, CLIENT, card.capability(CLIENT), |registers| registers)
+            .map_err(crate::refused("the client's is set up"))?;
         disable_interrupts();
         let (clock, registers) = (card.clock, server.registers);
         Ok(Pair {
             clock,
             registers,
             meter: Meter::new(|| card::interrupts(SERVER)),
+            card,
+            due_ns: 0,
             server: stack(server.port, registers, SERVER, Mode::Interrupt, &clock),
             client: stack(client.port, client.registers, CLIENT, Mode::Polled, &clock),
         })
@@ -81,11 +90,17 @@ impl Pair {
         &mut self.client
     }
 
-    /// A turn of the server: takes its interrupts and does what there is to do, up to where it would sleep.
+    /// A turn of the server, if it is woken: takes its interrupts and does what there is to do, up to where it would sleep.
     fn serve(&mut self, work: &mut impl FnMut(&mut SocketSet<'static>, u64) -> bool) {
         let (server, clock) = (&mut self.server, self.clock);
         self.meter.start();
         enable_interrupts();
+        // The instruction behind the enabling one is still without.
+        core::hint::spin_loop();
+        if !card::is_interrupted(SERVER) && clock.now_ns() < self.due_ns {
+            disable_interrupts();
+            return;
+        }
         loop {
             if card::take_interrupt(SERVER) {
                 server.interrupted();
@@ -93,7 +108,8 @@ impl Pair {
             let now_ns = clock.now_ns();
             let next = server.poll(now_ns);
             let has_moved = work(server.sockets(), now_ns);
-            if let (Next::Sleep(_), false) = (next, has_moved) {
+            if let (Next::Sleep(until_ns), false) = (next, has_moved) {
+                self.due_ns = until_ns.unwrap_or(u64::MAX);
                 break;
             }
         }

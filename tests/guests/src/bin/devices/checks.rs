@@ -1,13 +1,13 @@
 //! The checks, each by itself.
 
-use crate::station::{Bench, IO_BASE, PAGES, Station, frame, until_ready};
+use crate::station::{Bench, IO_BASE, PAGES, Station, frame};
 use crate::{Check, refused};
 use alloc::format;
 use device::{Clock, DmaMemory, IoAddress};
+use guests::function::{BOTH as READ_WRITE, until_ready};
 use guests::root::exits;
 use userlib::cap::{Cap, Error, Fault, Frame, Rights, own};
 
-const READ_WRITE: Rights = Rights::READ.union(Rights::WRITE);
 /// Offsets in configuration space: ID, Command, BAR 0.
 const ID: u16 = 0;
 const COMMAND: u16 = 4;

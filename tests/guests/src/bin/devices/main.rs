@@ -15,7 +15,7 @@ use cap_spec::abi::{ROOT_BOOT_INFO, boot_info};
 use guests::root::{Root, option, word};
 use proto::host::Record;
 use station::Bench;
-use userlib::cap::{Fault, PciFunction, Slot};
+use userlib::cap::Fault;
 
 userlib::entry!(main);
 
@@ -48,10 +48,7 @@ fn run(root: &mut Root) -> Check {
     if option("expect") == "none" {
         return if count == 0 { Ok(()) } else { Err(format!("{count} functions are handed out")) };
     }
-    let first = word(ROOT_BOOT_INFO, boot_info::FIRST_FUNCTION) as u16;
-    let functions = (first..first + count).map(|index| Slot::root(index).cap::<PciFunction>());
-    let mut nics = functions.filter(|function| matches!(function.info(), Ok(info) if info.device == 0x10c9));
-    let nic = nics.next().ok_or("there is no 82576")?;
+    let nic = guests::card::find().ok_or("there is no 82576")?;
     let mut bench = Bench::new(root, nic).map_err(refused("the functions are set up"))?;
     let mut failed = 0;
     for (name, check) in CHECKS {

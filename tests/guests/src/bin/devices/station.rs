@@ -2,14 +2,14 @@
 
 use alloc::format;
 use alloc::string::String;
-use cap_spec::abi::{Error, ROOT_BOOT_INFO, boot_info, slots};
 use core::sync::atomic::{AtomicU64, Ordering};
 use device::{Clock, IoAddress, Registers};
-use guests::root::{Root, word};
+use guests::function::{self, BOTH};
+use guests::root::Root;
 use igb::{Link, Nic, Settings};
 use igbvf::{Buffer, MacAddress, ReceiveQueue, Segment, TransmitQueue};
 use userlib::arch::{TrapFrame, end_of_interrupt, set_handler};
-use userlib::cap::{Cap, Fault, Frame, IommuDomain, Irq, PageTable, PciFunction, Rights, Slot, own};
+use userlib::cap::{Cap, Fault, Frame, IommuDomain, Irq, PageTable, PciFunction, Slot, own};
 use userlib::dma::{MappedMemory, MappedRegisters, TscClock};
 
 /// Virtual functions that are used.
@@ -24,7 +24,6 @@ pub const BUFFER_BYTES: u16 = 2048;
 pub const SEND_PAGE: u64 = PAGES - 1;
 /// The vector of the first station; those of the others follow.
 const FIRST_VECTOR: u8 = 0x50;
-const BOTH: Rights = Rights::READ.union(Rights::WRITE);
 
 /// How often each station was interrupted.
 static INTERRUPTS: [AtomicU64; STATIONS as usize] = [const { AtomicU64::new(0) }; STATIONS as usize];
@@ -87,30 +86,11 @@ pub const fn mac(number: u16) -> MacAddress {
     MacAddress([2, 0, 0, 0, 0x76, number as u8])
 }
 
-/// Waits until a function has come out of its reset.
-pub fn until_ready(function: Cap<PciFunction>, clock: &TscClock) -> Result<(), Fault> {
-    loop {
-        match function.info() {
-            Err(Fault { error: Error::Busy, .. }) => clock.pause(),
-            other => return other.map(drop),
-        }
-    }
-}
-
-/// Maps the registers in BAR 0 of a function.
-fn map_registers(root: &mut Root, function: Cap<PciFunction>) -> Result<MappedRegisters, Fault> {
-    let pages = function.bar_pages(0)?;
-    let (first, window) = (root.slots(pages as u16), root.window(pages));
-    function.bar(0, 0, first, pages)?.map_row(own::VM, window, BOTH, pages - 1)?;
-    // SAFETY: the registers have just been mapped there, and stay as long as the station.
-    Ok(unsafe { MappedRegisters::new(window, pages as u32 * 4096) })
-}
-
 impl<'a> Bench<'a> {
     /// Brings the physical function up as far as its link, and its virtual functions.
     pub fn new(root: &'a mut Root, physical: Cap<PciFunction>) -> Result<Bench<'a>, Fault> {
         let clock = TscClock::new(root.tsc_hz, 1_000);
-        let registers = map_registers(root, physical)?;
+        let registers = function::map_registers(root, physical)?;
         let mut settings = [Settings::with_mac(mac(0)); STATIONS as usize];
         for (number, settings) in (0..).zip(&mut settings) {
             settings.mac = mac(number);
@@ -166,7 +146,7 @@ impl Station {
         number: u16,
         function: Cap<PciFunction>,
     ) -> Result<Station, Fault> {
-        until_ready(function, clock)?;
+        function::until_ready(function, clock)?;
         let domain = root.make::<IommuDomain>(0)?;
         for level in [2, 1] {
             root.make::<PageTable>(0)?.map_io(domain, IO_BASE, level)?;
@@ -184,15 +164,13 @@ impl Station {
         // SAFETY: the frames have just been mapped there, and nothing else uses them.
         let memory = unsafe { MappedMemory::new(window, IoAddress(IO_BASE), PAGES as usize * 4096) };
 
-        let irqs: Cap<Irq> = Slot::root(slots::IRQ).cap();
-        let route = word(ROOT_BOOT_INFO, boot_info::FIRST_MESSAGE_ROUTE) + u64::from(number);
-        let irq = irqs.split(route, 1, root.slot())?;
+        let irq = function::message_route(root, number)?;
         let vector = FIRST_VECTOR + number as u8;
         set_handler(vector, Some(interrupted));
         irq.bind(own::VCPU, vector)?;
         userlib::arch::enable_interrupts();
 
-        let registers = map_registers(root, function)?;
+        let registers = function::map_registers(root, function)?;
         function.bind_msix(0, irq)?;
         function.attach(domain)?;
         let mut driver = igbvf::Function::new(registers, clock.now_ns());

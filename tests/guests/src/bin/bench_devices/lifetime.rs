@@ -1,0 +1,99 @@
+//! Rows of a virtual function's life: leased and used, taken back, leased again; and of what DMA reaches.
+
+use crate::pair::Pair;
+use crate::refused;
+use alloc::format;
+use alloc::string::String;
+use device::Clock;
+use guests::card;
+use guests::function::{BOTH, until_ready};
+use guests::measure::{Cost, least, row, tell};
+use guests::root::{Root, exits, tsc};
+use net::smoltcp::phy::{Device, RxToken, TxToken};
+use net::smoltcp::time::Instant;
+use userlib::cap::{Cap, Fault, Frame, IommuDomain, PageTable};
+
+/// The function that comes and goes.
+const NUMBER: u16 = 2;
+/// Leases that are measured.
+const LEASES: usize = 4;
+/// Where frames are mapped for a device.
+const IO: u64 = 0x4000_0000;
+/// EtherType for experiments (IEEE 802).
+const EXPERIMENT: [u8; 2] = [0x88, 0xb5];
+/// Most frames of others that come first.
+const OTHERS: usize = 16;
+
+/// All rows.
+pub fn measure(root: &mut Root, pair: &mut Pair) -> Result<(), String> {
+    domains(root).map_err(refused("frames are mapped for a device"))?;
+    leases(root, pair)
+}
+
+fn domains(root: &mut Root) -> Result<(), Fault> {
+    let domain: Cap<IommuDomain> = root.make(0)?;
+    for level in [2, 1] {
+        root.make::<PageTable>(0)?.map_io(domain, IO, level)?;
+    }
+    let first = root.slots(64);
+    for page in 0..64 {
+        let frame = root.make::<Frame>(12)?;
+        first.after(page).move_from(frame)?;
+    }
+    for count in [1, 64] {
+        let frames: Cap<Frame> = first.cap();
+        let map = row(|| Ok(()), |()| frames.map_io(domain, IO, BOTH, count - 1), |()| frames.unmap_row(count - 1))?;
+        let unmap = row(|| frames.map_io(domain, IO, BOTH, count - 1), |()| frames.unmap_row(count - 1), |()| Ok(()))?;
+        for (what, cost) in [("map", map), ("unmap", unmap)] {
+            let each = if count == 1 { "1 frame" } else { "64 frames, each" };
+            tell(root, &format!("IOMMU {what} of {each}"), Cost { ticks: cost.ticks / count, exits: cost.exits });
+        }
+    }
+    Ok(())
+}
+
+fn leases(root: &mut Root, pair: &mut Pair) -> Result<(), String> {
+    let worst = Cost { ticks: u64::MAX, exits: 0 };
+    let (mut bought, mut revoked, mut ready) = (worst, worst, worst);
+    let parent = pair.card.capability(NUMBER);
+    until_ready(parent, &pair.clock).map_err(refused("the function is ready"))?;
+    for lease in 0..LEASES as u8 {
+        let mark = root.mark();
+        let (before, start) = (exits(), tsc());
+        let function = parent.lease(root.slot()).map_err(refused("the function is leased"))?;
+        let mut vf = pair
+            .card
+            .function(root, NUMBER, function, |registers| registers)
+            .map_err(refused("the function is set up"))?;
+        let now = Instant::from_micros((pair.clock.now_ns() / 1000) as i64);
+        let to = vf.port.transmit(now).ok_or("there is no room for a frame")?;
+        to.consume(64, |frame| {
+            frame.fill(lease);
+            frame[..6].copy_from_slice(&card::mac(1).0);
+            frame[6..12].copy_from_slice(&vf.mac.0);
+            frame[12..14].copy_from_slice(&EXPERIMENT);
+        });
+        vf.port.flush();
+        bought = least(bought, Cost { ticks: tsc() - start, exits: exits() - before });
+        let arrived = (0..OTHERS).any(|_| match pair.client().port().receive(now) {
+            Some((frame, _)) => {
+                frame.consume(|frame| frame[6..] == [&vf.mac.0[..], &EXPERIMENT, &[lease; 50]].concat())
+            }
+            None => false,
+        });
+        if !arrived {
+            return Err("the first frame did not arrive".into());
+        }
+        let (before, start) = (exits(), tsc());
+        parent.revoke().map_err(refused("the lease is revoked"))?;
+        revoked = least(revoked, Cost { ticks: tsc() - start, exits: exits() - before });
+        until_ready(parent, &pair.clock).map_err(refused("the function is ready again"))?;
+        let us = (tsc() - start) / (root.tsc_hz / 1_000_000);
+        ready = least(ready, Cost { ticks: us, exits: exits() - before });
+        root.return_to(mark).map_err(refused("what the lease had is given back"))?;
+    }
+    tell(root, "virtual function: buy to first packet", bought);
+    tell(root, "virtual function: revoke", revoked);
+    tell(root, "virtual function: revoke to reusable, in microseconds", ready);
+    Ok(())
+}
