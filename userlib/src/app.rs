@@ -5,6 +5,7 @@ use core::ops::{Deref, DerefMut};
 
 use alloc::string::String;
 
+use proto::nic::BANDWIDTH_GOOD;
 use proto::start::Start;
 
 use crate::clock::{self, Clock};
@@ -117,6 +118,12 @@ impl App {
         self.start.cpu_good
     }
 
+    /// The good that is what the own virtual function may send, if there is one.
+    pub fn bandwidth_good(&self) -> Option<u16> {
+        self.start.nic_mac?;
+        (0..).zip(&self.start.goods).find(|(_, name)| *name == BANDWIDTH_GOOD).map(|(good, _)| good)
+    }
+
     /// The interval of a good, in TSC ticks.
     pub fn interval_ticks(&self, good: u16) -> u64 {
         self.start.interval_ticks.get(usize::from(good)).copied().unwrap_or(0)
@@ -184,7 +191,7 @@ mod imp {
 
     use proto::start::INPUT_BASE;
 
-    use super::{App, PAGES, PPM};
+    use super::{App, PPM};
     use crate::cap::own;
     use crate::channel::Endpoint;
     use crate::clock::{self, Clock};
@@ -321,7 +328,7 @@ mod imp {
         let goods: Vec<Good> = (0..)
             .zip(start.goods.iter().zip(&start.interval_ticks))
             .map(|(number, (name, &interval_ticks)): (u16, _)| {
-                let base = if number == start.cpu_good && number != PAGES { start.base_cpu } else { 0 };
+                let base = start.bases.get(usize::from(number)).copied().unwrap_or(0);
                 Good { name: name.clone(), interval_ticks, base: Quantity(base) }
             })
             .collect();

@@ -197,7 +197,8 @@ impl Nic {
         self.receive.faults().wrapping_add(self.transmit.faults())
     }
 
-    /// Sends a frame, from its destination address to the end of its payload.
+    /// Sends a frame, from its destination address to the end of its payload. When all buffers are under way, the network
+    /// server may have closed the transmission, as more was sent than was bought: try again.
     ///
     /// # Errors
     /// [`SendError`].
@@ -210,7 +211,8 @@ impl Nic {
         if bytes == 0 || frame.len() > BUFFER_BYTES {
             return Err(SendError::Length);
         }
-        if usize::from(number) >= RING {
+        if self.transmit.pending() as usize >= RING - 1 {
+            self.transmit.nudge();
             return Err(SendError::Full);
         }
         let buffer = Numbered(FIRST_SEND_BUFFER + number);

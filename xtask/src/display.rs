@@ -2,7 +2,7 @@
 //!
 //! The terminal is given back in every case: on close, on drop and on panic.
 
-use crate::run_state::{AppState, Phase, RunState, to_f64};
+use crate::run_state::{AppState, GoodState, Phase, RunState, to_f64};
 use crate::scenario::Scenario;
 use crate::scenario::events::{Action, ONE_PPM};
 use crate::view::{View, Wish, ending};
@@ -164,7 +164,7 @@ impl Display {
                 Cell::from(good.price_unit()),
             ])
         });
-        let widths = [8, 12, 12, 14, 18].map(Constraint::Length);
+        let widths = [9, 12, 12, 14, 17].map(Constraint::Length);
         let header = Row::new(["good", "clearing", "ask", "sold", "unit"]).bold();
         let table = Table::new(rows, widths).header(header).block(Block::bordered().title("prices"));
         frame.render_widget(table, left);
@@ -181,6 +181,8 @@ impl Display {
     }
 
     fn apps(&self, frame: &mut Frame, area: Rect, state: &RunState) {
+        // A column that nobody has anything in is left out.
+        let shows_bandwidth = state.goods.iter().any(GoodState::is_bandwidth);
         let rows = state.apps.iter().enumerate().map(|(number, app)| {
             let style = match (&app.phase, number == self.selected) {
                 (_, true) => Style::new().add_modifier(Modifier::REVERSED),
@@ -189,8 +191,9 @@ impl Display {
                 (Phase::Ended(_), _) => Style::new().fg(Color::Red),
                 _ => Style::new(),
             };
-            let cpu: u32 = app.base_cpu + app.holdings.iter().skip(1).sum::<u32>();
-            Row::new([
+            let cpu = state.cpu(app);
+            let bandwidth = state.bandwidth(app).map_or("   -".into(), |units| format!("{units:>4}"));
+            let mut cells = vec![
                 Cell::from(format!("{} {}", number + 1, app.name)),
                 Cell::from(format!("{:>6}", app.holdings.first().copied().unwrap_or(0))),
                 Cell::from(format!("{cpu:>3} of cpu.{}", app.core)),
@@ -198,11 +201,21 @@ impl Display {
                 Cell::from(format!("{:.9}", to_f64(app.balance))),
                 Cell::from(format!("{:.9}", to_f64(app.paid))),
                 Cell::from(progress(app)),
-            ])
-            .style(style)
+            ];
+            if shows_bandwidth {
+                cells.insert(4, Cell::from(bandwidth));
+            }
+            Row::new(cells).style(style)
         });
-        let widths = [18, 7, 13, 8, 16, 16, 40].map(Constraint::Length);
-        let header = Row::new(["application", "pages", "CPU bought", "CPU had", "balance", "paid", "progress"]).bold();
+        let (mut widths, mut header) = (
+            vec![18, 7, 13, 8, 16, 16, 40],
+            vec!["application", "pages", "CPU bought", "CPU had", "balance", "paid", "progress"],
+        );
+        if shows_bandwidth {
+            widths.insert(4, 5);
+            header.insert(4, "Mb/s");
+        }
+        let (widths, header) = (widths.into_iter().map(Constraint::Length), Row::new(header).bold());
         let table = Table::new(rows, widths).header(header).block(Block::bordered().title("applications"));
         frame.render_widget(table, area);
     }

@@ -5,8 +5,9 @@
 
 use crate::scenario::Scenario;
 use market_mechanism::Credits;
-use market_mechanism::types::{PAGES_PER_GIB, Price, UNITS_PER_CORE};
+use market_mechanism::types::{PAGES_PER_GIB, Price, UNITS_PER_CORE, UNITS_PER_GIGABIT};
 use proto::host::{End, Record};
+use proto::nic::BANDWIDTH_GOOD;
 use sha2::{Digest, Sha256};
 use std::fmt;
 
@@ -50,20 +51,33 @@ pub struct GoodState {
 }
 
 impl GoodState {
-    /// True for memory, false for CPU time.
+    /// True for memory.
     pub fn is_page(&self) -> bool {
         self.name == "page"
     }
 
-    /// What people read prices in.
-    pub fn price_unit(&self) -> &'static str {
-        if self.is_page() { "credits/GiB-hour" } else { "credits/core-hour" }
+    /// True for what virtual functions of the network device may send.
+    pub fn is_bandwidth(&self) -> bool {
+        self.name == BANDWIDTH_GOOD
     }
 
-    /// A price as people read it: for a GiB or a core, for an hour.
+    /// What people read prices in, and how many units that is.
+    fn measure(&self) -> (&'static str, u32) {
+        match () {
+            () if self.is_page() => ("credits/GiB-hour", PAGES_PER_GIB),
+            () if self.is_bandwidth() => ("credits/Gb/s-hour", UNITS_PER_GIGABIT),
+            () => ("credits/core-hour", UNITS_PER_CORE),
+        }
+    }
+
+    /// What people read prices in.
+    pub fn price_unit(&self) -> &'static str {
+        self.measure().0
+    }
+
+    /// A price as people read it: for a GiB, a core or a Gb/s, for an hour.
     pub fn per_hour(&self, price: Price) -> Credits {
-        let units = if self.is_page() { PAGES_PER_GIB } else { UNITS_PER_CORE };
-        price.per_hour(units, u64::from(self.interval_ms) * 1_000_000)
+        price.per_hour(self.measure().1, u64::from(self.interval_ms) * 1_000_000)
     }
 
     /// As [`GoodState::per_hour`], as a number to draw.
@@ -112,6 +126,8 @@ pub struct Totals {
     pub page_ms: u64,
     /// Ticks of CPU time bought beyond its base.
     pub cpu_ticks_bought: u64,
+    /// Kilobits that it might send beyond its base.
+    pub kilobits_bought: u64,
     /// From the order to stop until nothing was reachable.
     pub reclaim_us: u64,
 }
@@ -127,6 +143,8 @@ pub struct AppState {
     pub awaited: bool,
     /// Units of CPU time in its base.
     pub base_cpu: u32,
+    /// Mb/s in its base, if it has a virtual function of the network device.
+    pub base_bandwidth: Option<u32>,
     /// How far it is.
     pub phase: Phase,
     /// When it started, in microseconds.
@@ -302,6 +320,7 @@ impl RunState {
             core: app.core,
             awaited: app.awaited,
             base_cpu: app.base_cpu,
+            base_bandwidth: app.nic.then_some(app.base_bandwidth),
             phase: Phase::Waiting,
             started: None,
             ended: None,
@@ -323,6 +342,20 @@ impl RunState {
             events: plan.events.iter().map(|event| event.at_ms).zip(scenario.events.iter().cloned()).collect(),
             ..RunState::bare()
         }
+    }
+
+    /// Units that an application has of the CPU time of its core.
+    pub fn cpu(&self, app: &AppState) -> u32 {
+        app.base_cpu + self.held(app, |good| !good.is_page() && !good.is_bandwidth())
+    }
+
+    /// Mb/s that an application may send, if it has a virtual function of the network device.
+    pub fn bandwidth(&self, app: &AppState) -> Option<u32> {
+        Some(app.base_bandwidth? + self.held(app, GoodState::is_bandwidth))
+    }
+
+    fn held(&self, app: &AppState, of: impl Fn(&GoodState) -> bool) -> u32 {
+        self.goods.iter().zip(&app.holdings).filter(|(good, _)| of(good)).map(|(_, units)| units).sum()
     }
 
     /// Name of a sender of lines.
@@ -435,7 +468,19 @@ impl RunState {
                 app.phase = Phase::Running;
                 app.started = Some(*t);
             }
-            Record::Ended { t, app, end, work, paid, exits, used_ticks, page_ms, cpu_ticks_bought, reclaim_us } => {
+            Record::Ended {
+                t,
+                app,
+                end,
+                work,
+                paid,
+                exits,
+                used_ticks,
+                page_ms,
+                cpu_ticks_bought,
+                kilobits_bought,
+                reclaim_us,
+            } => {
                 self.time(*t)?;
                 let app = self.app(*app)?;
                 app.phase = Phase::Ended(end.clone());
@@ -449,6 +494,7 @@ impl RunState {
                     used_ticks: *used_ticks,
                     page_ms: *page_ms,
                     cpu_ticks_bought: *cpu_ticks_bought,
+                    kilobits_bought: *kilobits_bought,
                     reclaim_us: *reclaim_us,
                 };
             }

@@ -93,11 +93,12 @@ impl Plain {
             }
         }
         for app in state.apps.iter().filter(|app| app.phase == Phase::Running) {
-            let cpu = app.base_cpu + app.holdings.iter().skip(1).sum::<u32>();
+            let cpu = state.cpu(app);
+            let bandwidth = state.bandwidth(app).map_or_else(String::new, |units| format!(" {units} Mb/s"));
             let progress =
                 if app.total > 0 { format!(" {}%", app.done * 100 / app.total.max(1)) } else { String::new() };
             text += &format!(
-                "{} {} pages {cpu} cpu{progress} {:.6} cr, ",
+                "{} {} pages {cpu} cpu{bandwidth}{progress} {:.6} cr, ",
                 app.name,
                 app.holdings.first().copied().unwrap_or(0),
                 to_f64(app.balance)

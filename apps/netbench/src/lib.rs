@@ -1,12 +1,17 @@
 //! `netbench`: Ethernet frames by a virtual function of its own. By its argument `role` it is one of
 //! - `echo`: sends every frame back to whom it came from, for `for=MILLISECONDS`;
 //! - `ping`: sends frames to `peer=ADDRESS`, one after the other, and waits for each to come back; for the same time;
-//! - `listen`: counts what it hears and says nothing.
+//! - `listen`: counts what it hears and says nothing;
+//! - `flood`: sends frames to `peer` as fast as it may, and bids for `want=MEGABITS` of bandwidth at its value of work;
+//! - `count`: counts what it hears in each interval of bandwidth, by sender.
 //!
 //! A frame holds a number and a pattern that follows from it, so that what comes back is known to be what was sent.
 #![no_std]
 
+extern crate alloc;
+
 pub mod frame;
+pub mod windows;
 
 #[cfg(target_os = "none")]
 mod roles;

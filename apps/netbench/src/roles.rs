@@ -1,12 +1,19 @@
 //! The roles, in a VM.
 
 use crate::frame::{BYTES, Mac, build, is_ours, parse, turn};
-use userlib::market::Event;
-use userlib::nic::{BUFFER_BYTES, Nic};
+use crate::windows::Windows;
+use alloc::string::String;
+use core::fmt::Write as _;
+use userlib::market::{Event, FixedBid, Price, Quantity};
+use userlib::nic::{BUFFER_BYTES, Nic, SendError};
 use userlib::{App, Error, clock, println};
 
 /// Milliseconds that it runs for, if it is not told.
 const RUN_MS: u64 = 1_000;
+/// Microseconds after which `flood` tries again when it may not send.
+const FULL_US: u64 = 100;
+/// Bytes of a frame of `flood`.
+const FLOOD_BYTES: usize = 1024;
 /// Microseconds after which a frame counts as lost.
 const LOST_US: u64 = 20_000;
 
@@ -24,11 +31,12 @@ pub fn run(app: &mut App) -> Result<(), Error> {
     match app.arg("role") {
         Some("echo") => echo(app, &mut nic, end),
         Some("listen") => listen(app, &mut nic, end),
-        Some("ping") => {
+        Some("count") => count(app, &mut nic, end),
+        Some(role @ ("ping" | "flood")) => {
             let peer = app.arg("peer").and_then(parse).ok_or(Error::failed("`peer` must be an Ethernet address"))?;
-            ping(app, &mut nic, peer, end)
+            if role == "ping" { ping(app, &mut nic, peer, end) } else { flood(app, &mut nic, peer, end) }
         }
-        _ => Err(Error::failed("`role` must be `echo`, `ping` or `listen`")),
+        _ => Err(Error::failed("`role` must be `echo`, `ping`, `listen`, `flood` or `count`")),
     }
 }
 
@@ -65,7 +73,7 @@ fn ping(app: &mut App, nic: &mut Nic, peer: Mac, end: u64) -> Result<(), Error> 
                 // One that counted as lost comes late.
                 Some(length) if length == BYTES && is_ours(&frame) => wrong += u64::from(frame[..12] != expected[..12]),
                 Some(_) => {}
-                None => rest(app, nic, deadline)?,
+                None => drop(rest(app, nic, deadline)?),
             }
         }
         if answered {
@@ -95,8 +103,57 @@ fn listen(app: &mut App, nic: &mut Nic, end: u64) -> Result<(), Error> {
     Ok(())
 }
 
-/// Waits for a frame or for the market, and looks what the physical function says.
-fn rest(app: &mut App, nic: &mut Nic, deadline: u64) -> Result<(), Error> {
+fn flood(app: &mut App, nic: &mut Nic, peer: Mac, end: u64) -> Result<(), Error> {
+    let mut frame = [0x5a; FLOOD_BYTES];
+    frame[..BYTES].copy_from_slice(&build(peer, nic.mac(), 0));
+    let want = Quantity(app.number("want", 0) as u32);
+    bid(app, want)?;
+    let mut sent = 0;
+    while clock::now() < end {
+        match nic.send(&frame) {
+            Ok(()) => sent += 1,
+            Err(SendError::Full) => match rest(app, nic, app.clock().in_us(FULL_US).min(end))? {
+                Some(Event::Valuation { .. }) => bid(app, want)?,
+                _ => app.work_done(sent, 0),
+            },
+            Err(SendError::Length) => return Err(Error::failed("a frame that is too long")),
+        }
+    }
+    println!("{sent} frames sent");
+    Ok(())
+}
+
+/// Bids for bandwidth, if any is wanted, what a unit of work is worth.
+fn bid(app: &mut App, units: Quantity) -> Result<(), Error> {
+    let Some(good) = app.bandwidth_good().filter(|_| units > Quantity::ZERO) else { return Ok(()) };
+    let bid = FixedBid { units, value: app.value_of_work(), keep: Price::ZERO };
+    Ok(app.market().bid_by(good, &bid)?)
+}
+
+fn count(app: &mut App, nic: &mut Nic, end: u64) -> Result<(), Error> {
+    let good = app.bandwidth_good().ok_or(Error::failed("bandwidth is not sold"))?;
+    let window = app.clock().us_of_ticks(app.interval_ticks(good)).max(1);
+    let mut frame = [0; BUFFER_BYTES];
+    let mut windows = Windows::default();
+    while clock::now() < end {
+        while let Some(length) = nic.receive(&mut frame) {
+            if is_ours(&frame[..length]) {
+                windows.heard(&frame[..length], (app.clock().us_at(clock::now()) / window) as usize);
+            }
+        }
+        rest(app, nic, end)?;
+    }
+    for (sender, bits) in windows.senders() {
+        let mut line = String::new();
+        // To a string it does not fail.
+        let _ = bits.iter().try_for_each(|bits| write!(line, " {bits}"));
+        println!("bits heard from {sender:02x?} by window:{line}");
+    }
+    Ok(())
+}
+
+/// Waits for a frame or for the market, of which it tells, and looks what the physical function says.
+fn rest(app: &mut App, nic: &mut Nic, deadline: u64) -> Result<Option<Event>, Error> {
     let event = nic.wait(app, deadline)?;
     if event == Some(Event::NicReset) {
         nic.reset()?;
@@ -104,5 +161,5 @@ fn rest(app: &mut App, nic: &mut Nic, deadline: u64) -> Result<(), Error> {
     if event == Some(Event::NicReset) || nic.look_after()? {
         println!("the function was reset and is up again");
     }
-    Ok(())
+    Ok(event)
 }

@@ -12,6 +12,7 @@ use cap_spec::abi::{self, IMAGE_BASE, IMAGE_MAGIC, image_header};
 use core::fmt;
 use market_mechanism::{Credits, Price};
 use proto::host::Command;
+use proto::nic::{BANDWIDTH_GOOD, CABLE_UNITS, KEPT_UNITS};
 use proto::plan::Plan;
 use proto::start::{INPUT_BASE, LEASE_BASE, MAX_CLIENTS};
 use tar_no_std::TarArchiveRef;
@@ -106,6 +107,8 @@ pub enum GoodKind {
     Page,
     /// 1 % of this core.
     Cpu(u8),
+    /// 1 Mb/s that a virtual function of the network device may send.
+    Bandwidth,
 }
 
 /// A checked archive.
@@ -178,9 +181,10 @@ fn check_goods(plan: &Plan, cores: u64) -> Result<Vec<GoodKind>, ArchiveError> {
         let wrong = |problem| ArchiveError::new(format!("good {}", good.name), problem);
         let kind = match good.name.strip_prefix("cpu.").map(str::parse::<u8>) {
             None if good.name == PAGE_GOOD => GoodKind::Page,
+            None if good.name == BANDWIDTH_GOOD => GoodKind::Bandwidth,
             Some(Ok(core)) if u64::from(core) < cores => GoodKind::Cpu(core),
             Some(Ok(_)) => return Err(wrong("the machine has no such core")),
-            _ => return Err(wrong("is neither `page` nor `cpu.N`")),
+            _ => return Err(wrong("is none of `page`, `cpu.N` and `bandwidth`")),
         };
         if (kind == GoodKind::Page) != kinds.is_empty() {
             return Err(wrong("the first good is `page`, and no other is"));
@@ -191,7 +195,7 @@ fn check_goods(plan: &Plan, cores: u64) -> Result<Vec<GoodKind>, ArchiveError> {
         if good.interval_ms == 0 || good.interval_ms > 60_000 {
             return Err(wrong("interval is not within 1 ms and a minute"));
         }
-        if kind != GoodKind::Page && !good.interval_ms.is_multiple_of(10) {
+        if matches!(kind, GoodKind::Cpu(_)) && !good.interval_ms.is_multiple_of(10) {
             return Err(wrong("interval is no multiple of 10 ms"));
         }
         if [good.reserve, good.fee, good.base_price].iter().any(|price| *price > Price::LIMIT.0) {
@@ -223,6 +227,10 @@ fn check_apps(plan: &Plan, kinds: &[GoodKind]) -> Result<Vec<u16>, ArchiveError>
         }
         if app.base_cpu == 0 || app.base_cpu > 100 {
             return Err(wrong("base CPU time is not within 1 and 100 units"));
+        }
+        let bases = plan.apps[..=at].iter().filter(|app| app.nic).map(|app| u64::from(app.base_bandwidth));
+        if kinds.contains(&GoodKind::Bandwidth) && bases.sum::<u64>() > u64::from(CABLE_UNITS - KEPT_UNITS) {
+            return Err(wrong("the network device has too little bandwidth for its base"));
         }
         let good = kinds.iter().position(|kind| *kind == GoodKind::Cpu(app.core));
         let good = good.ok_or_else(|| wrong("CPU time of its core is not among the goods"))?;

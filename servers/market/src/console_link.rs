@@ -206,7 +206,7 @@ pub fn server_start(tsc_hz: u64, app: u16, name: &str, args: Vec<String>, free_p
         income_per_second: 0,
         deadline_tsc: 0,
         input_bytes: 0,
-        base_cpu: 0,
+        bases: Vec::new(),
         base_pages: free_pages as u32,
         free_slots_end: builder.free_slots_end(),
         image_end: builder.image_end(),

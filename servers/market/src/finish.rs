@@ -23,7 +23,10 @@ const AUDITED_BLOCKS: usize = 32;
 /// Totals go to the host once in so many intervals of pages, and at the end.
 const TOTALS_EVERY: u64 = 10;
 
-/// Units by the ledger, and units that the kernel says exist.
+/// How long the network server may take to put a limit in force, and to say so.
+const IN_FORCE_MICROS: u64 = 50_000;
+
+/// Units by the ledger, and units that exist, as the kernel says, or the server of the device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Count {
     leased: u64,
@@ -48,6 +51,10 @@ impl<M: Machine> Server<'_, M> {
                 GoodKind::Page => ("pages", self.count_pages(app)),
                 GoodKind::Cpu(_) if usize::from(self.archive.cpu_goods[app]) != good => continue,
                 GoodKind::Cpu(_) => ("CPU time", self.count_time(app)),
+                GoodKind::Bandwidth => match self.count_bandwidth(app, good) {
+                    Some(count) => ("bandwidth", count),
+                    None => continue,
+                },
             };
             self.tally.leased += count.leased;
             self.tally.existing += count.existing;
@@ -67,12 +74,31 @@ impl<M: Machine> Server<'_, M> {
 
     /// Reconciles the CPU time of a core whose round was closed, if its reservations are set. If the kernel does not admit
     /// one yet, as what another gave up is free from that one's next period only, it is looked at when it does.
-    pub(crate) fn reconcile_time(&mut self, good: usize) {
+    pub(crate) fn reconcile_begun(&mut self, good: usize) {
         let market = &mut self.markets[good];
-        if market.unreconciled && !market.retry && self.phase == Phase::Running {
+        let is_time = matches!(market.kind, GoodKind::Cpu(_));
+        if is_time && market.unreconciled && !market.retry && self.phase == Phase::Running {
             market.unreconciled = false;
             self.reconcile_good(good);
         }
+    }
+
+    /// Reconciles bandwidth at the end of an interval: its limits hold from its beginning on, which only the network
+    /// server sees, and tells.
+    pub(crate) fn reconcile_limits(&mut self, good: usize) {
+        if core::mem::take(&mut self.markets[good].unreconciled) {
+            self.reconcile_good(good);
+        }
+    }
+
+    /// Mb/s by the ledger, and by what the network server says that it has put in force; `None` while it may still be about
+    /// to.
+    fn count_bandwidth(&mut self, app: usize, good: usize) -> Option<Count> {
+        let patience = self.clock.span(IN_FORCE_MICROS);
+        let existing = self.nic.as_ref()?.units_in_force(app, self.root.machine.now(), patience)?;
+        let lease = self.markets[good].rounds.lease(account(app)).filter(|_| self.tenants[app].is_running());
+        let leased = lease.map_or(0, |lease| u64::from(lease.base.0) + u64::from(lease.running.0));
+        Some(Count { leased, existing })
     }
 
     /// Checks what is no good's: money, free memory, and the CPU time that was delivered.

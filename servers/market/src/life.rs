@@ -1,5 +1,6 @@
 //! The life of an application: its start, and how everything it had is taken back.
 
+use crate::archive::GoodKind;
 use crate::console_link::{CONSOLE_HANDLER_PAGE, bind_other_end, fill_start_page};
 use crate::launch::Builder;
 use crate::machine::{Invoke, Machine, Slot};
@@ -45,7 +46,7 @@ impl<M: Machine> Server<'_, M> {
             return;
         }
         for good in 0..self.markets.len() {
-            let base = base_units(&self.archive, app, &self.tenants[app], good);
+            let base = base_units(&self.archive, app, &self.tenants[app], good).unwrap_or(0);
             // It was set aside from the start and never for sale.
             self.markets[good].rounds.add_supply(Quantity(base));
         }
@@ -56,7 +57,7 @@ impl<M: Machine> Server<'_, M> {
 
     fn try_start(&mut self, app: usize) {
         let bases: Vec<(usize, Quantity)> = (0..self.markets.len())
-            .map(|good| (good, Quantity(base_units(&self.archive, app, &self.tenants[app], good))))
+            .filter_map(|good| Some((good, Quantity(base_units(&self.archive, app, &self.tenants[app], good)?))))
             .collect();
         if bases.iter().any(|(good, base)| self.markets[*good].rounds.unsold() < *base) {
             return;
@@ -66,10 +67,6 @@ impl<M: Machine> Server<'_, M> {
             return;
         }
         for (good, base) in &bases {
-            // A good in which it has no base is the CPU time of another core.
-            if *base == Quantity::ZERO {
-                continue;
-            }
             let price = Price(self.plan().goods[*good].base_price);
             let mut actions = Vec::new();
             let mut emit = |action| actions.push(action);
@@ -216,12 +213,22 @@ impl<M: Machine> Server<'_, M> {
             income_per_second: of.income_per_second,
             deadline_tsc: if of.deadline_ms == 0 { 0 } else { self.clock.at(of.deadline_ms) },
             input_bytes: self.archive.inputs[app].len() as u64,
-            base_cpu: of.base_cpu,
+            bases: (0..plan.goods.len()).map(|good| self.base_beside_pages(app, good)).collect(),
             base_pages: of.base_pages,
             free_slots_end: builder.free_slots_end(),
             image_end: builder.image_end(),
             seed: plan.seed.wrapping_add(app as u64),
             nic_mac: of.nic.then(|| mac(app)),
+        }
+    }
+
+    /// Units of a good in an application's base, pages apart.
+    fn base_beside_pages(&self, app: usize, good: usize) -> u32 {
+        match self.markets[good].kind {
+            GoodKind::Page => 0,
+            GoodKind::Cpu(_) | GoodKind::Bandwidth => {
+                base_units(&self.archive, app, &self.tenants[app], good).unwrap_or(0)
+            }
         }
     }
 
@@ -348,6 +355,7 @@ impl<M: Machine> Server<'_, M> {
         }
         let tenant = &self.tenants[app];
         let (work, page_ms, cpu_ticks_bought) = (tenant.work, tenant.page_ms, tenant.cpu_ticks);
+        let kilobits_bought = tenant.kilobits;
         let (t, paid, app) = (self.micros(), self.paid(app), app as u16);
         self.record(Record::Ended {
             t,
@@ -359,6 +367,7 @@ impl<M: Machine> Server<'_, M> {
             used_ticks,
             page_ms,
             cpu_ticks_bought,
+            kilobits_bought,
             reclaim_us,
         });
     }

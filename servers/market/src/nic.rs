@@ -1,15 +1,16 @@
 //! What the market does about the network server: hears its reports, starts it again, gives VFs out and takes them back.
 
+use crate::archive::GoodKind;
 use crate::launch::Builder;
 use crate::machine::{Machine, Peer, Received};
 use crate::memory::MemoryError;
 use crate::nic_link::{NIC_HANDLER_PAGE, mac, written};
-use crate::server::Server;
+use crate::server::{Server, account};
 use crate::tenant::State;
 use alloc::{format, vec::Vec};
 use proto::host::{End, stop_reason};
 use proto::market::FromMarket;
-use proto::nic::FromNic;
+use proto::nic::{FromNic, UNIT_BITS_PER_S};
 
 /// Reports that are read before applications have their turn.
 const BURST: u32 = 16;
@@ -38,14 +39,35 @@ impl<M: Machine> Server<'_, M> {
         if !self.wants_nic(app) {
             return Ok(());
         }
-        let vf = self.available_vf();
+        let (vf, limit) = (self.available_vf(), self.limit(app));
         let (Some(vf), Some(nic)) = (vf, self.nic.as_mut()) else { return Err(MemoryError::NoMemory) };
-        nic.give(&mut self.root, vf, app, builder)?;
+        nic.give(&mut self.root, vf, app, limit, builder)?;
         let (name, mac) = (self.name(app), written(mac(app)));
         self.say(&format!("virtual function {vf} goes to {name}, with address {mac}"));
         // The server hears of it before the application runs.
         self.flush_nic();
         Ok(())
+    }
+
+    /// Bits per second that an application may send by the ledger; `None` if bandwidth is not sold.
+    fn limit(&self, app: usize) -> Option<u64> {
+        let market = self.markets.iter().find(|market| market.kind == GoodKind::Bandwidth)?;
+        let lease = market.rounds.lease(account(app)).unwrap_or_default();
+        Some((u64::from(lease.base.0) + u64::from(lease.running.0)) * UNIT_BITS_PER_S)
+    }
+
+    /// Tells the network server what every holder of a VF may send, from the beginning of the interval on that the ledger
+    /// counts as running.
+    pub(crate) fn apply_limits(&mut self, good: usize) {
+        let rounds = &self.markets[good].rounds;
+        let begins = rounds.next_close().0.saturating_sub(rounds.terms().interval.0);
+        for app in 0..self.tenants.len() {
+            let limit = self.limit(app);
+            if let (Some(limit), Some(nic)) = (limit, self.nic.as_mut()) {
+                nic.limit(app, limit, begins, self.root.machine.now());
+            }
+        }
+        self.flush_nic();
     }
 
     /// Takes an application's VF back.
@@ -100,7 +122,8 @@ impl<M: Machine> Server<'_, M> {
         let ended = nic.end(&mut self.root);
         self.nic_restarts += 1;
         let again = if self.nic_restarts <= MAX_RESTARTS {
-            ended.and_then(|()| nic.start(&mut self.root, &image))
+            let limits: Vec<Option<u64>> = (0..self.tenants.len()).map(|app| self.limit(app)).collect();
+            ended.and_then(|()| nic.start(&mut self.root, &image, &limits))
         } else {
             ended.and(Err(MemoryError::NoMemory))
         };
@@ -130,6 +153,12 @@ impl<M: Machine> Server<'_, M> {
             FromNic::VfReset { vf } => format!("{}: reset", of(vf)),
             FromNic::Forged { vfs, frames } => {
                 format!("forged frames from virtual functions {vfs:#010b}, {frames} so far")
+            }
+            FromNic::InForce { vf, bits_per_s } => {
+                if let Some(nic) = self.nic.as_mut() {
+                    nic.in_force(vf, bits_per_s);
+                }
+                return;
             }
             FromNic::Refused { vf } => format!("{}: asked for what it may not have", of(vf)),
             FromNic::Impossible { vf } => format!("{}: impossible settings", of(vf)),

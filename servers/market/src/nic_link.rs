@@ -19,7 +19,7 @@ use crate::root::{Root, SERVER_WINDOW};
 use alloc::{collections::VecDeque, format, string::String, vec::Vec};
 use cap_spec::abi::{self, Label, MARKET_RING, ObjectType, Rights, slots};
 use core::fmt;
-use proto::nic::{IRQ_SLOT, MAX_VFS, PHYSICAL_SLOT, Settings, ToNic, VF_MESSAGES};
+use proto::nic::{IRQ_SLOT, MAX_VFS, PHYSICAL_SLOT, Settings, ToNic, UNIT_BITS_PER_S, VF_MESSAGES};
 use proto::start::{NIC_IRQ_SLOT, NIC_SLOT, events};
 
 /// Vendor and device of the Intel 82576's physical functions.
@@ -76,6 +76,10 @@ struct Vf {
     function: Slot,
     /// The application that has a lease of it.
     holder: Option<usize>,
+    /// The limit that the server was told last, and when (TSC value).
+    limit: (Option<u64>, u64),
+    /// What the server says that it has put in force; `None`: nothing yet.
+    in_force: Option<Option<u64>>,
 }
 
 /// What a running network server is made of, as far as the market holds it.
@@ -122,7 +126,12 @@ impl NicLink {
         }
         let first = root.memory.slots.take(count).ok_or(MemoryError::NoSlots)?;
         root.machine.enable_vfs(physical, count, first)?;
-        let vf = |at| Vf { function: Slot::nested(first.node(), first.index() + at), holder: None };
+        let vf = |at| Vf {
+            function: Slot::nested(first.node(), first.index() + at),
+            holder: None,
+            limit: (Some(0), 0),
+            in_force: None,
+        };
         let time = root.slot()?;
         let (budget, period) = nic_reservation(boot.tsc_hz);
         root.machine.split_time(boot.time(NIC_CORE), budget, period, time)?;
@@ -138,11 +147,17 @@ impl NicLink {
         }))
     }
 
-    /// Launches the server with a lease of the physical function, and tells it of the VFs that have holders.
+    /// Launches the server with a lease of the physical function, and tells it of the VFs that have holders, and of what
+    /// these may send: `limits` by application.
     ///
     /// # Errors
     /// [`MemoryError`].
-    pub fn start<M: Machine>(&mut self, root: &mut Root<M>, image: &Image<'_>) -> Result<(), MemoryError> {
+    pub fn start<M: Machine>(
+        &mut self,
+        root: &mut Root<M>,
+        image: &Image<'_>,
+        limits: &[Option<u64>],
+    ) -> Result<(), MemoryError> {
         let layout = Layout::new(image, FREE_PAGES, 0);
         let base = root.take(layout.bits)?;
         let mut running = Running { base, side: root.take(SIDE_BITS)?, channel: Slot::root(0), slots: Vec::new() };
@@ -151,8 +166,9 @@ impl NicLink {
         started?;
         self.outbox.clear();
         for vf in 0..self.vfs.len() {
+            self.vfs[vf].in_force = None;
             if let Some(app) = self.vfs[vf].holder {
-                self.configure(vf, app);
+                self.configure(vf, app, limits.get(app).copied().flatten(), root.machine.now());
             }
         }
         Ok(())
@@ -225,7 +241,8 @@ impl NicLink {
         free.find(|(_, vf)| root.machine.function_info(vf.function).is_ok()).map(|(at, _)| at)
     }
 
-    /// Gives a VF to an application whose VM is being made: a lease, and a route for each of its messages.
+    /// Gives a VF to an application whose VM is being made: a lease, and a route for each of its messages. It may send so
+    /// many bits per second.
     ///
     /// # Errors
     /// [`MemoryError`]; [`NicLink::take_back`] takes back what was given.
@@ -234,6 +251,7 @@ impl NicLink {
         root: &mut Root<M>,
         vf: usize,
         app: usize,
+        limit: Option<u64>,
         builder: &Builder,
     ) -> Result<(), MemoryError> {
         self.vfs[vf].holder = Some(app);
@@ -243,8 +261,39 @@ impl NicLink {
             let to = builder.slot(NIC_IRQ_SLOT + message);
             root.machine.split_irq(Slot::root(slots::IRQ), first + u64::from(message), to)?;
         }
-        self.configure(vf, app);
+        self.configure(vf, app, limit, root.machine.now());
         Ok(())
+    }
+
+    /// An application may send so many bits per second from this TSC value on; nothing happens if it has no VF, or that is
+    /// what it may send.
+    pub fn limit(&mut self, app: usize, bits_per_s: u64, from: u64, now: u64) {
+        let Some(at) = self.vfs.iter().position(|vf| vf.holder == Some(app)) else { return };
+        if self.vfs[at].limit.0 == Some(bits_per_s) {
+            return;
+        }
+        self.vfs[at].limit = (Some(bits_per_s), now.max(from));
+        let from_ns = (u128::from(from) * 1_000_000_000 / u128::from(self.tsc_hz)) as u64;
+        self.send(&ToNic::Limit { vf: at as u8, bits_per_s, from_ns });
+    }
+
+    /// Takes note of what the server says about the limit of a VF.
+    pub fn in_force(&mut self, vf: u8, bits_per_s: Option<u64>) {
+        if let Some(vf) = self.vfs.get_mut(usize::from(vf)) {
+            vf.in_force = Some(bits_per_s);
+        }
+    }
+
+    /// Units of bandwidth that the server has put in force for an application, 0 if that has no VF. `None` if there is no
+    /// limit, or if the server was told one less than `patience` ticks ago that is not in force.
+    pub fn units_in_force(&self, app: usize, now: u64, patience: u64) -> Option<u64> {
+        let Some(vf) = self.vfs.iter().find(|vf| vf.holder == Some(app)) else { return Some(0) };
+        let (limit, since) = vf.limit;
+        if vf.in_force != Some(limit) && now < since.saturating_add(patience) {
+            return None;
+        }
+        // What is no whole number of units is nothing that was sold.
+        vf.in_force.unwrap_or(Some(0)).map(|bits_per_s| bits_per_s.div_ceil(UNIT_BITS_PER_S))
     }
 
     /// Takes an application's VF back. Returns which it was, if it had one.
@@ -264,8 +313,9 @@ impl NicLink {
         self.vfs.get(usize::from(vf))?.holder
     }
 
-    fn configure(&mut self, vf: usize, app: usize) {
-        let settings = Settings { mac: mac(app), vlan: None, limit_bits_per_s: None };
+    fn configure(&mut self, vf: usize, app: usize, limit_bits_per_s: Option<u64>, now: u64) {
+        self.vfs[vf].limit = (limit_bits_per_s, now);
+        let settings = Settings { mac: mac(app), vlan: None, limit_bits_per_s };
         self.send(&ToNic::Configure { vf: vf as u8, settings });
     }
 

@@ -187,9 +187,12 @@ impl<M: Machine> Server<'_, M> {
             self.deliver(app, quantity, LARGE_BITS, DESK_ROUND);
             now
         } else {
-            self.apply_time(good);
-            // What it buys holds from the next boundary of its period on.
-            now.next_multiple_of(self.tenants[app].reservation.1.max(1))
+            self.apply(good);
+            match self.markets[good].kind {
+                // What it buys holds from the next boundary of its period on.
+                GoodKind::Cpu(_) => now.next_multiple_of(self.tenants[app].reservation.1.max(1)),
+                GoodKind::Page | GoodKind::Bandwidth => now,
+            }
         };
         Ok(Answer::Bought { payment: u64::try_from(cost.0).unwrap_or(u64::MAX), from_tsc })
     }
@@ -199,7 +202,7 @@ impl<M: Machine> Server<'_, M> {
         if self.markets[good].kind != GoodKind::Page {
             let released = self.markets[good].rounds.release(account(app), Quantity(quantity));
             released.map_err(|_| Refusal::BadQuantity)?;
-            self.apply_time(good);
+            self.apply(good);
             return Ok(Answer::Done);
         }
         let leases = self.own_leases(app, leases)?;

@@ -26,6 +26,7 @@ use market_mechanism::{AccountId, Credits, GoodId, Price, Quantity};
 use proto::console::ToConsole;
 use proto::host::{Command, Record};
 use proto::market::Movement;
+use proto::nic::{CABLE_UNITS, KEPT_UNITS};
 use proto::plan::{Good, Plan};
 
 /// Accounts of the ledger.
@@ -34,9 +35,9 @@ pub const ACCOUNTS: usize = 16;
 pub const JOURNAL: usize = 192;
 /// All the money there is; far more than any run can earn.
 const ISSUED: Credits = Credits(1 << 110);
-/// A round of CPU time closes this long before its interval begins, so that what it resizes holds from the interval's
-/// first tick: reservations change at period boundaries.
-const CPU_LEAD_MICROS: u64 = 1_500;
+/// A round of CPU time or bandwidth closes this long before its interval begins, so that what it resizes holds from the
+/// interval's first tick: reservations change at period boundaries, limits when they are told to.
+const TIME_LEAD_MICROS: u64 = 1_500;
 /// One page in so many is kept for page tables and CNodes.
 const KEPT_PAGES: u64 = 24;
 /// Event bit of the first application's channel.
@@ -91,7 +92,7 @@ pub struct Market {
     pub rounds: Rounds<ACCOUNTS>,
     /// A reservation could not be changed yet; it is tried again.
     pub retry: bool,
-    /// The interval of CPU time whose reservations were set last was not reconciled yet.
+    /// The interval of CPU time or bandwidth whose reservations or limits were set last was not reconciled yet.
     pub unreconciled: bool,
     /// How long before its interval a round closes, in ticks.
     pub lead: u64,
@@ -304,6 +305,10 @@ impl<'a, M: Machine> Server<'a, M> {
             let elastic = match kind {
                 GoodKind::Page => elastic_pages(root, tenants.len()),
                 GoodKind::Cpu(core) => elastic_time(root, boot, core, &clock).map_err(failed("CPU time"))?,
+                GoodKind::Bandwidth => {
+                    let bases = tenants.iter().enumerate().filter_map(|(app, of)| base_units(archive, app, of, at));
+                    (CABLE_UNITS - KEPT_UNITS).saturating_sub(bases.sum())
+                }
             };
             markets.push(make_market(at, good, kind, elastic, archive, &tenants, &clock)?);
         }
@@ -411,7 +416,7 @@ impl<'a, M: Machine> Server<'a, M> {
         self.warn();
         let pending = self.flush();
         // After all that somebody waits for.
-        (0..self.markets.len()).for_each(|good| self.reconcile_time(good));
+        (0..self.markets.len()).for_each(|good| self.reconcile_begun(good));
         self.check_end();
         self.next_wake(more, pending)
     }
@@ -487,7 +492,7 @@ fn start_nic<M: Machine>(root: &mut Root<M>, boot: &Boot, archive: &Archive<'_>)
     let Some(image) = &archive.nic else { return Ok(None) };
     let failed = |error| Failure::Memory("network server", error);
     let mut nic = NicLink::find(root, boot).map_err(failed)?.map_err(Failure::NoNic)?;
-    nic.start(root, image).map_err(failed)?;
+    nic.start(root, image, &[]).map_err(failed)?;
     Ok(Some(nic))
 }
 
@@ -559,7 +564,7 @@ fn make_market(
     let elastic = good.supply_limit.map_or(elastic, |limit| limit.min(elastic));
     let supply = Quantity(elastic.saturating_add(bases_at_start(archive, tenants, at)));
     let rounds = Rounds::new(terms, supply, Ticks(clock.epoch)).map_err(Failure::Rounds)?;
-    let lead = clock.span(if kind == GoodKind::Page { PAGE_LEAD_MICROS } else { CPU_LEAD_MICROS }).min(interval / 4);
+    let lead = clock.span(if kind == GoodKind::Page { PAGE_LEAD_MICROS } else { TIME_LEAD_MICROS }).min(interval / 4);
     Ok(Market {
         kind,
         rounds,
@@ -578,14 +583,15 @@ fn make_market(
 /// them.
 fn bases_at_start(archive: &Archive<'_>, tenants: &[Tenant], good: usize) -> u32 {
     let starting = tenants.iter().enumerate().filter(|(app, _)| archive.plan.apps[*app].starts);
-    starting.map(|(app, tenant)| base_units(archive, app, tenant, good)).sum()
+    starting.filter_map(|(app, tenant)| base_units(archive, app, tenant, good)).sum()
 }
 
-/// Units of a good in an application's base; 0 for the CPU time of other cores.
-pub fn base_units(archive: &Archive<'_>, app: usize, tenant: &Tenant, good: usize) -> u32 {
+/// Units of a good in an application's base; `None` if it takes no part in it, as in the CPU time of other cores.
+pub fn base_units(archive: &Archive<'_>, app: usize, tenant: &Tenant, good: usize) -> Option<u32> {
+    let plan = &archive.plan.apps[app];
     match archive.kinds[good] {
-        GoodKind::Page => tenant.base_pages,
-        GoodKind::Cpu(_) if usize::from(archive.cpu_goods[app]) == good => archive.plan.apps[app].base_cpu,
-        GoodKind::Cpu(_) => 0,
+        GoodKind::Page => Some(tenant.base_pages),
+        GoodKind::Cpu(_) => (usize::from(archive.cpu_goods[app]) == good).then_some(plan.base_cpu),
+        GoodKind::Bandwidth => plan.nic.then_some(plan.base_bandwidth),
     }
 }

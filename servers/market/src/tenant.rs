@@ -151,6 +151,8 @@ pub struct Tenant {
     pub page_ms: u64,
     /// Ticks of CPU time beyond the base.
     pub cpu_ticks: u64,
+    /// Kilobits that it might send beyond the base.
+    pub kilobits: u64,
     /// Every movement of its money.
     pub movements: Movements,
     /// What it used of its CPU time since its reservation was set.
@@ -188,6 +190,7 @@ impl Tenant {
             income: 0,
             page_ms: 0,
             cpu_ticks: 0,
+            kilobits: 0,
             movements: Movements::default(),
             usage: None,
             left: [0; 2],

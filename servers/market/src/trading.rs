@@ -44,7 +44,7 @@ impl<M: Machine> Server<'_, M> {
         }
         for good in 0..self.markets.len() {
             if self.markets[good].retry {
-                self.apply_time(good);
+                self.apply(good);
             }
         }
     }
@@ -55,6 +55,10 @@ impl<M: Machine> Server<'_, M> {
         if self.markets[good].begins.is_some() {
             // So late that the interval before it has not begun.
             self.begin_interval(good);
+        }
+        if self.markets[good].kind == GoodKind::Bandwidth {
+            // The server has had the whole interval to put its limits in force.
+            self.reconcile_limits(good);
         }
         self.skip_missed(good, now);
         let market = &mut self.markets[good];
@@ -83,8 +87,12 @@ impl<M: Machine> Server<'_, M> {
             GoodKind::Page => self.markets[good].begin_after(nominal.0, interval, noticed_at),
             GoodKind::Cpu(_) => {
                 // A market that is late closes the next round before it has looked at this interval.
-                self.reconcile_time(good);
-                self.apply_time(good);
+                self.reconcile_begun(good);
+                self.apply(good);
+                self.markets[good].unreconciled = true;
+            }
+            GoodKind::Bandwidth => {
+                self.apply(good);
                 self.markets[good].unreconciled = true;
             }
         }
@@ -118,10 +126,15 @@ impl<M: Machine> Server<'_, M> {
         }
         market.skipped += missed;
         market.rounds.skip(missed);
-        if market.kind == GoodKind::Page {
-            for (account, lease) in market.rounds.leases() {
-                let held = u64::from(lease.running.0) * interval_ms * missed;
-                self.tenants[account.0 as usize].page_ms += held;
+        let kind = market.kind;
+        for (account, lease) in market.rounds.leases() {
+            let held = u64::from(lease.running.0) * interval_ms * missed;
+            let tenant = &mut self.tenants[account.0 as usize];
+            match kind {
+                GoodKind::Page => tenant.page_ms += held,
+                GoodKind::Bandwidth => tenant.kilobits += held,
+                // What it bought counts, and it paid for nothing.
+                GoodKind::Cpu(_) => {}
             }
         }
     }
@@ -212,9 +225,19 @@ impl<M: Machine> Server<'_, M> {
         made.or_else(|error| self.root.give(block).and(Err(error)))
     }
 
+    /// Makes what holders may use of CPU time or bandwidth what they have by the ledger. Pages move when their interval
+    /// begins.
+    pub(crate) fn apply(&mut self, good: usize) {
+        match self.markets[good].kind {
+            GoodKind::Page => {}
+            GoodKind::Cpu(_) => self.apply_time(good),
+            GoodKind::Bandwidth => self.apply_limits(good),
+        }
+    }
+
     /// Sets every reservation of a core to what its holder has: first those that shrink, as their share is what the
     /// others grow by.
-    pub(crate) fn apply_time(&mut self, good: usize) {
+    fn apply_time(&mut self, good: usize) {
         let interval_ms = self.plan().goods[good].interval_ms;
         let mut changes = Vec::new();
         for (app, tenant) in self.tenants.iter().enumerate().filter(|(_, tenant)| tenant.is_running()) {
@@ -252,6 +275,7 @@ impl<M: Machine> Server<'_, M> {
             match market.kind {
                 GoodKind::Page => tenant.page_ms += units * interval_ms,
                 GoodKind::Cpu(_) => tenant.cpu_ticks += units * unit * frames,
+                GoodKind::Bandwidth => tenant.kilobits += units * interval_ms,
             }
         }
     }

@@ -5,7 +5,7 @@
 //! is due, and has reports for the market; `main.rs` sleeps and moves the messages.
 //!
 //! Guarantees: a VF sends and receives only between [`ToNic::Configure`] and [`ToNic::Close`], with the address that it was
-//! given. What the market sends is checked; what is impossible is reported and closes the VF. However much VFs ask or
+//! given. A limit holds from the moment on that the market names, and is reported when it does. What the market sends is checked; what is impossible is reported and closes the VF. However much VFs ask or
 //! forge, reports are bounded: each kind of report about a VF waits at most once, and what VFs can cause leaves once in
 //! [`VF_REPORTS_NS`].
 #![no_std]
@@ -34,12 +34,15 @@ pub struct Server<R> {
     reports: VecDeque<FromNic>,
     /// From when on reports that VFs can cause leave again.
     vf_reports_ns: u64,
+    /// Limits that are still to come, with their times, by VF.
+    coming: [Option<(u64, u64)>; MAX_VFS],
 }
 
 impl<R: Registers> Server<R> {
     /// Takes the device and resets it; all VFs are closed. `now_ns` is the time, in nanoseconds since some moment.
     pub fn new(registers: R, now_ns: u64) -> Server<R> {
-        Server { nic: Nic::new(registers, &[], now_ns), reports: VecDeque::new(), vf_reports_ns: 0 }
+        let nic = Nic::new(registers, &[], now_ns);
+        Server { nic, reports: VecDeque::new(), vf_reports_ns: 0, coming: [None; MAX_VFS] }
     }
 
     /// Does what the market says.
@@ -51,18 +54,53 @@ impl<R: Registers> Server<R> {
                     self.nic.configure(usize::from(vf), None, now_ns);
                     self.report(FromNic::Impossible { vf });
                 }
+                self.forget_coming(vf);
+                self.report_limit(vf);
             }
             ToNic::Close { vf } => {
                 if !self.nic.configure(usize::from(vf), None, now_ns) {
                     self.report(FromNic::Impossible { vf });
+                }
+                self.forget_coming(vf);
+                self.report_limit(vf);
+            }
+            ToNic::Limit { vf, bits_per_s, from_ns } => {
+                if let Some(coming) = self.coming.get_mut(usize::from(vf)) {
+                    *coming = Some((from_ns, bits_per_s));
+                    self.begin_limits(now_ns);
                 }
             }
             ToNic::Crash => panic!("the network server was ordered to crash"),
         }
     }
 
+    /// Sets the limits whose time has come.
+    fn begin_limits(&mut self, now_ns: u64) {
+        for vf in 0..MAX_VFS {
+            if let Some((_, bits_per_s)) = self.coming[vf].take_if(|(from_ns, _)| *from_ns <= now_ns) {
+                self.nic.set_limit(vf, Some(bits_per_s), now_ns);
+                self.report_limit(vf as u8);
+            }
+        }
+    }
+
+    fn forget_coming(&mut self, vf: u8) {
+        if let Some(coming) = self.coming.get_mut(usize::from(vf)) {
+            *coming = None;
+        }
+    }
+
+    /// Reports what a VF may send now; nothing if there is no such VF.
+    fn report_limit(&mut self, vf: u8) {
+        if usize::from(vf) < MAX_VFS {
+            let bits_per_s = self.nic.limit(usize::from(vf)).unwrap_or(Some(0));
+            self.report(FromNic::InForce { vf, bits_per_s });
+        }
+    }
+
     /// Does all that is due. To be called on the PF's interrupt and at [`Server::due_ns`].
     pub fn poll(&mut self, now_ns: u64) {
+        self.begin_limits(now_ns);
         // Each pass takes at most one message of a VF; the rest is due at once again, after the market's turn.
         for _ in 0..PASSES {
             let Some(event) = self.nic.poll(now_ns) else { return };
@@ -82,7 +120,8 @@ impl<R: Registers> Server<R> {
     /// When [`Server::poll`] is due without an interrupt.
     #[must_use]
     pub fn due_ns(&self) -> u64 {
-        self.nic.due_ns()
+        let begins = self.coming.iter().flatten().map(|(from_ns, _)| *from_ns);
+        begins.min().unwrap_or(u64::MAX).min(self.nic.due_ns())
     }
 
     /// Takes the oldest report that is to leave now. One that finds no room is given back with [`Server::give_back`].
@@ -122,16 +161,22 @@ fn is_alike(one: &FromNic, other: &FromNic) -> bool {
 fn is_caused_by_vf(report: &FromNic) -> bool {
     match report {
         FromNic::VfReady { .. } | FromNic::VfReset { .. } | FromNic::Refused { .. } | FromNic::Forged { .. } => true,
-        FromNic::Ready | FromNic::Failed | FromNic::Link { .. } | FromNic::Impossible { .. } => false,
+        FromNic::Ready
+        | FromNic::Failed
+        | FromNic::Link { .. }
+        | FromNic::InForce { .. }
+        | FromNic::Impossible { .. } => false,
     }
 }
 
 /// Which VF a report is about; `None`: the device.
 fn vf_of(report: &FromNic) -> Option<u8> {
     match *report {
-        FromNic::VfReady { vf } | FromNic::VfReset { vf } | FromNic::Refused { vf } | FromNic::Impossible { vf } => {
-            Some(vf)
-        }
+        FromNic::VfReady { vf }
+        | FromNic::VfReset { vf }
+        | FromNic::Refused { vf }
+        | FromNic::InForce { vf, .. }
+        | FromNic::Impossible { vf } => Some(vf),
         FromNic::Ready | FromNic::Failed | FromNic::Link { .. } | FromNic::Forged { .. } => None,
     }
 }

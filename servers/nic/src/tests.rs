@@ -22,23 +22,54 @@ fn impossible_settings_are_reported_and_close_the_vf() {
     let registers = FakeRegisters::default();
     let mut server = Server::new(&registers, 0);
     server.take(ToNic::Configure { vf: 0, settings: settings(1) }, 0);
-    assert_eq!(reports(&mut server), []);
+    assert_eq!(reports(&mut server), [FromNic::InForce { vf: 0, bits_per_s: None }]);
     for (vf, wrong) in [
         (1, settings(1)),
         (MAX_VFS as u8, settings(2)),
         (2, Settings { mac: [1, 0, 0, 0, 0, 2], ..settings(0) }),
         (3, Settings { vlan: Some(4095), ..settings(3) }),
-        (4, Settings { limit_bits_per_s: Some(0), ..settings(4) }),
     ] {
         server.take(ToNic::Configure { vf, settings: wrong }, 0);
-        assert_eq!(reports(&mut server), [FromNic::Impossible { vf }]);
+        let mut all = reports(&mut server);
+        assert_eq!(all.remove(0), FromNic::Impossible { vf });
+        assert!(all.iter().all(|report| *report == FromNic::InForce { vf, bits_per_s: Some(0) }));
     }
     server.take(ToNic::Close { vf: u8::MAX }, 0);
     assert_eq!(reports(&mut server), [FromNic::Impossible { vf: u8::MAX }]);
     // VF 0 had the address until it was closed.
     server.take(ToNic::Configure { vf: 0, settings: Settings { vlan: Some(0), ..settings(9) } }, 0);
     server.take(ToNic::Configure { vf: 1, settings: settings(1) }, 0);
-    assert_eq!(reports(&mut server), [FromNic::Impossible { vf: 0 }]);
+    let closed = FromNic::InForce { vf: 0, bits_per_s: Some(0) };
+    let other = FromNic::InForce { vf: 1, bits_per_s: None };
+    assert_eq!(reports(&mut server), [FromNic::Impossible { vf: 0 }, closed, other]);
+}
+
+#[test]
+fn a_limit_holds_from_its_time_on_and_is_reported_then() {
+    let registers = FakeRegisters::default();
+    let mut server = Server::new(&registers, 0);
+    let limit = |bits_per_s, from_ns| ToNic::Limit { vf: 2, bits_per_s, from_ns };
+    server.take(limit(5, 0), 0);
+    assert_eq!(reports(&mut server), [FromNic::InForce { vf: 2, bits_per_s: Some(0) }], "it is closed");
+    server.take(ToNic::Configure { vf: 2, settings: Settings { limit_bits_per_s: Some(7), ..settings(2) } }, 0);
+    server.take(limit(8, 1_000), 0);
+    assert_eq!(reports(&mut server), [FromNic::InForce { vf: 2, bits_per_s: Some(7) }]);
+    assert_eq!(server.due_ns(), 1_000);
+    server.poll(999);
+    assert_eq!(reports(&mut server), []);
+    server.poll(1_000);
+    assert_eq!(reports(&mut server), [FromNic::InForce { vf: 2, bits_per_s: Some(8) }]);
+    // The later word counts, also one that holds at once; and who gets the VF next has nothing to do with it.
+    server.take(limit(9, 5_000), 1_000);
+    server.take(limit(10, 2_000), 3_000);
+    server.take(limit(11, 5_000), 3_000);
+    assert_eq!(reports(&mut server), [FromNic::InForce { vf: 2, bits_per_s: Some(10) }]);
+    server.take(ToNic::Close { vf: 2 }, 4_000);
+    server.poll(6_000);
+    assert_eq!(reports(&mut server).first(), Some(&FromNic::InForce { vf: 2, bits_per_s: Some(0) }));
+    assert_eq!(reports(&mut server).len(), 0);
+    server.take(ToNic::Limit { vf: u8::MAX, bits_per_s: 1, from_ns: 0 }, 6_000);
+    assert_eq!(reports(&mut server), []);
 }
 
 #[test]
@@ -50,7 +81,7 @@ fn reports_that_nobody_takes_do_not_pile_up() {
             server.take(ToNic::Close { vf }, round);
         }
     }
-    assert_eq!(reports(&mut server).len(), 256 - MAX_VFS);
+    assert_eq!(reports(&mut server).len(), 256, "one that there is no such VF, or what it may send");
 }
 
 #[test]

@@ -179,6 +179,8 @@ pub enum Record {
         page_ms: u64,
         /// CPU time bought beyond its base, in ticks delivered by right.
         cpu_ticks_bought: u64,
+        /// Kilobits that it might send beyond its base: Mb/s held times milliseconds.
+        kilobits_bought: u64,
         /// Microseconds from the order to stop until nothing of it was reachable.
         reclaim_us: u64,
     },

@@ -17,7 +17,7 @@ pub mod plan;
 pub mod start;
 
 /// Version of all messages; part of the plan and of the first record of a run.
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;
 
 /// The longest encoded message that a ring or a serial frame carries, in bytes.
 pub const MAX_MESSAGE: usize = 1536;

@@ -17,6 +17,15 @@ pub const PHYSICAL_SLOT: u16 = 8;
 /// In the network server's root CNode: the `Irq` that the PF's message raises.
 pub const IRQ_SLOT: u16 = 9;
 
+/// The good that is what VFs may send.
+pub const BANDWIDTH_GOOD: &str = "bandwidth";
+/// Bits per second of one unit of it: 1 Mb/s.
+pub const UNIT_BITS_PER_S: u64 = 1_000_000;
+/// Units that the cable carries (datasheet, 1.3: 1 Gb/s).
+pub const CABLE_UNITS: u32 = 1_000;
+/// Units that are not for sale: limits are kept to within 5 % over 100 ms, so that all together may be 5 % above theirs.
+pub const KEPT_UNITS: u32 = 50;
+
 /// What a VF may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
@@ -24,7 +33,7 @@ pub struct Settings {
     pub mac: [u8; 6],
     /// The VLAN (1 to 4094) that it is in without seeing the tags; `None`: untagged frames.
     pub vlan: Option<u16>,
-    /// Most bits per second that it may send, frames with their checksums; at least 1; `None`: no limit.
+    /// Most bits per second that it may send, frames with their checksums; 0: nothing; `None`: no limit.
     pub limit_bits_per_s: Option<u64>,
 }
 
@@ -42,6 +51,15 @@ pub enum ToNic {
     Close {
         /// Which VF, below [`MAX_VFS`].
         vf: u8,
+    },
+    /// VF `vf` has another limit from a moment on; what it is set to before that moment replaces it.
+    Limit {
+        /// Which VF, below [`MAX_VFS`]; one without a holder is left as it is.
+        vf: u8,
+        /// As [`Settings::limit_bits_per_s`].
+        bits_per_s: u64,
+        /// From when on it holds, in nanoseconds of the time-stamp counter; at once if that has passed.
+        from_ns: u64,
     },
     /// Panic, so that a test sees what follows.
     Crash,
@@ -80,6 +98,13 @@ pub enum FromNic {
     Refused {
         /// Which.
         vf: u8,
+    },
+    /// What a VF may send has changed: this is in force now.
+    InForce {
+        /// Which.
+        vf: u8,
+        /// As [`Settings::limit_bits_per_s`]; 0 also for a VF that was closed.
+        bits_per_s: Option<u64>,
     },
     /// The market's settings for a VF are impossible, or another VF has the address; the VF stays closed.
     Impossible {

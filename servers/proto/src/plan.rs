@@ -16,7 +16,8 @@ pub struct Plan {
     pub version: u32,
     /// Seed of everything random in the run.
     pub seed: u64,
-    /// The goods that are sold, `page` first, then `cpu.0`, `cpu.1`, ...; their index is the `good` of every message.
+    /// The goods that are sold, `page` first, then `cpu.0`, `cpu.1`, ..., and `bandwidth` if an
+    /// application has a virtual function of the network device; their index is the `good` of every message.
     pub goods: Vec<Good>,
     /// The applications; their index is the `app` of every message and their account.
     pub apps: Vec<App>,
@@ -31,9 +32,9 @@ pub struct Plan {
 /// One good and the operator's terms for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Good {
-    /// `page` or `cpu.N`.
+    /// `page`, `cpu.N` or `bandwidth`.
     pub name: String,
-    /// Interval in milliseconds: 100 for pages, 10 for CPU time unless the scenario changes it.
+    /// Interval in milliseconds: 100 for pages and bandwidth, 10 for CPU time unless the scenario changes it.
     pub interval_ms: u32,
     /// Operator's reserve price, 1e-15 credit per unit and interval.
     pub reserve: u64,
@@ -79,6 +80,8 @@ pub struct App {
     pub awaited: bool,
     /// True if it gets a virtual function of the network device.
     pub nic: bool,
+    /// Units of `bandwidth` in its base; counts only if `nic` is true.
+    pub base_bandwidth: u32,
 }
 
 /// Something that happens at a time.

@@ -69,8 +69,8 @@ pub struct Start {
     pub deadline_tsc: u64,
     /// Bytes of input at [`INPUT_BASE`], 0 for none.
     pub input_bytes: u64,
-    /// Units of CPU time in the base.
-    pub base_cpu: u32,
+    /// Units of each good in the base; 0 for pages, which [`Start::base_pages`] tells.
+    pub bases: Vec<u32>,
     /// Pages of 4 KiB that can still be retyped from the base Untyped.
     pub base_pages: u32,
     /// Slots of the root CNode from `cap_spec::abi::slots::FREE` up to (not including) this one are empty; from here on

@@ -72,7 +72,7 @@ pub fn prices(state: &RunState) -> String {
     text
 }
 
-/// Draws the clearing prices: memory above, CPU time below, each with its own scale.
+/// Draws the clearing prices: memory, CPU time and bandwidth one below the other, each with its own scale.
 ///
 /// # Errors
 /// When the file can't be written.
@@ -83,8 +83,9 @@ pub fn svg(state: &RunState, path: &Path) -> Result<()> {
 fn draw(state: &RunState, path: &Path) -> Result<(), Box<dyn std::error::Error>> {
     let area = SVGBackend::new(path, (960, 640)).into_drawing_area();
     area.fill(&WHITE)?;
-    let (pages, cores): (Vec<&GoodState>, Vec<&GoodState>) = state.goods.iter().partition(|good| good.is_page());
-    for (part, goods) in area.split_evenly((2, 1)).into_iter().zip([pages, cores]) {
+    // Goods with the same unit are neighbours.
+    let parts: Vec<&[GoodState]> = state.goods.chunk_by(|a, b| a.price_unit() == b.price_unit()).collect();
+    for (part, goods) in area.split_evenly((parts.len().max(1), 1)).into_iter().zip(parts) {
         let most = goods.iter().flat_map(|good| points(good)).map(|point| point.1).fold(0.0, f64::max);
         let unit = goods.first().map_or("", |good| good.price_unit());
         let end = (state.now as f64 / 1e6).max(0.001);

@@ -180,7 +180,7 @@ fn app_object(state: &RunState, app: &AppState) -> Value {
         "started_ms": app.started.map(|t| t / 1000), "ended_ms": app.ended.map(|t| t / 1000),
         "work": app.done, "work_total": app.total, "paid": app.paid.to_string(), "balance": app.balance.to_string(),
         "work_per_credit": super::work_per_credit(app),
-        "page_ms": app.totals.page_ms, "cpu_ticks_bought": app.totals.cpu_ticks_bought,
+        "page_ms": app.totals.page_ms, "cpu_ticks_bought": app.totals.cpu_ticks_bought, "kilobits_bought": app.totals.kilobits_bought,
         "used_ticks": app.totals.used_ticks, "reclaim_us": app.totals.reclaim_us, "exits": exits,
         "files": files.collect::<Vec<_>>(), "lines": app.lines, "cpu_share": shares.collect::<Vec<_>>(),
     })
@@ -230,6 +230,7 @@ mod tests {
                 used_ticks: 0,
                 page_ms: 0,
                 cpu_ticks_bought: 0,
+                kilobits_bought: 0,
                 reclaim_us: 0,
             };
             state.apply(&ended);

@@ -57,7 +57,8 @@ pub fn page_interval_samples(good: &GoodState) -> Vec<&Sample> {
 
 /// The table of applications.
 pub fn table(state: &RunState) -> String {
-    let header = ["application", "end", "work", "paid", "work/credit", "page-s", "cpu-s", "bought cpu-s", "exits"];
+    let header =
+        ["application", "end", "work", "paid", "work/credit", "page-s", "cpu-s", "bought cpu-s", "bought Mb", "exits"];
     let mut rows: Vec<Vec<String>> = vec![header.map(str::to_string).into()];
     let seconds = |ticks: u64| if state.tsc_hz == 0 { 0.0 } else { ticks as f64 / state.tsc_hz as f64 };
     for app in &state.apps {
@@ -75,13 +76,14 @@ pub fn table(state: &RunState) -> String {
             format!("{:.1}", app.totals.page_ms as f64 / 1000.0),
             format!("{:.3}", seconds(app.totals.used_ticks)),
             format!("{:.3}", seconds(app.totals.cpu_ticks_bought)),
+            format!("{:.1}", app.totals.kilobits_bought as f64 / 1000.0),
             grouped(app.totals.exits.iter().sum()),
         ]);
     }
     aligned(&rows, 2)
 }
 
-/// Pages and CPU time held over time: one line of bars per application and good.
+/// Pages, CPU time and bandwidth held over time: one line of bars per application and good.
 pub fn holdings(state: &RunState) -> String {
     let mut text = String::new();
     let Some(last) = state.goods.iter().filter_map(|good| good.history.last()).map(|sample| sample.t).max() else {
@@ -89,16 +91,18 @@ pub fn holdings(state: &RunState) -> String {
     };
     for (number, app) in state.apps.iter().enumerate() {
         for good in &state.goods {
-            let own_core = good.is_page() || good.name == format!("cpu.{}", app.core);
+            let takes_part = good.is_page()
+                || good.name == format!("cpu.{}", app.core)
+                || good.is_bandwidth() && app.base_bandwidth.is_some();
             let points: Vec<(u64, f64)> = good
                 .history
                 .iter()
                 .map(|sample| (sample.t, f64::from(sample.holdings.get(number).copied().unwrap_or(0))))
                 .collect();
             let most = points.iter().map(|point| point.1).fold(0.0, f64::max);
-            if own_core && !points.is_empty() {
+            if takes_part && !points.is_empty() {
                 let bars = chart::bars(&points, last, 60, most.max(1.0));
-                let _ = writeln!(text, "{:>12} {:>6} {bars} most {most:.0}", app.name, good.name);
+                let _ = writeln!(text, "{:>12} {:>9} {bars} most {most:.0}", app.name, good.name);
             }
         }
     }

@@ -17,7 +17,7 @@ use core_time::CoreTime;
 use events::{Action, ONE_PPM};
 use kernel::vm::MAX_CORES;
 use market_mechanism::types::UNITS_PER_CORE;
-use proto::nic::BASE_PAGES;
+use proto::nic::{BASE_PAGES, CABLE_UNITS, KEPT_UNITS};
 use proto::plan::{App, Event, Good, Plan};
 use reader::{Placed, Problem, Problems, Section};
 use std::fmt;
@@ -32,6 +32,8 @@ const INPUTS_MAX: u64 = ROOT_ARCHIVE_BYTES - (64 << 20);
 const VM_BYTES: u64 = 64 << 10;
 /// The page's size.
 const PAGE_BYTES: u64 = 4096;
+/// Mb/s in the base of an application with a virtual function, if the scenario does not say.
+const BASE_BANDWIDTH: u32 = 100;
 /// The input that means the repository's own sources.
 const SOURCES: &str = "@sources";
 /// Applications and the market server are the console server's clients.
@@ -199,13 +201,14 @@ fn check(file: &Path, tree: Node, overrides: &Overrides, images: &[String], prob
     let common_pool = operator.integer("common_pool_percent", 0..=0).map_or(0, |percent| percent.value as u8);
     operator.finish();
 
-    let goods = terms::goods(&mut top, cores, problems);
     let apps: Vec<ReadApp> = top.tables("app").into_iter().map(|node| app(node, cores, images, problems)).collect();
+    let goods = terms::goods(&mut top, cores, apps.iter().any(|app| app.nic), problems);
     let events: Vec<Node> = top.tables("event");
     top.finish();
 
     check_apps(&apps, limit_ms, problems);
     check_core_time(&apps, &goods, problems);
+    check_bandwidth(&apps, problems);
     let inputs = inputs(file, &apps, overrides, problems);
     check_memory(&apps, &inputs, &memory, problems);
     let (events, written_events) = read_events(events, &apps, overrides, limit_ms, problems);
@@ -242,6 +245,7 @@ struct ReadApp {
     deadline: Placed<u64>,
     core: u8,
     nic: bool,
+    base_bandwidth: Placed<u32>,
     place: Place,
 }
 
@@ -291,6 +295,12 @@ fn app(node: Node, cores: u16, images: &[String], problems: &Problems) -> ReadAp
         let reason = format!("`base_pages`: an application with `nic = true` needs at least {BASE_PAGES}");
         problems.add(base_pages.place, reason);
     }
+    let most = i64::from(CABLE_UNITS - KEPT_UNITS);
+    let base_bandwidth = section.integer("base_bandwidth", 0..=most);
+    if let Some(placed) = base_bandwidth.as_ref().filter(|_| !nic) {
+        problems.add(placed.place, "`base_bandwidth`: only an application with `nic = true` has some");
+    }
+    let base_bandwidth = placed_u32(base_bandwidth, BASE_BANDWIDTH);
     let args = section.texts("args").unwrap_or_default();
     let input = section.text("input");
     section.finish();
@@ -310,11 +320,12 @@ fn app(node: Node, cores: u16, images: &[String], problems: &Problems) -> ReadAp
             starts,
             awaited,
             nic,
+            base_bandwidth: base_bandwidth.value,
         }),
         _ => None,
     };
     let core = u8::try_from(core.value).unwrap_or(0);
-    ReadApp { plan, name, input, base_pages, base_cpu, deadline, core, nic, place }
+    ReadApp { plan, name, input, base_pages, base_cpu, deadline, core, nic, base_bandwidth, place }
 }
 
 /// Names and deadlines.
@@ -360,6 +371,23 @@ fn check_core_time(apps: &[ReadApp], goods: &[Good], problems: &Problems) {
                 break;
             }
         }
+    }
+}
+
+/// All bases must fit into what the network device has.
+fn check_bandwidth(apps: &[ReadApp], problems: &Problems) {
+    let mut left = CABLE_UNITS - KEPT_UNITS;
+    for app in apps.iter().filter(|app| app.nic) {
+        let Placed { value: wanted, place } = app.base_bandwidth;
+        if wanted > left {
+            let reason = format!(
+                "the network device has {left} Mb/s left for this base, not {wanted}: {KEPT_UNITS} of {CABLE_UNITS} are \
+                 not for sale, and the bases before it have the rest"
+            );
+            problems.add(place, reason);
+            break;
+        }
+        left -= wanted;
     }
 }
 

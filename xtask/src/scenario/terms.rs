@@ -4,7 +4,8 @@
 use super::reader::{Placed, Problems, Section};
 use super::tree::Place;
 use market_mechanism::Credits;
-use market_mechanism::types::{PAGES_PER_GIB, Price, UNITS_PER_CORE};
+use market_mechanism::types::{PAGES_PER_GIB, Price, UNITS_PER_CORE, UNITS_PER_GIGABIT};
+use proto::nic::BANDWIDTH_GOOD;
 use proto::plan::{Good, Plan};
 
 /// CPU time is sold by frames of this length, so that its intervals are multiples of it.
@@ -24,10 +25,11 @@ struct Terms {
     supply_limit: Option<u32>,
 }
 
-/// Reads `[page]` and `[cpu]`, with `[cpu.N]` for what is different on core N.
-pub fn goods(top: &mut Section<'_>, cores: u16, problems: &Problems) -> Vec<Good> {
+/// Reads `[page]`, `[cpu]`, with `[cpu.N]` for what is different on core N, and `[bandwidth]`, which is a good if the machine
+/// has a network device.
+pub fn goods(top: &mut Section<'_>, cores: u16, has_nic: bool, problems: &Problems) -> Vec<Good> {
     let micro = |count: i128| Placed { value: Credits(count * Credits::ONE.0 / 1_000_000), place: Place::Line(1) };
-    // About what clouds ask for a GiB-hour and a core-hour; the reserve is half of it.
+    // About what clouds ask for a GiB-hour, a core-hour and a Gb/s-hour; the reserve is half of it.
     let page = Terms {
         interval_ms: 100,
         reserve: micro(2_500),
@@ -37,6 +39,7 @@ pub fn goods(top: &mut Section<'_>, cores: u16, problems: &Problems) -> Vec<Good
         supply_limit: None,
     };
     let cpu = Terms { interval_ms: 10, reserve: micro(20_000), base_price: micro(40_000), ..page };
+    let bandwidth = Terms { reserve: micro(10_000), base_price: micro(20_000), ..page };
     let mut section = Section::new("[page]", top.node("page"), problems);
     let page = terms(&mut section, page, 1, problems);
     section.finish();
@@ -60,6 +63,12 @@ pub fn goods(top: &mut Section<'_>, cores: u16, problems: &Problems) -> Vec<Good
     }
     for (core, terms) in each.into_iter().enumerate() {
         goods.push(good(format!("cpu.{core}"), terms, UNITS_PER_CORE, problems));
+    }
+    let mut section = Section::new("[bandwidth]", top.node("bandwidth"), problems);
+    let bandwidth = terms(&mut section, bandwidth, 1, problems);
+    section.finish();
+    if has_nic {
+        goods.push(good(BANDWIDTH_GOOD.into(), bandwidth, UNITS_PER_GIGABIT, problems));
     }
     goods
 }

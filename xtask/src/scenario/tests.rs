@@ -238,3 +238,31 @@ fn an_application_with_a_virtual_function_is_told_from_others() {
     let refused = with(&["app.two.base_cpu=78", "app.two.nic=true"]).unwrap_err().to_string();
     assert!(refused.contains("core 0 has 73 units of CPU time left"), "{refused}");
 }
+
+/// Bandwidth is a good where an application has a virtual function, with terms of its own and a base for each.
+#[test]
+fn bandwidth_is_sold_where_there_is_a_virtual_function() {
+    assert!(read(GOOD, &Overrides::default()).unwrap().plan.goods.iter().all(|good| good.name != "bandwidth"));
+    let with = |sets: &[&str]| {
+        let sets =
+            ["app.one.nic=true", "bandwidth.reserve=0.036"].iter().chain(sets).map(ToString::to_string).collect();
+        read(GOOD, &Overrides { sets, ..Overrides::default() })
+    };
+    let plan = with(&["bandwidth.supply=7"]).unwrap().plan;
+    let good = plan.goods.last().unwrap();
+    // 1e-6 credits a second for 1,000 units: 1e-10 for one in 100 ms.
+    assert_eq!((good.name.as_str(), good.interval_ms, good.reserve), ("bandwidth", 100, 1_000_000));
+    assert_eq!((good.supply_limit, plan.apps[0].base_bandwidth), (Some(7), BASE_BANDWIDTH));
+    assert_eq!(with(&["app.one.base_bandwidth=0"]).unwrap().plan.apps[0].base_bandwidth, 0);
+    for (sets, expected) in [
+        (&["app.two.base_bandwidth=1"][..], "only an application with `nic = true` has some"),
+        (&["app.one.base_bandwidth=951"], "951 is not from 0 to 950"),
+        (
+            &["app.one.base_bandwidth=900", "app.two.nic=true", "app.two.base_bandwidth=51"],
+            "the network device has 50 Mb/s left for this base, not 51",
+        ),
+    ] {
+        let refused = with(sets).unwrap_err().to_string();
+        assert!(refused.contains(expected), "{refused}");
+    }
+}

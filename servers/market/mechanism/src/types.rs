@@ -209,6 +209,8 @@ impl Price {
 pub const UNITS_PER_CORE: u32 = 100;
 /// Pages of 4 KiB in a GiB.
 pub const PAGES_PER_GIB: u32 = 262_144;
+/// Units of bandwidth, of 1 Mb/s each, in a Gb/s.
+pub const UNITS_PER_GIGABIT: u32 = 1_000;
 
 /// A number of units of one good.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

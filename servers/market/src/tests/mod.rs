@@ -1,5 +1,6 @@
 //! Whole markets on the host: the server against a model of the machine, with simulated tenants.
 
+mod bandwidth;
 mod books;
 mod markets;
 mod memory;
@@ -68,6 +69,7 @@ pub fn app(name: &str) -> App {
         starts: true,
         awaited: true,
         nic: false,
+        base_bandwidth: 0,
     }
 }
 

@@ -27,6 +27,7 @@ fn told(sim: &mut Sim<'_>) -> Vec<(u8, Option<[u8; 6]>)> {
     let read = |bytes: Vec<u8>| match postcard::from_bytes(&bytes).unwrap() {
         ToNic::Configure { vf, settings } => (vf, Some(settings.mac)),
         ToNic::Close { vf } => (vf, None),
+        ToNic::Limit { .. } => panic!("bandwidth is not sold here"),
         ToNic::Crash => panic!("nobody ordered that"),
     };
     messages.map(read).collect()

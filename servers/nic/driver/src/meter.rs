@@ -1,18 +1,23 @@
 //! Limits what a VF sends, where the device cannot: its transmission is closed when it has sent more than it has paid
 //! for, and opened when time has made up for that. (The 82576 has rate limiters, RTTBCNRC; the emulated one has none.)
 //!
-//! All that was sent is charged, also what passed before the closing was noticed. A VF that sends is read often enough
-//! that 100 ms of sending are within 5 % of the limit, from 10 Mb/s on; below, single frames and readings count for more.
+//! All that was sent is charged, also what passed before the closing was noticed, and a debt outlives a change of the
+//! limit. A VF that sends is read often enough, by the rate that it was seen to send at, that 100 ms of sending are within
+//! 5 % of the limit, from 10 Mb/s on; below, single frames and readings count for more.
 
-/// A VF that was silent may send so many nanoseconds' worth at once.
-pub const BURST_NS: u64 = 1_000_000;
+/// A VF that was silent may send so many nanoseconds' worth at once; and so late may a reading come without its losing
+/// anything by that.
+pub const BURST_NS: u64 = 2_000_000;
 /// Nanoseconds between two readings of a VF that is silent, and the shortest time between two of one that sends.
 pub const IDLE_NS: u64 = 500_000;
 const BUSY_NS: u64 = 10_000;
-/// The rate of the cable in bits per second, at which a VF sends while it is open.
+/// The rate of the cable in bits per second, at which a VF sends while it is open; from one VF to another, and in an
+/// emulator, frames can be faster.
 const LINE_BITS_PER_S: u64 = 1_000_000_000;
-/// What may pass between two readings: a fiftieth of what may pass in a tenth of a second.
-const SHARE_NS: u64 = 100_000_000 / 50;
+/// What may pass between two readings: a hundredth of what may pass in a tenth of a second. From one VF to another that
+/// comes as one burst, which is to fit into a small receive ring.
+const SHARE_NS: u64 = 100_000_000 / 100;
+const SECOND_NS: u64 = 1_000_000_000;
 
 /// The limit of one VF.
 #[derive(Clone, Copy, Debug, Default)]
@@ -21,6 +26,10 @@ pub struct Meter {
     /// The time up to which all that was sent is paid.
     paid_ns: u64,
     open: bool,
+    /// The last reading.
+    read_ns: u64,
+    /// The rate at which it sends while it is open, as far as is known, in bits per second.
+    speed: u64,
 }
 
 /// What a reading leads to.
@@ -36,21 +45,35 @@ impl Meter {
     /// A limit from now on, or none. 0 lets nothing pass.
     #[must_use]
     pub const fn new(bits_per_s: Option<u64>, now_ns: u64) -> Meter {
-        Meter { bits_per_s, paid_ns: now_ns, open: true }
+        Meter { bits_per_s, paid_ns: now_ns, open: true, read_ns: now_ns, speed: LINE_BITS_PER_S }
+    }
+
+    /// Another limit from now on, at a time at which all that was sent is charged. What is owed stays owed, unless nothing
+    /// may pass from now on, or everything.
+    pub fn change(&mut self, bits_per_s: Option<u64>, now_ns: u64) {
+        let owed_bits = self.bits_per_s.map_or(0, |old| bits_in(self.paid_ns.saturating_sub(now_ns), old));
+        let owed_ns = bits_per_s.filter(|new| *new != 0).map_or(0, |new| time_ns(owed_bits, new));
+        (self.bits_per_s, self.paid_ns) = (bits_per_s, now_ns.saturating_add(owed_ns));
     }
 
     /// Charges what was sent since the last reading.
     pub fn read(&mut self, octets: u32, now_ns: u64) -> Reading {
         let Some(bits_per_s) = self.bits_per_s else { return Reading { open: true, next_ns: u64::MAX } };
         let was_closed = !self.open;
-        self.paid_ns = self.paid_ns.max(now_ns.saturating_sub(BURST_NS)).saturating_add(cost_ns(octets, bits_per_s));
+        let passed_ns = now_ns.saturating_sub(self.read_ns).max(1);
+        let seen = u128::from(octets) * 8 * u128::from(SECOND_NS) / u128::from(passed_ns);
+        let slower = self.speed.saturating_sub(self.speed / 8);
+        self.speed = u64::try_from(seen).unwrap_or(u64::MAX).max(slower).max(LINE_BITS_PER_S);
+        self.read_ns = now_ns;
+        let cost_ns = time_ns(u64::from(octets) * 8, bits_per_s);
+        self.paid_ns = self.paid_ns.max(now_ns.saturating_sub(BURST_NS)).saturating_add(cost_ns);
         self.open = bits_per_s != 0 && self.paid_ns <= now_ns;
         let next_ns = match self.open {
             false if bits_per_s == 0 => u64::MAX,
             false => self.paid_ns,
             true if was_closed || octets != 0 => {
-                let share_ns = u128::from(bits_per_s) * u128::from(SHARE_NS) / u128::from(LINE_BITS_PER_S);
-                now_ns.saturating_add((share_ns as u64).clamp(BUSY_NS, IDLE_NS))
+                let share_ns = time_ns(bits_in(SHARE_NS, bits_per_s), self.speed);
+                now_ns.saturating_add(share_ns.clamp(BUSY_NS, IDLE_NS))
             }
             true => now_ns.saturating_add(IDLE_NS),
         };
@@ -58,38 +81,77 @@ impl Meter {
     }
 }
 
-/// The time that so many octets take at this rate.
-fn cost_ns(octets: u32, bits_per_s: u64) -> u64 {
-    let bits = u128::from(octets) * 8;
-    let cost_ns = (bits * 1_000_000_000).checked_div(u128::from(bits_per_s));
-    cost_ns.and_then(|cost_ns| u64::try_from(cost_ns).ok()).unwrap_or(u64::MAX)
+/// The time that so many bits take at this rate: for ever at none, unless there are none.
+fn time_ns(bits: u64, bits_per_s: u64) -> u64 {
+    let bits = u128::from(bits) * u128::from(SECOND_NS);
+    if bits == 0 {
+        return 0;
+    }
+    bits.checked_div(u128::from(bits_per_s)).and_then(|ns| u64::try_from(ns).ok()).unwrap_or(u64::MAX)
+}
+
+/// The bits that pass at this rate in so long a time.
+fn bits_in(ns: u64, bits_per_s: u64) -> u64 {
+    u64::try_from(u128::from(ns) * u128::from(bits_per_s) / u128::from(SECOND_NS)).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Bits that a VF sends in 100 ms which sends at the rate of the cable whenever it may, after it was silent.
-    fn greedy(limit: u64) -> u64 {
-        let mut meter = Meter::new(Some(limit), 0);
-        let (mut now_ns, mut octets) = (10_000_000, 0);
+    /// Bits that a VF sends in the second of two times of 100 ms which sends at `speed` times the rate of the cable whenever
+    /// it may; the limit is twice as high in the first.
+    fn greedy(limit: u64, speed: u64) -> u64 {
+        let mut meter = Meter::new(Some(2 * limit), 0);
+        let mut now_ns = 10_000_000;
         let mut reading = meter.read(0, now_ns);
+        let first = 8 * sends(&mut meter, &mut reading, &mut now_ns, speed);
+        // It was silent: how fast it sends is not known yet.
+        assert!(
+            speed > 1 || 2 * limit > LINE_BITS_PER_S || first.abs_diff(limit / 5) <= limit / 100,
+            "{limit}: {first}"
+        );
+        meter.change(Some(limit), now_ns);
+        reading = meter.read(0, now_ns);
+        8 * sends(&mut meter, &mut reading, &mut now_ns, speed)
+    }
+
+    /// Octets that go out in 100 ms.
+    fn sends(meter: &mut Meter, reading: &mut Reading, now: &mut u64, speed: u64) -> u64 {
+        let (mut now_ns, mut octets) = (*now, 0);
         let end_ns = now_ns + 100_000_000;
         while now_ns < end_ns {
             let next_ns = reading.next_ns.min(end_ns);
-            let sent = if reading.open { (next_ns - now_ns) / 8 } else { 0 };
+            let sent = if reading.open { (next_ns - now_ns) * speed / 8 } else { 0 };
             (now_ns, octets) = (next_ns, octets + sent);
-            reading = meter.read(sent as u32, now_ns);
+            *reading = meter.read(sent as u32, now_ns);
         }
-        octets * 8
+        *now = now_ns;
+        octets
     }
 
     #[test]
     fn a_greedy_sender_is_kept_within_five_percent_over_a_tenth_of_a_second() {
         for limit in [10_000_000, 20_000_000, 50_000_000, 100_000_000, 300_000_000, 999_000_000] {
-            let (bits, wanted) = (greedy(limit), limit / 10);
-            assert!(bits.abs_diff(wanted) <= wanted / 20, "{limit} b/s: {bits} bits");
+            for speed in [1, 4] {
+                let (bits, wanted) = (greedy(limit, speed), limit / 10);
+                assert!(bits.abs_diff(wanted) <= wanted / 20, "{limit} b/s: {bits} bits, {speed} times the cable");
+            }
         }
+    }
+
+    #[test]
+    fn a_debt_outlives_a_change_of_the_limit() {
+        let mut meter = Meter::new(Some(8_000), 0);
+        // A second's worth, at once, at a time when no more than the burst is free.
+        assert!(!meter.read(1_000, 0).open);
+        meter.change(Some(16_000), 0);
+        assert_eq!(meter.read(0, 0), Reading { open: false, next_ns: SECOND_NS / 2 });
+        assert!(meter.read(0, SECOND_NS / 2).open);
+        meter.change(Some(0), SECOND_NS);
+        assert_eq!(meter.read(0, SECOND_NS), Reading { open: false, next_ns: u64::MAX });
+        meter.change(Some(8_000), 2 * SECOND_NS);
+        assert!(meter.read(0, 2 * SECOND_NS).open, "nothing is owed for a time without any");
     }
 
     #[test]

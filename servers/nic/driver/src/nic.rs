@@ -132,13 +132,23 @@ impl<R: Registers> Nic<R> {
         true
     }
 
-    /// Changes a VF's limit without disturbing it. False if there is no such VF.
+    /// Changes a VF's limit without disturbing it; what it has sent before counts by the limit before. False if there is no
+    /// such VF.
     pub fn set_limit(&mut self, vf: usize, bits_per_s: Option<u64>, now_ns: u64) -> bool {
+        if let State::Running = self.state {
+            self.read_counters(now_ns);
+        }
         let (Some(Some(pool)), Some(meter)) = (self.pools.get_mut(vf), self.meters.get_mut(vf)) else { return false };
         pool.settings.limit_bits_per_s = bits_per_s;
-        *meter = Meter::new(bits_per_s, now_ns);
+        meter.change(bits_per_s, now_ns);
         self.next_meter_ns = now_ns;
         true
+    }
+
+    /// The limit of a VF; `None` if it has no settings.
+    #[must_use]
+    pub fn limit(&self, vf: usize) -> Option<Option<u64>> {
+        self.pools.get(vf)?.as_ref().map(|pool| pool.settings.limit_bits_per_s)
     }
 
     /// The link, as it was last seen.

@@ -31,7 +31,7 @@ pub struct Settings {
     pub vlans: Vlans,
     /// Bytes of the largest frame that it may ask to receive, up to [`MAX_FRAME_BYTES`].
     pub max_frame_bytes: u32,
-    /// Most bits per second that it may send, in frames with their checksums; `None` is no limit.
+    /// Most bits per second that it may send, in frames with their checksums; 0: nothing; `None` is no limit.
     pub limit_bits_per_s: Option<u64>,
 }
 
@@ -56,7 +56,7 @@ impl Settings {
             Vlans::Port(vlan) => vlan != 0 && vlan < MAX_VLAN,
         };
         let frame = (STANDARD_FRAME_BYTES..=MAX_FRAME_BYTES).contains(&self.max_frame_bytes);
-        self.mac.is_station() && vlan && frame && self.limit_bits_per_s != Some(0)
+        self.mac.is_station() && vlan && frame
     }
 }
 

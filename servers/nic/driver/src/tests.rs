@@ -130,7 +130,6 @@ fn settings_that_nobody_can_have_are_refused() {
         Settings { vlans: Vlans::Port(0), ..good },
         Settings { vlans: Vlans::Port(4095), ..good },
         Settings { max_frame_bytes: 9729, ..good },
-        Settings { limit_bits_per_s: Some(0), ..good },
     ] {
         assert!(!nic.configure(0, Some(bad), 0), "{bad:?}");
     }
