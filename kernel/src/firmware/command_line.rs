@@ -9,7 +9,8 @@ pub const ROOT_PERIOD_US: u64 = 10_000;
 /// What the kernel itself takes from its command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// `root_budget_us=`: microseconds per 10 ms that the root VM has on core 0, 250 to 9,000.
+    /// `root_budget_us=`: microseconds per 10 ms that the root VM has on core 0, 250 to 9,000; or 10,000: the whole core, on
+    /// which nobody else is admitted then, and which has no alarms.
     pub root_budget_us: u64,
     /// `cores=`: at most this many cores are started.
     pub cores: usize,
@@ -23,7 +24,7 @@ pub fn parse(line: &[u8]) -> Options {
     let words = core::str::from_utf8(line).unwrap_or("").split_ascii_whitespace();
     for (key, value) in words.filter_map(|word| word.split_once('=')) {
         match (key, value.parse()) {
-            ("root_budget_us", Ok(budget @ 250..=9_000)) => options.root_budget_us = budget,
+            ("root_budget_us", Ok(budget @ (250..=9_000 | ROOT_PERIOD_US))) => options.root_budget_us = budget,
             ("cores", Ok(cores @ 1..)) => options.cores = cores as usize,
             ("pace", _) => options.pace = value == "pit",
             _ => {}
@@ -41,6 +42,8 @@ mod tests {
         let default = parse(b"");
         assert_eq!(default.root_budget_us, ROOT_BUDGET_US);
         assert_eq!(parse(b"quiet root_budget_us=2500 cores=1").root_budget_us, 2500);
+        assert_eq!(parse(b"root_budget_us=10000").root_budget_us, ROOT_PERIOD_US);
+        assert_eq!(parse(b"root_budget_us=9999").root_budget_us, ROOT_BUDGET_US);
         assert_eq!(parse(b"cores=1").cores, 1);
         assert!(parse(b"pace=pit").pace && !parse(b"pace=hpet").pace && !default.pace);
         for bad in
