@@ -305,7 +305,7 @@ specs! {
     "Derives Frame capabilities to pages of device registers. Pages with MSI-X tables or pending bits are never handed out."
 
     PciFunctionGetInfo."GetInfo": args [num("what", "0..=5 a BAR, 6 the function")]
-    results ["BAR: its pages. Function: vendor | device << 16 | class << 32", "BAR: 0. Function: MSI-X entries | virtual functions that it can have << 16"]
+    results ["BAR: its pages. Function: vendor | device << 16 | class << 32", "BAR: 0. Function: MSI-X entries | virtual functions that it can have << 16 | requester id << 32"]
     errors [Busy]
     "Says what the function has. No address of the machine is told."
 
@@ -332,6 +332,25 @@ specs! {
 
     PciFunctionReset."Reset": args [] results [] errors [InUse, Busy]
     "Detaches it, unbinds its messages, and resets it (FLR); Busy answers until it has come out of the reset."
+
+    IommuDomainSetHandler."SetHandler": args [cap("channel", ObjectType::Channel, NONE, "an end; the kernel signals its peer when the IOMMU has stopped a function of the domain")]
+    results [] errors []
+    "Names who is told of DMA and interrupt messages that were stopped."
+
+    IommuDomainGetFault."GetFault": args []
+    results ["what: 0 no record, 1 a read, 2 a write, 3 an interrupt message | reason << 2 | I/O address of the page, or entry << 12",
+             "requester id | records lost so far << 32"]
+    errors []
+    "Takes the oldest of the records of what functions of the domain were stopped from. 8 are kept, and later ones are lost, until they are taken."
+
+    MachineSetHandler."SetHandler": args [cap("channel", ObjectType::Channel, NONE, "an end; the kernel signals its peer when the IOMMU has stopped any function")]
+    results [] errors []
+    "Names who is told of DMA and interrupt messages that were stopped, whoever has the function; those of functions that have no domain are told to nobody else."
+
+    MachineGetFault."GetFault": args []
+    results ["as IommuDomain.GetFault", "requester id | records lost so far << 32, by the IOMMU itself, too"]
+    errors []
+    "Takes the oldest of the records of what any function was stopped from. 8 are kept, and later ones are lost, until they are taken."
 }
 
 const _: () = {

@@ -14,7 +14,9 @@ mod tests;
 
 use crate::function::{Bar, FunctionFacts, MAX_FUNCTIONS};
 use crate::iommu::vtd::{self, Vtd};
-use crate::iommu::{self, Bus, Completed, Delivery, DomainNumber, FIRST_MESSAGE, Failure, Requester, Signal};
+use crate::iommu::{
+    self, Bus, Completed, Delivery, DomainNumber, FIRST_MESSAGE, Failure, FaultRecord, Requester, Signal,
+};
 use crate::kernel::{MAX_ROUTES, Message};
 use crate::pci::express::DeviceType;
 use crate::pci::function::{Above, Kind};
@@ -181,6 +183,7 @@ impl<C: ConfigAccess, T: TableAccess, B: Bus> Assignment<C, T, B> {
         if let Some(record) = self.record(function) {
             let usable = record.msix.filter(|msix| msix.entry(&record.bars, 0).is_some());
             facts.messages = usable.map_or(0, |msix| msix.entries);
+            facts.requester = record.at.id();
             facts.identity =
                 u64::from(record.vendor) | u64::from(record.device) << 16 | u64::from(record.class & 0xff_ffff) << 32;
         }
@@ -272,6 +275,44 @@ impl<C: ConfigAccess, T: TableAccess, B: Bus> Assignment<C, T, B> {
         let Some(iommu) = self.iommu() else { return };
         let done = iommu.flush_domain(number_of(function));
         self.has_completed(done);
+    }
+
+    /// See [`crate::machine::Devices::take_fault`].
+    pub fn take_fault(&mut self) -> Option<(Option<FunctionId>, FaultRecord)> {
+        let record = self.iommu()?.take_fault()?;
+        Some((self.function_at(record.requester), record))
+    }
+
+    /// The function with a requester id, if it is handed out.
+    fn function_at(&self, requester: u16) -> Option<FunctionId> {
+        self.handed.iter().zip(0..).find_map(|(handed, number)| {
+            let &Handed::Physical { at, vfs, first_vf } = handed else { return None };
+            if at.id() == requester {
+                return Some(FunctionId::new(number));
+            }
+            let sriov = self.functions.get(at).filter(|_| vfs != 0)?.sriov.as_ref()?;
+            let enabled = sriov.enabled.as_ref()?.count.min(vfs);
+            let index =
+                (0..enabled).find(|&index| sriov.routing_id(at, index).is_some_and(|vf| vf.id() == requester))?;
+            Some(FunctionId::new(first_vf.wrapping_add(index)))
+        })
+    }
+
+    /// See [`crate::machine::Devices::most_faults`].
+    pub fn most_faults(&self) -> usize {
+        self.access.as_ref().map_or(0, |access| access.iommu.most_faults())
+    }
+
+    /// See [`crate::machine::Devices::faults_lost`].
+    pub fn faults_lost(&self) -> u32 {
+        self.access.as_ref().map_or(0, |access| access.iommu.overflows())
+    }
+
+    /// See [`crate::machine::Devices::hold_fault_events`].
+    pub fn hold_fault_events(&mut self, held: bool) {
+        if let Some(iommu) = self.iommu() {
+            iommu.hold_fault_events(held);
+        }
     }
 
     /// True if units have carried something out. If not, every function is cut off, for good.

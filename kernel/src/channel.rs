@@ -6,11 +6,25 @@
 use crate::decode::{Invocation, Invoked};
 use crate::kernel::Kernel;
 use crate::machine::Machine;
-use crate::types::{ChannelId, EndId, Hpa, SlotId, VcpuId};
+use crate::types::{ChannelId, EndId, Hpa, SlotId, VcpuId, VmId};
 use cap_spec::abi::{Error, Fault, Label, Rights};
 
 /// Where the header begins in the object.
 pub const HEADER_OFFSET: u64 = 128;
+
+/// What tells something through an end of a channel: it signals the end's peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Handled {
+    /// Nothing.
+    Nothing = 0,
+    /// A Vcpu, that it has stopped by itself.
+    Vcpu(VcpuId) = 1,
+    /// A domain, that one of its functions was stopped.
+    Domain(VmId) = 2,
+    /// The machine, that any function was stopped.
+    Machine = 3,
+}
 
 /// One end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,8 +36,8 @@ pub struct End {
     pub next: EndId,
     /// The previous end at which the same Vcpu receives.
     pub prev: EndId,
-    /// The Vcpu whose handler is reached through this end.
-    pub handled: VcpuId,
+    /// What has this end as its handler.
+    pub handled: Handled,
     /// Events that a signal to this end sets.
     pub bits: u64,
 }
@@ -31,7 +45,7 @@ pub struct End {
 impl End {
     /// An end without a receiver.
     pub const NEW: End =
-        End { receiver: VcpuId::NONE, next: EndId::NONE, prev: EndId::NONE, handled: VcpuId::NONE, bits: 0 };
+        End { receiver: VcpuId::NONE, next: EndId::NONE, prev: EndId::NONE, handled: Handled::Nothing, bits: 0 };
 }
 
 /// Both ends. All-zero memory is a channel without receivers.
@@ -197,12 +211,50 @@ impl<M: Machine> Kernel<M> {
         record.bits = 0;
     }
 
-    /// Parts an end from its receiver and from the Vcpu whose handler it leads to.
+    /// Parts an end from its receiver and from what it tells of.
     pub(crate) fn clear_end(&mut self, end: EndId) {
         self.unbind_end(end);
         let handled = self.end_mut(end).handled;
-        if handled.is_some() {
-            self.clear_handler(handled);
+        self.clear_handler(handled);
+    }
+
+    /// The handler of something.
+    fn handler_mut(&mut self, of: Handled) -> Option<&mut EndId> {
+        match of {
+            Handled::Nothing => None,
+            Handled::Vcpu(vcpu) => Some(&mut self.machine.vcpu_mut(vcpu).handler),
+            Handled::Domain(domain) => Some(&mut self.machine.vm_mut(domain).faults.handler),
+            Handled::Machine => Some(&mut self.faults.handler),
+        }
+    }
+
+    /// Names who is told of something. An end tells of one thing, the one that named it last.
+    pub(crate) fn set_handler(&mut self, of: Handled, end: EndId) {
+        self.clear_handler(of);
+        let before = core::mem::replace(&mut self.end_mut(end).handled, of);
+        if let Some(handler) = self.handler_mut(before) {
+            *handler = EndId::NONE;
+        }
+        if let Some(handler) = self.handler_mut(of) {
+            *handler = end;
+        }
+    }
+
+    /// Parts something from its handler, if it has one.
+    pub(crate) fn clear_handler(&mut self, of: Handled) {
+        let Some(handler) = self.handler_mut(of) else { return };
+        let end = core::mem::replace(handler, EndId::NONE);
+        if end.is_some() {
+            self.end_mut(end).handled = Handled::Nothing;
+        }
+    }
+
+    /// Signals the receiver at the other end, if there is one.
+    pub(crate) fn tell_handler(&mut self, end: EndId) {
+        if end.is_some()
+            && let Ok((receiver, bits)) = self.receiver(end.peer())
+        {
+            self.signal(receiver, bits);
         }
     }
 }

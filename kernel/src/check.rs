@@ -6,6 +6,7 @@
 extern crate std;
 
 use crate::cap::{Cap, Mapping, Zombie};
+use crate::channel::Handled;
 use crate::cspace::slots_of;
 use crate::function::MAX_FUNCTIONS;
 use crate::kernel::{Kernel, MAX_ROUTES};
@@ -491,6 +492,7 @@ impl<M: Machine> Checker<'_, M> {
     fn check_ends(&mut self) {
         let channels = self.originals(|cap| if let Cap::Channel { id, .. } = cap { Some(*id) } else { None });
         let vcpus = self.live_vcpus();
+        let domains = self.originals(|cap| if let Cap::IommuDomain { id, .. } = cap { Some(*id) } else { None });
         let mut received: BTreeMap<EndId, VcpuId> = BTreeMap::new();
         for &vcpu in &vcpus {
             let (mut at, mut before) = (self.kernel.machine.vcpu(vcpu).receives, EndId::NONE);
@@ -504,9 +506,18 @@ impl<M: Machine> Checker<'_, M> {
             let handler = self.kernel.machine.vcpu(vcpu).handler;
             if handler.is_some() {
                 let named = channels.contains(&handler.channel())
-                    && self.kernel.machine.channel(handler.channel()).end(handler.end()).handled == vcpu;
+                    && self.kernel.machine.channel(handler.channel()).end(handler.end()).handled == Handled::Vcpu(vcpu);
                 hold!(self, named, "{vcpu:?} has a wrong handler");
             }
+        }
+        let of_domains = domains.iter().map(|&domain| (Handled::Domain(domain), self.kernel.machine.vm(domain).faults));
+        let of_all: Vec<_> = of_domains.chain([(Handled::Machine, self.kernel.faults)]).collect();
+        for (of, faults) in of_all {
+            let end = faults.handler;
+            let named = !end.is_some()
+                || channels.contains(&end.channel())
+                    && self.kernel.machine.channel(end.channel()).end(end.end()).handled == of;
+            hold!(self, named, "{of:?} has a wrong handler");
         }
         for &channel in &channels {
             for end in [1, 2] {
@@ -514,10 +525,15 @@ impl<M: Machine> Checker<'_, M> {
                 let record = *self.kernel.machine.channel(channel).end(end);
                 let receiver = received.get(&id).copied().unwrap_or(VcpuId::NONE);
                 hold!(self, record.receiver == receiver, "{id:?} names a receiver that does not name it");
-                let handled = record.handled;
-                let named =
-                    !handled.is_some() || vcpus.contains(&handled) && self.kernel.machine.vcpu(handled).handler == id;
-                hold!(self, named, "{id:?} names a handled Vcpu that does not name it");
+                let named = match record.handled {
+                    Handled::Nothing => true,
+                    Handled::Vcpu(vcpu) => vcpus.contains(&vcpu) && self.kernel.machine.vcpu(vcpu).handler == id,
+                    Handled::Domain(domain) => {
+                        domains.contains(&domain) && self.kernel.machine.vm(domain).faults.handler == id
+                    }
+                    Handled::Machine => self.kernel.faults.handler == id,
+                };
+                hold!(self, named, "{id:?} names something as handled that does not name it");
             }
         }
     }

@@ -5,6 +5,7 @@
 //! last, then the state. The checks of each object are beside the object; this module chooses among them.
 
 use crate::cap::Cap;
+use crate::channel::Handled;
 use crate::cspace::{Found, Root};
 use crate::function::FunctionInvocation;
 use crate::kernel::Kernel;
@@ -192,10 +193,12 @@ pub enum Invocation {
         /// For events.
         event: u8,
     },
-    /// `Vcpu.SetHandler`.
+    /// `GetFault`: of a domain, or of the machine (none).
+    TakeFault(VmId),
+    /// `SetHandler` of every type.
     SetHandler {
-        /// The Vcpu.
-        vcpu: VcpuId,
+        /// What it tells of.
+        of: Handled,
         /// The end.
         end: EndId,
     },
@@ -430,14 +433,18 @@ impl<M: Machine> Kernel<M> {
             Cap::IoPort { first, count } => self.decode_ports(label, call, first, count),
             Cap::Machine => match label {
                 Label::MachineReset => Ok(Invocation::Reset),
+                Label::MachineSetHandler => self.decode_fault_handler(call, Handled::Machine),
+                Label::MachineGetFault => Ok(Invocation::TakeFault(VmId::NONE)),
                 _ => self.decode_page(call, 1, self.statistics_page, Rights::READ),
             },
             Cap::PciFunction { lease, function } => {
                 self.decode_function(label, call, function, lease).map(Invocation::Function)
             }
-            Cap::Null | Cap::Zombie(_) | Cap::Doomed { .. } | Cap::IommuDomain { .. } => {
-                Err(Fault::new(Error::InvalidCapability, 0))
-            }
+            Cap::IommuDomain { id, .. } => match label {
+                Label::IommuDomainSetHandler => self.decode_fault_handler(call, Handled::Domain(id)),
+                _ => Ok(Invocation::TakeFault(id)),
+            },
+            Cap::Null | Cap::Zombie(_) | Cap::Doomed { .. } => Err(Fault::new(Error::InvalidCapability, 0)),
         }
     }
 

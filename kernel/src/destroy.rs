@@ -19,6 +19,7 @@
 //! them, or a Delete of a slot that still holds one, goes on with the circle.
 
 use crate::cap::{Cap, Zombie};
+use crate::channel::Handled;
 use crate::flush::Flushed;
 use crate::kernel::Kernel;
 use crate::machine::Machine;
@@ -312,7 +313,9 @@ impl<M: Machine> Kernel<M> {
             self.detach_one_of(domain);
             return None;
         }
-        self.dissolve_vm(domain)
+        let flushed = self.dissolve_vm(domain)?;
+        self.clear_handler(Handled::Domain(domain));
+        Some(flushed)
     }
 
     /// One step of the end of a Vcpu without capabilities.
@@ -325,7 +328,7 @@ impl<M: Machine> Kernel<M> {
             self.unbind_end(end);
             return None;
         }
-        self.clear_handler(vcpu);
+        self.clear_handler(Handled::Vcpu(vcpu));
         self.detach(vcpu);
         Some(Flushed::nothing_withdrawn())
     }
@@ -341,7 +344,7 @@ impl<M: Machine> Kernel<M> {
         }
     }
 
-    /// Parts both ends of a channel from their receivers and handled Vcpus.
+    /// Parts both ends of a channel from their receivers and from what they tell of.
     fn close_channel(&mut self, channel: ChannelId) {
         self.clear_end(EndId::of(channel, 1));
         self.clear_end(EndId::of(channel, 2));

@@ -7,6 +7,7 @@ use crate::function::{Bar, FunctionFacts, MAX_FUNCTIONS};
 use crate::kernel::Message;
 use crate::machine::{Devices, Machine};
 use crate::types::{FunctionId, Hpa, Ticks, VmId};
+use cap_spec::abi::FaultRecord;
 use std::collections::BTreeMap;
 use std::vec::Vec;
 
@@ -47,6 +48,10 @@ pub struct DeviceModel {
     pub input: u32,
     /// Writes to configuration space: function, offset, value.
     pub writes: Vec<(FunctionId, u16, u32)>,
+    /// Records that were not taken, oldest first, as of units with room for all.
+    pub faults_recorded: Vec<(Option<FunctionId>, FaultRecord)>,
+    /// Fault events are held back.
+    pub holds_fault_events: bool,
     /// What was done that must not be.
     pub faults: Vec<&'static str>,
 }
@@ -55,13 +60,12 @@ impl DeviceModel {
     /// What is fixed about a function.
     pub fn facts(function: FunctionId) -> FunctionFacts {
         let identity = 0x02_0000_10c9_8086 | u64::from(function.get()) << 48;
+        let facts = FunctionFacts { identity, requester: requester(function), ..FunctionFacts::default() };
         match function {
-            PHYSICAL => FunctionFacts { messages: 4, vfs: VFS, first_vf: FIRST_VF, identity, quarantined: false },
-            QUARANTINED => FunctionFacts { messages: 1, identity, quarantined: true, ..FunctionFacts::default() },
-            PLAIN => FunctionFacts { messages: 2, identity, ..FunctionFacts::default() },
-            vf if vf.get().wrapping_sub(FIRST_VF.get()) < VFS => {
-                FunctionFacts { messages: 2, identity, ..FunctionFacts::default() }
-            }
+            PHYSICAL => FunctionFacts { messages: 4, vfs: VFS, first_vf: FIRST_VF, ..facts },
+            QUARANTINED => FunctionFacts { messages: 1, quarantined: true, ..facts },
+            PLAIN => FunctionFacts { messages: 2, ..facts },
+            vf if vf.get().wrapping_sub(FIRST_VF.get()) < VFS => FunctionFacts { messages: 2, ..facts },
             _ => FunctionFacts::default(),
         }
     }
@@ -81,6 +85,11 @@ impl DeviceModel {
             self.faults.push(what);
         }
     }
+}
+
+/// The requester id of a function.
+pub fn requester(function: FunctionId) -> u16 {
+    0x100 + function.get()
 }
 
 /// A machine whose functions are a [`DeviceModel`].
@@ -176,6 +185,25 @@ impl<M: HasDevices> Devices for M {
         let alone = model.attached.keys().all(|other| other.get().wrapping_sub(FIRST_VF.get()) >= VFS);
         model.expect(alone, "an attached virtual function is disabled");
         Ticks::new(RESET_TICKS)
+    }
+
+    fn take_fault(&mut self) -> Option<(Option<FunctionId>, FaultRecord)> {
+        let recorded = &mut self.devices_mut().faults_recorded;
+        (!recorded.is_empty()).then(|| recorded.remove(0))
+    }
+
+    fn most_faults(&self) -> usize {
+        self.devices().faults_recorded.len()
+    }
+
+    fn faults_lost(&self) -> u32 {
+        0
+    }
+
+    fn hold_fault_events(&mut self, held: bool) {
+        let model = self.devices_mut();
+        model.expect(model.holds_fault_events != held || held, "fault events are let through that are not held");
+        model.holds_fault_events = held;
     }
 
     fn bind_message(&mut self, route: u16, message: Message) {

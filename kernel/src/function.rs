@@ -34,8 +34,17 @@ pub struct FunctionFacts {
     pub first_vf: FunctionId,
     /// Vendor in bits 0 to 15, device in 16 to 31, class code in 32 to 55.
     pub identity: u64,
+    /// Its requester id.
+    pub requester: u16,
     /// The IOMMU in front of it has failed: it is never a bus master again.
     pub quarantined: bool,
+}
+
+impl FunctionFacts {
+    /// What GetInfo says second.
+    fn counts(&self) -> u64 {
+        self.messages as u64 | (self.vfs as u64) << 16 | (self.requester as u64) << 32
+    }
 }
 
 /// A BAR.
@@ -186,7 +195,7 @@ impl<M: Machine> Kernel<M> {
                 let what = call.number(1, 0, 6)?;
                 self.check_ready(&state)?;
                 Ok(FunctionInvocation::Answer(match what {
-                    6 => [facts.identity, facts.messages as u64 | (facts.vfs as u64) << 16],
+                    6 => [facts.identity, facts.counts()],
                     bar => [self.machine.bar(function, bar as u8).pages as u64, 0],
                 }))
             }
@@ -456,6 +465,8 @@ impl<M: Machine> Kernel<M> {
     /// Attaches a function to a domain.
     pub(crate) fn attach_function(&mut self, function: FunctionId, domain: VmId) {
         self.gets_function(domain);
+        // What was stopped while it had no domain, or another one, is not this one's.
+        self.take_all_faults();
         let header = self.machine.vm_mut(domain);
         header.functions = header.functions.wrapping_add(1);
         self.function_mut(function).domain = domain;
@@ -467,6 +478,7 @@ impl<M: Machine> Kernel<M> {
         let domain = self.function(function).domain;
         if domain.is_some() {
             self.machine.detach_function(function);
+            self.take_all_faults();
             self.function_mut(function).domain = VmId::NONE;
             let header = self.machine.vm_mut(domain);
             header.functions = header.functions.wrapping_sub(1);

@@ -84,7 +84,8 @@ impl<M: Machine> Kernel<M> {
                 header.event_vector = event;
                 header.event_pending = false;
             }
-            Invocation::SetHandler { vcpu, end } => self.set_handler(vcpu, end),
+            Invocation::SetHandler { of, end } => self.set_handler(of, end),
+            Invocation::TakeFault(domain) => return Progress::Done(self.take_kept_fault(domain)),
             Invocation::Launch { from, vcpu, vm, base, to } => self.launch(from, vcpu, vm, base, to),
             Invocation::CheckLaunch { from, vm, base } => {
                 self.check_launch(invoker, from, vm, base);

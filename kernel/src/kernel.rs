@@ -4,10 +4,11 @@
 
 use crate::asid;
 use crate::cap::Cap;
+use crate::fault::Faults;
 use crate::function::{Function, MAX_FUNCTIONS};
 use crate::machine::Machine;
 use crate::nested::EntryFormat;
-use crate::sched::{Limits, Schedule};
+use crate::sched::{Limits, NEVER, Schedule};
 use crate::slot::Slot;
 use crate::types::{CoreId, FunctionId, Hpa, SlotId, Ticks, VcpuId, VmId};
 use crate::vcpu::Vcpu;
@@ -109,6 +110,10 @@ pub struct Kernel<M> {
     pub(crate) functions: [Function; MAX_FUNCTIONS],
     pub(crate) statistics_page: Hpa,
     pub(crate) tsc_hz: u64,
+    /// What all functions were stopped from.
+    pub(crate) faults: Faults,
+    /// Until when events of the IOMMU are held back; [`NEVER`]: they are not.
+    pub(crate) faults_held_until: Ticks,
 }
 
 impl<M: Machine> Kernel<M> {
@@ -137,6 +142,8 @@ impl<M: Machine> Kernel<M> {
             functions: [Function::NEW; MAX_FUNCTIONS],
             statistics_page: Hpa::new(0),
             tsc_hz: 1,
+            faults: Faults::NONE,
+            faults_held_until: NEVER,
         }
     }
 

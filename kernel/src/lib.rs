@@ -26,6 +26,7 @@ mod destroy;
 pub mod device_model;
 mod domain;
 pub mod epitaph;
+pub mod fault;
 pub mod firmware;
 mod flush;
 pub mod function;

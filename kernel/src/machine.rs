@@ -7,7 +7,7 @@
 use crate::function::{Bar, FunctionFacts};
 use crate::kernel::Message;
 use crate::types::{CoreId, FunctionId, Hpa, SlotId, Ticks, VcpuId, VmId};
-use cap_spec::abi::Register;
+use cap_spec::abi::{FaultRecord, Register};
 
 /// One word of a page that the kernel shares with a guest. See `cap_spec::abi::{info_page, handler_page, stats_page}`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +58,16 @@ pub trait Devices {
     fn enable_vfs(&mut self, function: FunctionId, count: u16) -> Ticks;
     /// Disables its virtual functions; returns how long that takes.
     fn disable_vfs(&mut self, function: FunctionId) -> Ticks;
+    /// Takes the record of something that the IOMMU has stopped, and says whose it was, if that is a function that is handed
+    /// out.
+    fn take_fault(&mut self) -> Option<(Option<FunctionId>, FaultRecord)>;
+    /// How many records must be taken so that all that there are now are among them.
+    fn most_faults(&self) -> usize;
+    /// How often the IOMMU had no room for a record.
+    fn faults_lost(&self) -> u32;
+    /// Holds back, or no longer, the NMI that comes to the first core when the IOMMU stops something: what has come meanwhile
+    /// and was not taken raises it then.
+    fn hold_fault_events(&mut self, held: bool);
     /// Lets a message raise a route, which is masked until [`Machine::route_irq`] says where it goes.
     fn bind_message(&mut self, route: u16, message: Message);
     /// Masks the message of a route, and waits until none is in flight and the IOMMU has forgotten the route.

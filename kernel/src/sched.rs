@@ -138,9 +138,12 @@ pub struct Schedule {
     since: u64,
     /// The last decision's `until`.
     planned: u64,
-    /// The earliest end of a period for which one waited that was stopped since. The core comes back for it all the same:
-    /// whoever is started and stopped over and over does not make it plan anew each time.
+    /// The earliest end of a period for which one waited that was stopped since, or instant for which
+    /// [`Schedule::come_back_at`] asked. The core comes back for it all the same: whoever is started and stopped over and over
+    /// does not make it plan anew each time.
     kept: u64,
+    /// The instant for which [`Schedule::come_back_at`] asked last. While it lies ahead, `kept` is no later.
+    again: u64,
     epoch: u64,
     /// A wake-up with less than this left (at least 1) waits for the next period: switching to it would cost more.
     least: u64,
@@ -165,6 +168,7 @@ impl Schedule {
         since: 0,
         planned: u64::MAX,
         kept: u64::MAX,
+        again: 0,
         epoch: 0,
         least: 1,
         entry_cost: 0,
@@ -282,6 +286,14 @@ impl Schedule {
     #[inline]
     pub fn blame(&mut self, id: ReservationId) {
         self.culprit = id.0;
+    }
+
+    /// The core, which is about to decide, decides again at this instant (after `now`) at the latest. That replaces an instant
+    /// for which this was asked before.
+    pub(crate) fn come_back_at(&mut self, at: Ticks, now: Ticks) {
+        self.again = at.get();
+        let kept = if self.kept <= now.get() { u64::MAX } else { self.kept };
+        self.kept = kept.min(self.again);
     }
 
     /// The core took an NMI for which nobody is to blame yet, and it may have been this one's.
@@ -481,7 +493,7 @@ impl Schedule {
     #[inline]
     fn settle(&mut self, now: u64) -> bool {
         if self.kept <= now {
-            self.kept = u64::MAX;
+            self.kept = if self.again <= now { u64::MAX } else { self.again };
         }
         for _ in 0..MAX_EVENTS {
             let timer = self.timers.head;

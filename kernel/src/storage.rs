@@ -13,7 +13,7 @@ use crate::arch::msix_table::MsixTables;
 use crate::arch::remapping::Units;
 use crate::arch::{apic, core_area, cpu, guests};
 use crate::boot::root::Root;
-use cap_spec::abi::Register;
+use cap_spec::abi::{FaultRecord, Register};
 use core::sync::atomic::{AtomicU64, Ordering};
 use kernel::channel::{self, Channel};
 use kernel::function::{Bar, FunctionFacts};
@@ -335,6 +335,22 @@ impl machine::Devices for Hardware {
 
     fn disable_vfs(&mut self, function: FunctionId) -> Ticks {
         self.assignment.disable_vfs(function)
+    }
+
+    fn take_fault(&mut self) -> Option<(Option<FunctionId>, FaultRecord)> {
+        self.assignment.take_fault()
+    }
+
+    fn most_faults(&self) -> usize {
+        self.assignment.most_faults()
+    }
+
+    fn faults_lost(&self) -> u32 {
+        self.assignment.faults_lost()
+    }
+
+    fn hold_fault_events(&mut self, held: bool) {
+        self.assignment.hold_fault_events(held);
     }
 
     fn bind_message(&mut self, route: u16, message: Message) {

@@ -4,6 +4,7 @@
 //! [`BACK_END_OFFSET`] on), page 1 is the back end's control block, page 2 the info page, page 3 the handler page.
 
 use crate::cap::Cap;
+use crate::channel::Handled;
 use crate::decode::{Invocation, Invoked};
 use crate::kernel::{Kernel, News};
 use crate::launch::{Check, Mark};
@@ -210,7 +211,7 @@ impl<M: Machine> Kernel<M> {
                 if self.machine.vm(header.vm).launched {
                     return Err(Fault::new(Error::WrongPhase, 0));
                 }
-                Ok(Invocation::SetHandler { vcpu, end: EndId::of(channel, end) })
+                Ok(Invocation::SetHandler { of: Handled::Vcpu(vcpu), end: EndId::of(channel, end) })
             }
             Label::VcpuLaunch => self.decode_launch(call, vcpu),
             Label::VcpuStart => {
@@ -408,25 +409,6 @@ impl<M: Machine> Kernel<M> {
         let events = self.machine.take_events(vcpu, mask);
         self.machine.vcpu_mut(vcpu).run = Run::Runnable;
         self.machine.set_results(vcpu, [events, 0]);
-    }
-
-    /// Names who is told when a Vcpu stops by itself. An end tells of one Vcpu, the one that named it last.
-    pub(crate) fn set_handler(&mut self, vcpu: VcpuId, end: EndId) {
-        self.clear_handler(vcpu);
-        let record = self.machine.channel_mut(end.channel()).end_mut(end.end());
-        let before = core::mem::replace(&mut record.handled, vcpu);
-        if before.is_some() {
-            self.machine.vcpu_mut(before).handler = EndId::NONE;
-        }
-        self.machine.vcpu_mut(vcpu).handler = end;
-    }
-
-    /// Parts a Vcpu from its handler, if it has one.
-    pub(crate) fn clear_handler(&mut self, vcpu: VcpuId) {
-        let end = core::mem::replace(&mut self.machine.vcpu_mut(vcpu).handler, EndId::NONE);
-        if end.is_some() {
-            self.machine.channel_mut(end.channel()).end_mut(end.end()).handled = VcpuId::NONE;
-        }
     }
 
     /// Writes what the info page says of the Vcpu's reservation and of the machine.

@@ -8,6 +8,7 @@ use crate::asid::Tag;
 use crate::cap::Cap;
 use crate::cspace::slots_of;
 use crate::decode::{Invocation, Invoked};
+use crate::fault::Faults;
 use crate::kernel::Kernel;
 use crate::launch::Mark;
 use crate::machine::Machine;
@@ -60,6 +61,8 @@ pub struct Vm {
     pub functions: u16,
     /// Of a domain, whose check of a launch counts on its having no function.
     pub mark: Mark,
+    /// Of a domain, what its functions were stopped from.
+    pub faults: Faults,
 }
 
 const _: () = assert!(size_of::<Vm>() <= 1024, "the rest of the page is the back end's");
@@ -103,6 +106,7 @@ impl Vm {
             format,
             functions: 0,
             mark: Mark::NONE,
+            faults: Faults::NONE,
         }
     }
 

@@ -1,7 +1,10 @@
 //! The invocations of functions of devices and of the domains that their DMA reaches: more of [`crate::cap`].
 
-use crate::cap::{CNode, Cap, Fault, Frame, IommuDomain, Irq, Label, PageTable, PciFunction, Rights, Slot};
+use crate::cap::{
+    CNode, Cap, Channel, Fault, Frame, IommuDomain, Irq, Label, Machine, PageTable, PciFunction, Rights, Slot,
+};
 use crate::invoke::invoke;
+use cap_spec::abi::FaultRecord;
 
 /// What a function is and has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,7 +19,38 @@ pub struct FunctionInfo {
     pub messages: u16,
     /// Virtual functions that it can have.
     pub vfs: u16,
+    /// Its requester id, by which a [`FaultRecord`] names it.
+    pub requester: u16,
 }
+
+/// What was stopped: the oldest record that nobody has taken yet, and how many were lost so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// The record, if there is one.
+    pub record: Option<FaultRecord>,
+    /// Records that there was no room for, since the domain was made or the machine was started.
+    pub lost: u32,
+}
+
+macro_rules! tells_faults {
+    ($object:ident, $handler:ident, $take:ident, $whose:literal) => {
+        impl Cap<$object> {
+            #[doc = concat!("Names who is told when the IOMMU has stopped ", $whose, ": the receiver at the other end of the channel. `", stringify!($object), ".SetHandler`.")]
+            pub fn set_handler(self, channel: Cap<Channel>) -> Result<(), Fault> {
+                self.call(Label::$handler, [channel.cptr(), 0, 0, 0, 0])
+            }
+
+            #[doc = concat!("Takes the oldest record of what was stopped, of ", $whose, ". `", stringify!($object), ".GetFault`.")]
+            pub fn take_fault(self) -> Result<Taken, Fault> {
+                let (what, who) = invoke(self.cptr(), Label::$take, [0; 5])?;
+                Ok(Taken { record: FaultRecord::from_words([what, who]), lost: (who >> 32) as u32 })
+            }
+        }
+    };
+}
+
+tells_faults!(IommuDomain, IommuDomainSetHandler, IommuDomainGetFault, "a function that is attached to the domain");
+tells_faults!(Machine, MachineSetHandler, MachineGetFault, "any function");
 
 impl Cap<Frame> {
     /// Lets the functions of a domain reach it at an I/O address, and `more` (at most 63) frames of its size from the slots
@@ -57,6 +91,7 @@ impl Cap<PciFunction> {
             class: (identity >> 32) as u32,
             messages: counts as u16,
             vfs: (counts >> 16) as u16,
+            requester: (counts >> 32) as u16,
         })
     }
 

@@ -100,4 +100,8 @@ labels! {
     53 PciFunctionBindMsix of PciFunction needs NONE,
     54 PciFunctionUnbindMsix of PciFunction needs NONE,
     55 PciFunctionReset of PciFunction needs NONE,
+    56 IommuDomainSetHandler of IommuDomain needs CONTROL,
+    57 IommuDomainGetFault of IommuDomain needs CONTROL,
+    58 MachineSetHandler of Machine needs CONTROL,
+    59 MachineGetFault of Machine needs CONTROL,
 }

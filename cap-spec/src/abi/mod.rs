@@ -6,11 +6,13 @@
 //! The kernel reads registers only: no invocation makes it read guest memory.
 
 mod errors;
+mod fault_record;
 mod labels;
 mod layout;
 mod objects;
 
 pub use errors::{Error, Fault, Status};
+pub use fault_record::{FAULTS_KEPT, FaultRecord, Stopped};
 pub use labels::Label;
 pub use layout::*;
 pub use objects::{

@@ -102,7 +102,8 @@ bitflags! {
         const EXECUTE = 4;
         /// Channel: Grant.
         const GRANT = 8;
-        /// CpuTime: Resize. Channel: choose an end by Mint, and Bind a receiver. IommuDomain: attach functions.
+        /// CpuTime: Resize. Channel: choose an end by Mint, and Bind a receiver. IommuDomain: attach functions, and be
+        /// told what they were stopped from. Machine: be told that of all functions.
         const CONTROL = 16;
     }
 }

@@ -36,7 +36,7 @@ pub(super) fn table_start(gpa: u64, level: u8) -> u64 {
 
 /// Level of the root of an address space.
 pub(super) fn root_level(state: &State, space: VmId) -> u8 {
-    if state.domains.contains(&space) { 3 } else { 4 }
+    if state.domains.contains_key(&space) { 3 } else { 4 }
 }
 
 /// The table and index of the entry for `gpa` at `level`.

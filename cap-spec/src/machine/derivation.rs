@@ -22,6 +22,7 @@
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
+use super::faults::free_end;
 use super::state::{Cap, Run, Slot, SlotId, State};
 use super::vcpu::take_time;
 use super::{MAX_DEPTH, address_space, channel, cpu_time, pci_function};
@@ -198,11 +199,8 @@ fn release(state: &mut State, slot: SlotId, doomed: &mut Vec<SlotId>, captives: 
         }
         Cap::Channel { id, .. } if original => {
             state.channels.remove(&id);
-            for vcpu in state.vcpus.values_mut() {
-                if vcpu.handler.is_some_and(|(channel, _)| channel == id) {
-                    vcpu.handler = None;
-                }
-            }
+            free_end(state, (id, 1));
+            free_end(state, (id, 2));
         }
         Cap::IommuDomain { id, .. } if original => {
             for function in state.functions.values_mut().filter(|function| function.domain == Some(id)) {

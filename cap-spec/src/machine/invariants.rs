@@ -122,14 +122,14 @@ fn check_records(state: &State, id: SlotId) -> Result<(), Broken> {
     let slot = &state.slots[&id];
     let alive = match &slot.cap {
         Cap::Frame { mapping: Some(mapping), .. } => {
-            let io = state.domains.contains(&mapping.vm);
+            let io = state.domains.contains_key(&mapping.vm);
             if !slot.rights.contains(mapping.rights) || !io && !mapping.rights.contains(Rights::READ) {
                 return Err(Broken::Mapping(id));
             }
             io || state.vms.contains_key(&mapping.vm)
         }
         Cap::PageTable { id: table, place } => {
-            let is_alive = |space| state.vms.contains_key(&space) || state.domains.contains(&space);
+            let is_alive = |space| state.vms.contains_key(&space) || state.domains.contains_key(&space);
             state.tables.contains_key(table) && place.is_none_or(|place| is_alive(place.vm))
         }
         Cap::CpuTime { vcpu: Some(vcpu), .. } => state.vcpus.contains_key(vcpu),
@@ -137,7 +137,7 @@ fn check_records(state: &State, id: SlotId) -> Result<(), Broken> {
             route.is_none_or(|route| state.vcpus.contains_key(&route.vcpu))
                 && message.is_none_or(|message| state.functions.contains_key(&message.function))
         }
-        Cap::IommuDomain { id, .. } => state.domains.contains(id),
+        Cap::IommuDomain { id, .. } => state.domains.contains_key(id),
         Cap::PciFunction { function, lease } => {
             state.functions.get(function).is_some_and(|state| *lease <= state.leases)
         }
@@ -258,7 +258,7 @@ fn check_functions(state: &State) -> Result<(), Broken> {
         let all = messages.len();
         messages.sort_unstable();
         messages.dedup();
-        let is_attached = function.domain.is_none_or(|domain| state.domains.contains(&domain));
+        let is_attached = function.domain.is_none_or(|domain| state.domains.contains_key(&domain));
         if !is_chain || vfs.count() != usize::from(function.vfs) || messages.len() != all || !is_attached {
             return Err(Broken::Function(*number));
         }
@@ -276,7 +276,7 @@ fn check_mappings(state: &State) -> Result<(), Broken> {
             _ => None,
         })
         .collect();
-    for vm in state.vms.keys().chain(&state.domains) {
+    for vm in state.vms.keys().chain(state.domains.keys()) {
         for (gpa, entry) in address_space::mappings(state, *vm) {
             if let super::Entry::Leaf { extent, .. } = entry
                 && !recorded.contains(&(*vm, gpa, extent))

@@ -11,6 +11,7 @@
 //!   frames, in the same order.
 //! * **PageTable.MapIo** puts a table into the tree as the one of level 1 or 2 that covers the address. All that it covers
 //!   must lie within the window (`OutOfRange`, 2, after the level was checked).
+//! * What its functions were stopped from is chapter `faults`.
 //! * `Frame.Unmap` and `PageTable.Unmap` take either back; when they return no device reaches anything by it.
 
 use core::ops::Range;

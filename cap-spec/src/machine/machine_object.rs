@@ -2,6 +2,7 @@
 //!
 //! * **Reset** resets it.
 //! * **GetPage** derives a read-only Frame capability to the page of global statistics.
+//! * What functions were stopped from is chapter `faults`.
 
 use super::Outcome;
 use super::lookup::Invoked;

@@ -26,6 +26,7 @@ mod channel;
 mod cnode;
 mod cpu_time;
 mod derivation;
+mod faults;
 mod frame;
 pub mod invariants;
 mod iommu_domain;
@@ -44,6 +45,7 @@ mod vm;
 pub use address_space::mappings;
 pub use channel::in_flight_slot;
 pub use cpu_time::share;
+pub use faults::report;
 pub use ioport::NEVER_HANDED_OUT;
 pub use launch::{RING_WINDOW, foreign_parts};
 pub use state::*;
@@ -165,5 +167,7 @@ pub fn step(state: &mut State, invoker: VcpuId, call: Call) -> Result<Outcome, F
         Label::PciFunctionBindMsix => pci_function::bind_msix(state, invoked),
         Label::PciFunctionUnbindMsix => pci_function::unbind_msix(state, invoked),
         Label::PciFunctionReset => pci_function::reset(state, invoked),
+        Label::IommuDomainSetHandler | Label::MachineSetHandler => faults::set_handler(state, invoked),
+        Label::IommuDomainGetFault | Label::MachineGetFault => faults::get_fault(state, invoked),
     }
 }

@@ -148,9 +148,14 @@ pub(super) fn get_info(state: &mut State, call: Invoked) -> Result<Outcome, Faul
     check_ready(state, function)?;
     let facts = facts(state, function);
     Ok(Outcome::Done(match what {
-        6 => [facts.identity, u64::from(facts.messages) | u64::from(facts.vfs) << 16],
+        6 => [facts.identity, counts(facts)],
         bar => [facts.bars[bar as usize].1.into(), 0],
     }))
+}
+
+/// What GetInfo says second: messages, virtual functions, requester id.
+fn counts(facts: &FunctionFacts) -> u64 {
+    u64::from(facts.messages) | u64::from(facts.vfs) << 16 | u64::from(facts.requester) << 32
 }
 
 /// The offset of a double word of configuration space.

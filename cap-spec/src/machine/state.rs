@@ -6,7 +6,7 @@
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
-use crate::abi::{IO_ADDRESS_BITS, ObjectType, PAGE_BITS, Rights, SLOT_BITS};
+use crate::abi::{FaultRecord, IO_ADDRESS_BITS, ObjectType, PAGE_BITS, Rights, SLOT_BITS};
 
 macro_rules! id {
     ($(#[$doc:meta] $name:ident),* $(,)?) => { $(
@@ -174,6 +174,8 @@ pub struct FunctionFacts {
     pub first_vf: u16,
     /// Vendor, device and class.
     pub identity: u64,
+    /// Its requester id.
+    pub requester: u16,
     /// Bits of each double word of configuration space that its holder may write.
     pub writable: BTreeMap<u16, u32>,
     /// Ticks until it has come out of a reset, or its virtual functions are enabled or disabled.
@@ -404,6 +406,17 @@ pub struct Vcpu {
     pub handler: Option<(ChannelId, u8)>,
 }
 
+/// What was stopped, and who is told.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Faults {
+    /// The end whose peer is told.
+    pub handler: Option<(ChannelId, u8)>,
+    /// The records that were not taken, oldest first.
+    pub kept: Vec<FaultRecord>,
+    /// How many there was no room for.
+    pub lost: u32,
+}
+
 /// Who receives at an end of a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Receiver {
@@ -478,8 +491,10 @@ pub struct State {
     pub vms: BTreeMap<VmId, Vm>,
     /// The virtual processors.
     pub vcpus: BTreeMap<VcpuId, Vcpu>,
-    /// The domains.
-    pub domains: BTreeSet<VmId>,
+    /// The domains, with what their functions were stopped from.
+    pub domains: BTreeMap<VmId, Faults>,
+    /// What all functions were stopped from.
+    pub faults: Faults,
     /// The functions for which there are capabilities.
     pub functions: BTreeMap<u16, Function>,
     /// The channels, with the receivers of ends 1 and 2.
@@ -510,7 +525,8 @@ impl State {
             tables: BTreeMap::new(),
             vms: BTreeMap::new(),
             vcpus: BTreeMap::new(),
-            domains: BTreeSet::new(),
+            domains: BTreeMap::new(),
+            faults: Faults::default(),
             functions: BTreeMap::new(),
             channels: BTreeMap::new(),
             choices: BTreeMap::new(),

@@ -14,7 +14,7 @@
 use super::Outcome;
 use super::derivation::{Kind, check_depth, derive};
 use super::lookup::{Invoked, cnode_of, slot_of};
-use super::state::{CNodeId, Cap, ChannelId, Extent, Run, State, TableId, Vcpu, VcpuId, Vm, VmId, Window};
+use super::state::{CNodeId, Cap, ChannelId, Extent, Faults, Run, State, TableId, Vcpu, VcpuId, Vm, VmId, Window};
 use super::vcpu::initial_registers;
 use crate::abi::{Error, Fault, ObjectType, Rights};
 
@@ -99,7 +99,7 @@ fn make(state: &mut State, object_type: ObjectType, extent: Extent, device: bool
         }
         ObjectType::IommuDomain => {
             let id = VmId(extent.base);
-            state.domains.insert(id);
+            state.domains.insert(id, Faults::default());
             state.tables.insert(id.root(), Default::default());
             Cap::IommuDomain { id, window: Window::WHOLE }
         }

@@ -11,7 +11,7 @@
 //!   still holds it is not the reservation's. A Vcpu that loses its CPU time loses its interrupt routes, which lead to its
 //!   core, and if it sleeps, its deadline.
 //! * **SetUpcall** chooses vectors, 0 or 32 to 255. **SetHandler** chooses who is told when it stops by itself, before
-//!   the VM is launched (`WrongPhase`); an end handles one Vcpu, the one that named it last.
+//!   the VM is launched (`WrongPhase`); an end tells of one thing, the one that named it last.
 //! * **Start** makes a stopped Vcpu of a launched VM runnable; it needs a VM, a CSpace and CPU time (`NotConfigured`).
 //!   **Stop** stops it, whatever it does: a sleep ends without results.
 //! * **Signal** sets event bits (not 0) and wakes it if it waits for one of them. **Wait** takes the events of a mask
@@ -22,6 +22,7 @@
 
 use core::ops::RangeInclusive;
 
+use super::faults::free_end;
 use super::lookup::Invoked;
 use super::state::{Cap, Run, State, Vcpu, VcpuId};
 use super::vm::derive_page;
@@ -205,9 +206,7 @@ pub(super) fn set_handler(state: &mut State, call: Invoked) -> Result<Outcome, F
     if is_launched(state, id) {
         return Err(Fault::new(Error::WrongPhase, 0));
     }
-    for other in state.vcpus.values_mut().filter(|other| other.handler == Some((channel, end))) {
-        other.handler = None;
-    }
+    free_end(state, (channel, end));
     change(state, id, |vcpu| vcpu.handler = Some((channel, end)))
 }
 

@@ -17,6 +17,7 @@ pub mod vtd;
 use crate::kernel::MAX_ROUTES;
 use crate::types::{CoreId, Hpa, Ticks};
 use crate::vm::MAX_CORES;
+pub use cap_spec::abi::{FaultRecord, Stopped};
 
 /// Entries of the interrupt remapping table.
 pub const INTERRUPTS: u16 = 1024;
@@ -127,28 +128,6 @@ pub enum Failure {
     Dead,
     /// Function, domain, levels or entry are none that the units know. Nothing has changed.
     OutOfRange,
-}
-
-/// What a unit has stopped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stopped {
-    /// A read, or an atomic operation, of the page at this I/O address.
-    Read(u64),
-    /// A write to the page at this I/O address.
-    Write(u64),
-    /// A message that named this entry.
-    Interrupt(u16),
-}
-
-/// What a unit tells about something that it stopped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FaultRecord {
-    /// Who did it.
-    pub source: Requester,
-    /// What it was.
-    pub stopped: Stopped,
-    /// Why, in the vendor's numbers.
-    pub reason: u8,
 }
 
 /// What the units' registers and tables are reached through.

@@ -93,7 +93,28 @@ fn a_whole_core_is_tickless_until_it_is_shared() {
     let resized = core.resize(ids[0], ticks(5 * MS), ticks(10 * MS), ticks(0), ticks(late));
     assert_eq!(resized, Resized { from: ticks(130 * MS), disturbed: true });
     assert_eq!(core.decide(ticks(late)).until, ticks(130 * MS));
-    assert_eq!(core.decide(ticks(130 * MS)).until, ticks(135 * MS));
+    // Another one gets what was given back, and the alarm is set for it again.
+    let other = core.bind(vcpu(2), ticks(4 * MS), ticks(10 * MS), resized.from, ticks(late)).unwrap();
+    core.wake(other, ticks(late), Waker::OtherCore);
+    assert_eq!(core.decide(ticks(late)).run, Some((ids[0], vcpu(1))));
+    assert_eq!(core.decide(ticks(130 * MS)), Decision { run: Some((other, vcpu(2))), until: ticks(134 * MS) });
+    assert_eq!(core.decide(ticks(134 * MS)).run, Some((ids[0], vcpu(1))));
+}
+
+/// Instants for which the core comes back are not forgotten for one another.
+#[test]
+fn the_core_comes_back_for_what_it_was_asked_and_for_the_end_of_a_period() {
+    let (mut core, ids) = core(&[(MS, 5 * MS)]);
+    core.wake(ids[0], ticks(0), Waker::Neighbour);
+    core.decide(ticks(0));
+    core.decide(ticks(MS));
+    core.block(ids[0], NEVER, ticks(2 * MS));
+    core.come_back_at(ticks(7 * MS), ticks(2 * MS));
+    assert_eq!(core.decide(ticks(2 * MS)), Decision { run: None, until: ticks(5 * MS) });
+    assert_eq!(core.decide(ticks(5 * MS)), Decision { run: None, until: ticks(7 * MS) });
+    core.come_back_at(ticks(8 * MS), ticks(7 * MS));
+    assert_eq!(core.decide(ticks(7 * MS)), Decision { run: None, until: ticks(8 * MS) });
+    assert_eq!(core.decide(ticks(8 * MS)), Decision { run: None, until: NEVER });
 }
 
 #[test]

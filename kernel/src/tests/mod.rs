@@ -4,6 +4,7 @@
 
 mod base;
 mod destroying;
+mod faults;
 mod functions;
 mod host;
 mod hostile_launch;

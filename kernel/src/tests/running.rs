@@ -175,7 +175,7 @@ fn a_fault_is_told_once_and_then_stops_the_vcpu() {
     world.ok(Label::ChannelBind, 30, [VCPU, 64, 0, 0, 0]);
     let core = CoreId::new(1);
     let id = world.vcpu_id(OTHER);
-    world.kernel.set_handler(id, crate::types::EndId::of(channel(&world, 31), 2));
+    world.kernel.set_handler(crate::channel::Handled::Vcpu(id), crate::types::EndId::of(channel(&world, 31), 2));
     world.check();
     world.ok(Label::VcpuSetUpcall, OTHER, [50, 0, 0, 0, 0]);
     world.ok(Label::VcpuStart, OTHER, [0; 5]);

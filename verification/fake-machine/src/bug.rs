@@ -47,11 +47,13 @@ pub enum Bug {
     ResaleUnderDma,
     /// A function that is detached stays a bus master.
     BusMasterLeftOn,
+    /// What a function was stopped from is not looked at when its domain changes.
+    FaultsLeft,
 }
 
 impl Bug {
     /// Every bug.
-    pub const ALL: [Bug; 22] = [
+    pub const ALL: [Bug; 23] = [
         Bug::ForgottenFlush,
         Bug::AsidReused,
         Bug::RefusedFlush,
@@ -74,6 +76,7 @@ impl Bug {
         Bug::MessagePastMask,
         Bug::ResaleUnderDma,
         Bug::BusMasterLeftOn,
+        Bug::FaultsLeft,
     ];
 
     /// Its name on the command line.
@@ -101,6 +104,7 @@ impl Bug {
             Bug::MessagePastMask => "message-past-mask",
             Bug::ResaleUnderDma => "resale-under-dma",
             Bug::BusMasterLeftOn => "bus-master-left-on",
+            Bug::FaultsLeft => "faults-left",
         }
     }
 

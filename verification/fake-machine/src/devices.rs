@@ -6,9 +6,11 @@
 
 use crate::bug::Bug;
 use crate::hardware::Hardware;
+use crate::iommu::RECORDS;
 use crate::lines::FIRST_ROUTE;
 use crate::machine::FakeMachine;
 use crate::memory::PAGE;
+use cap_spec::abi::FaultRecord;
 use kernel::Message;
 use kernel::device_model::{DeviceModel, FIRST_VF, PHYSICAL, PLAIN, VFS, WRITABLE, WRITABLE_BITS};
 use kernel::function::{Bar, FunctionFacts};
@@ -229,6 +231,22 @@ impl Devices for FakeMachine {
             }
         }
         Ticks::new(RESET_TICKS)
+    }
+
+    fn take_fault(&mut self) -> Option<(Option<FunctionId>, FaultRecord)> {
+        self.0.take_fault()
+    }
+
+    fn most_faults(&self) -> usize {
+        if self.0.bug == Some(Bug::FaultsLeft) { 0 } else { RECORDS }
+    }
+
+    fn faults_lost(&self) -> u32 {
+        self.0.iommu.lost
+    }
+
+    fn hold_fault_events(&mut self, held: bool) {
+        self.0.hold_fault_events(held);
     }
 
     fn bind_message(&mut self, route: u16, message: Message) {

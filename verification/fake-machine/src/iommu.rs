@@ -12,7 +12,8 @@ use crate::hardware::Hardware;
 use crate::memory::{PAGE, Use};
 use crate::tlb::{Cached, Tlb, prefix};
 use crate::translate::Tree;
-use cap_spec::abi::Rights;
+use cap_spec::abi::{FaultRecord, Rights, Stopped};
+use kernel::device_model::requester;
 use kernel::nested::{Entry, EntryFormat, entry_index};
 use kernel::types::{FunctionId, Gpa, Hpa, VmId};
 use std::collections::BTreeMap;
@@ -23,6 +24,9 @@ pub const IO_PAGES: [u64; 6] = [0, 0x1000, 0x2000, 0x3000, 0x20_0000, 0x20_1000]
 const UNDER_WAY: usize = 6;
 /// One in so many waits for the unit ends with a time-out.
 const TIME_OUTS: u64 = 500;
+
+/// Records of stopped requests that the unit has room for.
+pub const RECORDS: usize = 2;
 
 /// A read or write that a function has sent.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +62,14 @@ pub struct Iommu {
     pub accesses: u64,
     /// Requests that the unit stopped.
     pub stopped: u64,
+    /// The records of such requests, oldest first.
+    records: Vec<(FunctionId, FaultRecord)>,
+    /// There was no room for so many.
+    pub lost: u32,
+    /// The kernel took so many.
+    pub taken: u64,
+    are_events_held: bool,
+    is_event_due: bool,
 }
 
 impl Iommu {
@@ -117,12 +129,54 @@ impl Hardware {
         let leaf = self.translate(&request);
         if leaf.is_none() {
             self.iommu.stopped += 1;
+            self.record_fault(&request);
             if !request.attached {
                 let function = request.function;
                 self.violate(format!("{function:?} is a bus master although it is attached to no domain"));
             }
         }
         leaf.map(|_| Request { leaf, ..request })
+    }
+
+    /// The unit notes what it has stopped, if it has room, and tells the first core if that is news and it may.
+    fn record_fault(&mut self, request: &Request) {
+        let &Request { function, address, write, .. } = request;
+        let page = address.get() & !(PAGE - 1);
+        let stopped = if write { Stopped::Write(page) } else { Stopped::Read(page) };
+        let record = FaultRecord { requester: requester(function), stopped, reason: 5 };
+        if self.iommu.records.len() == RECORDS {
+            self.iommu.lost += 1;
+            return;
+        }
+        let is_news = self.iommu.records.is_empty();
+        self.iommu.records.push((function, record));
+        self.iommu.is_event_due |= is_news;
+        self.tell_faults();
+    }
+
+    /// Sends the event that is due, unless it is held back.
+    fn tell_faults(&mut self) {
+        if self.iommu.is_event_due && !self.iommu.are_events_held {
+            self.iommu.is_event_due = false;
+            self.send_nmi(0);
+        }
+    }
+
+    /// Takes the oldest record; with the last one goes the event that was due.
+    pub(crate) fn take_fault(&mut self) -> Option<(Option<FunctionId>, FaultRecord)> {
+        if self.iommu.records.is_empty() {
+            return None;
+        }
+        let (function, record) = self.iommu.records.remove(0);
+        self.iommu.is_event_due &= !self.iommu.records.is_empty();
+        self.iommu.taken += 1;
+        Some((Some(function), record))
+    }
+
+    /// Holds events back, or no longer.
+    pub(crate) fn hold_fault_events(&mut self, held: bool) {
+        self.iommu.are_events_held = held;
+        self.tell_faults();
     }
 
     /// Requests that `which` names run to their end.
@@ -260,6 +314,9 @@ impl Hardware {
 
     /// Gives a function a domain.
     pub(crate) fn set_context(&mut self, active: usize, function: FunctionId, domain: VmId) -> bool {
+        if self.iommu.records.iter().any(|(of, _)| *of == function) {
+            self.violate(format!("{function:?} gets a domain, and what it was stopped from before is not told yet"));
+        }
         self.iommu.contexts.insert(function, domain);
         self.iommu.attached.insert(function, domain);
         self.wait_for_unit(active)

@@ -43,6 +43,8 @@ pub struct Report {
     pub dma: u64,
     /// Requests of functions that the IOMMU stopped.
     pub stopped: u64,
+    /// Of these, those of which the kernel took the record.
+    pub told: u64,
     /// Messages of functions.
     pub messages: u64,
     /// Detachments of functions.
@@ -72,6 +74,7 @@ impl Report {
         self.interrupts += other.interrupts;
         self.dma += other.dma;
         self.stopped += other.stopped;
+        self.told += other.told;
         self.messages += other.messages;
         self.detached += other.detached;
         self.failed += other.failed;
@@ -87,7 +90,7 @@ impl std::fmt::Display for Report {
         write!(
             f,
             "{done} invocations done, {refused} refused, {preempted} preempted, {short} by the short way, {handed_over} hand-overs, {switches} switches, {} shootdowns, \
-             {} accesses, {} interrupts, {} accesses and {} messages by functions, {} requests stopped, {} detachments, {} failures of the IOMMU, {restarts} restarts, {} ticks, \
+             {} accesses, {} interrupts, {} accesses and {} messages by functions, {} requests stopped, {} of them told, {} detachments, {} failures of the IOMMU, {restarts} restarts, {} ticks, \
              at most {} short in a period",
             self.expulsions,
             self.accesses,
@@ -95,6 +98,7 @@ impl std::fmt::Display for Report {
             self.dma,
             self.messages,
             self.stopped,
+            self.told,
             self.detached,
             self.failed,
             self.ticks,
@@ -179,6 +183,7 @@ pub fn run(options: &Options) -> Result<Report, Failure> {
         interrupts: hardware.interrupts,
         dma: hardware.iommu.accesses,
         stopped: hardware.iommu.stopped,
+        told: hardware.iommu.taken,
         messages: hardware.functions.messages,
         detached: hardware.functions.detached,
         failed: u64::from(hardware.iommu.is_dead),

@@ -1,13 +1,13 @@
 //! Random steps that are nearly valid: an invocation is chosen by what the invoker holds, and now and then spoiled.
 
-use cap_spec::abi::{CptrParts, IO_ADDRESS_BITS, Label, ObjectType, Rights};
+use cap_spec::abi::{CptrParts, FaultRecord, IO_ADDRESS_BITS, Label, ObjectType, Rights, Stopped};
 use cap_spec::machine::{CNodeId, Call, Cap, Entry, Run, SlotId, State, VcpuId, VmId, in_flight_slot};
 use cap_spec::spec::{ArgKind, LABELS, LabelSpec};
 
 use crate::observe::MAPPABLE;
 use crate::random::Random;
 use crate::script::Step;
-use crate::system::{CORES, ROOT_VCPU, System};
+use crate::system::{CORES, FUNCTION_NUMBERS, ROOT_VCPU, System};
 
 /// How often each label is chosen, relative to each other; labels that are not here: 4.
 const WEIGHTS: &[(Label, usize)] = &[
@@ -198,6 +198,7 @@ pub fn step(system: &System, random: &mut Random) -> Option<Step> {
         1 | 2 => return Some(Step::Advance(1 + random.below(300) as u64)),
         3 => return Some(Step::Advance(1 + random.below(2_000) as u64)),
         4..=8 => return Some(Step::Decide(random.below(CORES.into()) as u8)),
+        9 => return Some(fault(state, random)),
         _ => {}
     }
     let running: Vec<(u8, VcpuId)> =
@@ -212,6 +213,21 @@ pub fn step(system: &System, random: &mut Random) -> Option<Step> {
     };
     let label = choose_label(random, &view);
     Some(Step::Invoke(core, invocation(state, random, &view, label)))
+}
+
+/// The IOMMU stops something: mostly a function that is attached.
+fn fault(state: &State, random: &mut Random) -> Step {
+    let attached: Vec<u16> =
+        state.functions.iter().filter(|(_, function)| function.domain.is_some()).map(|(number, _)| *number).collect();
+    let any = random.below(FUNCTION_NUMBERS + 1) as u16;
+    let number = random.pick(&attached).filter(|_| !random.one_in(6)).unwrap_or(any);
+    let stopped = match random.below(3) {
+        0 => Stopped::Read(io_address(random)),
+        1 => Stopped::Write(io_address(random)),
+        _ => Stopped::Interrupt(random.bits() as u16),
+    };
+    let record = FaultRecord { requester: 0x100 + number, stopped, reason: random.bits() as u8 };
+    Step::Fault(number, record.to_words())
 }
 
 /// A label, preferably one for which there is a capability.
@@ -310,7 +326,7 @@ fn gpa(random: &mut Random) -> u64 {
 /// The level of the first table that is missing on the way to `gpa`, 0 if none is.
 fn missing_level(state: &State, vm: VmId, gpa: u64) -> u8 {
     let mut table = vm.root();
-    let levels: &[u8] = if state.domains.contains(&vm) { &[3, 2] } else { &[4, 3, 2] };
+    let levels: &[u8] = if state.domains.contains_key(&vm) { &[3, 2] } else { &[4, 3, 2] };
     for &above in levels {
         let index = (gpa >> (12 + 9 * (above - 1)) & 0x1ff) as u16;
         match state.tables[&table].get(&index) {

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cap_spec::abi::Rights;
 use cap_spec::machine::{
-    CNodeId, Cap, ChannelId, Config, Entry, Extent, Function, Mapping, Message, Receiver, Reservation, Route, Run,
-    Slot, SlotId, State, TableId, TablePlace, Vcpu, VcpuId, Vm, VmId, Window, foreign_parts,
+    CNodeId, Cap, ChannelId, Config, Entry, Extent, Faults, Function, Mapping, Message, Receiver, Reservation, Route,
+    Run, Slot, SlotId, State, TableId, TablePlace, Vcpu, VcpuId, Vm, VmId, Window, foreign_parts,
 };
 use kernel::Kernel;
 use kernel::cap::Cap as KernelCap;
@@ -50,6 +50,7 @@ pub fn observe(kernel: &Kernel<Host>, boot: &[k::SlotId], config: &Config) -> Re
         walk(kernel, &mut state, *slot, None)?;
     }
     collect_objects(kernel, &mut state)?;
+    state.faults = abstract_faults(kernel.faults());
     check_places(kernel, &state)?;
     check_lists(kernel, &state)?;
     check_devices(kernel, &state)?;
@@ -181,7 +182,8 @@ fn collect_objects(kernel: &Kernel<Host>, state: &mut State) -> Result<(), Defec
                 collect_tables(kernel, state, id)?;
             }
             Cap::IommuDomain { id, .. } => {
-                state.domains.insert(id);
+                let header = kernel.machine.vm(k::VmId::at(k::Hpa::new(id.0)));
+                state.domains.insert(id, abstract_faults(&header.faults));
                 collect_tables(kernel, state, id)?;
             }
             Cap::PciFunction { function, .. } => {
@@ -203,6 +205,12 @@ fn collect_objects(kernel: &Kernel<Host>, state: &mut State) -> Result<(), Defec
         }
     }
     Ok(())
+}
+
+fn abstract_faults(faults: &kernel::fault::Faults) -> Faults {
+    let (handler, kept, lost) = faults.shown();
+    let handler = handler.is_some().then(|| (channel_id(handler.channel()), handler.end()));
+    Faults { handler, kept: kept.collect(), lost }
 }
 
 fn abstract_vcpu(kernel: &Kernel<Host>, id: k::VcpuId) -> Vcpu {
@@ -320,7 +328,7 @@ fn check_devices(kernel: &Kernel<Host>, state: &State) -> Result<(), Defect> {
 
 /// The lists through VMs and Vcpus name exactly what they should.
 fn check_lists(kernel: &Kernel<Host>, state: &State) -> Result<(), Defect> {
-    for id in state.vms.keys().chain(&state.domains) {
+    for id in state.vms.keys().chain(state.domains.keys()) {
         let header = kernel.machine.vm(k::VmId::at(k::Hpa::new(id.0)));
         let mut listed = BTreeSet::new();
         let mut at = header.mappings;
@@ -427,7 +435,7 @@ fn check_lists(kernel: &Kernel<Host>, state: &State) -> Result<(), Defect> {
 pub fn comparable(state: &State) -> State {
     let mut state = state.clone();
     let mut reachable = BTreeSet::new();
-    for vm in state.vms.keys().chain(&state.domains) {
+    for vm in state.vms.keys().chain(state.domains.keys()) {
         reachable.insert(vm.root());
         for (_, entry) in cap_spec::machine::mappings(&state, *vm) {
             if let Entry::Table(table) = entry {

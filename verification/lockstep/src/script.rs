@@ -22,6 +22,8 @@ pub enum Step {
     Input(u32),
     /// The root VM starts again.
     Restart,
+    /// The IOMMU stops this function, or none of those handed out, from what these words tell.
+    Fault(u16, [u64; 2]),
 }
 
 impl fmt::Display for Step {
@@ -41,6 +43,7 @@ impl fmt::Display for Step {
             Step::Decide(core) => write!(out, "decide {core}"),
             Step::Input(value) => write!(out, "input {value:#x}"),
             Step::Restart => write!(out, "restart"),
+            Step::Fault(function, [what, who]) => write!(out, "fault {function} {what:#x} {who:#x}"),
         }
     }
 }
@@ -66,6 +69,7 @@ impl FromStr for Step {
             ("advance", &[ticks]) => Ok(Step::Advance(ticks)),
             ("decide", &[core]) => Ok(Step::Decide(core as u8)),
             ("restart", &[]) => Ok(Step::Restart),
+            ("fault", &[function, what, who]) => Ok(Step::Fault(function as u16, [what, who])),
             ("input", &[value]) => Ok(Step::Input(value as u32)),
             _ => Err(format!("{line}: not a step")),
         }

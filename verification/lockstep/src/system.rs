@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use cap_spec::abi::{Fault, Label, Rights, SLOT_BITS};
+use cap_spec::abi::{Fault, FaultRecord, Label, Rights, SLOT_BITS};
 use cap_spec::machine::{
     self as spec, CNodeId, Call, Cap, Config, Extent, FunctionFacts, Outcome, Output, Period, Reservation, Run, Slot,
     SlotId, State, Vcpu, VcpuId, Vm, VmId,
@@ -79,6 +79,8 @@ const FUNCTIONS: [(u64, k::FunctionId); 3] = [
     (place::QUARANTINED, device_model::QUARANTINED),
     (place::PLAIN, device_model::PLAIN),
 ];
+/// Numbers of functions, those that do not exist included.
+pub const FUNCTION_NUMBERS: usize = 6;
 /// Where the root VM is started.
 const ENTRY: u64 = 0x20_0000;
 
@@ -204,6 +206,7 @@ fn function_facts(function: k::FunctionId) -> FunctionFacts {
         vfs: facts.vfs,
         first_vf: facts.first_vf.get(),
         identity: facts.identity,
+        requester: facts.requester,
         writable: [(device_model::WRITABLE, device_model::WRITABLE_BITS)].into(),
         reset_ticks: device_model::RESET_TICKS,
         quarantined: facts.quarantined,
@@ -224,7 +227,7 @@ fn boot_spec(dirty_bits: u8) -> State {
         forbidden_ports: spec::NEVER_HANDED_OUT.to_vec(),
         statistics_page: STATISTICS_PAGE,
         first_message_route: FIRST_MESSAGE_ROUTE,
-        functions: (0..6).map(|number| function_facts(k::FunctionId::new(number))).collect(),
+        functions: (0..FUNCTION_NUMBERS as u16).map(|number| function_facts(k::FunctionId::new(number))).collect(),
     };
     let mut state = State::new(config);
     let whole_core = Reservation { budget: TSC_HZ, period: TSC_HZ };
@@ -355,6 +358,16 @@ impl System {
             Step::Restart => {
                 self.kernel.start_root(kernel_vcpu(ROOT_VCPU), ENTRY, 0);
                 restart(&mut self.spec);
+                None
+            }
+            Step::Fault(number, words) => {
+                if let Some(record) = FaultRecord::from_words(words) {
+                    let function = (usize::from(number) < FUNCTION_NUMBERS).then_some(number);
+                    self.tell_world();
+                    self.kernel.report_fault(function.map(k::FunctionId::new), record);
+                    spec::report(&mut self.spec, function, record);
+                    self.follow_expiries()?;
+                }
                 None
             }
         };
@@ -646,7 +659,8 @@ fn difference(expected: &State, found: &State) -> String {
             }
         )* };
     }
-    maps!(slots, cnodes, tables, vms, vcpus, channels, functions);
+    maps!(slots, cnodes, tables, vms, vcpus, channels, functions, domains);
+    line("faults".into(), format!("{:x?}", expected.faults), format!("{:x?}", found.faults));
     line("outputs".into(), format!("{:x?}", expected.outputs), format!("{:x?}", found.outputs));
     text
 }

@@ -169,6 +169,10 @@ fn good_call(label: Label) -> (u64, Vec<u64>) {
         Label::PciFunctionBindMsix => (place::FUNCTION, vec![3, FREE_IRQ]),
         Label::PciFunctionUnbindMsix => (place::PLAIN, vec![1]),
         Label::PciFunctionReset => (place::FUNCTION, vec![]),
+        Label::IommuDomainSetHandler => (DOMAIN, vec![CHANNEL]),
+        Label::IommuDomainGetFault => (DOMAIN, vec![]),
+        Label::MachineSetHandler => (place::MACHINE, vec![CHANNEL]),
+        Label::MachineGetFault => (place::MACHINE, vec![]),
     }
 }
 

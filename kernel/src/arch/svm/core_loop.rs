@@ -185,6 +185,7 @@ impl Running {
                 kernel.on_nmi(self.id, Ticks::new(at));
                 kernel.machine.look_at_deadlines(Some(id));
                 routes::after_nmi(&mut kernel, id);
+                kernel.look_at_faults(id);
             }
         }
     }
@@ -383,6 +384,7 @@ impl Running {
             self.core.nmi.store(false, Ordering::Relaxed);
             kernel.machine.look_at_deadlines(None);
             routes::after_nmi(kernel, self.id);
+            kernel.look_at_faults(self.id);
         }
     }
 
@@ -412,6 +414,7 @@ impl Running {
         kernel.on_nmi(self.id, Ticks::new(at));
         kernel.machine.look_at_deadlines(Some(self.id));
         routes::after_nmi(&mut kernel, self.id);
+        kernel.look_at_faults(self.id);
         self.release_lock(kernel);
         holding.gave_up()
     }

@@ -73,6 +73,8 @@ pub struct Vtd<B> {
     /// All look into the processors' caches when they read tables.
     coherent: bool,
     overflows: u32,
+    /// The unit whose records are looked at next.
+    next_taken: usize,
 }
 
 impl<B: Bus> Vtd<B> {
@@ -91,7 +93,7 @@ impl<B: Bus> Vtd<B> {
         patience: Ticks,
         fault_apic_id: u32,
     ) -> Result<Vtd<B>, StaysOff> {
-        let mut vtd = Vtd { bus, tables, units: Vec::new(), coherent: true, overflows: 0 };
+        let mut vtd = Vtd { bus, tables, units: Vec::new(), coherent: true, overflows: 0, next_taken: 0 };
         let mut in_first = [false; MAX_UNITS];
         for ((number, segment), first) in segments.into_iter().enumerate().zip(&mut in_first) {
             let (queue, status) = (number as u64 * QUEUE_BYTES, number as u64 * LINE);
@@ -316,18 +318,34 @@ impl<B: Bus> Vtd<B> {
         self.units.iter().any(|unit| unit.pending(&self.bus))
     }
 
-    /// Takes a record of something that was stopped. As long as some are left, no unit that has one raises a further NMI:
-    /// whoever wants fewer of them takes the records later. Devices can make records faster than they are taken: a caller
-    /// takes a bounded number at a time.
+    /// Takes a record of something that was stopped, from one unit after the other. Devices can make records faster than they
+    /// are taken: a caller takes a bounded number at a time.
     pub fn take_fault(&mut self) -> Option<FaultRecord> {
-        for unit in &mut self.units {
-            match unit.take_fault(&mut self.bus) {
+        let count = self.units.len();
+        for _ in 0..count {
+            let number = self.next_taken.checked_rem(count)?;
+            self.next_taken = number.wrapping_add(1);
+            match self.units.get_mut(number)?.take_fault(&mut self.bus) {
                 Ok(Some(record)) => return Some(record),
                 Ok(None) => {}
                 Err(Lost) => self.overflows = self.overflows.saturating_add(1),
             }
         }
         None
+    }
+
+    /// How many records must be taken so that all that there are now are among them, however many come meanwhile.
+    pub fn most_faults(&self) -> usize {
+        let most = self.units.iter().map(|unit| unit.capabilities.fault_record_count).max().unwrap_or(0);
+        self.units.len().saturating_mul(most as usize)
+    }
+
+    /// Holds the NMIs back by which units tell that they have stopped something, or no longer: what has come meanwhile and
+    /// was not taken is told then.
+    pub fn hold_fault_events(&mut self, held: bool) {
+        for unit in &mut self.units {
+            unit.hold_fault_events(&mut self.bus, held);
+        }
     }
 
     /// How often records were lost, as there was no room.

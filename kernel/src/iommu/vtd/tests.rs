@@ -253,8 +253,8 @@ fn faults_are_told_in_order_by_one_nmi_until_they_are_taken() {
     assert!(fake.dma(0, 0x104, 0x1000, false).is_err(), "no room for this one");
     assert!(vtd.pending());
     let records = [
-        FaultRecord { source: Requester::new(0x102), stopped: Stopped::Write(0x1234_5000), reason: 2 },
-        FaultRecord { source: Requester::new(0x103), stopped: Stopped::Interrupt(5), reason: 0x22 },
+        FaultRecord { requester: 0x102, stopped: Stopped::Write(0x1234_5000), reason: 2 },
+        FaultRecord { requester: 0x103, stopped: Stopped::Interrupt(5), reason: 0x22 },
     ];
     assert_eq!([vtd.take_fault(), vtd.take_fault()], records.map(Some));
     assert!(vtd.pending(), "some were lost");
@@ -264,7 +264,7 @@ fn faults_are_told_in_order_by_one_nmi_until_they_are_taken() {
     assert_eq!(fake.with(0, |unit| unit.events.clone()), [nmi], "one for all of them, to the boot core");
     assert!(fake.dma(0, 0x101, 0, false).is_err());
     assert_eq!(fake.with(0, |unit| unit.events.len()), 2);
-    let record = FaultRecord { source: FUNCTION, stopped: Stopped::Read(0), reason: 2 };
+    let record = FaultRecord { requester: FUNCTION.get(), stopped: Stopped::Read(0), reason: 2 };
     assert_eq!(vtd.take_fault(), Some(record));
 }
 

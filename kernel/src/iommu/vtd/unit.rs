@@ -4,7 +4,7 @@
 //! descriptor, that everything before is done. A unit that does not say so in time, or reports an error of its queue, is
 //! *dead*: it is told nothing any more, as what it still caches is not known, and everything fails at once.
 
-use super::super::{Bus, Failure, FaultRecord, Requester, Stopped};
+use super::super::{Bus, Failure, FaultRecord, Stopped};
 use super::registers::*;
 use super::tables::{Forget, wait};
 use crate::types::{Hpa, Ticks};
@@ -137,6 +137,12 @@ impl Unit {
         bus.set_register32(self.number, FECTL, 0);
     }
 
+    /// Holds the message of fault events back, or no longer: one that was due meanwhile, and whose cause was not taken, is
+    /// sent then (chapter 11, FECTL).
+    pub fn hold_fault_events(&mut self, bus: &mut impl Bus, held: bool) {
+        bus.set_register32(self.number, FECTL, if held { EVENT_MASKED } else { 0 });
+    }
+
     /// Sets a bit of the global command and waits until the status shows it.
     fn command(&mut self, bus: &mut impl Bus, bit: u32) -> Result<(), Failure> {
         let number = self.number;
@@ -250,5 +256,5 @@ fn fault(low: u64, high: u64) -> FaultRecord {
         _ if high & FAULT_READ != 0 => Stopped::Read(low & !0xfff),
         _ => Stopped::Write(low & !0xfff),
     };
-    FaultRecord { source: Requester::new(high as u16), stopped, reason }
+    FaultRecord { requester: high as u16, stopped, reason }
 }

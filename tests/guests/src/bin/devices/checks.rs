@@ -127,8 +127,34 @@ pub fn dma_outside_the_domain_is_stopped(bench: &mut Bench) -> Check {
         return Err(format!("what is behind the edge was read: {bytes:x?}"));
     }
     // The functions are as good as before.
+    goes_on(bench, 30)
+}
+
+/// Pages of the buffers that frames are received into.
+const BUFFERS: core::ops::Range<u64> = 2..6;
+
+/// Takes the buffers out of the reach of a station's function.
+pub fn take_from_device(station: &Station) -> Result<(), Fault> {
+    BUFFERS.into_iter().try_for_each(|page| station.frames.after((PAGES + page) as u16).delete())
+}
+
+/// Gives them back.
+pub fn give_to_device(station: &Station) -> Result<(), Fault> {
+    BUFFERS.into_iter().try_for_each(|page| {
+        let copy = station.frames.after((PAGES + page) as u16);
+        copy.copy(station.frames.after(page as u16).cap::<Frame>(), Rights::all())?.map_io(
+            station.domain,
+            IO_BASE + page * 4096,
+            READ_WRITE,
+            0,
+        )
+    })
+}
+
+/// The second station forgets what it has received, and frames come through.
+pub fn goes_on(bench: &mut Bench, number: u8) -> Check {
     drain(&mut bench.stations[1]);
-    exchange(bench, 30)
+    exchange(bench, number)
 }
 
 fn drain(station: &mut Station) {
@@ -143,11 +169,8 @@ pub fn memory_that_is_taken_back_is_out_of_reach(bench: &mut Bench) -> Check {
         exchange(bench, 40 + number)?;
     }
     let station = &bench.stations[1];
-    let device = |page: u64| station.frames.after((PAGES + page) as u16).cap::<Frame>();
     let kept: [u64; 2048] = core::array::from_fn(|index| station.memory.load(1024 + index));
-    for page in 2..6 {
-        device(page).slot().delete().map_err(refused("the page is taken from the device"))?;
-    }
+    take_from_device(station).map_err(refused("the pages are taken from the device"))?;
     for number in 0..4 {
         bench.send(0, &[60 + number; 20]);
     }
@@ -156,12 +179,7 @@ pub fn memory_that_is_taken_back_is_out_of_reach(bench: &mut Bench) -> Check {
         return Err(format!("word {word} was written after its page was taken back"));
     }
     // It gets the pages back, and goes on.
-    for page in 2..6 {
-        let copy = station.frames.after((PAGES + page) as u16);
-        copy.copy(station.frames.after(page as u16).cap::<Frame>(), Rights::all())
-            .and_then(|copy| copy.map_io(station.domain, IO_BASE + page * 4096, READ_WRITE, 0))
-            .map_err(refused("the page is given back"))?;
-    }
+    give_to_device(station).map_err(refused("the pages are given back"))?;
     drain(station);
     exchange(bench, 70)
 }

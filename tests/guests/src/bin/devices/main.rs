@@ -7,6 +7,7 @@
 extern crate alloc;
 
 mod checks;
+mod faults;
 mod station;
 
 use alloc::format;
@@ -31,6 +32,8 @@ const CHECKS: &[Named] = &[
     ("a_frame_goes_by_dma_and_interrupt_with_no_exit", checks::a_frame_goes_by_dma_and_interrupt_with_no_exit),
     ("a_device_wakes_a_waiting_vm", checks::a_device_wakes_a_waiting_vm),
     ("dma_outside_the_domain_is_stopped", checks::dma_outside_the_domain_is_stopped),
+    ("what_is_stopped_is_told_to_whom_it_concerns", faults::what_is_stopped_is_told_to_whom_it_concerns),
+    ("a_storm_of_faults_costs_one_nmi_in_a_millisecond", faults::a_storm_of_faults_costs_one_nmi_in_a_millisecond),
     ("memory_that_is_taken_back_is_out_of_reach", checks::memory_that_is_taken_back_is_out_of_reach),
     ("a_lease_that_is_revoked_is_a_function_anew", checks::a_lease_that_is_revoked_is_a_function_anew),
 ];

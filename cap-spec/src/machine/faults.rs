@@ -1,0 +1,79 @@
+//! What an IOMMU has stopped: of a domain, for the functions that are attached to it, and of the machine, for all.
+//!
+//! * **SetHandler** chooses who is told. An end tells of one thing (a Vcpu that stops, a domain, the machine), the one that
+//!   named it last.
+//! * The world stops a function: [`report`]. The record is kept for the machine, and for the domain that the function is
+//!   attached to. [`FAULTS_KEPT`] are kept of each; one more is lost, which is counted for good. In either case the receiver
+//!   at the other end of the handler's channel, if there is one, is signalled.
+//! * **GetFault** takes the oldest record that is kept; zero words if there is none, but for the count of those lost.
+
+use super::Outcome;
+use super::lookup::Invoked;
+use super::state::{Cap, Faults, State, VmId};
+use super::vcpu::raise;
+use crate::abi::{FAULTS_KEPT, Fault, FaultRecord, ObjectType, Rights};
+
+/// The domain that is invoked; none: the machine.
+fn invoked(state: &State, call: &Invoked) -> Option<VmId> {
+    match state.slots[&call.slot].cap {
+        Cap::IommuDomain { id, .. } => Some(id),
+        _ => None,
+    }
+}
+
+/// The records of a domain, or of the machine, to change them.
+fn faults(state: &mut State, domain: Option<VmId>) -> Option<&mut Faults> {
+    match domain {
+        Some(domain) => state.domains.get_mut(&domain),
+        None => Some(&mut state.faults),
+    }
+}
+
+/// Takes an end from what it tells of.
+pub(super) fn free_end(state: &mut State, end: (super::ChannelId, u8)) {
+    let of_vcpus = state.vcpus.values_mut().map(|vcpu| &mut vcpu.handler);
+    let of_domains = state.domains.values_mut().map(|faults| &mut faults.handler);
+    let of_machine = core::iter::once(&mut state.faults.handler);
+    for handler in of_vcpus.chain(of_domains).chain(of_machine).filter(|handler| **handler == Some(end)) {
+        *handler = None;
+    }
+}
+
+/// `IommuDomain.SetHandler`, `Machine.SetHandler`.
+pub(super) fn set_handler(state: &mut State, call: Invoked) -> Result<Outcome, Fault> {
+    let Cap::Channel { id, end } = state.slots[&call.capability(state, 1, ObjectType::Channel, Rights::empty())?].cap
+    else {
+        unreachable!("argument 1 was checked to be a Channel")
+    };
+    free_end(state, (id, end));
+    let domain = invoked(state, &call);
+    if let Some(faults) = faults(state, domain) {
+        faults.handler = Some((id, end));
+    }
+    Ok(Outcome::NOTHING)
+}
+
+/// `IommuDomain.GetFault`, `Machine.GetFault`.
+pub(super) fn get_fault(state: &mut State, call: Invoked) -> Result<Outcome, Fault> {
+    let domain = invoked(state, &call);
+    let Some(faults) = faults(state, domain) else { return Ok(Outcome::NOTHING) };
+    let [what, who] = if faults.kept.is_empty() { [0; 2] } else { faults.kept.remove(0).to_words() };
+    Ok(Outcome::Done([what, who | u64::from(faults.lost) << 32]))
+}
+
+/// The IOMMU has stopped a function, or something that is none of those handed out.
+pub fn report(state: &mut State, function: Option<u16>, record: FaultRecord) {
+    let domain = function.and_then(|function| state.functions.get(&function)?.domain);
+    for of in domain.map(Some).into_iter().chain([None]) {
+        let Some(faults) = faults(state, of) else { continue };
+        if faults.kept.len() < FAULTS_KEPT {
+            faults.kept.push(record);
+        } else {
+            faults.lost = faults.lost.saturating_add(1);
+        }
+        let told = faults.handler.and_then(|(channel, end)| state.channels[&channel][usize::from(2 - end)]);
+        if let Some(receiver) = told {
+            raise(state, receiver.vcpu, receiver.bits);
+        }
+    }
+}
