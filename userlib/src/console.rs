@@ -182,6 +182,11 @@ pub fn progress(done: u64, total: u64) {
     request(&ToConsole::Progress { done, total });
 }
 
+/// Reports how well a cache does: accesses since the start that found something, and all of them.
+pub fn hits(hits: u64, accesses: u64) {
+    request(&ToConsole::Hits { hits, accesses });
+}
+
 /// Reports a row of the bench.
 pub fn bench(operation: &str, instructions: u64, exits: u64) {
     request(&ToConsole::Bench { operation: operation.into(), instructions, exits });

@@ -55,6 +55,8 @@ pub mod slots;
 #[cfg(target_os = "none")]
 pub mod start_page;
 pub mod upcalls;
+#[cfg(target_os = "none")]
+pub mod virtual_function;
 
 pub use app::{App, MarketInUse};
 pub use error::Error;

@@ -29,6 +29,10 @@ pub enum Acceleration {
     /// QEMU's translator with the instruction clock: slow, and the same in every run.
     #[value(name = "clock")]
     InstructionClock,
+    /// The instruction clock, which passes as the host's does while the machine sleeps, and not faster: for clients outside of
+    /// a machine whose CPU time is sold exactly, however slowly it is translated.
+    #[value(name = "paced")]
+    PacedClock,
     /// QEMU's translator in one thread and with the real clock: for clients outside, to whom time passes as to them.
     #[value(name = "real")]
     RealClock,
@@ -42,6 +46,19 @@ impl Acceleration {
     /// KVM if the host really offers SVM to a guest hypervisor, else the instruction clock; and one line that says why.
     pub fn choose() -> (Acceleration, String) {
         Acceleration::choose_on(&Host::look())
+    }
+
+    /// For a machine that clients on the host talk to: time passes as to them. And one line that says why.
+    pub fn for_clients() -> (Acceleration, String) {
+        match Acceleration::choose() {
+            (Acceleration::Kvm, why) => (Acceleration::Kvm, why),
+            _ => (
+                Acceleration::PacedClock,
+                "acceleration: none (TCG); virtual time is counted in instructions, and waits for the host's clock, as \
+                 clients on the host are served"
+                    .into(),
+            ),
+        }
     }
 
     /// As [`Acceleration::choose`], on a host of which this is known.
@@ -61,6 +78,7 @@ impl Acceleration {
     fn arguments(self) -> &'static [&'static str] {
         match self {
             Acceleration::InstructionClock => &["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off"],
+            Acceleration::PacedClock => &["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=on"],
             Acceleration::RealClock => &["-accel", "tcg,thread=single"],
             Acceleration::Threads => &["-accel", "tcg,thread=multi"],
             Acceleration::Kvm => &["-accel", "kvm"],
@@ -70,7 +88,7 @@ impl Acceleration {
     /// The kernel command line for it: with the instruction clock, cores take turns at events that the kernel must make.
     pub fn command_line(self, line: &str) -> String {
         match self {
-            Acceleration::InstructionClock => format!("pace=pit {line}"),
+            Acceleration::InstructionClock | Acceleration::PacedClock => format!("pace=pit {line}"),
             Acceleration::RealClock | Acceleration::Threads | Acceleration::Kvm => line.into(),
         }
     }
@@ -78,7 +96,10 @@ impl Acceleration {
     fn cpu(self) -> &'static str {
         match self {
             // Without the random instructions two runs are the same even when a guest asks for randomness.
-            Acceleration::InstructionClock | Acceleration::RealClock | Acceleration::Threads => "max,-rdrand,-rdseed",
+            Acceleration::InstructionClock
+            | Acceleration::PacedClock
+            | Acceleration::RealClock
+            | Acceleration::Threads => "max,-rdrand,-rdseed",
             Acceleration::Kvm => "host",
         }
     }

@@ -20,6 +20,7 @@ pub mod epitaph;
 pub mod image;
 pub mod interrupt;
 pub mod market;
+pub mod network;
 pub mod new;
 pub mod paths;
 pub mod process;

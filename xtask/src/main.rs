@@ -158,9 +158,12 @@ struct RunArguments {
     /// Print plain lines even on a terminal.
     #[arg(long, conflicts_with = "json")]
     plain: bool,
-    /// Wall time in seconds after which the run counts as hung.
-    #[arg(long, default_value_t = 300, value_name = "SECONDS")]
-    timeout: u64,
+    /// Keep everything that serves clients up until Ctrl-C, in the time of the host; other applications end when they do.
+    #[arg(long)]
+    serve: bool,
+    /// Wall time in seconds after which the run counts as hung (default: 300, or never with --serve).
+    #[arg(long, value_name = "SECONDS")]
+    timeout: Option<u64>,
 }
 
 fn main() -> ExitCode {
@@ -197,7 +200,8 @@ fn execute(command: Command) -> Result<u8> {
             overrides: arguments.scenario.overrides(),
             json: arguments.json,
             plain: arguments.plain,
-            timeout: Duration::from_secs(arguments.timeout),
+            serve: arguments.serve,
+            timeout: arguments.timeout.map(Duration::from_secs),
         }),
         Command::Test { filter, host_only } => {
             let passed = test::test(&test::Options { host_only, filter })?;

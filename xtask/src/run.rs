@@ -2,6 +2,7 @@
 
 use crate::build::{self, Built};
 use crate::emulator::{Acceleration, Config, Loader};
+use crate::network::{self, Forward};
 use crate::run_state::RunState;
 use crate::scenario::events::ONE_PPM;
 use crate::scenario::{self, Overrides, Refused, Scenario};
@@ -15,20 +16,10 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// What the emulator is told for a scenario whose applications have virtual functions: an IOMMU, and an Intel 82576 behind a
-/// root port, whose network ends in the emulator.
-pub const NIC_DEVICES: [&str; 8] = [
-    "-device",
-    "intel-iommu,intremap=on,eim=on",
-    "-device",
-    "pcie-root-port,id=rp0,chassis=1,slot=1",
-    "-netdev",
-    "user,id=n0,restrict=on",
-    "-device",
-    "igb,bus=rp0,netdev=n0",
-];
 /// How often a view is asked for wishes.
 const TICK: Duration = Duration::from_millis(50);
+/// Wall time after which a run counts as hung.
+const TIMEOUT: Duration = Duration::from_secs(300);
 /// How long a run has for ending in good order once it is told to.
 const STOP_GRACE: Duration = Duration::from_secs(10);
 
@@ -43,8 +34,10 @@ pub struct Options {
     pub json: bool,
     /// Plain lines even on a terminal.
     pub plain: bool,
-    /// Wall time after which the run counts as hung.
-    pub timeout: Duration,
+    /// Keep what serves clients up until the user ends the run.
+    pub serve: bool,
+    /// Wall time after which the run counts as hung, if it is not the usual one.
+    pub timeout: Option<Duration>,
 }
 
 /// Exit status of an interrupted program, by convention.
@@ -59,7 +52,10 @@ pub fn run(options: &Options) -> Result<u8> {
     let remark = |text: &str| if options.json { tell!("{text}") } else { say!("{text}") };
     let tools = setup::ensure()?;
     // The scenario is checked before anything is built.
-    let scenario = scenario::load(&options.scenario, &options.overrides, &application_images()?)?;
+    let mut scenario = scenario::load(&options.scenario, &options.overrides, &application_images()?)?;
+    if options.serve {
+        scenario.serve()?;
+    }
     let interrupted = || {
         tell!("error: interrupted before the boot");
         Ok(INTERRUPTED)
@@ -75,7 +71,7 @@ pub fn run(options: &Options) -> Result<u8> {
     // What an earlier run left must not be taken for this one's. A run that is refused leaves it alone.
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    let (acceleration, why) = Acceleration::choose();
+    let (acceleration, why) = if options.serve { Acceleration::for_clients() } else { Acceleration::choose() };
     remark(&why);
     remark(&format!(
         "machine: {} cores, {} MiB; scenario {}: {}",
@@ -89,7 +85,9 @@ pub fn run(options: &Options) -> Result<u8> {
     } else {
         say!("{}", scenario.terms());
     }
-    let config = machine(&scenario, &built, acceleration, &folder, &module)?;
+    let forwards = network::forwards(&scenario)?;
+    let config = machine(&scenario, &built, acceleration, &folder, &module, &forwards)?;
+    forwards.iter().for_each(|forward| remark(&forward.describe(&scenario)));
     let log = folder.join("console.log");
     let mut session = Session::start(&tools, &config, RunState::new(&scenario), Some(&log))?;
     let mut view: Box<dyn View> = match (options.json, options.plain || !std::io::stdout().is_terminal()) {
@@ -97,7 +95,8 @@ pub fn run(options: &Options) -> Result<u8> {
         (false, true) => Box::new(Plain::new()),
         (false, false) => Box::new(crate::display::Display::open(&scenario)?),
     };
-    let outcome = watch(&mut session, view.as_mut(), &scenario, options.timeout);
+    let outcome =
+        watch(&mut session, view.as_mut(), &scenario, options.timeout.or((!options.serve).then_some(TIMEOUT)));
     view.close();
     let stopped = outcome?;
     let mut failure = stopped.failure.or_else(|| session.failure());
@@ -170,12 +169,12 @@ fn module(scenario: &Scenario, built: &Built) -> Result<Vec<u8>> {
     Ok(module)
 }
 
-/// The machine of a scenario, with its boot module written into `folder`.
+/// The machine of a scenario, with its boot module written into `folder`, and nothing of the host that leads to it.
 ///
 /// # Errors
 /// When the machine has no room for what the scenario promises, an image is missing or the module can't be written.
 pub fn config(scenario: &Scenario, built: &Built, acceleration: Acceleration, folder: &Path) -> Result<Config> {
-    machine(scenario, built, acceleration, folder, &module(scenario, built)?)
+    machine(scenario, built, acceleration, folder, &module(scenario, built)?, &[])
 }
 
 fn machine(
@@ -184,6 +183,7 @@ fn machine(
     acceleration: Acceleration,
     folder: &Path,
     module: &[u8],
+    forwards: &[Forward],
 ) -> Result<Config> {
     let path = folder.join("boot.module");
     fs::write(&path, module).with_context(|| format!("cannot write {}", path.display()))?;
@@ -195,7 +195,7 @@ fn machine(
         cores: scenario.cores,
         memory_mib: scenario.memory_mib,
         acceleration,
-        extra: if scenario.has_nic() { NIC_DEVICES.iter().map(ToString::to_string).collect() } else { Vec::new() },
+        extra: if scenario.has_nic() { network::devices(&network::user(forwards)) } else { Vec::new() },
     })
 }
 
@@ -209,7 +209,12 @@ struct Stopped {
     by_user: bool,
 }
 
-fn watch(session: &mut Session, view: &mut dyn View, scenario: &Scenario, timeout: Duration) -> Result<Stopped> {
+fn watch(
+    session: &mut Session,
+    view: &mut dyn View,
+    scenario: &Scenario,
+    timeout: Option<Duration>,
+) -> Result<Stopped> {
     let mut ppm = vec![ONE_PPM; scenario.plan.apps.len()];
     let names: Vec<&str> = scenario.plan.apps.iter().map(|app| app.name.as_str()).collect();
     let mut ending: Option<Instant> = None;
@@ -260,7 +265,7 @@ fn watch(session: &mut Session, view: &mut dyn View, scenario: &Scenario, timeou
             session.stop();
             return end(Some("the machine did not end when it was told to".into()), interrupted, false);
         }
-        if session.elapsed() > timeout {
+        if let Some(timeout) = timeout.filter(|timeout| session.elapsed() > *timeout) {
             session.stop();
             let seconds = timeout.as_secs();
             let failure = format!("timed out after {seconds} s (--timeout sets another limit)");

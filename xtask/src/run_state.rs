@@ -165,6 +165,8 @@ pub struct AppState {
     pub holdings: Vec<u32>,
     /// Ticks had so far: (when in microseconds, ticks).
     pub used: Vec<(u64, u64)>,
+    /// How well its cache does, if it has one and tells: (when in microseconds, hits, accesses) so far; neither ever falls.
+    pub hits: Vec<(u64, u64, u64)>,
     /// Its output files.
     pub files: Vec<OutputFile>,
     /// From its end.
@@ -187,6 +189,25 @@ impl AppState {
         let pairs = self.used.windows(2);
         pairs.filter_map(|pair| Some((pair[1].0 / 1000, share(pair[0], pair[1], tsc_hz)?))).collect()
     }
+}
+
+impl AppState {
+    /// The part of the accesses between the last two reports that its cache could answer, if there were any.
+    pub fn hit_ratio(&self) -> Option<f64> {
+        let [.., before, last] = self.hits.as_slice() else { return None };
+        hit_ratio(*before, *last)
+    }
+
+    /// The same over time: (milliseconds, ratio), of each pair of reports with accesses between them.
+    pub fn hit_ratios(&self) -> Vec<(u64, f64)> {
+        let pairs = self.hits.windows(2);
+        pairs.filter_map(|pair| Some((pair[1].0 / 1000, hit_ratio(pair[0], pair[1])?))).collect()
+    }
+}
+
+fn hit_ratio(before: (u64, u64, u64), after: (u64, u64, u64)) -> Option<f64> {
+    let (hits, accesses) = (after.1 - before.1, after.2 - before.2);
+    (accesses > 0).then(|| hits as f64 / accesses as f64)
 }
 
 fn share(before: (u64, u64), after: (u64, u64), tsc_hz: u64) -> Option<f64> {
@@ -331,6 +352,7 @@ impl RunState {
             total: 0,
             holdings: vec![0; plan.goods.len()],
             used: Vec::new(),
+            hits: Vec::new(),
             files: Vec::new(),
             totals: Totals::default(),
             lines: Vec::new(),
@@ -450,6 +472,16 @@ impl RunState {
                 self.time(*t)?;
                 let app = self.app(*app)?;
                 (app.done, app.total) = (*done, *total);
+            }
+            Record::Hits { t, app, hits, accesses } => {
+                self.time(*t)?;
+                let app = self.app(*app)?;
+                let before = app.hits.last().map_or((0, 0), |&(_, hits, accesses)| (hits, accesses));
+                // It is the application's own word, so that one that makes no sense is nobody else's failure.
+                let more = hits.checked_sub(before.0).zip(accesses.checked_sub(before.1));
+                if more.is_some_and(|(hits, accesses)| hits <= accesses) {
+                    app.hits.push((*t, *hits, *accesses));
+                }
             }
             Record::Line { t, app, text } => {
                 self.time(*t)?;

@@ -129,6 +129,7 @@ impl Console {
                     self.line(client, line, now);
                 }
             }
+            ToConsole::Hits { hits, accesses } => self.record(&Record::Hits { t, app, hits, accesses }),
             ToConsole::Progress { done, total } => self.record(&Record::Progress { t, app, done, total }),
             ToConsole::FileBegin { file, name } => return self.begin_file(client, file, &name, now),
             ToConsole::FileData { file, data } => {

@@ -56,6 +56,13 @@ pub enum ToConsole {
         /// TSC value.
         tsc: u64,
     },
+    /// How well a cache does, since its start.
+    Hits {
+        /// Accesses that found something.
+        hits: u64,
+        /// All accesses.
+        accesses: u64,
+    },
 }
 
 /// From the console server.

@@ -243,6 +243,17 @@ pub enum Record {
         /// Ticks it was current on its core so far.
         ticks: u64,
     },
+    /// How well an application's cache does, by its own report, since its start.
+    Hits {
+        /// When.
+        t: u64,
+        /// Application.
+        app: u16,
+        /// Accesses that found something.
+        hits: u64,
+        /// All accesses.
+        accesses: u64,
+    },
 }
 
 /// How an application ended.

@@ -24,10 +24,11 @@ use xtask::emulator::{Acceleration, Config, Loader};
 use xtask::run_state::{AppState, Phase, RunState};
 use xtask::scenario::{self, Overrides, Scenario};
 use xtask::session::{Seen, Session};
-use xtask::{paths, run as runner, setup, test};
+use xtask::{network, paths, run as runner, setup, test};
 
 pub use xtask;
 
+pub mod memcached;
 pub mod program;
 pub mod rounds;
 
@@ -224,6 +225,18 @@ impl Machine {
     /// As [`Machine::start`].
     pub fn start_with_devices(scenario: &Scenario, devices: Vec<String>) -> Result<Machine> {
         Machine::start_as(scenario, Acceleration::InstructionClock, |config| config.extra = devices)
+    }
+
+    /// Boots a scenario that was read for clients on the host; returns the ports that lead to what it serves, in the
+    /// scenario's order.
+    ///
+    /// # Errors
+    /// As [`Machine::start`].
+    pub fn start_serving(scenario: &Scenario) -> Result<(Machine, Vec<u16>)> {
+        let forwards = network::forwards(scenario)?;
+        let devices = network::devices(&network::user(&forwards));
+        let machine = Machine::start_as(scenario, Acceleration::PacedClock, |config| config.extra = devices)?;
+        Ok((machine, forwards.iter().map(|forward| forward.port).collect()))
     }
 
     /// Boots a scenario that was read, on a machine with a further device.

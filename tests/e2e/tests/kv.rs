@@ -2,49 +2,11 @@
 //! talks memcached to it through the emulator's network.
 
 use e2e::Machine;
+use e2e::memcached::Client;
 use e2e::xtask::boot::Guest;
 use e2e::xtask::emulator::Acceleration;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::time::Duration;
-
-/// A client, and how long it waits.
-struct Client(BufReader<TcpStream>);
-
-const PATIENCE: Duration = Duration::from_secs(60);
-
-impl Client {
-    fn connect(port: u16) -> Client {
-        let stream = TcpStream::connect(("127.0.0.1", port)).expect("the emulator listens");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
-        stream.set_nodelay(true).expect("it can be set");
-        Client(BufReader::new(stream))
-    }
-
-    fn say(&mut self, bytes: &[u8]) {
-        self.0.get_mut().write_all(bytes).expect("the connection is there");
-    }
-
-    fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.0.read_line(&mut line).expect("an answer comes");
-        line
-    }
-
-    fn ask(&mut self, bytes: &[u8]) -> String {
-        self.say(bytes);
-        self.line()
-    }
-
-    fn get(&mut self, key: &str) -> Option<Vec<u8>> {
-        let line = self.ask(format!("get {key}\r\n").as_bytes());
-        let bytes = line.trim_end().strip_prefix(&format!("VALUE {key} 0 "))?.parse().expect("a length");
-        let mut value = vec![0; bytes];
-        self.0.read_exact(&mut value).expect("the value comes");
-        assert_eq!((self.line(), self.line()), ("\r\n".into(), "END\r\n".into()));
-        Some(value)
-    }
-}
 
 /// A port of the host that is free.
 fn free_port() -> u16 {

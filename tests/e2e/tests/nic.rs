@@ -1,6 +1,6 @@
 //! Virtual functions of the network device, leased by the market: brought up by their holders, taken back, leased again.
 
-use e2e::xtask::run as runner;
+use e2e::xtask::network;
 use e2e::{Change, Finished, Machine, run};
 use proto::host::End;
 use std::net::UdpSocket;
@@ -130,11 +130,10 @@ fn a_peer_outside_gets_its_frames_back() {
          remote.type=inet,remote.host=127.0.0.1,remote.port={}",
         port(&socket)
     );
-    let devices = runner::NIC_DEVICES.map(|word| if word.starts_with("user,") { cable.clone() } else { word.into() });
     let alone = SCENARIO.split("    [[app]]\n    name = \"ping\"").next().expect("a part of it");
     let change = Change::set("app.echo.args=[\"role=echo\", \"for=1500\"]");
     let scenario = e2e::scenario(alone, &change).expect("a scenario");
-    let machine = Machine::start_with_devices(&scenario, devices.into()).expect("a machine");
+    let machine = Machine::start_with_devices(&scenario, network::devices(&cable)).expect("a machine");
     let (echo, own) = ([2, 0x6e, 0x6b, 0, 0, 1], [2, 0, 0, 0, 0, 0x99]);
     let is_over = Arc::new(AtomicBool::new(false));
     let over = is_over.clone();

@@ -128,7 +128,7 @@ pub fn flood_with_console_requests(seed: u64, count: u64) -> Tally {
     for _ in 0..count {
         let file = random.below(FILES.into()) as u16;
         let name = ["plain.txt", "", "../above", ".hidden", "a/b"][random.below(5) as usize].into();
-        console::request(&match random.below(8) {
+        console::request(&match random.below(9) {
             0 => ToConsole::FileBegin { file, name },
             1 => ToConsole::FileData { file, data: alloc::vec![7; random.below(1_100) as usize] },
             2 => ToConsole::FileEnd { file },
@@ -136,6 +136,7 @@ pub fn flood_with_console_requests(seed: u64, count: u64) -> Tally {
             4 => ToConsole::Text(if random.below(4) == 0 { "\n".into() } else { "without an end ".into() }),
             5 => ToConsole::PowerOff { value: 0x10 },
             6 => ToConsole::Epoch { tsc: random.word() },
+            7 => ToConsole::Hits { hits: random.word(), accesses: random.word() },
             _ => ToConsole::Record(Record::End { t: 0, status: 0, reason: "it is over".into() }),
         });
     }

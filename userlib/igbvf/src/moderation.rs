@@ -49,6 +49,11 @@ impl<R: Registers> Moderation<R> {
         moderation
     }
 
+    /// The mode.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
     /// Changes the mode, at any time.
     pub fn set_mode(&mut self, mode: Mode) {
         (self.mode, self.idle) = (mode, 0);

@@ -42,6 +42,8 @@ pub struct Drops {
 pub struct Port<R, M, B, const N: usize> {
     receiver: Receiver<R, M, B, N>,
     sender: Sender<R, M, B, N>,
+    /// Buffers for receiving, wherever they are.
+    receiving: usize,
 }
 
 #[derive(Debug)]
@@ -82,7 +84,9 @@ impl<R: Registers + Clone, M: DmaMemory, B: DmaBuffer, const N: usize> Port<R, M
     ) -> Result<Self, QueueError> {
         let mut queue = ReceiveQueue::new(registers.clone(), receive, 0, BUFFER_BYTES)?;
         let is_large = |buffer: &B| buffer.capacity() >= usize::from(BUFFER_BYTES);
+        let mut receiving = 0;
         for buffer in for_receiving.into_iter().take(Self::MOST_RECEIVING) {
+            receiving += 1;
             if !is_large(&buffer) || queue.supply(Lent(buffer)).is_err() {
                 return Err(QueueError::Arguments);
             }
@@ -94,7 +98,7 @@ impl<R: Registers + Clone, M: DmaMemory, B: DmaBuffer, const N: usize> Port<R, M
         queue.show();
         let receiver = Receiver { queue, held: None, goes_on: false, taken: 0, drops: 0 };
         let sender = Sender { queue: TransmitQueue::new(registers, transmit, 0)?, free, drops: 0 };
-        Ok(Port { receiver, sender })
+        Ok(Port { receiver, sender, receiving })
     }
 
     /// Frames ever taken from the receive ring; wraps.
@@ -132,11 +136,27 @@ impl<R: Registers + Clone, M: DmaMemory, B: DmaBuffer, const N: usize> Port<R, M
         self.receiver.queue.faults().wrapping_add(self.sender.queue.faults())
     }
 
+    /// Sets the queues up anew, with the buffers that there are, when the function was reset. Frames under way are lost.
+    ///
+    /// # Errors
+    /// As [`Port::new`]. The buffers are gone then: no frame comes or goes any more.
+    pub fn restart(&mut self, registers: R, receive: M, transmit: M) -> Result<(), QueueError> {
+        let mut buffers = self.take_buffers();
+        // As many as there were at first, as none is ever lost.
+        let for_sending = buffers.split_off(self.receiving.min(buffers.len()));
+        *self = Port::new(registers, receive, transmit, buffers, for_sending)?;
+        Ok(())
+    }
+
     /// Gives all buffers back when the function was reset, or taken away from the device, so that it reaches nothing any
     /// more.
     pub fn dismantle(mut self) -> Vec<B> {
-        let mut buffers = self.sender.free;
-        buffers.extend(self.receiver.held.map(|(buffer, _)| buffer));
+        self.take_buffers()
+    }
+
+    fn take_buffers(&mut self) -> Vec<B> {
+        let mut buffers = core::mem::take(&mut self.sender.free);
+        buffers.extend(self.receiver.held.take().map(|(buffer, _)| buffer));
         buffers.extend(core::iter::from_fn(|| self.receiver.queue.reclaim()).map(|Lent(buffer)| buffer));
         buffers.extend(core::iter::from_fn(|| self.sender.queue.reclaim()));
         buffers

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use device::{DmaBuffer, DmaMemory, Registers};
 use igbvf::MacAddress;
 use igbvf::moderation::{self, Mode, Moderation};
+use igbvf::transmit::QueueError;
 use smoltcp::iface::{Config, Interface, PollIngressSingleResult, PollResult, SocketHandle, SocketSet};
 use smoltcp::socket::dhcpv4;
 use smoltcp::time::Instant;
@@ -60,6 +61,7 @@ pub struct Stack<R, M, B, const N: usize> {
     interface: Interface,
     sockets: SocketSet<'static>,
     moderation: Moderation<R>,
+    vector: u8,
     dhcp: Option<SocketHandle>,
 }
 
@@ -75,7 +77,8 @@ impl<R: Registers + Clone, M: DmaMemory, B: DmaBuffer, const N: usize> Stack<R, 
         config.random_seed = settings.seed;
         let interface = Interface::new(config, &mut port, instant(now_ns));
         let moderation = Moderation::new(registers, settings.vector, settings.mode);
-        let mut stack = Stack { port, interface, sockets: SocketSet::new(Vec::new()), moderation, dhcp: None };
+        let (sockets, vector) = (SocketSet::new(Vec::new()), settings.vector);
+        let mut stack = Stack { port, interface, sockets, moderation, vector, dhcp: None };
         match settings.address {
             Address::Static { address, gateway } => stack.set_address(Some(address), gateway),
             Address::Dhcp => stack.dhcp = Some(stack.sockets.add(dhcpv4::Socket::new())),
@@ -124,6 +127,17 @@ impl<R: Registers + Clone, M: DmaMemory, B: DmaBuffer, const N: usize> Stack<R, 
     /// Gives the rings up, and with them the sockets.
     pub fn into_port(self) -> Port<R, M, B, N> {
         self.port
+    }
+
+    /// Goes on over a function that was reset, with rings in the same or other memory. Addresses, sockets and connections
+    /// stay: what was under way is lost, and sent again as after any loss.
+    ///
+    /// # Errors
+    /// As [`Port::restart`].
+    pub fn restart(&mut self, registers: R, receive: M, transmit: M) -> Result<(), QueueError> {
+        self.port.restart(registers.clone(), receive, transmit)?;
+        self.moderation = Moderation::new(registers, self.vector, self.moderation.mode());
+        Ok(())
     }
 
     /// Changes how frames are learnt of, at any time.

@@ -66,6 +66,9 @@ pub fn record(state: &RunState, record: &Record) -> Option<Value> {
         Record::Progress { t, app, done, total } => {
             json!({ "kind": "progress", "t_us": t, "app": name(app), "done": done, "total": total })
         }
+        Record::Hits { t, app, hits, accesses } => {
+            json!({ "kind": "hits", "t_us": t, "app": name(app), "hits": hits, "accesses": accesses })
+        }
         Record::Line { t, app, text } => json!({ "kind": "line", "t_us": t, "app": name(app), "text": text }),
         Record::FileBegin { .. } | Record::FileData { .. } => return None,
         Record::FileEnd { app, file, bytes, sha256 } => {
@@ -174,7 +177,7 @@ fn app_object(state: &RunState, app: &AppState) -> Value {
     let files = app.files.iter().map(
         |file| json!({ "name": file.name, "bytes": file.data.len(), "sha256": file.sha256.map(|hash| hex(&hash)) }),
     );
-    let shares = app.shares(state.tsc_hz).into_iter().map(|(t, share)| json!([t, (share * 1e4).round() / 1e4]));
+    let rounded = |(t, ratio): (u64, f64)| json!([t, (ratio * 1e4).round() / 1e4]);
     json!({
         "name": app.name, "core": app.core, "awaited": app.awaited, "end": end,
         "started_ms": app.started.map(|t| t / 1000), "ended_ms": app.ended.map(|t| t / 1000),
@@ -182,7 +185,9 @@ fn app_object(state: &RunState, app: &AppState) -> Value {
         "work_per_credit": super::work_per_credit(app),
         "page_ms": app.totals.page_ms, "cpu_ticks_bought": app.totals.cpu_ticks_bought, "kilobits_bought": app.totals.kilobits_bought,
         "used_ticks": app.totals.used_ticks, "reclaim_us": app.totals.reclaim_us, "exits": exits,
-        "files": files.collect::<Vec<_>>(), "lines": app.lines, "cpu_share": shares.collect::<Vec<_>>(),
+        "files": files.collect::<Vec<_>>(), "lines": app.lines, "cpu_share": app.shares(state.tsc_hz).into_iter().map(rounded).collect::<Vec<_>>(),
+        "hits": app.hits.last().map(|report| report.1), "accesses": app.hits.last().map(|report| report.2),
+        "hit_ratio": app.hit_ratios().into_iter().map(rounded).collect::<Vec<_>>(),
     })
 }
 

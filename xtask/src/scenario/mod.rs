@@ -21,6 +21,7 @@ use proto::nic::{BASE_PAGES, CABLE_UNITS, KEPT_UNITS};
 use proto::plan::{App, Event, Good, Plan};
 use reader::{Placed, Problem, Problems, Section};
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use tree::{Node, Place};
 
@@ -34,6 +35,8 @@ const VM_BYTES: u64 = 64 << 10;
 const PAGE_BYTES: u64 = 4096;
 /// Mb/s in the base of an application with a virtual function, if the scenario does not say.
 const BASE_BANDWIDTH: u32 = 100;
+/// The longest run, in milliseconds of virtual time.
+const LONGEST_MS: u64 = 3_600_000;
 /// The input that means the repository's own sources.
 const SOURCES: &str = "@sources";
 /// Applications and the market server are the console server's clients.
@@ -60,6 +63,29 @@ impl Overrides {
     }
 }
 
+/// A port of an application that clients on the host can reach, by TCP and UDP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// The application's number in the plan.
+    pub app: usize,
+    /// Its address in the emulator's network, which its argument `address` tells it.
+    pub address: Ipv4Addr,
+    /// Its port.
+    pub port: u16,
+}
+
+impl Service {
+    /// The service of an application, at its address: the host's part of it is the number in the plan, counted from 101 on.
+    fn new(app: usize, port: u16) -> Service {
+        Service { app, address: Ipv4Addr::new(10, 0, 2, 101 + app as u8), port }
+    }
+
+    /// What the application is told of its address.
+    fn argument(&self) -> String {
+        format!("address={}/24", self.address)
+    }
+}
+
 /// A checked scenario.
 #[derive(Clone, Debug)]
 pub struct Scenario {
@@ -77,6 +103,8 @@ pub struct Scenario {
     pub events: Vec<String>,
     /// The applications' inputs, in the plan's order.
     pub inputs: Vec<Option<Vec<u8>>>,
+    /// What clients on the host can reach.
+    pub services: Vec<Service>,
     /// Where the machine's memory, and the base of each application, are said.
     memory_place: Place,
     base_places: Vec<Place>,
@@ -88,6 +116,28 @@ impl Scenario {
     /// True if an application has a virtual function of the network device, so that the machine must have one.
     pub fn has_nic(&self) -> bool {
         self.plan.apps.iter().any(|app| app.nic)
+    }
+
+    /// Lets the run last until the user ends it, or as long as the market can remember ([`LONGEST_MS`]): what serves clients is
+    /// awaited, and told what time it is.
+    ///
+    /// # Errors
+    /// When nothing of it serves clients.
+    pub fn serve(&mut self) -> Result<(), Refused> {
+        if self.services.is_empty() {
+            let problems =
+                vec![Problem { place: Place::File, reason: "nothing has a `port`, so nothing is served".into() }];
+            let file = self.file.display().to_string();
+            return Err(Refused { file, arguments: self.arguments.clone(), problems });
+        }
+        let epoch = std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs());
+        for service in &self.services {
+            let app = &mut self.plan.apps[service.app];
+            app.awaited = true;
+            app.args.push(format!("epoch={epoch}"));
+        }
+        self.plan.limit_ms = LONGEST_MS;
+        Ok(())
     }
 
     /// What became of all amounts that were converted to what the market counts, in one line.
@@ -216,8 +266,15 @@ fn check(file: &Path, tree: Node, overrides: &Overrides, images: &[String], prob
 
     let base_places = apps.iter().map(|app| app.base_pages.place).collect();
     let mut plan_apps = Vec::new();
-    for (app, input) in apps.into_iter().zip(&inputs) {
-        plan_apps.push(App { has_input: input.is_some(), ..app.plan? });
+    let mut services = Vec::new();
+    for (number, (app, input)) in apps.into_iter().zip(&inputs).enumerate() {
+        let mut plan = App { has_input: input.is_some(), ..app.plan? };
+        if let Some(port) = app.port {
+            let service = Service::new(number, port);
+            plan.args.push(service.argument());
+            services.push(service);
+        }
+        plan_apps.push(plan);
     }
     let plan = Plan {
         version: proto::VERSION,
@@ -232,7 +289,19 @@ fn check(file: &Path, tree: Node, overrides: &Overrides, images: &[String], prob
     let (memory_place, arguments) = (memory.place, overrides.arguments());
     let file = file.to_path_buf();
     let events = written_events;
-    Some(Scenario { file, title, cores, memory_mib, plan, events, inputs, memory_place, base_places, arguments })
+    Some(Scenario {
+        file,
+        title,
+        cores,
+        memory_mib,
+        plan,
+        events,
+        inputs,
+        services,
+        memory_place,
+        base_places,
+        arguments,
+    })
 }
 
 /// An application as far as it could be read, with the places that later checks name.
@@ -246,6 +315,7 @@ struct ReadApp {
     core: u8,
     nic: bool,
     base_bandwidth: Placed<u32>,
+    port: Option<u16>,
     place: Place,
 }
 
@@ -301,6 +371,11 @@ fn app(node: Node, cores: u16, images: &[String], problems: &Problems) -> ReadAp
         problems.add(placed.place, "`base_bandwidth`: only an application with `nic = true` has some");
     }
     let base_bandwidth = placed_u32(base_bandwidth, BASE_BANDWIDTH);
+    let port = section.integer("port", 1..=65_535);
+    if let Some(port) = port.as_ref().filter(|_| !nic) {
+        problems.add(port.place, "`port`: only an application with `nic = true` can be reached");
+    }
+    let port = port.and_then(|port| u16::try_from(port.value).ok());
     let args = section.texts("args").unwrap_or_default();
     let input = section.text("input");
     section.finish();
@@ -325,7 +400,7 @@ fn app(node: Node, cores: u16, images: &[String], problems: &Problems) -> ReadAp
         _ => None,
     };
     let core = u8::try_from(core.value).unwrap_or(0);
-    ReadApp { plan, name, input, base_pages, base_cpu, deadline, core, nic, base_bandwidth, place }
+    ReadApp { plan, name, input, base_pages, base_cpu, deadline, core, nic, base_bandwidth, port, place }
 }
 
 /// Names and deadlines.

@@ -1,0 +1,131 @@
+//! What pages are worth: hits by size, as the store estimates them, less what the own base has anyway.
+
+use alloc::vec::Vec;
+
+use userlib::market::{HitPoint, Quantity};
+
+/// The part of a new rate that counts at once: 1 of so many.
+const SMOOTHING: u64 = 4;
+/// Rates are kept in so many parts of one.
+const PARTS: u64 = 256;
+
+/// How often something happens in an interval: a mean in which what was long ago counts ever less.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Rate {
+    parts: u64,
+}
+
+impl Rate {
+    /// Takes note of an interval.
+    pub fn note(&mut self, count: u64) {
+        let now = count.saturating_mul(PARTS);
+        self.parts = self.parts - self.parts / SMOOTHING + now / SMOOTHING;
+    }
+
+    /// The mean, rounded down.
+    pub fn per_interval(self) -> u64 {
+        self.parts / PARTS
+    }
+}
+
+/// Counters of the store since the start, though clients may have them begin again at 0.
+#[derive(Clone, Copy, Debug)]
+pub struct Total<const N: usize> {
+    last: [u64; N],
+    sum: [u64; N],
+}
+
+impl<const N: usize> Default for Total<N> {
+    fn default() -> Total<N> {
+        Total { last: [0; N], sum: [0; N] }
+    }
+}
+
+impl<const N: usize> Total<N> {
+    /// Takes note of what the counters say, and returns what they would say had they never begun again.
+    pub fn note(&mut self, now: [u64; N]) -> [u64; N] {
+        let began_again = now.iter().zip(&self.last).any(|(now, last)| now < last);
+        for ((sum, last), now) in self.sum.iter_mut().zip(&mut self.last).zip(now) {
+            *sum += now - if began_again { 0 } else { *last };
+            *last = now;
+        }
+        self.sum
+    }
+}
+
+/// What buying pages adds to the hits: `hits` tells hits by pages in all, ascending; `base` of these pages are there
+/// anyway, and at most `most` can be used besides. Between its points the estimate is taken as straight.
+pub fn points(hits: impl Iterator<Item = (u32, u64)>, base: u32, most: u32) -> Vec<HitPoint> {
+    let mut points = Vec::new();
+    let (mut before, mut at_base) = ((0, 0), 0);
+    let end = base.saturating_add(most);
+    for point in hits {
+        if before.0 < base {
+            at_base = between(before, point, base);
+        }
+        if point.0 > base && before.0 < end {
+            let pages = point.0.min(end);
+            let added = between(before, point, pages).saturating_sub(at_base);
+            points.push(HitPoint { pages: Quantity(pages - base), hits: added });
+        }
+        before = point;
+    }
+    points
+}
+
+/// Hits at so many pages, on the line from one point to a larger one; beyond its ends, as at the nearer one.
+fn between(from: (u32, u64), to: (u32, u64), pages: u32) -> u64 {
+    let run = u128::from(to.0.saturating_sub(from.0).max(1));
+    let part = u128::from(pages.clamp(from.0, to.0.max(from.0)) - from.0);
+    let rise = u128::from(to.1.saturating_sub(from.1));
+    // Not more than `to`'s.
+    from.1 + (rise * part / run) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec;
+
+    fn of(hits: &[(u32, u64)], base: u32, most: u32) -> Vec<(u32, u64)> {
+        points(hits.iter().copied(), base, most).iter().map(|point| (point.pages.0, point.hits)).collect()
+    }
+
+    #[test]
+    fn what_the_base_has_is_not_bid_for() {
+        let hits = [(1, 10), (2, 20), (4, 40), (8, 60)];
+        assert_eq!(of(&hits, 0, 100), hits);
+        assert_eq!(of(&hits, 4, 100), [(4, 20)]);
+        assert_eq!(of(&hits, 3, 100), [(1, 10), (5, 30)]);
+        assert_eq!(of(&hits, 8, 100), vec![]);
+        assert_eq!(of(&hits, 9, 100), vec![]);
+    }
+
+    #[test]
+    fn nothing_is_bid_for_that_cannot_be_used() {
+        let hits = [(1, 10), (2, 20), (4, 40), (8, 60), (16, 61)];
+        assert_eq!(of(&hits, 2, 4), [(2, 20), (4, 30)]);
+        assert_eq!(of(&hits, 2, 0), vec![]);
+        assert_eq!(of(&hits, 2, u32::MAX), [(2, 20), (6, 40), (14, 41)]);
+    }
+
+    #[test]
+    fn counters_that_begin_again_are_counted_on() {
+        let mut total = Total::default();
+        assert_eq!(total.note([3, 5]), [3, 5]);
+        assert_eq!(total.note([4, 9]), [4, 9]);
+        assert_eq!(total.note([2, 9]), [6, 18]);
+        assert_eq!(total.note([2, 10]), [6, 19]);
+    }
+
+    #[test]
+    fn a_rate_follows_and_forgets() {
+        let mut rate = Rate::default();
+        (0..40).for_each(|_| rate.note(1000));
+        assert!((990..=1000).contains(&rate.per_interval()), "{rate:?}");
+        rate.note(0);
+        assert!((740..=750).contains(&rate.per_interval()), "{rate:?}");
+        (0..80).for_each(|_| rate.note(0));
+        assert_eq!(rate.per_interval(), 0);
+    }
+}

@@ -1,0 +1,189 @@
+//! The server in its VM: one loop over network, clients and market.
+//!
+//! The market is looked at between two rounds of serving, each of which is short against the interval of a notice; so
+//! whatever is to go is given up in time, and no page is used that is gone.
+
+use alloc::vec::Vec;
+
+use app_net::Network;
+use kv_server::kv_engine::{NoCold, PAGE_BYTES, Store, Time};
+use kv_server::{Server, Settings};
+use userlib::market::{Event, MarginalHit};
+use userlib::{App, Error, clock, console, println};
+
+use crate::memory::{Items, Memory, TABLE_BYTES_PER_PAGE};
+use crate::pages::MappedPages;
+use crate::policy::{self, Rate, Total};
+
+/// Pages of the base for items, if it is not told.
+const ITEM_PAGES: u64 = 32;
+/// Of the base, this part is for the tables of the store, and that for the buffers of clients.
+const TABLES_PART: u64 = 4;
+const CLIENTS_PART: u64 = 2;
+/// When the machine was started, if it is not told: 2026.
+const EPOCH_S: u64 = 1_767_225_600;
+/// Entries of the store that are looked at for expiry in each interval of the page good.
+const CRAWLED: usize = 64;
+
+/// Pages to be given up.
+#[derive(Clone, Copy, Debug)]
+struct Due {
+    units: usize,
+    /// TSC value at which they are given up: late enough to use them, early enough to let go of many before the deadline.
+    at: u64,
+}
+
+/// What is going on.
+struct Kv {
+    server: Server<MappedPages, NoCold>,
+    memory: Memory,
+    due: Vec<Due>,
+    /// Pages of the base for items, and how many can be bought besides.
+    own_pages: u32,
+    most_pages: u32,
+    /// When the next bid is due, by the TSC.
+    next_bid: u64,
+    /// Accesses up to the last bid, and how many there are between two.
+    counted: u64,
+    rate: Rate,
+    /// Hits and accesses.
+    done: Total<2>,
+}
+
+/// The application.
+///
+/// # Errors
+/// When it has no virtual function, an argument is wrong, the base is too small, or the market is gone.
+pub fn run(app: &mut App) -> Result<(), Error> {
+    let end = app.arg("for").map(|_| app.clock().in_us(1_000 * app.number("for", 0)));
+    let started_s = app.number("epoch", EPOCH_S);
+    let time = |now_ns: u64| Time::from_micros(started_s.saturating_mul(1_000_000).saturating_add(now_ns / 1_000));
+    let seed = app.start().seed ^ clock::now();
+    let mut network = Network::new(app, seed)?;
+    let mut kv = Kv::new(app, &mut network, time)?;
+    let mut is_known = false;
+    loop {
+        while let Some(event) = network.event(app)? {
+            kv.take(app, event)?;
+        }
+        kv.give_up(app)?;
+        kv.bid(app, time(network.now_ns()))?;
+        let next = network.poll();
+        let now_ns = network.now_ns();
+        if kv.server.serve(network.sockets(), time(now_ns)) {
+            continue;
+        }
+        if !is_known
+            && network.link_is_up()
+            && let Some(address) = network.address()
+        {
+            is_known = true;
+            println!("serving at {address}, port {}", Settings::default().port);
+        }
+        if end.is_some_and(|end| clock::now() >= end) {
+            return kv.finish(app);
+        }
+        let deadline = kv.due.iter().map(|due| due.at).chain(end).fold(kv.next_bid, u64::min);
+        if let Some(event) = network.rest(app, next, deadline)? {
+            kv.take(app, event)?;
+        }
+    }
+}
+
+impl Kv {
+    fn new(app: &mut App, network: &mut Network, time: impl Fn(u64) -> Time) -> Result<Kv, Error> {
+        let base = u64::from(app.start().base_pages) * PAGE_BYTES as u64;
+        let own_pages = app.number("items", ITEM_PAGES) as u32;
+        let settings = Settings::default();
+        let client_bytes = (settings.receive_bytes + settings.transmit_bytes) as u64;
+        let clients = app.number("clients", base / CLIENTS_PART / client_bytes).clamp(2, settings.most_clients as u64);
+        let table_pages = base / TABLES_PART / TABLE_BYTES_PER_PAGE;
+        let most_pages = app.number("pages", table_pages.saturating_sub(own_pages.into())) as u32;
+        let mut key = [0; 16];
+        let seed = app.start().seed;
+        key.iter_mut().for_each(|byte| *byte = ((clock::now() ^ seed) >> 2) as u8);
+        let mut items: Items = Store::new(MappedPages::default(), NoCold, &key, time(network.now_ns()));
+        Memory::base(&mut items, app.market().pager(), own_pages)?;
+        let settings = Settings {
+            most_clients: clients as usize,
+            backlog: settings.backlog.min(clients as usize / 2),
+            ..settings
+        };
+        let server = Server::new(items, network.sockets(), settings);
+        let (memory, rate, done) = (Memory::default(), Rate::default(), Total::default());
+        Ok(Kv { server, memory, due: Vec::new(), own_pages, most_pages, next_bid: 0, counted: 0, rate, done })
+    }
+
+    /// Answers what has happened in the market.
+    fn take(&mut self, app: &mut App, event: Event) -> Result<(), Error> {
+        let page = app.page_good();
+        match event {
+            Event::Leased { lease, .. } => self.memory.arrived(self.server.store(), app.market().pager(), lease),
+            Event::Notice(notice) if notice.good == page => {
+                let tsc = clock::now();
+                let left = notice.deadline_tsc.saturating_sub(tsc);
+                self.due.push(Due { units: notice.units as usize, at: tsc + left / 2 });
+            }
+            Event::Taken { leases } => self.memory.taken(self.server.store(), &leases),
+            Event::NicReset => println!("the function was reset and is up again"),
+            Event::Notice(_)
+            | Event::Round { .. }
+            | Event::Unusable { .. }
+            | Event::AtRisk { .. }
+            | Event::Valuation { .. }
+            | Event::StopNotice { .. }
+            | Event::Refused { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// Once per interval of the page good: bids for pages at what their hits are worth, and tells how many hits there were.
+    fn bid(&mut self, app: &mut App, now: Time) -> Result<(), Error> {
+        let tsc = clock::now();
+        if tsc < self.next_bid {
+            return Ok(());
+        }
+        self.next_bid = tsc + app.interval_ticks(app.page_good());
+        let (own, most) = (self.own_pages, self.most_pages);
+        let items = self.server.store();
+        let (hits, misses) = (items.counters().get_hits, items.counters().get_misses);
+        let [hits, accesses] = self.done.note([hits, hits + misses]);
+        self.rate.note(accesses - self.counted);
+        self.counted = accesses;
+        items.crawl(now, CRAWLED);
+        let points = policy::points(items.hits_by_pages(self.rate.per_interval()), own, most);
+        items.fade_distances();
+        let (page, per_hit) = (app.page_good(), app.value_of_work());
+        // A page that was lost costs at least one hit to fill again.
+        app.market().bid_by(page, &MarginalHit { points: &points, per_hit, refill: per_hit })?;
+        app.work_done(hits, 0);
+        console::hits(hits, accesses);
+        Ok(())
+    }
+
+    /// Gives up what is due.
+    fn give_up(&mut self, app: &mut App) -> Result<(), Error> {
+        if self.due.is_empty() {
+            return Ok(());
+        }
+        let now = clock::now();
+        let units: usize = self.due.iter().filter(|due| due.at <= now).map(|due| due.units).sum();
+        self.due.retain(|due| due.at > now);
+        if units > 0 {
+            let leases = self.memory.shrink(self.server.store(), units);
+            app.market().give_up(&leases)?;
+        }
+        Ok(())
+    }
+
+    /// Says what it has done.
+    fn finish(mut self, app: &mut App) -> Result<(), Error> {
+        let counters = *self.server.store().counters();
+        app.work_done(counters.get_hits, counters.get_hits);
+        println!(
+            "{} hits, {} misses, {} evictions, {} pages given back, {} items lost",
+            counters.get_hits, counters.get_misses, counters.evictions, counters.pages_given_back, counters.items_lost
+        );
+        Ok(())
+    }
+}

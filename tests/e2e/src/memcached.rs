@@ -1,0 +1,66 @@
+//! A client of memcached's text protocol, for tests that look at every answer.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A client on the host.
+pub struct Client(BufReader<TcpStream>);
+
+impl Client {
+    /// Connects to a port of the loopback address.
+    ///
+    /// # Panics
+    /// When nobody listens there; all other methods do when the connection breaks or an answer makes no sense.
+    pub fn connect(port: u16) -> Client {
+        let stream = TcpStream::connect(("127.0.0.1", port)).expect("the emulator listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
+        stream.set_nodelay(true).expect("it can be set");
+        Client(BufReader::new(stream))
+    }
+
+    /// Sends bytes.
+    pub fn say(&mut self, bytes: &[u8]) {
+        self.0.get_mut().write_all(bytes).expect("the connection is there");
+    }
+
+    /// The next line of an answer, with its end.
+    pub fn line(&mut self) -> String {
+        self.try_line().expect("an answer comes")
+    }
+
+    fn try_line(&mut self) -> io::Result<String> {
+        let mut line = String::new();
+        self.0.read_line(&mut line)?;
+        Ok(line)
+    }
+
+    /// Sends bytes and takes a line.
+    pub fn ask(&mut self, bytes: &[u8]) -> String {
+        self.say(bytes);
+        self.line()
+    }
+
+    /// Stores a value.
+    pub fn set(&mut self, key: &str, value: &[u8]) {
+        let line = format!("set {key} 0 0 {}\r\n", value.len());
+        assert_eq!(self.ask(&[line.as_bytes(), value, b"\r\n"].concat()), "STORED\r\n");
+    }
+
+    /// What is stored, if anything is.
+    pub fn get(&mut self, key: &str) -> Option<Vec<u8>> {
+        let line = self.ask(format!("get {key}\r\n").as_bytes());
+        if line == "END\r\n" {
+            return None;
+        }
+        let bytes = line.trim_end().strip_prefix(&format!("VALUE {key} 0 "));
+        let bytes = bytes.unwrap_or_else(|| panic!("{line}")).parse().expect("a length");
+        let mut value = vec![0; bytes];
+        self.0.read_exact(&mut value).expect("the value comes");
+        assert_eq!((self.line(), self.line()), ("\r\n".into(), "END\r\n".into()));
+        Some(value)
+    }
+}

@@ -1,0 +1,131 @@
+//! `kv` as an application of the market, as clients on the host see it: it is served by its own virtual function while its
+//! pages are bought, taken and bought again, and while its function is reset.
+
+use e2e::memcached::Client;
+use e2e::{Change, Machine};
+use proto::host::{Command, Record};
+use std::process::Command as Program;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// A tenant that serves, and one that wants the same pages, but at first not for much.
+const SCENARIO: &str = r#"
+    title = "kv and a rival"
+    limit = "1000 s"
+    [machine]
+    cores = 2
+    memory = "256 MiB"
+    [page]
+    supply = 96
+    [[app]]
+    name = "kv"
+    nic = true
+    port = 11211
+    budget = 1
+    valuation = 1e-9
+    core = 1
+    base_cpu = 50
+    base_pages = 2048
+    args = ["items=24"]
+    [[app]]
+    name = "cache"
+    input = "@sources"
+    budget = 1
+    valuation = 1e-14
+    core = 0
+    base_cpu = 10
+    args = ["passes=1000000"]
+"#;
+const KV: usize = 0;
+const CACHE: u16 = 1;
+/// Keys of the client, and bytes of a value: more than the base holds, and fewer than all pages do.
+const KEYS: u64 = 800;
+const VALUE_BYTES: usize = 500;
+
+/// What is stored under a key.
+fn value(key: u64) -> Vec<u8> {
+    (0..VALUE_BYTES as u64).map(|at| (key.wrapping_mul(31) + at) as u8).collect()
+}
+
+/// What a client has seen.
+#[derive(Default)]
+struct Tally {
+    hits: AtomicU64,
+    misses: AtomicU64,
+    is_over: AtomicBool,
+}
+
+/// Asks for all keys again and again, and stores what is missing. Every answer is checked.
+fn client(port: u16, tally: &Tally) {
+    let mut client = Client::connect(port);
+    let mut random = e2e::random_numbers(7);
+    while !tally.is_over.load(Ordering::Relaxed) {
+        let key = random(KEYS);
+        let name = format!("key{key}");
+        match client.get(&name) {
+            Some(found) => {
+                assert!(found == value(key), "{name} is what was stored");
+                tally.hits.fetch_add(1, Ordering::Relaxed);
+            }
+            None => {
+                tally.misses.fetch_add(1, Ordering::Relaxed);
+                client.set(&name, &value(key));
+            }
+        }
+    }
+}
+
+/// Clients that others wrote find the protocol complete (Debian's libmemcached-tools).
+fn clients_of_others(port: u16) {
+    let run = |program: &str, arguments: &[&str]| {
+        let output = Program::new(program).args(arguments).output().expect("libmemcached-tools are installed");
+        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert!(output.status.success(), "{program} {arguments:?}\n{text}");
+        text
+    };
+    run("memcping", &[&format!("--servers=127.0.0.1:{port}")]);
+    let text = run("memccapable", &["-a", "-h", "127.0.0.1", "-p", &port.to_string()]);
+    assert!(text.contains("All tests passed"), "{text}");
+}
+
+/// Waits until the pages that `kv` holds beyond its base satisfy this.
+fn wait_pages(machine: &mut Machine, what: &str, wanted: impl Fn(u32) -> bool) -> u32 {
+    let is_so = |record: &Record| matches!(record, Record::Round { good: 0, holdings, .. } if wanted(holdings[KV]));
+    match machine.wait_record(is_so).unwrap_or_else(|error| panic!("{what}: {error:#}")) {
+        Record::Round { holdings, .. } => holdings[KV],
+        _ => unreachable!("only rounds are waited for"),
+    }
+}
+
+#[test]
+fn clients_are_served_while_pages_and_the_function_are_taken_and_come_again() {
+    let scenario = e2e::scenario(SCENARIO, &Change::none()).expect("a scenario");
+    let (mut machine, ports) = Machine::start_serving(&scenario).expect("a machine");
+    machine.wait_line("serving at 10.0.2.101, port 11211").expect("it serves");
+    clients_of_others(ports[0]);
+    let tally = Arc::new(Tally::default());
+    let for_client = tally.clone();
+    let load = std::thread::spawn(move || client(ports[0], &for_client));
+    // What clients ask for is worth pages.
+    wait_pages(&mut machine, "pages are bought", |pages| pages >= 60);
+    // They are worth more to somebody else.
+    machine.send(&Command::Valuation { app: CACHE, ppm: 1_000_000_000_000 }).expect("sent");
+    wait_pages(&mut machine, "pages are lost", |pages| pages <= 10);
+    machine.send(&Command::CrashNic).expect("sent");
+    machine.wait_line("[kv] the function was reset and is up again").expect("it comes up again");
+    machine.send(&Command::Valuation { app: CACHE, ppm: 1 }).expect("sent");
+    wait_pages(&mut machine, "pages are bought again", |pages| pages >= 60);
+    let hits = tally.hits.load(Ordering::Relaxed);
+    machine.wait_record(|record| matches!(record, Record::Hits { app: 0, .. })).expect("it reports");
+    while tally.hits.load(Ordering::Relaxed) == hits {
+        machine.wait_record(|record| matches!(record, Record::Round { .. })).expect("the same connection goes on");
+    }
+    tally.is_over.store(true, Ordering::Relaxed);
+    load.join().expect("every answer was right");
+    machine.send(&Command::Stop).expect("sent");
+    let run = machine.finish().expect("a run");
+    let totals = run.state.verified.clone().expect("totals");
+    assert!(totals.agree(), "{totals:?}");
+    // The rival took what it won by notice and by no force: nothing was lost that had not been given up.
+    assert!(tally.misses.load(Ordering::Relaxed) > KEYS, "what was given up was missed");
+}

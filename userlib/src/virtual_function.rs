@@ -1,0 +1,228 @@
+//! A virtual function of the network device in the hands of its application: [`App::virtual_function`].
+//!
+//! This is what every use of the function has in common: its registers, the memory that it reaches, its address and its
+//! interrupts. Queues are set up on top: by [`crate::nic`] for single frames, or by a network stack. The function's DMA
+//! reaches so many pages of the base as were asked for and nothing else, and its interrupts come as vectors of the own IDT
+//! with no exit.
+//!
+//! The function may be reset under the application's hands, as when the network server is started again. The market tells of
+//! that by an event, after which [`VirtualFunction::reset`] lets it through anew; queues must then be set up again.
+
+use alloc::format;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use device::{Clock as _, IoAddress};
+use igbvf::function::VECTORS;
+use igbvf::moderation::{Mode, Moderation};
+use igbvf::{Event, Function, MacAddress};
+use proto::nic::BASE_PAGES;
+use proto::start::{NIC_IRQ_SLOT, NIC_SLOT};
+
+use crate::app::App;
+use crate::arch::{self, TrapFrame};
+use crate::cap::{Cap, Frame, IommuDomain, Irq, PageTable, PciFunction, Rights, Slot, own};
+use crate::dma::{MappedMemory, MappedRegisters, TscClock};
+use crate::error::Error;
+use crate::slots::MAX_RUN;
+use crate::{clock, events, market};
+
+/// Where the memory begins in the function's domain.
+const IO_BASE: u64 = 0x10_0000;
+/// Vector of the function's messages.
+const VECTOR: u8 = 0x50;
+/// Which of the function's messages tells of frames that came in.
+pub const RECEIVED: u8 = 0;
+/// Which tells of frames that went out.
+pub const SENT: u8 = 1;
+/// Which tells of the mailbox.
+pub const MAILBOX: u8 = 2;
+/// Most pages that the function can reach.
+pub const MOST_PAGES: u16 = MAX_RUN;
+/// Pages of the base for the domain of 16 KiB with alignment, and for tables and CNodes.
+const OTHER_PAGES: u32 = 14;
+/// Pages that any base with a function has for the memory that the function reaches; more need a larger base.
+pub const USUAL_PAGES: u16 = (BASE_PAGES - OTHER_PAGES) as u16;
+/// Microseconds between two looks at a function that is not ready yet.
+const LOOK_US: u64 = 1_000;
+/// Seconds for which the network server may take to be there and to let the function through.
+const PATIENCE_S: u64 = 10;
+const BOTH: Rights = Rights::READ.union(Rights::WRITE);
+
+/// The function has interrupted since this was looked at.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+fn interrupted(_: &mut TrapFrame) {
+    INTERRUPTED.store(true, Ordering::Relaxed);
+    arch::end_of_interrupt();
+}
+
+/// A virtual function that the network server has let through.
+#[derive(Debug)]
+pub struct VirtualFunction {
+    registers: MappedRegisters,
+    memory: MappedMemory,
+    clock: TscClock,
+    function: Function<MappedRegisters>,
+    mac: MacAddress,
+}
+
+impl App {
+    /// Takes up the virtual function that the market has given to this application (`nic = true` in its scenario), and lets it
+    /// reach `pages` pages (1 to [`MOST_PAGES`]) of the base. It waits until the network server has let the function
+    /// through, but not for the link. To be called once.
+    ///
+    /// # Errors
+    /// When there is none, the base has too few pages ([`USUAL_PAGES`] it has), or the network server does not answer.
+    pub fn virtual_function(&mut self, pages: u16) -> Result<VirtualFunction, Error> {
+        if self.start().nic_mac.is_none() {
+            return Err(Error::failed("this application has no virtual function: `nic = true` in its scenario"));
+        }
+        let hz = self.clock().hz();
+        let function: Cap<PciFunction> = Slot::root(NIC_SLOT).cap();
+        let (registers, memory, domain) = self.map_function(function, pages)?;
+        arch::set_handler(VECTOR, Some(interrupted));
+        for message in 0..u16::from(VECTORS) {
+            let irq: Cap<Irq> = Slot::root(NIC_IRQ_SLOT + message).cap();
+            irq.bind(own::VCPU, VECTOR)?;
+            function.bind_msix(message, irq)?;
+        }
+        function.attach(domain)?;
+        VirtualFunction::bring_up(registers, memory, TscClock::new(hz, LOOK_US))
+    }
+
+    /// Maps the function's registers, and memory for the VM and, in a domain, for the function.
+    fn map_function(
+        &mut self,
+        function: Cap<PciFunction>,
+        memory_pages: u16,
+    ) -> Result<(MappedRegisters, MappedMemory, Cap<IommuDomain>), Error> {
+        let mut market = self.market();
+        let pager = market.pager();
+        let pages = function.bar_pages(0)? as u16;
+        let bar = pager.take_slots(pages)?;
+        function.bar(0, 0, bar, pages.into())?;
+        let registers = pager.map_frames(bar, pages)?;
+        let domain = pager.make::<IommuDomain>()?;
+        for level in [2, 1] {
+            pager.make::<PageTable>()?.map_io(domain, IO_BASE, level)?;
+        }
+        let frames = pager.take_slots(memory_pages)?;
+        own::BASE.retype_many::<Frame>(cap_spec::abi::PAGE_BITS, frames, memory_pages)?;
+        let memory = pager.map_frames(frames, memory_pages)?;
+        // A capability is mapped in one place: the function has copies.
+        let copies = pager.take_slots(memory_pages)?;
+        for page in 0..memory_pages {
+            copies.after(page).copy(frames.after(page).cap::<Frame>(), BOTH)?;
+        }
+        copies.cap::<Frame>().map_io(domain, IO_BASE, BOTH, u64::from(memory_pages).saturating_sub(1))?;
+        // SAFETY: both have just been mapped, for this alone, and stay as long as the VM, which has one function.
+        Ok(unsafe {
+            let registers = MappedRegisters::new(registers, u32::from(pages) * 4096);
+            (registers, MappedMemory::new(memory, IoAddress(IO_BASE), usize::from(memory_pages) * 4096), domain)
+        })
+    }
+}
+
+impl VirtualFunction {
+    /// Resets the function and waits for its address.
+    fn bring_up(registers: MappedRegisters, memory: MappedMemory, clock: TscClock) -> Result<VirtualFunction, Error> {
+        let mut function = Function::new(registers, clock.now_ns());
+        let mac = handshake(&mut function, &clock)?;
+        function.route_interrupts(RECEIVED, SENT, MAILBOX);
+        Ok(VirtualFunction { registers, memory, clock, function, mac })
+    }
+
+    /// Its registers.
+    #[must_use]
+    pub fn registers(&self) -> MappedRegisters {
+        self.registers
+    }
+
+    /// The memory that it reaches.
+    #[must_use]
+    pub fn memory(&self) -> MappedMemory {
+        self.memory
+    }
+
+    /// The clock that its driver goes by.
+    #[must_use]
+    pub fn clock(&self) -> TscClock {
+        self.clock
+    }
+
+    /// Its Ethernet address.
+    #[must_use]
+    pub fn mac(&self) -> MacAddress {
+        self.mac
+    }
+
+    /// True while the cable has a link. What is sent without one is lost.
+    #[must_use]
+    pub fn link_is_up(&self) -> bool {
+        self.function.link_is_up()
+    }
+
+    /// Lets one of its messages come whenever there is cause, as it does not after a reset.
+    pub fn let_interrupt(&self, message: u8) {
+        Moderation::new(self.registers, message, Mode::Interrupt);
+    }
+
+    /// Gives the core up until the function has interrupted, something has happened in the market, which is returned, or
+    /// the TSC has reached `deadline` (0: never). Look for frames, and after the function, before the next call.
+    ///
+    /// # Errors
+    /// When the market is gone.
+    pub fn wait(&mut self, app: &mut App, deadline: u64) -> Result<Option<market::Event>, Error> {
+        let event = app.market().wait_unless(deadline, || INTERRUPTED.load(Ordering::Relaxed))?;
+        app.note(&event);
+        if !arch::interrupts_enabled() {
+            // Takes what ended the sleep; the instruction after the enabling one is still without.
+            arch::enable_interrupts();
+            core::hint::spin_loop();
+            arch::disable_interrupts();
+        }
+        INTERRUPTED.store(false, Ordering::Relaxed);
+        Ok(event)
+    }
+
+    /// Has the function let through anew, as after [`crate::market::Event::NicReset`]. Its queues are gone, and what was
+    /// under way with them.
+    ///
+    /// # Errors
+    /// As [`App::virtual_function`].
+    pub fn reset(&mut self) -> Result<(), Error> {
+        *self = VirtualFunction::bring_up(self.registers, self.memory, self.clock)?;
+        Ok(())
+    }
+
+    /// Looks what the physical function has to say; if it was reset, has this function let through anew
+    /// ([`VirtualFunction::reset`]). True then.
+    ///
+    /// # Errors
+    /// As [`App::virtual_function`].
+    pub fn look_after(&mut self) -> Result<bool, Error> {
+        match self.function.poll(self.clock.now_ns()) {
+            Ok(Some(Event::Lost)) => self.reset().map(|()| true),
+            Ok(_) => Ok(false),
+            Err(error) => Err(Error::failed(format!("the virtual function: {error:?}"))),
+        }
+    }
+}
+
+/// Waits for the function's address. The network server may not be there yet, or not know of this holder yet.
+fn handshake(function: &mut Function<MappedRegisters>, time: &TscClock) -> Result<MacAddress, Error> {
+    let deadline = clock::now().saturating_add(PATIENCE_S.saturating_mul(events::tsc_hz()));
+    loop {
+        match function.poll(time.now_ns()) {
+            Ok(Some(Event::Ready(mac))) => return Ok(mac),
+            Ok(_) => time.pause(),
+            Err(error) if clock::now() >= deadline => {
+                return Err(Error::failed(format!("the network server does not let the function through: {error:?}")));
+            }
+            Err(_) => {
+                time.pause();
+                function.reset(time.now_ns());
+            }
+        }
+    }
+}

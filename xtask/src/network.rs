@@ -1,0 +1,122 @@
+//! The network of a scenario's machine: its device, and how clients on the host reach what applications serve.
+//!
+//! The network ends in the emulator, which lets nothing out. A port that an application serves has a port of the host's
+//! loopback address in front of it: the same number if it is free, else another one.
+
+use crate::scenario::{Scenario, Service};
+use anyhow::{Context, Result};
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+
+/// The emulator's network, by itself.
+const NETWORK: &str = "user,id=n0,restrict=on";
+/// Where clients on the host find services.
+const HOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
+
+/// A service, and the port of the host that leads to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forward {
+    /// The service.
+    pub service: Service,
+    /// TCP and UDP port of the host's loopback address.
+    pub port: u16,
+}
+
+impl Forward {
+    /// How to talk to it.
+    pub fn describe(&self, scenario: &Scenario) -> String {
+        let name = scenario.plan.apps.get(self.service.app).map_or("?", |app| app.name.as_str());
+        let wanted = if self.port == self.service.port {
+            String::new()
+        } else {
+            format!(" (port {} is not free)", self.service.port)
+        };
+        format!("{name} serves TCP and UDP at {HOST}:{}{wanted}", self.port)
+    }
+}
+
+/// What the emulator is told for a scenario whose applications have virtual functions: an IOMMU, and an Intel 82576 behind a
+/// root port, with this network.
+pub fn devices(network: &str) -> Vec<String> {
+    let words = [
+        "-device",
+        "intel-iommu,intremap=on,eim=on",
+        "-device",
+        "pcie-root-port,id=rp0,chassis=1,slot=1",
+        "-netdev",
+        network,
+        "-device",
+        "igb,bus=rp0,netdev=n0",
+    ];
+    words.map(String::from).into()
+}
+
+/// The network that leads to these services.
+pub fn user(forwards: &[Forward]) -> String {
+    let mut network = String::from(NETWORK);
+    for Forward { service, port } in forwards {
+        for protocol in ["tcp", "udp"] {
+            network += &format!(",hostfwd={protocol}:{HOST}:{port}-{}:{}", service.address, service.port);
+        }
+    }
+    network
+}
+
+/// Chooses ports of the host for what a scenario serves. Nobody keeps them free from here on.
+///
+/// # Errors
+/// When there is no port left.
+pub fn forwards(scenario: &Scenario) -> Result<Vec<Forward>> {
+    let mut chosen: Vec<Forward> = Vec::new();
+    for service in &scenario.services {
+        let is_new = |port: &u16| chosen.iter().all(|other| other.port != *port);
+        let port = Some(service.port).filter(|port| is_new(port) && is_free(*port));
+        let port = port.map_or_else(|| any_port(is_new), Ok)?;
+        chosen.push(Forward { service: service.clone(), port });
+    }
+    Ok(chosen)
+}
+
+fn is_free(port: u16) -> bool {
+    TcpListener::bind((HOST, port)).is_ok() && UdpSocket::bind((HOST, port)).is_ok()
+}
+
+/// A port that is free for both protocols.
+fn any_port(is_new: impl Fn(&u16) -> bool) -> Result<u16> {
+    const TRIES: usize = 100;
+    let free = (0..TRIES).find_map(|_| {
+        let port = TcpListener::bind((HOST, 0)).ok()?.local_addr().ok()?.port();
+        Some(port).filter(|port| is_new(port) && is_free(*port))
+    });
+    free.context("no port of the host is free")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_that_is_taken_is_replaced() {
+        let taken = TcpListener::bind((HOST, 0)).unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let text = format!(
+            "[[app]]\nname = \"a\"\nimage = \"kv\"\nnic = true\nport = {port}\nbudget = 1\n\
+             [[app]]\nname = \"b\"\nimage = \"kv\"\nnic = true\nport = {port}\nbudget = 1\n"
+        );
+        let images = ["kv".to_string()];
+        let scenario =
+            crate::scenario::parse(std::path::Path::new("x.toml"), &text, &Default::default(), &images).unwrap();
+        assert_eq!(scenario.plan.apps[1].args, ["address=10.0.2.102/24"]);
+        let forwards = forwards(&scenario).unwrap();
+        let [a, b] = [&forwards[0], &forwards[1]];
+        assert!(a.port != port && b.port != port && a.port != b.port, "{forwards:?}");
+        let says = a.describe(&scenario);
+        assert_eq!(says, format!("a serves TCP and UDP at 127.0.0.1:{} (port {port} is not free)", a.port));
+        let network = user(&forwards);
+        for protocol in ["tcp", "udp"] {
+            let rule = format!(",hostfwd={protocol}:127.0.0.1:{}-10.0.2.102:{port}", b.port);
+            assert!(network.contains(&rule), "{network}");
+        }
+        drop(taken);
+        assert_eq!(super::forwards(&scenario).unwrap()[0].port, port, "it is free now");
+    }
+}
