@@ -198,6 +198,7 @@ impl Display {
                 Cell::from(format!("{:>6}", app.holdings.first().copied().unwrap_or(0))),
                 Cell::from(format!("{cpu:>3} of cpu.{}", app.core)),
                 Cell::from(format!("{:>5.1} %", 100.0 * app.share(state.tsc_hz).unwrap_or(0.0))),
+                Cell::from(app.hit_ratio().map_or(String::new(), |ratio| format!("{:>5.1} %", 100.0 * ratio))),
                 Cell::from(format!("{:.9}", to_f64(app.balance))),
                 Cell::from(format!("{:.9}", to_f64(app.paid))),
                 Cell::from(progress(app)),
@@ -208,8 +209,8 @@ impl Display {
             Row::new(cells).style(style)
         });
         let (mut widths, mut header) = (
-            vec![18, 7, 13, 8, 16, 16, 40],
-            vec!["application", "pages", "CPU bought", "CPU had", "balance", "paid", "progress"],
+            vec![18, 7, 13, 8, 8, 16, 16, 40],
+            vec!["application", "pages", "CPU bought", "CPU had", "hits", "balance", "paid", "progress"],
         );
         if shows_bandwidth {
             widths.insert(4, 5);

@@ -6,6 +6,8 @@
 
 use crate::{process, setup};
 use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use proto::host::{Command as HostCommand, Record};
 use std::fs;
 use std::io::{self, Read, Write};
@@ -29,8 +31,8 @@ pub enum Acceleration {
     /// QEMU's translator with the instruction clock: slow, and the same in every run.
     #[value(name = "clock")]
     InstructionClock,
-    /// The instruction clock, which passes as the host's does while the machine sleeps, and not faster: for clients outside of
-    /// a machine whose CPU time is sold exactly, however slowly it is translated.
+    /// The instruction clock, which is kept from running ahead of the host's ([`crate::pace`]): for clients outside of a
+    /// machine whose CPU time is sold exactly, however slowly it is translated.
     #[value(name = "paced")]
     PacedClock,
     /// QEMU's translator in one thread and with the real clock: for clients outside, to whom time passes as to them.
@@ -77,8 +79,9 @@ impl Acceleration {
 
     fn arguments(self) -> &'static [&'static str] {
         match self {
-            Acceleration::InstructionClock => &["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off"],
-            Acceleration::PacedClock => &["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=on"],
+            Acceleration::InstructionClock | Acceleration::PacedClock => {
+                &["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off"]
+            }
             Acceleration::RealClock => &["-accel", "tcg,thread=single"],
             Acceleration::Threads => &["-accel", "tcg,thread=multi"],
             Acceleration::Kvm => &["-accel", "kvm"],
@@ -305,6 +308,17 @@ impl Machine {
         let Some(frame) = proto::frame::encode(command) else { bail!("the command is too long for a frame") };
         let Some(input) = self.input.as_mut() else { bail!("the machine is off") };
         input.write_all(&frame).and_then(|()| input.flush()).context("cannot send to the machine")
+    }
+
+    /// Stops the emulator for so long.
+    pub fn pause(&self, time: Duration) {
+        let Ok(id) = i32::try_from(self.child.id()) else { return };
+        let signal = |signal| kill(Pid::from_raw(id), signal);
+        // Refused only when it has just ended.
+        if self.off.is_none() && signal(Signal::SIGSTOP).is_ok() {
+            std::thread::sleep(time);
+            let _ = signal(Signal::SIGCONT);
+        }
     }
 
     /// Bytes and frames of the record line that were damaged; 0 in a good run.

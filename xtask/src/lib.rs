@@ -22,6 +22,7 @@ pub mod interrupt;
 pub mod market;
 pub mod network;
 pub mod new;
+pub mod pace;
 pub mod paths;
 pub mod process;
 pub mod readme;

@@ -1,7 +1,7 @@
 //! The network of a scenario's machine: its device, and how clients on the host reach what applications serve.
 //!
 //! The network ends in the emulator, which lets nothing out. A port that an application serves has a port of the host's
-//! loopback address in front of it: the same number if it is free, else another one.
+//! loopback address in front of it: the same number if it is free, else one of the next, else any.
 
 use crate::scenario::{Scenario, Service};
 use anyhow::{Context, Result};
@@ -11,6 +11,9 @@ use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 const NETWORK: &str = "user,id=n0,restrict=on";
 /// Where clients on the host find services.
 const HOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
+
+/// Ports that are tried besides any: the service's own, and those after it.
+const NEAR: u16 = 8;
 
 /// A service, and the port of the host that leads to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,7 +72,8 @@ pub fn forwards(scenario: &Scenario) -> Result<Vec<Forward>> {
     let mut chosen: Vec<Forward> = Vec::new();
     for service in &scenario.services {
         let is_new = |port: &u16| chosen.iter().all(|other| other.port != *port);
-        let port = Some(service.port).filter(|port| is_new(port) && is_free(*port));
+        let mut near = service.port..service.port.saturating_add(NEAR);
+        let port = near.find(|port| is_new(port) && is_free(*port));
         let port = port.map_or_else(|| any_port(is_new), Ok)?;
         chosen.push(Forward { service: service.clone(), port });
     }

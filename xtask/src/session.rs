@@ -2,8 +2,9 @@
 //!
 //! `cargo xtask run`, the bench and the end-to-end tests all drive a [`Session`]; they differ in what they show.
 
-use crate::emulator::{Config, Machine, Output};
+use crate::emulator::{Acceleration, Config, Machine, Output};
 use crate::epitaph::{Epitaph, Event, events_from_line};
+use crate::pace::Pace;
 use crate::run_state::RunState;
 use crate::setup::Tools;
 use anyhow::{Context, Result};
@@ -48,6 +49,8 @@ pub struct Session {
     started: Instant,
     last_record: Option<Instant>,
     status: Option<ExitStatus>,
+    /// If the machine's clock is kept from running ahead of the host's.
+    pace: Option<Pace>,
 }
 
 impl Session {
@@ -64,8 +67,9 @@ impl Session {
             None => None,
         };
         let machine = Machine::start(tools, config)?;
-        let console = Vec::new();
-        Ok(Session { machine, state, console, log, started: Instant::now(), last_record: None, status: None })
+        let pace = (config.acceleration == Acceleration::PacedClock).then(Pace::default);
+        let (console, started) = (Vec::new(), Instant::now());
+        Ok(Session { machine, state, console, log, started, last_record: None, status: None, pace })
     }
 
     /// The next thing that happens, at most until `deadline`.
@@ -87,6 +91,10 @@ impl Session {
             }
             Some(Output::Record(record)) => {
                 self.state.apply(&record);
+                let now = Instant::now();
+                if let Some(pause) = self.pace.as_mut().and_then(|pace| pace.pause(now, self.state.now)) {
+                    self.machine.pause(pause);
+                }
                 if matches!(record, Record::End { .. }) {
                     self.last_record = Some(Instant::now());
                 }
@@ -194,7 +202,6 @@ fn last_events(core: u64, events: &[Event]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::emulator::Acceleration;
 
     /// A session with a shell script as its emulator.
     fn session(script: &str, name: &str) -> Session {

@@ -1,6 +1,6 @@
 //! The repository's own sources as one tar archive: the input `@sources` of scenarios.
 //!
-//! Taken is what runs on the machine ([`SYSTEM`]), so that a run of the default scenario stays short: its output leaves
+//! Taken is what runs on the machine ([`SYSTEM`], but for tests and what they compare with), so that a run of the default scenario stays short: its output leaves
 //! over a serial port, byte by byte. The archive is deterministic: files in the order of their paths, no owners, no times,
 //! no modes. Only tracked files are taken (git knows them); where git knows none, everything but hidden files and target
 //! folders.
@@ -35,7 +35,9 @@ fn tracked(root: &Path) -> Result<Vec<PathBuf>> {
         }
     };
     // A tracked file may just have been removed, and a submodule is no file.
-    files.retain(|file| SYSTEM.iter().any(|folder| file.starts_with(folder)) && root.join(file).is_file());
+    let is_test = |file: &Path| file.iter().any(|part| part == "tests");
+    let is_system = |file: &Path| SYSTEM.iter().any(|folder| file.starts_with(folder)) && !is_test(file);
+    files.retain(|file| is_system(file) && root.join(file).is_file());
     files.sort();
     Ok(files)
 }

@@ -20,11 +20,12 @@ pub mod trace;
 
 use alloc::vec::Vec;
 
-use userlib::console::File;
+use userlib::console::{self, File};
 use userlib::market::{Event, FixedBid, HitPoint, MarginalHit, Offer, Price, Quantity, UNITS_PER_CORE};
 use userlib::{App, Error, clock, println};
 
 use object::BYTES;
+use sizes::Report;
 use stack_distance::Distances;
 use store::Store;
 use trace::Trace;
@@ -81,7 +82,9 @@ pub fn run(app: &mut App) -> Result<(), Error> {
         }
         replay.measured(count, clock::now() - start);
         if replay.store.report().accesses >= next_report {
-            app.work_done(replay.store.report().hits, 0);
+            let Report { hits, accesses, .. } = *replay.store.report();
+            app.work_done(hits, 0);
+            console::hits(hits, accesses);
             next_report += REPORT_EVERY;
         }
     }

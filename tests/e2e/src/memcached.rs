@@ -1,6 +1,6 @@
 //! A client of memcached's text protocol, for tests that look at every answer.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
@@ -29,13 +29,9 @@ impl Client {
 
     /// The next line of an answer, with its end.
     pub fn line(&mut self) -> String {
-        self.try_line().expect("an answer comes")
-    }
-
-    fn try_line(&mut self) -> io::Result<String> {
         let mut line = String::new();
-        self.0.read_line(&mut line)?;
-        Ok(line)
+        self.0.read_line(&mut line).expect("an answer comes");
+        line
     }
 
     /// Sends bytes and takes a line.
@@ -44,15 +40,15 @@ impl Client {
         self.line()
     }
 
-    /// Stores a value.
-    pub fn set(&mut self, key: &str, value: &[u8]) {
-        let line = format!("set {key} 0 0 {}\r\n", value.len());
-        assert_eq!(self.ask(&[line.as_bytes(), value, b"\r\n"].concat()), "STORED\r\n");
-    }
-
     /// What is stored, if anything is.
     pub fn get(&mut self, key: &str) -> Option<Vec<u8>> {
-        let line = self.ask(format!("get {key}\r\n").as_bytes());
+        self.say(format!("get {key}\r\n").as_bytes());
+        self.value(key)
+    }
+
+    /// The answer to a `get` of this key alone.
+    pub fn value(&mut self, key: &str) -> Option<Vec<u8>> {
+        let line = self.line();
         if line == "END\r\n" {
             return None;
         }

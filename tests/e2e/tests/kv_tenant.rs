@@ -41,6 +41,8 @@ const CACHE: u16 = 1;
 /// Keys of the client, and bytes of a value: more than the base holds, and fewer than all pages do.
 const KEYS: u64 = 800;
 const VALUE_BYTES: usize = 500;
+/// Requests on their way at once.
+const AT_ONCE: usize = 32;
 
 /// What is stored under a key.
 fn value(key: u64) -> Vec<u8> {
@@ -55,24 +57,30 @@ struct Tally {
     is_over: AtomicBool,
 }
 
-/// Asks for all keys again and again, and stores what is missing. Every answer is checked.
+/// Asks for all keys again and again, some at once, and stores what is missing. Every answer is checked.
 fn client(port: u16, tally: &Tally) {
     let mut client = Client::connect(port);
     let mut random = e2e::random_numbers(7);
     while !tally.is_over.load(Ordering::Relaxed) {
-        let key = random(KEYS);
-        let name = format!("key{key}");
-        match client.get(&name) {
-            Some(found) => {
-                assert!(found == value(key), "{name} is what was stored");
-                tally.hits.fetch_add(1, Ordering::Relaxed);
-            }
-            None => {
-                tally.misses.fetch_add(1, Ordering::Relaxed);
-                client.set(&name, &value(key));
-            }
+        let keys: Vec<u64> = (0..AT_ONCE).map(|_| random(KEYS)).collect();
+        keys.iter().for_each(|key| client.say(format!("get key{key}\r\n").as_bytes()));
+        let missing: Vec<u64> = keys.into_iter().filter(|key| !is_right(&mut client, *key)).collect();
+        tally.hits.fetch_add((AT_ONCE - missing.len()) as u64, Ordering::Relaxed);
+        tally.misses.fetch_add(missing.len() as u64, Ordering::Relaxed);
+        for key in missing {
+            let line = format!("set key{key} 0 0 {VALUE_BYTES} noreply\r\n");
+            client.say(&[line.as_bytes(), &value(key), b"\r\n"].concat());
         }
     }
+}
+
+/// Takes the answer to a request for this key. True if it is there; then it is what was stored.
+fn is_right(client: &mut Client, key: u64) -> bool {
+    let found = client.value(&format!("key{key}"));
+    if let Some(found) = &found {
+        assert!(*found == value(key), "key{key} is what was stored");
+    }
+    found.is_some()
 }
 
 /// Clients that others wrote find the protocol complete (Debian's libmemcached-tools).

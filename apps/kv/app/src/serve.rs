@@ -20,6 +20,8 @@ const ITEM_PAGES: u64 = 32;
 /// Of the base, this part is for the tables of the store, and that for the buffers of clients.
 const TABLES_PART: u64 = 4;
 const CLIENTS_PART: u64 = 2;
+/// Sockets that listen at once: each costs a look at every frame.
+const BACKLOG: usize = 16;
 /// When the machine was started, if it is not told: 2026.
 const EPOCH_S: u64 = 1_767_225_600;
 /// Entries of the store that are looked at for expiry in each interval of the page good.
@@ -104,11 +106,8 @@ impl Kv {
         key.iter_mut().for_each(|byte| *byte = ((clock::now() ^ seed) >> 2) as u8);
         let mut items: Items = Store::new(MappedPages::default(), NoCold, &key, time(network.now_ns()));
         Memory::base(&mut items, app.market().pager(), own_pages)?;
-        let settings = Settings {
-            most_clients: clients as usize,
-            backlog: settings.backlog.min(clients as usize / 2),
-            ..settings
-        };
+        let settings =
+            Settings { most_clients: clients as usize, backlog: BACKLOG.min(clients as usize / 2), ..settings };
         let server = Server::new(items, network.sockets(), settings);
         let (memory, rate, done) = (Memory::default(), Rate::default(), Total::default());
         Ok(Kv { server, memory, due: Vec::new(), own_pages, most_pages, next_bid: 0, counted: 0, rate, done })
