@@ -146,8 +146,8 @@ impl Nic {
         if bytes == 0 || frame.len() > BUFFER_BYTES {
             return Err(SendError::Length);
         }
-        if self.transmit.pending() as usize >= RING - 1 {
-            self.transmit.nudge();
+        if transmit.pending() as usize >= RING - 1 {
+            transmit.nudge();
             return Err(SendError::Full);
         }
         let memory = self.function.memory();

@@ -114,10 +114,15 @@ impl<R: Registers + Clone, M: DmaMemory, B: DmaBuffer, const N: usize> Port<R, M
         self.sender.queue.flush();
     }
 
-    /// Takes back what was sent; true if nothing more can be sent until the device has gone on.
+    /// Takes back what was sent; true if nothing more can be sent until the device has gone on. It may have to be told so, as
+    /// when its transmission was closed for a while.
     pub(crate) fn is_exhausted(&mut self) -> bool {
         self.sender.take_back();
-        self.sender.free.is_empty()
+        let is_exhausted = self.sender.free.is_empty();
+        if is_exhausted {
+            self.sender.queue.nudge();
+        }
+        is_exhausted
     }
 
     /// The device is told of so many frames at once at most, at least 1; fewer when the stack has no more for now. May be

@@ -91,7 +91,8 @@ pub fn run(app: &mut App) -> Result<(), Error> {
             has_moved |= client.receive(&mut network);
         }
         let now = now_us(app);
-        if now >= next_us {
+        // What is sent without a link is sent again after a second.
+        if now >= next_us && network.link_is_up() {
             next_us = (now / TICK_US + 1) * TICK_US;
             for (number, client) in clients.iter_mut().enumerate() {
                 client.send(&mut network, load.requests(number, now), load.value_bytes);
@@ -101,7 +102,7 @@ pub fn run(app: &mut App) -> Result<(), Error> {
             has_moved = true;
         }
         if !has_moved {
-            let deadline = app.clock().in_us(next_us.saturating_sub(now));
+            let deadline = app.clock().in_us(next_us.saturating_sub(now).max(TICK_US / 10));
             network.rest(app, next, deadline)?;
         }
     }
