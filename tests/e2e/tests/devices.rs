@@ -39,6 +39,23 @@ fn virtual_functions_are_driven_by_their_holders_and_kept_apart() {
     }
 }
 
+/// Environment variable: how many owners a function has, one after the other; 1,000 if it is not set.
+const OWNERS: &str = "NONKERNEL_OWNERS";
+
+/// Sold, used, taken back under DMA, and sold again: nothing of a former owner reaches the next.
+#[test]
+fn nothing_of_a_former_owner_reaches_the_next() {
+    let owners = std::env::var(OWNERS).map_or(1000, |text| text.parse().expect("a number of owners"));
+    // A machine is to end in time on a busy host, too.
+    for first in (0..owners).step_by(250) {
+        let count = (owners - first).min(250);
+        let command_line = format!("root_budget_us=9000 cycles={count}");
+        let run = boot(&Guest { image: "resale".into(), cores: 2, command_line, ..guest(NIC) });
+        run.expect_good();
+        assert!(run.console_has(&format!("resale: {count} owners, ")), "{:?}", run.console);
+    }
+}
+
 /// Without an IOMMU there is nobody who would keep a function's DMA inside: nothing is handed out, and the log says so.
 #[test]
 fn without_an_iommu_no_function_is_handed_out() {

@@ -112,6 +112,11 @@ impl Card {
         }
     }
 
+    /// Looks what functions ask the physical one, whether something is due or not.
+    pub fn answer(&mut self) {
+        let _ = self.nic.poll(self.clock.now_ns());
+    }
+
     /// When something is due for the physical function.
     pub fn due_ns(&self) -> u64 {
         self.nic.due_ns()

@@ -11,7 +11,7 @@ macro_rules! children {
                 concat!("child_", stringify!($name), ":"),
                 // Every child may use every name.
                 "/* {shared} {signal_wait} {signal} {channel} {wait} {vcpu} {map} {unmap} {start} \
-                 {retype} {revoke} {frame} {self_ipi} {slept} {prompt_ticks} {away_ticks} */",
+                 {retype} {revoke} {frame} {self_ipi} {slept} {prompt_ticks} {away_ticks} {watched} */",
                 $($line,)+
                 concat!(".global child_", stringify!($name), "_end"),
                 concat!("child_", stringify!($name), "_end:"),
@@ -27,6 +27,7 @@ macro_rules! children {
                 slept = const crate::switched::SLEPT,
                 prompt_ticks = const crate::interrupted::PROMPT_TICKS,
                 away_ticks = const crate::interrupted::AWAY_TICKS,
+                watched = const crate::driven::WATCHED,
                 self_ipi = const 0x83f,
                 start = const cap_spec::abi::Label::VcpuStart as u64,
                 wait = const cap_spec::abi::Label::VcpuWait as u64,

@@ -4,8 +4,6 @@
 //! Each has an IDT in its first extra page and counts what comes. What they tell stands in the first shared page, at the
 //! offsets of [`at`](crate::switched::at).
 
-use crate::children::children;
-
 /// A timer that comes later than this was pending while its child was out; ticks.
 pub(crate) const PROMPT_TICKS: u64 = 20_000;
 /// A gap between two readings of the clock that means that another VM had the core; ticks.
@@ -21,7 +19,7 @@ pub const SECOND_VCPU_SLOT: u16 = 26;
 /// and, if they shall, end the interrupt; labels 6, 7 and 8 are taken.
 macro_rules! interrupt_children {
     ($($(#[$doc:meta])* $name:ident, $idt:literal, $before:literal, $after:literal: $($line:literal),+ ;)*) => {
-        children! { $($(#[$doc])* $name:
+        $crate::children::children! { $($(#[$doc])* $name:
             "mov rbx, {shared}",
             $before,
             // Addresses of code are below 64 KiB, so a gate's upper parts are 0.
@@ -84,6 +82,8 @@ macro_rules! interrupt_children {
         )* }
     };
 }
+
+pub(crate) use interrupt_children;
 
 interrupt_children! {
     /// Arms its one-shot timer for 1 to 20 units of time, again and again: each must come once, not early, and not later

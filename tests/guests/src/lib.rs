@@ -9,6 +9,7 @@ pub mod capabilities;
 pub mod card;
 pub mod children;
 pub mod control;
+pub mod driven;
 pub mod function;
 pub mod instructions;
 pub mod interrupt;
