@@ -12,7 +12,7 @@
 //! 1. [`machine`]: what the market needs, and its invocations by name. [`boot`] and [`archive`]: what it is given.
 //! 2. [`slots`], [`memory`], [`root`]: CSpace, blocks of RAM, the market's own objects and windows.
 //! 3. [`launch`]: how a VM is made. [`console_link`], [`nic_link`]: the servers'. [`life`]: an application's start and end;
-//!    [`nic`]: its virtual function.
+//!    [`nic`]: its virtual function; [`faults`]: what the IOMMU has stopped.
 //! 4. [`server`]: state and loop. [`clock`], [`tenant`]: time, and what is known of an application.
 //! 5. [`trading`]: rounds and deliveries. [`losses`]: what an interval of pages takes. [`requests`], [`commands`]: what
 //!    applications and the host ask; [`statement`]: where their money went.
@@ -31,6 +31,7 @@ pub mod boot;
 pub mod clock;
 pub mod commands;
 pub mod console_link;
+pub mod faults;
 pub mod finish;
 pub mod last_words;
 pub mod launch;

@@ -138,6 +138,8 @@ pub struct FunctionInfo {
     pub device: u16,
     /// Virtual functions that it can have.
     pub vfs: u16,
+    /// Its requester id.
+    pub requester: u16,
 }
 
 /// The invocations that the market makes, by name. Errors are the kernel's.
@@ -280,7 +282,12 @@ pub trait Invoke: Machine {
     /// As `PciFunction.GetInfo`.
     fn function_info(&mut self, function: Slot) -> Result<FunctionInfo, Fault> {
         let [identity, counts] = self.invoke(Label::PciFunctionGetInfo, function, [FUNCTION, 0, 0, 0, 0])?;
-        Ok(FunctionInfo { vendor: identity as u16, device: (identity >> 16) as u16, vfs: (counts >> 16) as u16 })
+        Ok(FunctionInfo {
+            vendor: identity as u16,
+            device: (identity >> 16) as u16,
+            vfs: (counts >> 16) as u16,
+            requester: (counts >> 32) as u16,
+        })
     }
 
     /// Makes a lease of a function.

@@ -76,6 +76,8 @@ struct Vf {
     function: Slot,
     /// The application that has a lease of it.
     holder: Option<usize>,
+    /// How often the IOMMU has stopped it since it has that holder.
+    stopped: u64,
     /// The limit that the server was told last, and when (TSC value).
     limit: (Option<u64>, u64),
     /// What the server says that it has put in force; `None`: nothing yet.
@@ -125,10 +127,12 @@ impl NicLink {
             return Ok(Err(NoNic::NoRoutes));
         }
         let first = root.memory.slots.take(count).ok_or(MemoryError::NoSlots)?;
+        crate::faults::listen(root)?;
         root.machine.enable_vfs(physical, count, first)?;
         let vf = |at| Vf {
             function: Slot::nested(first.node(), first.index() + at),
             holder: None,
+            stopped: 0,
             limit: (Some(0), 0),
             in_force: None,
         };
@@ -255,6 +259,7 @@ impl NicLink {
         builder: &Builder,
     ) -> Result<(), MemoryError> {
         self.vfs[vf].holder = Some(app);
+        self.vfs[vf].stopped = 0;
         root.machine.lease_function(self.vfs[vf].function, builder.slot(NIC_SLOT))?;
         let first = self.first_route + 1 + vf as u64 * u64::from(VF_MESSAGES);
         for message in 0..VF_MESSAGES {
@@ -306,6 +311,16 @@ impl NicLink {
         self.vfs[vf].holder = None;
         self.send(&ToNic::Close { vf: vf as u8 });
         Ok(Some(vf))
+    }
+
+    /// The function with this requester id was stopped: the application that holds it, and how often that has happened to it.
+    pub fn was_stopped<M: Machine>(&mut self, root: &mut Root<M>, requester: u16) -> Option<(usize, u64)> {
+        let vf =
+            self.vfs.iter_mut().filter(|vf| vf.holder.is_some()).find(
+                |vf| matches!(root.machine.function_info(vf.function), Ok(info) if info.requester == requester),
+            )?;
+        vf.stopped += 1;
+        Some((vf.holder?, vf.stopped))
     }
 
     /// The application that holds a VF.

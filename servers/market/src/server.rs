@@ -7,6 +7,7 @@ use crate::archive::{Archive, ArchiveError, GoodKind};
 use crate::boot::Boot;
 use crate::clock::Clock;
 use crate::console_link::ConsoleLink;
+use crate::faults::FAULT_EVENT;
 use crate::launch::{Layout, input_frames, input_pages};
 use crate::losses::PAGE_LEAD_MICROS;
 use crate::machine::{Invoke, Machine, Peer, Slot};
@@ -409,6 +410,9 @@ impl<'a, M: Machine> Server<'a, M> {
         // Whoever has lost something has had it long enough, whatever others want of the market now.
         self.begin_intervals();
         self.look_for_stopped();
+        if events & FAULT_EVENT != 0 {
+            self.hear_faults();
+        }
         let more = self.serve_clients(events) | self.serve_console() | self.serve_nic();
         self.do_events();
         self.close_rounds();
@@ -444,7 +448,7 @@ impl<'a, M: Machine> Server<'a, M> {
         }
         let mut mask = CONSOLE_EVENT;
         if self.nic.is_some() {
-            mask |= NIC_EVENT | NIC_STOPPED_EVENT;
+            mask |= NIC_EVENT | NIC_STOPPED_EVENT | FAULT_EVENT;
         }
         for (app, tenant) in self.tenants.iter().enumerate().filter(|(_, tenant)| tenant.is_running()) {
             mask |= 1 << (HANDLER_EVENTS as usize + app);

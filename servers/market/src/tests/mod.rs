@@ -172,6 +172,8 @@ pub struct Sim<'a> {
     pub tenants: Vec<Tenant>,
     /// Records for the host.
     pub records: Vec<Record>,
+    /// Lines for the host.
+    pub texts: Vec<String>,
     /// Value for the debug-exit port, when the run has ended.
     pub power_off: Option<u8>,
     events: u64,
@@ -195,7 +197,7 @@ impl<'a> Sim<'a> {
             number: 0,
         };
         let tenants = (0..server.tenants.len()).map(tenant).collect();
-        Sim { server, tenants, records: Vec::new(), power_off: None, events: 0 }
+        Sim { server, tenants, records: Vec::new(), texts: Vec::new(), power_off: None, events: 0 }
     }
 
     /// The machine.
@@ -295,6 +297,7 @@ impl<'a> Sim<'a> {
             match postcard::from_bytes(&message).unwrap() {
                 ToConsole::Record(record) => self.records.push(record),
                 ToConsole::PowerOff { value } => self.power_off = Some(value),
+                ToConsole::Text(line) => self.texts.push(line),
                 _ => {}
             }
         }

@@ -11,7 +11,9 @@ use alloc::{
     collections::{BTreeMap, VecDeque},
     vec::Vec,
 };
-use cap_spec::abi::{BOOT_INFO_MAGIC, Error, Fault, Label, ObjectType, ROOT_BOOT_INFO, boot_info, handler_page, slots};
+use cap_spec::abi::{
+    BOOT_INFO_MAGIC, Error, Fault, FaultRecord, Label, ObjectType, ROOT_BOOT_INFO, boot_info, handler_page, slots,
+};
 
 /// Ticks per second of the model.
 pub const HZ: u64 = 1_000_000_000;
@@ -74,6 +76,8 @@ pub struct Model {
     pub deaf: Option<Peer>,
     /// Pages scrubbed so far.
     pub scrubbed: u64,
+    /// What the IOMMU has stopped.
+    pub faults: VecDeque<FaultRecord>,
     /// How many that were whenever an Untyped was deleted that had children.
     pub cuts: Vec<u64>,
 }
@@ -114,6 +118,12 @@ impl Model {
         self.caps.values().filter(|cap| cap.object == ObjectType::PciFunction && of_vf(cap)).count()
     }
 
+    /// The requester ids of the virtual functions that are leased.
+    pub fn leased_requesters(&self) -> Vec<u16> {
+        let leases = self.caps.values().filter(|cap| cap.object == ObjectType::PciFunction);
+        leases.filter_map(|cap| cap.parent.filter(|parent| *parent != (0, PHYSICAL))).map(|parent| parent.1).collect()
+    }
+
     /// A machine with these cores and boot Untypeds.
     pub fn new(cores: u64, untypeds: &[u8]) -> Model {
         let mut model = Model {
@@ -128,6 +138,7 @@ impl Model {
             leases_left: None,
             keeps_children: false,
             signals: BTreeMap::new(),
+            faults: VecDeque::new(),
             accepted: 0,
             invocations: 0,
             deaf: None,
@@ -464,7 +475,8 @@ impl Machine for Model {
             }
             Label::ChannelSignal => *self.signals.entry(place).or_default() += 1,
             Label::PciFunctionGetInfo if self.now < invoked.value => return Err(Fault::new(Error::Busy, 0)),
-            Label::PciFunctionGetInfo => return Ok([INTEL_82576, invoked.period << 16]),
+            Label::PciFunctionGetInfo => return Ok([INTEL_82576, invoked.period << 16 | u64::from(place.1) << 32]),
+            Label::MachineGetFault => return Ok(self.faults.pop_front().map_or([0; 2], FaultRecord::to_words)),
             Label::PciFunctionEnableVfs => {
                 for at in 0..first {
                     let to = (self.cnode(second), (arguments[2] + at) as u16);
@@ -502,6 +514,7 @@ impl Machine for Model {
             | Label::VcpuAttach
             | Label::VcpuSetRegister
             | Label::VcpuSetHandler
+            | Label::MachineSetHandler
             | Label::ChannelBind
             | Label::IoPortIn
             | Label::IoPortOut

@@ -2,9 +2,10 @@
 
 use super::model::{Model, RESET_TICKS};
 use super::*;
+use crate::faults::FAULT_EVENT;
 use crate::nic::MAX_RESTARTS;
 use crate::nic_link::{NIC_HANDLER_PAGE, mac};
-use cap_spec::abi::handler_page;
+use cap_spec::abi::{FaultRecord, Stopped, handler_page};
 use proto::nic::ToNic;
 
 /// A plan in which these applications are to have a virtual function.
@@ -117,4 +118,28 @@ fn what_the_server_sends_is_checked() {
     sim.model().incoming.entry(Peer::Nic).or_default().push_back(vec![0xff; 40]);
     sim.run_to(400);
     assert_eq!(told(&mut sim), [(0, Some(mac(0)))], "it was started again");
+}
+
+/// What the IOMMU stops is told to the host, by the name of the application whose function it was; a storm does not fill the
+/// log.
+#[test]
+fn what_is_stopped_is_told_by_whose_it_was() {
+    let archive = with_nic(&["a", "b"], Vec::new());
+    let mut sim = Sim::on(machine(2), &archive, silent);
+    sim.run_to(200);
+    let requesters = sim.model().leased_requesters();
+    let record = |requester| FaultRecord { requester, stopped: Stopped::Write(0x7000), reason: 5 };
+    for _ in 0..6 {
+        sim.model().faults.push_back(record(requesters[1]));
+    }
+    sim.server.step(FAULT_EVENT);
+    sim.model().faults.push_back(record(0x108));
+    sim.server.step(FAULT_EVENT);
+    sim.run_to(300);
+    let lines = sim.texts.join("\n");
+    let of_b: Vec<&str> = lines.lines().filter(|line| line.contains("by the function of b")).collect();
+    assert_eq!(of_b.len(), 3, "the first, the second and the fourth: {lines}");
+    assert!(of_b[0].contains("a write at I/O address 0x7000"), "{lines}");
+    assert!(lines.contains("by the function of 01:01.0") && !lines.contains("function of a "), "{lines}");
+    assert_eq!(sim.model().faults.len(), 0);
 }
