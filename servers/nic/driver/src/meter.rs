@@ -5,18 +5,18 @@
 //! limit. A VF that sends is read often enough, by the rate that it was seen to send at, that 100 ms of sending are within
 //! 5 % of the limit, from 10 Mb/s on; below, single frames and readings count for more.
 
-/// A VF that was silent may send so many nanoseconds' worth at once; and so late may a reading come without its losing
-/// anything by that.
-pub const BURST_NS: u64 = 2_000_000;
-/// Nanoseconds between two readings of a VF that is silent, and the shortest time between two of one that sends.
+/// A VF that was silent may send so many nanoseconds' worth at once; and so late may a reading come, or the VF's holder have
+/// its turn, without its losing anything by that.
+pub const BURST_NS: u64 = 3_000_000;
+/// Nanoseconds between two readings of a VF that is silent for some time, and the shortest time between two of one that sends.
 pub const IDLE_NS: u64 = 500_000;
-const BUSY_NS: u64 = 10_000;
+const BUSY_NS: u64 = 30_000;
 /// The rate of the cable in bits per second, at which a VF sends while it is open; from one VF to another, and in an
 /// emulator, frames can be faster.
 const LINE_BITS_PER_S: u64 = 1_000_000_000;
-/// What may pass between two readings: a hundredth of what may pass in a tenth of a second. From one VF to another that
-/// comes as one burst, which is to fit into a small receive ring.
-const SHARE_NS: u64 = 100_000_000 / 100;
+/// What may pass between two readings: a fiftieth of what may pass in a tenth of a second. From one VF to another that
+/// comes as one burst, which is to fit into a receive ring; and each reading takes its reader's time.
+const SHARE_NS: u64 = 100_000_000 / 50;
 const SECOND_NS: u64 = 1_000_000_000;
 
 /// The limit of one VF.
@@ -28,6 +28,8 @@ pub struct Meter {
     open: bool,
     /// The last reading.
     read_ns: u64,
+    /// How long the next one was put off then, while the VF was open.
+    wait_ns: u64,
     /// The rate at which it sends while it is open, as far as is known, in bits per second.
     speed: u64,
 }
@@ -45,7 +47,7 @@ impl Meter {
     /// A limit from now on, or none. 0 lets nothing pass.
     #[must_use]
     pub const fn new(bits_per_s: Option<u64>, now_ns: u64) -> Meter {
-        Meter { bits_per_s, paid_ns: now_ns, open: true, read_ns: now_ns, speed: LINE_BITS_PER_S }
+        Meter { bits_per_s, paid_ns: now_ns, open: true, read_ns: now_ns, wait_ns: IDLE_NS, speed: LINE_BITS_PER_S }
     }
 
     /// Another limit from now on, at a time at which all that was sent is charged. What is owed stays owed, unless nothing
@@ -71,11 +73,13 @@ impl Meter {
         let next_ns = match self.open {
             false if bits_per_s == 0 => u64::MAX,
             false => self.paid_ns,
-            true if was_closed || octets != 0 => {
+            true => {
+                // Who was just let through may begin at any moment; the longer it is silent, the less likely that is.
                 let share_ns = time_ns(bits_in(SHARE_NS, bits_per_s), self.speed);
-                now_ns.saturating_add(share_ns.clamp(BUSY_NS, IDLE_NS))
+                let is_busy = was_closed || octets != 0;
+                self.wait_ns = if is_busy { share_ns.max(BUSY_NS) } else { 2 * self.wait_ns }.min(IDLE_NS);
+                now_ns.saturating_add(self.wait_ns)
             }
-            true => now_ns.saturating_add(IDLE_NS),
         };
         Reading { open: self.open, next_ns }
     }

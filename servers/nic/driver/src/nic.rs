@@ -283,7 +283,9 @@ impl<R: Registers> Nic<R> {
     pub fn read_counters(&mut self, now_ns: u64) {
         self.next_meter_ns = u64::MAX;
         let mut closed = 0;
-        for (vf, (sums, meter)) in self.sums.iter_mut().zip(&mut self.meters).enumerate() {
+        let parts = self.sums.iter_mut().zip(&mut self.meters).zip(&self.pools).enumerate();
+        // Who has no settings sends nothing.
+        for (vf, ((sums, meter), _)) in parts.filter(|(_, (_, pool))| pool.is_some()) {
             let reading = meter.read(sums.read(&self.registers, vf), now_ns);
             closed |= u8::from(!reading.open) << vf;
             self.next_meter_ns = self.next_meter_ns.min(reading.next_ns);
