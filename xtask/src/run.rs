@@ -101,8 +101,9 @@ pub fn run(options: &Options) -> Result<u8> {
     let stopped = outcome?;
     let mut failure = stopped.failure.or_else(|| session.failure());
     if stopped.by_user && session.ended_when_told() {
-        // What was asked for is no failure; an interrupted run is not a whole one, though.
-        failure = stopped.interrupted.then(|| "interrupted; what it had done is reported".into());
+        // What was asked for is no failure; an interrupted run is not a whole one, though, unless it is to end like that.
+        let is_cut_short = stopped.interrupted && !options.serve;
+        failure = is_cut_short.then(|| "interrupted; what it had done is reported".into());
     }
     let wall = session.elapsed().as_secs_f64();
     let shown = paths::shown(&options.scenario);

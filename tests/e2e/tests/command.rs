@@ -38,6 +38,7 @@ fn default_scenario_leaves_what_the_host_computes() {
     takes_less_than_a_minute(&result);
     shows_what_the_result_holds(&text(&output.stdout), &result);
     shock_shows_in_the_price(&result);
+    memory_and_hits_follow_load_and_price(&result);
 
     let said = text(&left("digest/digest.txt"));
     let hash: String = Sha256::digest(&input).iter().map(|byte| format!("{byte:02x}")).collect();
@@ -89,6 +90,46 @@ fn shock_shows_in_the_price(result: &Value) {
     assert!(while_it_lasts > 2 * before.max(after), "{before} {while_it_lasts} {after}");
 }
 
+/// The two servers of the default scenario: while a server has requests it holds pages as far as they are worth their price
+/// to it, more where a hit is worth more; with pages it has hits, and without it has few. When its clients are gone, so is
+/// its demand. The clients have checked every answer, else they had failed.
+fn memory_and_hits_follow_load_and_price(result: &Value) {
+    const UNDER_LOAD: std::ops::Range<u64> = 1_000..3_400;
+    let time = |value: &Value| value.as_u64().expect("a time");
+    let page = &result["goods"].as_array().expect("goods")[0];
+    let rounds = page["rounds"].as_array().expect("rounds");
+    let held = |name: &str, t: u64| {
+        let before = rounds.iter().take_while(|round| time(&round["t_ms"]) <= t);
+        before.last().map_or(0, |round| round["holdings"][name].as_u64().unwrap_or(0))
+    };
+    let app = |name: &str| {
+        let apps = result["apps"].as_array().expect("applications");
+        apps.iter().find(|app| app["name"] == name).unwrap_or_else(|| panic!("no {name}"))
+    };
+    let ratios = |name: &str| -> Vec<(u64, f64)> {
+        let pairs = app(name)["hit_ratio"].as_array().expect("ratios").iter();
+        let pairs = pairs.map(|pair| (time(&pair[0]), pair[1].as_f64().expect("a ratio")));
+        pairs.filter(|(t, _)| UNDER_LOAD.contains(t)).collect()
+    };
+    let mean = |of: &[f64]| of.iter().sum::<f64>() / of.len().max(1) as f64;
+    let holding = |name: &str| mean(&UNDER_LOAD.step_by(100).map(|t| held(name, t) as f64).collect::<Vec<_>>());
+    assert!(holding("gold") > 2.0 * holding("bronze"), "{} and {}", holding("gold"), holding("bronze"));
+    let hits = |name: &str| mean(&ratios(name).iter().map(|ratio| ratio.1).collect::<Vec<_>>());
+    assert!(hits("gold") > 1.3 * hits("bronze"), "{} and {}", hits("gold"), hits("bronze"));
+    // With many pages, and with few.
+    let (many, few): (Vec<(u64, f64)>, Vec<(u64, f64)>) =
+        ratios("gold").into_iter().partition(|(t, _)| held("gold", t.saturating_sub(100)) >= 30);
+    let [many, few] = [many, few].map(|part| part.into_iter().map(|ratio| ratio.1).collect::<Vec<_>>());
+    assert!(many.len() >= 3 && few.len() >= 3, "{many:?} {few:?}");
+    assert!(mean(&many) > mean(&few) + 0.15, "{many:?} {few:?}");
+    // After the last request.
+    let last = rounds.last().map(|round| time(&round["t_ms"])).expect("rounds");
+    for name in ["gold", "bronze"] {
+        let most = rounds.iter().map(|round| round["holdings"][name].as_u64().unwrap_or(0)).max();
+        assert!(Some(held(name, last)) < most && most >= Some(30), "{name} held {most:?}, and {last} ms later still");
+    }
+}
+
 /// What is printed around a run: which machine and why so, prices on the way, and at the end the table of applications,
 /// holdings and prices over time, and one line of totals.
 fn shows_what_the_result_holds(said: &str, result: &Value) {
@@ -107,7 +148,7 @@ fn shows_what_the_result_holds(said: &str, result: &Value) {
     }
     let apps = result["apps"].as_array().expect("applications");
     let ended: Vec<&Value> = apps.iter().filter(|app| app["end"]["kind"] == "exit").collect();
-    assert_eq!(ended.len(), 3, "{closing}");
+    assert_eq!(ended.len(), 4, "{closing}");
     for app in ended {
         let name = app["name"].as_str().expect("a name");
         let row = closing.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name}: {closing}"));
@@ -282,7 +323,7 @@ fn unknown_scenario_is_refused_with_what_there_is() {
     let output = output(xtask().args(["run", "no-such-scenario"]));
     let error = text(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{error}");
-    assert_eq!(error, "error: no-such-scenario: there is no such scenario; there are: default, hostile, tiny\n");
+    assert_eq!(error, "error: no-such-scenario: there is no such scenario; there are: batch, default, hostile, tiny\n");
 }
 
 /// Kinds of `--json` and the keys of each, as `docs/result.md` tells them.

@@ -1,4 +1,4 @@
-//! The market over whole runs of the default scenario, for several seeds: who values memory more holds more of it, a
+//! The market over whole runs of the scenario `batch`, for several seeds: who values memory more holds more of it, a
 //! demand shock moves the price, and elastic applications hold less when it is dear.
 //!
 //! The input is a text of the size of the sources, always the same, so that a run doesn't change with every edit of the
@@ -32,7 +32,7 @@ const NO_SHOCK: &str = "event=[]";
 fn watch(change: Change, until_us: u64) -> RunState {
     let text = text_for_a_run(INPUT);
     let change = ["digest", "compress", "cache"].iter().fold(change, |change, app| change.input(app, &text));
-    let mut machine = Machine::start("default", &change).unwrap_or_else(|error| panic!("{error:#}"));
+    let mut machine = Machine::start("batch", &change).unwrap_or_else(|error| panic!("{error:#}"));
     let enough = |record: &Record| matches!(record, Record::Round { t, .. } if *t >= until_us);
     machine.wait_record(enough).unwrap_or_else(|error| panic!("{error:#}"));
     let state = machine.state().clone();

@@ -1,0 +1,48 @@
+//! `cargo xtask run --serve` as a user meets it: it says where clients find what is served, in their time, until Ctrl-C.
+
+use e2e::memcached::Client;
+use e2e::program::{file, left, one_at_a_time, signal, text, xtask};
+use serde_json::Value;
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+#[test]
+fn a_run_serves_ordinary_clients_until_it_is_interrupted() {
+    let _one = one_at_a_time();
+    // A port that is taken, by this test if by nobody else: another one is offered.
+    let _taken = TcpListener::bind("127.0.0.1:11211");
+    let path = file(
+        "serve.toml",
+        b"limit = \"1 s\"\n[machine]\ncores = 1\nmemory = \"128 MiB\"\n[[app]]\nname = \"store\"\nimage = \"kv\"\n\
+         nic = true\nport = 11211\nbudget = 1\nvaluation = 1e-9\nbase_cpu = 40\nbase_pages = 4096\n         ",
+    );
+    let mut run = xtask();
+    run.args(["run", "--serve", "--plain"]).arg(&path).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut run = run.spawn().expect("it starts");
+    let mut lines = BufReader::new(run.stdout.take().expect("it is piped")).lines();
+    let mut line_with = |what: &str| {
+        let mut lines = lines.by_ref().map(|line| line.expect("text"));
+        lines.find(|line| line.contains(what)).unwrap_or_else(|| panic!("it ended before `{what}`"))
+    };
+    let says = line_with("store serves TCP and UDP at 127.0.0.1:");
+    let port = says.split(['(', ':']).nth(1).and_then(|port| port.trim().parse::<u16>().ok()).expect("a port");
+    assert!(port != 11211 && says.ends_with("(port 11211 is not free)"), "{says}");
+    line_with("serving at 10.0.2.101");
+    let ping = Command::new("memcping").arg(format!("--servers=127.0.0.1:{port}")).output();
+    let ping = ping.expect("libmemcached-tools are installed");
+    assert!(ping.status.success(), "{}", text(&ping.stderr));
+    // Its time is the client's: what is to last for a second is gone after some, and not at once.
+    let mut client = Client::connect(port);
+    let began = Instant::now();
+    assert_eq!(client.ask(b"set k 0 2 1\r\nx\r\n"), "STORED\r\n");
+    assert_eq!(client.get("k").as_deref(), Some(&b"x"[..]));
+    while client.get("k").is_some() {}
+    assert!(began.elapsed().as_millis() >= 900, "{:?}", began.elapsed());
+    signal(run.id(), "INT");
+    let output = run.wait_with_output().expect("it ends");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let result: Value = serde_json::from_slice(&left("result.json")).expect("result.json is JSON");
+    assert_eq!((&result["status"], &result["totals"]["agree"]), (&"ok".into(), &true.into()));
+}
