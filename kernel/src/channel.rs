@@ -150,7 +150,7 @@ impl<M: Machine> Kernel<M> {
             // What was derived from it, or mapped by it, must not have a right that it loses.
             let slot = self.slot(from);
             let needed = slot.has_children() || slot.cap.mapping().is_some();
-            if slot.boot || (needed && !mask.contains(slot.rights)) {
+            if slot.boot || (needed && !mask.contains(slot.rights)) || self.has_register_frames(from) {
                 return Err(Fault::new(Error::InUse, 1));
             }
             return Ok(Invocation::Move { from, to, mask });

@@ -67,7 +67,7 @@ impl<M: Machine> Kernel<M> {
             Label::CNodeMove => {
                 let to = self.empty_slot(base, slots, index, 1)?;
                 let from = self.decode_taken(call, source, 2)?;
-                if self.slot(from).boot {
+                if self.slot(from).boot || self.has_register_frames(from) {
                     return Err(Fault::new(Error::InUse, 2));
                 }
                 Ok(Invocation::Move { from, to, mask: Rights::all() })

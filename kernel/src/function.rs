@@ -351,6 +351,13 @@ impl<M: Machine> Kernel<M> {
         are_functions && children < MAX_SPLITS
     }
 
+    /// True for a capability to a function of whose registers there are Frames: it is not moved, as who gives it away would
+    /// keep them.
+    pub(crate) fn has_register_frames(&self, slot: SlotId) -> bool {
+        matches!(self.slot(slot).cap, Cap::PciFunction { .. })
+            && self.splits(slot).any(|child| matches!(self.slot(child).cap, Cap::Frame { .. }))
+    }
+
     /// The route that a message raises.
     fn route_of(&self, message: Message) -> Option<u16> {
         self.routes.iter().position(|route| route.message == Some(message)).map(|route| route as u16)

@@ -7,7 +7,7 @@
 //!   **SignalWait** is Signal and then the invoker's own Wait.
 //! * Towards each end there is a slot for one capability in flight. **Grant** derives a child of the source into the
 //!   other end's slot, or moves the source there: `ChannelFull`; for a move `InUse` if it is a boot capability, or
-//!   is mapped or has children and would lose a right that these have; for a child `NotCopyable` and `TooDeep`. These
+//!   is mapped or has children and would lose a right that these have, or a function of whose registers there are Frames; for a child `NotCopyable` and `TooDeep`. These
 //!   three name the source (1). A source that is moved must lie in the root CNode or in a CNode reached with WRITE
 //!   (`MissingRight`, 1); as only argument 3 says whether it is moved, this is checked after argument 3.
 //! * **Accept** moves what is in flight towards the end spoken for into an empty slot; `ChannelEmpty` if nothing is.
@@ -16,6 +16,7 @@ use super::Outcome;
 use super::cnode::{check_copyable, put_copy};
 use super::derivation::relocate;
 use super::lookup::Invoked;
+use super::pci_function::has_register_frames;
 use super::state::{Cap, ChannelId, Receiver, Slot, SlotId, State};
 use super::vcpu::{SOME_EVENTS, raise, sleep};
 use crate::abi::{Error, Fault, ObjectType, Rights, SLOT_BITS};
@@ -92,7 +93,7 @@ pub(super) fn grant(state: &mut State, call: Invoked) -> Result<Outcome, Fault> 
         let Slot { cap, rights, parent, .. } = &state.slots[&source];
         let is_mapped = matches!(cap, Cap::Frame { mapping: Some(_), .. } | Cap::PageTable { place: Some(_), .. });
         let is_needed = is_mapped || state.has_children(source);
-        if parent.is_none() || (is_needed && !mask.contains(*rights)) {
+        if parent.is_none() || (is_needed && !mask.contains(*rights)) || has_register_frames(state, source) {
             return Err(Fault::new(Error::InUse, 1));
         }
         relocate(state, source, destination);

@@ -14,6 +14,7 @@
 use super::Outcome;
 use super::derivation::{Kind, check_depth, derive, relocate, remove, remove_descendants};
 use super::lookup::{Invoked, empty_slot, full_slot};
+use super::pci_function::has_register_frames;
 use super::state::{Cap, Slot, SlotId, State, Window};
 use crate::abi::{Error, Fault, IO_ADDRESS_BITS, PAGE_BITS, Rights};
 
@@ -92,7 +93,7 @@ pub(super) fn move_(state: &mut State, call: Invoked) -> Result<Outcome, Fault> 
     if !call.may_take(state, 2) {
         return Err(Fault::new(Error::MissingRight, 2));
     }
-    if state.slots[&source].parent.is_none() {
+    if state.slots[&source].parent.is_none() || has_register_frames(state, source) {
         return Err(Fault::new(Error::InUse, 2));
     }
     relocate(state, source, destination);

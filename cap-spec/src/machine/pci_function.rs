@@ -9,6 +9,7 @@
 //!   if there are some. The physical function stays its holder's. When the last virtual function is gone they are disabled.
 //! * **GetBar** derives Frame capabilities, with READ and WRITE, to `count` pages of a BAR (`OutOfRange`: 1, 2, 5), in
 //!   consecutive slots (`OutOfRange` and `SlotOccupied`, 5). `Forbidden` (2) if one of the pages is never handed out.
+//!   While there are such Frames the capability is not moved: who gives it away must not keep them.
 //! * **ReadConfig**, **WriteConfig**: a double word. A write concerns those bits that the holder may write; `Forbidden` (1)
 //!   where there are none, or its value is reserved.
 //! * **Attach** lets it be a bus master whose DMA reaches a domain. `InUse` if it is attached; `Forbidden` if it is
@@ -74,13 +75,19 @@ fn record(state: &mut State, function: u16) -> &mut Function {
     state.functions.get_mut(&function).expect("a function with a capability has a record")
 }
 
+/// True for a function of whose registers there are Frames.
+pub(super) fn has_register_frames(state: &State, slot: SlotId) -> bool {
+    let is_function = matches!(state.slots[&slot].cap, Cap::PciFunction { .. });
+    is_function && state.children(slot).any(|(_, child)| matches!(child.cap, Cap::Frame { .. }))
+}
+
 /// `PciFunction.Lease`.
 pub(super) fn lease(state: &mut State, call: Invoked) -> Result<Outcome, Fault> {
     let (function, lease) = function_of(state, &call);
     let destination = call.destination(state, 1)?;
     check_holder(state, function, lease)?;
     let has_messages = (0..facts(state, function).messages).any(|entry| route_of(state, function, entry).is_some());
-    let has_frames = state.children(call.slot).any(|(_, child)| matches!(child.cap, Cap::Frame { .. }));
+    let has_frames = has_register_frames(state, call.slot);
     let is_used = state.functions[&function].domain.is_some() || has_messages || has_frames;
     if is_used || state.children(call.slot).count() >= MAX_SPLITS {
         return Err(Fault::new(Error::InUse, 0));
