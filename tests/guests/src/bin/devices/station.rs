@@ -23,7 +23,7 @@ pub const BUFFER_BYTES: u16 = 2048;
 /// Page from which frames are sent.
 pub const SEND_PAGE: u64 = PAGES - 1;
 /// The vector of the first station; those of the others follow.
-const FIRST_VECTOR: u8 = 0x50;
+pub const FIRST_VECTOR: u8 = 0x50;
 
 /// How often each station was interrupted.
 static INTERRUPTS: [AtomicU64; STATIONS as usize] = [const { AtomicU64::new(0) }; STATIONS as usize];

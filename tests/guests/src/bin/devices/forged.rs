@@ -1,0 +1,80 @@
+//! Messages that a function forges by writing to where interrupts are raised, and pages through which it would change its own.
+//!
+//! A transmit queue writes its head, four bytes, to an address that its owner names: so its owner has it write where it likes.
+
+use crate::station::{Bench, FIRST_VECTOR, IO_BASE, frame};
+use crate::{Check, refused};
+use alloc::format;
+use core::sync::atomic::{AtomicU64, Ordering};
+use device::{IoAddress, Registers};
+use igbvf::offload::Offload;
+use igbvf::registers::{TDWBAH, TDWBAL, TDWBAL_ENABLE, transmit_queue};
+use igbvf::{Segment, TransmitQueue};
+use userlib::arch::{TrapFrame, end_of_interrupt, set_handler};
+
+/// Where writes of devices are interrupt requests (Intel SDM volume 3, 11.11.1).
+const MESSAGES: u32 = 0xfee0_0000;
+/// Nobody's station.
+const NOBODY: u16 = 9;
+/// A vector that nothing is bound to: what a message in compatibility format asks for.
+const VECTOR: u8 = FIRST_VECTOR + 5;
+/// Descriptors of a ring whose head may be that vector.
+const LONG_RING: usize = 128;
+
+/// How often [`VECTOR`] came.
+static CAME: AtomicU64 = AtomicU64::new(0);
+
+fn came(_: &mut TrapFrame) {
+    CAME.fetch_add(1, Ordering::Relaxed);
+    end_of_interrupt();
+}
+
+/// Messages in compatibility format, which the emulator lets pass though the unit is told to block them: a stray vector is
+/// all that comes of one, and everything goes on. A line says whether it came.
+pub fn a_message_in_compatibility_format_is_survived(bench: &mut Bench) -> Check {
+    set_handler(VECTOR, Some(came));
+    let station = &mut bench.stations[0];
+    let (registers, memory) = (station.registers, station.memory);
+    let queue = TransmitQueue::<_, _, (), LONG_RING>::new(registers, memory.from_page(1), 0);
+    let mut queue = queue.map_err(|error| format!("the long ring: {error:?}"))?;
+    let page = crate::station::SEND_PAGE;
+    memory.put(page as usize * 4096, &frame(NOBODY, 0, &[]));
+    let segment = Segment { address: IoAddress(IO_BASE + page * 4096), bytes: 64 };
+    for number in 1..=VECTOR {
+        // The last one's head is the vector.
+        if number == VECTOR {
+            registers.write32(transmit_queue(0) + TDWBAH, 0);
+            registers.write32(transmit_queue(0) + TDWBAL, MESSAGES | TDWBAL_ENABLE);
+        }
+        if queue.send(&[segment], &Offload::NONE, ()).is_err() {
+            return Err("the long ring is full".into());
+        }
+        queue.flush();
+    }
+    (0..1000).for_each(|_| core::hint::spin_loop());
+    bench.root.text(&format!("devices: stray vectors: {}\n", CAME.load(Ordering::Relaxed)));
+    let station = &mut bench.stations[0];
+    station.transmit =
+        TransmitQueue::new(registers, memory.from_page(1), 0).map_err(|error| format!("the ring: {error:?}"))?;
+    crate::checks::goes_on(bench, 35)
+}
+
+/// No page with a message table is handed out, of no function, nor one behind the end of a BAR, where the next function's
+/// registers may be.
+pub fn pages_of_messages_and_of_others_are_not_handed_out(bench: &mut Bench) -> Check {
+    for function in [bench.physical, bench.stations[0].function] {
+        for bar in 0..6 {
+            let pages = function.bar_pages(bar).map_err(refused("a BAR is asked for"))?;
+            let slot = bench.root.slot();
+            if function.bar(bar, pages, slot, 1).is_ok() || function.bar(bar, pages.saturating_sub(1), slot, 2).is_ok()
+            {
+                return Err(format!("a page behind BAR {bar} is handed out"));
+            }
+            // The table and the pending bits of the 82576: BAR 3, from 0 and from 0x2000 on.
+            if bar == 3 && [0, 2].iter().any(|&page| function.bar(bar, page, slot, 1).is_ok()) {
+                return Err("a page of the MSI-X table is handed out".into());
+            }
+        }
+    }
+    Ok(())
+}
