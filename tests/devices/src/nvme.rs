@@ -36,6 +36,10 @@ pub struct Bench {
     pub machine: Machine,
     /// The PF.
     pub pf: Function,
+    /// Its registers, and the memory of its administration.
+    pub registers: Bar,
+    /// See [`Bench::registers`].
+    pub memory: AdminMemory<Memory>,
     /// Its administration.
     pub admin: Admin,
     /// The VFs.
@@ -84,7 +88,7 @@ impl Bench {
         let mut admin = Admin::enable(registers.clone(), admin_memory(&machine), machine.clone()).expect("it is ready");
         admin.release_resources().expect("it has VFs");
         let (_, memory) = admin.hand_over();
-        let mut admin = Admin::enable(registers, memory, machine.clone()).expect("it is ready");
+        let mut admin = Admin::enable(registers.clone(), memory.clone(), machine.clone()).expect("it is ready");
         let vfs = pf.enable_vfs(2);
         let own = admin.identity().expect("it answers").controller;
         admin.attach(3, own).expect("it is free");
@@ -95,7 +99,7 @@ impl Bench {
             admin.set_online(secondary.controller).expect("it has what it needs");
             admin.attach(namespace, secondary.controller).expect("it is free");
         }
-        Bench { machine, pf, admin, vfs }
+        Bench { machine, pf, registers, memory, admin, vfs }
     }
 
     /// The administration of a VF.

@@ -241,3 +241,53 @@ fn a_missing_controller_is_not_waited_for_for_ever() {
     let absent = Controller::enable(nothing, admin_memory(&bench.machine), bench.machine.clone());
     assert!(matches!(absent, Err(Error::Unfit)));
 }
+
+#[test]
+fn a_controller_is_adopted_without_a_reset_and_queues_of_functions_live_on() {
+    let mut bench = Bench::start();
+    let mut application = bench.application(0, None);
+    let memory = bench.machine.memory(1);
+    let data = Transfer::in_pages(&pages(&memory, 1), 0, 4096).unwrap();
+    let command = application.namespace.reads(&data).unwrap().at(0).unwrap();
+    assert!(application.execute(&command).is_success());
+    let own = bench.admin.identity().unwrap().controller;
+    // At every place of the ring, also after it has turned.
+    for _ in 0..140 {
+        let adopted = Controller::adopt(bench.registers.clone(), bench.memory.clone(), bench.machine.clone());
+        bench.admin = adopted.expect("it is as it was left");
+        assert_eq!(bench.admin.identity().unwrap().controller, own);
+        assert!(application.execute(&command).is_success(), "its queues are gone");
+    }
+    // Memory that is not the controller's, and a controller that is off.
+    let other = Controller::adopt(bench.registers.clone(), admin_memory(&bench.machine), bench.machine.clone());
+    assert_eq!(other.err(), Some(Error::NotReady));
+    bench.registers.write32(0x14, 0);
+    let off = Controller::adopt(bench.registers.clone(), bench.memory.clone(), bench.machine.clone());
+    assert_eq!(off.err(), Some(Error::NotReady));
+}
+
+#[test]
+fn namespaces_are_found_whoever_has_them_and_made_zero() {
+    let mut bench = Bench::start();
+    let ids: Vec<u32> = std::iter::successors(bench.admin.next_allocated_namespace(0).unwrap(), |&last| {
+        bench.admin.next_allocated_namespace(last).unwrap()
+    })
+    .collect();
+    assert_eq!(ids, [1, 2, 3]);
+    let first = bench.admin.secondary(0).unwrap().unwrap().controller;
+    assert_eq!(bench.admin.attached_controller(1), Ok(Some(first)));
+    let space = bench.admin.allocated_namespace(1).unwrap();
+    assert_eq!(space.blocks << space.block_shift, NAMESPACE_BYTES);
+    let mut application = bench.application(0, None);
+    let memory = bench.machine.memory(1);
+    let data = Transfer::in_pages(&pages(&memory, 1), 0, 4096).unwrap();
+    memory.write(0, &pattern(1));
+    for block in [0, 8, 16] {
+        assert!(application.execute(&application.namespace.writes(&data).unwrap().at(block).unwrap()).is_success());
+    }
+    assert!(application.execute(&application.namespace.zeroes(8, 8).unwrap()).is_success());
+    for (block, expected) in [(0, pattern(1)), (8, vec![0; 4096]), (16, pattern(1))] {
+        assert!(application.execute(&application.namespace.reads(&data).unwrap().at(block).unwrap()).is_success());
+        assert_eq!(memory.read(0, 4096), expected, "block {block}");
+    }
+}

@@ -9,6 +9,7 @@ pub const WORDS: usize = 8;
 const FLUSH: u8 = 0x00;
 const WRITE: u8 = 0x01;
 const READ: u8 = 0x02;
+const WRITE_ZEROES: u8 = 0x08;
 
 /// A command without its identifier, which the queue gives it: double words 0 and 1, those of the data pointer, and 10 to
 /// 13. The others are 0.
@@ -113,6 +114,15 @@ impl Namespace {
         Command::new(FLUSH, self.id)
     }
 
+    /// Makes these blocks read as zeroes. `None` if they are not 1 to 65536, or reach beyond the namespace's end.
+    #[must_use]
+    pub fn zeroes(&self, block: u64, blocks: u64) -> Option<Command> {
+        let is_within = block.checked_add(blocks).is_some_and(|end| end <= self.blocks);
+        let fits = is_within && (1..=0x1_0000).contains(&blocks);
+        let command = Command::new(WRITE_ZEROES, self.id);
+        fits.then_some(Command { dwords_10: block, dwords_12: blocks.wrapping_sub(1), ..command })
+    }
+
     fn access(&self, opcode: u8, transfer: &Transfer) -> Option<Access> {
         let bytes = transfer.bytes();
         let count = bytes.checked_shr(u32::from(self.block_shift))?;
@@ -139,6 +149,15 @@ mod tests {
         assert_eq!(words, [0x0000_0007_1234_0002, 0, 0, 0x1200, 0x3000, 92, 7, 0]);
         assert_eq!(NAMESPACE.writes(&transfer).unwrap().at(92).unwrap().words(0)[0], 0x0000_0007_0000_0001);
         assert_eq!(NAMESPACE.flush().words(1), [0x0000_0007_0001_0000, 0, 0, 0, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn zeroes_are_written_within_the_namespace() {
+        assert_eq!(NAMESPACE.zeroes(90, 10).unwrap().words(5), [0x0000_0007_0005_0008, 0, 0, 0, 0, 90, 9, 0]);
+        for (block, blocks) in [(90, 11), (100, 1), (0, 0), (u64::MAX, 1)] {
+            assert_eq!(NAMESPACE.zeroes(block, blocks), None, "{block} {blocks}");
+        }
+        assert_eq!(Namespace { blocks: 1 << 40, ..NAMESPACE }.zeroes(0, 0x1_0001), None);
     }
 
     #[test]

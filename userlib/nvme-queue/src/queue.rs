@@ -94,6 +94,36 @@ impl<R: Registers, M: DmaMemory, T, const N: usize> QueuePair<R, M, T, N> {
         })
     }
 
+    /// For queues that another program has used, and in which nothing is under way: as many commands have ended as
+    /// `position` says, modulo twice the entries. `None` if the memory is too small.
+    #[must_use]
+    pub fn resumed(rings: Rings<R, M>, position: u32) -> Option<Self> {
+        let pair = QueuePair::new(rings)?;
+        Some(QueuePair { put: position, told: position, taken: position, acknowledged: position, ..pair })
+    }
+
+    /// Commands ever put in, modulo 2^32.
+    #[must_use]
+    pub fn position(&self) -> u32 {
+        self.put
+    }
+
+    /// The memory of the completion queue, behind whose entries there may be more.
+    #[must_use]
+    pub fn completion_ring(&self) -> &M {
+        &self.rings.completion
+    }
+
+    /// How many completions the controller has written into a ring that began with zeroes, modulo twice its entries.
+    #[must_use]
+    pub fn completions(completion: &M) -> u32 {
+        let phase = |index: usize| Entry(completion.load(2 * index + 1)).phase();
+        let first = phase(0);
+        // Those of the round that is under way come first, with its phase: 1 in the first round, 0 in the next one.
+        let round = (0..N).take_while(|&index| phase(index) == first).count() as u32;
+        (round + if first == 1 { 0 } else { N as u32 }) % (2 * N as u32)
+    }
+
     /// Tells the controller that completions were taken only once there are so many, at least 1 and at most half of the
     /// ring. More than 1 suits polling; a controller may hold an interrupt back until it hears.
     pub fn set_acknowledge_batch(&mut self, completions: u32) {
@@ -268,6 +298,30 @@ mod tests {
             assert_eq!(queue.completed().map(|done| done.token), Some(n));
         }
         assert_eq!(queue.faults(), 0);
+    }
+
+    #[test]
+    fn who_comes_later_goes_on_where_the_ring_was_left() {
+        for done in 0..40u64 {
+            let bench = Bench::new();
+            let mut queue = bench.queue();
+            for n in 0..done {
+                queue.submit(&NOTHING, n).unwrap();
+                queue.ring();
+                bench.complete((n % 8) as usize, 0, ((n + 1) % 8) as u16, n / 8 % 2 == 0, 0);
+                assert!(queue.completed().is_some() && queue.completed().is_none());
+            }
+            let position = Queue::completions(&&bench.completion);
+            assert_eq!(u64::from(position), done % 16);
+            let mut queue = Queue::resumed(queue.into_rings(), position).unwrap();
+            assert_eq!(queue.completed(), None);
+            queue.submit(&NOTHING, done).unwrap();
+            queue.ring();
+            assert_eq!(bench.doorbells.writes().last(), Some(&(8, (done as u32 + 1) % 8)));
+            bench.complete((done % 8) as usize, 0, ((done + 1) % 8) as u16, done / 8 % 2 == 0, 0);
+            assert_eq!(queue.completed().map(|ended| ended.token), Some(done));
+            assert_eq!((queue.completed(), queue.position()), (None, position + 1));
+        }
     }
 
     #[test]

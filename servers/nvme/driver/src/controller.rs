@@ -12,6 +12,10 @@ pub const COMMAND_LIMIT_NS: u64 = 10_000_000_000;
 /// Get Features of number 1, arbitration: it reads no memory, writes none, and changes nothing.
 const HARMLESS: Command = Command::new(0x0a, 0).with_dwords(1, 0);
 const PAGE_WORDS: usize = (PAGE_BYTES / 8) as usize;
+/// Word of the completion ring's page, behind the ring, that says how many commands were put in: for [`Controller::adopt`].
+const JOURNAL: usize = PAGE_WORDS - 1;
+
+type AdminQueue<R, M> = QueuePair<R, M, (), ADMIN_ENTRIES>;
 
 /// Why something was not done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +37,7 @@ pub enum Error {
 }
 
 /// Pages for the administration of one controller, each of [`PAGE_BYTES`].
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct AdminMemory<M> {
     /// For the submission ring. The controller only reads it.
     pub submission: M,
@@ -47,7 +51,7 @@ pub struct AdminMemory<M> {
 #[derive(Debug)]
 pub struct Controller<R, M, C> {
     pub(crate) registers: R,
-    admin: QueuePair<R, M, (), ADMIN_ENTRIES>,
+    admin: AdminQueue<R, M>,
     pub(crate) data: M,
     clock: C,
 }
@@ -58,12 +62,8 @@ impl<R: Registers + Clone, M: DmaMemory, C: Clock> Controller<R, M, C> {
     /// # Errors
     /// [`Error::Unfit`], [`Error::NotReady`] or [`Error::Fatal`].
     pub fn enable(registers: R, memory: AdminMemory<M>, clock: C) -> Result<Controller<R, M, C>, Error> {
+        let high = check_fit(&registers, &memory)?;
         let AdminMemory { submission, completion, data } = memory;
-        let high = registers.read32(reg::CAP_HIGH);
-        let is_small = [&submission, &completion, &data].iter().any(|page| page.words() < PAGE_WORDS);
-        if high >> reg::CAP_HIGH_MPSMIN_SHIFT & 0xf != 0 || is_small {
-            return Err(Error::Unfit);
-        }
         registers.write32(reg::CC, 0);
         become_ready(&registers, &clock, false)?;
         for word in 0..PAGE_WORDS {
@@ -84,6 +84,50 @@ impl<R: Registers + Clone, M: DmaMemory, C: Clock> Controller<R, M, C> {
         Ok(Controller { registers, admin, data, clock })
     }
 
+    /// Takes up a controller that another program has enabled with the same memory, and left without notice: it is not
+    /// reset, so that the queues of its VFs live on. A command that was under way is waited for.
+    ///
+    /// # Errors
+    /// [`Error::Unfit`]; [`Error::NotReady`] if it is off, uses other memory, or its rings say what cannot be;
+    /// [`Error::Fatal`]; [`Error::TimedOut`] for the command under way. It is to be enabled then.
+    pub fn adopt(registers: R, memory: AdminMemory<M>, clock: C) -> Result<Controller<R, M, C>, Error> {
+        let high = check_fit(&registers, &memory)?;
+        let AdminMemory { submission, completion, data } = memory;
+        let last = ADMIN_ENTRIES as u32 - 1;
+        let [IoAddress(asq), IoAddress(acq)] = [submission.io_address(), completion.io_address()];
+        let expected = [
+            (reg::CC, reg::CC_ON),
+            (reg::AQA, last | last << 16),
+            (reg::ASQ, asq as u32),
+            (reg::ASQ + 4, (asq >> 32) as u32),
+            (reg::ACQ, acq as u32),
+            (reg::ACQ + 4, (acq >> 32) as u32),
+        ];
+        let status = registers.read32(reg::CSTS);
+        if status & reg::CSTS_CFS != 0 {
+            return Err(Error::Fatal);
+        }
+        let is_ours = expected.iter().all(|&(register, value)| registers.read32(register) == value);
+        if status & reg::CSTS_RDY == 0 || !is_ours {
+            return Err(Error::NotReady);
+        }
+        let turns = 2 * ADMIN_ENTRIES as u32;
+        let told = completion.load(JOURNAL) as u32 % turns;
+        let deadline_ns = clock.now_ns().saturating_add(COMMAND_LIMIT_NS);
+        loop {
+            match told.wrapping_sub(AdminQueue::<R, M>::completions(&completion)) % turns {
+                0 => break,
+                1 if clock.now_ns() < deadline_ns => clock.pause(),
+                1 => return Err(Error::TimedOut),
+                _ => return Err(Error::NotReady),
+            }
+        }
+        let doorbells = registers.clone();
+        let rings = Rings { doorbells, first: reg::DOORBELLS, stride: stride(high), submission, completion };
+        let admin = QueuePair::resumed(rings, told).ok_or(Error::Unfit)?;
+        Ok(Controller { registers, admin, data, clock })
+    }
+
     /// Does one command.
     ///
     /// # Errors
@@ -91,6 +135,8 @@ impl<R: Registers + Clone, M: DmaMemory, C: Clock> Controller<R, M, C> {
     pub fn execute(&mut self, command: &Command) -> Result<(), Error> {
         // Full only if commands timed out, after which nothing is to be expected of it.
         self.admin.submit(command, ()).map_err(|_| Error::TimedOut)?;
+        // Before the controller can know of it, so that who adopts the controller knows what is under way.
+        self.admin.completion_ring().store(JOURNAL, u64::from(self.admin.position()));
         self.admin.ring();
         let deadline_ns = self.clock.now_ns().saturating_add(COMMAND_LIMIT_NS);
         loop {
@@ -132,6 +178,14 @@ impl<R: Registers + Clone, M: DmaMemory, C: Clock> Controller<R, M, C> {
         let memory = AdminMemory { submission: rings.submission, completion: rings.completion, data: self.data };
         (self.registers, memory)
     }
+}
+
+/// The high half of the capabilities, if the controller takes pages of 4096 bytes and was given a page of each kind.
+fn check_fit<M: DmaMemory>(registers: &impl Registers, memory: &AdminMemory<M>) -> Result<u32, Error> {
+    let high = registers.read32(reg::CAP_HIGH);
+    let pages = [&memory.submission, &memory.completion, &memory.data];
+    let is_small = pages.iter().any(|page| page.words() < PAGE_WORDS);
+    if high >> reg::CAP_HIGH_MPSMIN_SHIFT & 0xf != 0 || is_small { Err(Error::Unfit) } else { Ok(high) }
 }
 
 fn stride(capabilities_high: u32) -> u32 {

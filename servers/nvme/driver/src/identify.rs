@@ -8,6 +8,9 @@ const IDENTIFY: u8 = 0x06;
 const NAMESPACE: u32 = 0x00;
 const CONTROLLER: u32 = 0x01;
 const ACTIVE_NAMESPACES: u32 = 0x02;
+const ALLOCATED_NAMESPACES: u32 = 0x10;
+const ALLOCATED_NAMESPACE: u32 = 0x11;
+const ATTACHED_CONTROLLERS: u32 = 0x12;
 
 /// Bytes of the largest transfer that is used, even if a controller takes more.
 const TRANSFER_CAP_BYTES: u32 = 1 << 30;
@@ -55,13 +58,25 @@ impl<R: Registers + Clone, M: DmaMemory, C: Clock> Controller<R, M, C> {
         Ok(Identity { controller: self.data16(78), namespaces: self.data32(516), max_transfer_bytes })
     }
 
-    /// What one namespace is, for transfers by this controller. It need be attached.
+    /// What one namespace is, for transfers by this controller. It must be attached to this controller.
     ///
     /// # Errors
     /// As [`Controller::execute`]; [`Error::Nonsense`] if its blocks are not of 512 to 4096 bytes.
     pub fn namespace(&mut self, id: u32) -> Result<Namespace, Error> {
+        self.described(NAMESPACE, id)
+    }
+
+    /// What one namespace is, whoever it is attached to.
+    ///
+    /// # Errors
+    /// As [`Controller::namespace`].
+    pub fn allocated_namespace(&mut self, id: u32) -> Result<Namespace, Error> {
+        self.described(ALLOCATED_NAMESPACE, id)
+    }
+
+    fn described(&mut self, structure: u32, id: u32) -> Result<Namespace, Error> {
         let max_transfer_bytes = self.identity()?.max_transfer_bytes;
-        self.identify(NAMESPACE, id)?;
+        self.identify(structure, id)?;
         let blocks = self.data.load(0);
         // FLBAS: which of the formats it has.
         let format = usize::from(self.data16(26) & 0xf);
@@ -78,7 +93,28 @@ impl<R: Registers + Clone, M: DmaMemory, C: Clock> Controller<R, M, C> {
     /// # Errors
     /// As [`Controller::execute`].
     pub fn next_namespace(&mut self, after: u32) -> Result<Option<u32>, Error> {
-        self.identify(ACTIVE_NAMESPACES, after)?;
+        self.next_of(ACTIVE_NAMESPACES, after)
+    }
+
+    /// The namespace with the lowest number above this one that the subsystem has, whoever it is attached to.
+    ///
+    /// # Errors
+    /// As [`Controller::execute`].
+    pub fn next_allocated_namespace(&mut self, after: u32) -> Result<Option<u32>, Error> {
+        self.next_of(ALLOCATED_NAMESPACES, after)
+    }
+
+    /// The controller with the lowest number that a namespace is attached to.
+    ///
+    /// # Errors
+    /// As [`Controller::execute`].
+    pub fn attached_controller(&mut self, namespace: u32) -> Result<Option<u16>, Error> {
+        self.identify(ATTACHED_CONTROLLERS, namespace)?;
+        Ok((self.data16(0) > 0).then(|| self.data16(2)))
+    }
+
+    fn next_of(&mut self, list: u32, after: u32) -> Result<Option<u32>, Error> {
+        self.identify(list, after)?;
         let id = self.data32(0);
         Ok((id > after).then_some(id))
     }
