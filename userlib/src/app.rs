@@ -320,7 +320,8 @@ mod imp {
         unsafe { heap::claim(arch::memory_end() as *mut u8, spare as usize) };
         let mut pager = Pager::new(Slots::new(start.free_slots_end), own::BASE, own::VM);
         let for_nic = if start.nic_mac.is_some() { proto::nic::BASE_PAGES } else { 0 };
-        let kept = (start.base_pages / KEPT_PART).min(MOST_KEPT) + for_nic;
+        let for_storage = if start.storage.is_some() { proto::storage::BASE_PAGES } else { 0 };
+        let kept = (start.base_pages / KEPT_PART).min(MOST_KEPT) + for_nic + for_storage;
         if start.base_pages > kept {
             // Without these pages the heap is small, which shows when it is full.
             pager.heap_from_base(start.base_pages - kept);

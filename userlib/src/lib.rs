@@ -54,7 +54,11 @@ pub mod shared;
 pub mod slots;
 #[cfg(target_os = "none")]
 pub mod start_page;
+#[cfg(target_os = "none")]
+pub mod storage;
 pub mod upcalls;
+#[cfg(target_os = "none")]
+pub mod usage;
 #[cfg(target_os = "none")]
 pub mod virtual_function;
 

@@ -17,8 +17,10 @@ pub const ROOT_IMAGE: &str = "market-server";
 pub const CONSOLE_IMAGE: &str = "console-server";
 /// Image of the network server.
 pub const NIC_IMAGE: &str = "nic-server";
+/// Image of the storage server.
+pub const STORAGE_IMAGE: &str = "nvme-server";
 /// The images of servers, which no application has.
-pub const SERVER_IMAGES: [&str; 3] = [ROOT_IMAGE, CONSOLE_IMAGE, NIC_IMAGE];
+pub const SERVER_IMAGES: [&str; 4] = [ROOT_IMAGE, CONSOLE_IMAGE, NIC_IMAGE, STORAGE_IMAGE];
 
 /// What a build made: the kernel and one flat image per program, all in [`paths::images`].
 #[derive(Clone, Debug)]

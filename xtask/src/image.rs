@@ -107,6 +107,9 @@ pub fn archive(plan: &Plan, inputs: &[Option<Vec<u8>>], built: &build::Built) ->
     if plan.apps.iter().any(|app| app.nic) {
         images.push(build::NIC_IMAGE.into());
     }
+    if plan.apps.iter().any(|app| app.storage_bytes > 0) {
+        images.push(build::STORAGE_IMAGE.into());
+    }
     append_images(&mut archive, images, built)?;
     for (app, input) in plan.apps.iter().zip(inputs) {
         if let Some(input) = input {

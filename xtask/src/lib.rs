@@ -34,6 +34,7 @@ pub mod scenario;
 pub mod session;
 pub mod setup;
 pub mod sources;
+pub mod storage;
 pub mod tcb;
 pub mod test;
 pub mod turn;

@@ -37,12 +37,15 @@ impl Forward {
     }
 }
 
+/// What the emulator is told for an IOMMU.
+pub const IOMMU: [&str; 2] = ["-device", "intel-iommu,intremap=on,eim=on"];
+
 /// What the emulator is told for a scenario whose applications have virtual functions: an IOMMU, and an Intel 82576 behind a
 /// root port, with this network.
 pub fn devices(network: &str) -> Vec<String> {
     let words = [
-        "-device",
-        "intel-iommu,intremap=on,eim=on",
+        IOMMU[0],
+        IOMMU[1],
         "-device",
         "pcie-root-port,id=rp0,chassis=1,slot=1",
         "-netdev",

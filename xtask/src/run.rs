@@ -145,6 +145,9 @@ pub fn programs(scenario: &Scenario) -> Vec<&str> {
     if scenario.has_nic() {
         programs.push(build::NIC_IMAGE);
     }
+    if scenario.has_storage() {
+        programs.push(build::STORAGE_IMAGE);
+    }
     programs.extend(scenario.plan.apps.iter().map(|app| app.image.as_str()));
     programs
 }
@@ -196,8 +199,20 @@ fn machine(
         cores: scenario.cores,
         memory_mib: scenario.memory_mib,
         acceleration,
-        extra: if scenario.has_nic() { network::devices(&network::user(forwards)) } else { Vec::new() },
+        extra: devices(scenario, forwards, folder)?,
     })
+}
+
+/// The devices that a scenario needs, as the emulator is told; files behind them are in `folder`.
+fn devices(scenario: &Scenario, forwards: &[Forward], folder: &Path) -> Result<Vec<String>> {
+    let mut devices = match (scenario.has_nic(), scenario.has_storage()) {
+        (true, _) => network::devices(&network::user(forwards)),
+        // The first of all devices.
+        (false, true) => network::IOMMU.map(String::from).into(),
+        (false, false) => Vec::new(),
+    };
+    devices.extend(scenario.storage.devices(folder)?);
+    Ok(devices)
 }
 
 /// How watching ended.

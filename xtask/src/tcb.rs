@@ -22,12 +22,13 @@ const CLASSES: [(&str, &str, &[&str], Option<usize>); 5] = [
     ("applications", "nothing", &["apps"], None),
 ];
 
-const OTHER_SERVERS: [&str; 5] = [
+const OTHER_SERVERS: [&str; 6] = [
     "servers/console/src",
     "servers/proto/src",
     "servers/nic/driver/src",
     "servers/nic/src",
     "servers/nvme/driver/src",
+    "servers/nvme/src",
 ];
 const USERLIB: [&str; 5] =
     ["userlib/src", "userlib/device/src", "userlib/igbvf/src", "userlib/nvme-queue/src", "userlib/net/src"];

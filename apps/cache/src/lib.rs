@@ -137,6 +137,7 @@ impl Replay {
                 | Event::AtRisk { .. }
                 | Event::Valuation { .. }
                 | Event::NicReset
+                | Event::StorageLost
                 | Event::StopNotice { .. }
                 | Event::Refused { .. } => {}
             }

@@ -167,6 +167,7 @@ impl Work {
                 | Event::AtRisk { .. }
                 | Event::Valuation { .. }
                 | Event::NicReset
+                | Event::StorageLost
                 | Event::StopNotice { .. }
                 | Event::Refused { .. } => {}
             }

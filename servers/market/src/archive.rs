@@ -21,6 +21,8 @@ use tar_no_std::TarArchiveRef;
 pub const CONSOLE_IMAGE: &str = "console-server";
 /// File of the network server's image, likewise.
 pub const NIC_IMAGE: &str = "nic-server";
+/// Name of the storage server's image.
+pub const STORAGE_IMAGE: &str = "nvme-server";
 /// Most applications of a plan: the console server has room for them and the market.
 pub const MAX_APPS: usize = MAX_CLIENTS - 1;
 /// Bytes of image memory above which it gets frames of 2 MiB.
@@ -128,6 +130,8 @@ pub struct Archive<'a> {
     pub console: Image<'a>,
     /// The network server's, if an application is to have a virtual function.
     pub nic: Option<Image<'a>>,
+    /// The storage server's, if an application is to have a namespace.
+    pub storage: Option<Image<'a>>,
 }
 
 impl<'a> Archive<'a> {
@@ -162,7 +166,9 @@ impl<'a> Archive<'a> {
         };
         let inputs = plan.apps.iter().map(|app| input(&app.name, app.has_input)).collect::<Result<_, _>>()?;
         let nic = if plan.apps.iter().any(|app| app.nic) { Some(image(NIC_IMAGE)?) } else { None };
-        Ok(Archive { kinds, cpu_goods, images, inputs, console: image(CONSOLE_IMAGE)?, nic, plan })
+        let storage =
+            if plan.apps.iter().any(|app| app.storage_bytes > 0) { Some(image(STORAGE_IMAGE)?) } else { None };
+        Ok(Archive { kinds, cpu_goods, images, inputs, console: image(CONSOLE_IMAGE)?, nic, storage, plan })
     }
 }
 
@@ -262,6 +268,6 @@ pub fn command_app(command: &Command) -> Option<u16> {
         | Command::Start { app }
         | Command::Kill { app }
         | Command::TopUp { app, .. } => Some(*app),
-        Command::Stop | Command::Crash | Command::CrashNic => None,
+        Command::Stop | Command::Crash | Command::CrashNic | Command::CrashStorage => None,
     }
 }

@@ -73,6 +73,10 @@ impl<M: Machine> Server<'_, M> {
                 Some(nic) => nic.crash(),
                 None => self.say("there is no network server"),
             },
+            Command::CrashStorage => match self.storage.as_mut() {
+                Some(storage) => storage.crash(),
+                None => self.say("there is no storage server"),
+            },
         }
     }
 

@@ -11,8 +11,9 @@
 //! Reading order:
 //! 1. [`machine`]: what the market needs, and its invocations by name. [`boot`] and [`archive`]: what it is given.
 //! 2. [`slots`], [`memory`], [`root`]: CSpace, blocks of RAM, the market's own objects and windows.
-//! 3. [`launch`]: how a VM is made. [`console_link`], [`nic_link`]: the servers'. [`life`]: an application's start and end;
-//!    [`nic`]: its virtual function; [`faults`]: what the IOMMU has stopped.
+//! 3. [`launch`]: how a VM is made. [`console_link`], [`device_server`], [`nic_link`], [`storage_link`]: the servers'.
+//!    [`life`]: an application's start and end; [`nic`], [`storage`]: its virtual functions;
+//!    [`faults`]: what the IOMMU has stopped.
 //! 4. [`server`]: state and loop. [`clock`], [`tenant`]: time, and what is known of an application.
 //! 5. [`trading`]: rounds and deliveries. [`losses`]: what an interval of pages takes. [`requests`], [`commands`]: what
 //!    applications and the host ask; [`statement`]: where their money went.
@@ -31,6 +32,7 @@ pub mod boot;
 pub mod clock;
 pub mod commands;
 pub mod console_link;
+pub mod device_server;
 pub mod faults;
 pub mod finish;
 pub mod last_words;
@@ -48,6 +50,8 @@ pub mod root;
 pub mod server;
 pub mod slots;
 pub mod statement;
+pub mod storage;
+pub mod storage_link;
 pub mod tenant;
 pub mod trading;
 pub mod usage;

@@ -66,6 +66,9 @@ impl<M: Machine> Server<'_, M> {
         if self.wants_nic(app) && self.available_vf().is_none() {
             return;
         }
+        if self.wants_storage(app) && self.ready_storage(app).is_none() {
+            return;
+        }
         for (good, base) in &bases {
             let price = Price(self.plan().goods[*good].base_price);
             let mut actions = Vec::new();
@@ -192,6 +195,7 @@ impl<M: Machine> Server<'_, M> {
 
         root.machine.open_rings(Self::peer(app), window, window + PAGE);
         self.give_vf(app, &builder)?;
+        self.give_storage(app, &mut builder)?;
         builder.launch(&mut self.root)
     }
 
@@ -219,6 +223,7 @@ impl<M: Machine> Server<'_, M> {
             image_end: builder.image_end(),
             seed: plan.seed.wrapping_add(app as u64),
             nic_mac: of.nic.then(|| mac(app)),
+            storage: self.storage.as_ref().and_then(|link| link.space(app)),
         }
     }
 
@@ -333,6 +338,8 @@ impl<M: Machine> Server<'_, M> {
             }
             self.take_all(app, running);
         }
+        // Of an application that was not launched.
+        self.take_storage(app);
         let tenant = &mut self.tenants[app];
         let spare: Vec<BlockId> = tenant.base.take().into_iter().chain(core::mem::take(&mut tenant.input)).collect();
         let time = tenant.time;
@@ -377,6 +384,7 @@ impl<M: Machine> Server<'_, M> {
         self.root.machine.close_rings(Self::peer(app));
         // Before the memory that it reaches by DMA.
         self.take_vf(app);
+        self.take_storage(app);
         self.give_blocks(app, &[running.base]);
         let tenant = &mut self.tenants[app];
         let leases = core::mem::take(&mut tenant.leases);
@@ -409,6 +417,6 @@ impl<M: Machine> Server<'_, M> {
 }
 
 /// The end of an application that could not be launched: no Vcpu has run, so there is no reason.
-fn launch_failure() -> End {
+pub(crate) fn launch_failure() -> End {
     End::Fault { reason: abi::StopReason::None as u8, detail: [0; 2], registers: Vec::new() }
 }

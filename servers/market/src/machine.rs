@@ -54,6 +54,8 @@ pub enum Peer {
     Console,
     /// The network server.
     Nic,
+    /// The storage server.
+    Storage,
 }
 
 /// The ring has no room for the message now.
@@ -136,6 +138,8 @@ pub struct FunctionInfo {
     pub vendor: u16,
     /// Device ID.
     pub device: u16,
+    /// Class code: base class in bits 16 to 23, subclass, programming interface.
+    pub class: u32,
     /// Virtual functions that it can have.
     pub vfs: u16,
     /// Its requester id.
@@ -282,12 +286,8 @@ pub trait Invoke: Machine {
     /// As `PciFunction.GetInfo`.
     fn function_info(&mut self, function: Slot) -> Result<FunctionInfo, Fault> {
         let [identity, counts] = self.invoke(Label::PciFunctionGetInfo, function, [FUNCTION, 0, 0, 0, 0])?;
-        Ok(FunctionInfo {
-            vendor: identity as u16,
-            device: (identity >> 16) as u16,
-            vfs: (counts >> 16) as u16,
-            requester: (counts >> 32) as u16,
-        })
+        let (vendor, device, class) = (identity as u16, (identity >> 16) as u16, (identity >> 32) as u32);
+        Ok(FunctionInfo { vendor, device, class, vfs: (counts >> 16) as u16, requester: (counts >> 32) as u16 })
     }
 
     /// Makes a lease of a function.
@@ -296,6 +296,64 @@ pub trait Invoke: Machine {
     /// As `PciFunction.Lease`.
     fn lease_function(&mut self, function: Slot, to: Slot) -> Result<(), Fault> {
         self.invoke(Label::PciFunctionLease, function, [to.holder().raw(), to.index().into(), 0, 0, 0]).map(drop)
+    }
+
+    /// Derives frames of pages of a BAR, into consecutive slots from `first` on.
+    ///
+    /// # Errors
+    /// As `PciFunction.GetBar`.
+    fn bar_frames(&mut self, function: Slot, bar: u8, page: u64, first: Slot, count: u16) -> Result<(), Fault> {
+        let arguments = [bar.into(), page, first.holder().raw(), first.index().into(), count.into()];
+        self.invoke(Label::PciFunctionGetBar, function, arguments).map(drop)
+    }
+
+    /// Lets a function's DMA reach a domain.
+    ///
+    /// # Errors
+    /// As `PciFunction.Attach`.
+    fn attach_function(&mut self, function: Slot, domain: Slot) -> Result<(), Fault> {
+        self.invoke(Label::PciFunctionAttach, function, [domain.raw(), 0, 0, 0, 0]).map(drop)
+    }
+
+    /// Detaches a function, unbinds its messages, and resets it.
+    ///
+    /// # Errors
+    /// As `PciFunction.Reset`.
+    fn reset_function(&mut self, function: Slot) -> Result<(), Fault> {
+        self.invoke(Label::PciFunctionReset, function, [0; 5]).map(drop)
+    }
+
+    /// Lets a message of a function raise a route.
+    ///
+    /// # Errors
+    /// As `PciFunction.BindMsix`.
+    fn bind_message(&mut self, function: Slot, entry: u16, irq: Slot) -> Result<(), Fault> {
+        self.invoke(Label::PciFunctionBindMsix, function, [entry.into(), irq.raw(), 0, 0, 0]).map(drop)
+    }
+
+    /// Lets the functions of a domain reach a frame.
+    ///
+    /// # Errors
+    /// As `Frame.MapIo`.
+    fn map_io(&mut self, frame: Slot, domain: Slot, address: u64, rights: Rights) -> Result<(), Fault> {
+        self.invoke(Label::FrameMapIo, frame, [domain.raw(), address, rights.bits().into(), 0, 0]).map(drop)
+    }
+
+    /// Puts a page table into a domain's tree.
+    ///
+    /// # Errors
+    /// As `PageTable.MapIo`.
+    fn map_io_table(&mut self, table: Slot, domain: Slot, address: u64, level: u64) -> Result<(), Fault> {
+        self.invoke(Label::PageTableMapIo, table, [domain.raw(), address, level, 0, 0]).map(drop)
+    }
+
+    /// Makes a capability that maps frames into a window of a domain, 2^`bits` bytes from `first` on, and does nothing else.
+    ///
+    /// # Errors
+    /// As `CNode.Mint`.
+    fn mint_window(&mut self, to: Slot, domain: Slot, first: u64, bits: u8) -> Result<(), Fault> {
+        let arguments = [to.index().into(), domain.raw(), Rights::WRITE.bits().into(), first + u64::from(bits), 0];
+        self.invoke(Label::CNodeMint, to.holder(), arguments).map(drop)
     }
 
     /// Makes virtual functions, in consecutive slots from `first` on.

@@ -10,17 +10,16 @@
 
 use crate::archive::Image;
 use crate::boot::Boot;
-use crate::console_link::{bind_other_end, fill_start_page, server_start};
-use crate::launch::{Builder, Layout};
-use crate::life::SIDE_BITS;
+use crate::device_server::{DeviceServer, Role};
+use crate::launch::Builder;
 use crate::machine::{Attention, Invoke, Machine, Peer, Slot};
-use crate::memory::{BlockId, MemoryError, PAGE_BITS};
+use crate::memory::MemoryError;
 use crate::root::{Root, SERVER_WINDOW};
-use alloc::{collections::VecDeque, format, string::String, vec::Vec};
-use cap_spec::abi::{self, Label, MARKET_RING, ObjectType, Rights, slots};
+use alloc::{format, string::String, vec::Vec};
+use cap_spec::abi::slots;
 use core::fmt;
 use proto::nic::{IRQ_SLOT, MAX_VFS, PHYSICAL_SLOT, Settings, ToNic, UNIT_BITS_PER_S, VF_MESSAGES};
-use proto::start::{NIC_IRQ_SLOT, NIC_SLOT, events};
+use proto::start::{NIC_IRQ_SLOT, NIC_SLOT};
 
 /// Vendor and device of the Intel 82576's physical functions.
 const INTEL_82576: (u16, u16) = (0x8086, 0x10c9);
@@ -41,10 +40,21 @@ pub const NIC_CORE: u8 = 0;
 /// Its CPU time there, in microseconds: it looks at the link and at counters every 10 ms, and answers mailboxes.
 const BUDGET_MICROS: u64 = 200;
 const PERIOD_MICROS: u64 = 5_000;
+/// Interrupt routes that the device can have: of its physical function, and of the virtual ones.
+pub const ROUTES: u64 = 1 + MAX_VFS as u64 * VF_MESSAGES as u64;
 /// Messages that wait for room in the ring to it. All VFs can be configured and closed anew several times.
 const MAX_OUTBOX: usize = 16 * MAX_VFS;
-const PAGE: u64 = 1 << PAGE_BITS;
-const READ_WRITE: Rights = Rights::READ.union(Rights::WRITE);
+const ROLE: Role = Role {
+    peer: Peer::Nic,
+    name: "nic",
+    app: NIC_APP,
+    event: NIC_EVENT,
+    stopped_event: NIC_STOPPED_EVENT,
+    rings: RING_WINDOW,
+    handler_page: NIC_HANDLER_PAGE,
+    free_pages: FREE_PAGES,
+    most_messages: MAX_OUTBOX,
+};
 
 /// Why there is nothing to lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,17 +94,6 @@ struct Vf {
     in_force: Option<Option<u64>>,
 }
 
-/// What a running network server is made of, as far as the market holds it.
-#[derive(Debug)]
-struct Running {
-    base: BlockId,
-    /// Rings, start-up page and channels.
-    side: BlockId,
-    channel: Slot,
-    /// Slots that are emptied when it ends.
-    slots: Vec<Slot>,
-}
-
 /// The market's side of the network server.
 #[derive(Debug)]
 pub struct NicLink {
@@ -102,12 +101,7 @@ pub struct NicLink {
     vfs: Vec<Vf>,
     /// The route of the physical function; those of the VFs follow.
     first_route: u64,
-    time: Slot,
-    tsc_hz: u64,
-    running: Option<Running>,
-    outbox: VecDeque<Vec<u8>>,
-    /// The server sleeps and has to be signalled.
-    unsignalled: bool,
+    server: DeviceServer,
 }
 
 impl NicLink {
@@ -136,19 +130,9 @@ impl NicLink {
             limit: (Some(0), 0),
             in_force: None,
         };
-        let time = root.slot()?;
-        let (budget, period) = nic_reservation(boot.tsc_hz);
-        root.machine.split_time(boot.time(NIC_CORE), budget, period, time)?;
-        Ok(Ok(NicLink {
-            physical,
-            vfs: (0..count).map(vf).collect(),
-            first_route: boot.message_routes.start,
-            time,
-            tsc_hz: boot.tsc_hz,
-            running: None,
-            outbox: VecDeque::new(),
-            unsignalled: false,
-        }))
+        let (core_time, tsc_hz) = (boot.time(NIC_CORE), boot.tsc_hz);
+        let server = DeviceServer::reserve(root, ROLE, core_time, nic_reservation(tsc_hz), tsc_hz)?;
+        Ok(Ok(NicLink { physical, vfs: (0..count).map(vf).collect(), first_route: boot.message_routes.start, server }))
     }
 
     /// Launches the server with a lease of the physical function, and tells it of the VFs that have holders, and of what
@@ -162,13 +146,12 @@ impl NicLink {
         image: &Image<'_>,
         limits: &[Option<u64>],
     ) -> Result<(), MemoryError> {
-        let layout = Layout::new(image, FREE_PAGES, 0);
-        let base = root.take(layout.bits)?;
-        let mut running = Running { base, side: root.take(SIDE_BITS)?, channel: Slot::root(0), slots: Vec::new() };
-        let started = self.launch(root, image, layout, &mut running);
-        self.running = Some(running);
-        started?;
-        self.outbox.clear();
+        let (physical, route) = (self.physical, self.first_route);
+        self.server.start(root, image, Vec::new(), |root, builder, _| {
+            root.machine.lease_function(physical, builder.slot(PHYSICAL_SLOT))?;
+            root.machine.split_irq(Slot::root(slots::IRQ), route, builder.slot(IRQ_SLOT))?;
+            Ok(())
+        })?;
         for vf in 0..self.vfs.len() {
             self.vfs[vf].in_force = None;
             if let Some(app) = self.vfs[vf].holder {
@@ -178,65 +161,18 @@ impl NicLink {
         Ok(())
     }
 
-    fn launch<M: Machine>(
-        &mut self,
-        root: &mut Root<M>,
-        image: &Image<'_>,
-        layout: Layout,
-        running: &mut Running,
-    ) -> Result<(), MemoryError> {
-        let side = root.memory.slot(running.side);
-        let mut builder = Builder::new(root, running.base, layout, image)?;
-        let (vcpu, own_vcpu) = (builder.vcpu(), Slot::root(slots::VCPU));
-        root.machine.invoke(Label::VcpuBindTime, vcpu, [self.time.raw(), 0, 0, 0, 0])?;
-        for page in [0, PAGE] {
-            let frame = root.make(side, ObjectType::Frame, PAGE_BITS)?;
-            running.slots.push(frame);
-            root.map(frame, RING_WINDOW + page, READ_WRITE)?;
-            let copy = root.slot()?;
-            running.slots.push(copy);
-            root.machine.copy(copy, frame, READ_WRITE)?;
-            builder.map(root, copy, MARKET_RING + page, READ_WRITE)?;
-        }
-        let (handler, stats) = builder.map_kernel_pages(root)?;
-        running.slots.extend([handler, stats]);
-        root.map(handler, NIC_HANDLER_PAGE, Rights::READ)?;
-        root.machine.lease_function(self.physical, builder.slot(PHYSICAL_SLOT))?;
-        root.machine.split_irq(Slot::root(slots::IRQ), self.first_route, builder.slot(IRQ_SLOT))?;
-        let page = root.make(side, ObjectType::Frame, PAGE_BITS)?;
-        running.slots.push(page);
-        fill_start_page(root, page, &server_start(self.tsc_hz, NIC_APP, "nic", Vec::new(), FREE_PAGES, &builder))?;
-        builder.map(root, page, abi::START_PAGE, Rights::READ)?;
-        let channel = root.make(side, ObjectType::Channel, 0)?;
-        running.slots.push(channel);
-        running.channel = channel;
-        root.machine.bind_channel(channel, own_vcpu, NIC_EVENT)?;
-        bind_other_end(root, channel, vcpu, events::MARKET)?;
-        root.machine.mint_end(builder.slot(slots::MARKET), channel, READ_WRITE, 2)?;
-        let stopped = root.make(side, ObjectType::Channel, 0)?;
-        running.slots.push(stopped);
-        bind_other_end(root, stopped, own_vcpu, NIC_STOPPED_EVENT)?;
-        root.machine.invoke(Label::VcpuSetHandler, vcpu, [stopped.raw(), 0, 0, 0, 0])?;
-        root.machine.open_rings(Peer::Nic, RING_WINDOW, RING_WINDOW + PAGE);
-        builder.launch(root)
-    }
-
     /// Ends the server, and takes back what it had. The VFs stay their holders'.
     ///
     /// # Errors
     /// [`MemoryError`].
     pub fn end<M: Machine>(&mut self, root: &mut Root<M>) -> Result<(), MemoryError> {
-        let Some(running) = self.running.take() else { return Ok(()) };
-        root.machine.close_rings(Peer::Nic);
         // The lease and the route go with the server's CNode.
-        root.give(running.base)?;
-        root.give(running.side)?;
-        running.slots.into_iter().try_for_each(|slot| root.drop_slot(slot))
+        self.server.end(root)
     }
 
     /// True while the server runs, or should.
     pub fn is_running(&self) -> bool {
-        self.running.is_some()
+        self.server.is_running()
     }
 
     /// The first VF that has no holder and is out of its reset.
@@ -278,8 +214,8 @@ impl NicLink {
             return;
         }
         self.vfs[at].limit = (Some(bits_per_s), now.max(from));
-        let from_ns = (u128::from(from) * 1_000_000_000 / u128::from(self.tsc_hz)) as u64;
-        self.send(&ToNic::Limit { vf: at as u8, bits_per_s, from_ns });
+        let from_ns = (u128::from(from) * 1_000_000_000 / u128::from(self.server.tsc_hz())) as u64;
+        self.server.send(&ToNic::Limit { vf: at as u8, bits_per_s, from_ns });
     }
 
     /// Takes note of what the server says about the limit of a VF.
@@ -309,7 +245,7 @@ impl NicLink {
         let Some(vf) = self.vfs.iter().position(|vf| vf.holder == Some(app)) else { return Ok(None) };
         root.machine.revoke(self.vfs[vf].function)?;
         self.vfs[vf].holder = None;
-        self.send(&ToNic::Close { vf: vf as u8 });
+        self.server.send(&ToNic::Close { vf: vf as u8 });
         Ok(Some(vf))
     }
 
@@ -331,12 +267,12 @@ impl NicLink {
     fn configure(&mut self, vf: usize, app: usize, limit_bits_per_s: Option<u64>, now: u64) {
         self.vfs[vf].limit = (limit_bits_per_s, now);
         let settings = Settings { mac: mac(app), vlan: None, limit_bits_per_s };
-        self.send(&ToNic::Configure { vf: vf as u8, settings });
+        self.server.send(&ToNic::Configure { vf: vf as u8, settings });
     }
 
     /// Lets the server panic.
     pub fn crash(&mut self) {
-        self.send(&ToNic::Crash);
+        self.server.send(&ToNic::Crash);
     }
 
     /// The applications that have a VF.
@@ -344,35 +280,15 @@ impl NicLink {
         self.vfs.iter().filter_map(|vf| vf.holder).collect()
     }
 
-    fn send(&mut self, message: &ToNic) {
-        // A server that takes nothing any more is ended by the one who waits for it; it is told everything anew then.
-        if let Ok(bytes) = postcard::to_allocvec(message)
-            && self.outbox.len() < MAX_OUTBOX
-        {
-            self.outbox.push_back(bytes);
-        }
-    }
-
     /// Wakes the server after the next [`NicLink::flush`], as it waits for room in its ring.
     pub fn wants_signal(&mut self, attention: Attention) {
-        self.unsignalled |= attention == Attention::Asleep;
+        self.server.wants_signal(attention);
     }
 
     /// Moves what is queued into the ring as far as there is room, and wakes the server if it sleeps. True if something is
     /// left.
     pub fn flush<M: Machine>(&mut self, machine: &mut M) -> bool {
-        let Some(running) = &self.running else { return false };
-        while let Some(message) = self.outbox.front() {
-            let Ok(attention) = machine.send(Peer::Nic, message) else { break };
-            self.outbox.pop_front();
-            self.unsignalled |= attention == Attention::Asleep;
-        }
-        if self.unsignalled {
-            // A server that is gone is noticed by its handler page.
-            let _ = machine.signal(running.channel);
-            self.unsignalled = false;
-        }
-        !self.outbox.is_empty()
+        self.server.flush(machine)
     }
 }
 

@@ -59,6 +59,13 @@ fn start_servers(root: &mut Root<NoKernel>, archive: &Archive<'_>) -> Result<(),
         root.take(Layout::new(image, crate::nic_link::FREE_PAGES, 0).bits)?;
         root.take(SIDE_BITS)?;
     }
+    if let Some(image) = &archive.storage {
+        root.take(Layout::new(image, 0, 0).bits)?;
+        root.take(SIDE_BITS)?;
+        for _ in 0..=proto::storage::MAX_VFS {
+            root.take(crate::storage_link::FUNCTION_BITS)?;
+        }
+    }
     let clients = archive.plan.apps.len() as u64 + 1;
     let own = (OWN_PAGES + CLIENT_PAGES * clients) << crate::memory::PAGE_BITS;
     for _ in 0..own.div_ceil(1 << OWN_BITS) {

@@ -76,7 +76,7 @@ impl<M: Machine> Server<'_, M> {
     /// Moves queued messages into the rings and leases into the channels. True if something is left that has to be tried
     /// again.
     pub(crate) fn flush(&mut self) -> bool {
-        let mut left = self.console.flush(&mut self.root.machine) | self.flush_nic();
+        let mut left = self.console.flush(&mut self.root.machine) | self.flush_nic() | self.flush_storage();
         for app in 0..self.tenants.len() {
             left |= self.flush_tenant(app);
         }

@@ -15,6 +15,7 @@ use crate::memory::{BlockId, Memory, MemoryError};
 use crate::nic_link::{NIC_EVENT, NIC_STOPPED_EVENT, NicLink, NoNic};
 use crate::root::{BOARD_PAGE, GLOBAL_STATS_PAGE, Root};
 use crate::slots::Slots;
+use crate::storage_link::{NoStorage, STORAGE_EVENT, STORAGE_STOPPED_EVENT, StorageLink};
 use crate::tenant::{State, Tenant};
 use alloc::{boxed::Box, collections::VecDeque, format, string::String, vec::Vec};
 use cap_spec::abi::{self, Error, Rights, slots, stats_page};
@@ -63,6 +64,8 @@ pub enum Failure {
     Rounds(RoundError),
     /// An application is to have a virtual function, and there is none.
     NoNic(NoNic),
+    /// An application is to have a namespace, and there is none.
+    NoStorage(NoStorage),
     /// Not enough memory or CPU time for what the plan promises.
     TooMuch(String),
 }
@@ -79,6 +82,7 @@ impl fmt::Display for Failure {
             }
             Failure::Rounds(error) => write!(out, "rounds: {error}"),
             Failure::NoNic(what) => write!(out, "{what}"),
+            Failure::NoStorage(what) => write!(out, "{what}"),
             Failure::TooMuch(what) => write!(out, "the machine has too little {what}"),
         }
     }
@@ -222,6 +226,8 @@ pub struct Server<'a, M> {
     pub console: ConsoleLink,
     /// The network server, if an application is to have a virtual function of its device.
     pub nic: Option<NicLink>,
+    /// The storage server, if an application is to have a namespace.
+    pub storage: Option<StorageLink>,
     /// Frame of the price board.
     pub board: Slot,
     /// What was paid into all accounts; counted apart from the ledger, which must agree.
@@ -236,6 +242,8 @@ pub struct Server<'a, M> {
     pub(crate) failures: Vec<String>,
     /// Times that the network server was started again.
     pub(crate) nic_restarts: u32,
+    /// Times that the storage server was started again.
+    pub(crate) storage_restarts: u32,
     /// Ticks that the market had used when it began to serve.
     pub(crate) used_before: u64,
 }
@@ -278,6 +286,7 @@ impl<'a, M: Machine> Server<'a, M> {
         // Launching the console server took this long; each application is of its kind.
         let launch = root.machine.now().saturating_sub(began);
         let nic = start_nic(root, boot, archive)?;
+        let storage = find_storage(root, boot, archive)?;
         // Before any application runs: what it did before the first round would be work that nobody paid for.
         while root.memory.scrub_next(&mut root.machine).map_err(failed("memory"))? {}
         let (plan, apps) = (&archive.plan, archive.plan.apps.len() as u64);
@@ -313,7 +322,8 @@ impl<'a, M: Machine> Server<'a, M> {
             };
             markets.push(make_market(at, good, kind, elastic, archive, &tenants, &clock)?);
         }
-        Ok(Parts { clock, console, nic, board, tenants, markets, cores: boot.cores as u16, restarts: boot.restarts })
+        let (cores, restarts) = (boot.cores as u16, boot.restarts);
+        Ok(Parts { clock, console, nic, storage, board, tenants, markets, cores, restarts })
     }
 
     fn assemble(root: Root<M>, archive: Archive<'a>, parts: Parts) -> Server<'a, M> {
@@ -329,6 +339,7 @@ impl<'a, M: Machine> Server<'a, M> {
             tenants: parts.tenants,
             console: parts.console,
             nic: parts.nic,
+            storage: parts.storage,
             board: parts.board,
             paid_in: Credits::ZERO,
             tally: Tally::default(),
@@ -338,6 +349,7 @@ impl<'a, M: Machine> Server<'a, M> {
             next_event: 0,
             failures: Vec::new(),
             nic_restarts: 0,
+            storage_restarts: 0,
             used_before: 0,
         };
         server.used_before = server.root.machine.read_word(abi::STATS_PAGE + stats_page::USED_TICKS as u64);
@@ -413,7 +425,7 @@ impl<'a, M: Machine> Server<'a, M> {
         if events & FAULT_EVENT != 0 {
             self.hear_faults();
         }
-        let more = self.serve_clients(events) | self.serve_console() | self.serve_nic();
+        let more = self.serve_clients(events) | self.serve_console() | self.serve_nic() | self.serve_storage();
         self.do_events();
         self.close_rounds();
         self.start_waiting();
@@ -443,12 +455,15 @@ impl<'a, M: Machine> Server<'a, M> {
         for shock in self.tenants.iter().flat_map(|tenant| &tenant.shocks) {
             at = at.min(shock.until);
         }
-        if self.waits_for_vf() {
+        if self.waits_for_vf() || self.waits_for_storage() {
             at = at.min(now + self.clock.span(RETRY_MICROS));
         }
         let mut mask = CONSOLE_EVENT;
         if self.nic.is_some() {
             mask |= NIC_EVENT | NIC_STOPPED_EVENT | FAULT_EVENT;
+        }
+        if self.storage.is_some() {
+            mask |= STORAGE_EVENT | STORAGE_STOPPED_EVENT;
         }
         for (app, tenant) in self.tenants.iter().enumerate().filter(|(_, tenant)| tenant.is_running()) {
             mask |= 1 << (HANDLER_EVENTS as usize + app);
@@ -484,6 +499,7 @@ struct Parts {
     clock: Clock,
     console: ConsoleLink,
     nic: Option<NicLink>,
+    storage: Option<StorageLink>,
     board: Slot,
     tenants: Vec<Tenant>,
     markets: Vec<Market>,
@@ -498,6 +514,19 @@ fn start_nic<M: Machine>(root: &mut Root<M>, boot: &Boot, archive: &Archive<'_>)
     let mut nic = NicLink::find(root, boot).map_err(failed)?.map_err(Failure::NoNic)?;
     nic.start(root, image, &[]).map_err(failed)?;
     Ok(Some(nic))
+}
+
+/// Finds the NVMe controller if an application is to have a namespace. Its server is started when its functions are there.
+fn find_storage<M: Machine>(
+    root: &mut Root<M>,
+    boot: &Boot,
+    archive: &Archive<'_>,
+) -> Result<Option<StorageLink>, Failure> {
+    if archive.storage.is_none() {
+        return Ok(None);
+    }
+    let found = StorageLink::find(root, boot).map_err(|error| Failure::Memory("storage server", error))?;
+    found.map(Some).map_err(Failure::NoStorage)
 }
 
 /// Takes the blocks that an application is promised: one for its base, then those for its input.

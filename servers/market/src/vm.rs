@@ -11,6 +11,7 @@ use market_server::machine::{Attention, Full, Machine, Peer, Received, Slot};
 use market_server::nic_link::NIC_EVENT;
 use market_server::root::COPY_WINDOW;
 use market_server::server::{CLIENT_EVENTS, CONSOLE_EVENT, Phase, Server, Wake};
+use market_server::storage_link::STORAGE_EVENT;
 use proto::MAX_MESSAGE;
 use proto::start::MAX_CLIENTS;
 use userlib::ring::{Consumer, Producer, RingError, Wake as RingWake};
@@ -22,7 +23,8 @@ const RING_BYTES: usize = 4096;
 /// Places of the servers' rings; those of application i are in place i.
 const CONSOLE: usize = MAX_CLIENTS;
 const NIC: usize = MAX_CLIENTS + 1;
-const PLACES: usize = MAX_CLIENTS + 2;
+const STORAGE: usize = MAX_CLIENTS + 2;
+const PLACES: usize = MAX_CLIENTS + 3;
 /// Ends of the windows that the market maps frames into; they start at [`COPY_WINDOW`].
 const WINDOW_END: u64 = 0x1_0000_0000;
 
@@ -90,6 +92,7 @@ fn place(peer: Peer) -> usize {
         Peer::App(app) => usize::from(app).min(MAX_CLIENTS - 1),
         Peer::Console => CONSOLE,
         Peer::Nic => NIC,
+        Peer::Storage => STORAGE,
     }
 }
 
@@ -133,6 +136,7 @@ impl Machine for RootVm {
             Peer::App(app) => 1 << (CLIENT_EVENTS + u32::from(app)),
             Peer::Console => CONSOLE_EVENT,
             Peer::Nic => NIC_EVENT,
+            Peer::Storage => STORAGE_EVENT,
         };
         let rings = Rings {
             out: Producer::new(shared(to_peer, RING_BYTES)),

@@ -47,6 +47,8 @@ pub enum Command {
     Crash,
     /// Makes the network server panic, if there is one, so that a test sees what follows.
     CrashNic,
+    /// Let the storage server panic, so that a test sees what follows.
+    CrashStorage,
 }
 
 /// From the machine to the host. Times `t` are microseconds of virtual time since the start of the run.

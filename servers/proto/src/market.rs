@@ -151,6 +151,8 @@ pub enum FromMarket {
     },
     /// The network device was reset, as its server was started again: the virtual function is to be brought up anew.
     NicReset,
+    /// The storage device does not work any more, or had to be reset: the queues of the namespace are gone.
+    StorageLost,
     /// The base can't be paid: it will be stopped at `deadline_tsc` unless its account is topped up.
     StopNotice {
         /// TSC value.

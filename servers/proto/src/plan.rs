@@ -82,6 +82,8 @@ pub struct App {
     pub nic: bool,
     /// Units of `bandwidth` in its base; counts only if `nic` is true.
     pub base_bandwidth: u32,
+    /// Bytes of the namespace that it gets, with a virtual function of the NVMe controller; 0: none.
+    pub storage_bytes: u64,
 }
 
 /// Something that happens at a time.

@@ -2,6 +2,7 @@
 //! little-endian) followed by the postcard encoding; mapped READ.
 
 use crate::plan::Atto15;
+use crate::storage::Space;
 use alloc::{string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +26,14 @@ pub const NIC_SLOT: u16 = 12;
 /// In the same: the `Irq` for each of its messages ([`VF_MESSAGES`](crate::nic::VF_MESSAGES)), in consecutive slots.
 pub const NIC_IRQ_SLOT: u16 = 13;
 const _: () = assert!(NIC_IRQ_SLOT + crate::nic::VF_MESSAGES <= cap_spec::abi::slots::FREE);
+/// In the root CNode of an application with a namespace: the window of I/O addresses
+/// ([`WINDOW`](crate::storage::WINDOW)) that its virtual function of the NVMe controller reaches.
+pub const STORAGE_SLOT: u16 = 8;
+/// In the same: the `Irq` that the second queue pair raises.
+pub const STORAGE_IRQ_SLOT: u16 = 9;
+/// Where the page of doorbells is mapped there: at the end of the window in which a VM may have memory of others when it is
+/// launched.
+pub const DOORBELLS: u64 = 0x13_f000;
 /// Client number of the market server at the console server; application i of the plan is client i + 1.
 pub const MARKET_CLIENT: usize = 0;
 
@@ -83,4 +92,6 @@ pub struct Start {
     /// Ethernet address of its virtual function of the network device, whose capabilities lie from [`NIC_SLOT`] on; `None`
     /// if it has none.
     pub nic_mac: Option<[u8; 6]>,
+    /// Its namespace and queues, whose capabilities lie from [`STORAGE_SLOT`] on; `None` if it has none.
+    pub storage: Option<Space>,
 }

@@ -102,6 +102,8 @@ pub enum Event {
     },
     /// The network device was reset: a virtual function is to be brought up anew, by `Nic::reset`.
     NicReset,
+    /// The queues of the namespace are gone; what was under way does not end any more.
+    StorageLost,
     /// The base can't be paid: the end comes at this TSC value unless the account is topped up.
     StopNotice {
         /// TSC value.
@@ -273,6 +275,7 @@ impl Book {
             FromMarket::Taken { leases } => Effect::Taken { leases },
             FromMarket::Valuation { ppm } => Effect::Tell(Event::Valuation { ppm }),
             FromMarket::NicReset => Effect::Tell(Event::NicReset),
+            FromMarket::StorageLost => Effect::Tell(Event::StorageLost),
             FromMarket::StopNotice { deadline_tsc } => Effect::Tell(Event::StopNotice { deadline_tsc }),
         }
     }

@@ -8,12 +8,22 @@ use market_mechanism::types::UNITS_PER_CORE;
 use market_server::clock::Clock;
 use market_server::console_link::{CONSOLE_CORE, console_reservation};
 use market_server::nic_link::{NIC_CORE, nic_reservation};
+use market_server::storage_link::{STORAGE_CORE, storage_reservation};
 
 /// The clock that this is reckoned with, the instruction clock's. Another one rounds by less than what any two sums of
 /// bases differ by.
 const HZ: u64 = 1_000_000_000;
 /// The core of the root VM.
 const BOOT_CORE: u8 = 0;
+
+/// Which servers of devices there are.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Servers {
+    /// The network server.
+    pub nic: bool,
+    /// The storage server.
+    pub storage: bool,
+}
 
 /// What is promised of a core.
 #[derive(Clone, Copy, Debug)]
@@ -23,8 +33,8 @@ pub struct CoreTime {
 }
 
 impl CoreTime {
-    /// A core on which the servers alone have theirs; `has_nic`: the network server is one of them.
-    pub fn new(core: u8, has_nic: bool) -> CoreTime {
+    /// A core on which the servers alone have theirs.
+    pub fn new(core: u8, servers: Servers) -> CoreTime {
         let micros = HZ / 1_000_000;
         let mut time = CoreTime { given: Share::ZERO, limits: Limits::new(HZ, Ticks::new(SWITCH_US * micros)) };
         if core == BOOT_CORE {
@@ -33,8 +43,11 @@ impl CoreTime {
         if core == CONSOLE_CORE {
             time.given = time.with(console_reservation(HZ));
         }
-        if has_nic && core == NIC_CORE {
+        if servers.nic && core == NIC_CORE {
             time.given = time.with(nic_reservation(HZ));
+        }
+        if servers.storage && core == STORAGE_CORE {
+            time.given = time.with(storage_reservation(HZ));
         }
         time
     }
@@ -63,7 +76,7 @@ mod tests {
     use super::*;
 
     fn most(core: u8, before: &[u32], interval_ms: u32) -> u32 {
-        let mut time = CoreTime::new(core, false);
+        let mut time = CoreTime::new(core, Servers::default());
         for &units in before {
             assert!(time.promise(units, interval_ms) >= units, "{before:?}");
         }
@@ -90,6 +103,6 @@ mod tests {
 
     #[test]
     fn the_whole_core_is_nobodys_base() {
-        assert_eq!(CoreTime::new(7, true).promise(UNITS_PER_CORE, 10), 94);
+        assert_eq!(CoreTime::new(7, Servers { nic: true, storage: true }).promise(UNITS_PER_CORE, 10), 94);
     }
 }

@@ -46,6 +46,8 @@ pub enum Action {
     Crash,
     /// Makes the network server panic.
     CrashNic,
+    /// Makes the storage server panic.
+    CrashStorage,
 }
 
 impl Action {
@@ -56,16 +58,22 @@ impl Action {
     pub fn parse(text: &str, names: &[&str]) -> Result<Action, String> {
         let mut parts = text.trim().split(':').map(str::trim);
         let what = parts.next().unwrap_or_default();
-        let alone = [("stop", Action::Stop), ("crash", Action::Crash), ("crash-nic", Action::CrashNic)]
-            .into_iter()
-            .find(|(name, _)| *name == what);
+        let alone = [
+            ("stop", Action::Stop),
+            ("crash", Action::Crash),
+            ("crash-nic", Action::CrashNic),
+            ("crash-storage", Action::CrashStorage),
+        ]
+        .into_iter()
+        .find(|(name, _)| *name == what);
         if let Some((name, action)) = alone {
             return if parts.next().is_none() { Ok(action) } else { Err(format!("`{name}` takes nothing")) };
         }
         if !["shock", "value+", "value-", "value", "kill", "start", "topup"].contains(&what) {
             return Err(format!(
                 "unknown event `{what}`; known are: shock:APP[:FACTOR[:DURATION]], value+:APP, value-:APP, \
-                 value:APP:FACTOR, kill:APP, start:APP, topup:APP:CREDITS, stop, crash, crash-nic"
+                 value:APP:FACTOR, kill:APP, start:APP, topup:APP:CREDITS, stop, crash, crash-nic, \
+                 crash-storage"
             ));
         }
         let name = parts.next().filter(|name| !name.is_empty());
@@ -117,6 +125,7 @@ impl Action {
             Action::Stop => "end the run".into(),
             Action::Crash => "crash the market".into(),
             Action::CrashNic => "crash the network server".into(),
+            Action::CrashStorage => "crash the storage server".into(),
         }
     }
 
@@ -138,6 +147,7 @@ impl Action {
             Action::Stop => Command::Stop,
             Action::Crash => Command::Crash,
             Action::CrashNic => Command::CrashNic,
+            Action::CrashStorage => Command::CrashStorage,
         }
     }
 }

@@ -7,13 +7,15 @@
 mod core_time;
 pub mod events;
 mod reader;
+mod storage;
 mod terms;
 mod tree;
 pub mod units;
 
 use crate::sources;
+use crate::storage::Storage;
 use cap_spec::abi::ROOT_ARCHIVE_BYTES;
-use core_time::CoreTime;
+use core_time::{CoreTime, Servers};
 use events::{Action, ONE_PPM};
 use kernel::vm::MAX_CORES;
 use market_mechanism::types::UNITS_PER_CORE;
@@ -105,6 +107,8 @@ pub struct Scenario {
     pub inputs: Vec<Option<Vec<u8>>>,
     /// What clients on the host can reach.
     pub services: Vec<Service>,
+    /// The NVMe controller, if an application has a namespace.
+    pub storage: Storage,
     /// Where the machine's memory, and the base of each application, are said.
     memory_place: Place,
     base_places: Vec<Place>,
@@ -138,6 +142,11 @@ impl Scenario {
         }
         self.plan.limit_ms = LONGEST_MS;
         Ok(())
+    }
+
+    /// True if an application has a namespace of the NVMe controller, so that the machine must have one.
+    pub fn has_storage(&self) -> bool {
+        self.plan.apps.iter().any(|app| app.storage_bytes > 0)
     }
 
     /// What became of all amounts that were converted to what the market counts, in one line.
@@ -251,10 +260,12 @@ fn check(file: &Path, tree: Node, overrides: &Overrides, images: &[String], prob
     let common_pool = operator.integer("common_pool_percent", 0..=0).map_or(0, |percent| percent.value as u8);
     operator.finish();
 
+    let storage = Section::new("[storage]", top.node("storage"), problems);
     let apps: Vec<ReadApp> = top.tables("app").into_iter().map(|node| app(node, cores, images, problems)).collect();
     let goods = terms::goods(&mut top, cores, apps.iter().any(|app| app.nic), problems);
     let events: Vec<Node> = top.tables("event");
     top.finish();
+    let storage = storage::read(storage, &apps, problems);
 
     check_apps(&apps, limit_ms, problems);
     check_core_time(&apps, &goods, problems);
@@ -298,6 +309,7 @@ fn check(file: &Path, tree: Node, overrides: &Overrides, images: &[String], prob
         events,
         inputs,
         services,
+        storage,
         memory_place,
         base_places,
         arguments,
@@ -316,6 +328,7 @@ struct ReadApp {
     nic: bool,
     base_bandwidth: Placed<u32>,
     port: Option<u16>,
+    storage: Option<Placed<u64>>,
     place: Place,
 }
 
@@ -361,9 +374,17 @@ fn app(node: Node, cores: u16, images: &[String], problems: &Problems) -> ReadAp
     }
     let awaited = section.boolean("awaited").unwrap_or(starts);
     let nic = section.boolean("nic").unwrap_or(false);
-    if nic && base_pages.value < BASE_PAGES {
-        let reason = format!("`base_pages`: an application with `nic = true` needs at least {BASE_PAGES}");
-        problems.add(base_pages.place, reason);
+    let storage = section.bytes("storage");
+    if let Some(storage) = storage.as_ref().filter(|storage| storage.value == 0 || !storage.value.is_multiple_of(4096))
+    {
+        problems.add(storage.place, "`storage`: must be whole pages of 4 KiB, one at least");
+    }
+    let needs = [(nic, "`nic = true`", BASE_PAGES), (storage.is_some(), "`storage`", proto::storage::BASE_PAGES)];
+    let needs: Vec<_> = needs.into_iter().filter(|(is_wanted, ..)| *is_wanted).collect();
+    let pages = needs.iter().map(|(.., pages)| pages).sum();
+    if base_pages.value < pages {
+        let what = needs.iter().map(|(_, what, _)| *what).collect::<Vec<_>>().join(" and ");
+        problems.add(base_pages.place, format!("`base_pages`: an application with {what} needs at least {pages}"));
     }
     let most = i64::from(CABLE_UNITS - KEPT_UNITS);
     let base_bandwidth = section.integer("base_bandwidth", 0..=most);
@@ -396,11 +417,12 @@ fn app(node: Node, cores: u16, images: &[String], problems: &Problems) -> ReadAp
             awaited,
             nic,
             base_bandwidth: base_bandwidth.value,
+            storage_bytes: storage.as_ref().map_or(0, |storage| storage.value),
         }),
         _ => None,
     };
     let core = u8::try_from(core.value).unwrap_or(0);
-    ReadApp { plan, name, input, base_pages, base_cpu, deadline, core, nic, base_bandwidth, port, place }
+    ReadApp { plan, name, input, base_pages, base_cpu, deadline, core, nic, base_bandwidth, port, storage, place }
 }
 
 /// Names and deadlines.
@@ -433,7 +455,9 @@ fn check_apps(apps: &[ReadApp], limit_ms: u64, problems: &Problems) {
 fn check_core_time(apps: &[ReadApp], goods: &[Good], problems: &Problems) {
     // The first good is memory; the CPU time of each core follows, in order.
     for (core, good) in (0u8..).zip(goods.iter().skip(1)) {
-        let mut time = CoreTime::new(core, apps.iter().any(|app| app.nic));
+        let servers =
+            Servers { nic: apps.iter().any(|app| app.nic), storage: apps.iter().any(|app| app.storage.is_some()) };
+        let mut time = CoreTime::new(core, servers);
         for app in apps.iter().filter(|app| app.core == core) {
             let Placed { value: wanted, place } = app.base_cpu;
             let most = time.promise(wanted, good.interval_ms);

@@ -266,3 +266,34 @@ fn bandwidth_is_sold_where_there_is_a_virtual_function() {
         assert!(refused.contains(expected), "{refused}");
     }
 }
+
+/// A namespace takes a controller, which has what the scenario says, its server, and pages.
+#[test]
+fn an_application_with_a_namespace_is_told_from_others() {
+    use crate::storage::Medium;
+    let with = |sets: &[&str]| {
+        let sets = sets.iter().map(ToString::to_string).collect();
+        read(GOOD, &Overrides { sets, ..Overrides::default() })
+    };
+    let none = with(&[]).unwrap();
+    assert!(!none.has_storage() && none.storage.namespaces.is_empty());
+    let pages = "app.two.base_pages=80";
+    let scenario = with(&["app.two.storage=\"8 MiB\"", pages]).unwrap();
+    assert!(scenario.has_storage() && scenario.plan.apps[1].storage_bytes == 8 << 20);
+    assert_eq!((scenario.storage.medium, &scenario.storage.namespaces[..]), (Medium::File, &[8 << 20][..]));
+    let sizes = "storage.namespaces=[\"4 MiB\", \"16 MiB\"]";
+    let scenario = with(&["app.two.storage=\"8 MiB\"", pages, sizes, "storage.medium=\"null\""]).unwrap();
+    assert_eq!((scenario.storage.medium, &scenario.storage.namespaces[..]), (Medium::Null, &[4 << 20, 16 << 20][..]));
+    for (sets, reason) in [
+        (&["app.two.storage=\"8 MiB\"", "app.two.base_pages=79"][..], "`storage` needs at least 80"),
+        (&["app.two.storage=\"8 MiB\"", "app.two.nic=true", "app.two.base_pages=111"], "needs at least 112"),
+        (&["app.two.storage=\"1 KiB\"", pages], "must be whole pages"),
+        (&["app.two.storage=\"17 MiB\"", pages, sizes], "no namespace is as large"),
+        (&["app.two.storage=\"1 MiB\"", pages, "storage.medium=\"tape\""], "must be \"file\" or \"null\""),
+        (&["app.two.storage=\"1 MiB\"", pages, "storage.namespaces=[\"0 KiB\"]"], "is no size"),
+        (&["app.two.storage=\"1 MiB\"", pages, "app.two.base_cpu=78"], "core 0 has 73 units of CPU time left"),
+    ] {
+        let refused = with(sets).unwrap_err().to_string();
+        assert!(refused.contains(reason), "{refused}");
+    }
+}

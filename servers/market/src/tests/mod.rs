@@ -70,6 +70,7 @@ pub fn app(name: &str) -> App {
         awaited: true,
         nic: false,
         base_bandwidth: 0,
+        storage_bytes: 0,
     }
 }
 

@@ -1,0 +1,184 @@
+//! What the market does about the storage server: starts it, hears its reports, starts it again, and gives namespaces with
+//! virtual functions out and takes them back.
+
+use crate::launch::Builder;
+use crate::machine::{Machine, Peer, Received};
+use crate::memory::MemoryError;
+use crate::nic::MAX_RESTARTS;
+use crate::server::Server;
+use crate::storage_link::{STORAGE_HANDLER_PAGE, State};
+use crate::tenant;
+use alloc::format;
+use proto::host::{End, stop_reason};
+use proto::market::FromMarket;
+use proto::storage::{FromStorage, Space};
+
+/// Reports that are read before applications have their turn.
+const BURST: u32 = 16;
+
+impl<M: Machine> Server<'_, M> {
+    /// True if an application gets a namespace.
+    pub(crate) fn wants_storage(&self, app: usize) -> bool {
+        self.plan().apps[app].storage_bytes > 0
+    }
+
+    /// What is ready for an application that is to have a namespace; that is begun if nobody has begun it.
+    pub(crate) fn ready_storage(&mut self, app: usize) -> Option<Space> {
+        let bytes = self.plan().apps[app].storage_bytes;
+        let ready = self.storage.as_mut()?.ready(&mut self.root, app, bytes);
+        self.flush_storage();
+        ready.unwrap_or_else(|error| {
+            self.fail(format!("namespace of application {app}: {error:?}"));
+            None
+        })
+    }
+
+    /// True if something only waits for the device: functions that come out of a reset.
+    pub(crate) fn waits_for_storage(&self) -> bool {
+        let mut tenants = self.tenants.iter().enumerate();
+        let is_waiting = |(app, of): (usize, &tenant::Tenant)| {
+            matches!(of.state, tenant::State::Starting) && self.wants_storage(app)
+        };
+        self.storage.as_ref().is_some_and(|link| !link.is_running()) || tenants.any(is_waiting)
+    }
+
+    /// Gives an application that is being launched what was made ready for it, if it is to have a namespace.
+    pub(crate) fn give_storage(&mut self, app: usize, builder: &mut Builder) -> Result<(), MemoryError> {
+        if !self.wants_storage(app) {
+            return Ok(());
+        }
+        self.storage.as_mut().ok_or(MemoryError::NoMemory)?.give(&mut self.root, app, builder)
+    }
+
+    /// Takes an application's virtual function and namespace back.
+    pub(crate) fn take_storage(&mut self, app: usize) {
+        let Some(link) = self.storage.as_mut() else { return };
+        match link.take_back(&mut self.root, app) {
+            Ok(None) => {}
+            Ok(Some(vf)) => {
+                let name = self.name(app);
+                self.say(&format!("storage function {vf} is back from {name}"));
+            }
+            Err(error) => self.fail(format!("storage function of application {app}: {error:?}")),
+        }
+    }
+
+    /// Moves messages to the storage server. True if some are left.
+    pub(crate) fn flush_storage(&mut self) -> bool {
+        self.storage.as_mut().is_some_and(|link| link.flush(&mut self.root.machine))
+    }
+
+    /// Starts the storage server when its functions are there, hears what it reports, and starts it again if it has stopped.
+    /// True if there may be more.
+    pub(crate) fn serve_storage(&mut self) -> bool {
+        let (Some(link), Some(image)) = (self.storage.as_mut(), self.archive.storage) else { return false };
+        if !link.is_running() {
+            // One that cannot be started again has failed the run.
+            if self.storage_restarts <= MAX_RESTARTS
+                && let Err(error) = link.start(&mut self.root, &image)
+            {
+                self.storage_restarts = MAX_RESTARTS + 1;
+                self.fail(format!("the storage server cannot be started: {error:?}"));
+            }
+            return false;
+        }
+        if let Some(End::Fault { reason, .. }) = self.stopped(STORAGE_HANDLER_PAGE) {
+            self.restart_storage(stop_reason(reason));
+            return false;
+        }
+        for _ in 0..BURST {
+            match self.root.machine.receive(Peer::Storage) {
+                Received::Nothing => return false,
+                Received::Message(bytes, attention) => {
+                    if let Some(link) = self.storage.as_mut() {
+                        link.wants_signal(attention);
+                    }
+                    match postcard::from_bytes(&bytes) {
+                        Ok(report) => self.hear_storage(report),
+                        Err(_) => return self.restart_storage("it sent what is no message"),
+                    }
+                }
+                Received::Damaged => return self.restart_storage("it broke the rules of its ring"),
+            }
+        }
+        true
+    }
+
+    /// Ends the storage server; the next turn starts it again. Holders of functions go on. False.
+    fn restart_storage(&mut self, why: &str) -> bool {
+        self.say(&format!("the storage server stopped: {why}"));
+        let Some(link) = self.storage.as_mut() else { return false };
+        let ended = link.end(&mut self.root);
+        self.storage_restarts += 1;
+        if self.storage_restarts > MAX_RESTARTS || ended.is_err() {
+            self.storage_restarts = MAX_RESTARTS + 1;
+            self.fail(format!("the storage server cannot be started again: {ended:?}"));
+        }
+        false
+    }
+
+    fn hear_storage(&mut self, report: FromStorage) {
+        let Some(link) = self.storage.as_mut() else { return };
+        let line = match report {
+            FromStorage::Ready { namespaces } => {
+                let apps = &self.archive.plan.apps;
+                let came_up = link.came_up(&mut self.root, |app| apps[app].storage_bytes);
+                if let Err(error) = came_up {
+                    self.fail(format!("storage functions: {error:?}"));
+                }
+                format!("storage device: ready, {namespaces} namespaces")
+            }
+            FromStorage::Failed => {
+                self.lose_storage();
+                "storage device: it does not work".into()
+            }
+            FromStorage::Lost => {
+                self.lose_storage();
+                "storage device: it was reset".into()
+            }
+            FromStorage::Prepared { vf, space } => match link.prepared(vf, space) {
+                Some(app) => {
+                    let (name, Space { namespace, blocks, block_shift, .. }) = (self.name(app), space);
+                    let kib = blocks.saturating_mul(1 << (block_shift & 63)) >> 10;
+                    format!("storage function {vf} is ready for {name}: namespace {namespace}, {kib} KiB")
+                }
+                None => return,
+            },
+            FromStorage::Released { vf } => {
+                link.released(vf);
+                format!("storage function {vf}: its namespace is erased")
+            }
+            FromStorage::TooLarge { vf } => {
+                let app = link.refused(vf, State::Idle);
+                self.cannot_have_storage(app);
+                format!("storage function {vf}: there is no namespace of that size")
+            }
+            FromStorage::Impossible { vf } => {
+                let app = link.refused(vf, State::Dead);
+                self.cannot_have_storage(app);
+                format!("storage function {vf}: the controller refused")
+            }
+        };
+        self.say(&line);
+    }
+
+    /// Ends an application that cannot start, as there is nothing for it.
+    fn cannot_have_storage(&mut self, app: Option<usize>) {
+        let Some(app) = app else { return };
+        let name = self.name(app);
+        self.fail(format!("{name} cannot be launched: there is no namespace for it"));
+        self.end_tenant(app, crate::life::launch_failure());
+    }
+
+    /// The queues of all functions are gone: who has one hears of it, who waits for one does not start.
+    fn lose_storage(&mut self) {
+        let holders = self.storage.as_mut().map(crate::storage_link::StorageLink::fail).unwrap_or_default();
+        for app in holders {
+            if self.tenants[app].is_running() {
+                self.post(app, &FromMarket::StorageLost);
+            } else {
+                self.cannot_have_storage(Some(app));
+            }
+        }
+    }
+}

@@ -1,0 +1,440 @@
+//! The storage server, and the functions of the NVMe controller that it administers: launch, restart, and who holds which
+//! virtual function (VF).
+//!
+//! The market keeps all functions and their domains. The storage server has the registers and some pages of memory of each,
+//! mapped, and no capability. An application has the page of doorbells of its VF, mapped, a window of the VF's domain, and
+//! the route of one message. So nobody but the market can attach, reset or lease a function; and an application can neither
+//! see the registers of its VF nor change what its admin queue's addresses stand for: those pages are outside of its window,
+//! the submission queue is for the VF to read only, and nobody looks at what the VF writes into the completion queue.
+//!
+//! Guarantees: a VF has one holder at most. When it is taken back its doorbells are unmapped, it is reset, and the storage
+//! server erases its namespace before either is given to anybody else. When the storage server ends, functions and their
+//! memory stay as they are, so that holders go on.
+
+use crate::archive::Image;
+use crate::boot::Boot;
+use crate::device_server::{DeviceServer, Role};
+use crate::launch::Builder;
+use crate::machine::{Attention, Invoke, Machine, Peer, Slot};
+use crate::memory::{MemoryError, PAGE_BITS};
+use crate::nic_link::ROUTES as NIC_ROUTES;
+use crate::root::{Root, SERVER_WINDOW};
+use alloc::{format, vec, vec::Vec};
+use cap_spec::abi::{Error, ObjectType, Rights, slots};
+use core::fmt;
+use proto::start::{DOORBELLS, STORAGE_IRQ_SLOT, STORAGE_SLOT};
+use proto::storage::{MAX_VFS, MESSAGE, SERVER_IO_BASE, Space, ToStorage, WINDOW, WINDOW_BITS, function_at, page};
+
+/// Class code of NVMe controllers (PCI Code and ID Assignment Specification, 1.9).
+const NVME_CLASS: u32 = 0x01_0802;
+/// Index that the storage server has in its start-up page.
+const STORAGE_APP: u16 = 0xfffc;
+/// Event bit of the storage server's channel.
+pub const STORAGE_EVENT: u64 = 1 << 37;
+/// Event bit for the storage server's own end.
+pub const STORAGE_STOPPED_EVENT: u64 = 1 << 38;
+/// Where its handler page is mapped.
+pub const STORAGE_HANDLER_PAGE: u64 = SERVER_WINDOW + 0xa000;
+/// The core that it runs on.
+pub const STORAGE_CORE: u8 = 0;
+/// Its CPU time there, in microseconds. It works only when a VF changes hands.
+const BUDGET_MICROS: u64 = 200;
+const PERIOD_MICROS: u64 = 5_000;
+/// log2 bytes of the block for a function's domain, tables and memory.
+pub const FUNCTION_BITS: u8 = 16;
+/// The BAR with registers and doorbells.
+const REGISTERS_BAR: u8 = 0;
+const PAGE: u64 = 1 << PAGE_BITS;
+const READ_WRITE: Rights = Rights::READ.union(Rights::WRITE);
+const ROLE: Role = Role {
+    peer: Peer::Storage,
+    name: "storage",
+    app: STORAGE_APP,
+    event: STORAGE_EVENT,
+    stopped_event: STORAGE_STOPPED_EVENT,
+    rings: SERVER_WINDOW + 0x8000,
+    handler_page: STORAGE_HANDLER_PAGE,
+    free_pages: 0,
+    most_messages: 16 * MAX_VFS,
+};
+
+/// Why there is no storage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoStorage {
+    /// The kernel hands out no function of such a device.
+    NoDevice,
+    /// There are too few interrupt routes for one VF.
+    NoRoutes,
+}
+
+impl fmt::Display for NoStorage {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NoStorage::NoDevice => write!(
+                out,
+                "this scenario needs an NVMe controller with virtual functions, behind an IOMMU; the machine hands out none"
+            ),
+            NoStorage::NoRoutes => {
+                write!(out, "this scenario needs interrupt routes for virtual functions; there are too few")
+            }
+        }
+    }
+}
+
+/// A function with its domain and memory.
+#[derive(Debug)]
+struct Function {
+    function: Slot,
+    domain: Slot,
+    /// Frames of the pages of memory, from [`page::SUBMISSION`] on.
+    memory: Vec<Slot>,
+    /// Frames of the registers and of the doorbells; none before the function could be looked at for the first time.
+    registers: Option<[Slot; 2]>,
+}
+
+/// What a VF is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Nobody has it.
+    Idle,
+    /// The storage server makes it ready for this application.
+    Preparing(usize),
+    /// It is ready for this application.
+    Ready(usize, Space),
+    /// This application has it, and it has these slots of the market's.
+    Held(usize, Space, Vec<Slot>),
+    /// The storage server erases what was in its namespace.
+    Releasing,
+    /// The controller refused something: nobody gets it any more.
+    Dead,
+}
+
+impl State {
+    /// The application that has it or is to have it.
+    fn holder(&self) -> Option<usize> {
+        match *self {
+            State::Preparing(app) | State::Ready(app, _) | State::Held(app, ..) => Some(app),
+            State::Idle | State::Releasing | State::Dead => None,
+        }
+    }
+}
+
+/// The market's side of the storage server.
+#[derive(Debug)]
+pub struct StorageLink {
+    physical: Function,
+    vfs: Vec<(Function, State)>,
+    /// The route of the first VF.
+    first_route: u64,
+    server: DeviceServer,
+    /// The storage server has said that the controller works.
+    is_up: bool,
+}
+
+impl StorageLink {
+    /// Finds the device, makes its virtual functions, domains and memory, and reserves the server's CPU time. The server is
+    /// not started: the virtual functions are not there yet.
+    ///
+    /// # Errors
+    /// [`MemoryError`], and inside of it what the machine lacks.
+    pub fn find<M: Machine>(root: &mut Root<M>, boot: &Boot) -> Result<Result<StorageLink, NoStorage>, MemoryError> {
+        let found = boot.functions.iter().find_map(|&function| {
+            let info = root.machine.function_info(function).ok()?;
+            (info.class == NVME_CLASS && info.vfs > 0).then_some((function, info.vfs))
+        });
+        let Some((physical, vfs)) = found else { return Ok(Err(NoStorage::NoDevice)) };
+        // The network device has the first routes.
+        let first_route = boot.message_routes.start + NIC_ROUTES;
+        let routes = boot.message_routes.end.saturating_sub(first_route);
+        let count = u64::from(vfs).min(MAX_VFS as u64).min(routes) as u16;
+        if count == 0 {
+            return Ok(Err(NoStorage::NoRoutes));
+        }
+        let first = root.memory.slots.take(count).ok_or(MemoryError::NoSlots)?;
+        root.machine.enable_vfs(physical, count, first)?;
+        let physical = Function::new(root, physical, page::PF_END)?;
+        let vfs = (0..count)
+            .map(|at| {
+                let function = Slot::nested(first.node(), first.index() + at);
+                Ok((Function::new(root, function, page::VF_END)?, State::Idle))
+            })
+            .collect::<Result<_, MemoryError>>()?;
+        let (core_time, tsc_hz) = (boot.time(STORAGE_CORE), boot.tsc_hz);
+        let server = DeviceServer::reserve(root, ROLE, core_time, storage_reservation(tsc_hz), tsc_hz)?;
+        Ok(Ok(StorageLink { physical, vfs, first_route, server, is_up: false }))
+    }
+
+    /// Launches the server, unless virtual functions are not there yet: false then. It is told of those that have holders.
+    ///
+    /// # Errors
+    /// [`MemoryError`].
+    pub fn start<M: Machine>(&mut self, root: &mut Root<M>, image: &Image<'_>) -> Result<bool, MemoryError> {
+        let functions = core::iter::once(&mut self.physical).chain(self.vfs.iter_mut().map(|(function, _)| function));
+        for function in functions {
+            if !function.find_registers(root)? {
+                return Ok(false);
+            }
+        }
+        self.physical.attach(root)?;
+        let functions = core::iter::once(&self.physical).chain(self.vfs.iter().map(|(function, _)| function));
+        let args = vec![format!("vfs={}", self.vfs.len())];
+        self.server.start(root, image, args, |root, builder, slots| {
+            for (number, function) in functions.enumerate() {
+                let base = function_at(number);
+                let pages = function.registers.iter().flatten().chain(&function.memory);
+                for (&frame, gpa) in pages.zip((base..).step_by(PAGE as usize)) {
+                    // A capability is mapped in one place, and a server that is started again is another place.
+                    let copy = root.slot()?;
+                    slots.push(copy);
+                    root.machine.copy(copy, frame, READ_WRITE)?;
+                    builder.map(root, copy, gpa, READ_WRITE)?;
+                }
+            }
+            Ok(())
+        })?;
+        self.is_up = false;
+        for (vf, (_, state)) in self.vfs.iter().enumerate() {
+            if let State::Held(_, space, _) | State::Ready(_, space) = state {
+                self.server.send(&ToStorage::Keep { vf: vf as u8, namespace: space.namespace });
+            }
+        }
+        self.server.send(&ToStorage::Begin);
+        Ok(true)
+    }
+
+    /// Ends the server. What VFs have stays theirs; what it was about to do will be asked of it anew.
+    ///
+    /// # Errors
+    /// [`MemoryError`].
+    pub fn end<M: Machine>(&mut self, root: &mut Root<M>) -> Result<(), MemoryError> {
+        self.server.end(root)
+    }
+
+    /// True while the server runs, or should.
+    pub fn is_running(&self) -> bool {
+        self.server.is_running()
+    }
+
+    /// The controller works: what the server was about to do for VFs is asked of it, again if it was started again.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn came_up<M: Machine>(
+        &mut self,
+        root: &mut Root<M>,
+        bytes_of: impl Fn(usize) -> u64,
+    ) -> Result<(), MemoryError> {
+        self.is_up = true;
+        for vf in 0..self.vfs.len() {
+            match self.vfs[vf].1 {
+                State::Preparing(app) => self.prepare(root, vf, bytes_of(app))?,
+                State::Releasing => self.server.send(&ToStorage::Release { vf: vf as u8 }),
+                State::Idle | State::Ready(..) | State::Held(..) | State::Dead => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// What is ready for an application. If nothing is being made ready, that is begun, as soon as a VF is free.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn ready<M: Machine>(
+        &mut self,
+        root: &mut Root<M>,
+        app: usize,
+        bytes: u64,
+    ) -> Result<Option<Space>, MemoryError> {
+        match self.of(app).map(|vf| &self.vfs[vf].1) {
+            Some(State::Ready(_, space)) => return Ok(Some(*space)),
+            Some(_) => return Ok(None),
+            None => {}
+        }
+        let mut free = self.vfs.iter().enumerate().filter(|(_, (_, state))| *state == State::Idle);
+        let mut is_out_of_reset = |function: &Function| root.machine.function_info(function.function).is_ok();
+        let free = free.find(|(_, (function, _))| is_out_of_reset(function)).map(|(vf, _)| vf);
+        if let Some(vf) = free.filter(|_| self.is_up) {
+            self.vfs[vf].1 = State::Preparing(app);
+            self.prepare(root, vf, bytes)?;
+        }
+        Ok(None)
+    }
+
+    /// True if an application can never have what it wants, as every VF is dead.
+    pub fn is_dead(&self) -> bool {
+        self.vfs.iter().all(|(_, state)| *state == State::Dead)
+    }
+
+    fn prepare<M: Machine>(&mut self, root: &mut Root<M>, vf: usize, bytes: u64) -> Result<(), MemoryError> {
+        self.vfs[vf].0.attach(root)?;
+        self.server.send(&ToStorage::Prepare { vf: vf as u8, bytes });
+        Ok(())
+    }
+
+    /// The server has made a VF ready. Returns the application that it is for.
+    pub fn prepared(&mut self, vf: u8, space: Space) -> Option<usize> {
+        let (_, state) = self.vfs.get_mut(usize::from(vf))?;
+        let State::Preparing(app) = *state else { return None };
+        *state = State::Ready(app, space);
+        Some(app)
+    }
+
+    /// The server has erased what was in the namespace of a VF.
+    pub fn released(&mut self, vf: u8) {
+        if let Some((_, state @ State::Releasing)) = self.vfs.get_mut(usize::from(vf)) {
+            *state = State::Idle;
+        }
+    }
+
+    /// The server cannot do what it was asked for a VF. Returns the application that was to have it.
+    pub fn refused(&mut self, vf: u8, state_after: State) -> Option<usize> {
+        let (_, state) = self.vfs.get_mut(usize::from(vf))?;
+        if !matches!(state, State::Preparing(_) | State::Releasing) {
+            return None;
+        }
+        core::mem::replace(state, state_after).holder()
+    }
+
+    /// Every VF is useless. Returns the applications that had one or were to have one.
+    pub fn fail(&mut self) -> Vec<usize> {
+        let holders = self.holders();
+        for (_, state) in self.vfs.iter_mut().filter(|(_, state)| !matches!(state, State::Held(..))) {
+            *state = State::Dead;
+        }
+        holders
+    }
+
+    /// Gives an application whose VM is being made what was made ready for it.
+    ///
+    /// # Errors
+    /// [`MemoryError`]; [`StorageLink::take_back`] takes back what was given.
+    pub fn give<M: Machine>(
+        &mut self,
+        root: &mut Root<M>,
+        app: usize,
+        builder: &mut Builder,
+    ) -> Result<(), MemoryError> {
+        let vf = self.of(app).ok_or(MemoryError::NoMemory)?;
+        let (function, state) = &mut self.vfs[vf];
+        let State::Ready(_, space) = *state else { return Err(MemoryError::NoMemory) };
+        let Some([_, doorbells]) = function.registers else { return Err(MemoryError::NoMemory) };
+        let copy = root.slot()?;
+        *state = State::Held(app, space, vec![copy]);
+        root.machine.copy(copy, doorbells, READ_WRITE)?;
+        builder.map(root, copy, DOORBELLS, READ_WRITE)?;
+        root.machine.mint_window(builder.slot(STORAGE_SLOT), function.domain, WINDOW, WINDOW_BITS)?;
+        let irq = builder.slot(STORAGE_IRQ_SLOT);
+        root.machine.split_irq(Slot::root(slots::IRQ), self.first_route + vf as u64, irq)?;
+        root.machine.bind_message(function.function, MESSAGE, irq)?;
+        Ok(())
+    }
+
+    /// Takes what an application has of a VF, or was to have. Returns which VF that is, if there is one.
+    ///
+    /// # Errors
+    /// The kernel's; then the VF is not given to anybody else.
+    pub fn take_back<M: Machine>(&mut self, root: &mut Root<M>, app: usize) -> Result<Option<usize>, MemoryError> {
+        let Some(vf) = self.of(app) else { return Ok(None) };
+        let (function, state) = &mut self.vfs[vf];
+        if let State::Held(_, _, slots) = core::mem::replace(state, State::Dead) {
+            slots.into_iter().try_for_each(|slot| root.drop_slot(slot))?;
+        }
+        root.machine.reset_function(function.function)?;
+        root.machine.revoke(function.domain)?;
+        *state = State::Releasing;
+        self.server.send(&ToStorage::Release { vf: vf as u8 });
+        Ok(Some(vf))
+    }
+
+    /// What an application has, or what was made ready for it.
+    pub fn space(&self, app: usize) -> Option<Space> {
+        match self.vfs[self.of(app)?].1 {
+            State::Ready(_, space) | State::Held(_, space, _) => Some(space),
+            State::Idle | State::Preparing(_) | State::Releasing | State::Dead => None,
+        }
+    }
+
+    /// The VF that an application has or is to have.
+    fn of(&self, app: usize) -> Option<usize> {
+        self.vfs.iter().position(|(_, state)| state.holder() == Some(app))
+    }
+
+    /// The applications that have a VF or are to have one.
+    pub fn holders(&self) -> Vec<usize> {
+        self.vfs.iter().filter_map(|(_, state)| state.holder()).collect()
+    }
+
+    /// Lets the server panic.
+    pub fn crash(&mut self) {
+        self.server.send(&ToStorage::Crash);
+    }
+
+    /// Wakes the server after the next [`StorageLink::flush`], as it waits for room in its ring.
+    pub fn wants_signal(&mut self, attention: Attention) {
+        self.server.wants_signal(attention);
+    }
+
+    /// Moves what is queued into the ring as far as there is room. True if something is left.
+    pub fn flush<M: Machine>(&mut self, machine: &mut M) -> bool {
+        self.server.flush(machine)
+    }
+}
+
+impl Function {
+    /// Makes the domain of a function, and memory in it up to page `end`.
+    fn new<M: Machine>(root: &mut Root<M>, function: Slot, end: u64) -> Result<Function, MemoryError> {
+        let block = root.take(FUNCTION_BITS)?;
+        let block = root.memory.slot(block);
+        let domain = root.make(block, ObjectType::IommuDomain, 0)?;
+        for level in [2, 1] {
+            let table = root.make(block, ObjectType::PageTable, 0)?;
+            root.machine.map_io_table(table, domain, SERVER_IO_BASE, level)?;
+        }
+        let mut memory = Vec::new();
+        for number in page::SUBMISSION..end {
+            let frame = root.make(block, ObjectType::Frame, PAGE_BITS)?;
+            memory.push(frame);
+            let copy = root.slot()?;
+            root.machine.copy(copy, frame, READ_WRITE)?;
+            let rights = match number {
+                page::SUBMISSION | page::IO_SUBMISSION => Rights::READ,
+                _ => READ_WRITE,
+            };
+            root.machine.map_io(copy, domain, SERVER_IO_BASE + number * PAGE, rights)?;
+        }
+        Ok(Function { function, domain, memory, registers: None })
+    }
+
+    /// Lets the function reach its domain, if it does not already.
+    fn attach<M: Machine>(&self, root: &mut Root<M>) -> Result<(), MemoryError> {
+        match root.machine.attach_function(self.function, self.domain) {
+            Err(fault) if fault.error != Error::InUse => Err(fault.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// False if the function is not there yet.
+    fn find_registers<M: Machine>(&mut self, root: &mut Root<M>) -> Result<bool, MemoryError> {
+        if self.registers.is_some() {
+            return Ok(true);
+        }
+        let first = root.memory.slots.take(page::REGISTER_PAGES as u16).ok_or(MemoryError::NoSlots)?;
+        let frames = [first, Slot::nested(first.node(), first.index() + 1)];
+        match root.machine.bar_frames(self.function, REGISTERS_BAR, page::REGISTERS, first, page::REGISTER_PAGES as u16)
+        {
+            Ok(()) => self.registers = Some(frames),
+            Err(fault) => {
+                frames.into_iter().for_each(|slot| root.memory.slots.give(slot));
+                if fault.error != Error::Busy {
+                    return Err(fault.into());
+                }
+            }
+        }
+        Ok(self.registers.is_some())
+    }
+}
+
+/// Budget and period of the storage server, in ticks.
+pub const fn storage_reservation(tsc_hz: u64) -> (u64, u64) {
+    (tsc_hz / 1000 * BUDGET_MICROS / 1000, tsc_hz / 1000 * PERIOD_MICROS / 1000)
+}

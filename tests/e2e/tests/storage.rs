@@ -1,0 +1,125 @@
+//! Namespaces and virtual functions of an NVMe controller, handed out by the market: read and written by their holders with no
+//! exit, taken back, erased, handed out again.
+
+use e2e::{Change, Finished, Machine, run};
+use proto::host::End;
+
+/// One application that checks every byte.
+const CHECK: &str = r#"
+    title = "blocks"
+    limit = "5 s"
+    [machine]
+    cores = 1
+    memory = "128 MiB"
+    [[app]]
+    name = "bench"
+    image = "blkbench"
+    storage = "1 MiB"
+    budget = 1
+    base_cpu = 40
+    base_pages = 96
+    args = ["role=check", "operations=96"]
+"#;
+
+/// The numbers in the console's line with this text, in their order.
+fn numbers<const N: usize>(run: &Finished, text: &str) -> [u64; N] {
+    let line = run.console.iter().find(|line| line.contains(text));
+    let line = line.unwrap_or_else(|| panic!("no line has `{text}`: {:#?}", run.console));
+    let words: Vec<u64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    words.try_into().unwrap_or_else(|words| panic!("{line}: {words:?}"))
+}
+
+#[test]
+fn an_application_reads_and_writes_its_own_namespace_with_no_exit() {
+    let run = run(CHECK, &Change::none());
+    run.expect_good();
+    assert_eq!(run.end("bench"), &End::Exit { status: 0 });
+    assert!(run.console_has("storage function 0 is ready for bench: namespace 1, 1024 KiB"), "{:#?}", run.console);
+    let [done, exits, _] = numbers(&run, "read or written and right");
+    // Two orders, two queues, four depths, reads and writes; and all pages three times.
+    assert_eq!((done, exits), (3 * 256 + 32 * 96, 0));
+    assert_eq!(numbers(&run, "impossible ends"), [0]);
+}
+
+/// One namespace for two tenants. The first one is killed while it reads and writes; the second one, which has waited for it,
+/// finds nothing but zeroes.
+#[test]
+fn a_namespace_is_erased_before_the_next_holder_gets_it() {
+    let keep = CHECK.replace("args = [\"role=check\", \"operations=96\"]", "args = [\"role=keep\", \"for=10000\"]");
+    let next = keep.split("[[app]]").nth(1).expect("an application").replace("\"bench\"", "\"next\"");
+    let next = next.replace("10000", "100").replace("base_cpu = 40", "base_cpu = 20");
+    let scenario = format!("{keep}    [[app]]{next}    [storage]\n    namespaces = [\"1 MiB\"]\n");
+    let run = run(&scenario, &Change::set("app.next.base_cpu=10").event("700 ms=kill:bench"));
+    run.expect_good();
+    assert_eq!(run.end("bench"), &End::Killed);
+    for line in [
+        "[market] storage device: ready, 1 namespaces",
+        "[market] storage function 0 is ready for bench: namespace 1, 1024 KiB",
+        "[market] storage function 0 is back from bench",
+        "[market] storage function 0: its namespace is erased",
+        "[market] storage function 0 is ready for next: namespace 1, 1024 KiB",
+        "[next] 256 pages are zero",
+    ] {
+        assert!(run.console_has(line), "{line}: {:#?}", run.console);
+    }
+    assert_eq!(run.end("next"), &End::Exit { status: 0 });
+}
+
+/// The storage server crashes while a tenant reads and writes: it is started again and adopts the controller, and the tenant
+/// notices nothing. What comes after is served as before.
+#[test]
+fn a_storage_server_that_crashes_is_started_again_and_tenants_go_on() {
+    let keep = CHECK.replace("args = [\"role=check\", \"operations=96\"]", "args = [\"role=keep\", \"for=900\"]");
+    let next = keep.split("[[app]]").nth(1).expect("an application").replace("\"bench\"", "\"next\"");
+    let next = next.replace("for=900", "for=100").replace("base_cpu = 40", "base_cpu = 20");
+    let scenario = format!("{keep}    [[app]]{next}    starts = false\n    awaited = true\n");
+    let change = Change::none().event("600 ms=crash-storage").event("700 ms=start:next");
+    let run = run(&scenario, &change);
+    run.expect_good();
+    for line in ["[market] the storage server stopped: triple fault", "[market] storage function 1 is ready for next"] {
+        assert!(run.console_has(line), "{line}: {:#?}", run.console);
+    }
+    let ready = run.console.iter().filter(|line| line.contains("storage device: ready, 2 namespaces")).count();
+    assert_eq!(ready, 2, "{:#?}", run.console);
+    assert!(!run.console_has("storage device: it was reset"), "{:#?}", run.console);
+    let [rounds] = numbers(&run, "times read and right");
+    assert!(rounds > 5, "{rounds}");
+    assert_eq!((run.end("bench"), run.end("next")), (&End::Exit { status: 0 }, &End::Exit { status: 0 }));
+}
+
+/// On machines that lack what the scenario needs: a refusal that says so, before any tenant runs.
+#[test]
+fn without_device_or_iommu_the_run_is_refused() {
+    let functions = "nvme,id=nv0,bus=rp1,serial=n,subsys=ss0,sriov_max_vfs=1,sriov_vq_flexible=3,sriov_vi_flexible=1,\
+                     max_ioqpairs=5,msix_qsize=3";
+    let port = "pcie-root-port,id=rp1,chassis=2,slot=2";
+    for devices in
+        [&[][..], &["-device", port, "-device", "nvme-subsys,id=ss0", "-device", functions]].map(|words| words.to_vec())
+    {
+        let scenario = e2e::scenario(CHECK, &Change::none()).expect("a scenario");
+        let devices = devices.iter().map(ToString::to_string).collect();
+        let run = Machine::start_with_devices(&scenario, devices).and_then(Machine::finish).expect("a run");
+        let failure = run.failure.as_deref().expect("such a run is no success");
+        let reason = "this scenario needs an NVMe controller with virtual functions, behind an IOMMU";
+        assert!(failure.contains(reason), "{failure}");
+        assert!(!run.console_has("[bench]"), "{:#?}", run.console);
+    }
+}
+
+/// On a medium that takes no time: what an operation costs the application itself.
+#[test]
+fn an_operation_costs_the_application_few_instructions_and_no_exit() {
+    let change =
+        Change::set("app.bench.args=[\"role=measure\", \"operations=512\"]").and_set("storage.medium=\"null\"");
+    let run = run(CHECK, &change);
+    run.expect_good();
+    let lines: Vec<&String> = run.console.iter().filter(|line| line.contains("instructions each")).collect();
+    assert_eq!(lines.len(), 8, "{:#?}", run.console);
+    for line in lines {
+        println!("{line}");
+        let words: Vec<u64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        let &[instructions, exits, _, 512] = &words[..] else { panic!("{line}") };
+        assert_eq!(exits, 0, "{line}");
+        assert!(instructions < 400, "{line}");
+    }
+}

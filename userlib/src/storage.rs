@@ -1,0 +1,300 @@
+//! A namespace of the NVMe controller, ready to read and write: [`App::storage`].
+//!
+//! The application drives two queue pairs by itself, by [`nvme_queue`]: this module only puts together what the driver
+//! needs. The function's DMA reaches the rings and [`BUFFERS`] buffers of a page each, and nothing else; reading and writing
+//! takes no exit. Data are not copied: a buffer belongs to the driver while a command is under way, and comes back with it.
+//!
+//! Everything is counted in pages of 4 KiB: a read or a write is of one page, and many are under way at a time.
+//!
+//! When the storage server is started again the queues live on. If the controller had to be reset, the market tells of that
+//! by [`crate::market::Event::StorageLost`]: commands do not end any more, and [`Storage::lose`] gives their buffers back.
+
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use device::{DmaBuffer, DmaMemory, IoAddress};
+pub use nvme_queue::Status;
+use nvme_queue::{Access, Namespace, QueuePair, Rings, Transfer};
+use proto::start::{DOORBELLS, STORAGE_IRQ_SLOT, STORAGE_SLOT};
+use proto::storage::{BASE_PAGES, BUFFERS, ENTRIES, QUEUES, RING_PAGES, Space, WINDOW};
+
+use crate::app::App;
+use crate::arch::{self, TrapFrame};
+use crate::cap::{Cap, Frame, IommuDomain, Irq, PageTable, Rights, Slot, own};
+use crate::dma::{MappedBuffer, MappedMemory, MappedRegisters};
+use crate::error::Error;
+use crate::market;
+use crate::pager::Pager;
+
+/// Bytes of a page, and of a buffer.
+pub const PAGE_BYTES: usize = 4096;
+/// Vector of the second queue pair.
+const VECTOR: u8 = 0x51;
+const BOTH: Rights = Rights::READ.union(Rights::WRITE);
+const DEPTH: usize = ENTRIES as usize;
+/// Besides memory: tables and CNodes.
+const OTHER_PAGES: u32 = 12;
+const _: () = assert!(RING_PAGES as u32 + BUFFERS as u32 + OTHER_PAGES <= BASE_PAGES);
+
+/// The second queue pair has interrupted since this was looked at.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+fn interrupted(_: &mut TrapFrame) {
+    INTERRUPTED.store(true, Ordering::Relaxed);
+    arch::end_of_interrupt();
+}
+
+/// A queue pair of the two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Queue {
+    /// Ends have to be looked for.
+    Polled = 0,
+    /// Each batch of ends interrupts.
+    Interrupting = 1,
+}
+
+/// A page of memory that the function reaches.
+#[derive(Debug)]
+pub struct Buffer {
+    memory: MappedBuffer,
+    number: u16,
+}
+
+impl Buffer {
+    /// Shows the page.
+    pub fn read<T>(&self, look: impl FnOnce(&[u8]) -> T) -> T {
+        self.memory.read(PAGE_BYTES, look)
+    }
+
+    /// Lets the page be written.
+    pub fn write<T>(&mut self, fill: impl FnOnce(&mut [u8]) -> T) -> T {
+        self.memory.write(PAGE_BYTES, fill)
+    }
+}
+
+/// What is done with a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// From the namespace into the buffer.
+    Read,
+    /// From the buffer into the namespace.
+    Write,
+}
+
+/// Why a command was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// As many are under way as the queue has room for.
+    Full,
+    /// The namespace has no such page.
+    Beyond,
+}
+
+/// A command that ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// What was said at its beginning.
+    pub token: u64,
+    /// Its buffer; none of a flush.
+    pub buffer: Option<Buffer>,
+    /// How it ended.
+    pub status: Status,
+}
+
+type Pair = QueuePair<MappedRegisters, MappedMemory, (u64, Option<Buffer>), DEPTH>;
+
+/// A namespace in use.
+#[derive(Debug)]
+pub struct Storage {
+    namespace: Namespace,
+    pairs: [Pair; QUEUES],
+    /// For each buffer: reads and writes of it.
+    accesses: Vec<[Access; 2]>,
+    buffers: Vec<Buffer>,
+    /// Blocks of a page, as a power of two.
+    page_shift: u32,
+}
+
+impl App {
+    /// Takes the namespace into use that the market has given to this application: `storage` in its scenario. To be called
+    /// once.
+    ///
+    /// # Errors
+    /// When there is none, or the base has too few pages ([`BASE_PAGES`]).
+    pub fn storage(&mut self) -> Result<Storage, Error> {
+        let Some(space) = self.start().storage else {
+            return Err(Error::failed("this application has no namespace: `storage` in its scenario"));
+        };
+        let nonsense = || Error::failed("what the market says of the namespace cannot be");
+        let [rings, buffers] = self.map_storage()?;
+        let Space { namespace: id, block_shift, blocks, max_transfer_bytes, doorbells, stride } = space;
+        let page_shift = 12u32.checked_sub(block_shift.into()).ok_or_else(nonsense)?;
+        let namespace = Namespace { id, block_shift, blocks, max_transfer_bytes };
+        // SAFETY: the launcher has mapped the page of doorbells there, for as long as the VM lives.
+        let registers = unsafe { MappedRegisters::new(DOORBELLS, PAGE_BYTES as u32) };
+        let pair = |queue: usize| {
+            let (submission, completion) = (rings.from_page(2 * queue), rings.from_page(2 * queue + 1));
+            QueuePair::new(Rings { doorbells: registers, first: doorbells[queue], stride, submission, completion })
+        };
+        let (Some(polled), Some(interrupting)) = (pair(0), pair(1)) else { return Err(nonsense()) };
+        let accesses = (0..u64::from(BUFFERS)).map(|number| {
+            let transfer = Transfer::in_pages(&[buffers.io_address() + number * 4096], 0, PAGE_BYTES as u32)?;
+            Some([namespace.reads(&transfer)?, namespace.writes(&transfer)?])
+        });
+        let accesses = accesses.collect::<Option<Vec<_>>>().ok_or_else(nonsense)?;
+        // SAFETY: the memory is used by the buffers alone; a driver has a buffer for as long as its command is under way.
+        let pages = unsafe { buffers.into_buffers(PAGE_BYTES) };
+        let buffers = (0..).zip(pages).map(|(number, memory)| Buffer { memory, number }).collect();
+        arch::set_handler(VECTOR, Some(interrupted));
+        let irq: Cap<Irq> = Slot::root(STORAGE_IRQ_SLOT).cap();
+        irq.bind(own::VCPU, VECTOR)?;
+        Ok(Storage { namespace, pairs: [polled, interrupting], accesses, buffers, page_shift })
+    }
+
+    /// Maps rings and buffers for the VM and, in the window of the function's domain, for the function.
+    fn map_storage(&mut self) -> Result<[MappedMemory; 2], Error> {
+        let window: Cap<IommuDomain> = Slot::root(STORAGE_SLOT).cap();
+        let mut market = self.market();
+        let pager = market.pager();
+        for level in [2, 1] {
+            pager.make::<PageTable>()?.map_io(window, WINDOW, level)?;
+        }
+        let rings = map_both(pager, window, WINDOW, RING_PAGES)?;
+        Ok([rings, map_both(pager, window, WINDOW + u64::from(RING_PAGES) * 4096, BUFFERS)?])
+    }
+}
+
+/// Maps pages (1 to 64) of the base for the VM, and for the function from this I/O address on.
+fn map_both(pager: &mut Pager, window: Cap<IommuDomain>, io: u64, pages: u16) -> Result<MappedMemory, Error> {
+    let frames = pager.take_slots(pages)?;
+    own::BASE.retype_many::<Frame>(cap_spec::abi::PAGE_BITS, frames, pages)?;
+    let gpa = pager.map_frames(frames, pages)?;
+    // A capability is mapped in one place: the function has copies.
+    let copies = pager.take_slots(pages)?;
+    for page in 0..pages {
+        copies.after(page).copy(frames.after(page).cap::<Frame>(), BOTH)?;
+    }
+    copies.cap::<Frame>().map_io(window, io, BOTH, u64::from(pages) - 1)?;
+    // SAFETY: it has just been mapped, for this alone, and stays as long as the VM.
+    Ok(unsafe { MappedMemory::new(gpa, IoAddress(io), usize::from(pages) * PAGE_BYTES) })
+}
+
+impl Storage {
+    /// Pages of the namespace.
+    #[must_use]
+    pub fn pages(&self) -> u64 {
+        self.namespace.blocks >> self.page_shift
+    }
+
+    /// A buffer that nobody has; there are [`BUFFERS`].
+    pub fn buffer(&mut self) -> Option<Buffer> {
+        self.buffers.pop()
+    }
+
+    /// A buffer is not needed any more.
+    pub fn give(&mut self, buffer: Buffer) {
+        self.buffers.push(buffer);
+    }
+
+    /// Begins to read or write a page; the function hears of it at the next [`Storage::ring`]. `token` comes back with its
+    /// end.
+    ///
+    /// # Errors
+    /// [`Refused`], and the buffer.
+    #[inline]
+    pub fn begin(
+        &mut self,
+        queue: Queue,
+        operation: Operation,
+        page: u64,
+        buffer: Buffer,
+        token: u64,
+    ) -> Result<(), (Refused, Buffer)> {
+        let access = self.accesses.get(usize::from(buffer.number)).and_then(|both| both.get(operation as usize));
+        let block = page.checked_shl(self.page_shift).filter(|block| block >> self.page_shift == page);
+        let command = access.zip(block).and_then(|(access, block)| access.at(block));
+        let Some(command) = command else { return Err((Refused::Beyond, buffer)) };
+        match self.pairs[queue as usize].submit(&command, (token, Some(buffer))) {
+            Ok(()) => Ok(()),
+            // It had one.
+            Err((_, (_, Some(buffer)))) => Err((Refused::Full, buffer)),
+            Err((_, (_, None))) => Ok(()),
+        }
+    }
+
+    /// Begins to bring what was written before to the medium. False if the queue is full.
+    pub fn flush(&mut self, queue: Queue, token: u64) -> bool {
+        let command = self.namespace.flush();
+        self.pairs[queue as usize].submit(&command, (token, None)).is_ok()
+    }
+
+    /// Tells the function of all commands so far: one register write, or none if it knows them.
+    #[inline]
+    pub fn ring(&mut self, queue: Queue) {
+        self.pairs[queue as usize].ring();
+    }
+
+    /// The next command that ended; to be called until there is none.
+    #[inline]
+    pub fn ended(&mut self, queue: Queue) -> Option<Ended> {
+        let done = self.pairs[queue as usize].completed()?;
+        let (token, buffer) = done.token;
+        Some(Ended { token, buffer, status: done.status })
+    }
+
+    /// Impossible ends so far.
+    #[must_use]
+    pub fn faults(&self) -> u32 {
+        self.pairs.iter().fold(0, |sum, pair| sum.wrapping_add(pair.faults()))
+    }
+
+    /// Tells the function what was taken only once there is so much of it, in a queue that is polled.
+    pub fn set_acknowledge_batch(&mut self, ends: u32) {
+        self.pairs[Queue::Polled as usize].set_acknowledge_batch(ends);
+    }
+
+    /// Halts on the core, which stays this VM's and is charged, until the second queue pair has interrupted, if it has not
+    /// since the last call, or anybody else has. No exit. Look for ends before the next call.
+    pub fn halt(&mut self) {
+        let enabled = arch::interrupts_enabled();
+        arch::disable_interrupts();
+        if !INTERRUPTED.load(Ordering::Relaxed) {
+            arch::halt();
+        }
+        INTERRUPTED.store(false, Ordering::Relaxed);
+        if enabled {
+            arch::enable_interrupts();
+        }
+    }
+
+    /// Gives the core up until the second queue pair has interrupted, something has happened in the market, which is
+    /// returned, or the TSC has reached `deadline` (0: never). Look for ends before the next call.
+    ///
+    /// # Errors
+    /// When the market is gone.
+    pub fn wait(&mut self, app: &mut App, deadline: u64) -> Result<Option<market::Event>, Error> {
+        let event = app.market().wait_unless(deadline, || INTERRUPTED.load(Ordering::Relaxed))?;
+        app.note(&event);
+        if !arch::interrupts_enabled() {
+            // Takes what ended the sleep; the instruction after the enabling one is still without.
+            arch::enable_interrupts();
+            core::hint::spin_loop();
+            arch::disable_interrupts();
+        }
+        INTERRUPTED.store(false, Ordering::Relaxed);
+        Ok(event)
+    }
+
+    /// Gives up what is under way, after [`crate::market::Event::StorageLost`], and takes the buffers back: the queues are
+    /// dead. Returns the tokens of what did not end.
+    pub fn lose(&mut self) -> Vec<u64> {
+        let mut lost = Vec::new();
+        for pair in &mut self.pairs {
+            while let Some((token, buffer)) = pair.reclaim() {
+                lost.push(token);
+                self.buffers.extend(buffer);
+            }
+        }
+        lost
+    }
+}
