@@ -130,6 +130,7 @@ impl Kv {
             | Event::Unusable { .. }
             | Event::AtRisk { .. }
             | Event::Valuation { .. }
+            | Event::StorageLost
             | Event::StopNotice { .. }
             | Event::Refused { .. } => {}
         }
