@@ -117,9 +117,11 @@ fn memory_and_hits_follow_load_and_price(result: &Value) {
     let hits = |name: &str| mean(&ratios(name).iter().map(|ratio| ratio.1).collect::<Vec<_>>());
     assert!(hits("gold") > 1.3 * hits("bronze"), "{} and {}", hits("gold"), hits("bronze"));
     // With many pages, and with few.
-    let (many, few): (Vec<(u64, f64)>, Vec<(u64, f64)>) =
-        ratios("gold").into_iter().partition(|(t, _)| held("gold", t.saturating_sub(100)) >= 30);
-    let [many, few] = [many, few].map(|part| part.into_iter().map(|ratio| ratio.1).collect::<Vec<_>>());
+    let ratios_with = |many: bool| -> Vec<f64> {
+        let pairs = ratios("gold").into_iter();
+        pairs.filter(|(t, _)| (held("gold", t.saturating_sub(100)) >= 30) == many).map(|pair| pair.1).collect()
+    };
+    let [many, few] = [true, false].map(ratios_with);
     assert!(many.len() >= 3 && few.len() >= 3, "{many:?} {few:?}");
     assert!(mean(&many) > mean(&few) + 0.15, "{many:?} {few:?}");
     // After the last request.

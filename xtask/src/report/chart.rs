@@ -86,7 +86,7 @@ fn draw(state: &RunState, path: &Path) -> Result<(), Box<dyn std::error::Error>>
     // Goods with the same unit are neighbours.
     let parts: Vec<&[GoodState]> = state.goods.chunk_by(|a, b| a.price_unit() == b.price_unit()).collect();
     for (part, goods) in area.split_evenly((parts.len().max(1), 1)).into_iter().zip(parts) {
-        let most = goods.iter().flat_map(|good| points(good)).map(|point| point.1).fold(0.0, f64::max);
+        let most = goods.iter().flat_map(points).map(|point| point.1).fold(0.0, f64::max);
         let unit = goods.first().map_or("", |good| good.price_unit());
         let end = (state.now as f64 / 1e6).max(0.001);
         let mut chart = ChartBuilder::on(&part)
