@@ -333,18 +333,18 @@ specs! {
     PciFunctionReset."Reset": args [] results [] errors [InUse, Busy]
     "Detaches it, unbinds its messages, and resets it (FLR); Busy answers until it has come out of the reset."
 
-    IommuDomainSetHandler."SetHandler": args [cap("channel", ObjectType::Channel, NONE, "an end; the kernel signals its peer when the IOMMU has stopped a function of the domain")]
-    results [] errors []
-    "Names who is told of DMA and interrupt messages that were stopped."
+    IommuDomainSetHandler."SetHandler": args [cap("channel", ObjectType::Channel, W, "an end that tells of nothing else, and whose peer the kernel signals when the IOMMU has stopped a function of the domain; or 0: nobody is told")]
+    results [] errors [InUse, Forbidden]
+    "By a capability for the whole domain. Names who is told of DMA and interrupt messages that were stopped."
 
     IommuDomainGetFault."GetFault": args []
     results ["what: 0 no record, 1 a read, 2 a write, 3 an interrupt message | reason << 2 | I/O address of the page, or entry << 12",
              "requester id | records lost so far << 32"]
-    errors []
-    "Takes the oldest of the records of what functions of the domain were stopped from. 8 are kept, and later ones are lost, until they are taken."
+    errors [Forbidden]
+    "By a capability for the whole domain. Takes the oldest of the records of what functions of the domain were stopped from. 8 are kept, and later ones are lost, until they are taken."
 
-    MachineSetHandler."SetHandler": args [cap("channel", ObjectType::Channel, NONE, "an end; the kernel signals its peer when the IOMMU has stopped any function")]
-    results [] errors []
+    MachineSetHandler."SetHandler": args [cap("channel", ObjectType::Channel, W, "an end that tells of nothing else, and whose peer the kernel signals when the IOMMU has stopped any function; or 0: nobody is told")]
+    results [] errors [InUse]
     "Names who is told of DMA and interrupt messages that were stopped, whoever has the function; those of functions that have no domain are told to nobody else."
 
     MachineGetFault."GetFault": args []

@@ -56,7 +56,8 @@ pub struct Channel {
     pub ends: [End; 2],
 }
 
-const _: () = assert!(HEADER_OFFSET as usize + size_of::<Channel>() <= 1 << cap_spec::abi::CHANNEL_BITS);
+// What lies in the last slot is not this header's.
+const _: () = assert!(HEADER_OFFSET as usize + size_of::<Channel>() <= 3 << cap_spec::abi::SLOT_BITS);
 
 impl Channel {
     /// A channel without receivers.
@@ -228,9 +229,12 @@ impl<M: Machine> Kernel<M> {
         }
     }
 
-    /// Names who is told of something. An end tells of one thing, the one that named it last.
+    /// Names who is told of something, or nobody. An end tells of one thing, the one that named it last.
     pub(crate) fn set_handler(&mut self, of: Handled, end: EndId) {
         self.clear_handler(of);
+        if !end.is_some() {
+            return;
+        }
         let before = core::mem::replace(&mut self.end_mut(end).handled, of);
         if let Some(handler) = self.handler_mut(before) {
             *handler = EndId::NONE;
@@ -249,12 +253,13 @@ impl<M: Machine> Kernel<M> {
         }
     }
 
-    /// Signals the receiver at the other end, if there is one.
-    pub(crate) fn tell_handler(&mut self, end: EndId) {
+    /// Signals the receiver at the other end, if there is one. `by_interrupt`: as an NMI of the core at work has brought it
+    /// up.
+    pub(crate) fn tell_handler(&mut self, end: EndId, by_interrupt: bool) {
         if end.is_some()
             && let Ok((receiver, bits)) = self.receiver(end.peer())
         {
-            self.signal(receiver, bits);
+            self.signal_by(receiver, bits, by_interrupt);
         }
     }
 }

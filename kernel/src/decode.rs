@@ -440,10 +440,7 @@ impl<M: Machine> Kernel<M> {
             Cap::PciFunction { lease, function } => {
                 self.decode_function(label, call, function, lease).map(Invocation::Function)
             }
-            Cap::IommuDomain { id, .. } => match label {
-                Label::IommuDomainSetHandler => self.decode_fault_handler(call, Handled::Domain(id)),
-                _ => Ok(Invocation::TakeFault(id)),
-            },
+            Cap::IommuDomain { id, bits, .. } => self.decode_domain(label, call, id, bits),
             Cap::Null | Cap::Zombie(_) | Cap::Doomed { .. } => Err(Fault::new(Error::InvalidCapability, 0)),
         }
     }
@@ -486,10 +483,10 @@ impl<M: Machine> Kernel<M> {
         }
     }
 
-    /// The channel end that argument `number` names.
-    pub(crate) fn end_argument(&self, call: &Invoked, number: u8) -> Result<(ChannelId, u8), Fault> {
+    /// The channel end that argument `number` names, with these rights.
+    pub(crate) fn end_argument(&self, call: &Invoked, number: u8, rights: Rights) -> Result<(ChannelId, u8), Fault> {
         let cptr = call.number(number, 0, u64::MAX)?;
-        match self.capability(call.root, cptr, number, ObjectType::Channel, Rights::empty())?.cap {
+        match self.capability(call.root, cptr, number, ObjectType::Channel, rights)?.cap {
             Cap::Channel { end, id } => Ok((id, end)),
             _ => Err(Fault::new(Error::WrongType, number)),
         }

@@ -114,6 +114,8 @@ pub struct Kernel<M> {
     pub(crate) faults: Faults,
     /// Until when events of the IOMMU are held back; [`NEVER`]: they are not.
     pub(crate) faults_held_until: Ticks,
+    /// Looks in a row, up to the last one, at which the IOMMU had stopped something.
+    pub(crate) fault_looks: u8,
 }
 
 impl<M: Machine> Kernel<M> {
@@ -144,6 +146,7 @@ impl<M: Machine> Kernel<M> {
             tsc_hz: 1,
             faults: Faults::NONE,
             faults_held_until: NEVER,
+            fault_looks: 0,
         }
     }
 

@@ -275,8 +275,7 @@ impl<M: Machine> Kernel<M> {
 
     /// Decides anew who runs on a core.
     fn decide(&mut self, core: CoreId) -> VcpuId {
-        let now = self.machine.now();
-        self.look_at_held_faults(core, now);
+        let now = self.look_at_held_faults(core);
         let state = self.core_mut(core);
         let decision = state.schedule.decide(now);
         let run = decision.run.map_or(VcpuId::NONE, |(_, vcpu)| vcpu);
@@ -439,7 +438,7 @@ impl<M: Machine> Kernel<M> {
         self.machine.set_shared_word(page, handler_page::DETAIL2, detail2);
         self.bump(page, handler_page::COUNT);
         let end = self.machine.vcpu(vcpu).handler;
-        self.tell_handler(end);
+        self.tell_handler(end, false);
     }
 }
 

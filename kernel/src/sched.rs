@@ -440,7 +440,7 @@ impl Schedule {
     /// sake the core decides again; until then it pays.
     #[cold]
     pub fn unloaded(&mut self, left: Option<ReservationId>, ticks: Ticks, again: bool) {
-        self.since = self.since.saturating_add(ticks.get());
+        self.exempt(ticks);
         let Some(ReservationId(index)) = left else { return };
         let entry = self.entry_mut(index);
         if entry.state == State::Free {
@@ -452,6 +452,12 @@ impl Schedule {
             self.charging = false;
             self.payer = index;
         }
+    }
+
+    /// So many of the ticks that nobody has been charged for yet are nobody's: the reserve pays for them.
+    #[cold]
+    pub(crate) fn exempt(&mut self, ticks: Ticks) {
+        self.since = self.since.saturating_add(ticks.get());
     }
 
     /// Who runs on the core as last decided.

@@ -206,7 +206,7 @@ impl<M: Machine> Kernel<M> {
                 Ok(Invocation::SetUpcall { vcpu, fault, event })
             }
             Label::VcpuSetHandler => {
-                let (channel, end) = self.end_argument(call, 1)?;
+                let (channel, end) = self.end_argument(call, 1, Rights::empty())?;
                 self.check_attached(vcpu)?;
                 if self.machine.vm(header.vm).launched {
                     return Err(Fault::new(Error::WrongPhase, 0));
@@ -372,12 +372,19 @@ impl<M: Machine> Kernel<M> {
     /// While it runs, it is interrupted by events only that are not in its word yet: whoever repeats one costs it nothing.
     #[inline]
     pub(crate) fn signal(&mut self, vcpu: VcpuId, bits: u64) {
+        self.signal_by(vcpu, bits, false);
+    }
+
+    /// As [`Kernel::signal`]. `by_interrupt`: an NMI of the core at work is the cause, so that who sleeps there and is woken
+    /// pays for whom that interrupts.
+    #[inline]
+    pub(crate) fn signal_by(&mut self, vcpu: VcpuId, bits: u64, by_interrupt: bool) {
         let before = self.machine.or_events(vcpu, bits);
         let &Vcpu { run, wait_mask, event_vector, core, reservation, .. } = self.machine.vcpu(vcpu);
         if run == Run::Blocked && (before | bits) & wait_mask != 0 {
             let now = self.machine.now();
             self.complete_wait(vcpu);
-            self.wake_vcpu(vcpu, now, false);
+            self.wake_vcpu(vcpu, now, by_interrupt && core == self.active);
         } else if event_vector != 0 {
             let runs = self.core(core).current == vcpu;
             if runs && bits & !before == 0 {

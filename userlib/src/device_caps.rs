@@ -35,7 +35,7 @@ pub struct Taken {
 macro_rules! tells_faults {
     ($object:ident, $handler:ident, $take:ident, $whose:literal) => {
         impl Cap<$object> {
-            #[doc = concat!("Names who is told when the IOMMU has stopped ", $whose, ": the receiver at the other end of the channel. `", stringify!($object), ".SetHandler`.")]
+            #[doc = concat!("Names who is told when the IOMMU has stopped ", $whose, ": the receiver at the other end of the channel, which tells of nothing else. `", stringify!($object), ".SetHandler`.")]
             pub fn set_handler(self, channel: Cap<Channel>) -> Result<(), Fault> {
                 self.call(Label::$handler, [channel.cptr(), 0, 0, 0, 0])
             }

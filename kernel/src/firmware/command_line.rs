@@ -10,7 +10,8 @@ pub const ROOT_PERIOD_US: u64 = 10_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
     /// `root_budget_us=`: microseconds per 10 ms that the root VM has on core 0, 250 to 9,000; or 10,000: the whole core, on
-    /// which nobody else is admitted then, and which has no alarms.
+    /// which nobody else is admitted then, not even a market's console, and which has no alarms; what the IOMMU stops calls it
+    /// still.
     pub root_budget_us: u64,
     /// `cores=`: at most this many cores are started.
     pub cores: usize,

@@ -70,6 +70,8 @@ pub struct Unit {
     busy_until: Option<u64>,
     faults: Vec<Entry>,
     next_fault: usize,
+    /// Where the record was that came when there was none.
+    first_fault: usize,
     contexts: BTreeMap<u16, Entry>,
     translations: BTreeMap<(u16, u64), u64>,
     interrupts: BTreeMap<u16, Entry>,
@@ -386,13 +388,12 @@ impl Unit {
         *self.registers.entry(0x34).or_insert(0) |= u64::from(bits);
     }
 
-    /// Fault status: what is sticky, and whether and where there are records.
+    /// Fault status: what is sticky, whether there are records, and where the first one was when there were none.
     fn fault_status(&self) -> u32 {
         let sticky = self.registers.get(&0x34).copied().unwrap_or(0) as u32;
-        let oldest = (0..self.faults.len()).map(|offset| (self.next_fault + offset) % self.faults.len());
-        match oldest.into_iter().find(|&index| self.faults[index][1] & FAULT != 0) {
-            Some(index) => sticky | RECORD | (index as u32) << 8,
-            None => sticky,
+        match self.faults.iter().any(|record| record[1] & FAULT != 0) {
+            true => sticky | RECORD | (self.first_fault as u32) << 8,
+            false => sticky,
         }
     }
 
@@ -404,6 +405,9 @@ impl Unit {
         if self.faults[self.next_fault][1] & FAULT != 0 {
             self.registers_or(OVERFLOW);
             return;
+        }
+        if quiet {
+            self.first_fault = self.next_fault;
         }
         self.faults[self.next_fault] = [low, high | FAULT];
         self.next_fault = (self.next_fault + 1) % self.faults.len();

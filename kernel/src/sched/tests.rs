@@ -423,6 +423,24 @@ fn who_causes_a_switch_pays_for_it() {
     assert_eq!(books(&core)[1], left[1] - 700, "the other one has not run");
 }
 
+/// What the kernel looks for on its own behalf is not charged to whoever may have caused the NMI, nor to who runs.
+#[test]
+fn what_is_nobodys_is_charged_to_nobody() {
+    let (mut core, ids) = core(&[(MS, 5 * MS), (2 * MS, 10 * MS)]);
+    core.wake(ids[1], ticks(0), Waker::Neighbour);
+    core.decide(ticks(0));
+    core.pause(ticks(1_000));
+    core.exempt(ticks(600));
+    core.blame_after(ids[0]);
+    core.decide(ticks(1_900));
+    let used = |core: &Schedule| [0, 1].map(|id: usize| core.reservation(ids[id]).unwrap().used.get());
+    assert_eq!(used(&core), [300, 1_000]);
+    let entered = 1_900 + LIMITS.entry().get();
+    core.exempt(ticks(500));
+    core.decide(ticks(entered + 2_000));
+    assert_eq!(used(&core), [300, 1_000 + 1_500]);
+}
+
 #[test]
 fn many_events_at_once_are_handled_in_pieces() {
     let (mut core, ids) = core(&[(60_000, 10 * MS); MAX_RESERVATIONS]);

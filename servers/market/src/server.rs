@@ -6,7 +6,7 @@
 use crate::archive::{Archive, ArchiveError, GoodKind};
 use crate::boot::Boot;
 use crate::clock::Clock;
-use crate::console_link::ConsoleLink;
+use crate::console_link::{CONSOLE_CORE, ConsoleLink};
 use crate::faults::FAULT_EVENT;
 use crate::launch::{Layout, input_frames, input_pages};
 use crate::losses::PAGE_LEAD_MICROS;
@@ -280,7 +280,12 @@ impl<'a, M: Machine> Server<'a, M> {
         let began = root.machine.now();
         let failed = |what| move |error| Failure::Memory(what, error);
         root.add_heap().map_err(failed("heap"))?;
-        let console = ConsoleLink::launch(root, boot, archive).map_err(failed("console server"))?;
+        let console = ConsoleLink::launch(root, boot, archive).map_err(|error| match error {
+            MemoryError::Kernel(fault) if fault.error == Error::NotAdmitted => Failure::TooMuch(format!(
+                "CPU time for the console server on core {CONSOLE_CORE}, of which root_budget_us may leave nothing"
+            )),
+            error => Failure::Memory("console server", error),
+        })?;
         let board = root.own_page(BOARD_PAGE).map_err(failed("price board"))?;
         map_global_stats(root).map_err(failed("statistics page"))?;
         // Launching the console server took this long; each application is of its kind.

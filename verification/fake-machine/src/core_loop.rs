@@ -208,8 +208,8 @@ impl World {
                 {
                     self.set_alarms(Some(alarm), Some(core));
                 }
-                self.fire_parked(core);
                 self.kernel.look_at_faults(id(core));
+                self.fire_parked(core);
             }
             Exit::Invoke if alive => return self.invoke(core, run.vcpu),
             Exit::Fault { gpa, write } if alive => {

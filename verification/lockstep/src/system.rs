@@ -364,7 +364,7 @@ impl System {
                 if let Some(record) = FaultRecord::from_words(words) {
                     let function = (usize::from(number) < FUNCTION_NUMBERS).then_some(number);
                     self.tell_world();
-                    self.kernel.report_fault(function.map(k::FunctionId::new), record);
+                    self.kernel.report_fault(function.map(k::FunctionId::new), record, false);
                     spec::report(&mut self.spec, function, record);
                     self.follow_expiries()?;
                 }

@@ -512,6 +512,25 @@ fn device_cases() -> Vec<Case> {
         Case(vec![], L::PciFunctionBindMsix, function, vec![1, MESSAGE_IRQ], Error::InUse, 2),
         Case(vec![], L::PciFunctionBindMsix, function, vec![1, IRQ], Error::Forbidden, 2),
         Case(vec![], L::PciFunctionUnbindMsix, place::PLAIN, vec![0], Error::NotMapped, 1),
+        Case(vec![window(20, 0)], L::IommuDomainSetHandler, EMPTY, vec![CHANNEL], Error::Forbidden, 0),
+        Case(vec![window(20, 0)], L::IommuDomainSetHandler, EMPTY, vec![0], Error::Forbidden, 0),
+        Case(vec![window(20, 0)], L::IommuDomainGetFault, EMPTY, vec![], Error::Forbidden, 0),
+        Case(
+            vec![root(L::VcpuSetHandler, VCPU, &[CHANNEL])],
+            L::IommuDomainSetHandler,
+            DOMAIN,
+            vec![CHANNEL],
+            Error::InUse,
+            1,
+        ),
+        Case(
+            vec![root(L::IommuDomainSetHandler, DOMAIN, &[CHANNEL])],
+            L::MachineSetHandler,
+            place::MACHINE,
+            vec![CHANNEL],
+            Error::InUse,
+            1,
+        ),
     ];
     let used = |steps| Case(steps, L::PciFunctionLease, function, vec![here, EMPTY], Error::InUse, 0);
     cases.extend([

@@ -184,8 +184,8 @@ impl Running {
             if called {
                 kernel.on_nmi(self.id, Ticks::new(at));
                 kernel.machine.look_at_deadlines(Some(id));
-                routes::after_nmi(&mut kernel, id);
                 kernel.look_at_faults(id);
+                routes::after_nmi(&mut kernel, id);
             }
         }
     }
@@ -356,8 +356,8 @@ impl Running {
         switch::take_interrupts(saved, self.core);
         // One that came before it slept wakes it.
         woken |= saved.owed && kernel.wake_by_interrupt(vcpu);
-        self.look_after_window(kernel);
-        kernel.unloaded(self.id, Some(vcpu), Ticks::new(rdtsc() - start), woken);
+        let looked = self.look_after_window(kernel);
+        kernel.unloaded(self.id, Some(vcpu), Ticks::new(rdtsc().wrapping_sub(start).saturating_sub(looked)), woken);
     }
 
     /// Brings a Vcpu's state into this core.
@@ -369,23 +369,26 @@ impl Running {
             let start = rdtsc();
             routes::close(kernel, self.id);
             self.loaded.discard(self.core, &self.booted.processor.constants);
-            self.look_after_window(kernel);
-            kernel.unloaded(self.id, None, Ticks::new(rdtsc() - start), false);
+            let looked = self.look_after_window(kernel);
+            kernel.unloaded(self.id, None, Ticks::new(rdtsc().wrapping_sub(start).saturating_sub(looked)), false);
         }
         // SAFETY: the decision has made it current on this core, and the lock is held.
         let (saved, vmcb) = unsafe { guest_of(vcpu) };
         self.loaded.load(saved, vmcb, &self.booted.processor.constants);
     }
 
-    /// Draining interrupts opened the NMI window too: what came in then has lost its voice.
+    /// Draining interrupts opened the NMI window too: what came in then has lost its voice. Returns the ticks of it that are
+    /// nobody's, and are not charged to anybody already.
     #[inline]
-    fn look_after_window(&mut self, kernel: &mut Lock) {
-        if self.core.nmi.load(Ordering::Relaxed) {
-            self.core.nmi.store(false, Ordering::Relaxed);
-            kernel.machine.look_at_deadlines(None);
-            routes::after_nmi(kernel, self.id);
-            kernel.look_at_faults(self.id);
+    fn look_after_window(&mut self, kernel: &mut Lock) -> u64 {
+        if !self.core.nmi.load(Ordering::Relaxed) {
+            return 0;
         }
+        self.core.nmi.store(false, Ordering::Relaxed);
+        kernel.machine.look_at_deadlines(None);
+        let looked = kernel.look_at_faults(self.id);
+        routes::after_nmi(kernel, self.id);
+        looked.get()
     }
 
     /// Halts until an NMI comes.
@@ -413,8 +416,8 @@ impl Running {
         let (mut kernel, holding) = self.take_lock(halting.left(&self.core.gate));
         kernel.on_nmi(self.id, Ticks::new(at));
         kernel.machine.look_at_deadlines(Some(self.id));
-        routes::after_nmi(&mut kernel, self.id);
         kernel.look_at_faults(self.id);
+        routes::after_nmi(&mut kernel, self.id);
         self.release_lock(kernel);
         holding.gave_up()
     }

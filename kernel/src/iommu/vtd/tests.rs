@@ -268,6 +268,26 @@ fn faults_are_told_in_order_by_one_nmi_until_they_are_taken() {
     assert_eq!(vtd.take_fault(), Some(record));
 }
 
+/// The status names the first of the records that came since there were none, not the oldest that is left: those that come
+/// while others are taken are told after them, all round the registers.
+#[test]
+fn records_that_come_while_others_are_taken_are_told_after_them() {
+    let (fake, mut vtd) = on(&[(CAP | 2 << 40, ECAP)], 1);
+    let (mut stopped, mut told) = (0, 0);
+    for (comes, goes) in [(3, 2), (2, 1), (2, 3), (0, 1), (1, 1), (4, 2), (2, 4)] {
+        for _ in 0..comes {
+            assert!(fake.dma(0, 0x101, stopped << 12, false).is_err());
+            stopped += 1;
+        }
+        assert!(stopped - told <= 4 && vtd.most_faults() == 4);
+        for _ in 0..goes {
+            assert_eq!(vtd.take_fault().map(|record| record.stopped), Some(Stopped::Read(told << 12)));
+            told += 1;
+        }
+    }
+    assert_eq!((stopped, vtd.take_fault(), vtd.pending()), (told, None, false));
+}
+
 /// What devices should reach and raise.
 #[derive(Default)]
 struct Model {

@@ -44,6 +44,8 @@ pub struct Unit {
     /// Of the last wait descriptor.
     serial: u32,
     dead: bool,
+    /// Where the oldest fault record is, if some were taken and it is not known that none is left.
+    oldest_fault: Option<u32>,
 }
 
 /// Turns a unit off as whoever had it left it: interrupt remapping, compatibility format, translation, queue, one bit of the
@@ -83,7 +85,7 @@ impl Unit {
     /// When it lacks something.
     pub fn new(bus: &impl Bus, number: usize, queue: Hpa, status: Hpa, patience: Ticks) -> Result<Unit, Missing> {
         let capabilities = Capabilities::decode(bus.register64(number, CAP), bus.register64(number, ECAP))?;
-        Ok(Unit { number, capabilities, queue, status, patience, tail: 0, serial: 0, dead: false })
+        Ok(Unit { number, capabilities, queue, status, patience, tail: 0, serial: 0, dead: false, oldest_fault: None })
     }
 
     /// Turns it on, in the order of the manual: root table, caches emptied (chapter 11, RTADDR), interrupt remapping table, its
@@ -218,28 +220,40 @@ impl Unit {
         bus.register32(self.number, FSTS) & (OVERFLOW | RECORD) != 0
     }
 
-    /// Takes the oldest fault record. When none is left, an overflow is taken note of: `Err`, and the unit records anew.
+    /// Takes the oldest fault record. When none is left, an overflow is taken note of: `Err`, and the unit records anew. The
+    /// status is read once at most, and not at all while the record after the last one that was taken is there.
     pub fn take_fault(&mut self, bus: &mut impl Bus) -> Result<Option<FaultRecord>, Lost> {
-        let status = bus.register32(self.number, FSTS);
-        let count = self.capabilities.fault_record_count;
-        if status & RECORD != 0 {
-            // FRI: where the oldest one is.
-            let first = status >> 8 & 0xff;
-            for offset in 0..count {
-                let at = self.record(first.wrapping_add(offset) % count);
-                let high = bus.register64(self.number, at + 8);
-                if high & FAULT != 0 {
-                    let low = bus.register64(self.number, at);
-                    bus.set_register64(self.number, at + 8, FAULT);
-                    return Ok(Some(fault(low, high)));
-                }
-            }
+        let next = self.oldest_fault.take();
+        if let Some(record) = next.and_then(|index| self.take_record(bus, index)) {
+            return Ok(Some(record));
         }
-        if status & OVERFLOW != 0 {
+        let status = bus.register32(self.number, FSTS);
+        // FRI: where the oldest one was when there were none before (chapter 11, FSTS). It stays as records are taken, which
+        // are used in turn: so it tells the first, and from there on they are counted.
+        let first = status >> 8 & 0xff;
+        if status & RECORD != 0
+            && let Some(record) = self.take_record(bus, first % self.capabilities.fault_record_count.max(1))
+        {
+            return Ok(Some(record));
+        }
+        if status & (OVERFLOW | RECORD) == OVERFLOW {
             bus.set_register32(self.number, FSTS, OVERFLOW);
             return Err(Lost);
         }
         Ok(None)
+    }
+
+    /// Takes the record at an index, if there is one; the one after it is the oldest then.
+    fn take_record(&mut self, bus: &mut impl Bus, index: u32) -> Option<FaultRecord> {
+        let at = self.record(index);
+        let high = bus.register64(self.number, at + 8);
+        if high & FAULT == 0 {
+            return None;
+        }
+        let low = bus.register64(self.number, at);
+        bus.set_register64(self.number, at + 8, FAULT);
+        self.oldest_fault = index.wrapping_add(1).checked_rem(self.capabilities.fault_record_count);
+        Some(fault(low, high))
     }
 }
 
