@@ -142,7 +142,7 @@ fn a_message_in_flight_past_its_mask_is_found() {
 
 #[test]
 fn memory_that_is_sold_under_dma_is_found() {
-    find(Bug::ResaleUnderDma, 20, "after it was detached");
+    find(Bug::ResaleUnderDma, 200, "after it was detached");
 }
 
 #[test]
