@@ -23,7 +23,8 @@ pub const BANDWIDTH_GOOD: &str = "bandwidth";
 pub const UNIT_BITS_PER_S: u64 = 1_000_000;
 /// Units that the cable carries (datasheet, 1.3: 1 Gb/s).
 pub const CABLE_UNITS: u32 = 1_000;
-/// Units that are not for sale: limits are kept to within 5 % over 100 ms, so that all together may be 5 % above theirs.
+/// Units that are not for sale: limits are meant to be kept to within 5 % over 100 ms, so that all together may be 5 %
+/// above theirs.
 pub const KEPT_UNITS: u32 = 50;
 
 /// What a VF may do.
