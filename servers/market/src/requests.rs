@@ -222,14 +222,17 @@ impl<M: Machine> Server<'_, M> {
         Ok(Answer::Done)
     }
 
-    /// These leases without repetitions, if all of them are the application's.
+    /// Those of these leases, without repetitions, that the application still has, if all of them were its own. An
+    /// application deletes what it lets go of before it says so: the books may have been looked at in between, and what
+    /// was deleted is gone then.
     fn own_leases(&self, app: usize, leases: &[u32]) -> Result<Vec<u32>, Refusal> {
-        let mut own: Vec<u32> = leases.to_vec();
-        own.sort_unstable();
-        own.dedup();
-        if own.is_empty() || own.iter().any(|lease| !self.tenants[app].leases.contains_key(lease)) {
+        let tenant = &self.tenants[app];
+        if leases.is_empty() || leases.iter().any(|&lease| lease == 0 || lease >= tenant.next_lease) {
             return Err(Refusal::UnknownLease);
         }
+        let mut own: Vec<u32> = leases.iter().copied().filter(|lease| tenant.leases.contains_key(lease)).collect();
+        own.sort_unstable();
+        own.dedup();
         Ok(own)
     }
 

@@ -293,7 +293,7 @@ pub enum Refusal {
     NotAvailable,
     /// The free balance is too small.
     CannotPay,
-    /// No such lease.
+    /// No lease that it ever had.
     UnknownLease,
     /// Too many requests in this interval.
     TooManyRequests,

@@ -33,8 +33,7 @@ fn a_notice_interrupts_a_computation_on_another_core() {
 }
 
 fn is_interrupted(change: &Change) {
-    // From 600 to 650 ms, on two cores, a page that nobody named goes with two that were: see `CAVEATS.md`.
-    let run = run(&COMPUTING.scenario(), &change.clone().event("560ms=start:rival"));
+    let run = run(&COMPUTING.scenario(), &change.clone().event("600ms=start:rival"));
     run.expect_good();
     assert_eq!(run.end("computing"), &End::Exit { status: 0 }, "{:?}", run.app("computing").lines);
     // It is on the core within each period of 10 ms; the signal comes with the round's result.

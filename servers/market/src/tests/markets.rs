@@ -125,6 +125,33 @@ fn notice_comes_an_interval_before_force_and_the_holder_chooses() {
     assert_eq!(taken.len() + named.len() + left.len(), before.len());
 }
 
+/// A tenant deletes what it gives up, and then names it: what runs on another core than the market can be seen in between.
+#[test]
+fn leases_that_were_seen_deleted_before_they_were_named_are_named_all_the_same() {
+    let archive = three();
+    let mut sim = outbid(&archive, 397);
+    let named: Vec<u32> = sim.server.tenants[0].leases.keys().copied().take(100).collect();
+    assert_eq!(named.iter().map(|lease| sim.server.tenants[0].leases[lease].pages()).sum::<u32>(), 400);
+    sim.model().delete_accepted(1);
+    sim.model().delete_accepted(2);
+    sim.run_to(402);
+    assert_eq!((sim.pages(0), sim.server.tally.mismatches), (792, 0), "the books of the interval were looked at");
+    sim.tenants[0].says.push(RequestBody::GiveUp { leases: named.clone() });
+    sim.run_to(502);
+    assert_eq!(sim.answers(0).last(), Some(&Answer::Done));
+    assert_eq!((sim.pages(0), sim.pages(1)), (400, 600));
+    assert!(named.iter().all(|lease| !sim.server.tenants[0].leases.contains_key(lease)), "what it named is gone");
+    let taken = sim.tenants[0].heard.iter().any(|message| matches!(message, FromMarket::Taken { .. }));
+    assert!(!taken, "and nothing else");
+    // The same for what it releases.
+    let released: Vec<u32> = sim.server.tenants[0].leases.keys().copied().take(2).collect();
+    sim.model().delete_accepted(u16::try_from(released[0]).unwrap());
+    sim.run_to(602);
+    sim.tenants[0].says.push(RequestBody::Release { good: 0, leases: released, quantity: 0 });
+    sim.run_to(604);
+    assert_eq!((sim.answers(0).last(), sim.pages(0)), (Some(&Answer::Done), 392));
+}
+
 #[test]
 fn all_that_goes_is_out_of_reach_before_anything_is_scrubbed() {
     let archive = three();
