@@ -5,7 +5,7 @@ use core::ops::{Deref, DerefMut};
 
 use alloc::string::String;
 
-use proto::nic::BANDWIDTH_GOOD;
+use proto::nic::{BANDWIDTH_GOOD, VF_GOOD};
 use proto::start::Start;
 
 use crate::clock::{self, Clock};
@@ -27,6 +27,11 @@ pub struct App {
     market: &'static RefCell<Market>,
     valuation_ppm: u64,
     work: u64,
+    /// True while there is a virtual function of the network device.
+    pub(crate) has_vf: bool,
+    /// What such a function needs besides itself, once one was brought up.
+    #[cfg(target_os = "none")]
+    pub(crate) surroundings: Option<crate::virtual_function::Surroundings>,
 }
 
 /// The connection to the market, in use: no upcall comes before this is dropped.
@@ -118,10 +123,24 @@ impl App {
         self.start.cpu_good
     }
 
-    /// The good that is what the own virtual function may send, if there is one.
+    /// The good that is what the own virtual function may send, if there can be one.
     pub fn bandwidth_good(&self) -> Option<u16> {
+        self.nic_good(BANDWIDTH_GOOD)
+    }
+
+    /// The good that is virtual functions of the network device, if this application can have one.
+    pub fn vf_good(&self) -> Option<u16> {
+        self.nic_good(VF_GOOD)
+    }
+
+    fn nic_good(&self, name: &str) -> Option<u16> {
         self.start.nic_mac?;
-        (0..).zip(&self.start.goods).find(|(_, name)| *name == BANDWIDTH_GOOD).map(|(good, _)| good)
+        (0..).zip(&self.start.goods).find(|(_, known)| *known == name).map(|(good, _)| good)
+    }
+
+    /// True while it has a virtual function of the network device, as far as events were looked at.
+    pub fn has_vf(&self) -> bool {
+        self.has_vf
     }
 
     /// The interval of a good, in TSC ticks.
@@ -174,6 +193,11 @@ impl App {
     pub(crate) fn note(&mut self, event: &Option<Event>) {
         if let Some(Event::Valuation { ppm }) = event {
             self.valuation_ppm = *ppm;
+        }
+        match event {
+            Some(Event::VfLeased) => self.has_vf = true,
+            Some(Event::VfTaken) => self.has_vf = false,
+            _ => {}
         }
     }
 }
@@ -339,7 +363,8 @@ mod imp {
         market.set_free(start.budget);
         let market: &'static RefCell<Market> = Box::leak(Box::new(RefCell::new(market)));
         CONNECTION.store(ptr::from_ref(market).cast_mut(), Ordering::Release);
-        App { start, clock, market, valuation_ppm: PPM, work: 0 }
+        let has_vf = start.has_vf;
+        App { start, clock, market, valuation_ppm: PPM, work: 0, has_vf, surroundings: None }
     }
 
     /// The input, which the launcher has mapped.

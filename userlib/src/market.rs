@@ -26,8 +26,11 @@ pub use market_mechanism::types::{Credits, Curve, Price, Quantity, RoundNo, Segm
 pub use proto::market::{
     Answer, Explanation, FromMarket, Movement, Reason, Refusal, Request, RequestBody, StatementLine,
 };
+use proto::nic::VF_MESSAGES;
+use proto::start::NIC_SLOT;
 pub use statement::Statement;
 
+use crate::cap::{Irq, PciFunction, Slot};
 use crate::channel::{ChannelError, Endpoint};
 use crate::events;
 use crate::pager::Pager;
@@ -432,6 +435,7 @@ impl Market {
                     self.happened.push_back(event);
                 }
                 Effect::Accept { lease, bits } => self.accept(lease, bits)?,
+                Effect::AcceptVf { part } => self.accept_vf(part),
                 Effect::Taken { leases } => {
                     let heap_lost = leases.iter().filter(|&&lease| self.pager.taken(lease)).count();
                     assert!(heap_lost == 0, "{heap_lost} leases that the heap lived on were taken by force");
@@ -452,6 +456,23 @@ impl Market {
             handler(self, &notice);
         }
         self.handling = false;
+    }
+
+    /// Puts a part of a virtual function where it belongs; of what the market has taken again meanwhile it tells.
+    fn accept_vf(&mut self, part: u8) {
+        let channel = self.endpoint.channel();
+        let part = u16::from(part).min(VF_MESSAGES);
+        let slot = Slot::root(NIC_SLOT + part);
+        let accepted = if part == 0 {
+            channel.accept::<PciFunction>(slot).map(drop)
+        } else {
+            channel.accept::<Irq>(slot).map(drop)
+        };
+        // The market has the next part, which could not be in flight before.
+        let _ = channel.signal();
+        if accepted.is_ok() && part == VF_MESSAGES {
+            self.happened.push_back(Event::VfLeased);
+        }
     }
 
     /// Puts an arrived lease to use, or gives it back at once if that can't be.

@@ -84,8 +84,9 @@ struct Queues {
 }
 
 impl App {
-    /// Brings up the virtual function that the market has given to this application: `nic = true` in its scenario. It waits
-    /// until the network server has let the function through, but not for the link. To be called once.
+    /// Brings up the virtual function that this application has: in its base (`nic = true` in its scenario) or bought. It waits
+    /// until the network server has let the function through, but not for the link. To be called once for each function, with
+    /// what was brought up before dropped.
     ///
     /// # Errors
     /// As [`App::virtual_function`].

@@ -230,6 +230,11 @@ impl Pager {
         Ok(gpa)
     }
 
+    /// As [`Pager::map_frames`], at an address which that has returned for as many frames that are gone.
+    pub fn map_frames_at(&mut self, first: Slot, count: u16, gpa: u64) -> Result<(), PagerError> {
+        Ok(self.map_row(first, count, gpa)?)
+    }
+
     fn map_row(&mut self, first: Slot, count: u16, gpa: u64) -> Result<(), Fault> {
         (0..count).try_for_each(|at| self.map_frame(first.after(at).cap(), gpa + (u64::from(at) << PAGE_BITS)))
     }

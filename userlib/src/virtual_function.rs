@@ -5,6 +5,10 @@
 //! reaches so many pages of the base as were asked for and nothing else, and its interrupts come as vectors of the own IDT
 //! with no exit.
 //!
+//! A function that was bought can be lost again, as can its successor: its registers are out of reach then, and whoever touches
+//! them is stopped. So what was brought up is to be dropped by the deadline of the notice, and [`App::virtual_function`] brings
+//! up the next one when the market tells of it ([`market::Event::VfLeased`]). Memory and domain stay the application's.
+//!
 //! The function may be reset under the application's hands, as when the network server is started again. The market tells of
 //! that by an event, after which [`VirtualFunction::reset`] lets it through anew; queues must then be set up again.
 
@@ -67,19 +71,20 @@ pub struct VirtualFunction {
 }
 
 impl App {
-    /// Takes up the virtual function that the market has given to this application (`nic = true` in its scenario), and lets it
-    /// reach `pages` pages (1 to [`MOST_PAGES`]) of the base. It waits until the network server has let the function
-    /// through, but not for the link. To be called once.
+    /// Takes up the virtual function that this application has, in its base (`nic = true` in its scenario) or bought, and lets
+    /// it reach `pages` pages (1 to [`MOST_PAGES`]) of the base, the same number every time. It waits until the network server
+    /// has let the function through, but not for the link. To be called once for each function, with what was brought up
+    /// before dropped.
     ///
     /// # Errors
     /// When there is none, the base has too few pages ([`USUAL_PAGES`] it has), or the network server does not answer.
     pub fn virtual_function(&mut self, pages: u16) -> Result<VirtualFunction, Error> {
-        if self.start().nic_mac.is_none() {
-            return Err(Error::failed("this application has no virtual function: `nic = true` in its scenario"));
+        if !self.has_vf {
+            return Err(Error::failed("this application has no virtual function now: `nic = true` in its scenario"));
         }
         let hz = self.clock().hz();
         let function: Cap<PciFunction> = Slot::root(NIC_SLOT).cap();
-        let (registers, memory, domain) = self.map_function(function, pages)?;
+        let Surroundings { registers, memory, domain, .. } = self.surround(function, pages)?;
         arch::set_handler(VECTOR, Some(interrupted));
         for message in 0..u16::from(VECTORS) {
             let irq: Cap<Irq> = Slot::root(NIC_IRQ_SLOT + message).cap();
@@ -90,18 +95,23 @@ impl App {
         VirtualFunction::bring_up(registers, memory, TscClock::new(hz, LOOK_US))
     }
 
-    /// Maps the function's registers, and memory for the VM and, in a domain, for the function.
-    fn map_function(
-        &mut self,
-        function: Cap<PciFunction>,
-        memory_pages: u16,
-    ) -> Result<(MappedRegisters, MappedMemory, Cap<IommuDomain>), Error> {
+    /// Maps the function's registers, and, the first time, memory for the VM and, in a domain, for the function.
+    fn surround(&mut self, function: Cap<PciFunction>, memory_pages: u16) -> Result<Surroundings, Error> {
+        let pages = function.bar_pages(0)? as u16;
+        if let Some(known) = self.surroundings {
+            if (known.bar_pages, known.memory_pages) != (pages, memory_pages) {
+                return Err(Error::failed("this virtual function needs other memory than the one before"));
+            }
+            // The frames of a function that was taken are gone from there, and with them their mappings.
+            function.bar(0, 0, known.bar, pages.into())?;
+            self.market().pager().map_frames_at(known.bar, pages, known.registers_at)?;
+            return Ok(known);
+        }
         let mut market = self.market();
         let pager = market.pager();
-        let pages = function.bar_pages(0)? as u16;
         let bar = pager.take_slots(pages)?;
         function.bar(0, 0, bar, pages.into())?;
-        let registers = pager.map_frames(bar, pages)?;
+        let registers_at = pager.map_frames(bar, pages)?;
         let domain = pager.make::<IommuDomain>()?;
         for level in [2, 1] {
             pager.make::<PageTable>()?.map_io(domain, IO_BASE, level)?;
@@ -115,12 +125,32 @@ impl App {
             copies.after(page).copy(frames.after(page).cap::<Frame>(), BOTH)?;
         }
         copies.cap::<Frame>().map_io(domain, IO_BASE, BOTH, u64::from(memory_pages).saturating_sub(1))?;
-        // SAFETY: both have just been mapped, for this alone, and stay as long as the VM, which has one function.
-        Ok(unsafe {
-            let registers = MappedRegisters::new(registers, u32::from(pages) * 4096);
-            (registers, MappedMemory::new(memory, IoAddress(IO_BASE), usize::from(memory_pages) * 4096), domain)
-        })
+        // SAFETY: both have just been mapped, for functions alone, of which the VM has one at a time. The memory stays as long
+        // as the VM. Of the registers nothing but those of a function is ever mapped there; while there is none, an access
+        // stops the VM.
+        let (registers, memory) = unsafe {
+            let registers = MappedRegisters::new(registers_at, u32::from(pages) * 4096);
+            (registers, MappedMemory::new(memory, IoAddress(IO_BASE), usize::from(memory_pages) * 4096))
+        };
+        drop(market);
+        let made = Surroundings { bar, bar_pages: pages, registers_at, registers, memory_pages, memory, domain };
+        self.surroundings = Some(made);
+        Ok(made)
     }
+}
+
+/// What a function needs besides itself: it outlives the function, and serves the next one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Surroundings {
+    /// Slots for the frames of its registers.
+    bar: Slot,
+    bar_pages: u16,
+    /// Where these are mapped.
+    registers_at: u64,
+    registers: MappedRegisters,
+    memory_pages: u16,
+    memory: MappedMemory,
+    domain: Cap<IommuDomain>,
 }
 
 impl VirtualFunction {

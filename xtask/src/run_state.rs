@@ -7,7 +7,7 @@ use crate::scenario::Scenario;
 use market_mechanism::Credits;
 use market_mechanism::types::{PAGES_PER_GIB, Price, UNITS_PER_CORE, UNITS_PER_GIGABIT};
 use proto::host::{End, Record};
-use proto::nic::BANDWIDTH_GOOD;
+use proto::nic::{BANDWIDTH_GOOD, VF_GOOD};
 use sha2::{Digest, Sha256};
 use std::fmt;
 
@@ -61,12 +61,23 @@ impl GoodState {
         self.name == BANDWIDTH_GOOD
     }
 
+    /// True for CPU time.
+    fn is_cpu(&self) -> bool {
+        self.name.starts_with("cpu.")
+    }
+
+    /// True for what only applications with a virtual function of the network device take part in.
+    pub fn is_of_nic(&self) -> bool {
+        self.is_bandwidth() || self.name == VF_GOOD
+    }
+
     /// What people read prices in, and how many units that is.
     fn measure(&self) -> (&'static str, u32) {
         match () {
             () if self.is_page() => ("credits/GiB-hour", PAGES_PER_GIB),
             () if self.is_bandwidth() => ("credits/Gb/s-hour", UNITS_PER_GIGABIT),
-            () => ("credits/core-hour", UNITS_PER_CORE),
+            () if self.is_cpu() => ("credits/core-hour", UNITS_PER_CORE),
+            () => ("credits/VF-hour", 1),
         }
     }
 
@@ -368,7 +379,7 @@ impl RunState {
 
     /// Units that an application has of the CPU time of its core.
     pub fn cpu(&self, app: &AppState) -> u32 {
-        app.base_cpu + self.held(app, |good| !good.is_page() && !good.is_bandwidth())
+        app.base_cpu + self.held(app, GoodState::is_cpu)
     }
 
     /// Mb/s that an application may send, if it has a virtual function of the network device.

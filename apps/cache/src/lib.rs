@@ -136,6 +136,8 @@ impl Replay {
                 | Event::Unusable { .. }
                 | Event::AtRisk { .. }
                 | Event::Valuation { .. }
+                | Event::VfLeased
+                | Event::VfTaken
                 | Event::NicReset
                 | Event::StorageLost
                 | Event::StopNotice { .. }

@@ -166,6 +166,8 @@ impl Work {
                 | Event::Unusable { .. }
                 | Event::AtRisk { .. }
                 | Event::Valuation { .. }
+                | Event::VfLeased
+                | Event::VfTaken
                 | Event::NicReset
                 | Event::StorageLost
                 | Event::StopNotice { .. }

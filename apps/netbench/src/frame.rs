@@ -2,6 +2,8 @@
 
 /// Bytes of a frame.
 pub const BYTES: usize = 256;
+/// Bytes of a question for an address.
+const ARP_BYTES: usize = 42;
 /// For experiments (IEEE 802, local experimental Ethertype 1).
 const ETHERTYPE: [u8; 2] = [0x88, 0xb5];
 const NUMBER_AT: usize = 14;
@@ -21,6 +23,25 @@ pub fn build(to: Mac, from: Mac, number: u64) -> [u8; BYTES] {
         *byte = (number as u8).wrapping_mul(31).wrapping_add(at as u8);
     }
     frame
+}
+
+/// The question who has an IPv4 address, asked by a station that has none itself (RFC 5227, 2.1.1).
+pub fn who_has(address: [u8; 4], own: Mac) -> [u8; ARP_BYTES] {
+    let mut frame = [0; ARP_BYTES];
+    frame[..6].fill(0xff);
+    frame[6..12].copy_from_slice(&own);
+    frame[12..22].copy_from_slice(&[0x08, 0x06, 0, 1, 8, 0, 6, 4, 0, 1]);
+    frame[22..28].copy_from_slice(&own);
+    frame[38..42].copy_from_slice(&address);
+    frame
+}
+
+/// True if this is the answer to such a question.
+pub fn has(frame: &[u8], address: [u8; 4], own: Mac) -> bool {
+    frame.get(..6) == Some(&own)
+        && frame.get(12..22) == Some(&[0x08, 0x06, 0, 1, 8, 0, 6, 4, 0, 2])
+        && frame.get(28..32) == Some(&address)
+        && frame.get(32..38) == Some(&own)
 }
 
 /// Turns a frame round, so that it goes back to its sender from `own`. False, and nothing changes, if it is none of ours or
@@ -67,6 +88,22 @@ mod tests {
         assert!(!turn(&mut frame[..13], A));
         frame[13] = 0;
         assert!(!turn(&mut frame, A));
+    }
+
+    #[test]
+    fn an_answer_answers_its_question_only() {
+        let wanted = [10, 0, 2, 2];
+        let asked = who_has(wanted, A);
+        assert!(!has(&asked, wanted, A), "a question is no answer");
+        let mut answer = asked;
+        answer[..6].copy_from_slice(&A);
+        answer[6..12].copy_from_slice(&B);
+        answer[21] = 2;
+        answer[22..28].copy_from_slice(&B);
+        answer[28..32].copy_from_slice(&wanted);
+        answer[32..38].copy_from_slice(&A);
+        assert!(has(&answer, wanted, A) && !has(&answer, wanted, B) && !has(&answer, [10, 0, 2, 3], A));
+        assert!(!has(&answer[..37], wanted, A));
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! - `ping`: sends frames to `peer=ADDRESS`, one after the other, and waits for each to come back; for the same time;
 //! - `listen`: counts what it hears and says nothing;
 //! - `flood`: sends frames to `peer` as fast as it may, and bids for `want=MEGABITS` of bandwidth at its value of work;
+//! - `hold`: bids for a virtual function at its value of work, and asks the network's gateway for its address (ARP, RFC 826)
+//!   all the time that it has one;
 //! - `count`: counts what it hears in each interval of bandwidth, by sender.
 //!
 //! A frame holds a number and a pattern that follows from it, so that what comes back is known to be what was sent.
@@ -13,6 +15,8 @@ extern crate alloc;
 pub mod frame;
 pub mod windows;
 
+#[cfg(target_os = "none")]
+mod hold;
 #[cfg(target_os = "none")]
 mod roles;
 

@@ -22,8 +22,11 @@ const LOST_US: u64 = 20_000;
 /// # Errors
 /// When it has no virtual function, or its role is none.
 pub fn run(app: &mut App) -> Result<(), Error> {
-    let mut nic = app.nic()?;
     let end = app.clock().in_us(1_000 * app.number("for", RUN_MS));
+    if app.arg("role") == Some("hold") {
+        return crate::hold::run(app, end);
+    }
+    let mut nic = app.nic()?;
     while !nic.link_is_up() && clock::now() < end {
         app.sleep_until(app.clock().in_us(1_000));
     }
@@ -36,7 +39,7 @@ pub fn run(app: &mut App) -> Result<(), Error> {
             let peer = app.arg("peer").and_then(parse).ok_or(Error::failed("`peer` must be an Ethernet address"))?;
             if role == "ping" { ping(app, &mut nic, peer, end) } else { flood(app, &mut nic, peer, end) }
         }
-        _ => Err(Error::failed("`role` must be `echo`, `ping`, `listen`, `flood` or `count`")),
+        _ => Err(Error::failed("`role` must be `echo`, `ping`, `listen`, `flood`, `count` or `hold`")),
     }
 }
 

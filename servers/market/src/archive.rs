@@ -12,7 +12,7 @@ use cap_spec::abi::{self, IMAGE_BASE, IMAGE_MAGIC, image_header};
 use core::fmt;
 use market_mechanism::{Credits, Price};
 use proto::host::Command;
-use proto::nic::{BANDWIDTH_GOOD, CABLE_UNITS, KEPT_UNITS};
+use proto::nic::{BANDWIDTH_GOOD, CABLE_UNITS, KEPT_UNITS, VF_GOOD};
 use proto::plan::Plan;
 use proto::start::{INPUT_BASE, LEASE_BASE, MAX_CLIENTS};
 use tar_no_std::TarArchiveRef;
@@ -111,6 +111,8 @@ pub enum GoodKind {
     Cpu(u8),
     /// 1 Mb/s that a virtual function of the network device may send.
     Bandwidth,
+    /// A virtual function of the network device.
+    Vf,
 }
 
 /// A checked archive.
@@ -188,9 +190,10 @@ fn check_goods(plan: &Plan, cores: u64) -> Result<Vec<GoodKind>, ArchiveError> {
         let kind = match good.name.strip_prefix("cpu.").map(str::parse::<u8>) {
             None if good.name == PAGE_GOOD => GoodKind::Page,
             None if good.name == BANDWIDTH_GOOD => GoodKind::Bandwidth,
+            None if good.name == VF_GOOD => GoodKind::Vf,
             Some(Ok(core)) if u64::from(core) < cores => GoodKind::Cpu(core),
             Some(Ok(_)) => return Err(wrong("the machine has no such core")),
-            _ => return Err(wrong("is none of `page`, `cpu.N` and `bandwidth`")),
+            _ => return Err(wrong("is none of `page`, `cpu.N`, `bandwidth` and `vf.nic`")),
         };
         if (kind == GoodKind::Page) != kinds.is_empty() {
             return Err(wrong("the first good is `page`, and no other is"));
@@ -233,6 +236,9 @@ fn check_apps(plan: &Plan, kinds: &[GoodKind]) -> Result<Vec<u16>, ArchiveError>
         }
         if app.base_cpu == 0 || app.base_cpu > 100 {
             return Err(wrong("base CPU time is not within 1 and 100 units"));
+        }
+        if app.base_vf > 1 {
+            return Err(wrong("it can have one virtual function"));
         }
         let bases = plan.apps[..=at].iter().filter(|app| app.nic).map(|app| u64::from(app.base_bandwidth));
         if kinds.contains(&GoodKind::Bandwidth) && bases.sum::<u64>() > u64::from(CABLE_UNITS - KEPT_UNITS) {

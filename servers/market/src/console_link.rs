@@ -213,5 +213,6 @@ pub fn server_start(tsc_hz: u64, app: u16, name: &str, args: Vec<String>, free_p
         seed: 0,
         nic_mac: None,
         storage: None,
+        has_vf: false,
     }
 }

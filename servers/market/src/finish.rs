@@ -51,6 +51,7 @@ impl<M: Machine> Server<'_, M> {
                 GoodKind::Page => ("pages", self.count_pages(app)),
                 GoodKind::Cpu(_) if usize::from(self.archive.cpu_goods[app]) != good => continue,
                 GoodKind::Cpu(_) => ("CPU time", self.count_time(app)),
+                GoodKind::Vf => ("functions", self.count_vfs(app, good)),
                 GoodKind::Bandwidth => match self.count_bandwidth(app, good) {
                     Some(count) => ("bandwidth", count),
                     None => continue,
@@ -83,16 +84,27 @@ impl<M: Machine> Server<'_, M> {
         }
     }
 
-    /// Reconciles bandwidth at the end of an interval: its limits hold from its beginning on, which only the network
-    /// server sees, and tells.
-    pub(crate) fn reconcile_limits(&mut self, good: usize) {
+    /// Virtual functions by the ledger, and by the leases that the kernel knows of.
+    fn count_vfs(&mut self, app: usize, good: usize) -> Count {
+        let leased = self.markets[good].rounds.lease(account(app)).filter(|_| self.tenants[app].is_running());
+        let leased = leased.map_or(0, |lease| u64::from(lease.base.0) + u64::from(lease.running.0));
+        let existing = self.nic.as_ref().map_or(0, |nic| nic.leased(&mut self.root, app));
+        // One that is still in its reset is not late; and what a tenant has deleted itself it has given up.
+        let is_deleted = self.nic.as_ref().is_some_and(|nic| nic.holds(app));
+        let is_excused = existing == 0 && (is_deleted || self.available_vf().is_none());
+        Count { leased: if is_excused { 0 } else { leased }, existing }
+    }
+
+    /// Reconciles bandwidth and functions at the end of an interval: limits hold from its beginning on, which only the
+    /// network server sees, and tells; functions come when they are out of their reset.
+    pub(crate) fn reconcile_ended(&mut self, good: usize) {
         if core::mem::take(&mut self.markets[good].unreconciled) {
             self.reconcile_good(good);
         }
     }
 
-    /// Mb/s by the ledger, and by what the network server says that it has put in force; `None` while it may still be about
-    /// to.
+    /// Mb/s by the ledger, and by what the network server says that it has put in force; `None` if it has no function to send
+    /// with, and while the limit may still be about to be put in force.
     fn count_bandwidth(&mut self, app: usize, good: usize) -> Option<Count> {
         let patience = self.clock.span(IN_FORCE_MICROS);
         let existing = self.nic.as_ref()?.units_in_force(app, self.root.machine.now(), patience)?;

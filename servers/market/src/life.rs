@@ -63,7 +63,7 @@ impl<M: Machine> Server<'_, M> {
             return;
         }
         // A virtual function that somebody had is busy for a time.
-        if self.wants_nic(app) && self.available_vf().is_none() {
+        if self.has_base_vf(app) && self.available_vf().is_none() {
             return;
         }
         if self.wants_storage(app) && self.ready_storage(app).is_none() {
@@ -224,6 +224,7 @@ impl<M: Machine> Server<'_, M> {
             seed: plan.seed.wrapping_add(app as u64),
             nic_mac: of.nic.then(|| mac(app)),
             storage: self.storage.as_ref().and_then(|link| link.space(app)),
+            has_vf: self.has_base_vf(app),
         }
     }
 
@@ -231,7 +232,7 @@ impl<M: Machine> Server<'_, M> {
     fn base_beside_pages(&self, app: usize, good: usize) -> u32 {
         match self.markets[good].kind {
             GoodKind::Page => 0,
-            GoodKind::Cpu(_) | GoodKind::Bandwidth => {
+            GoodKind::Cpu(_) | GoodKind::Bandwidth | GoodKind::Vf => {
                 base_units(&self.archive, app, &self.tenants[app], good).unwrap_or(0)
             }
         }

@@ -1,4 +1,4 @@
-//! The interval of pages that begins: what was lost goes first, then comes what was won.
+//! The interval of pages, or functions, that begins: what was lost goes first, then comes what was won.
 //!
 //! A round of pages closes [`PAGE_LEAD_MICROS`] before the interval that the ledger then counts as running. In between,
 //! tenants still have what they lose at its first tick. So nothing here goes by what the round said, but by what the
@@ -25,7 +25,7 @@ const LEASES_PER_MESSAGE: usize = 256;
 const _: () = assert!(LEASES_PER_MESSAGE * 5 + 64 <= proto::MAX_MESSAGE);
 
 impl<M: Machine> Server<'_, M> {
-    /// Begins the intervals of pages whose time has come.
+    /// Begins the intervals of pages and functions whose time has come.
     pub(crate) fn begin_intervals(&mut self) {
         let now = self.root.machine.now();
         for good in 0..self.markets.len() {
@@ -35,10 +35,20 @@ impl<M: Machine> Server<'_, M> {
         }
     }
 
-    /// Begins an interval of pages that has not begun: at once.
+    /// Begins an interval of pages or functions that has not begun: at once.
     pub(crate) fn begin_interval(&mut self, good: usize) {
         let begins = self.markets[good].begins.take();
-        debug_assert_eq!(self.markets[good].kind, GoodKind::Page);
+        match self.markets[good].kind {
+            GoodKind::Page => self.begin_pages(good, begins),
+            GoodKind::Vf => {
+                self.move_vfs();
+                self.markets[good].unreconciled = true;
+            }
+            GoodKind::Cpu(_) | GoodKind::Bandwidth => {}
+        }
+    }
+
+    fn begin_pages(&mut self, good: usize, begins: Option<u64>) {
         let mut losers = Vec::with_capacity(self.tenants.len());
         for app in 0..self.tenants.len() {
             let lost = self.excess(app);

@@ -2,15 +2,15 @@
 
 use crate::archive::GoodKind;
 use crate::launch::Builder;
-use crate::machine::{Machine, Peer, Received};
+use crate::machine::{Invoke, Machine, Peer, Received, Slot};
 use crate::memory::MemoryError;
 use crate::nic_link::{NIC_HANDLER_PAGE, mac, written};
-use crate::server::{Server, account};
+use crate::server::{Phase, Server, account};
 use crate::tenant::State;
 use alloc::{format, vec::Vec};
 use proto::host::{End, stop_reason};
 use proto::market::FromMarket;
-use proto::nic::{FromNic, UNIT_BITS_PER_S};
+use proto::nic::{FromNic, UNIT_BITS_PER_S, VF_MESSAGES};
 
 /// Reports that are read before applications have their turn.
 const BURST: u32 = 16;
@@ -18,9 +18,81 @@ const BURST: u32 = 16;
 pub const MAX_RESTARTS: u32 = 8;
 
 impl<M: Machine> Server<'_, M> {
-    /// True if an application gets a virtual function.
-    pub(crate) fn wants_nic(&self, app: usize) -> bool {
-        self.plan().apps[app].nic
+    /// True if an application has a virtual function in its base.
+    pub(crate) fn has_base_vf(&self, app: usize) -> bool {
+        self.plan().apps[app].nic && self.plan().apps[app].base_vf > 0
+    }
+
+    /// True if an application is to have a virtual function by the ledger.
+    fn is_entitled_to_vf(&self, app: usize) -> bool {
+        let Some(market) = self.markets.iter().find(|market| market.kind == GoodKind::Vf) else {
+            return self.has_base_vf(app);
+        };
+        let lease = market.rounds.lease(account(app)).unwrap_or_default();
+        self.tenants[app].is_running() && lease.base.0 + lease.running.0 > 0
+    }
+
+    /// Units of functions that an application can bid for: it has one at most.
+    pub(crate) fn vf_room(&self, app: usize, good: usize) -> u32 {
+        1u32.saturating_sub(self.markets[good].rounds.lease(account(app)).unwrap_or_default().base.0)
+    }
+
+    /// Takes VFs from those who have lost them; those who have won one get it when it is out of its reset.
+    pub(crate) fn move_vfs(&mut self) {
+        for app in 0..self.tenants.len() {
+            let has_one = self.nic.as_ref().is_some_and(|nic| nic.holds(app));
+            if has_one && !self.is_entitled_to_vf(app) {
+                self.take_vf(app);
+                self.post(app, &FromMarket::VfTaken);
+                self.signal_tenant(app);
+            }
+        }
+        self.lend_vfs();
+    }
+
+    /// Sends VFs on their way to those who are to have one.
+    pub(crate) fn lend_vfs(&mut self) {
+        for app in 0..self.tenants.len() {
+            if !self.lacks_vf(app) {
+                continue;
+            }
+            let (vf, limit) = (self.available_vf(), self.limit(app));
+            let (Some(vf), Some(nic)) = (vf, self.nic.as_mut()) else { return };
+            match nic.lend(&mut self.root, vf, app, limit) {
+                Ok(parts) => {
+                    self.tenants[app].vf_parts.extend(parts);
+                    self.tenants[app].granted = self.root.machine.now();
+                    let (name, mac) = (self.name(app), written(mac(app)));
+                    self.say(&format!("virtual function {vf} goes to {name}, with address {mac}"));
+                    self.flush_nic();
+                    self.flush_tenant(app);
+                }
+                Err(error) => self.fail(format!("virtual function {vf} cannot be leased: {error:?}")),
+            }
+        }
+    }
+
+    /// True if an application runs and is to have a VF that it has not.
+    fn lacks_vf(&self, app: usize) -> bool {
+        // What the ledger counts as running has begun only when those who lost have lost.
+        let is_bought = self.markets.iter().any(|market| market.kind == GoodKind::Vf && market.begins.is_none());
+        let has_one = self.nic.as_ref().is_none_or(|nic| nic.holds(app));
+        is_bought && self.phase == Phase::Running && !has_one && self.is_entitled_to_vf(app)
+    }
+
+    /// Moves the next part of a VF into the channel, if what was there before was accepted.
+    pub(crate) fn grant_vf_part(&mut self, app: usize, channel: Slot) -> bool {
+        let left = self.tenants[app].vf_parts.len();
+        let Some(&slot) = self.tenants[app].vf_parts.front() else { return false };
+        if self.root.machine.grant_moving(channel, slot).is_err() {
+            return false;
+        }
+        self.root.memory.slots.give(slot);
+        self.tenants[app].vf_parts.pop_front();
+        self.tenants[app].granted = self.root.machine.now();
+        let part = 1 + usize::from(VF_MESSAGES) - left;
+        self.post(app, &FromMarket::Vf { part: part as u8 });
+        true
     }
 
     /// The VF that an application could have now.
@@ -31,12 +103,13 @@ impl<M: Machine> Server<'_, M> {
     /// True if an application only waits for a VF to come out of its reset, or back.
     pub(crate) fn waits_for_vf(&self) -> bool {
         let mut tenants = self.tenants.iter().enumerate();
-        tenants.any(|(app, tenant)| matches!(tenant.state, State::Starting) && self.wants_nic(app))
+        tenants
+            .any(|(app, tenant)| matches!(tenant.state, State::Starting) && self.has_base_vf(app) || self.lacks_vf(app))
     }
 
     /// Gives an application that is being launched its VF, if it is to have one.
     pub(crate) fn give_vf(&mut self, app: usize, builder: &Builder) -> Result<(), MemoryError> {
-        if !self.wants_nic(app) {
+        if !self.has_base_vf(app) {
             return Ok(());
         }
         let (vf, limit) = (self.available_vf(), self.limit(app));
@@ -76,6 +149,9 @@ impl<M: Machine> Server<'_, M> {
         match nic.take_back(&mut self.root, app) {
             Ok(None) => {}
             Ok(Some(vf)) => {
+                // What had not left yet was revoked with the rest.
+                let parts = core::mem::take(&mut self.tenants[app].vf_parts);
+                parts.into_iter().for_each(|slot| self.root.memory.slots.give(slot));
                 let name = self.name(app);
                 self.say(&format!("virtual function {vf} is back from {name}"));
             }

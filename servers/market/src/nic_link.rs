@@ -84,6 +84,8 @@ impl fmt::Display for NoNic {
 struct Vf {
     /// Its capability.
     function: Slot,
+    /// The routes of its messages, of which the holder has leases.
+    routes: [Slot; VF_MESSAGES as usize],
     /// The application that has a lease of it.
     holder: Option<usize>,
     /// How often the IOMMU has stopped it since it has that holder.
@@ -99,8 +101,8 @@ struct Vf {
 pub struct NicLink {
     physical: Slot,
     vfs: Vec<Vf>,
-    /// The route of the physical function; those of the VFs follow.
-    first_route: u64,
+    /// The route of the physical function.
+    route: u64,
     server: DeviceServer,
 }
 
@@ -123,16 +125,20 @@ impl NicLink {
         let first = root.memory.slots.take(count).ok_or(MemoryError::NoSlots)?;
         crate::faults::listen(root)?;
         root.machine.enable_vfs(physical, count, first)?;
-        let vf = |at| Vf {
-            function: Slot::nested(first.node(), first.index() + at),
-            holder: None,
-            stopped: 0,
-            limit: (Some(0), 0),
-            in_force: None,
-        };
+        let mut all = Vec::with_capacity(usize::from(count));
+        for at in 0..count {
+            let mut routes = [Slot::root(0); VF_MESSAGES as usize];
+            let first_route = boot.message_routes.start + 1 + u64::from(at * VF_MESSAGES);
+            for (slot, route) in routes.iter_mut().zip(first_route..) {
+                *slot = root.slot()?;
+                root.machine.split_irq(Slot::root(slots::IRQ), route, *slot)?;
+            }
+            let function = Slot::nested(first.node(), first.index() + at);
+            all.push(Vf { function, routes, holder: None, stopped: 0, limit: (Some(0), 0), in_force: None });
+        }
         let (core_time, tsc_hz) = (boot.time(NIC_CORE), boot.tsc_hz);
         let server = DeviceServer::reserve(root, ROLE, core_time, nic_reservation(tsc_hz), tsc_hz)?;
-        Ok(Ok(NicLink { physical, vfs: (0..count).map(vf).collect(), first_route: boot.message_routes.start, server }))
+        Ok(Ok(NicLink { physical, vfs: all, route: boot.message_routes.start, server }))
     }
 
     /// Launches the server with a lease of the physical function, and tells it of the VFs that have holders, and of what
@@ -146,7 +152,7 @@ impl NicLink {
         image: &Image<'_>,
         limits: &[Option<u64>],
     ) -> Result<(), MemoryError> {
-        let (physical, route) = (self.physical, self.first_route);
+        let (physical, route) = (self.physical, self.route);
         self.server.start(root, image, Vec::new(), |root, builder, _| {
             root.machine.lease_function(physical, builder.slot(PHYSICAL_SLOT))?;
             root.machine.split_irq(Slot::root(slots::IRQ), route, builder.slot(IRQ_SLOT))?;
@@ -194,16 +200,67 @@ impl NicLink {
         limit: Option<u64>,
         builder: &Builder,
     ) -> Result<(), MemoryError> {
+        let routes = (0..VF_MESSAGES).map(|message| builder.slot(NIC_IRQ_SLOT + message));
+        self.lease(root, vf, app, limit, [builder.slot(NIC_SLOT)].into_iter().chain(routes))
+    }
+
+    /// Makes a VF ready for an application that runs: as [`NicLink::give`], but into slots of the market's, which it
+    /// returns: first the function, then the routes.
+    ///
+    /// # Errors
+    /// As [`NicLink::give`].
+    pub fn lend<M: Machine>(
+        &mut self,
+        root: &mut Root<M>,
+        vf: usize,
+        app: usize,
+        limit: Option<u64>,
+    ) -> Result<Vec<Slot>, MemoryError> {
+        let parts: Vec<Slot> = (0..=VF_MESSAGES).map(|_| root.slot()).collect::<Result<_, _>>()?;
+        self.lease(root, vf, app, limit, parts.iter().copied())?;
+        Ok(parts)
+    }
+
+    /// Leases a VF and its routes, into these slots, and tells the server.
+    fn lease<M: Machine>(
+        &mut self,
+        root: &mut Root<M>,
+        vf: usize,
+        app: usize,
+        limit: Option<u64>,
+        mut to: impl Iterator<Item = Slot>,
+    ) -> Result<(), MemoryError> {
         self.vfs[vf].holder = Some(app);
         self.vfs[vf].stopped = 0;
-        root.machine.lease_function(self.vfs[vf].function, builder.slot(NIC_SLOT))?;
-        let first = self.first_route + 1 + vf as u64 * u64::from(VF_MESSAGES);
-        for message in 0..VF_MESSAGES {
-            let to = builder.slot(NIC_IRQ_SLOT + message);
-            root.machine.split_irq(Slot::root(slots::IRQ), first + u64::from(message), to)?;
+        let first = to.next().ok_or(MemoryError::NoSlots)?;
+        root.machine.lease_function(self.vfs[vf].function, first)?;
+        let of_vf = self.first_route(vf);
+        for ((parent, route), to) in self.vfs[vf].routes.into_iter().zip(of_vf..).zip(to) {
+            root.machine.split_irq(parent, route, to)?;
         }
         self.configure(vf, app, limit, root.machine.now());
         Ok(())
+    }
+
+    /// The route of a VF's first message.
+    fn first_route(&self, vf: usize) -> u64 {
+        self.route + 1 + vf as u64 * u64::from(VF_MESSAGES)
+    }
+
+    /// VFs that there are.
+    pub fn count(&self) -> u32 {
+        self.vfs.len() as u32
+    }
+
+    /// True if an application has a VF.
+    pub fn holds(&self, app: usize) -> bool {
+        self.vfs.iter().any(|vf| vf.holder == Some(app))
+    }
+
+    /// VFs of which an application has a lease that the kernel knows of: of what it deleted there is none.
+    pub fn leased<M: Machine>(&self, root: &mut Root<M>, app: usize) -> u64 {
+        let of_app = self.vfs.iter().filter(|vf| vf.holder == Some(app));
+        of_app.filter(|vf| root.machine.identify(vf.function).is_ok_and(|found| found.has_children)).count() as u64
     }
 
     /// An application may send so many bits per second from this TSC value on; nothing happens if it has no VF, or that is
@@ -225,10 +282,10 @@ impl NicLink {
         }
     }
 
-    /// Units of bandwidth that the server has put in force for an application, 0 if that has no VF. `None` if there is no
-    /// limit, or if the server was told one less than `patience` ticks ago that is not in force.
+    /// Units of bandwidth that the server has put in force for an application. `None` if it has no VF, or no limit, or if the
+    /// server was told one less than `patience` ticks ago that is not in force.
     pub fn units_in_force(&self, app: usize, now: u64, patience: u64) -> Option<u64> {
-        let Some(vf) = self.vfs.iter().find(|vf| vf.holder == Some(app)) else { return Some(0) };
+        let vf = self.vfs.iter().find(|vf| vf.holder == Some(app))?;
         let (limit, since) = vf.limit;
         if vf.in_force != Some(limit) && now < since.saturating_add(patience) {
             return None;
@@ -244,6 +301,9 @@ impl NicLink {
     pub fn take_back<M: Machine>(&mut self, root: &mut Root<M>, app: usize) -> Result<Option<usize>, MemoryError> {
         let Some(vf) = self.vfs.iter().position(|vf| vf.holder == Some(app)) else { return Ok(None) };
         root.machine.revoke(self.vfs[vf].function)?;
+        for route in self.vfs[vf].routes {
+            root.machine.revoke(route)?;
+        }
         self.vfs[vf].holder = None;
         self.server.send(&ToNic::Close { vf: vf as u8 });
         Ok(Some(vf))

@@ -143,6 +143,10 @@ impl<M: Machine> Server<'_, M> {
             .iter()
             .map(|segment| Segment { value: Price(segment.value), quantity: Quantity(segment.quantity) })
             .collect();
+        if self.markets[good].kind == GoodKind::Vf && segments.iter().any(|of| of.quantity.0 > self.vf_room(app, good))
+        {
+            return Err(Refusal::BadQuantity);
+        }
         let bid = Bid {
             account: account(app),
             curve: Curve::new(&segments).map_err(|_| Refusal::BadCurve)?,
@@ -164,7 +168,9 @@ impl<M: Machine> Server<'_, M> {
         let good = self.member(app, good)?;
         let is_page = self.markets[good].kind == GoodKind::Page;
         let largest = 1 << (LARGE_BITS - PAGE_BITS);
-        if quantity == 0 || is_page && (!quantity.is_power_of_two() || quantity > largest) {
+        let lease = self.markets[good].rounds.lease(account(app)).unwrap_or_default();
+        let has_vf = self.markets[good].kind == GoodKind::Vf && lease.base.0 + lease.running.0.max(lease.next.0) != 0;
+        if has_vf || quantity == 0 || is_page && (!quantity.is_power_of_two() || quantity > largest) {
             return Err(Refusal::BadQuantity);
         }
         // Deliveries follow from the state after the purchase.
@@ -191,7 +197,7 @@ impl<M: Machine> Server<'_, M> {
             match self.markets[good].kind {
                 // What it buys holds from the next boundary of its period on.
                 GoodKind::Cpu(_) => now.next_multiple_of(self.tenants[app].reservation.1.max(1)),
-                GoodKind::Page | GoodKind::Bandwidth => now,
+                GoodKind::Page | GoodKind::Bandwidth | GoodKind::Vf => now,
             }
         };
         Ok(Answer::Bought { payment: u64::try_from(cost.0).unwrap_or(u64::MAX), from_tsc })

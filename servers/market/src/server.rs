@@ -101,7 +101,7 @@ pub struct Market {
     pub unreconciled: bool,
     /// How long before its interval a round closes, in ticks.
     pub lead: u64,
-    /// When the interval of pages begins whose round was closed last; `None` if it has begun.
+    /// When the interval of pages or functions begins whose round was closed last; `None` if it has begun.
     pub begins: Option<u64>,
     /// From when on what the last round took may go: a whole interval after the notice of it.
     pub free_from: u64,
@@ -324,6 +324,10 @@ impl<'a, M: Machine> Server<'a, M> {
                     let bases = tenants.iter().enumerate().filter_map(|(app, of)| base_units(archive, app, of, at));
                     (CABLE_UNITS - KEPT_UNITS).saturating_sub(bases.sum())
                 }
+                GoodKind::Vf => {
+                    let bases = tenants.iter().enumerate().filter_map(|(app, of)| base_units(archive, app, of, at));
+                    nic.as_ref().map_or(0, NicLink::count).saturating_sub(bases.sum())
+                }
             };
             markets.push(make_market(at, good, kind, elastic, archive, &tenants, &clock)?);
         }
@@ -434,6 +438,7 @@ impl<'a, M: Machine> Server<'a, M> {
         self.do_events();
         self.close_rounds();
         self.start_waiting();
+        self.lend_vfs();
         self.warn();
         let pending = self.flush();
         // After all that somebody waits for.
@@ -602,7 +607,11 @@ fn make_market(
     let elastic = good.supply_limit.map_or(elastic, |limit| limit.min(elastic));
     let supply = Quantity(elastic.saturating_add(bases_at_start(archive, tenants, at)));
     let rounds = Rounds::new(terms, supply, Ticks(clock.epoch)).map_err(Failure::Rounds)?;
-    let lead = clock.span(if kind == GoodKind::Page { PAGE_LEAD_MICROS } else { TIME_LEAD_MICROS }).min(interval / 4);
+    let lead = match kind {
+        GoodKind::Page | GoodKind::Vf => PAGE_LEAD_MICROS,
+        GoodKind::Cpu(_) | GoodKind::Bandwidth => TIME_LEAD_MICROS,
+    };
+    let lead = clock.span(lead).min(interval / 4);
     Ok(Market {
         kind,
         rounds,
@@ -631,5 +640,6 @@ pub fn base_units(archive: &Archive<'_>, app: usize, tenant: &Tenant, good: usiz
         GoodKind::Page => Some(tenant.base_pages),
         GoodKind::Cpu(_) => (usize::from(archive.cpu_goods[app]) == good).then_some(plan.base_cpu),
         GoodKind::Bandwidth => plan.nic.then_some(plan.base_bandwidth),
+        GoodKind::Vf => plan.nic.then_some(plan.base_vf),
     }
 }

@@ -127,6 +127,8 @@ pub struct Tenant {
     pub next_lease: u32,
     /// Leases that are still on their way to it, in order.
     pub waiting: VecDeque<u32>,
+    /// Parts of a virtual function that are still on their way to it, in order.
+    pub vf_parts: VecDeque<Slot>,
     /// Leases that it named to be taken first, in ascending order.
     pub named: Vec<u32>,
     /// Pages were taken from it for the interval that begins.
@@ -178,6 +180,7 @@ impl Tenant {
             leases: BTreeMap::new(),
             next_lease: 1,
             waiting: VecDeque::new(),
+            vf_parts: VecDeque::new(),
             named: Vec::new(),
             lost: false,
             block_bits: crate::memory::LARGE_BITS,

@@ -56,9 +56,9 @@ impl<M: Machine> Server<'_, M> {
             // So late that the interval before it has not begun.
             self.begin_interval(good);
         }
-        if self.markets[good].kind == GoodKind::Bandwidth {
-            // The server has had the whole interval to put its limits in force.
-            self.reconcile_limits(good);
+        if matches!(self.markets[good].kind, GoodKind::Bandwidth | GoodKind::Vf) {
+            // There was the whole interval to put limits in force, and to reset functions that changed hands.
+            self.reconcile_ended(good);
         }
         self.skip_missed(good, now);
         let market = &mut self.markets[good];
@@ -84,7 +84,7 @@ impl<M: Machine> Server<'_, M> {
         self.write_lines(good, &actions);
         self.perform(&actions);
         match self.markets[good].kind {
-            GoodKind::Page => self.markets[good].begin_after(nominal.0, interval, noticed_at),
+            GoodKind::Page | GoodKind::Vf => self.markets[good].begin_after(nominal.0, interval, noticed_at),
             GoodKind::Cpu(_) => {
                 // A market that is late closes the next round before it has looked at this interval.
                 self.reconcile_begun(good);
@@ -134,7 +134,7 @@ impl<M: Machine> Server<'_, M> {
                 GoodKind::Page => tenant.page_ms += held,
                 GoodKind::Bandwidth => tenant.kilobits += held,
                 // What it bought counts, and it paid for nothing.
-                GoodKind::Cpu(_) => {}
+                GoodKind::Cpu(_) | GoodKind::Vf => {}
             }
         }
     }
@@ -225,11 +225,12 @@ impl<M: Machine> Server<'_, M> {
         made.or_else(|error| self.root.give(block).and(Err(error)))
     }
 
-    /// Makes what holders may use of CPU time or bandwidth what they have by the ledger. Pages move when their interval
-    /// begins.
+    /// Makes what holders may use of CPU time, bandwidth or functions what they have by the ledger. Pages move when their
+    /// interval begins.
     pub(crate) fn apply(&mut self, good: usize) {
         match self.markets[good].kind {
             GoodKind::Page => {}
+            GoodKind::Vf => self.move_vfs(),
             GoodKind::Cpu(_) => self.apply_time(good),
             GoodKind::Bandwidth => self.apply_limits(good),
         }
@@ -276,6 +277,8 @@ impl<M: Machine> Server<'_, M> {
                 GoodKind::Page => tenant.page_ms += units * interval_ms,
                 GoodKind::Cpu(_) => tenant.cpu_ticks += units * unit * frames,
                 GoodKind::Bandwidth => tenant.kilobits += units * interval_ms,
+                // It is seen in the rounds; it is one or none.
+                GoodKind::Vf => {}
             }
         }
     }
@@ -444,10 +447,12 @@ impl<M: Machine> Server<'_, M> {
             tenant.unsignalled = true;
             tenant.outbox.pop_front();
         }
-        while self.tenants[app].outbox.is_empty() && self.grant_next(app, channel) {}
+        while self.tenants[app].outbox.is_empty() && (self.grant_next(app, channel) || self.grant_vf_part(app, channel))
+        {
+        }
         self.signal_tenant(app);
         let tenant = &self.tenants[app];
-        let left = !(tenant.waiting.is_empty() && tenant.outbox.is_empty());
+        let left = !(tenant.waiting.is_empty() && tenant.vf_parts.is_empty() && tenant.outbox.is_empty());
         left && self.takes_leases(&self.tenants[app])
     }
 

@@ -149,6 +149,15 @@ pub enum FromMarket {
         /// Millionths.
         ppm: u64,
     },
+    /// A part of a virtual function of the network device is in flight in the channel, in this order: 0 is the function, the
+    /// others are the routes of its messages. To be accepted into the slots that a function of the base has
+    /// ([`NIC_SLOT`](crate::start::NIC_SLOT)); the function can be used when all have arrived.
+    Vf {
+        /// Which, up to [`VF_MESSAGES`](crate::nic::VF_MESSAGES).
+        part: u8,
+    },
+    /// The virtual function was taken, with its registers and its routes.
+    VfTaken,
     /// The network device was reset, as its server was started again: the virtual function is to be brought up anew.
     NicReset,
     /// The storage device does not work any more, or had to be reset: the queues of the namespace are gone.

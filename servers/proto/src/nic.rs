@@ -19,6 +19,8 @@ pub const IRQ_SLOT: u16 = 9;
 
 /// The good that is what VFs may send.
 pub const BANDWIDTH_GOOD: &str = "bandwidth";
+/// The good that is VFs: a unit is one, and an application has one at most.
+pub const VF_GOOD: &str = "vf.nic";
 /// Bits per second of one unit of it: 1 Mb/s.
 pub const UNIT_BITS_PER_S: u64 = 1_000_000;
 /// Units that the cable carries (datasheet, 1.3: 1 Gb/s).

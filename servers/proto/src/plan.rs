@@ -16,8 +16,8 @@ pub struct Plan {
     pub version: u32,
     /// Seed of everything random in the run.
     pub seed: u64,
-    /// The goods that are sold, `page` first, then `cpu.0`, `cpu.1`, ..., and `bandwidth` if an
-    /// application has a virtual function of the network device; their index is the `good` of every message.
+    /// The goods that are sold, `page` first, then `cpu.0`, `cpu.1`, ..., and `bandwidth` and
+    /// `vf.nic` if an application may have a virtual function of the network device; their index is the `good` of every message.
     pub goods: Vec<Good>,
     /// The applications; their index is the `app` of every message and their account.
     pub apps: Vec<App>,
@@ -32,9 +32,10 @@ pub struct Plan {
 /// One good and the operator's terms for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Good {
-    /// `page`, `cpu.N` or `bandwidth`.
+    /// `page`, `cpu.N`, `bandwidth` or `vf.nic`.
     pub name: String,
-    /// Interval in milliseconds: 100 for pages and bandwidth, 10 for CPU time unless the scenario changes it.
+    /// Interval in milliseconds: 100 for pages and bandwidth, 10 for CPU time, 1,000 for
+    /// virtual functions, unless the scenario changes it.
     pub interval_ms: u32,
     /// Operator's reserve price, 1e-15 credit per unit and interval.
     pub reserve: u64,
@@ -78,8 +79,10 @@ pub struct App {
     pub starts: bool,
     /// True if the run ends when all such applications have ended.
     pub awaited: bool,
-    /// True if it gets a virtual function of the network device.
+    /// True if it has a virtual function of the network device in its base, or may buy one.
     pub nic: bool,
+    /// Units of `vf.nic` in its base, 0 or 1; counts only if `nic` is true.
+    pub base_vf: u32,
     /// Units of `bandwidth` in its base; counts only if `nic` is true.
     pub base_bandwidth: u32,
     /// Bytes of the namespace that it gets, with a virtual function of the NVMe controller; 0: none.

@@ -89,9 +89,10 @@ pub struct Start {
     pub image_end: u64,
     /// Seed of everything random.
     pub seed: u64,
-    /// Ethernet address of its virtual function of the network device, whose capabilities lie from [`NIC_SLOT`] on; `None`
-    /// if it has none.
+    /// Ethernet address of its virtual function of the network device; `None` if it has none and cannot buy one.
     pub nic_mac: Option<[u8; 6]>,
     /// Its namespace and queues, whose capabilities lie from [`STORAGE_SLOT`] on; `None` if it has none.
     pub storage: Option<Space>,
+    /// True if the capabilities of such a function lie from [`NIC_SLOT`] on; else they will when one was bought.
+    pub has_vf: bool,
 }

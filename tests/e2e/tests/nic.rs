@@ -100,6 +100,49 @@ fn a_network_server_that_crashes_is_started_again_and_tenants_go_on() {
     assert_eq!((wrong, faults), (0, 0));
 }
 
+/// One virtual function and two tenants that bid for it; the price of their work changes twice, and with it who has the
+/// function. Whoever has it drives it, and gets answers from outside.
+#[test]
+fn a_virtual_function_goes_to_who_pays_most_and_comes_back() {
+    let app = |name: &str, valuation: &str| {
+        format!(
+            "[[app]]\nname = \"{name}\"\nimage = \"netbench\"\nnic = true\nbase_vf = 0\nbudget = 1\nvaluation = \
+             {valuation}\nbase_cpu = 10\nargs = [\"role=hold\", \"for=8500\"]\n"
+        )
+    };
+    let text = format!(
+        "title = \"one function\"\nlimit = \"20 s\"\n[machine]\ncores = 1\nmemory = \"128 MiB\"\n[vf]\nsupply = 1\n{}{}",
+        app("rich", "2e-5"),
+        app("poor", "1e-5")
+    );
+    let change = Change::none().event("2500 ms=value:poor:4").event("4500 ms=value:poor:1");
+    let run = run(&text, &change);
+    run.expect_good();
+    let told: Vec<&str> =
+        run.console.iter().filter_map(|line| line.strip_prefix("[market] virtual function ")).collect();
+    let moves: Vec<&str> = told.iter().filter_map(|line| line.split_once(' ')?.1.split(',').next()).collect();
+    let moves: Vec<&str> =
+        moves.into_iter().filter(|line| line.starts_with("goes to") || line.starts_with("is back")).collect();
+    let there =
+        ["goes to rich", "is back from rich", "goes to poor", "is back from poor", "goes to rich", "is back from rich"];
+    assert_eq!(moves, there, "{:#?}", run.console);
+    for name in ["rich", "poor"] {
+        let line = format!("[{name}] a function has come");
+        let times = run.console.iter().filter(|said| **said == line).count();
+        assert_eq!(times, if name == "rich" { 2 } else { 1 }, "{:#?}", run.console);
+        let answers =
+            run.console.iter().filter_map(|said| said.strip_prefix(&format!("[{name}] "))?.split_once(" answers"));
+        let answers: Vec<u64> = answers.map(|(number, _)| number.parse().expect("a number")).collect();
+        assert!(answers.iter().filter(|answers| **answers > 100).count() >= times, "{name}: {answers:?}");
+    }
+    let prices: Vec<f64> = {
+        let good = e2e::rounds::good(&run.state, "vf.nic");
+        good.history.iter().map(|sample| good.per_hour_f64(sample.clearing)).collect()
+    };
+    assert!(prices.iter().any(|price| (price - 0.072).abs() < 0.001), "{prices:?}");
+    assert!(prices.iter().any(|price| (price - 0.036).abs() < 0.001), "{prices:?}");
+}
+
 /// The same scenario on machines that lack what it needs: a refusal that says so, before any tenant runs.
 #[test]
 fn without_device_or_iommu_the_run_is_refused() {

@@ -100,6 +100,10 @@ pub enum Event {
         /// Millionths.
         ppm: u64,
     },
+    /// A virtual function was bought and has arrived: `App::nic` brings it up.
+    VfLeased,
+    /// The virtual function was taken, with its registers: whoever touches these is stopped.
+    VfTaken,
     /// The network device was reset: a virtual function is to be brought up anew, by `Nic::reset`.
     NicReset,
     /// The queues of the namespace are gone; what was under way does not end any more.
@@ -129,6 +133,11 @@ pub enum Effect {
         lease: u32,
         /// log2 bytes.
         bits: u8,
+    },
+    /// Accept a part of a virtual function from the channel.
+    AcceptVf {
+        /// Which.
+        part: u8,
     },
     /// Forget blocks, then tell the application.
     Taken {
@@ -265,7 +274,7 @@ impl Book {
             }
             FromMarket::Notice { good, round, units, deadline_tsc } => {
                 let notice = Notice { good, round, units, deadline_tsc };
-                // Of CPU time there is nothing to choose: it shrinks by itself.
+                // Of other goods there is nothing to choose: they shrink by themselves.
                 if good == PAGE_GOOD {
                     self.notices.push(notice);
                 }
@@ -274,6 +283,8 @@ impl Book {
             FromMarket::AtRisk { good, units } => Effect::Tell(Event::AtRisk { good, units }),
             FromMarket::Taken { leases } => Effect::Taken { leases },
             FromMarket::Valuation { ppm } => Effect::Tell(Event::Valuation { ppm }),
+            FromMarket::Vf { part } => Effect::AcceptVf { part },
+            FromMarket::VfTaken => Effect::Tell(Event::VfTaken),
             FromMarket::NicReset => Effect::Tell(Event::NicReset),
             FromMarket::StorageLost => Effect::Tell(Event::StorageLost),
             FromMarket::StopNotice { deadline_tsc } => Effect::Tell(Event::StopNotice { deadline_tsc }),

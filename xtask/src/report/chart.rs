@@ -72,7 +72,7 @@ pub fn prices(state: &RunState) -> String {
     text
 }
 
-/// Draws the clearing prices: memory, CPU time and bandwidth one below the other, each with its own scale.
+/// Draws the clearing prices: memory, CPU time, bandwidth and functions one below the other, each with its own scale.
 ///
 /// # Errors
 /// When the file can't be written.

@@ -93,7 +93,7 @@ pub fn holdings(state: &RunState) -> String {
         for good in &state.goods {
             let takes_part = good.is_page()
                 || good.name == format!("cpu.{}", app.core)
-                || good.is_bandwidth() && app.base_bandwidth.is_some();
+                || good.is_of_nic() && app.base_bandwidth.is_some();
             let points: Vec<(u64, f64)> = good
                 .history
                 .iter()

@@ -397,6 +397,11 @@ fn app(node: Node, cores: u16, images: &[String], problems: &Problems) -> ReadAp
         problems.add(port.place, "`port`: only an application with `nic = true` can be reached");
     }
     let port = port.and_then(|port| u16::try_from(port.value).ok());
+    let base_vf = section.integer("base_vf", 0..=1);
+    if let Some(placed) = base_vf.as_ref().filter(|_| !nic) {
+        problems.add(placed.place, "`base_vf`: only an application with `nic = true` has one");
+    }
+    let base_vf = placed_u32(base_vf, 1).value;
     let args = section.texts("args").unwrap_or_default();
     let input = section.text("input");
     section.finish();
@@ -416,6 +421,7 @@ fn app(node: Node, cores: u16, images: &[String], problems: &Problems) -> ReadAp
             starts,
             awaited,
             nic,
+            base_vf,
             base_bandwidth: base_bandwidth.value,
             storage_bytes: storage.as_ref().map_or(0, |storage| storage.value),
         }),

@@ -5,7 +5,7 @@ use super::reader::{Placed, Problems, Section};
 use super::tree::Place;
 use market_mechanism::Credits;
 use market_mechanism::types::{PAGES_PER_GIB, Price, UNITS_PER_CORE, UNITS_PER_GIGABIT};
-use proto::nic::BANDWIDTH_GOOD;
+use proto::nic::{BANDWIDTH_GOOD, VF_GOOD};
 use proto::plan::{Good, Plan};
 
 /// CPU time is sold by frames of this length, so that its intervals are multiples of it.
@@ -25,11 +25,11 @@ struct Terms {
     supply_limit: Option<u32>,
 }
 
-/// Reads `[page]`, `[cpu]`, with `[cpu.N]` for what is different on core N, and `[bandwidth]`, which is a good if the machine
-/// has a network device.
+/// Reads `[page]`, `[cpu]`, with `[cpu.N]` for what is different on core N, `[bandwidth]` and `[vf]`, which are goods if the
+/// machine has a network device.
 pub fn goods(top: &mut Section<'_>, cores: u16, has_nic: bool, problems: &Problems) -> Vec<Good> {
     let micro = |count: i128| Placed { value: Credits(count * Credits::ONE.0 / 1_000_000), place: Place::Line(1) };
-    // About what clouds ask for a GiB-hour, a core-hour and a Gb/s-hour; the reserve is half of it.
+    // About what clouds ask for a GiB-hour, a core-hour, a Gb/s-hour and a network card for an hour; the reserve is half of it.
     let page = Terms {
         interval_ms: 100,
         reserve: micro(2_500),
@@ -40,6 +40,7 @@ pub fn goods(top: &mut Section<'_>, cores: u16, has_nic: bool, problems: &Proble
     };
     let cpu = Terms { interval_ms: 10, reserve: micro(20_000), base_price: micro(40_000), ..page };
     let bandwidth = Terms { reserve: micro(10_000), base_price: micro(20_000), ..page };
+    let vf = Terms { interval_ms: 1_000, ..bandwidth };
     let mut section = Section::new("[page]", top.node("page"), problems);
     let page = terms(&mut section, page, 1, problems);
     section.finish();
@@ -67,8 +68,12 @@ pub fn goods(top: &mut Section<'_>, cores: u16, has_nic: bool, problems: &Proble
     let mut section = Section::new("[bandwidth]", top.node("bandwidth"), problems);
     let bandwidth = terms(&mut section, bandwidth, 1, problems);
     section.finish();
+    let mut section = Section::new("[vf]", top.node("vf"), problems);
+    let vf = terms(&mut section, vf, 1, problems);
+    section.finish();
     if has_nic {
         goods.push(good(BANDWIDTH_GOOD.into(), bandwidth, UNITS_PER_GIGABIT, problems));
+        goods.push(good(VF_GOOD.into(), vf, 1, problems));
     }
     goods
 }

@@ -249,13 +249,17 @@ fn bandwidth_is_sold_where_there_is_a_virtual_function() {
         read(GOOD, &Overrides { sets, ..Overrides::default() })
     };
     let plan = with(&["bandwidth.supply=7"]).unwrap().plan;
-    let good = plan.goods.last().unwrap();
+    let [.., good, functions] = &plan.goods[..] else { unreachable!() };
+    // A function has a price for itself, by the second.
+    assert_eq!((functions.name.as_str(), functions.interval_ms, functions.reserve), ("vf.nic", 1_000, 2_777_777_777));
     // 1e-6 credits a second for 1,000 units: 1e-10 for one in 100 ms.
     assert_eq!((good.name.as_str(), good.interval_ms, good.reserve), ("bandwidth", 100, 1_000_000));
     assert_eq!((good.supply_limit, plan.apps[0].base_bandwidth), (Some(7), BASE_BANDWIDTH));
     assert_eq!(with(&["app.one.base_bandwidth=0"]).unwrap().plan.apps[0].base_bandwidth, 0);
     for (sets, expected) in [
         (&["app.two.base_bandwidth=1"][..], "only an application with `nic = true` has some"),
+        (&["app.one.base_vf=2"], "2 is not from 0 to 1"),
+        (&["app.two.base_vf=0"], "only an application with `nic = true` has one"),
         (&["app.one.base_bandwidth=951"], "951 is not from 0 to 950"),
         (
             &["app.one.base_bandwidth=900", "app.two.nic=true", "app.two.base_bandwidth=51"],

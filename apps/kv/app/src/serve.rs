@@ -130,6 +130,8 @@ impl Kv {
             | Event::Unusable { .. }
             | Event::AtRisk { .. }
             | Event::Valuation { .. }
+            | Event::VfLeased
+            | Event::VfTaken
             | Event::StorageLost
             | Event::StopNotice { .. }
             | Event::Refused { .. } => {}

@@ -7,6 +7,7 @@ mod memory;
 mod model;
 mod nic;
 mod refusals;
+mod vf;
 
 use crate::machine::{Peer, Slot};
 use crate::server::{Phase, Server};
@@ -69,6 +70,7 @@ pub fn app(name: &str) -> App {
         starts: true,
         awaited: true,
         nic: false,
+        base_vf: 1,
         base_bandwidth: 0,
         storage_bytes: 0,
     }
@@ -258,6 +260,12 @@ impl<'a> Sim<'a> {
                     if let Some(channel) = channel.filter(|_| !ignores) {
                         assert!(self.server.root.machine.accept(channel), "a lease is announced and not there");
                         self.server.root.machine.use_accepted();
+                    }
+                }
+                FromMarket::Vf { .. } => {
+                    let ignores = tenant.ignores;
+                    if let Some(channel) = channel.filter(|_| !ignores) {
+                        assert!(self.server.root.machine.accept(channel), "a part is announced and not there");
                     }
                 }
                 FromMarket::Taken { leases } => leases.iter().for_each(|lease| {

@@ -1,0 +1,129 @@
+//! Virtual functions with a price: who wins one gets it while it runs, and who loses one loses it when that is due.
+
+use super::model::{Model, RESET_TICKS};
+use super::*;
+use crate::finish::SUCCESS;
+use proto::nic::{ToNic, VF_GOOD, VF_MESSAGES};
+
+/// The good's number in the plan.
+const VFS: u16 = 2;
+
+/// Applications that may have a function, with so many in the base of each, where `supply` are sold besides.
+fn with_base(base_vf: u32, supply: u32) -> Plan {
+    let apps = ["a", "b"].map(|name| App { nic: true, base_vf, ..app(name) });
+    let mut plan = plan(apps.into(), Some(PAGES));
+    let good = Good { name: VF_GOOD.into(), supply_limit: Some(supply), ..plan.goods[0].clone() };
+    plan.goods.push(Good { interval_ms: 1_000, ..good });
+    plan.limit_ms = 9_000;
+    plan
+}
+
+fn machine(vfs: u64) -> Model {
+    let mut model = Model::new(1, &[24, 25, 23, 22, 22]);
+    model.add_nic(vfs);
+    model
+}
+
+/// Parts of functions that arrived at an application, and how often it lost one.
+fn heard(sim: &Sim<'_>, app: usize) -> (Vec<u8>, usize) {
+    let part = |message: &FromMarket| match message {
+        FromMarket::Vf { part } => Some(*part),
+        _ => None,
+    };
+    let heard = &sim.tenants[app].heard;
+    (heard.iter().filter_map(part).collect(), heard.iter().filter(|said| **said == FromMarket::VfTaken).count())
+}
+
+/// A tenant that takes what arrives; it leaves when it is told that its work is worth nothing.
+fn accepting(tenant: &mut Tenant, message: &FromMarket) {
+    if let FromMarket::Valuation { ppm } = message {
+        let leave = RequestBody::Exit { status: 0, work: 0 };
+        tenant.says.push(if *ppm == 1 { leave } else { bid(VFS, 1, *ppm) });
+    }
+}
+
+const ALL: [u8; 1 + VF_MESSAGES as usize] = [0, 1, 2, 3];
+
+#[test]
+fn a_function_goes_to_who_values_it_most_with_its_routes_and_after_its_reset() {
+    let mut plan = with_base(0, 1);
+    plan.events = [(2_500, 1, 9_000), (6_500, 0, 1), (7_500, 1, 1)]
+        .map(|(at_ms, app, ppm)| at(at_ms, Command::Valuation { app, ppm }))
+        .into();
+    let archive = archive(&plan);
+    let mut sim = Sim::on(machine(8), &archive, accepting);
+    sim.tenants[0].says.push(bid(VFS, 1, 5_000));
+    sim.run_to(990);
+    assert_eq!((sim.model().leased_vfs(), heard(&sim, 0).0), (0, vec![]), "it has none in its base");
+    // Round 0 sells interval 1.
+    sim.run_to(1_010);
+    assert_eq!((sim.model().leased_vfs(), heard(&sim, 0)), (1, (ALL.into(), 0)));
+    // The other one bids more in round 3, for interval 4; the first one has its notice in interval 3.
+    sim.run_to(3_990);
+    assert_eq!((heard(&sim, 0).1, heard(&sim, 1).0), (0, vec![]));
+    let notice = |message: &&FromMarket| matches!(message, FromMarket::Notice { good: VFS, units: 1, .. });
+    assert_eq!(sim.tenants[0].heard.iter().filter(notice).count(), 1);
+    sim.run_to(4_002);
+    assert_eq!(heard(&sim, 0).1, 1, "it is gone at once");
+    // There are others that are not for sale, and one that is not in its reset is as good.
+    sim.run_to(4_010);
+    assert_eq!((sim.model().leased_vfs(), heard(&sim, 1).0), (1, ALL.into()));
+    assert_eq!(sim.run_to_end(), SUCCESS, "{:?}", sim.result());
+    assert_eq!(sim.totals().2, 0);
+    assert_eq!(sim.model().leased_vfs(), 0);
+}
+
+#[test]
+fn the_only_function_is_reset_before_its_next_holder_gets_it() {
+    let mut plan = with_base(0, 1);
+    plan.events.push(at(1_200, Command::Valuation { app: 1, ppm: 9_000 }));
+    let archive = archive(&plan);
+    let mut sim = Sim::on(machine(1), &archive, accepting);
+    sim.tenants[0].says.push(bid(VFS, 1, 5_000));
+    sim.run_to(3_000 + RESET_TICKS / 1_000_000 - 10);
+    assert_eq!((heard(&sim, 0).1, heard(&sim, 1).0, sim.model().leased_vfs()), (1, vec![], 0));
+    sim.run_to(3_000 + RESET_TICKS / 1_000_000 + 10);
+    assert_eq!((heard(&sim, 1).0, sim.model().leased_vfs()), (ALL.into(), 1));
+    sim.run_to(5_000);
+    assert_eq!(sim.server.tally.mismatches, 0);
+}
+
+#[test]
+fn nobody_has_two() {
+    let archive = archive(&with_base(1, 2));
+    let mut sim = Sim::on(machine(8), &archive, silent);
+    sim.run_to(100);
+    assert_eq!(sim.model().leased_vfs(), 2, "those of the bases");
+    for request in [bid(VFS, 1, 5_000), RequestBody::Desk { good: VFS, quantity: 1 }] {
+        sim.tenants[0].says.push(request);
+    }
+    sim.run_to(200);
+    let refused = Answer::Refused(proto::market::Refusal::BadQuantity);
+    assert_eq!(sim.answers(0), [refused.clone(), refused]);
+}
+
+/// One that does not take what it has bought loses it like any other, and nothing of it is left.
+#[test]
+fn parts_that_nobody_accepts_are_taken_back() {
+    let archive = archive(&with_base(0, 1));
+    let mut sim = Sim::on(machine(8), &archive, silent);
+    let free = sim.server.root.memory.slots.free();
+    sim.tenants[0].ignores = true;
+    sim.tenants[0].says.push(bid(VFS, 1, 5_000));
+    sim.run_to(2_500);
+    assert_eq!((heard(&sim, 0).0, sim.server.tenants[0].vf_parts.len()), (vec![0], 3));
+    sim.tenants[0].says.push(bid(VFS, 1, 0));
+    sim.run_to(4_500);
+    assert_eq!((heard(&sim, 0).1, sim.server.tenants[0].vf_parts.len(), sim.model().leased_vfs()), (1, 0, 0));
+    let told: Vec<ToNic> = sim
+        .model()
+        .sent
+        .entry(Peer::Nic)
+        .or_default()
+        .iter()
+        .map(|bytes| postcard::from_bytes(bytes).unwrap())
+        .collect();
+    assert!(matches!(told[..], [ToNic::Configure { vf: 0, .. }, ToNic::Close { vf: 0 }]), "{told:?}");
+    assert!(sim.server.root.memory.slots.free() + 64 >= free);
+    assert_eq!(sim.server.tally.mismatches, 0);
+}
