@@ -256,7 +256,7 @@ specs! {
 
     IrqBind."Bind": args [cap("vcpu", ObjectType::Vcpu, W, "who takes the interrupt; must have CPU time"), num("vector", "32..=255")]
     results [] errors [InUse, NotConfigured, Forbidden]
-    "Routes the interrupt (of a range of one) to a Vcpu on its core, as that vector, with no exit while it runs. Wakes it if it sleeps."
+    "Routes the interrupt (of a range of one) to a Vcpu on its core, as that vector, with no exit while it runs. A Vcpu takes 8 at most. Wakes it if it sleeps."
 
     IrqUnbind."Unbind": args [] results [] errors [NotMapped]
     "Masks the route and takes it off its Vcpu."

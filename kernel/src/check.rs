@@ -16,7 +16,7 @@ use crate::sched::{CAPACITY, Share};
 use crate::slot::{MAX_DEPTH, Slot};
 use crate::types::{CoreId, EndId, FunctionId, Gpa, Hpa, SlotId, Ticks, VcpuId, VmId};
 use crate::untyped::bytes_of;
-use cap_spec::abi::{CHANNEL_BITS, DOMAIN_BITS, PAGE_BITS, SLOT_BITS, VCPU_BITS, VM_BITS};
+use cap_spec::abi::{CHANNEL_BITS, DOMAIN_BITS, PAGE_BITS, SLOT_BITS, VCPU_BITS, VCPU_ROUTES, VM_BITS};
 use std::collections::{BTreeMap, BTreeSet};
 use std::format;
 use std::string::String;
@@ -445,6 +445,7 @@ impl<M: Machine> Checker<'_, M> {
             let bound = (0..MAX_ROUTES as u16)
                 .filter(|&route| self.kernel.route(route).is_some_and(|entry| entry.vcpu == vcpu));
             hold!(self, bound.count() == usize::from(processor.routes), "{vcpu:?} miscounts its routes");
+            hold!(self, processor.routes <= VCPU_ROUTES, "{vcpu:?} takes too many routes");
             hold!(self, processor.routes == 0 || processor.time.is_some(), "{vcpu:?} takes interrupts without a core");
         }
         for route in 0..MAX_ROUTES as u16 {

@@ -1,9 +1,9 @@
 //! Irq: ranges of interrupt routes.
 //!
-//! Invariants: a route is bound to at most one Vcpu, which has CPU time, and is unmasked only then; no two capabilities
-//! that can use a route exist, as a child's routes are not its parent's while it lives. What a route is bound to stands
-//! in the kernel's table of routes; a Vcpu counts the routes that name it. Those that are no pins are raised by at most one
-//! message of a function each, and the machine is told of a route only while it has both.
+//! Invariants: a route is bound to at most one Vcpu, which has CPU time and takes [`VCPU_ROUTES`] at most, and is unmasked
+//! only then; no two capabilities that can use a route exist, as a child's routes are not its parent's while it lives. What a
+//! route is bound to stands in the kernel's table of routes; a Vcpu counts the routes that name it. Those that are no pins are
+//! raised by at most one message of a function each, and the machine is told of a route only while it has both.
 
 use crate::cap::Cap;
 use crate::decode::{Invocation, Invoked};
@@ -13,7 +13,7 @@ use crate::machine::Machine;
 use crate::slot::Slot;
 use crate::types::{FunctionId, SlotId, VcpuId};
 use crate::vcpu::Vcpu;
-use cap_spec::abi::{Error, Fault, Label};
+use cap_spec::abi::{Error, Fault, Label, VCPU_ROUTES};
 
 impl<M: Machine> Kernel<M> {
     /// Every label of Irq.
@@ -34,6 +34,9 @@ impl<M: Machine> Kernel<M> {
                 }
                 if !self.machine.vcpu(vcpu).time.is_some() {
                     return Err(Fault::new(Error::NotConfigured, 1));
+                }
+                if self.machine.vcpu(vcpu).routes >= VCPU_ROUTES {
+                    return Err(Fault::new(Error::InUse, 1));
                 }
                 if self.is_route_forbidden(first) {
                     return Err(Fault::new(Error::Forbidden, 0));

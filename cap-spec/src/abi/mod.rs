@@ -16,7 +16,8 @@ pub use fault_record::{FAULTS_KEPT, FaultRecord, Stopped};
 pub use labels::Label;
 pub use layout::*;
 pub use objects::{
-    CHANNEL_BITS, CptrParts, DOMAIN_BITS, IO_ADDRESS_BITS, ObjectType, PAGE_BITS, Rights, SLOT_BITS, VCPU_BITS, VM_BITS,
+    CHANNEL_BITS, CptrParts, DOMAIN_BITS, IO_ADDRESS_BITS, ObjectType, PAGE_BITS, Rights, SLOT_BITS, VCPU_BITS,
+    VCPU_ROUTES, VM_BITS,
 };
 
 /// Version of this interface; `BootInfo` and every info page carry it.

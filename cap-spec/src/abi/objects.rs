@@ -15,6 +15,9 @@ pub const VCPU_BITS: u8 = 14;
 pub const DOMAIN_BITS: u8 = 14;
 /// log2 of the bytes of I/O address space that a domain has.
 pub const IO_ADDRESS_BITS: u8 = 39;
+/// Interrupt routes that a Vcpu takes at most. Its core turns each of them, with the IOMMU where a message raises it, when
+/// the Vcpu comes and goes: that is time which the neighbours' reservations have to allow for.
+pub const VCPU_ROUTES: u16 = 8;
 /// log2 of the bytes of a `Channel`: two slots for capabilities in flight, two ends.
 pub const CHANNEL_BITS: u8 = 8;
 

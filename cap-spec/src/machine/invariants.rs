@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use super::cpu_time::share;
 use super::state::{Cap, Extent, SlotId, State};
 use super::{MAX_DEPTH, address_space};
-use crate::abi::{CHANNEL_BITS, DOMAIN_BITS, PAGE_BITS, Rights, SLOT_BITS, VCPU_BITS, VM_BITS};
+use crate::abi::{CHANNEL_BITS, DOMAIN_BITS, PAGE_BITS, Rights, SLOT_BITS, VCPU_BITS, VCPU_ROUTES, VM_BITS};
 
 /// A rule that a state breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub enum Broken {
     Dangling(SlotId),
     /// Children of a reservation stay within it; a Vcpu has at most one reservation, and a split one has no Vcpu.
     Time(SlotId),
-    /// Children of a range of routes or ports lie inside it and apart from each other.
+    /// Children of a range of routes or ports lie inside it and apart from each other; a Vcpu takes so many routes at most.
     Range(SlotId),
     /// Leases of a function are a chain, a virtual function is its physical function's, a message raises one route, and a
     /// function is attached to a live domain.
@@ -179,6 +179,11 @@ fn check_parts(state: &State, id: SlotId) -> Result<(), Broken> {
                 })
                 .collect();
             parts.sort_unstable();
+            if let Cap::Irq { route: Some(route), .. } = slot.cap
+                && state.routes_of(route.vcpu) > usize::from(VCPU_ROUTES)
+            {
+                return Err(Broken::Range(id));
+            }
             let mut end = u32::from(*first);
             for (start, length) in parts {
                 if start < end {

@@ -6,8 +6,8 @@
 //!   [`MAX_SPLITS`](super::MAX_SPLITS) children, or a child has one of the routes. What a child has, the parent can't use.
 //! * **Bind** routes the interrupt of a range of one to a Vcpu, as a vector of 32 to 255 (`OutOfRange`, 2). That the
 //!   range has one route is a property of the invoked capability (`OutOfRange`, 0), and so checked before the
-//!   arguments. `InUse` if it is bound or split; `NotConfigured` names a Vcpu (1) that has no CPU time;
-//!   `Forbidden` if the route is never handed out. A Vcpu that sleeps wakes with the events that there are, as the
+//!   arguments. `InUse` if it is bound or split; `NotConfigured` names a Vcpu (1) that has no CPU time,
+//!   `InUse` (1) one that takes [`VCPU_ROUTES`] already; `Forbidden` if the route is never handed out. A Vcpu that sleeps wakes with the events that there are, as the
 //!   interrupt may have come before it can be delivered.
 //! * **Unbind** masks it; `NotMapped` if it is not bound.
 
@@ -16,7 +16,7 @@ use super::lookup::Invoked;
 use super::state::{Cap, Route, SlotId, State};
 use super::vcpu::wake;
 use super::{MAX_SPLITS, Outcome};
-use crate::abi::{Error, Fault, ObjectType, Rights};
+use crate::abi::{Error, Fault, ObjectType, Rights, VCPU_ROUTES};
 
 /// Checks arguments 1 and 2 of a Split: a part of the range.
 pub(super) fn part(call: &Invoked, first: u16, count: u32) -> Result<(u16, u32), Fault> {
@@ -77,6 +77,9 @@ pub(super) fn bind(state: &mut State, call: Invoked) -> Result<Outcome, Fault> {
     }
     if state.time_of(vcpu).is_none() {
         return Err(Fault::new(Error::NotConfigured, 1));
+    }
+    if state.routes_of(vcpu) >= usize::from(VCPU_ROUTES) {
+        return Err(Fault::new(Error::InUse, 1));
     }
     if state.config.forbidden_routes.contains(&first) {
         return Err(Fault::new(Error::Forbidden, 0));

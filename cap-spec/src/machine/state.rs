@@ -570,4 +570,10 @@ impl State {
             .find(|(_, slot)| matches!(slot.cap, Cap::CpuTime { vcpu: Some(bound), .. } if bound == vcpu))
             .map(|(id, _)| *id)
     }
+
+    /// How many interrupt routes a Vcpu takes.
+    pub fn routes_of(&self, vcpu: VcpuId) -> usize {
+        let takes = |slot: &&Slot| matches!(slot.cap, Cap::Irq { route: Some(route), .. } if route.vcpu == vcpu);
+        self.slots.values().filter(takes).count()
+    }
 }

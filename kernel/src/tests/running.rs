@@ -5,7 +5,9 @@ use crate::machine::{Machine, SharedPage};
 use crate::run::{FaultAction, Outcome};
 use crate::types::{CoreId, Gpa};
 use crate::vcpu::Run;
-use cap_spec::abi::{Error, Label, ObjectType, Register, Status, StopReason, handler_page, info_page, stats_page};
+use cap_spec::abi::{
+    Error, Label, ObjectType, Register, Status, StopReason, VCPU_ROUTES, handler_page, info_page, stats_page,
+};
 
 const OTHER: u64 = 20;
 
@@ -266,6 +268,21 @@ fn an_interrupt_goes_to_one_vcpu_with_time() {
             world.ok(Label::IrqSplit, IRQS, [4, 1, CNODE, 30, 0]);
         }
     }
+}
+
+#[test]
+fn a_vcpu_takes_so_many_routes_and_no_more() {
+    let mut world = world_with_other();
+    let most = u64::from(VCPU_ROUTES);
+    for number in 0..=most {
+        world.ok(Label::IrqSplit, IRQS, [9 + number, 1, CNODE, 40 + number, 0]);
+    }
+    for number in 0..most {
+        world.ok(Label::IrqBind, 40 + number, [OTHER, 40 + number, 0, 0, 0]);
+    }
+    world.refused(Label::IrqBind, 40 + most, [OTHER, 60, 0, 0, 0], Error::InUse, 1);
+    world.ok(Label::IrqUnbind, 40, [0; 5]);
+    world.ok(Label::IrqBind, 40 + most, [OTHER, 60, 0, 0, 0]);
 }
 
 /// The interrupt may have come before it can be delivered; and nobody may run one whose routes nobody has opened.

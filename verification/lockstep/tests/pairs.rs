@@ -1,7 +1,7 @@
 //! One negative test for every pair of a label and an error that the ABI declares or implies, each with the argument that
 //! must be named. Kernel and abstract machine are in lock-step all the time.
 
-use cap_spec::abi::{Error, Fault, Label, ObjectType, Register, Rights, slots};
+use cap_spec::abi::{Error, Fault, Label, ObjectType, Register, Rights, VCPU_ROUTES, slots};
 use cap_spec::spec::{ArgKind, LABELS};
 use lockstep::pairs::Seen;
 use lockstep::script::{Step, build_tenant, hand_over, retype, root, tenant, threats};
@@ -412,6 +412,7 @@ fn state_cases() -> Vec<Case> {
             Error::Forbidden,
             0,
         ),
+        Case(full_of_routes(), L::IrqBind, IRQ, vec![SECOND, 40], Error::InUse, 1),
         Case(vec![], L::IrqUnbind, IRQ, vec![], Error::NotMapped, 0),
         Case(vec![], L::IoPortSplit, place::PORTS, vec![0x3f0, 16, here, EMPTY], Error::InUse, 0),
         Case(vec![], L::IoPortSplit, place::PORTS, vec![0x60, 2, here, EMPTY], Error::Forbidden, 1),
@@ -563,6 +564,17 @@ fn device_cases() -> Vec<Case> {
 /// The second Vcpu of the root VM has run on core 1 and was stopped; the core has not let go of it yet.
 fn held() -> Vec<Step> {
     vec![root(Label::VcpuStart, at::SECOND, &[]), Step::Decide(1), root(Label::VcpuStop, at::SECOND, &[])]
+}
+
+/// `SECOND`, which takes two routes in this world, takes all that it may.
+fn full_of_routes() -> Vec<Step> {
+    let more = 0..u64::from(VCPU_ROUTES) - 2;
+    let bound = more.map(|number| (7 + number, at::EMPTY + 1 + number));
+    let steps = bound.map(|(route, to)| {
+        let split = root(Label::IrqSplit, place::ROUTES, &[route, 1, place::CNODE, to]);
+        [split, root(Label::IrqBind, to, &[at::SECOND, 50])]
+    });
+    steps.flatten().collect()
 }
 
 /// Everything that can be derived, at the depth at which nothing can be derived any more.
