@@ -86,6 +86,9 @@ pub enum Missing {
     /// Writes reach it only after a flush of its write buffer, which is not implemented: no unit with extended interrupt mode
     /// is known to need that.
     WriteBuffer,
+    /// Draining: that what was under way has reached memory when an invalidation is complete (6.5.4). Units of major version 2
+    /// and later always do, and say so.
+    Draining,
 }
 
 /// What a unit can do, as far as it matters here.
@@ -105,8 +108,6 @@ pub struct Capabilities {
     pub coherent: bool,
     /// It invalidates single pages; then log2 of the largest number of pages at once.
     pub page_selective: Option<u8>,
-    /// Bits of an IOTLB descriptor that drain reads and writes.
-    pub drain: u64,
     /// It has protected memory regions.
     pub protects_memory: bool,
     /// Offset of the first fault record.
@@ -143,6 +144,9 @@ impl Capabilities {
         if bit(cap, 4) {
             return Err(Missing::WriteBuffer);
         }
+        if !bit(cap, 54) || !bit(cap, 55) {
+            return Err(Missing::Draining);
+        }
         // 2^(4 + 2n) domains; n = 7 is reserved. Number 0 is never used: in caching mode it tags what is not present.
         let domains = match bits(cap, 0, 3) {
             count @ 0..=5 => (1u16 << (4 + 2 * count)) - 1,
@@ -153,8 +157,6 @@ impl Capabilities {
             (true, false) => 2,
             _ => 1,
         };
-        // 6.5.2, 6.5.4: drain writes is bit 6 of a descriptor, drain reads bit 7.
-        let drain = (bit(cap, 54) as u64) << 6 | (bit(cap, 55) as u64) << 7;
         Ok(Capabilities {
             domains,
             three_levels,
@@ -163,7 +165,6 @@ impl Capabilities {
             remembers_absence: bit(cap, 7),
             coherent: bit(ecap, 0),
             page_selective: if bit(cap, 39) { Some(bits(cap, 48, 6) as u8) } else { None },
-            drain,
             protects_memory: bit(cap, 5) || bit(cap, 6),
             fault_records: bits(cap, 24, 10) * 16,
             fault_record_count: bits(cap, 40, 8) + 1,

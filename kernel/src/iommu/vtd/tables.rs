@@ -82,11 +82,13 @@ pub enum Forget {
 }
 
 impl Forget {
-    /// The descriptor (6.5.2). `drain`: bits that make the unit wait for DMA in flight, where it has them.
-    pub const fn descriptor(self, drain: u64) -> [u64; 2] {
+    /// The descriptor (6.5.2). One of the IOTLB makes the unit wait for DMA in flight.
+    pub const fn descriptor(self) -> [u64; 2] {
         const CONTEXT: u64 = 1;
         const IOTLB: u64 = 2;
         const INTERRUPT: u64 = 4;
+        // Writes and reads, 6.5.2.
+        const DRAIN: u64 = 0b11 << 6;
         const fn granularity(number: u64) -> u64 {
             number << 4
         }
@@ -98,11 +100,11 @@ impl Forget {
             Forget::Context(domain, function) => {
                 [CONTEXT | granularity(3) | tag(domain) | (function.get() as u64) << 32, 0]
             }
-            Forget::Translations => [IOTLB | granularity(1) | drain, 0],
-            Forget::Domain(domain) => [IOTLB | granularity(2) | drain | tag(domain), 0],
+            Forget::Translations => [IOTLB | DRAIN | granularity(1), 0],
+            Forget::Domain(domain) => [IOTLB | DRAIN | granularity(2) | tag(domain), 0],
             // The invalidation hint (bit 6) stays 0: entries of every level are forgotten, not only leaves.
             Forget::Pages { domain, address, order } => {
-                [IOTLB | granularity(3) | drain | tag(domain), address & !0xfff | order as u64]
+                [IOTLB | DRAIN | granularity(3) | tag(domain), address & !0xfff | order as u64]
             }
             Forget::Interrupts => [INTERRUPT, 0],
             Forget::Interrupt(entry) => [INTERRUPT | granularity(1) | (entry as u64) << 32, 0],
@@ -155,7 +157,7 @@ mod tests {
             (Forget::Interrupts, [0x4, 0]),
             (Forget::Interrupt(0x123), [0x123_0000_0014, 0]),
         ] {
-            assert_eq!(forget.descriptor(0xc0), descriptor, "{forget:?}");
+            assert_eq!(forget.descriptor(), descriptor, "{forget:?}");
         }
         assert_eq!(wait(7, Hpa::new(0x1040)), [0x7_0000_0065, 0x1040]);
     }

@@ -108,6 +108,8 @@ fn a_unit_that_lacks_something_or_does_not_come_on_is_told() {
         (CAP, ECAP & !16, Missing::ExtendedInterrupts),
         (CAP & !0x1f00, ECAP, Missing::Translation),
         (CAP | 1 << 4, ECAP, Missing::WriteBuffer),
+        (CAP & !(1 << 54), ECAP, Missing::Draining),
+        (CAP & !(1 << 55), ECAP, Missing::Draining),
     ] {
         let fake = Fake::new(&[(CAP, ECAP), (cap, ecap)], 1);
         assert_eq!(turn_on(&fake, &[0, 0]).err(), Some(StaysOff::Missing(1, missing)));
@@ -433,7 +435,8 @@ impl Bus for Garbage {
 
     fn register64(&self, _: usize, offset: u32) -> u64 {
         assert!(offset + 8 <= REGISTER_BYTES);
-        self.random()
+        // Without luck in this, too: one that does not drain does not come on.
+        self.random() | if offset == registers::CAP { 3 << 54 } else { 0 }
     }
 
     fn set_register32(&mut self, _: usize, offset: u32, _: u32) {

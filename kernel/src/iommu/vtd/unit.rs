@@ -168,9 +168,8 @@ impl Unit {
         if self.dead {
             return Err(Failure::Dead);
         }
-        let drain = self.capabilities.drain;
         self.serial = self.serial.wrapping_add(1);
-        self.push(bus, what.descriptor(drain));
+        self.push(bus, what.descriptor());
         self.push(bus, wait(self.serial, self.status));
         bus.set_register64(self.number, IQT, self.tail);
         Ok(())
