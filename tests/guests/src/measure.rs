@@ -1,12 +1,13 @@
 //! What benches measure with: the clock of instructions, exits, and the least of several runs.
 
-use crate::root::{Root, exits, tsc};
+use crate::root::{Root, exits, tsc, word};
 use alloc::string::String;
+use cap_spec::abi::{Rights, slots, stats_page};
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 use device::Registers;
 use proto::host::Record;
-use userlib::cap::Fault;
+use userlib::cap::{Cap, Fault, Machine, Slot, own};
 use userlib::dma::MappedRegisters;
 
 /// Runs per row.
@@ -60,6 +61,18 @@ pub fn row<S>(
 pub fn tell(root: &Root, operation: &str, cost: Cost) {
     let Cost { ticks, exits } = cost;
     root.record(&Record::Bench { operation: operation.into(), instructions: ticks, exits, writes: 0, interrupts: 0 });
+}
+
+/// Reports for how long the kernel lock was held at most, since the boot.
+pub fn tell_longest_hold(root: &mut Root, load: &str) -> Result<(), Fault> {
+    let slot = root.slot();
+    let machine: Cap<Machine> = Slot::root(slots::MARKET).cap();
+    let frame = machine.statistics_page(slot)?;
+    let address = root.window(1);
+    frame.map(own::VM, address, Rights::READ)?;
+    let ticks = word(address, stats_page::LONGEST_HOLD);
+    tell(root, &alloc::format!("longest hold of the kernel lock, {load}"), Cost { ticks, exits: 0 });
+    Ok(())
 }
 
 /// Reports how the bench went, and ends the machine.

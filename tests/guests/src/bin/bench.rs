@@ -11,11 +11,11 @@ extern crate alloc;
 
 use alloc::format;
 use alloc::vec::Vec;
-use cap_spec::abi::{PRICE_BOARD, ROOT_BOOT_INFO, Rights, VCPU_BITS, VM_BITS, boot_info, slots, stats_page};
+use cap_spec::abi::{PRICE_BOARD, ROOT_BOOT_INFO, Rights, VCPU_BITS, VM_BITS, boot_info, slots};
 use core::sync::atomic::{AtomicU64, Ordering};
 use guests::children;
 use guests::interrupt;
-use guests::measure::{Cost, RUNS, end, least, once, row, tell};
+use guests::measure::{Cost, RUNS, end, least, once, row, tell, tell_longest_hold};
 use guests::root::{CHILD_BITS, Root, exits, option, tsc, word};
 use guests::timer;
 use userlib::arch::{TrapFrame, disable_interrupts, enable_interrupts, set_handler};
@@ -473,14 +473,7 @@ fn lock(root: &mut Root) -> Result<(), Fault> {
     if let Some(idle) = pages.iter().position(|&page| word(page, 0) < 20) {
         panic!("neighbour {idle} did next to nothing");
     }
-    let slot = root.slot();
-    let machine: Cap<userlib::cap::Machine> = Slot::root(slots::MARKET).cap();
-    let frame = machine.statistics_page(slot)?;
-    let address = root.window(1);
-    frame.map(own::VM, address, Rights::READ)?;
-    let ticks = word(address, stats_page::LONGEST_HOLD);
-    tell(root, "longest hold of the kernel lock, hostile load", Cost { ticks, exits: 0 });
-    Ok(())
+    tell_longest_hold(root, "hostile load")
 }
 
 /// Launches a VM in whose base are [`MANY`] capabilities more than a VM needs, and takes it away.

@@ -7,11 +7,11 @@ use alloc::string::String;
 use device::Clock;
 use guests::card;
 use guests::function::{BOTH, until_ready};
-use guests::measure::{Cost, least, row, tell};
+use guests::measure::{Cost, least, row, tell, tell_longest_hold};
 use guests::root::{Root, exits, tsc};
 use net::smoltcp::phy::{Device, RxToken, TxToken};
 use net::smoltcp::time::Instant;
-use userlib::cap::{Cap, Fault, Frame, IommuDomain, PageTable};
+use userlib::cap::{Cap, Fault, Frame, IommuDomain, PageTable, PciFunction, Untyped};
 
 /// The function that comes and goes.
 const NUMBER: u16 = 2;
@@ -27,7 +27,29 @@ const OTHERS: usize = 16;
 /// All rows.
 pub fn measure(root: &mut Root, pair: &mut Pair) -> Result<(), String> {
     domains(root).map_err(refused("frames are mapped for a device"))?;
-    leases(root, pair)
+    leases(root, pair)?;
+    let taken = take_much(root, pair.card.capability(NUMBER));
+    taken.and_then(|()| tell_longest_hold(root, "virtual functions")).map_err(refused("much is taken from a function"))
+}
+
+/// A whole table of frames is mapped for a function: then everything goes at once.
+fn take_much(root: &mut Root, function: Cap<PciFunction>) -> Result<(), Fault> {
+    const ROWS: u64 = 8;
+    let mark = root.mark();
+    let memory: Cap<Untyped> = root.make(22)?;
+    let domain: Cap<IommuDomain> = memory.retype(0, root.slot())?;
+    for level in [2, 1] {
+        let table: Cap<PageTable> = memory.retype(0, root.slot())?;
+        table.map_io(domain, IO, level)?;
+    }
+    function.attach(domain)?;
+    for row in 0..ROWS {
+        let frames = root.slots(64);
+        memory.retype_many::<Frame>(12, frames, 64)?;
+        frames.cap::<Frame>().map_io(domain, IO + (row << 18), BOTH, 63)?;
+    }
+    memory.revoke()?;
+    root.return_to(mark)
 }
 
 fn domains(root: &mut Root) -> Result<(), Fault> {
