@@ -32,6 +32,7 @@ fn virtual_functions_are_driven_by_their_holders_and_kept_apart() {
         "dma_outside_the_domain_is_stopped",
         "what_is_stopped_is_told_to_whom_it_concerns",
         "a_storm_of_faults_costs_one_nmi_in_a_millisecond",
+        "forged_messages_raise_nothing_but_what_their_entry_says",
         "a_message_in_compatibility_format_is_survived",
         "pages_of_messages_and_of_others_are_not_handed_out",
         "memory_that_is_taken_back_is_out_of_reach",

@@ -17,7 +17,8 @@ const REQUESTERS: [u16; 2] = [0x180, 0x182];
 /// A page that no domain maps.
 const NOWHERE: u64 = 0x7654_3000;
 
-const MACHINE: Cap<Machine> = Slot::root(slots::MARKET).cap();
+/// The machine's capability, which tells of every fault.
+pub const MACHINE: Cap<Machine> = Slot::root(slots::MARKET).cap();
 
 /// A new channel, the other end of which is the root VM's, for this event.
 fn channel(bench: &mut Bench, event: u64) -> Result<Cap<Channel>, Fault> {
@@ -37,7 +38,7 @@ fn name_handlers(bench: &mut Bench) -> Result<(), Fault> {
 }
 
 /// Forgets what was told so far; afterwards nothing is held back any more, which it is for 64 ms at most.
-fn forget(bench: &Bench) -> Result<(), Fault> {
+pub fn forget(bench: &Bench) -> Result<(), Fault> {
     let ms = bench.root.tsc_hz / 1000;
     while own::VCPU.wait(ALL, userlib::clock::now() + 70 * ms)? != 0 {}
     for station in &bench.stations {
