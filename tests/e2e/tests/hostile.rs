@@ -336,3 +336,82 @@ fn run_ring(attack: &str) -> Finished {
     check(&run);
     run
 }
+
+/// An attack by a virtual function beside a victim, two tenants that exchange frames through functions of the
+/// same device, and a third one that gets its function meanwhile.
+fn attack_by_function(arguments: &str) {
+    let text = format!(
+        r#"
+        title = "a virtual function that floods"
+        limit = "20 s"
+        [machine]
+        cores = 1
+        memory = "128 MiB"
+        [[app]]
+        name = "victim"
+        args = ["100", "1"]
+        budget = 1
+        base_cpu = 15
+        base_pages = 64
+        [[app]]
+        name = "attacker"
+        image = "hostile"
+        nic = true
+        args = [{arguments}]
+        budget = 1
+        base_cpu = 20
+        base_pages = 256
+        [[app]]
+        name = "echo"
+        image = "netbench"
+        nic = true
+        budget = 1
+        base_cpu = 10
+        args = ["role=echo", "for=900"]
+        [[app]]
+        name = "ping"
+        image = "netbench"
+        nic = true
+        budget = 1
+        base_cpu = 10
+        args = ["role=ping", "peer=02:6e:6b:00:00:03", "for=600"]
+        [[app]]
+        name = "third"
+        image = "netbench"
+        nic = true
+        budget = 1
+        base_cpu = 10
+        starts = false
+        awaited = true
+        args = ["role=listen", "for=100"]
+        [[event]]
+        at = "100 ms"
+        do = "start:third"
+        "#
+    );
+    let run = run(&text, &Change::none());
+    check(&run);
+    for app in ["attacker", "echo", "ping", "third"] {
+        assert_eq!(run.end(app), &End::Exit { status: 0 }, "{app}: {:?}", run.app(app).lines);
+    }
+    let said = run.app("attacker").lines.join("\n");
+    assert!(said.contains(" 0 wrong"), "{said}");
+    let came = run.app("ping").lines.join("\n");
+    let frames = came.lines().find(|line| line.contains("frames came back")).unwrap_or_else(|| panic!("{came}"));
+    let numbers: Vec<u32> = frames.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    // The last one may be under way when time is up.
+    let [back, lost @ (0 | 1), 0, 0] = numbers[..] else { panic!("{frames}") };
+    assert!(back > 1_000, "{back} came back, {lost} did not");
+}
+
+/// A function that interrupts in and out of the waits of its VM.
+#[test]
+fn hostile_flood_of_interrupts_by_a_virtual_function() {
+    attack_by_function(r#""nic-interrupts", "200000""#);
+}
+
+/// A function whose mailbox is full of whatever there is.
+#[test]
+fn hostile_flood_of_a_mailbox() {
+    attack_by_function(r#""nic-mailbox", "200000", "7""#);
+}

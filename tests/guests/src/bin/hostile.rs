@@ -9,7 +9,7 @@ extern crate alloc;
 use alloc::vec::Vec;
 use guests::instructions::{self, Tally};
 use guests::tenant::{Tenant, idle};
-use guests::{capabilities, memory, ring3, trade, trap};
+use guests::{capabilities, memory, nic_flood, ring3, trade, trap};
 use userlib::cap::Fault;
 use userlib::println;
 
@@ -57,7 +57,7 @@ fn seed(tenant: &Tenant) -> u64 {
 type Attack = fn(&mut Tenant) -> Outcome;
 
 /// All attacks: first those by what an application may do, then those by what its processor may do.
-const ATTACKS: [(&str, Attack); 40] = [
+const ATTACKS: [(&str, Attack); 42] = [
     ("random", |tenant| {
         let end = tenant.start.free_slots_end;
         let done = capabilities::random_invocations(seed(tenant), count(tenant), end);
@@ -73,6 +73,8 @@ const ATTACKS: [(&str, Attack); 40] = [
     ("grants", |tenant| trade::flood_with_grants(count(tenant))),
     ("output", |tenant| Ok(trade::flood_with_output(count(tenant)))),
     ("console-requests", |tenant| Ok(trade::flood_with_console_requests(seed(tenant), count(tenant)))),
+    ("nic-interrupts", |tenant| nic_flood::interrupts(|us| tenant.micros(us), count(tenant))),
+    ("nic-mailbox", |tenant| nic_flood::mailbox(|us| tenant.micros(us), count(tenant), seed(tenant))),
     ("revoke-base", |_| capabilities::revoke_own_base()),
     ("stop", |_| capabilities::stop_itself()),
     ("delete-cnode", |_| capabilities::delete_own_cnode()),
