@@ -48,6 +48,8 @@ pub mod invoke;
 pub mod market;
 #[cfg(target_os = "none")]
 pub mod nic;
+#[cfg(target_os = "none")]
+mod own_device;
 pub mod pager;
 pub mod ring;
 pub mod shared;

@@ -7,42 +7,33 @@
 //! Everything is counted in pages of 4 KiB: a read or a write is of one page, and many are under way at a time.
 //!
 //! When the storage server is started again the queues live on. If the controller had to be reset, the market tells of that
-//! by [`crate::market::Event::StorageLost`]: commands do not end any more, and [`Storage::lose`] gives their buffers back.
+//! by [`crate::market::Event::StorageLost`]: commands do not end any more, and [`Storage::lose`] gives their tokens and buffers
+//! back. [`crate::market::Event::StorageRenewed`] tells of new queues, in a namespace with nothing but zeroes, which
+//! [`Storage::renew`] takes into use.
 
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, Ordering};
 
 use device::{DmaBuffer, DmaMemory, IoAddress};
 pub use nvme_queue::Status;
 use nvme_queue::{Access, Namespace, QueuePair, Rings, Transfer};
 use proto::start::{DOORBELLS, STORAGE_IRQ_SLOT, STORAGE_SLOT};
-use proto::storage::{BASE_PAGES, BUFFERS, ENTRIES, QUEUES, RING_PAGES, Space, WINDOW};
+pub use proto::storage::Space;
+use proto::storage::{BASE_PAGES, BUFFERS, ENTRIES, QUEUES, RING_PAGES, WINDOW};
 
 use crate::app::App;
-use crate::arch::{self, TrapFrame};
-use crate::cap::{Cap, Frame, IommuDomain, Irq, PageTable, Rights, Slot, own};
+use crate::cap::{Cap, IommuDomain, Irq, Slot, own};
 use crate::dma::{MappedBuffer, MappedMemory, MappedRegisters};
 use crate::error::Error;
-use crate::market;
-use crate::pager::Pager;
+use crate::{market, own_device};
 
 /// Bytes of a page, and of a buffer.
 pub const PAGE_BYTES: usize = 4096;
 /// Vector of the second queue pair.
 const VECTOR: u8 = 0x51;
-const BOTH: Rights = Rights::READ.union(Rights::WRITE);
 const DEPTH: usize = ENTRIES as usize;
 /// Besides memory: tables and CNodes.
 const OTHER_PAGES: u32 = 12;
 const _: () = assert!(RING_PAGES as u32 + BUFFERS as u32 + OTHER_PAGES <= BASE_PAGES);
-
-/// The second queue pair has interrupted since this was looked at.
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-
-fn interrupted(_: &mut TrapFrame) {
-    INTERRUPTED.store(true, Ordering::Relaxed);
-    arch::end_of_interrupt();
-}
 
 /// A queue pair of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,11 +97,20 @@ type Pair = QueuePair<MappedRegisters, MappedMemory, (u64, Option<Buffer>), DEPT
 /// A namespace in use.
 #[derive(Debug)]
 pub struct Storage {
+    space: InUse,
+    /// Memory of the rings, and the I/O address of the buffers.
+    rings: MappedMemory,
+    buffers_at: IoAddress,
+    buffers: Vec<Buffer>,
+}
+
+/// What the market says of a namespace, made use of.
+#[derive(Debug)]
+struct InUse {
     namespace: Namespace,
     pairs: [Pair; QUEUES],
     /// For each buffer: reads and writes of it.
     accesses: Vec<[Access; 2]>,
-    buffers: Vec<Buffer>,
     /// Blocks of a page, as a power of two.
     page_shift: u32,
 }
@@ -125,9 +125,35 @@ impl App {
         let Some(space) = self.start().storage else {
             return Err(Error::failed("this application has no namespace: `storage` in its scenario"));
         };
-        let nonsense = || Error::failed("what the market says of the namespace cannot be");
         let [rings, buffers] = self.map_storage()?;
-        let Space { namespace: id, block_shift, blocks, max_transfer_bytes, doorbells, stride } = space;
+        let buffers_at = buffers.io_address();
+        let space = InUse::new(&space, rings, buffers_at)?;
+        // SAFETY: the memory is used by the buffers alone; a driver has a buffer for as long as its command is under way.
+        let pages = unsafe { buffers.into_buffers(PAGE_BYTES) };
+        let buffers = (0..).zip(pages).map(|(number, memory)| Buffer { memory, number }).collect();
+        own_device::take_vector(VECTOR);
+        let irq: Cap<Irq> = Slot::root(STORAGE_IRQ_SLOT).cap();
+        irq.bind(own::VCPU, VECTOR)?;
+        Ok(Storage { space, rings, buffers_at, buffers })
+    }
+
+    /// Maps rings and buffers for the VM and, in the window of the function's domain, for the function.
+    fn map_storage(&mut self) -> Result<[MappedMemory; 2], Error> {
+        let window: Cap<IommuDomain> = Slot::root(STORAGE_SLOT).cap();
+        let mut market = self.market();
+        let pager = market.pager();
+        own_device::make_tables(pager, window, WINDOW)?;
+        let rings = own_device::map_both(pager, window, WINDOW, RING_PAGES)?;
+        let buffers = WINDOW + u64::from(RING_PAGES) * PAGE_BYTES as u64;
+        Ok([rings, own_device::map_both(pager, window, buffers, BUFFERS)?])
+    }
+}
+
+impl InUse {
+    /// With queues that nothing was put into, and rings that hold nothing.
+    fn new(space: &Space, rings: MappedMemory, buffers_at: IoAddress) -> Result<InUse, Error> {
+        let nonsense = || Error::failed("what the market says of the namespace cannot be");
+        let Space { namespace: id, block_shift, blocks, max_transfer_bytes, doorbells, stride } = *space;
         let page_shift = 12u32.checked_sub(block_shift.into()).ok_or_else(nonsense)?;
         let namespace = Namespace { id, block_shift, blocks, max_transfer_bytes };
         // SAFETY: the launcher has mapped the page of doorbells there, for as long as the VM lives.
@@ -138,52 +164,20 @@ impl App {
         };
         let (Some(polled), Some(interrupting)) = (pair(0), pair(1)) else { return Err(nonsense()) };
         let accesses = (0..u64::from(BUFFERS)).map(|number| {
-            let transfer = Transfer::in_pages(&[buffers.io_address() + number * 4096], 0, PAGE_BYTES as u32)?;
+            let page = buffers_at + number * PAGE_BYTES as u64;
+            let transfer = Transfer::in_pages(&[page], 0, PAGE_BYTES as u32)?;
             Some([namespace.reads(&transfer)?, namespace.writes(&transfer)?])
         });
         let accesses = accesses.collect::<Option<Vec<_>>>().ok_or_else(nonsense)?;
-        // SAFETY: the memory is used by the buffers alone; a driver has a buffer for as long as its command is under way.
-        let pages = unsafe { buffers.into_buffers(PAGE_BYTES) };
-        let buffers = (0..).zip(pages).map(|(number, memory)| Buffer { memory, number }).collect();
-        arch::set_handler(VECTOR, Some(interrupted));
-        let irq: Cap<Irq> = Slot::root(STORAGE_IRQ_SLOT).cap();
-        irq.bind(own::VCPU, VECTOR)?;
-        Ok(Storage { namespace, pairs: [polled, interrupting], accesses, buffers, page_shift })
+        Ok(InUse { namespace, pairs: [polled, interrupting], accesses, page_shift })
     }
-
-    /// Maps rings and buffers for the VM and, in the window of the function's domain, for the function.
-    fn map_storage(&mut self) -> Result<[MappedMemory; 2], Error> {
-        let window: Cap<IommuDomain> = Slot::root(STORAGE_SLOT).cap();
-        let mut market = self.market();
-        let pager = market.pager();
-        for level in [2, 1] {
-            pager.make::<PageTable>()?.map_io(window, WINDOW, level)?;
-        }
-        let rings = map_both(pager, window, WINDOW, RING_PAGES)?;
-        Ok([rings, map_both(pager, window, WINDOW + u64::from(RING_PAGES) * 4096, BUFFERS)?])
-    }
-}
-
-/// Maps pages (1 to 64) of the base for the VM, and for the function from this I/O address on.
-fn map_both(pager: &mut Pager, window: Cap<IommuDomain>, io: u64, pages: u16) -> Result<MappedMemory, Error> {
-    let frames = pager.take_slots(pages)?;
-    own::BASE.retype_many::<Frame>(cap_spec::abi::PAGE_BITS, frames, pages)?;
-    let gpa = pager.map_frames(frames, pages)?;
-    // A capability is mapped in one place: the function has copies.
-    let copies = pager.take_slots(pages)?;
-    for page in 0..pages {
-        copies.after(page).copy(frames.after(page).cap::<Frame>(), BOTH)?;
-    }
-    copies.cap::<Frame>().map_io(window, io, BOTH, u64::from(pages) - 1)?;
-    // SAFETY: it has just been mapped, for this alone, and stays as long as the VM.
-    Ok(unsafe { MappedMemory::new(gpa, IoAddress(io), usize::from(pages) * PAGE_BYTES) })
 }
 
 impl Storage {
     /// Pages of the namespace.
     #[must_use]
     pub fn pages(&self) -> u64 {
-        self.namespace.blocks >> self.page_shift
+        self.space.namespace.blocks >> self.space.page_shift
     }
 
     /// A buffer that nobody has; there are [`BUFFERS`].
@@ -210,11 +204,11 @@ impl Storage {
         buffer: Buffer,
         token: u64,
     ) -> Result<(), (Refused, Buffer)> {
-        let access = self.accesses.get(usize::from(buffer.number)).and_then(|both| both.get(operation as usize));
-        let block = page.checked_shl(self.page_shift).filter(|block| block >> self.page_shift == page);
+        let access = self.space.accesses.get(usize::from(buffer.number)).and_then(|both| both.get(operation as usize));
+        let block = page.checked_shl(self.space.page_shift).filter(|block| block >> self.space.page_shift == page);
         let command = access.zip(block).and_then(|(access, block)| access.at(block));
         let Some(command) = command else { return Err((Refused::Beyond, buffer)) };
-        match self.pairs[queue as usize].submit(&command, (token, Some(buffer))) {
+        match self.space.pairs[queue as usize].submit(&command, (token, Some(buffer))) {
             Ok(()) => Ok(()),
             // It had one.
             Err((_, (_, Some(buffer)))) => Err((Refused::Full, buffer)),
@@ -224,20 +218,20 @@ impl Storage {
 
     /// Begins to bring what was written before to the medium. False if the queue is full.
     pub fn flush(&mut self, queue: Queue, token: u64) -> bool {
-        let command = self.namespace.flush();
-        self.pairs[queue as usize].submit(&command, (token, None)).is_ok()
+        let command = self.space.namespace.flush();
+        self.space.pairs[queue as usize].submit(&command, (token, None)).is_ok()
     }
 
     /// Tells the function of all commands so far: one register write, or none if it knows them.
     #[inline]
     pub fn ring(&mut self, queue: Queue) {
-        self.pairs[queue as usize].ring();
+        self.space.pairs[queue as usize].ring();
     }
 
     /// The next command that ended; to be called until there is none.
     #[inline]
     pub fn ended(&mut self, queue: Queue) -> Option<Ended> {
-        let done = self.pairs[queue as usize].completed()?;
+        let done = self.space.pairs[queue as usize].completed()?;
         let (token, buffer) = done.token;
         Some(Ended { token, buffer, status: done.status })
     }
@@ -245,26 +239,18 @@ impl Storage {
     /// Impossible ends so far.
     #[must_use]
     pub fn faults(&self) -> u32 {
-        self.pairs.iter().fold(0, |sum, pair| sum.wrapping_add(pair.faults()))
+        self.space.pairs.iter().fold(0, |sum, pair| sum.wrapping_add(pair.faults()))
     }
 
     /// Tells the function what was taken only once there is so much of it, in a queue that is polled.
     pub fn set_acknowledge_batch(&mut self, ends: u32) {
-        self.pairs[Queue::Polled as usize].set_acknowledge_batch(ends);
+        self.space.pairs[Queue::Polled as usize].set_acknowledge_batch(ends);
     }
 
     /// Halts on the core, which stays this VM's and is charged, until the second queue pair has interrupted, if it has not
     /// since the last call, or anybody else has. No exit. Look for ends before the next call.
     pub fn halt(&mut self) {
-        let enabled = arch::interrupts_enabled();
-        arch::disable_interrupts();
-        if !INTERRUPTED.load(Ordering::Relaxed) {
-            arch::halt();
-        }
-        INTERRUPTED.store(false, Ordering::Relaxed);
-        if enabled {
-            arch::enable_interrupts();
-        }
+        own_device::halt();
     }
 
     /// Gives the core up until the second queue pair has interrupted, something has happened in the market, which is
@@ -273,28 +259,31 @@ impl Storage {
     /// # Errors
     /// When the market is gone.
     pub fn wait(&mut self, app: &mut App, deadline: u64) -> Result<Option<market::Event>, Error> {
-        let event = app.market().wait_unless(deadline, || INTERRUPTED.load(Ordering::Relaxed))?;
-        app.note(&event);
-        if !arch::interrupts_enabled() {
-            // Takes what ended the sleep; the instruction after the enabling one is still without.
-            arch::enable_interrupts();
-            core::hint::spin_loop();
-            arch::disable_interrupts();
-        }
-        INTERRUPTED.store(false, Ordering::Relaxed);
-        Ok(event)
+        own_device::wait(app, deadline)
     }
 
     /// Gives up what is under way, after [`crate::market::Event::StorageLost`], and takes the buffers back: the queues are
     /// dead. Returns the tokens of what did not end.
     pub fn lose(&mut self) -> Vec<u64> {
         let mut lost = Vec::new();
-        for pair in &mut self.pairs {
+        for pair in &mut self.space.pairs {
             while let Some((token, buffer)) = pair.reclaim() {
                 lost.push(token);
                 self.buffers.extend(buffer);
             }
         }
         lost
+    }
+
+    /// Takes new queues into use, after [`crate::market::Event::StorageRenewed`] and [`Storage::lose`]. What was in the
+    /// namespace before is gone.
+    ///
+    /// # Errors
+    /// When what the market says of it cannot be.
+    pub fn renew(&mut self, space: &Space) -> Result<(), Error> {
+        // Nothing ends before a doorbell is rung.
+        (0..self.rings.words()).for_each(|word| self.rings.store(word, 0));
+        self.space = InUse::new(space, self.rings, self.buffers_at)?;
+        Ok(())
     }
 }

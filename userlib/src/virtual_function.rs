@@ -13,9 +13,8 @@
 //! that by an event, after which [`VirtualFunction::reset`] lets it through anew; queues must then be set up again.
 
 use alloc::format;
-use core::sync::atomic::{AtomicBool, Ordering};
 
-use device::{Clock as _, IoAddress};
+use device::Clock as _;
 use igbvf::function::VECTORS;
 use igbvf::moderation::{Mode, Moderation};
 use igbvf::{Event, Function, MacAddress};
@@ -23,12 +22,11 @@ use proto::nic::BASE_PAGES;
 use proto::start::{NIC_IRQ_SLOT, NIC_SLOT};
 
 use crate::app::App;
-use crate::arch::{self, TrapFrame};
-use crate::cap::{Cap, Frame, IommuDomain, Irq, PageTable, PciFunction, Rights, Slot, own};
+use crate::cap::{Cap, IommuDomain, Irq, PciFunction, Slot, own};
 use crate::dma::{MappedMemory, MappedRegisters, TscClock};
 use crate::error::Error;
 use crate::slots::MAX_RUN;
-use crate::{clock, events, market};
+use crate::{clock, events, market, own_device};
 
 /// Where the memory begins in the function's domain.
 const IO_BASE: u64 = 0x10_0000;
@@ -50,15 +48,6 @@ pub const USUAL_PAGES: u16 = (BASE_PAGES - OTHER_PAGES) as u16;
 const LOOK_US: u64 = 1_000;
 /// Seconds for which the network server may take to be there and to let the function through.
 const PATIENCE_S: u64 = 10;
-const BOTH: Rights = Rights::READ.union(Rights::WRITE);
-
-/// The function has interrupted since this was looked at.
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-
-fn interrupted(_: &mut TrapFrame) {
-    INTERRUPTED.store(true, Ordering::Relaxed);
-    arch::end_of_interrupt();
-}
 
 /// A virtual function that the network server has let through.
 #[derive(Debug)]
@@ -85,7 +74,7 @@ impl App {
         let hz = self.clock().hz();
         let function: Cap<PciFunction> = Slot::root(NIC_SLOT).cap();
         let Surroundings { registers, memory, domain, .. } = self.surround(function, pages)?;
-        arch::set_handler(VECTOR, Some(interrupted));
+        own_device::take_vector(VECTOR);
         for message in 0..u16::from(VECTORS) {
             let irq: Cap<Irq> = Slot::root(NIC_IRQ_SLOT + message).cap();
             irq.bind(own::VCPU, VECTOR)?;
@@ -113,25 +102,11 @@ impl App {
         function.bar(0, 0, bar, pages.into())?;
         let registers_at = pager.map_frames(bar, pages)?;
         let domain = pager.make::<IommuDomain>()?;
-        for level in [2, 1] {
-            pager.make::<PageTable>()?.map_io(domain, IO_BASE, level)?;
-        }
-        let frames = pager.take_slots(memory_pages)?;
-        own::BASE.retype_many::<Frame>(cap_spec::abi::PAGE_BITS, frames, memory_pages)?;
-        let memory = pager.map_frames(frames, memory_pages)?;
-        // A capability is mapped in one place: the function has copies.
-        let copies = pager.take_slots(memory_pages)?;
-        for page in 0..memory_pages {
-            copies.after(page).copy(frames.after(page).cap::<Frame>(), BOTH)?;
-        }
-        copies.cap::<Frame>().map_io(domain, IO_BASE, BOTH, u64::from(memory_pages).saturating_sub(1))?;
-        // SAFETY: both have just been mapped, for functions alone, of which the VM has one at a time. The memory stays as long
-        // as the VM. Of the registers nothing but those of a function is ever mapped there; while there is none, an access
-        // stops the VM.
-        let (registers, memory) = unsafe {
-            let registers = MappedRegisters::new(registers_at, u32::from(pages) * 4096);
-            (registers, MappedMemory::new(memory, IoAddress(IO_BASE), usize::from(memory_pages) * 4096))
-        };
+        own_device::make_tables(pager, domain, IO_BASE)?;
+        let memory = own_device::map_both(pager, domain, IO_BASE, memory_pages)?;
+        // SAFETY: just mapped, for functions alone, of which the VM has one at a time. Nothing but the registers of one is ever
+        // mapped there; while there is none, an access stops the VM.
+        let registers = unsafe { MappedRegisters::new(registers_at, u32::from(pages) * 4096) };
         drop(market);
         let made = Surroundings { bar, bar_pages: pages, registers_at, registers, memory_pages, memory, domain };
         self.surroundings = Some(made);
@@ -203,16 +178,7 @@ impl VirtualFunction {
     /// # Errors
     /// When the market is gone.
     pub fn wait(&mut self, app: &mut App, deadline: u64) -> Result<Option<market::Event>, Error> {
-        let event = app.market().wait_unless(deadline, || INTERRUPTED.load(Ordering::Relaxed))?;
-        app.note(&event);
-        if !arch::interrupts_enabled() {
-            // Takes what ended the sleep; the instruction after the enabling one is still without.
-            arch::enable_interrupts();
-            core::hint::spin_loop();
-            arch::disable_interrupts();
-        }
-        INTERRUPTED.store(false, Ordering::Relaxed);
-        Ok(event)
+        own_device::wait(app, deadline)
     }
 
     /// Has the function let through anew, as after [`crate::market::Event::NicReset`]. Its queues are gone, and what was

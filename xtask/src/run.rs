@@ -173,12 +173,18 @@ fn module(scenario: &Scenario, built: &Built) -> Result<Vec<u8>> {
     Ok(module)
 }
 
-/// The machine of a scenario, with its boot module written into `folder`, and nothing of the host that leads to it.
+/// The machine of a scenario, with its boot module written into `folder`, and what of the host leads to it.
 ///
 /// # Errors
 /// When the machine has no room for what the scenario promises, an image is missing or the module can't be written.
-pub fn config(scenario: &Scenario, built: &Built, acceleration: Acceleration, folder: &Path) -> Result<Config> {
-    machine(scenario, built, acceleration, folder, &module(scenario, built)?, &[])
+pub fn config(
+    scenario: &Scenario,
+    built: &Built,
+    acceleration: Acceleration,
+    folder: &Path,
+    forwards: &[Forward],
+) -> Result<Config> {
+    machine(scenario, built, acceleration, folder, &module(scenario, built)?, forwards)
 }
 
 fn machine(
@@ -323,7 +329,7 @@ pub fn image(file: &Path, overrides: &Overrides, disc: Option<&Path>) -> Result<
     let tools = setup::ensure()?;
     let scenario = scenario::load(file, overrides, &application_images()?)?;
     let built = build_for(&scenario)?;
-    let mut config = config(&scenario, &built, Acceleration::InstructionClock, &paths::images())?;
+    let mut config = config(&scenario, &built, Acceleration::InstructionClock, &paths::images(), &[])?;
     let module = config.module.clone().context("a scenario has a boot module")?;
     let disc = disc.map_or_else(|| paths::images().join("nonkernel.iso"), Path::to_path_buf);
     crate::disc::make(&config.kernel, &module, &config.command_line, &disc)?;

@@ -1,8 +1,8 @@
 //! The roles, in a VM.
 
-use crate::work::{Bench, Order, Work};
+use crate::work::{Bench, Order, Rest, Work, hold};
 use userlib::market::Event;
-use userlib::storage::{Operation, Queue};
+use userlib::storage::{Operation, Queue, Storage};
 use userlib::usage::Exits;
 use userlib::{App, Error, clock, println};
 
@@ -15,6 +15,8 @@ const OPERATIONS: u64 = 256;
 /// Milliseconds that `keep` keeps for, if it is not told.
 const KEEP_MS: u64 = 1_000;
 const LARGEST: usize = 32;
+/// Microseconds for which the storage server may take to make new queues.
+const PATIENCE_US: u64 = 10_000_000;
 
 /// The application.
 ///
@@ -36,21 +38,21 @@ pub fn run(app: &mut App) -> Result<(), Error> {
 }
 
 /// All pages, one after the other.
-fn all(bench: &mut Bench, operation: Operation) -> Result<Exits, Error> {
+fn all(bench: &mut Bench, operation: Operation, rest: &mut Rest<'_>) -> Result<Exits, Error> {
     let (queue, order, operations) = (Queue::Interrupting, Order::Sequential, bench.pages);
-    Ok(bench.run(&Work { queue, depth: LARGEST, operation, order, operations })?.exits)
+    Ok(bench.run(&Work { queue, depth: LARGEST, operation, order, operations }, rest)?.exits)
 }
 
 fn check(app: &mut App, bench: &mut Bench, operations: u64) -> Result<(), Error> {
-    let mut exits = all(bench, Operation::Read)?;
+    let mut exits = all(bench, Operation::Read, &mut hold)?;
     println!("{} pages are zero", bench.pages);
-    exits.add(all(bench, Operation::Write)?);
+    exits.add(all(bench, Operation::Write, &mut hold)?);
     let mut done = 2 * bench.pages;
     for order in [Order::Random, Order::Sequential] {
         for queue in [Queue::Polled, Queue::Interrupting] {
             for depth in DEPTHS {
                 for operation in [Operation::Read, Operation::Write] {
-                    let cost = bench.run(&Work { queue, depth, operation, order, operations })?;
+                    let cost = bench.run(&Work { queue, depth, operation, order, operations }, &mut hold)?;
                     exits.add(cost.exits);
                     done += operations;
                 }
@@ -58,7 +60,7 @@ fn check(app: &mut App, bench: &mut Bench, operations: u64) -> Result<(), Error>
             app.work_done(done, 0);
         }
     }
-    exits.add(all(bench, Operation::Read)?);
+    exits.add(all(bench, Operation::Read, &mut hold)?);
     done += bench.pages;
     app.work_done(done, 0);
     println!("{done} pages read or written and right, {} exits, {} preemptions", exits.own, exits.preemptions);
@@ -66,13 +68,13 @@ fn check(app: &mut App, bench: &mut Bench, operations: u64) -> Result<(), Error>
 }
 
 fn measure(bench: &mut Bench, operations: u64) -> Result<(), Error> {
-    all(bench, Operation::Read)?;
+    all(bench, Operation::Read, &mut hold)?;
     for operation in [Operation::Read, Operation::Write] {
         for queue in [Queue::Polled, Queue::Interrupting] {
             bench.storage.set_acknowledge_batch(if queue == Queue::Polled { u32::MAX } else { 1 });
             for depth in [1, 32] {
                 let work = Work { queue, depth, operation, order: Order::Random, operations };
-                let cost = bench.run(&work)?;
+                let cost = bench.run(&work, &mut hold)?;
                 println!(
                     "{operation:?} {queue:?} depth {depth}: {} instructions each, {} exits and {} preemptions of {}",
                     cost.begin.each() + cost.end.each(),
@@ -88,19 +90,51 @@ fn measure(bench: &mut Bench, operations: u64) -> Result<(), Error> {
 
 fn keep(app: &mut App, bench: &mut Bench) -> Result<(), Error> {
     let end = app.clock().in_us(1_000 * app.number("for", KEEP_MS));
-    all(bench, Operation::Read)?;
-    println!("{} pages are zero", bench.pages);
-    all(bench, Operation::Write)?;
-    let mut rounds = 0u64;
+    let (mut rounds, mut done, mut renewed) = (0u64, 0, 0u64);
+    let mut is_new = true;
     while clock::now() < end {
-        all(bench, Operation::Read)?;
-        rounds += 1;
-        app.work_done(rounds * bench.pages, 0);
-        if app.poll()? == Some(Event::StorageLost) {
-            return Err(Error::failed("the namespace is lost"));
+        // Another event than the loss concerns nobody here.
+        let mut loss = None;
+        let mut rest = |storage: &mut Storage, _| match storage.wait(app, end)? {
+            Some(event @ Event::StorageLost) => {
+                loss = Some(event);
+                Err(Error::failed("the namespace is lost"))
+            }
+            _ => Ok(()),
+        };
+        let round = if is_new {
+            all(bench, Operation::Read, &mut rest)
+                .map(|_| println!("{} pages are zero", bench.pages))
+                .and_then(|()| all(bench, Operation::Write, &mut rest).map(|_| ()))
+        } else {
+            all(bench, Operation::Read, &mut rest).map(|_| rounds += 1)
+        };
+        if loss.is_none() {
+            round?;
+            is_new = false;
+            done += bench.pages;
+            app.work_done(done, 0);
+            loss = app.poll()?.filter(|event| *event == Event::StorageLost);
         }
-        app.sleep_until(app.clock().in_us(1_000));
+        if loss.is_some() {
+            await_queues(app, bench)?;
+            renewed += 1;
+            is_new = true;
+        } else {
+            app.sleep_until(app.clock().in_us(1_000));
+        }
     }
-    println!("{rounds} times read and right");
+    println!("{rounds} times read and right, {renewed} times with new queues");
     Ok(())
+}
+
+/// Waits for new queues after a loss.
+fn await_queues(app: &mut App, bench: &mut Bench) -> Result<(), Error> {
+    let deadline = app.clock().in_us(PATIENCE_US);
+    while clock::now() < deadline {
+        if let Some(Event::StorageRenewed { space }) = app.market().wait(deadline)? {
+            return bench.renew(&space);
+        }
+    }
+    Err(Error::failed("there are no new queues"))
 }

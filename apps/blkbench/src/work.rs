@@ -2,7 +2,7 @@
 
 use crate::content::{Draw, fill, holds};
 use alloc::vec::Vec;
-use userlib::storage::{Buffer, Operation, PAGE_BYTES, Queue, Storage};
+use userlib::storage::{Buffer, Operation, PAGE_BYTES, Queue, Space, Storage};
 use userlib::usage::{Exits, exits};
 use userlib::{Error, clock};
 
@@ -81,6 +81,18 @@ impl Watch {
     }
 }
 
+/// What is done while nothing ends.
+pub type Rest<'a> = dyn FnMut(&mut Storage, Queue) -> Result<(), Error> + 'a;
+
+/// Keeps the core.
+pub fn hold(storage: &mut Storage, queue: Queue) -> Result<(), Error> {
+    match queue {
+        Queue::Polled => core::hint::spin_loop(),
+        Queue::Interrupting => storage.halt(),
+    }
+    Ok(())
+}
+
 /// A namespace, what each page of it must hold, and buffers.
 #[derive(Debug)]
 pub struct Bench {
@@ -104,11 +116,11 @@ impl Bench {
         Bench { storage, versions, pages, spare, draw: Draw(1), hz }
     }
 
-    /// Does work, and checks what is read.
+    /// Does work, and checks what is read. `rest` passes the time while nothing has ended.
     ///
     /// # Errors
-    /// When a command fails, does not end, or brings what was never written there.
-    pub fn run(&mut self, work: &Work) -> Result<Cost, Error> {
+    /// When a command fails, does not end, or brings what was never written there; and what `rest` says.
+    pub fn run(&mut self, work: &Work, rest: &mut Rest<'_>) -> Result<Cost, Error> {
         let (mut begun, mut ended, mut cost) = (0, 0, Cost::default());
         let mut under_way: Vec<u64> = Vec::with_capacity(work.depth);
         let before = exits();
@@ -132,7 +144,7 @@ impl Bench {
             self.storage.ring(work.queue);
             watch.stop(&mut cost.begin, operations);
             let mut done = Vec::with_capacity(work.depth);
-            self.take(work.queue, &mut done, &mut cost.end)?;
+            self.take(work.queue, &mut done, &mut cost.end, rest)?;
             for (page, buffer) in done {
                 self.look(work.operation, page, &buffer)?;
                 under_way.retain(|&other| other != page);
@@ -154,6 +166,19 @@ impl Bench {
             }
         };
         (!under_way.contains(&page)).then_some(page)
+    }
+
+    /// There are new queues, in a namespace with nothing but zeroes; nothing is under way any more.
+    ///
+    /// # Errors
+    /// When what is said of it cannot be.
+    pub fn renew(&mut self, space: &Space) -> Result<(), Error> {
+        self.storage.lose();
+        self.storage.renew(space)?;
+        // Those of a batch that was given up are with the storage.
+        self.spare.extend(core::iter::from_fn(|| self.storage.buffer()));
+        self.versions.iter_mut().flatten().for_each(|version| *version = 0);
+        Ok(())
     }
 
     fn prepare(&mut self, operation: Operation, page: u64, buffer: &mut Buffer) {
@@ -181,7 +206,13 @@ impl Bench {
     }
 
     /// Waits for ends, and takes all that there are.
-    fn take(&mut self, queue: Queue, done: &mut Vec<(u64, Buffer)>, part: &mut Part) -> Result<(), Error> {
+    fn take(
+        &mut self,
+        queue: Queue,
+        done: &mut Vec<(u64, Buffer)>,
+        part: &mut Part,
+        rest: &mut Rest<'_>,
+    ) -> Result<(), Error> {
         let deadline = clock::now().saturating_add(LOST_S * self.hz);
         loop {
             let watch = Watch::start();
@@ -198,10 +229,7 @@ impl Bench {
             if clock::now() >= deadline {
                 return Err(Error::failed("a command does not end"));
             }
-            match queue {
-                Queue::Polled => core::hint::spin_loop(),
-                Queue::Interrupting => self.storage.halt(),
-            }
+            rest(&mut self.storage, queue)?;
         }
     }
 }

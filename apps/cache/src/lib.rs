@@ -140,6 +140,7 @@ impl Replay {
                 | Event::VfTaken
                 | Event::NicReset
                 | Event::StorageLost
+                | Event::StorageRenewed { .. }
                 | Event::StopNotice { .. }
                 | Event::Refused { .. } => {}
             }

@@ -170,6 +170,7 @@ impl Work {
                 | Event::VfTaken
                 | Event::NicReset
                 | Event::StorageLost
+                | Event::StorageRenewed { .. }
                 | Event::StopNotice { .. }
                 | Event::Refused { .. } => {}
             }

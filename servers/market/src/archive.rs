@@ -274,6 +274,6 @@ pub fn command_app(command: &Command) -> Option<u16> {
         | Command::Start { app }
         | Command::Kill { app }
         | Command::TopUp { app, .. } => Some(*app),
-        Command::Stop | Command::Crash | Command::CrashNic | Command::CrashStorage => None,
+        Command::Stop | Command::Crash | Command::CrashNic | Command::CrashStorage | Command::FailStorage => None,
     }
 }

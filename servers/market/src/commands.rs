@@ -73,8 +73,8 @@ impl<M: Machine> Server<'_, M> {
                 Some(nic) => nic.crash(),
                 None => self.say("there is no network server"),
             },
-            Command::CrashStorage => match self.storage.as_mut() {
-                Some(storage) => storage.crash(),
+            Command::CrashStorage | Command::FailStorage => match self.storage.as_mut() {
+                Some(storage) => storage.crash(*command == Command::FailStorage),
                 None => self.say("there is no storage server"),
             },
         }

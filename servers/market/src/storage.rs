@@ -133,11 +133,15 @@ impl<M: Machine> Server<'_, M> {
                 "storage device: it does not work".into()
             }
             FromStorage::Lost => {
-                self.lose_storage();
+                let holders = link.lose_queues();
+                holders.into_iter().for_each(|app| self.post(app, &FromMarket::StorageLost));
                 "storage device: it was reset".into()
             }
             FromStorage::Prepared { vf, space } => match link.prepared(vf, space) {
                 Some(app) => {
+                    if self.tenants[app].is_running() {
+                        self.post(app, &FromMarket::StorageRenewed { space });
+                    }
                     let (name, Space { namespace, blocks, block_shift, .. }) = (self.name(app), space);
                     let kib = blocks.saturating_mul(1 << (block_shift & 63)) >> 10;
                     format!("storage function {vf} is ready for {name}: namespace {namespace}, {kib} KiB")

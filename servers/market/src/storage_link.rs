@@ -103,6 +103,8 @@ pub enum State {
     Ready(usize, Space),
     /// This application has it, and it has these slots of the market's.
     Held(usize, Space, Vec<Slot>),
+    /// The same, but its queues are gone, and the storage server makes new ones in another namespace.
+    Renewing(usize, Vec<Slot>),
     /// The storage server erases what was in its namespace.
     Releasing,
     /// The controller refused something: nobody gets it any more.
@@ -113,7 +115,7 @@ impl State {
     /// The application that has it or is to have it.
     fn holder(&self) -> Option<usize> {
         match *self {
-            State::Preparing(app) | State::Ready(app, _) | State::Held(app, ..) => Some(app),
+            State::Preparing(app) | State::Ready(app, _) | State::Held(app, ..) | State::Renewing(app, _) => Some(app),
             State::Idle | State::Releasing | State::Dead => None,
         }
     }
@@ -227,7 +229,7 @@ impl StorageLink {
         self.is_up = true;
         for vf in 0..self.vfs.len() {
             match self.vfs[vf].1 {
-                State::Preparing(app) => self.prepare(root, vf, bytes_of(app))?,
+                State::Preparing(app) | State::Renewing(app, _) => self.prepare(root, vf, bytes_of(app))?,
                 State::Releasing => self.server.send(&ToStorage::Release { vf: vf as u8 }),
                 State::Idle | State::Ready(..) | State::Held(..) | State::Dead => {}
             }
@@ -274,8 +276,15 @@ impl StorageLink {
     /// The server has made a VF ready. Returns the application that it is for.
     pub fn prepared(&mut self, vf: u8, space: Space) -> Option<usize> {
         let (_, state) = self.vfs.get_mut(usize::from(vf))?;
-        let State::Preparing(app) = *state else { return None };
-        *state = State::Ready(app, space);
+        let app = state.holder()?;
+        *state = match core::mem::replace(state, State::Dead) {
+            State::Preparing(app) => State::Ready(app, space),
+            State::Renewing(app, slots) => State::Held(app, space, slots),
+            other => {
+                *state = other;
+                return None;
+            }
+        };
         Some(app)
     }
 
@@ -290,15 +299,34 @@ impl StorageLink {
     pub fn refused(&mut self, vf: u8, state_after: State) -> Option<usize> {
         let (_, state) = self.vfs.get_mut(usize::from(vf))?;
         if !matches!(state, State::Preparing(_) | State::Releasing) {
+            // A holder without queues keeps what it has.
             return None;
         }
         core::mem::replace(state, state_after).holder()
     }
 
+    /// All queues are gone, but the controller works: they will be made anew, for those who have a VF as for those who wait
+    /// for one. Returns the applications that have one.
+    pub fn lose_queues(&mut self) -> Vec<usize> {
+        let mut holders = Vec::new();
+        for (_, state) in &mut self.vfs {
+            *state = match core::mem::replace(state, State::Dead) {
+                State::Ready(app, _) => State::Preparing(app),
+                State::Held(app, _, slots) => {
+                    holders.push(app);
+                    State::Renewing(app, slots)
+                }
+                other => other,
+            };
+        }
+        holders
+    }
+
     /// Every VF is useless. Returns the applications that had one or were to have one.
     pub fn fail(&mut self) -> Vec<usize> {
         let holders = self.holders();
-        for (_, state) in self.vfs.iter_mut().filter(|(_, state)| !matches!(state, State::Held(..))) {
+        let is_held = |state: &State| matches!(state, State::Held(..) | State::Renewing(..));
+        for (_, state) in self.vfs.iter_mut().filter(|(_, state)| !is_held(state)) {
             *state = State::Dead;
         }
         holders
@@ -336,7 +364,7 @@ impl StorageLink {
     pub fn take_back<M: Machine>(&mut self, root: &mut Root<M>, app: usize) -> Result<Option<usize>, MemoryError> {
         let Some(vf) = self.of(app) else { return Ok(None) };
         let (function, state) = &mut self.vfs[vf];
-        if let State::Held(_, _, slots) = core::mem::replace(state, State::Dead) {
+        if let State::Held(_, _, slots) | State::Renewing(_, slots) = core::mem::replace(state, State::Dead) {
             slots.into_iter().try_for_each(|slot| root.drop_slot(slot))?;
         }
         root.machine.reset_function(function.function)?;
@@ -350,7 +378,7 @@ impl StorageLink {
     pub fn space(&self, app: usize) -> Option<Space> {
         match self.vfs[self.of(app)?].1 {
             State::Ready(_, space) | State::Held(_, space, _) => Some(space),
-            State::Idle | State::Preparing(_) | State::Releasing | State::Dead => None,
+            State::Idle | State::Preparing(_) | State::Renewing(..) | State::Releasing | State::Dead => None,
         }
     }
 
@@ -364,9 +392,9 @@ impl StorageLink {
         self.vfs.iter().filter_map(|(_, state)| state.holder()).collect()
     }
 
-    /// Lets the server panic.
-    pub fn crash(&mut self) {
-        self.server.send(&ToStorage::Crash);
+    /// Lets the server panic, after it has switched its controller off if `fails` says so.
+    pub fn crash(&mut self, fails: bool) {
+        self.server.send(&if fails { ToStorage::Fail } else { ToStorage::Crash });
     }
 
     /// Wakes the server after the next [`StorageLink::flush`], as it waits for room in its ring.

@@ -92,6 +92,10 @@ impl<R: Registers + Clone, M: DmaMemory + Clone, C: Clock + Clone> Server<R, M, 
             },
             ToStorage::Release { vf } => self.release(vf),
             ToStorage::Crash => panic!("the storage server was ordered to crash"),
+            ToStorage::Fail => {
+                nvme_admin::switch_off(&self.physical.registers);
+                panic!("the storage server was ordered to switch its controller off and to crash")
+            }
         }
     }
 

@@ -49,6 +49,8 @@ pub enum Command {
     CrashNic,
     /// Let the storage server panic, so that a test sees what follows.
     CrashStorage,
+    /// The same, after it has switched its controller off, so that all queues are gone.
+    FailStorage,
 }
 
 /// From the machine to the host. Times `t` are microseconds of virtual time since the start of the run.

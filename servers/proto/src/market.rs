@@ -1,6 +1,7 @@
 //! Between an application and the market server.
 
 use crate::plan::Atto15;
+use crate::storage::Space;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
@@ -162,6 +163,11 @@ pub enum FromMarket {
     NicReset,
     /// The storage device does not work any more, or had to be reset: the queues of the namespace are gone.
     StorageLost,
+    /// After that: there are new queues, in a namespace with nothing but zeroes.
+    StorageRenewed {
+        /// What it is like.
+        space: Space,
+    },
     /// The base can't be paid: it will be stopped at `deadline_tsc` unless its account is topped up.
     StopNotice {
         /// TSC value.

@@ -117,6 +117,8 @@ pub enum ToStorage {
     },
     /// Panic, so that a test sees what follows.
     Crash,
+    /// Switch the controller off, so that all queues are gone, and panic, likewise.
+    Fail,
 }
 
 /// From the storage server.

@@ -208,7 +208,7 @@ impl Machine {
     /// # Errors
     /// As [`Machine::start`].
     pub fn start_with(scenario: &Scenario, acceleration: Acceleration) -> Result<Machine> {
-        Machine::start_as(scenario, acceleration, |_| {})
+        Machine::start_as(scenario, acceleration, &[], |_| {})
     }
 
     /// Boots a scenario that was read, for a [`monitor::Monitor`] at these sockets that says when it begins.
@@ -216,7 +216,9 @@ impl Machine {
     /// # Errors
     /// As [`Machine::start`].
     pub fn start_observed(scenario: &Scenario, sockets: &monitor::Sockets) -> Result<Machine> {
-        Machine::start_as(scenario, Acceleration::InstructionClock, |config| config.extra.extend(sockets.arguments()))
+        Machine::start_as(scenario, Acceleration::InstructionClock, &[], |config| {
+            config.extra.extend(sockets.arguments())
+        })
     }
 
     /// Boots a scenario that was read on a machine with these devices, as the emulator is told, and not those that it needs.
@@ -224,7 +226,7 @@ impl Machine {
     /// # Errors
     /// As [`Machine::start`].
     pub fn start_with_devices(scenario: &Scenario, devices: Vec<String>) -> Result<Machine> {
-        Machine::start_as(scenario, Acceleration::InstructionClock, |config| config.extra = devices)
+        Machine::start_as(scenario, Acceleration::InstructionClock, &[], |config| config.extra = devices)
     }
 
     /// Boots a scenario that was read for clients on the host; returns the ports that lead to what it serves, in the
@@ -234,8 +236,7 @@ impl Machine {
     /// As [`Machine::start`].
     pub fn start_serving(scenario: &Scenario) -> Result<(Machine, Vec<u16>)> {
         let forwards = network::forwards(scenario)?;
-        let devices = network::devices(&network::user(&forwards));
-        let machine = Machine::start_as(scenario, Acceleration::PacedClock, |config| config.extra = devices)?;
+        let machine = Machine::start_as(scenario, Acceleration::PacedClock, &forwards, |_| {})?;
         Ok((machine, forwards.iter().map(|forward| forward.port).collect()))
     }
 
@@ -244,7 +245,7 @@ impl Machine {
     /// # Errors
     /// As [`Machine::start`].
     pub fn start_with_device(scenario: &Scenario, device: &str) -> Result<Machine> {
-        Machine::start_as(scenario, Acceleration::InstructionClock, |config| {
+        Machine::start_as(scenario, Acceleration::InstructionClock, &[], |config| {
             config.extra.extend(["-device".into(), device.into()]);
         })
     }
@@ -254,16 +255,21 @@ impl Machine {
     /// # Errors
     /// As [`Machine::start`].
     pub fn start_from_disc(scenario: &Scenario, disc: &Path) -> Result<Machine> {
-        Machine::start_as(scenario, Acceleration::InstructionClock, |config| {
+        Machine::start_as(scenario, Acceleration::InstructionClock, &[], |config| {
             config.loader = Loader::Disc { image: disc.to_path_buf(), uefi: None };
         })
     }
 
-    fn start_as(scenario: &Scenario, acceleration: Acceleration, change: impl FnOnce(&mut Config)) -> Result<Machine> {
+    fn start_as(
+        scenario: &Scenario,
+        acceleration: Acceleration,
+        forwards: &[network::Forward],
+        change: impl FnOnce(&mut Config),
+    ) -> Result<Machine> {
         let tools = setup::ensure()?;
         let built = built(&runner::programs(scenario))?;
         let folder = own_folder()?;
-        let mut config = runner::config(scenario, &built, acceleration, &folder)?;
+        let mut config = runner::config(scenario, &built, acceleration, &folder, forwards)?;
         change(&mut config);
         Machine::of(Session::start(&tools, &config, RunState::new(scenario), None)?, folder)
     }

@@ -271,7 +271,7 @@ fn fullest_machine_that_is_accepted_boots() {
     let refused = (1..=15).find(|&apps| {
         let scenario = scenario(&full(apps), &Change::none()).expect("nothing else is wrong with it");
         let built = e2e::built(&["market-server", "console-server", "lines"]).expect("it can be built");
-        let config = runner::config(&scenario, &built, Acceleration::InstructionClock, &folder("full"));
+        let config = runner::config(&scenario, &built, Acceleration::InstructionClock, &folder("full"), &[]);
         config.is_err_and(|error| error.is::<Refused>())
     });
     let apps = refused.expect("15 bases of 8 MiB do not fit into 128 MiB") - 1;

@@ -82,9 +82,25 @@ fn a_storage_server_that_crashes_is_started_again_and_tenants_go_on() {
     let ready = run.console.iter().filter(|line| line.contains("storage device: ready, 2 namespaces")).count();
     assert_eq!(ready, 2, "{:#?}", run.console);
     assert!(!run.console_has("storage device: it was reset"), "{:#?}", run.console);
-    let [rounds] = numbers(&run, "times read and right");
-    assert!(rounds > 5, "{rounds}");
+    let [rounds, renewed] = numbers(&run, "times read and right");
+    assert!(rounds > 5 && renewed == 0, "{rounds}, {renewed}");
     assert_eq!((run.end("bench"), run.end("next")), (&End::Exit { status: 0 }, &End::Exit { status: 0 }));
+}
+
+/// The same, but the controller is off: it has to be reset, and all queues are gone. The tenant hears of it, what was under
+/// way fails, and new queues work as the old ones did, in a namespace with nothing but zeroes. So it goes twice.
+#[test]
+fn a_controller_that_was_lost_comes_back_with_new_queues_for_those_who_have_some() {
+    let keep = CHECK.replace("args = [\"role=check\", \"operations=96\"]", "args = [\"role=keep\", \"for=1500\"]");
+    let run = run(&keep, &Change::none().event("600 ms=fail-storage").event("1000 ms=fail-storage"));
+    run.expect_good();
+    let lines = |text: &str| run.console.iter().filter(|line| line.contains(text)).count();
+    let counts =
+        ["storage device: it was reset", "storage function 0 is ready for bench", "256 pages are zero"].map(lines);
+    assert_eq!(counts, [2, 3, 3], "{:#?}", run.console);
+    let [rounds, renewed] = numbers(&run, "times read and right");
+    assert!(rounds > 5 && renewed == 2, "{rounds}, {renewed}");
+    assert_eq!(run.end("bench"), &End::Exit { status: 0 });
 }
 
 /// On machines that lack what the scenario needs: a refusal that says so, before any tenant runs.

@@ -9,6 +9,7 @@ use market_mechanism::policy::Holding;
 use market_mechanism::rounds::Lease;
 use market_mechanism::types::{Credits, Price, Quantity};
 use proto::market::{Answer, FromMarket, Refusal};
+use proto::storage::Space;
 
 use crate::pager::PagerError;
 
@@ -108,6 +109,11 @@ pub enum Event {
     NicReset,
     /// The queues of the namespace are gone; what was under way does not end any more.
     StorageLost,
+    /// There are new ones, in a namespace with nothing but zeroes: `Storage::renew`.
+    StorageRenewed {
+        /// What it is like.
+        space: Space,
+    },
     /// The base can't be paid: the end comes at this TSC value unless the account is topped up.
     StopNotice {
         /// TSC value.
@@ -287,6 +293,7 @@ impl Book {
             FromMarket::VfTaken => Effect::Tell(Event::VfTaken),
             FromMarket::NicReset => Effect::Tell(Event::NicReset),
             FromMarket::StorageLost => Effect::Tell(Event::StorageLost),
+            FromMarket::StorageRenewed { space } => Effect::Tell(Event::StorageRenewed { space }),
             FromMarket::StopNotice { deadline_tsc } => Effect::Tell(Event::StopNotice { deadline_tsc }),
         }
     }

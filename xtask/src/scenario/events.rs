@@ -48,6 +48,8 @@ pub enum Action {
     CrashNic,
     /// Makes the storage server panic.
     CrashStorage,
+    /// Makes it switch its controller off before.
+    FailStorage,
 }
 
 impl Action {
@@ -63,6 +65,7 @@ impl Action {
             ("crash", Action::Crash),
             ("crash-nic", Action::CrashNic),
             ("crash-storage", Action::CrashStorage),
+            ("fail-storage", Action::FailStorage),
         ]
         .into_iter()
         .find(|(name, _)| *name == what);
@@ -73,7 +76,7 @@ impl Action {
             return Err(format!(
                 "unknown event `{what}`; known are: shock:APP[:FACTOR[:DURATION]], value+:APP, value-:APP, \
                  value:APP:FACTOR, kill:APP, start:APP, topup:APP:CREDITS, stop, crash, crash-nic, \
-                 crash-storage"
+                 crash-storage, fail-storage"
             ));
         }
         let name = parts.next().filter(|name| !name.is_empty());
@@ -126,6 +129,7 @@ impl Action {
             Action::Crash => "crash the market".into(),
             Action::CrashNic => "crash the network server".into(),
             Action::CrashStorage => "crash the storage server".into(),
+            Action::FailStorage => "switch the storage controller off and crash its server".into(),
         }
     }
 
@@ -148,6 +152,7 @@ impl Action {
             Action::Crash => Command::Crash,
             Action::CrashNic => Command::CrashNic,
             Action::CrashStorage => Command::CrashStorage,
+            Action::FailStorage => Command::FailStorage,
         }
     }
 }

@@ -3,25 +3,29 @@
 //! It serves TCP and UDP port 11211 and sleeps when there is nothing to do. A hit is worth the application's valuation; how
 //! many hits more pages would bring is estimated from what clients ask for, and pages are bid for at that ([`policy`]). Under
 //! notice it gives pages up shortly before the deadline ([`memory`]): what is worth more than other things moves, the rest
-//! is evicted. Clients see misses, never something that was lost. When its function was reset it sets it up again, and
-//! connections go on.
+//! is evicted. With a namespace (`storage`) the rest goes there instead, comes back when it is asked for, verified, while other
+//! clients are served ([`shelf`]), and a page is bid for at what reading would cost more. Clients see misses, never something that was lost. When its function was reset it sets it up again, and
+//! connections go on; when the queues of its namespace are gone, what was there is missed, and new ones are used.
 //!
 //! Arguments:
 //! - `address=A.B.C.D/BITS`, `gateway=A.B.C.D`: its address; without, it asks for one by DHCP;
 //! - `clients=N`: clients at once (as many as its heap has room for, at most 360);
 //! - `items=N`: pages of its base for items (32), which it has whatever pages cost;
 //! - `pages=N`: pages that it buys at most (as many as its heap has room for tables of);
+//! - `cold=N`: pages of its namespace that it uses at most (as many as its heap has room for a table of);
 //! - `epoch=SECONDS`: the time at which the machine was started, since 1970 (the start of 2026);
 //! - `for=MILLISECONDS`: when it ends; without, it serves until the run is over.
 #![no_std]
 
 extern crate alloc;
 
+pub mod disk;
 pub mod memory;
 pub mod pages;
 pub mod policy;
 #[cfg(target_os = "none")]
 mod serve;
+pub mod shelf;
 
 #[cfg(target_os = "none")]
 pub use serve::run;

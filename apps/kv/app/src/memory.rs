@@ -3,17 +3,20 @@
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
-use kv_server::kv_engine::{NoCold, PageNumber, Store};
+use kv_server::kv_engine::{Cold, PageNumber, Store};
 use userlib::pager::{Pager, PagerError};
 
 use crate::pages::MappedPages;
 
-/// The store of `kv`.
-pub type Items = Store<MappedPages, NoCold>;
+/// The store of `kv`, with this second tier.
+pub type Items<C> = Store<MappedPages, C>;
 
 /// Bytes of the heap that the store's tables take for a page at most: 64 items, each with an entry, an owner of its chunk
 /// and its part of an index that may be a quarter full, while a table that grows is there twice.
 pub const TABLE_BYTES_PER_PAGE: u64 = 64 * 2 * (64 + 4 + 16);
+
+/// As many more with a second tier, for what that knows of a value.
+pub const COLD_TABLE_BYTES_PER_PAGE: u64 = 64 * 2 * (24 + 4);
 
 /// The leases that are pages of the store.
 #[derive(Debug, Default)]
@@ -27,7 +30,7 @@ impl Memory {
     ///
     /// # Errors
     /// When the base does not have as many.
-    pub fn base(items: &mut Items, pager: &mut Pager, pages: u32) -> Result<(), PagerError> {
+    pub fn base<C: Cold>(items: &mut Items<C>, pager: &mut Pager, pages: u32) -> Result<(), PagerError> {
         for page in items.memory_mut().add_base(pager, pages)? {
             items.add_page(page);
         }
@@ -35,13 +38,13 @@ impl Memory {
     }
 
     /// Lends the store a lease that has arrived.
-    pub fn arrived(&mut self, items: &mut Items, pager: &Pager, lease: u32) {
+    pub fn arrived<C: Cold>(&mut self, items: &mut Items<C>, pager: &Pager, lease: u32) {
         if let Some(page) = items.memory_mut().add_lease(pager, lease) {
             self.lend(items, lease, page);
         }
     }
 
-    fn lend(&mut self, items: &mut Items, lease: u32, page: PageNumber) {
+    fn lend<C: Cold>(&mut self, items: &mut Items<C>, lease: u32, page: PageNumber) {
         items.add_page(page);
         self.pages.insert(lease, page);
         self.leases.insert(page, lease);
@@ -54,7 +57,7 @@ impl Memory {
 
     /// Takes so many leased pages from the store, or all if it has fewer, those first that cost least; returns the leases,
     /// which nothing uses any more.
-    pub fn shrink(&mut self, items: &mut Items, pages: usize) -> Vec<u32> {
+    pub fn shrink<C: Cold>(&mut self, items: &mut Items<C>, pages: usize) -> Vec<u32> {
         let mut gone = Vec::new();
         while gone.len() < pages {
             // The cheapest may be one of the base; what is worth more than other things moves there from any other.
@@ -69,13 +72,13 @@ impl Memory {
     }
 
     /// Leases were taken by force: what was in them is lost.
-    pub fn taken(&mut self, items: &mut Items, leases: &[u32]) {
+    pub fn taken<C: Cold>(&mut self, items: &mut Items<C>, leases: &[u32]) {
         for &lease in leases {
             self.forget(items, lease, Store::lost);
         }
     }
 
-    fn forget(&mut self, items: &mut Items, lease: u32, give: impl Fn(&mut Items, PageNumber)) {
+    fn forget<C: Cold>(&mut self, items: &mut Items<C>, lease: u32, give: impl Fn(&mut Items<C>, PageNumber)) {
         if let Some(page) = self.pages.remove(&lease) {
             self.leases.remove(&page);
             give(items, page);
@@ -87,7 +90,7 @@ impl Memory {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kv_server::kv_engine::{Connection, Output, Time};
+    use kv_server::kv_engine::{Connection, NoCold, Output, Time};
     use proptest::prelude::*;
 
     const NOW: Time = Time::from_seconds(1_767_225_600);
@@ -104,7 +107,7 @@ mod tests {
         }
     }
 
-    fn ask(items: &mut Items, connection: &mut Connection, line: &str) -> Vec<u8> {
+    fn ask(items: &mut Items<NoCold>, connection: &mut Connection, line: &str) -> Vec<u8> {
         let mut output = Text(Vec::new());
         let mut input = line.as_bytes();
         while !input.is_empty() {

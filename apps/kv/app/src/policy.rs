@@ -1,8 +1,9 @@
-//! What pages are worth: hits by size, as the store estimates them, less what the own base has anyway.
+//! What pages are worth: hits by size, as the store estimates them, less what the own base has anyway; and what a hit in
+//! memory is worth more than one that is read from the namespace.
 
 use alloc::vec::Vec;
 
-use userlib::market::{HitPoint, Quantity};
+use userlib::market::{HitPoint, Price, Quantity};
 
 /// The part of a new rate that counts at once: 1 of so many.
 const SMOOTHING: u64 = 4;
@@ -51,6 +52,15 @@ impl<const N: usize> Total<N> {
         }
         self.sum
     }
+}
+
+/// What it is worth to have a value in memory that could be read from the namespace: `read` and `hit` are the ticks of such a
+/// read, and of a request that needs none. A client that waits for each answer gets only `hit` of `hit + read` answers, so
+/// that the rest of a hit's value is what reading costs.
+pub fn worth_in_memory(per_hit: Price, read: u64, hit: u64) -> Price {
+    let lost = u128::from(per_hit.0) * u128::from(read) / (u128::from(read) + u128::from(hit)).max(1);
+    // Not more than `per_hit`.
+    Price(lost as u64)
 }
 
 /// What buying pages adds to the hits: `hits` tells hits by pages in all, ascending; `base` of these pages are there
@@ -107,6 +117,14 @@ mod tests {
         assert_eq!(of(&hits, 2, 4), [(2, 20), (4, 30)]);
         assert_eq!(of(&hits, 2, 0), vec![]);
         assert_eq!(of(&hits, 2, u32::MAX), [(2, 20), (6, 40), (14, 41)]);
+    }
+
+    #[test]
+    fn memory_is_worth_what_reading_costs() {
+        let worth = |read, hit| worth_in_memory(Price(1000), read, hit).0;
+        assert_eq!([worth(0, 100), worth(50, 150), worth(100, 100), worth(900, 100)], [0, 250, 500, 900]);
+        assert_eq!([worth(5, 0), worth(0, 0), worth(u64::MAX, u64::MAX)], [1000, 0, 500]);
+        assert_eq!(worth_in_memory(Price(u64::MAX), u64::MAX, 0), Price(u64::MAX));
     }
 
     #[test]

@@ -6,20 +6,27 @@
 use alloc::vec::Vec;
 
 use app_net::Network;
-use kv_server::kv_engine::{NoCold, PAGE_BYTES, Store, Time};
+use kv_server::kv_engine::{PAGE_BYTES, Store, Time};
 use kv_server::{Server, Settings};
 use userlib::market::{Event, MarginalHit};
+use userlib::storage::Storage;
 use userlib::{App, Error, clock, console, println};
 
-use crate::memory::{Items, Memory, TABLE_BYTES_PER_PAGE};
+use crate::memory::{COLD_TABLE_BYTES_PER_PAGE, Items, Memory, TABLE_BYTES_PER_PAGE};
 use crate::pages::MappedPages;
 use crate::policy::{self, Rate, Total};
+use crate::shelf::Shelf;
 
 /// Pages of the base for items, if it is not told.
 const ITEM_PAGES: u64 = 32;
 /// Of the base, this part is for the tables of the store, and that for the buffers of clients.
 const TABLES_PART: u64 = 4;
 const CLIENTS_PART: u64 = 2;
+/// Of the base, this part is for the table of the namespace's pages, of which each takes so many bytes.
+const COLD_PART: u64 = 64;
+const COLD_TABLE_BYTES: u64 = 16;
+/// Pages that are kept free while there is a namespace, so that what comes costs nothing that is there.
+const FREE_PAGES: usize = 4;
 /// Sockets that listen at once: each costs a look at every frame.
 const BACKLOG: usize = 16;
 /// When the machine was started, if it is not told: 2026.
@@ -37,7 +44,7 @@ struct Due {
 
 /// What is going on.
 struct Kv {
-    server: Server<MappedPages, NoCold>,
+    server: Server<MappedPages, Shelf<Storage>>,
     memory: Memory,
     due: Vec<Due>,
     /// Pages of the base for items, and how many can be bought besides.
@@ -50,6 +57,15 @@ struct Kv {
     rate: Rate,
     /// Hits and accesses.
     done: Total<2>,
+    /// The namespace, while its queues are gone.
+    lost: Option<Storage>,
+    /// Pages of the namespace that it uses at most.
+    cold_pages: usize,
+    /// Of a value that has come from there.
+    value: Vec<u8>,
+    /// Ticks up to the last bid, and those since then in which it rested.
+    looked_at: u64,
+    rested: u64,
 }
 
 /// The application.
@@ -72,7 +88,8 @@ pub fn run(app: &mut App) -> Result<(), Error> {
         kv.bid(app, time(network.now_ns()))?;
         let next = network.poll();
         let now_ns = network.now_ns();
-        if kv.server.serve(network.sockets(), time(now_ns)) {
+        let has_served = kv.server.serve(network.sockets(), time(now_ns));
+        if kv.move_values(time(now_ns)) || has_served {
             continue;
         }
         if !is_known
@@ -86,7 +103,10 @@ pub fn run(app: &mut App) -> Result<(), Error> {
             return kv.finish(app);
         }
         let deadline = kv.due.iter().map(|due| due.at).chain(end).fold(kv.next_bid, u64::min);
-        if let Some(event) = network.rest(app, next, deadline)? {
+        let before = clock::now();
+        let event = network.rest(app, next, deadline)?;
+        kv.rested += clock::now() - before;
+        if let Some(event) = event {
             kv.take(app, event)?;
         }
     }
@@ -99,18 +119,38 @@ impl Kv {
         let settings = Settings::default();
         let client_bytes = (settings.receive_bytes + settings.transmit_bytes) as u64;
         let clients = app.number("clients", base / CLIENTS_PART / client_bytes).clamp(2, settings.most_clients as u64);
-        let table_pages = base / TABLES_PART / TABLE_BYTES_PER_PAGE;
+        let has_storage = app.start().storage.is_some();
+        let page_bytes = TABLE_BYTES_PER_PAGE + if has_storage { COLD_TABLE_BYTES_PER_PAGE } else { 0 };
+        let table_pages = base / TABLES_PART / page_bytes;
         let most_pages = app.number("pages", table_pages.saturating_sub(own_pages.into())) as u32;
-        let mut key = [0; 16];
         let seed = app.start().seed;
-        key.iter_mut().for_each(|byte| *byte = ((clock::now() ^ seed) >> 2) as u8);
-        let mut items: Items = Store::new(MappedPages::default(), NoCold, &key, time(network.now_ns()));
+        let key = || core::array::from_fn(|_| ((clock::now() ^ seed) >> 2) as u8);
+        let mut shelf = Shelf::new(&key());
+        let cold_pages = app.number("cold", base / COLD_PART / COLD_TABLE_BYTES) as usize;
+        if has_storage {
+            shelf.open(app.storage()?, cold_pages);
+        }
+        let mut items: Items<_> = Store::new(MappedPages::default(), shelf, &key(), time(network.now_ns()));
         Memory::base(&mut items, app.market().pager(), own_pages)?;
         let settings =
             Settings { most_clients: clients as usize, backlog: BACKLOG.min(clients as usize / 2), ..settings };
         let server = Server::new(items, network.sockets(), settings);
-        let (memory, rate, done) = (Memory::default(), Rate::default(), Total::default());
-        Ok(Kv { server, memory, due: Vec::new(), own_pages, most_pages, next_bid: 0, counted: 0, rate, done })
+        Ok(Kv {
+            server,
+            memory: Memory::default(),
+            due: Vec::new(),
+            own_pages,
+            most_pages,
+            next_bid: 0,
+            counted: 0,
+            rate: Rate::default(),
+            done: Total::default(),
+            lost: None,
+            cold_pages,
+            value: Vec::new(),
+            looked_at: clock::now(),
+            rested: 0,
+        })
     }
 
     /// Answers what has happened in the market.
@@ -125,6 +165,18 @@ impl Kv {
             }
             Event::Taken { leases } => self.memory.taken(self.server.store(), &leases),
             Event::NicReset => println!("the function was reset and is up again"),
+            Event::StorageLost => {
+                // What is under way there fails, and is a miss, as is all that was there.
+                self.lost = self.server.store().cold_mut().lose();
+                self.lost.iter_mut().for_each(|storage| drop(storage.lose()));
+            }
+            Event::StorageRenewed { space } => {
+                if let Some(mut storage) = self.lost.take() {
+                    storage.renew(&space)?;
+                    self.server.store().cold_mut().open(storage, self.cold_pages);
+                    println!("there are new queues");
+                }
+            }
             Event::Notice(_)
             | Event::Round { .. }
             | Event::Unusable { .. }
@@ -132,7 +184,6 @@ impl Kv {
             | Event::Valuation { .. }
             | Event::VfLeased
             | Event::VfTaken
-            | Event::StorageLost
             | Event::StopNotice { .. }
             | Event::Refused { .. } => {}
         }
@@ -150,17 +201,45 @@ impl Kv {
         let items = self.server.store();
         let (hits, misses) = (items.counters().get_hits, items.counters().get_misses);
         let [hits, accesses] = self.done.note([hits, hits + misses]);
-        self.rate.note(accesses - self.counted);
+        let new = accesses - self.counted;
+        self.rate.note(new);
         self.counted = accesses;
         items.crawl(now, CRAWLED);
         let points = policy::points(items.hits_by_pages(self.rate.per_interval()), own, most);
         items.fade_distances();
-        let (page, per_hit) = (app.page_good(), app.value_of_work());
+        let busy = (tsc - self.looked_at).saturating_sub(self.rested);
+        (self.looked_at, self.rested) = (tsc, 0);
+        let page = app.page_good();
+        let per_hit = match items.cold_mut().read_ticks() {
+            Some(read) => policy::worth_in_memory(app.value_of_work(), read, busy / new.max(1)),
+            None => app.value_of_work(),
+        };
         // A page that was lost costs at least one hit to fill again.
         app.market().bid_by(page, &MarginalHit { points: &points, per_hit, refill: per_hit })?;
         app.work_done(hits, 0);
         console::hits(hits, accesses);
         Ok(())
+    }
+
+    /// Moves values to the namespace, so that pages are free for what comes and for who is to get them, and back from there.
+    /// True if anybody who has waited can go on.
+    fn move_values(&mut self, now: Time) -> bool {
+        let due: usize = self.due.iter().map(|due| due.units).sum();
+        let items = self.server.store();
+        if items.cold_mut().is_open() {
+            // What does not find room now does when writes have ended.
+            items.make_room(now, due + FREE_PAGES);
+        }
+        items.cold_mut().turn(clock::now());
+        let mut has_moved = false;
+        let mut value = core::mem::take(&mut self.value);
+        while let Some(ended) = self.server.store().cold_mut().ended(&mut value) {
+            let bytes = ended.succeeded.then(|| core::iter::once(&value[..]));
+            self.server.deliver(now, ended.ticket, bytes);
+            has_moved = true;
+        }
+        self.value = value;
+        has_moved
     }
 
     /// Gives up what is due.

@@ -31,12 +31,18 @@ fn check_entries<P: Pages, C: Cold>(store: &Store<P, C>) -> Result<Vec<(Chunk, E
     let mut listed = vec![false; store.entries.len()];
     for class in 0..CLASSES as Class {
         let mut count = 0;
-        let mut next = store.entries.oldest(class);
-        while let Some(id) = next {
-            ensure(!core::mem::replace(&mut listed[id.0 as usize], true), "an entry is in two lists")?;
-            ensure(store.entries.class(id) == class, "an entry is in the list of another class")?;
-            count += 1;
-            next = store.entries.newer(id);
+        for (first, is_cold) in [(store.entries.oldest(class), false), (store.entries.oldest_cold(class), true)] {
+            let mut next = first;
+            while let Some(id) = next {
+                ensure(
+                    store.entries.get(id).marks.has(Marks::COLD) == is_cold,
+                    "an entry is in the list of the other tier",
+                )?;
+                ensure(!core::mem::replace(&mut listed[id.0 as usize], true), "an entry is in two lists")?;
+                ensure(store.entries.class(id) == class, "an entry is in the list of another class")?;
+                count += 1;
+                next = store.entries.newer(id);
+            }
         }
         ensure(count == store.entries.count(class), "the length of a list is wrong")?;
     }

@@ -181,6 +181,11 @@ impl Chunks {
         (record.used >> index & 1 == 1).then(|| (Chunk::new(page, index as u32), owner))
     }
 
+    /// True if a page of this class has a chunk to take, so that no free page is needed.
+    pub fn has_room(&self, class: Class) -> bool {
+        self.room[usize::from(class)] != END
+    }
+
     /// A chunk of this class, from a page with room or a free page.
     pub fn take(&mut self, class: Class, owner: EntryId) -> Option<Chunk> {
         let mut number = self.room[usize::from(class)];

@@ -1,7 +1,8 @@
 //! The table of items: what is known about each, and the order in which they were used.
 //!
-//! An entry is 64 bytes in the caller's heap; key and value lie in lent pages. Every entry that holds chunks is in the
-//! list of the class of its first chunk, newest first.
+//! An entry is 64 bytes in the caller's heap; key and value lie in lent pages. Every entry that holds chunks is in a list of
+//! the class of its first chunk, newest first: those whose value is in memory in one, those of which memory has the key
+//! alone ([`Marks::COLD`]) in another. The mark is changed only while an entry is in neither.
 
 use alloc::vec::Vec;
 
@@ -135,13 +136,14 @@ struct List {
 pub(crate) struct Entries {
     entries: Vec<Entry>,
     unused: EntryId,
-    lists: [List; CLASSES],
+    /// By class: first those with values in memory, then those without.
+    lists: [List; 2 * CLASSES],
 }
 
 impl Entries {
     pub fn new() -> Entries {
         let empty = List { newest: EntryId::NONE, oldest: EntryId::NONE, count: 0 };
-        Entries { entries: Vec::new(), unused: EntryId::NONE, lists: [empty; CLASSES] }
+        Entries { entries: Vec::new(), unused: EntryId::NONE, lists: [empty; 2 * CLASSES] }
     }
 
     /// Bytes of the table.
@@ -188,35 +190,43 @@ impl Entries {
 
     /// Puts an entry first in the list of its class.
     pub fn push_newest(&mut self, id: EntryId, class: Class) {
-        let list = &mut self.lists[usize::from(class)];
+        self.get_mut(id).class = class;
+        let place = self.list_of(id);
+        let list = &mut self.lists[place];
         let before = list.newest;
         list.newest = id;
         list.count += 1;
         if before.is_some() {
             self.get_mut(before).newer = id;
         } else {
-            self.lists[usize::from(class)].oldest = id;
+            self.lists[place].oldest = id;
         }
         let entry = self.get_mut(id);
-        entry.class = class;
         entry.older = before;
         entry.newer = EntryId::NONE;
     }
 
     /// Takes an entry out of its list.
     pub fn unlist(&mut self, id: EntryId) {
-        let Entry { older, newer, class, .. } = *self.get(id);
+        let Entry { older, newer, .. } = *self.get(id);
+        let place = self.list_of(id);
         if older.is_some() {
             self.get_mut(older).newer = newer;
         } else {
-            self.lists[usize::from(class)].oldest = newer;
+            self.lists[place].oldest = newer;
         }
         if newer.is_some() {
             self.get_mut(newer).older = older;
         } else {
-            self.lists[usize::from(class)].newest = older;
+            self.lists[place].newest = older;
         }
-        self.lists[usize::from(class)].count -= 1;
+        self.lists[place].count -= 1;
+    }
+
+    /// The list that an entry belongs to.
+    fn list_of(&self, id: EntryId) -> usize {
+        let entry = self.get(id);
+        usize::from(entry.class) + if entry.marks.has(Marks::COLD) { CLASSES } else { 0 }
     }
 
     /// Moves an entry to the front of its list.
@@ -232,9 +242,15 @@ impl Entries {
         self.get(id).class
     }
 
-    /// The entry of this class that was not used for longest.
+    /// The entry of this class that was not used for longest, of those with their value in memory.
     pub fn oldest(&self, class: Class) -> Option<EntryId> {
         let id = self.lists[usize::from(class)].oldest;
+        id.is_some().then_some(id)
+    }
+
+    /// The same of those whose value is in the second tier.
+    pub fn oldest_cold(&self, class: Class) -> Option<EntryId> {
+        let id = self.lists[CLASSES + usize::from(class)].oldest;
         id.is_some().then_some(id)
     }
 
@@ -244,8 +260,8 @@ impl Entries {
         id.is_some().then_some(id)
     }
 
-    /// Entries in the list of this class.
+    /// Entries of this class, in both lists.
     pub fn count(&self, class: Class) -> u64 {
-        self.lists[usize::from(class)].count
+        self.lists[usize::from(class)].count + self.lists[CLASSES + usize::from(class)].count
     }
 }

@@ -167,7 +167,9 @@ fn items<P: Pages, C: Cold>(number: usize, store: &Store<P, C>, output: &mut imp
         return false;
     }
     let class = class as Class;
-    let Some(oldest) = store.entries.oldest(class) else { return true };
+    let entries = &store.entries;
+    let oldest = [entries.oldest(class), entries.oldest_cold(class)].into_iter().flatten();
+    let Some(oldest) = oldest.max_by_key(|id| store.age(*id)) else { return true };
     let age = store.clock.now().saturating_sub(store.entries.get(oldest).accessed);
     let lines: [(&[u8], u64); 2] = [(b"number", store.entries.count(class)), (b"age", age.into())];
     if let Some((name, value)) = lines.get(number % LINES_PER_CLASS) {

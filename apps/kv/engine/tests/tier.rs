@@ -20,6 +20,10 @@ struct Shelf {
 }
 
 impl Cold for Shelf {
+    fn room(&self) -> usize {
+        self.room.saturating_sub(self.values.len()).saturating_mul(4096)
+    }
+
     fn write<'a>(&mut self, length: usize, parts: impl Iterator<Item = &'a [u8]>) -> Option<Ticket> {
         if self.values.len() >= self.room {
             return None;
@@ -190,6 +194,66 @@ fn a_full_tier_takes_no_more() {
     assert_eq!(world.store.spill(START, 5, 1), 0);
     world.ask(b"delete key0\r\ndelete key1\r\n");
     assert_eq!(world.store.spill(START, 5, 1), 2);
+}
+
+/// Far more values than there is memory for: with a tier that takes them, and memory for keys, none is lost, whether values
+/// come, are asked for in any order, or pages are taken.
+#[test]
+fn nothing_is_evicted_while_the_tier_has_room_and_keys_fit() {
+    let mut world = World::new(24);
+    let value = |number: u64| vec![b'a' + (number % 26) as u8; 300 + (number * 37 % 900) as usize];
+    (0..300).for_each(|number| world.set(&format!("key{number}"), &value(number)));
+    let mut random = Random(5);
+    let mut taken = 0;
+    for round in 0..3000u64 {
+        let number = random.below(300);
+        let expected = [format!("VA {}\r\n", value(number).len()).as_bytes(), &value(number), b"\r\n"].concat();
+        assert!(world.ask(format!("mg key{number} v\r\n").as_bytes()) == expected, "{round}");
+        if round.is_multiple_of(250) && taken < 8 {
+            assert!(world.store.make_room(START, 2), "{round}");
+            let page = world.store.cheapest_page().expect("a page");
+            world.store.give_back(page);
+            taken += 1;
+        }
+        assert_eq!(check(&world.store), Ok(()));
+    }
+    let counters = world.store.counters();
+    assert_eq!((counters.evictions, counters.cold_failures), (0, 0));
+    assert!(counters.cold_reads > 1000 && taken == 8, "{counters:?}");
+}
+
+/// What the tier does not take, as it is small or still coming, stays where it is or moves.
+#[test]
+fn making_room_costs_nothing_that_the_tier_does_not_take() {
+    let mut world = World::new(32);
+    (0..200).for_each(|number| world.set(&format!("small{number}"), b"value"));
+    (0..20).for_each(|number| world.set(&format!("large{number}"), &[b'y'; 2500]));
+    let mut sink = Sink::new();
+    let mut slow = Connection::new(&mut world.store);
+    let begun = [&b"set slow 0 0 9000\r\n"[..], &[b'z'; 5000]].concat();
+    assert_eq!(slow.receive(&mut world.store, START, &begun, &mut sink).consumed, begun.len());
+    (0..5).for_each(|_| drop(world.ask(&b"mn\r\nmg large7\r\n".repeat(64))));
+    assert!(world.store.make_room(START, 20));
+    assert_eq!(check(&world.store), Ok(()));
+    assert!(!world.store.make_room(START, 32), "the small ones take some");
+    assert_eq!(check(&world.store), Ok(()));
+    slow.receive(&mut world.store, START, &[&[b'z'; 4000][..], b"\r\n"].concat(), &mut sink);
+    assert_eq!(sink.bytes, b"STORED\r\n");
+    slow.close(&mut world.store);
+    let misses: Vec<u32> = (0..200).filter(|n| world.ask(format!("mg small{n}\r\n").as_bytes()) != b"HD\r\n").collect();
+    assert_eq!((misses, world.store.counters().evictions), (vec![], 0));
+    assert!(world.ask(b"mg slow v\r\n").ends_with(b"zz\r\n"));
+}
+
+/// Where there is no memory even for all keys, those go that were not used for longest.
+#[test]
+fn keys_are_evicted_when_there_is_no_memory_for_them() {
+    let mut world = World::new(8);
+    (0..2000).for_each(|number| world.set(&format!("key{number}"), &[b'x'; 400]));
+    let answers: Vec<usize> =
+        (0..2000).filter(|number| world.ask(format!("mg key{number} v\r\n").as_bytes()) != b"EN\r\n").collect();
+    assert_eq!(check(&world.store), Ok(()));
+    assert!(answers.len() > 200 && answers[0] > 1000, "{} from {} on", answers.len(), answers[0]);
 }
 
 proptest! {

@@ -56,6 +56,12 @@ pub struct Controller<R, M, C> {
     clock: C,
 }
 
+/// Begins to switch a controller off, whoever has enabled it. All its queues, and those of its virtual functions, are gone
+/// then.
+pub fn switch_off<R: Registers>(registers: &R) {
+    registers.write32(reg::CC, 0);
+}
+
 impl<R: Registers + Clone, M: DmaMemory, C: Clock> Controller<R, M, C> {
     /// Switches a controller off, if it was on, and on. All its queues are gone then.
     ///
@@ -64,7 +70,7 @@ impl<R: Registers + Clone, M: DmaMemory, C: Clock> Controller<R, M, C> {
     pub fn enable(registers: R, memory: AdminMemory<M>, clock: C) -> Result<Controller<R, M, C>, Error> {
         let high = check_fit(&registers, &memory)?;
         let AdminMemory { submission, completion, data } = memory;
-        registers.write32(reg::CC, 0);
+        switch_off(&registers);
         become_ready(&registers, &clock, false)?;
         for word in 0..PAGE_WORDS {
             submission.store(word, 0);

@@ -30,7 +30,7 @@ pub mod virtualization;
 #[cfg(test)]
 mod tests;
 
-pub use controller::{AdminMemory, Controller, Error};
+pub use controller::{AdminMemory, Controller, Error, switch_off};
 pub use identify::Identity;
 pub use queues::{IoQueues, QueueRequest};
 pub use virtualization::{Resource, Secondary};

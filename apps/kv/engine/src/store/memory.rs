@@ -1,4 +1,7 @@
 //! Pages lent and given back, and chunks for items.
+//!
+//! With a second tier, what has to leave memory goes there if it can (`tier`), and the last free pages are for the keys that
+//! stay behind.
 
 use crate::chunks::{Chunk, Use};
 use crate::classes::{CLASSES, Class, MOST_CHUNKS};
@@ -6,6 +9,12 @@ use crate::cold::Cold;
 use crate::entries::{EntryId, Marks};
 use crate::pages::{PAGE_BYTES, PageNumber, Pages};
 use crate::store::Store;
+use crate::store::tier::Retired;
+use crate::time::Time;
+
+/// Free pages that are kept for keys while there is a second tier, if so many pages are lent.
+const PAGES_FOR_KEYS: usize = 1;
+const LEAST_LENT: usize = 8;
 
 /// What became of the chunks of a page that was given back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,7 +54,7 @@ impl<P: Pages, C: Cold> Store<P, C> {
         if self.chunks.usage(page) == Use::Absent {
             return None;
         }
-        let given = self.vacate(page);
+        let given = self.vacate(page, true);
         self.chunks.remove(page);
         self.counters.pages_given_back += 1;
         Some(given)
@@ -66,19 +75,65 @@ impl<P: Pages, C: Cold> Store<P, C> {
         self.chunks.remove(page);
     }
 
+    /// Lets pages become free until so many are, by what the second tier takes and by moving; nothing is evicted while there
+    /// is memory for keys and for what the tier does not take. True if they are; false if the tier takes no more now, or
+    /// nothing is left that it could take.
+    pub fn make_room(&mut self, now: Time, pages: usize) -> bool {
+        self.set_time(now);
+        for _ in 0..self.chunks.lent() {
+            if self.chunks.free_pages() >= pages {
+                return true;
+            }
+            // For what is in one page, in pages of its own that are not full.
+            if self.cold.room() < 2 * PAGE_BYTES {
+                return false;
+            }
+            let Some(oldest) = self.oldest_that_goes() else { return false };
+            self.empty(self.entries.get(oldest).first.page(), self.age(oldest));
+        }
+        false
+    }
+
+    /// Moves values out of a page to the second tier, and the rest elsewhere: what that does not take, and what was used much
+    /// later than such an age says, if there is a chunk for it.
+    fn empty(&mut self, page: PageNumber, age: u32) {
+        self.chunks.close(page);
+        for index in 0..MOST_CHUNKS {
+            let Some((chunk, owner)) = self.chunks.owner_at(page, index) else { continue };
+            let class = self.chunks.class(chunk);
+            let stays = self.age(owner) < age / 2 && self.chunks.has_room(class);
+            if !stays && self.goes(owner) && self.shelve(owner).is_some() {
+                continue;
+            }
+            match self.chunks.take(class, owner) {
+                Some(to) => {
+                    self.move_chunk(chunk, to, owner);
+                    self.counters.chunks_moved += 1;
+                }
+                None => self.evict(owner),
+            }
+        }
+    }
+
     /// A chunk for this entry, if need be at the cost of others. `None` if there is no memory at all, or if the entry has
     /// lost its own.
     pub(super) fn allocate(&mut self, class: Class, owner: EntryId) -> Option<Chunk> {
         // A round evicts an item of the class, or all that is worth least in a page, which then becomes one of the class.
         for _ in 0..2 {
-            if let Some(chunk) = self.chunks.take(class, owner) {
+            let kept = self.pages_for_keys();
+            if (self.chunks.has_room(class) || self.chunks.free_pages() > kept)
+                && let Some(chunk) = self.chunks.take(class, owner)
+            {
                 return Some(chunk);
             }
-            let oldest = self.oldest(owner)?;
+            let Some(oldest) = self.oldest(owner) else { break };
+            let page_suffices = self.chunks.free_pages() >= kept;
             match self.oldest_of(class, owner) {
-                Some(of_class) if !self.is_much_older(oldest, of_class) => self.evict(of_class),
+                Some(of_class) if page_suffices && !self.is_much_older(oldest, of_class) => {
+                    self.retire(of_class);
+                }
                 _ => {
-                    self.vacate(self.entries.get(oldest).first.page());
+                    self.vacate(self.entries.get(oldest).first.page(), false);
                 }
             }
             if self.entries.get(owner).marks.has(Marks::GONE) {
@@ -86,6 +141,11 @@ impl<P: Pages, C: Cold> Store<P, C> {
             }
         }
         self.chunks.take(class, owner)
+    }
+
+    /// Free pages that no item gets: the keys of what goes to the second tier need them.
+    fn pages_for_keys(&self) -> usize {
+        if self.cold.room() >= PAGE_BYTES && self.chunks.lent() >= LEAST_LENT { PAGES_FOR_KEYS } else { 0 }
     }
 
     pub(super) fn free_chunks(&mut self, first: Chunk) {
@@ -97,20 +157,22 @@ impl<P: Pages, C: Cold> Store<P, C> {
         }
     }
 
-    /// The item that was not used for longest, but for one.
+    /// The item that was not used for longest, but for one. A key whose value is in the second tier is named only when there
+    /// is nothing else: it is small for what it is worth.
     fn oldest(&self, but: EntryId) -> Option<EntryId> {
         let oldest = (0..CLASSES as Class).filter_map(|class| self.oldest_of(class, but));
-        oldest.max_by_key(|id| self.age(*id))
+        let cold = || (0..CLASSES as Class).filter_map(|class| self.entries.oldest_cold(class));
+        oldest.max_by_key(|id| self.age(*id)).or_else(|| cold().max_by_key(|id| self.age(*id)))
     }
 
-    /// The same of one class.
+    /// The same of one class, of those with their value in memory.
     fn oldest_of(&self, class: Class, but: EntryId) -> Option<EntryId> {
         let oldest = self.entries.oldest(class)?;
         if oldest == but { self.entries.newer(oldest) } else { Some(oldest) }
     }
 
     /// How long ago it was used, in steps of accesses.
-    pub(super) fn age(&self, id: EntryId) -> u32 {
+    pub(crate) fn age(&self, id: EntryId) -> u32 {
         self.stamp().wrapping_sub(self.entries.get(id).stamp)
     }
 
@@ -119,43 +181,44 @@ impl<P: Pages, C: Cold> Store<P, C> {
         self.age(first) / 2 > self.age(second)
     }
 
-    /// Moves out of a page what is worth it, evicts the rest. The page is free then.
-    fn vacate(&mut self, page: PageNumber) -> Given {
+    /// Moves out of a page what is worth it, into free pages if `opens` says so; the rest retires. The page is free then.
+    fn vacate(&mut self, page: PageNumber, opens: bool) -> Given {
         let mut given = Given::default();
         self.chunks.close(page);
         for index in 0..MOST_CHUNKS {
             let Some((chunk, owner)) = self.chunks.owner_at(page, index) else { continue };
-            if let Some(to) = self.room_for(chunk, owner, &mut given) {
+            if let Some(to) = self.room_for(chunk, owner, opens, &mut given) {
                 self.move_chunk(chunk, to, owner);
                 given.moved += 1;
                 self.counters.chunks_moved += 1;
             } else {
-                self.evict(owner);
-                given.evicted += 1;
+                given.evicted += u32::from(self.retire(owner) == Retired::Evicted);
             }
         }
         given
     }
 
     /// A chunk elsewhere for what is in this one, if need be at the cost of what was not used for longer.
-    fn room_for(&mut self, chunk: Chunk, owner: EntryId, given: &mut Given) -> Option<Chunk> {
+    fn room_for(&mut self, chunk: Chunk, owner: EntryId, opens: bool, given: &mut Given) -> Option<Chunk> {
         if self.entries.get(owner).marks.has(Marks::LINKED) && self.is_dead(owner) {
             return None;
         }
         let class = self.chunks.class(chunk);
         // Each round evicts an item in this page, or one in another page, which makes room.
         for _ in 0..=MOST_CHUNKS {
-            if let Some(to) = self.chunks.take(class, owner) {
+            if (opens || self.chunks.has_room(class) || !self.goes(owner))
+                && let Some(to) = self.chunks.take(class, owner)
+            {
                 return Some(to);
             }
-            let coldest = self.entries.oldest(class)?;
+            let oldest = [self.entries.oldest(class), self.entries.oldest_cold(class)].into_iter().flatten();
+            let coldest = oldest.max_by_key(|id| self.age(*id))?;
             let is_colder =
                 if self.entries.class(owner) == class { coldest != owner } else { self.age(coldest) > self.age(owner) };
             if !is_colder {
                 return None;
             }
-            self.evict(coldest);
-            given.evicted += 1;
+            given.evicted += u32::from(self.retire(coldest) == Retired::Evicted);
         }
         None
     }

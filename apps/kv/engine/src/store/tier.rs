@@ -1,7 +1,7 @@
 //! Values on their way to the second tier and back.
 
 use crate::chunks::Chunk;
-use crate::classes::{CLASSES, Class};
+use crate::classes::{CLASSES, Class, class_of};
 use crate::cold::{Cold, Ticket};
 use crate::entries::{Entry, EntryId, Marks};
 use crate::pages::Pages;
@@ -15,9 +15,22 @@ const MOST_LOADS: usize = 64;
 /// Entries that are looked at for each value that shall move.
 const LOOKED_AT: usize = 16;
 
+/// Bytes of the smallest value that goes to the second tier for want of memory.
+const LEAST_COLD: usize = 64;
+
+/// What became of an item that had to leave memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Retired {
+    /// Its value is in the second tier.
+    Cold,
+    /// It is gone.
+    Evicted,
+}
+
 impl<P: Pages, C: Cold> Store<P, C> {
     /// Moves values of at least `least` bytes to the second tier: up to `most`, of the items that were not used for
-    /// longest. Says how many moved; fewer if the tier takes no more. Their keys stay, as if used now.
+    /// longest. Says how many moved; fewer if the tier takes no more, or there is no memory for keys. Their keys stay, as if
+    /// used now.
     pub fn spill(&mut self, now: Time, most: usize, least: usize) -> usize {
         self.set_time(now);
         let mut moved = 0;
@@ -28,29 +41,28 @@ impl<P: Pages, C: Cold> Store<P, C> {
                 .max_by_key(|class| cursors[*class].map_or(0, |id| self.age(id)));
             let Some((class, id)) = oldest.and_then(|class| Some((class, cursors[class]?))) else { break };
             cursors[class] = self.entries.newer(id);
-            let entry = self.entries.get(id);
-            let may_move = entry.marks.has(Marks::LINKED) && !entry.marks.has(Marks::COLD) && entry.pins == 0;
-            if !may_move || (entry.length as usize) < least || self.is_dead(id) {
+            if !self.may_go(id, least) {
                 continue;
             }
-            let length = entry.length as usize;
-            let parts = Parts::new(&self.chunks, &self.pages, entry, 0);
-            let Some(ticket) = self.cold.write(length, parts) else { break };
-            self.counters.cold_writes += 1;
+            if self.shelve(id) != Some(Retired::Cold) {
+                break;
+            }
             moved += 1;
-            self.keep_key(id, ticket);
             if moved == most {
                 break;
             }
-            // Room for the key may have cost the item at the cursor.
-            let is_listed = |id: EntryId| self.entries.get(id).first.is_some();
-            for (class, cursor) in cursors.iter_mut().enumerate() {
-                if !cursor.is_some_and(is_listed) {
-                    *cursor = self.entries.oldest(class as Class);
-                }
-            }
         }
         moved
+    }
+
+    /// Takes the memory of an item. Its value goes to the second tier, if that takes it, it is worth it and there is memory
+    /// for its key; else it is evicted.
+    pub(super) fn retire(&mut self, id: EntryId) -> Retired {
+        let shelved = if self.goes(id) { self.shelve(id) } else { None };
+        shelved.unwrap_or_else(|| {
+            self.evict(id);
+            Retired::Evicted
+        })
     }
 
     /// What was read of a value: all of its bytes, in parts, or nothing if the read failed. Connections that wait for it
@@ -88,26 +100,75 @@ impl<P: Pages, C: Cold> Store<P, C> {
         Some(ticket)
     }
 
-    /// Gives an item's memory up, but for its key.
-    fn keep_key(&mut self, id: EntryId, ticket: Ticket) {
-        let length = self.entries.get(id).length;
-        let kept = self.place_anew(id, 0);
+    /// True if an item's value could be in the second tier, and has so many bytes.
+    fn may_go(&self, id: EntryId, least: usize) -> bool {
+        let entry = self.entries.get(id);
+        let may_move = entry.marks.has(Marks::LINKED) && !entry.marks.has(Marks::COLD) && entry.pins == 0;
+        may_move && entry.length as usize >= least && !self.is_dead(id)
+    }
+
+    /// True if an item's value goes to the second tier for want of memory: it is worth it, and the tier takes it.
+    pub(super) fn goes(&self, id: EntryId) -> bool {
+        let Entry { key_length, length, .. } = *self.entries.get(id);
+        let (key, length) = (usize::from(key_length), length as usize);
+        class_of(key) < class_of(key + length) && length <= self.cold.room() && self.may_go(id, LEAST_COLD)
+    }
+
+    /// Of the items whose values could go to the second tier now, one that was not used for longest. Only some are looked at.
+    pub(super) fn oldest_that_goes(&self) -> Option<EntryId> {
+        let of_class = |class: usize| {
+            let mut newer = core::iter::successors(self.entries.oldest(class as Class), |id| self.entries.newer(*id));
+            newer.by_ref().take(LOOKED_AT).find(|id| self.goes(*id))
+        };
+        (0..CLASSES).filter_map(of_class).max_by_key(|id| self.age(*id))
+    }
+
+    /// Moves an item's value to the second tier. `None` if that does not take it: then the item is as it was. It is evicted
+    /// if there is no memory for its key.
+    pub(super) fn shelve(&mut self, id: EntryId) -> Option<Retired> {
+        let entry = self.entries.get(id);
+        let length = entry.length;
+        let parts = Parts::new(&self.chunks, &self.pages, entry, 0);
+        let ticket = self.cold.write(length as usize, parts)?;
+        let key = self.take_out(id);
         self.bytes -= u64::from(length);
+        let stamp = self.stamp();
         let entry = self.entries.get_mut(id);
         entry.ticket = ticket;
+        entry.stamp = stamp;
         entry.marks.set(Marks::COLD);
-        if kept == Written::Lost {
-            self.evict(id);
+        let key = &key[..usize::from(entry.key_length)];
+        let class = class_of(key.len());
+        let mut chunk = self.chunks.take(class, id);
+        if chunk.is_none()
+            && let Some(oldest) = self.entries.oldest_cold(class)
+        {
+            self.evict(oldest);
+            chunk = self.chunks.take(class, id);
         }
+        let Some(chunk) = chunk else {
+            self.evict(id);
+            return Some(Retired::Evicted);
+        };
+        self.counters.cold_writes += 1;
+        self.put_key(id, key, chunk);
+        Some(Retired::Cold)
     }
 
     /// Writes a value back into memory. False if there is too little of it or of memory.
     fn restore<'a>(&mut self, id: EntryId, parts: impl Iterator<Item = &'a [u8]>) -> bool {
-        let Entry { length, ticket, .. } = *self.entries.get(id);
-        let kept = self.place_anew(id, length as usize);
+        // Room for it must not be made by moving what is there of it.
+        let Some(pin) = self.pin(id) else { return false };
+        let Entry { length, ticket, key_length, .. } = *self.entries.get(id);
+        let key = self.take_out(id);
+        let stamp = self.stamp();
+        let entry = self.entries.get_mut(id);
+        entry.stamp = stamp;
+        entry.marks.clear(Marks::COLD);
         self.bytes += u64::from(length);
-        self.entries.get_mut(id).marks.clear(Marks::COLD);
         self.cold.release(ticket);
+        let key = &key[..usize::from(key_length)];
+        let kept = self.place_key(id, key, key.len() + length as usize);
         let mut offset = 0;
         let mut complete = kept == Written::Kept;
         for part in parts {
@@ -115,21 +176,19 @@ impl<P: Pages, C: Cold> Store<P, C> {
             complete = complete && self.write(id, offset, part) == Written::Kept;
             offset += part.len();
         }
+        self.unpin(pin);
         complete && offset == length as usize
     }
 
-    /// Gives an item other memory, for its key and so many bytes.
-    fn place_anew(&mut self, id: EntryId, length: usize) -> Written {
+    /// Takes an item's chunks, and takes it out of its list. Its key is returned, with something behind it.
+    fn take_out(&mut self, id: EntryId) -> [u8; MOST_KEY_BYTES] {
         let mut key = [0; MOST_KEY_BYTES];
-        let key_length = usize::from(self.entries.get(id).key_length);
-        key[..key_length].copy_from_slice(self.key_of(id));
+        let of_item = self.key_of(id);
+        key[..of_item.len()].copy_from_slice(of_item);
         let first = self.entries.get(id).first;
         self.free_chunks(first);
         self.entries.unlist(id);
-        let stamp = self.stamp();
-        let entry = self.entries.get_mut(id);
-        entry.first = Chunk::NONE;
-        entry.stamp = stamp;
-        self.place_key(id, &key[..key_length], key_length + length)
+        self.entries.get_mut(id).first = Chunk::NONE;
+        key
     }
 }

@@ -97,11 +97,16 @@ impl<P: Pages, C: Cold> Store<P, C> {
     /// the newest of its class.
     pub(super) fn place_key(&mut self, id: EntryId, key: &[u8], total: usize) -> Written {
         let Some(chunk) = self.allocate(class_of(total), id) else { return Written::Lost };
+        self.put_key(id, key, chunk);
+        Written::Kept
+    }
+
+    /// The same in this chunk.
+    pub(super) fn put_key(&mut self, id: EntryId, key: &[u8], chunk: Chunk) {
         let (start, _) = self.chunks.place(chunk);
         self.pages.page_mut(chunk.page())[start..start + key.len()].copy_from_slice(key);
         self.entries.get_mut(id).first = chunk;
         self.entries.push_newest(id, self.chunks.class(chunk));
-        Written::Kept
     }
 
     /// Writes bytes of a value that was begun. They come in order.

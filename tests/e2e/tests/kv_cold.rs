@@ -1,0 +1,129 @@
+//! `kv` with a namespace: values leave memory that a rival pays more for, and are right and complete all the same; what a
+//! controller that was lost takes along is missed, and never wrong.
+
+use e2e::memcached::Client;
+use e2e::{Change, Machine};
+use proto::host::{Command, Record};
+use std::collections::BTreeMap;
+
+/// A tenant that serves, and one that wants the same pages, but at first not for much.
+const SCENARIO: &str = r#"
+    title = "kv, a namespace and a rival"
+    limit = "1000 s"
+    [machine]
+    cores = 2
+    memory = "256 MiB"
+    [page]
+    supply = 96
+    [[app]]
+    name = "kv"
+    nic = true
+    storage = "8 MiB"
+    port = 11211
+    budget = 1
+    valuation = 1e-9
+    core = 1
+    base_cpu = 50
+    base_pages = 2048
+    args = ["items=20"]
+    [[app]]
+    name = "cache"
+    input = "@sources"
+    budget = 1
+    valuation = 1e-14
+    core = 0
+    base_cpu = 10
+    args = ["passes=1000000"]
+"#;
+const KV: usize = 0;
+const CACHE: u16 = 1;
+/// Keys: their values take three times what the base has, and fit into all pages.
+const KEYS: u64 = 300;
+/// Requests on their way at once.
+const AT_ONCE: usize = 30;
+
+/// What is stored under a key: some 600 bytes on average, of a few values two pages and more.
+fn value(key: u64) -> Vec<u8> {
+    let length = if key.is_multiple_of(100) { 9_000 } else { 300 + key * 37 % 500 };
+    (0..length).map(|at| (key.wrapping_mul(31) + at) as u8).collect()
+}
+
+fn store_all(client: &mut Client) {
+    for keys in (0..KEYS).collect::<Vec<u64>>().chunks(AT_ONCE) {
+        for (key, value) in keys.iter().map(|key| (key, value(*key))) {
+            let line = format!("set key{key} 0 0 {}\r\n", value.len());
+            client.say(&[line.as_bytes(), &value, b"\r\n"].concat());
+        }
+        keys.iter().for_each(|_| assert_eq!(client.line(), "STORED\r\n"));
+    }
+}
+
+/// Asks for all keys, in an order of its own, some at once. Returns how many there are; each is right.
+fn ask_all(clients: &mut [Client], step: u64) -> u64 {
+    let order: Vec<u64> = (0..KEYS).map(|at| at * step % KEYS).collect();
+    let mut found = 0;
+    for (keys, at) in order.chunks(AT_ONCE).zip(0..) {
+        let count = clients.len();
+        let client = &mut clients[at % count];
+        keys.iter().for_each(|key| client.say(format!("get key{key}\r\n").as_bytes()));
+        for key in keys {
+            if let Some(answer) = client.value(&format!("key{key}")) {
+                assert!(answer == value(*key), "key{key} is what was stored");
+                found += 1;
+            }
+        }
+    }
+    found
+}
+
+fn statistics(client: &mut Client) -> BTreeMap<String, u64> {
+    client.say(b"stats\r\n");
+    let mut found = BTreeMap::new();
+    loop {
+        let line = client.line();
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words[..] {
+            ["STAT", name, value] => drop(value.parse().map(|value| found.insert(name.to_string(), value))),
+            _ => return found,
+        }
+    }
+}
+
+/// Waits until the pages that `kv` holds beyond its base satisfy this.
+fn wait_pages(machine: &mut Machine, what: &str, wanted: impl Fn(u32) -> bool) {
+    let is_so = |record: &Record| matches!(record, Record::Round { good: 0, holdings, .. } if wanted(holdings[KV]));
+    machine.wait_record(is_so).unwrap_or_else(|error| panic!("{what}: {error:#}"));
+}
+
+#[test]
+fn values_of_pages_that_are_taken_are_on_the_namespace_and_what_is_lost_with_it_is_missed() {
+    let scenario = e2e::scenario(SCENARIO, &Change::none()).expect("a scenario");
+    let (mut machine, ports) = Machine::start_serving(&scenario).expect("a machine");
+    machine.wait_line("serving at 10.0.2.101, port 11211").expect("it serves");
+    let mut clients = [(); 2].map(|()| Client::connect(ports[0]));
+    store_all(&mut clients[0]);
+    assert_eq!(ask_all(&mut clients, 7), KEYS, "what does not fit is on the namespace");
+    // Memory is worth more to somebody else.
+    machine.send(&Command::Valuation { app: CACHE, ppm: 1_000_000_000_000 }).expect("sent");
+    wait_pages(&mut machine, "pages are lost", |pages| pages == 0);
+    let before = statistics(&mut clients[0]);
+    for step in [7, 11] {
+        assert_eq!(ask_all(&mut clients, step), KEYS, "nothing is missed");
+    }
+    let after = statistics(&mut clients[0]);
+    let of = |name: &str| after[name];
+    assert!(of("cold_reads") > before["cold_reads"] + KEYS, "most have to be read");
+    assert_eq!([of("get_misses"), of("evictions"), of("items_lost"), of("cold_failures")], [0; 4]);
+    // The namespace is lost with its queues, and comes again, empty.
+    machine.send(&Command::FailStorage).expect("sent");
+    machine.wait_line("[kv] there are new queues").expect("new queues");
+    let left = ask_all(&mut clients, 7);
+    assert!(left < KEYS, "{left} were in memory");
+    store_all(&mut clients[1]);
+    assert_eq!(ask_all(&mut clients, 11), KEYS, "it goes on as before");
+    assert!(statistics(&mut clients[0])["cold_reads"] > of("cold_reads"));
+    machine.send(&Command::Stop).expect("sent");
+    let run = machine.finish().expect("a run");
+    let totals = run.state.verified.clone().expect("totals");
+    assert!(totals.agree(), "{totals:?}");
+}
