@@ -16,6 +16,8 @@ use crate::upcalls::{self, Masked};
 
 /// The good that is pages.
 const PAGES: u16 = 0;
+/// The part of an interval, 1 of so many, for which a virtual function is not touched any more before it goes.
+const SPARED_PART: u64 = 8;
 /// Millionths in one.
 const PPM: u64 = 1_000_000;
 
@@ -29,6 +31,7 @@ pub struct App {
     work: u64,
     /// True while there is a virtual function of the network device.
     pub(crate) has_vf: bool,
+    vf_use_ends: Option<u64>,
     /// What such a function needs besides itself, once one was brought up.
     #[cfg(target_os = "none")]
     pub(crate) surroundings: Option<crate::virtual_function::Surroundings>,
@@ -143,6 +146,13 @@ impl App {
         self.has_vf
     }
 
+    /// Until when the virtual function that there is, or that is coming, can be used, by the TSC; `None` if there is no notice
+    /// of its end, as far as events were looked at. Some of the interval is left then, as an application is kept from its core
+    /// at times.
+    pub fn vf_use_ends(&self) -> Option<u64> {
+        self.vf_use_ends
+    }
+
     /// The interval of a good, in TSC ticks.
     pub fn interval_ticks(&self, good: u16) -> u64 {
         self.start.interval_ticks.get(usize::from(good)).copied().unwrap_or(0)
@@ -196,7 +206,11 @@ impl App {
         }
         match event {
             Some(Event::VfLeased) => self.has_vf = true,
-            Some(Event::VfTaken) => self.has_vf = false,
+            Some(Event::VfTaken) => (self.has_vf, self.vf_use_ends) = (false, None),
+            Some(Event::Notice(notice)) if Some(notice.good) == self.vf_good() => {
+                let spared = self.interval_ticks(notice.good) / SPARED_PART;
+                self.vf_use_ends = Some(notice.deadline_tsc.saturating_sub(spared));
+            }
             _ => {}
         }
     }
@@ -364,7 +378,7 @@ mod imp {
         let market: &'static RefCell<Market> = Box::leak(Box::new(RefCell::new(market)));
         CONNECTION.store(ptr::from_ref(market).cast_mut(), Ordering::Release);
         let has_vf = start.has_vf;
-        App { start, clock, market, valuation_ppm: PPM, work: 0, has_vf, surroundings: None }
+        App { start, clock, market, valuation_ppm: PPM, work: 0, has_vf, vf_use_ends: None, surroundings: None }
     }
 
     /// The input, which the launcher has mapped.

@@ -30,6 +30,16 @@ pub(crate) fn take_vector(vector: u8) {
     arch::set_handler(vector, Some(interrupted));
 }
 
+impl App {
+    /// As [`App::wait`], but any device of the application's own ends the wait, too.
+    ///
+    /// # Errors
+    /// When the market is gone.
+    pub fn wait_for_devices(&mut self, deadline: u64) -> Result<Option<market::Event>, Error> {
+        wait(self, deadline)
+    }
+}
+
 /// Gives the core up until a device has interrupted, if none has since the last call, something has happened in the market,
 /// which is returned, or the TSC has reached `deadline` (0: never).
 ///

@@ -6,7 +6,7 @@
 //! with no exit.
 //!
 //! A function that was bought can be lost again, as can its successor: its registers are out of reach then, and whoever touches
-//! them is stopped. So what was brought up is to be dropped by the deadline of the notice, and [`App::virtual_function`] brings
+//! them is stopped. So what was brought up is to be dropped under notice, by [`App::vf_use_ends`], and [`App::virtual_function`] brings
 //! up the next one when the market tells of it ([`market::Event::VfLeased`]). Memory and domain stay the application's.
 //!
 //! The function may be reset under the application's hands, as when the network server is started again. The market tells of

@@ -19,7 +19,13 @@ pub fn run(app: &mut App, end: u64) -> Result<(), Error> {
     bid(app, good)?;
     let (mut nic, mut answers, mut next_ask): (Option<Nic>, u64, u64) = (None, 0, 0);
     while clock::now() < end {
-        if let Some(nic) = nic.as_mut() {
+        // An interval after the notice it is gone.
+        let use_ends = app.vf_use_ends().unwrap_or(end).min(end);
+        if clock::now() >= use_ends && nic.take().is_some() {
+            println!("{answers} answers, and it is let go of");
+            answers = 0;
+        }
+        let event = if let Some(nic) = nic.as_mut() {
             nic.look_after()?;
             answers += count_answers(nic);
             if clock::now() >= next_ask {
@@ -27,22 +33,17 @@ pub fn run(app: &mut App, end: u64) -> Result<(), Error> {
                 let _ = nic.send(&who_has(GATEWAY, nic.mac()));
                 next_ask = app.clock().in_us(ASK_US);
             }
-        }
-        let event = match nic.as_mut() {
-            Some(nic) => nic.wait(app, next_ask.min(end))?,
-            None => app.wait(end)?,
+            nic.wait(app, next_ask.min(use_ends))?
+        } else {
+            app.wait(end)?
         };
         match event {
-            Some(Event::VfLeased) => {
+            // One that comes so late that it goes at once is left alone.
+            Some(Event::VfLeased) if app.vf_use_ends().is_none_or(|ends| clock::now() < ends) => {
                 nic = Some(app.nic()?);
                 println!("a function has come");
             }
-            Some(Event::Notice(notice)) if notice.good == good => {
-                // Nothing of it is touched any more: it goes at the deadline.
-                nic = None;
-                println!("{answers} answers, and a notice");
-                answers = 0;
-            }
+            Some(Event::Notice(notice)) if notice.good == good => println!("notice after {answers} answers"),
             Some(Event::VfTaken) => println!("the function is gone"),
             Some(Event::Valuation { .. }) => bid(app, good)?,
             Some(Event::NicReset) => nic.as_mut().map_or(Ok(()), Nic::reset)?,

@@ -26,6 +26,25 @@ pub fn ask_and_holding(run: &RunState, name: &str, app: &str, time: Range<u64>) 
     inside(good, time).map(|sample| (good.per_hour_f64(sample.ask), f64::from(sample.holdings[app]))).collect()
 }
 
+/// The applications that held the only unit of a good, one after the other.
+///
+/// # Panics
+/// If there are more units, or a round's price is not what was paid for it: payments are by the rule that the value of who
+/// lost is the price.
+pub fn holders_of_one(good: &GoodState) -> Vec<usize> {
+    let mut holders = Vec::new();
+    let mut paid = 0;
+    for round in &good.history {
+        let units: u32 = round.holdings.iter().sum();
+        assert!(units <= 1, "{round:?}");
+        paid += i128::from(units) * i128::from(round.clearing.0);
+        holders.extend(round.holdings.iter().position(|units| *units > 0));
+    }
+    assert_eq!(good.paid.0, paid, "{:?}", good.history);
+    holders.dedup();
+    holders
+}
+
 /// The mean of an application's holding over rounds.
 ///
 /// # Panics

@@ -1,12 +1,12 @@
 //! `kv` as an application of the market, as clients on the host see it: it is served by its own virtual function while its
-//! pages are bought, taken and bought again, and while its function is reset.
+//! pages are bought, taken and bought again, and while its function is reset, or lost and bought again.
 
 use e2e::memcached::Client;
 use e2e::{Change, Machine};
 use proto::host::{Command, Record};
 use std::process::Command as Program;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A tenant that serves, and one that wants the same pages, but at first not for much.
 const SCENARIO: &str = r#"
@@ -105,15 +105,24 @@ fn wait_pages(machine: &mut Machine, what: &str, wanted: impl Fn(u32) -> bool) -
     }
 }
 
-#[test]
-fn clients_are_served_while_pages_and_the_function_are_taken_and_come_again() {
-    let scenario = e2e::scenario(SCENARIO, &Change::none()).expect("a scenario");
+/// Boots a scenario and waits until `kv` serves; returns its port on the host. One at a time: a port that was found free is
+/// not taken before the emulator runs.
+fn start(text: &str) -> (Machine, u16) {
+    static STARTING: Mutex<()> = Mutex::new(());
+    let _alone = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+    let scenario = e2e::scenario(text, &Change::none()).expect("a scenario");
     let (mut machine, ports) = Machine::start_serving(&scenario).expect("a machine");
     machine.wait_line("serving at 10.0.2.101, port 11211").expect("it serves");
-    clients_of_others(ports[0]);
+    (machine, ports[0])
+}
+
+#[test]
+fn clients_are_served_while_pages_and_the_function_are_taken_and_come_again() {
+    let (mut machine, port) = start(SCENARIO);
+    clients_of_others(port);
     let tally = Arc::new(Tally::default());
     let for_client = tally.clone();
-    let load = std::thread::spawn(move || client(ports[0], &for_client));
+    let load = std::thread::spawn(move || client(port, &for_client));
     // What clients ask for is worth pages.
     wait_pages(&mut machine, "pages are bought", |pages| pages >= 60);
     // They are worth more to somebody else.
@@ -136,4 +145,72 @@ fn clients_are_served_while_pages_and_the_function_are_taken_and_come_again() {
     assert!(totals.agree(), "{totals:?}");
     // The rival took what it won by notice and by no force: nothing was lost that had not been given up.
     assert!(tally.misses.load(Ordering::Relaxed) > KEYS, "what was given up was missed");
+}
+
+/// One function, which `kv` buys and a rival wants, too; whose bids reach nothing at first.
+const ONE_FUNCTION: &str = r#"
+    title = "kv and a rival for its function"
+    limit = "1000 s"
+    [machine]
+    cores = 1
+    memory = "256 MiB"
+    [vf]
+    supply = 1
+    interval = "300 ms"
+    [[app]]
+    name = "kv"
+    nic = true
+    base_vf = 0
+    port = 11211
+    budget = 1
+    valuation = 1e-9
+    base_cpu = 30
+    base_pages = 2048
+    args = ["items=64", "hits=10000"]
+    [[app]]
+    name = "rival"
+    image = "netbench"
+    nic = true
+    base_vf = 0
+    budget = 1
+    valuation = 1e-7
+    base_cpu = 10
+    awaited = false
+    args = ["role=hold", "for=1000000"]
+"#;
+const RIVAL: u16 = 1;
+/// Keys of the client that stores once.
+const KEPT: u64 = 100;
+
+#[test]
+fn items_and_connections_outlast_the_function_that_they_came_by() {
+    let (mut machine, port) = start(ONE_FUNCTION);
+    let mut client = Client::connect(port);
+    for key in 0..KEPT {
+        let line = format!("set key{key} 0 0 {VALUE_BYTES}\r\n");
+        client.say(&[line.as_bytes(), &value(key), b"\r\n"].concat());
+    }
+    assert!((0..KEPT).all(|_| client.line() == "STORED\r\n"));
+    machine.send(&Command::Valuation { app: RIVAL, ppm: 1_000_000_000 }).expect("sent");
+    machine.wait_line("[rival] a function has come").expect("it is taken from kv");
+    // What is asked meanwhile arrives when there is a function again.
+    (0..KEPT).for_each(|key| client.say(format!("get key{key}\r\n").as_bytes()));
+    let mut another = Client::connect(port);
+    another.say(b"get key7\r\n");
+    machine.send(&Command::Valuation { app: RIVAL, ppm: 1 }).expect("sent");
+    machine.wait_line("[kv] another function is up").expect("kv buys it again");
+    assert!((0..KEPT).all(|key| is_right(&mut client, key)), "all items are there, by the same connection");
+    assert!(is_right(&mut another, 7), "and by one that was opened meanwhile");
+    let mut third = Client::connect(port);
+    third.say(b"get key9\r\n");
+    assert!(is_right(&mut third, 9), "and by a new one");
+    machine.send(&Command::Stop).expect("sent");
+    let run = machine.finish().expect("a run");
+    let totals = run.state.verified.clone().expect("totals");
+    assert!(totals.agree() && totals.mismatches == 0, "{totals:?}");
+    assert!(run.console_has("[kv] the function was lost to who paid more for it"), "{:#?}", run.console);
+    assert_eq!(e2e::rounds::holders_of_one(e2e::rounds::good(&run.state, "vf.nic")), [KV, RIVAL.into(), KV]);
+    let answers = run.console.iter().find_map(|line| line.strip_prefix("[rival] ")?.split_once(" answers, and"));
+    let answers: u64 = answers.expect("it let go").0.parse().expect("a number");
+    assert!(answers > 20, "the rival was answered by the same kind of function: {answers}");
 }

@@ -101,46 +101,77 @@ fn a_network_server_that_crashes_is_started_again_and_tenants_go_on() {
 }
 
 /// One virtual function and two tenants that bid for it; the price of their work changes twice, and with it who has the
-/// function. Whoever has it drives it, and gets answers from outside.
+/// function. Whoever has it drives it, and gets answers from outside, after the notice too.
 #[test]
 fn a_virtual_function_goes_to_who_pays_most_and_comes_back() {
     let app = |name: &str, valuation: &str| {
         format!(
             "[[app]]\nname = \"{name}\"\nimage = \"netbench\"\nnic = true\nbase_vf = 0\nbudget = 1\nvaluation = \
-             {valuation}\nbase_cpu = 10\nargs = [\"role=hold\", \"for=8500\"]\n"
+             {valuation}\nbase_cpu = 10\nargs = [\"role=hold\", \"for=2450\"]\n"
         )
     };
     let text = format!(
-        "title = \"one function\"\nlimit = \"20 s\"\n[machine]\ncores = 1\nmemory = \"128 MiB\"\n[vf]\nsupply = 1\n{}{}",
+        "title = \"one function\"\nlimit = \"20 s\"\n[machine]\ncores = 1\nmemory = \"128 MiB\"\n[vf]\nsupply = 1\n\
+         interval = \"400 ms\"\n{}{}",
         app("rich", "2e-5"),
         app("poor", "1e-5")
     );
-    let change = Change::none().event("2500 ms=value:poor:4").event("4500 ms=value:poor:1");
+    let change = Change::none().event("1000 ms=value:poor:4").event("1300 ms=value:poor:1");
     let run = run(&text, &change);
     run.expect_good();
-    let told: Vec<&str> =
-        run.console.iter().filter_map(|line| line.strip_prefix("[market] virtual function ")).collect();
-    let moves: Vec<&str> = told.iter().filter_map(|line| line.split_once(' ')?.1.split(',').next()).collect();
-    let moves: Vec<&str> =
-        moves.into_iter().filter(|line| line.starts_with("goes to") || line.starts_with("is back")).collect();
-    let there =
-        ["goes to rich", "is back from rich", "goes to poor", "is back from poor", "goes to rich", "is back from rich"];
-    assert_eq!(moves, there, "{:#?}", run.console);
-    for name in ["rich", "poor"] {
-        let line = format!("[{name}] a function has come");
-        let times = run.console.iter().filter(|said| **said == line).count();
-        assert_eq!(times, if name == "rich" { 2 } else { 1 }, "{:#?}", run.console);
-        let answers =
-            run.console.iter().filter_map(|said| said.strip_prefix(&format!("[{name}] "))?.split_once(" answers"));
-        let answers: Vec<u64> = answers.map(|(number, _)| number.parse().expect("a number")).collect();
-        assert!(answers.iter().filter(|answers| **answers > 100).count() >= times, "{name}: {answers:?}");
+    // Notice, then loss, then the other one's gain; in that order, and each of them uses what it has until shortly before.
+    // Who has it for one interval has notice of its end before it comes.
+    let told: Vec<String> = run.console.iter().filter_map(|line| about_functions(line)).collect();
+    let expected = [
+        "goes to rich",
+        "[rich] a function has come",
+        "[rich] notice",
+        "[rich] let go",
+        "is back from rich",
+        "goes to poor",
+        "[rich] the function is gone",
+        "[poor] notice",
+        "[poor] a function has come",
+        "[poor] let go",
+        "is back from poor",
+        "goes to rich",
+        "[poor] the function is gone",
+        "[rich] a function has come",
+    ];
+    for (name, expected) in [("rich", &expected[..]), ("poor", &expected[..]), ("", &expected[..])] {
+        let of = |line: &&str| line.starts_with('[') != name.is_empty() && (line.contains(name));
+        let told: Vec<&str> = told.iter().map(String::as_str).filter(of).collect();
+        let expected: Vec<&str> = expected.iter().copied().filter(of).collect();
+        assert_eq!(told[..expected.len()], expected, "{:#?}", run.console);
     }
-    let prices: Vec<f64> = {
-        let good = e2e::rounds::good(&run.state, "vf.nic");
-        good.history.iter().map(|sample| good.per_hour_f64(sample.clearing)).collect()
+    let answers = run.console.iter().filter(|line| line.starts_with("[rich]") || line.starts_with("[poor]"));
+    let answers: Vec<u64> =
+        answers.filter_map(|line| line.split_once("] ")?.1.split_once(" answers")?.0.parse().ok()).collect();
+    let [first, second, third, ..] = answers[..] else { panic!("{:#?}", run.console) };
+    assert!(first > 100 && second > 40 && third > 40, "who has it is answered: {answers:?}");
+    // The ledger says the same, at the value of who lost.
+    let good = e2e::rounds::good(&run.state, "vf.nic");
+    assert_eq!(e2e::rounds::holders_of_one(good), [0, 1, 0]);
+    let prices: Vec<u64> = good.history.iter().map(|round| round.clearing.0).collect();
+    assert!(prices.starts_with(&[10_000_000_000; 3]) && prices[3] == 20_000_000_000, "{prices:?}");
+    let totals = run.state.verified.clone().expect("totals");
+    assert!(totals.agree() && totals.mismatches == 0, "{totals:?}");
+}
+
+/// What a console line says about functions that change hands, without the function's number and what was counted.
+fn about_functions(line: &str) -> Option<String> {
+    if let Some(moved) = line.strip_prefix("[market] virtual function ") {
+        let moved = moved.split_once(' ')?.1.split(',').next()?;
+        return (moved.starts_with("goes to") || moved.starts_with("is back")).then(|| moved.into());
+    }
+    let (name, said) = line.strip_prefix('[')?.split_once("] ")?;
+    let said = match said {
+        _ if said.starts_with("notice after") => "notice",
+        _ if said.ends_with("let go of") => "let go",
+        "a function has come" | "the function is gone" => said,
+        _ => return None,
     };
-    assert!(prices.iter().any(|price| (price - 0.072).abs() < 0.001), "{prices:?}");
-    assert!(prices.iter().any(|price| (price - 0.036).abs() < 0.001), "{prices:?}");
+    (name == "rich" || name == "poor").then(|| format!("[{name}] {said}"))
 }
 
 /// The same scenario on machines that lack what it needs: a refusal that says so, before any tenant runs.

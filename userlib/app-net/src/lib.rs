@@ -1,7 +1,8 @@
 //! TCP/IP for an application of the market: the stack of [`net`] over the virtual function that the market has given to it.
 //!
 //! [`Network`] brings the function up, is polled with its sockets, sleeps until there is something to do, and when the
-//! function was reset sets it up again, so that connections survive it. Which address it has is an argument of the
+//! function was reset sets it up again, so that connections survive it. So they do when the function is lost and another one
+//! is bought: in between nothing comes and goes. Which address it has is an argument of the
 //! application ([`address`]). An application that sleeps here gives its core up; frames wake it.
 #![no_std]
 

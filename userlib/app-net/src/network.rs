@@ -8,10 +8,10 @@ use net::port::BUFFER_BYTES;
 use net::smoltcp::iface::{Interface, SocketSet};
 use net::smoltcp::wire::Ipv4Address;
 use net::{Mode, Next, Port, Settings, Stack};
-use userlib::dma::{MappedBuffer, MappedMemory, MappedRegisters};
+use userlib::dma::{MappedBuffer, MappedMemory, MappedRegisters, TscClock};
 use userlib::market::Event;
 use userlib::virtual_function::{MAILBOX, MOST_PAGES, RECEIVED, VirtualFunction};
-use userlib::{App, Error};
+use userlib::{App, Error, clock};
 
 /// Descriptors of each ring.
 const DESCRIPTORS: usize = 64;
@@ -26,20 +26,28 @@ const _: () = assert!(PAGES <= MOST_PAGES);
 
 /// An application's network.
 pub struct Network {
-    function: VirtualFunction,
+    /// The function, while there is one that can be used.
+    function: Option<VirtualFunction>,
+    /// When it is to be let go of, by the TSC, if there is notice of its end.
+    use_ends: Option<u64>,
+    clock: TscClock,
     stack: Stack<MappedRegisters, MappedMemory, MappedBuffer, DESCRIPTORS>,
 }
 
 impl Network {
     /// Brings the function of an application up, with the address that its arguments `address` and `gateway` tell
-    /// ([`crate::address`]). `seed` is something that outsiders don't know. It waits for the network server, but neither for
-    /// the link nor for an address. To be called once.
+    /// ([`crate::address`]). `seed` is something that outsiders don't know. It waits for a function to be there (who has none
+    /// in its base bids for one before) and for the network server, but neither for the link nor for an address. To be called
+    /// once.
     ///
     /// # Errors
     /// When an argument is wrong, and as [`App::virtual_function`].
     pub fn new(app: &mut App, seed: u64) -> Result<Network, Error> {
         let address = crate::address(app.arg("address"), app.arg("gateway"));
         let address = address.map_err(|wrong| Error::failed(format!("{wrong}")))?;
+        while !app.has_vf() {
+            app.wait(0)?;
+        }
         let function = app.virtual_function(PAGES)?;
         let (registers, memory) = (function.registers(), function.memory());
         // SAFETY: what is behind the rings is used by these buffers only, and the function is driven by their port alone.
@@ -48,21 +56,22 @@ impl Network {
         let port = Port::new(registers, memory, memory.from_page(TRANSMIT_PAGE), for_receiving, buffers);
         let port = port.map_err(|error| Error::failed(format!("the queues of the virtual function: {error:?}")))?;
         let settings = Settings { mac: function.mac(), address, vector: RECEIVED, mode: Mode::Interrupt, seed };
-        let stack = Stack::new(port, registers, &settings, function.clock().now_ns());
+        let clock = function.clock();
+        let stack = Stack::new(port, registers, &settings, clock.now_ns());
         function.let_interrupt(MAILBOX);
-        Ok(Network { function, stack })
+        Ok(Network { function: Some(function), use_ends: app.vf_use_ends(), clock, stack })
     }
 
     /// The time that the stack goes by, in nanoseconds since some moment.
     #[must_use]
     pub fn now_ns(&self) -> u64 {
-        self.function.clock().now_ns()
+        self.clock.now_ns()
     }
 
-    /// True while the cable has a link. What is sent without one is lost, and sent again.
+    /// True while there is a function, and the cable has a link. What is sent without one is lost, and sent again.
     #[must_use]
     pub fn link_is_up(&self) -> bool {
-        self.function.link_is_up()
+        self.function.as_ref().is_some_and(VirtualFunction::link_is_up)
     }
 
     /// The own address; `None` until a DHCP server has told it.
@@ -81,23 +90,26 @@ impl Network {
         self.stack.interface()
     }
 
-    /// Takes in what came, lets the sockets send, and says what to do when they have been looked at.
+    /// Takes in what came, lets the sockets send, and says what to do when they have been looked at. Without a function the
+    /// sockets stay as they are.
     pub fn poll(&mut self) -> Next {
+        self.let_go();
+        if self.function.is_none() {
+            return Next::Sleep(None);
+        }
         let now_ns = self.now_ns();
         self.stack.poll(now_ns)
     }
 
     /// The next thing that has happened in the market, if any; no exit unless a lease has arrived. If the function was reset,
-    /// it is up again when [`Event::NicReset`] is returned.
+    /// it is up again when [`Event::NicReset`] is returned, and if another one was bought, that is up when
+    /// [`Event::VfLeased`] is.
     ///
     /// # Errors
     /// When the market is gone, or the function does not come up again.
     pub fn event(&mut self, app: &mut App) -> Result<Option<Event>, Error> {
         let event = app.poll()?;
-        if event == Some(Event::NicReset) {
-            self.function.reset()?;
-            self.restart()?;
-        }
+        self.follow(app, event.as_ref())?;
         Ok(event)
     }
 
@@ -108,31 +120,71 @@ impl Network {
     /// # Errors
     /// As [`Network::event`].
     pub fn rest(&mut self, app: &mut App, next: Next, deadline: u64) -> Result<Option<Event>, Error> {
-        let deadline = match next {
+        let earlier = |deadline: u64, until: u64| if deadline == 0 { until } else { until.min(deadline) };
+        let mut deadline = match next {
             Next::Look => return self.event(app),
             Next::Sleep(None) => deadline,
             Next::Sleep(Some(until_ns)) => {
                 let left_us = until_ns.saturating_sub(self.now_ns()).div_ceil(1_000);
-                let until = app.clock().in_us(left_us);
-                if deadline == 0 { until } else { until.min(deadline) }
+                earlier(deadline, app.clock().in_us(left_us))
             }
         };
-        let event = self.function.wait(app, deadline)?;
-        let was_reset = event == Some(Event::NicReset);
-        if was_reset {
-            self.function.reset()?;
+        if self.function.is_some() {
+            deadline = self.use_ends.map_or(deadline, |end| earlier(deadline, end));
         }
-        if was_reset || self.function.look_after()? {
+        let event = match &mut self.function {
+            Some(function) => function.wait(app, deadline)?,
+            None => app.wait_for_devices(deadline)?,
+        };
+        self.follow(app, event.as_ref())?;
+        if let Some(function) = &mut self.function
+            && function.look_after()?
+        {
             self.restart()?;
         }
         Ok(event)
     }
 
+    /// Does what an event means for the function.
+    fn follow(&mut self, app: &mut App, event: Option<&Event>) -> Result<(), Error> {
+        self.use_ends = app.vf_use_ends();
+        self.let_go();
+        match event {
+            Some(Event::VfTaken) => self.function = None,
+            Some(Event::VfLeased) if !self.is_over() => {
+                self.function = Some(app.virtual_function(PAGES)?);
+                self.restart()?;
+            }
+            Some(Event::NicReset) => {
+                if let Some(function) = &mut self.function {
+                    function.reset()?;
+                    self.restart()?;
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Touches the function no more when its end is near.
+    fn let_go(&mut self) {
+        if self.is_over() {
+            self.function = None;
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.use_ends.is_some_and(|end| clock::now() >= end)
+    }
+
+    /// Sets the queues up anew on a function that has just come up.
     fn restart(&mut self) -> Result<(), Error> {
-        let (registers, memory) = (self.function.registers(), self.function.memory());
+        let Some(function) = &self.function else { return Ok(()) };
+        let (registers, memory) = (function.registers(), function.memory());
         let restarted = self.stack.restart(registers, memory, memory.from_page(TRANSMIT_PAGE));
         restarted.map_err(|error| Error::failed(format!("the queues of the virtual function: {error:?}")))?;
-        self.function.let_interrupt(MAILBOX);
+        self.stack.set_mac(function.mac());
+        function.let_interrupt(MAILBOX);
         Ok(())
     }
 }

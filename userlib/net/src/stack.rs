@@ -140,6 +140,11 @@ impl<R: Registers + Clone, M: DmaMemory, B: DmaBuffer, const N: usize> Stack<R, 
         Ok(())
     }
 
+    /// The address of the function from now on. Who knows the former one asks for the new one when that is forgotten.
+    pub fn set_mac(&mut self, mac: MacAddress) {
+        self.interface.set_hardware_addr(HardwareAddress::Ethernet(EthernetAddress(mac.0)));
+    }
+
     /// Changes how frames are learnt of, at any time.
     pub fn set_mode(&mut self, mode: Mode) {
         self.moderation.set_mode(mode);

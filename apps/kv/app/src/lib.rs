@@ -4,8 +4,10 @@
 //! many hits more pages would bring is estimated from what clients ask for, and pages are bid for at that ([`policy`]). Under
 //! notice it gives pages up shortly before the deadline ([`memory`]): what is worth more than other things moves, the rest
 //! is evicted. With a namespace (`storage`) the rest goes there instead, comes back when it is asked for, verified, while other
-//! clients are served ([`shelf`]), and a page is bid for at what reading would cost more. Clients see misses, never something that was lost. When its function was reset it sets it up again, and
-//! connections go on; when the queues of its namespace are gone, what was there is missed, and new ones are used.
+//! clients are served ([`shelf`]), and a page is bid for at what reading would cost more. Clients see misses, never something
+//! that was lost. When its function was reset it sets it up again, and connections go on; when the queues of its namespace
+//! are gone, what was there is missed, and new ones are used. If its base has no function it buys one, at what all its hits
+//! are worth; when that is lost by price items stay, and with the next function clients and their connections are back.
 //!
 //! Arguments:
 //! - `address=A.B.C.D/BITS`, `gateway=A.B.C.D`: its address; without, it asks for one by DHCP;
@@ -13,6 +15,7 @@
 //! - `items=N`: pages of its base for items (32), which it has whatever pages cost;
 //! - `pages=N`: pages that it buys at most (as many as its heap has room for tables of);
 //! - `cold=N`: pages of its namespace that it uses at most (as many as its heap has room for a table of);
+//! - `hits=N`: hits a second that a function is bought for before there are more (1,000), if the base has none;
 //! - `epoch=SECONDS`: the time at which the machine was started, since 1970 (the start of 2026);
 //! - `for=MILLISECONDS`: when it ends; without, it serves until the run is over.
 #![no_std]

@@ -1,5 +1,5 @@
-//! What pages are worth: hits by size, as the store estimates them, less what the own base has anyway; and what a hit in
-//! memory is worth more than one that is read from the namespace.
+//! What pages are worth: hits by size, as the store estimates them, less what the own base has anyway; what a hit in
+//! memory is worth more than one that is read from the namespace; and what a virtual function is worth: all hits.
 
 use alloc::vec::Vec;
 
@@ -83,6 +83,13 @@ pub fn points(hits: impl Iterator<Item = (u32, u64)>, base: u32, most: u32) -> V
     points
 }
 
+/// What a virtual function is worth for one of its intervals, which has so many `parts` of the intervals that hits are counted
+/// in: the hits that clients get by it, `least` at least, as who has no function never learns how many there would be.
+pub fn function(hits: Rate, parts: u64, least: u64, per_hit: Price) -> Price {
+    let hits = hits.per_interval().saturating_mul(parts).max(least);
+    Price(per_hit.0.saturating_mul(hits)).min(Price::LIMIT)
+}
+
 /// Hits at so many pages, on the line from one point to a larger one; beyond its ends, as at the nearer one.
 fn between(from: (u32, u64), to: (u32, u64), pages: u32) -> u64 {
     let run = u128::from(to.0.saturating_sub(from.0).max(1));
@@ -134,6 +141,15 @@ mod tests {
         assert_eq!(total.note([4, 9]), [4, 9]);
         assert_eq!(total.note([2, 9]), [6, 18]);
         assert_eq!(total.note([2, 10]), [6, 19]);
+    }
+
+    #[test]
+    fn a_function_is_worth_its_hits() {
+        let mut rate = Rate::default();
+        assert_eq!(function(rate, 10, 500, Price(3)), Price(1_500));
+        (0..80).for_each(|_| rate.note(1_000));
+        assert!((Price(29_900)..=Price(30_000)).contains(&function(rate, 10, 500, Price(3))));
+        assert_eq!(function(rate, u64::MAX, 500, Price(3)), Price::LIMIT);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use app_net::Network;
 use kv_server::kv_engine::{PAGE_BYTES, Store, Time};
 use kv_server::{Server, Settings};
-use userlib::market::{Event, MarginalHit};
+use userlib::market::{Event, FixedBid, MarginalHit, Price, Quantity};
 use userlib::storage::Storage;
 use userlib::{App, Error, clock, console, println};
 
@@ -34,6 +34,9 @@ const EPOCH_S: u64 = 1_767_225_600;
 /// Entries of the store that are looked at for expiry in each interval of the page good.
 const CRAWLED: usize = 64;
 
+/// Hits a second that a function is bought for, if it is not told.
+const LEAST_HITS: u64 = 1_000;
+
 /// Pages to be given up.
 #[derive(Clone, Copy, Debug)]
 struct Due {
@@ -52,9 +55,10 @@ struct Kv {
     most_pages: u32,
     /// When the next bid is due, by the TSC.
     next_bid: u64,
-    /// Accesses up to the last bid, and how many there are between two.
-    counted: u64,
-    rate: Rate,
+    /// Hits and accesses up to the last bid, and how many there are between two.
+    counted: [u64; 2],
+    hits: Rate,
+    accesses: Rate,
     /// Hits and accesses.
     done: Total<2>,
     /// The namespace, while its queues are gone.
@@ -77,6 +81,7 @@ pub fn run(app: &mut App) -> Result<(), Error> {
     let started_s = app.number("epoch", EPOCH_S);
     let time = |now_ns: u64| Time::from_micros(started_s.saturating_mul(1_000_000).saturating_add(now_ns / 1_000));
     let seed = app.start().seed ^ clock::now();
+    bid_for_function(app, Rate::default())?;
     let mut network = Network::new(app, seed)?;
     let mut kv = Kv::new(app, &mut network, time)?;
     let mut is_known = false;
@@ -85,7 +90,7 @@ pub fn run(app: &mut App) -> Result<(), Error> {
             kv.take(app, event)?;
         }
         kv.give_up(app)?;
-        kv.bid(app, time(network.now_ns()))?;
+        kv.bid(app, time(network.now_ns()), network.link_is_up())?;
         let next = network.poll();
         let now_ns = network.now_ns();
         let has_served = kv.server.serve(network.sockets(), time(now_ns));
@@ -142,8 +147,9 @@ impl Kv {
             own_pages,
             most_pages,
             next_bid: 0,
-            counted: 0,
-            rate: Rate::default(),
+            counted: [0; 2],
+            hits: Rate::default(),
+            accesses: Rate::default(),
             done: Total::default(),
             lost: None,
             cold_pages,
@@ -177,21 +183,22 @@ impl Kv {
                     println!("there are new queues");
                 }
             }
+            Event::VfLeased => println!("another function is up"),
+            Event::VfTaken => println!("the function was lost to who paid more for it"),
             Event::Notice(_)
             | Event::Round { .. }
             | Event::Unusable { .. }
             | Event::AtRisk { .. }
             | Event::Valuation { .. }
-            | Event::VfLeased
-            | Event::VfTaken
             | Event::StopNotice { .. }
             | Event::Refused { .. } => {}
         }
         Ok(())
     }
 
-    /// Once per interval of the page good: bids for pages at what their hits are worth, and tells how many hits there were.
-    fn bid(&mut self, app: &mut App, now: Time) -> Result<(), Error> {
+    /// Once per interval of the page good: bids for pages and for a function at what their hits are worth, and tells how many
+    /// hits there were. While there is no function, pages and function are worth what they were: clients will be back.
+    fn bid(&mut self, app: &mut App, now: Time, is_reached: bool) -> Result<(), Error> {
         let tsc = clock::now();
         if tsc < self.next_bid {
             return Ok(());
@@ -201,21 +208,27 @@ impl Kv {
         let items = self.server.store();
         let (hits, misses) = (items.counters().get_hits, items.counters().get_misses);
         let [hits, accesses] = self.done.note([hits, hits + misses]);
-        let new = accesses - self.counted;
-        self.rate.note(new);
-        self.counted = accesses;
+        let [new_hits, new_accesses] = [hits - self.counted[0], accesses - self.counted[1]];
+        self.counted = [hits, accesses];
+        if is_reached {
+            self.hits.note(new_hits);
+            self.accesses.note(new_accesses);
+        }
         items.crawl(now, CRAWLED);
-        let points = policy::points(items.hits_by_pages(self.rate.per_interval()), own, most);
-        items.fade_distances();
+        let points = policy::points(items.hits_by_pages(self.accesses.per_interval()), own, most);
+        if is_reached {
+            items.fade_distances();
+        }
         let busy = (tsc - self.looked_at).saturating_sub(self.rested);
         (self.looked_at, self.rested) = (tsc, 0);
         let page = app.page_good();
         let per_hit = match items.cold_mut().read_ticks() {
-            Some(read) => policy::worth_in_memory(app.value_of_work(), read, busy / new.max(1)),
+            Some(read) => policy::worth_in_memory(app.value_of_work(), read, busy / new_accesses.max(1)),
             None => app.value_of_work(),
         };
         // A page that was lost costs at least one hit to fill again.
         app.market().bid_by(page, &MarginalHit { points: &points, per_hit, refill: per_hit })?;
+        bid_for_function(app, self.hits)?;
         app.work_done(hits, 0);
         console::hits(hits, accesses);
         Ok(())
@@ -267,4 +280,14 @@ impl Kv {
         );
         Ok(())
     }
+}
+
+/// Bids for a virtual function at what its hits are worth, unless the base has one.
+fn bid_for_function(app: &mut App, hits: Rate) -> Result<(), Error> {
+    let Some(good) = app.vf_good().filter(|_| !app.start().has_vf) else { return Ok(()) };
+    let interval = app.interval_ticks(good);
+    let parts = interval / app.interval_ticks(app.page_good()).max(1);
+    let least = app.number("hits", LEAST_HITS).saturating_mul(interval) / app.clock().hz().max(1);
+    let value = policy::function(hits, parts, least, app.value_of_work());
+    Ok(app.market().bid_by(good, &FixedBid { units: Quantity(1), value, keep: Price::ZERO })?)
 }
