@@ -85,6 +85,21 @@ macro_rules! entry {
     };
 }
 
+/// As [`entry!`], for the program of a server that the market server starts. On the host the program only says so.
+#[macro_export]
+macro_rules! server {
+    ($main:path, $name:literal) => {
+        #[cfg(target_os = "none")]
+        $crate::entry!($main);
+
+        #[cfg(not(target_os = "none"))]
+        fn main() {
+            eprintln!(concat!("the ", $name, " server is started by the market server: cargo xtask run"));
+            std::process::exit(2);
+        }
+    };
+}
+
 /// Names the function that an application begins with: `fn(&mut App) -> Result<(), Error>`. It runs with market and
 /// console connected. When it returns, output is flushed and the market is told that the application has ended: with
 /// status 0, or 1 for an error, which is printed; a panic ends it with status 101.

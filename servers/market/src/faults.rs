@@ -38,7 +38,8 @@ impl<M: Machine> Server<'_, M> {
     }
 
     fn tell_fault(&mut self, FaultRecord { requester, stopped, reason }: FaultRecord) {
-        let holder = self.nic.as_mut().and_then(|nic| nic.was_stopped(&mut self.root, requester));
+        let of_nic = self.nic.as_mut().and_then(|nic| nic.was_stopped(&mut self.root, requester));
+        let holder = of_nic.or_else(|| self.storage.as_mut()?.was_stopped(&mut self.root, requester));
         let (whose, count) = match holder {
             Some((app, count)) => (self.name(app), count),
             None => (format!("{:02x}:{:02x}.{}", requester >> 8, requester >> 3 & 0x1f, requester & 7), 1),

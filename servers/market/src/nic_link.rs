@@ -123,7 +123,6 @@ impl NicLink {
             return Ok(Err(NoNic::NoRoutes));
         }
         let first = root.memory.slots.take(count).ok_or(MemoryError::NoSlots)?;
-        crate::faults::listen(root)?;
         root.machine.enable_vfs(physical, count, first)?;
         let mut all = Vec::with_capacity(usize::from(count));
         for at in 0..count {

@@ -292,6 +292,9 @@ impl<'a, M: Machine> Server<'a, M> {
         let launch = root.machine.now().saturating_sub(began);
         let nic = start_nic(root, boot, archive)?;
         let storage = find_storage(root, boot, archive)?;
+        if nic.is_some() || storage.is_some() {
+            crate::faults::listen(root).map_err(|error| Failure::Memory("what IOMMUs stop", error))?;
+        }
         // Before any application runs: what it did before the first round would be work that nobody paid for.
         while root.memory.scrub_next(&mut root.machine).map_err(failed("memory"))? {}
         let (plan, apps) = (&archive.plan, archive.plan.apps.len() as u64);
@@ -473,7 +476,7 @@ impl<'a, M: Machine> Server<'a, M> {
             mask |= NIC_EVENT | NIC_STOPPED_EVENT | FAULT_EVENT;
         }
         if self.storage.is_some() {
-            mask |= STORAGE_EVENT | STORAGE_STOPPED_EVENT;
+            mask |= STORAGE_EVENT | STORAGE_STOPPED_EVENT | FAULT_EVENT;
         }
         for (app, tenant) in self.tenants.iter().enumerate().filter(|(_, tenant)| tenant.is_running()) {
             mask |= 1 << (HANDLER_EVENTS as usize + app);

