@@ -69,7 +69,12 @@ impl Guest {
             Start::Direct => Loader::Emulator,
             Start::Bios | Start::Uefi => {
                 let image = module.with_extension("iso");
-                disc::make(&built.kernel, module, &self.acceleration.command_line(&self.command_line), &image)?;
+                disc::make(
+                    &built.kernel,
+                    module,
+                    &self.acceleration.command_line(&self.command_line, self.cores),
+                    &image,
+                )?;
                 let uefi = if self.start == Start::Uefi { Some(setup::ensure_uefi()?) } else { None };
                 Loader::Disc { image, uefi }
             }
