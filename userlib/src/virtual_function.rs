@@ -5,9 +5,10 @@
 //! reaches so many pages of the base as were asked for and nothing else, and its interrupts come as vectors of the own IDT
 //! with no exit.
 //!
-//! A function that was bought can be lost again, as can its successor: its registers are out of reach then, and whoever touches
-//! them is stopped. So what was brought up is to be dropped under notice, by [`App::vf_use_ends`], and [`App::virtual_function`] brings
-//! up the next one when the market tells of it ([`market::Event::VfLeased`]). Memory and domain stay the application's.
+//! A function that was bought can be lost again, as can its successor: its registers are out of reach then, and whoever
+//! touches them is stopped. So what was brought up is to be dropped under notice, by [`App::vf_use_ends`], and
+//! [`App::virtual_function`] brings up the next one when the market tells of it ([`market::Event::VfLeased`]). Memory and
+//! domain stay the application's.
 //!
 //! The function may be reset under the application's hands, as when the network server is started again. The market tells of
 //! that by an event, after which [`VirtualFunction::reset`] lets it through anew; queues must then be set up again.
