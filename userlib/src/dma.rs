@@ -179,7 +179,8 @@ impl DmaBuffer for MappedBuffer {
 /// The time-stamp counter as drivers use it.
 #[derive(Clone, Copy, Debug)]
 pub struct TscClock {
-    hz: u64,
+    /// Nanoseconds of a tick, times 2^32: a multiplication is a tenth of a division's work.
+    scale: u64,
     /// Ticks of a pause.
     pause: u64,
 }
@@ -189,13 +190,13 @@ impl TscClock {
     #[must_use]
     pub const fn new(hz: u64, pause_us: u64) -> TscClock {
         let hz = if hz == 0 { 1 } else { hz };
-        TscClock { hz, pause: hz / 1_000_000 * pause_us }
+        TscClock { scale: ((1_000_000_000 << 32) / hz as u128) as u64, pause: hz / 1_000_000 * pause_us }
     }
 }
 
 impl Clock for TscClock {
     fn now_ns(&self) -> u64 {
-        (u128::from(crate::clock::now()) * 1_000_000_000 / u128::from(self.hz)) as u64
+        ((u128::from(crate::clock::now()) * u128::from(self.scale)) >> 32) as u64
     }
 
     fn pause(&self) {

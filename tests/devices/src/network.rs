@@ -61,6 +61,8 @@ pub struct Network {
     outside: Interface,
     /// The sockets outside.
     pub sockets: SocketSet<'static>,
+    /// A UDP port at which the stack inside echoes without a socket.
+    pub echo: Option<u16>,
 }
 
 impl Network {
@@ -88,7 +90,7 @@ impl Network {
         outside.update_ip_addrs(|addresses| {
             addresses.push(IpCidr::new(OUTSIDE_IP.into(), 24)).expect("there is room");
         });
-        Network { bench, function, inside, outside, sockets: SocketSet::new(Vec::new()) }
+        Network { bench, function, inside, outside, sockets: SocketSet::new(Vec::new()), echo: None }
     }
 
     /// With a given address.
@@ -114,7 +116,14 @@ impl Network {
 
     /// Lets both stacks go on once.
     pub fn go_on(&mut self) {
-        self.inside.poll(self.bench.machine.now_ns());
+        let now_ns = self.bench.machine.now_ns();
+        match self.echo {
+            Some(port) => self.inside.poll_and_answer(now_ns, port, |asked, place| {
+                place.get_mut(..asked.len())?.copy_from_slice(asked);
+                Some(asked.len())
+            }),
+            None => self.inside.poll(now_ns),
+        };
         let time = now(&self.bench.machine);
         // More than once would be a flood when many sockets send.
         let polled = self.outside.poll(time, &mut Cable(&self.bench), &mut self.sockets);

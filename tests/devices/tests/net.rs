@@ -123,6 +123,36 @@ fn datagrams_come_back() {
 }
 
 #[test]
+fn requests_are_answered_where_they_lie_and_all_else_is_the_stacks() {
+    let mut network = Network::start_static(Mode::Polled);
+    network.echo = Some(7);
+    let inside = network.inside.sockets().add(udp_socket(8));
+    let outside = network.sockets.add(udp_socket(4000));
+    // Both kinds at once, the one that needs a socket between two that don't.
+    for bytes in [0, 1, 18, 19, 1000, 1472] {
+        let sent: Vec<u8> = (0..bytes).map(|n| n as u8).collect();
+        for port in [7, 8, 7] {
+            let to = IpEndpoint::new(INSIDE_IP.into(), port);
+            network.socket::<udp::Socket>(outside).send_slice(&sent, to).expect("there is room");
+        }
+        let mut back = [0; 2];
+        network.run("the datagrams", |network| {
+            let echo = network.socket_inside::<udp::Socket>(inside);
+            if let Ok((payload, from)) = echo.recv() {
+                let payload = payload.to_vec();
+                echo.send_slice(&payload, from).expect("there is room");
+            }
+            while let Ok((payload, from)) = network.socket::<udp::Socket>(outside).recv() {
+                assert_eq!(payload, sent);
+                back[usize::from(from.endpoint.port - 7)] += 1;
+            }
+            (back == [2, 1]).then_some(())
+        });
+    }
+    assert_eq!(network.inside.port().drops(), Drops::default());
+}
+
+#[test]
 fn a_stream_of_a_mebibyte_goes_each_way_at_once() {
     const BYTES: usize = 1 << 20;
     let byte = |place: usize| (place ^ place >> 8 ^ place >> 13) as u8;

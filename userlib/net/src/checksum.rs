@@ -11,6 +11,12 @@ use smoltcp::wire::{EthernetFrame, EthernetProtocol, IpAddress, IpProtocol, Ipv4
 
 /// Bytes of an Ethernet header without a tag.
 const ETHERNET_BYTES: u8 = 14;
+const IPV4: [u8; 2] = [0x08, 0x00];
+/// Bytes of an IPv4 header without options, and where it ends in a frame.
+const IP_BYTES: usize = 20;
+const IP_END: usize = ETHERNET_BYTES as usize + IP_BYTES;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
 /// Where a transport has its checksum (RFC 9293, 3.1; RFC 768).
 const TCP_CHECKSUM: usize = 16;
 const UDP_CHECKSUM: usize = 6;
@@ -24,37 +30,37 @@ pub fn capabilities() -> ChecksumCapabilities {
 
 /// What the device is to compute into a frame that the stack made. Where it computes the checksum of a transport, the sum
 /// of the pseudo-header is put in the place (82576 datasheet, 7.2.5.2).
+#[inline]
 pub fn prepare(frame: &mut [u8]) -> Offload {
-    let offload = EthernetFrame::new_checked(frame).ok().and_then(|mut ethernet| {
-        if ethernet.ethertype() != EthernetProtocol::Ipv4 {
-            return None;
-        }
-        let mut packet = Ipv4Packet::new_checked(ethernet.payload_mut()).ok()?;
-        let header_bytes = packet.header_len();
-        let (transport, place) = match packet.next_header() {
-            IpProtocol::Tcp => (Some(Transport::Tcp), TCP_CHECKSUM),
-            IpProtocol::Udp => (Some(Transport::Udp), UDP_CHECKSUM),
-            _ => (None, 0),
-        };
-        if transport.is_some() {
-            let payload_bytes = packet.total_len().wrapping_sub(header_bytes.into());
-            let sum = pseudo_header_sum(&packet, payload_bytes);
-            let field = packet.payload_mut().get_mut(place..place + 2)?;
-            field.copy_from_slice(&sum.to_be_bytes());
-        }
-        Offload::checksums(ETHERNET_BYTES, Network::Ipv4(header_bytes), transport)
-    });
-    offload.unwrap_or(Offload::NONE)
+    prepare_ipv4(frame).unwrap_or(Offload::NONE)
+}
+
+#[inline]
+fn prepare_ipv4(frame: &mut [u8]) -> Option<Offload> {
+    let (head, rest) = frame.split_first_chunk_mut::<IP_END>()?;
+    if head[12..14] != IPV4 {
+        return None;
+    }
+    let header_bytes = (head[14] & 0xf) * 4;
+    let (transport, place) = match head[23] {
+        TCP => (Transport::Tcp, TCP_CHECKSUM),
+        UDP => (Transport::Udp, UDP_CHECKSUM),
+        _ => return Offload::checksums(ETHERNET_BYTES, Network::Ipv4(header_bytes), None),
+    };
+    let payload_bytes = u16::from_be_bytes([head[16], head[17]]).wrapping_sub(header_bytes.into());
+    let (from, to) = ([head[26], head[27], head[28], head[29]], [head[30], head[31], head[32], head[33]]);
+    let sum = pseudo_header_sum(from, to, head[23], payload_bytes);
+    let place = usize::from(header_bytes).checked_sub(IP_BYTES)? + place;
+    rest.get_mut(place..place + 2)?.copy_from_slice(&sum.to_be_bytes());
+    Offload::checksums(ETHERNET_BYTES, Network::Ipv4(header_bytes), Some(transport))
 }
 
 /// The sum of the words of the pseudo-header (RFC 9293, 3.1), folded, not complemented.
-fn pseudo_header_sum<T: AsRef<[u8]>>(packet: &Ipv4Packet<T>, payload_bytes: u16) -> u16 {
-    let words = [packet.src_addr(), packet.dst_addr()].into_iter().flat_map(|address| {
-        let [a, b, c, d] = address.octets();
-        [u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])]
-    });
-    let rest = u32::from(u8::from(packet.next_header())) + u32::from(payload_bytes);
-    let sum = words.fold(rest, |sum, word| sum + u32::from(word));
+#[inline]
+pub(crate) fn pseudo_header_sum(from: [u8; 4], to: [u8; 4], protocol: u8, payload_bytes: u16) -> u16 {
+    let (from, to) = (u32::from_be_bytes(from), u32::from_be_bytes(to));
+    let rest = u32::from(protocol) + u32::from(payload_bytes);
+    let sum = (from >> 16) + (from & 0xffff) + (to >> 16) + (to & 0xffff) + rest;
     // Six words: folding twice leaves no carry.
     let sum = (sum & 0xffff) + (sum >> 16);
     (sum + (sum >> 16)) as u16

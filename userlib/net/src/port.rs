@@ -4,9 +4,11 @@
 //! free for sending, or lent to the device for sending. They are never copied and never lost.
 
 use crate::checksum;
+use crate::datagram::{self, Request, Service};
 use alloc::vec;
 use alloc::vec::Vec;
 use device::{DmaBuffer, DmaMemory, IoAddress, Registers};
+use igbvf::offload::Offload;
 use igbvf::receive::{Buffer, Checksum};
 use igbvf::transmit::QueueError;
 use igbvf::{ReceiveQueue, Segment, TransmitQueue};
@@ -51,6 +53,10 @@ struct Receiver<R, M, B, const N: usize> {
     queue: ReceiveQueue<R, M, Lent<B>, N>,
     /// The buffer that the stack has seen last, on its way back to the ring, and the bytes of its frame.
     held: Option<(B, usize)>,
+    /// Whether the stack has not seen that one yet: it is next.
+    is_unseen: bool,
+    /// Whether that one opens a connection.
+    opens: bool,
     /// Whether the frame that is being dropped goes on in the next buffer.
     goes_on: bool,
     taken: u64,
@@ -96,7 +102,8 @@ impl<R: Registers + Clone, M: DmaMemory, B: DmaBuffer, const N: usize> Port<R, M
             return Err(QueueError::Arguments);
         }
         queue.show();
-        let receiver = Receiver { queue, held: None, goes_on: false, taken: 0, drops: 0 };
+        let receiver =
+            Receiver { queue, held: None, is_unseen: false, opens: false, goes_on: false, taken: 0, drops: 0 };
         let sender = Sender { queue: TransmitQueue::new(registers, transmit, 0)?, free, drops: 0 };
         Ok(Port { receiver, sender, receiving })
     }
@@ -114,11 +121,41 @@ impl<R: Registers + Clone, M: DmaMemory, B: DmaBuffer, const N: usize> Port<R, M
         self.sender.queue.flush();
     }
 
+    /// Answers requests to a service where they lie, so many at most, until something else has come, which is left for the
+    /// stack. Returns how many there were. The answers go out at [`Port::flush`].
+    pub(crate) fn answer(
+        &mut self,
+        service: &Service,
+        most: usize,
+        answer: &mut impl FnMut(&[u8], &mut [u8]) -> Option<usize>,
+    ) -> usize {
+        let Port { receiver, sender, .. } = self;
+        for requests in 0..most {
+            if !sender.can_send() || !receiver.next() {
+                return requests;
+            }
+            let Some((buffer, bytes)) = &receiver.held else { return requests };
+            let is_request = buffer.read(*bytes, |frame| {
+                let request = Request::parse(frame, service);
+                request.map(|request| sender.answer(&request, service, answer)).is_some()
+            });
+            if !is_request {
+                receiver.is_unseen = true;
+                return requests;
+            }
+        }
+        most
+    }
+
+    /// True if the frame that the stack has seen last was one that opens a TCP connection.
+    pub(crate) fn has_opened(&self) -> bool {
+        self.receiver.held.is_some() && self.receiver.opens
+    }
+
     /// Takes back what was sent; true if nothing more can be sent until the device has gone on. It may have to be told so, as
     /// when its transmission was closed for a while.
     pub(crate) fn is_exhausted(&mut self) -> bool {
-        self.sender.take_back();
-        let is_exhausted = self.sender.free.is_empty();
+        let is_exhausted = !self.sender.can_send();
         if is_exhausted {
             self.sender.queue.nudge();
         }
@@ -171,7 +208,9 @@ impl<R: Registers + Clone, M: DmaMemory, B: DmaBuffer, const N: usize> Port<R, M
 impl<R: Registers, M: DmaMemory, B: DmaBuffer, const N: usize> Receiver<R, M, B, N> {
     /// Lets the ring have the buffer that the stack has seen.
     fn give_back(&mut self) {
-        if let Some((buffer, _)) = self.held.take() {
+        if !self.is_unseen
+            && let Some((buffer, _)) = self.held.take()
+        {
             self.supply(buffer);
         }
     }
@@ -184,6 +223,9 @@ impl<R: Registers, M: DmaMemory, B: DmaBuffer, const N: usize> Receiver<R, M, B,
 
     /// Holds the next frame that is to be believed. At most as many others are dropped as the ring has.
     fn next(&mut self) -> bool {
+        if core::mem::take(&mut self.is_unseen) {
+            return true;
+        }
         self.give_back();
         for _ in 0..N {
             let Some(received) = self.queue.receive() else { return false };
@@ -199,6 +241,7 @@ impl<R: Registers, M: DmaMemory, B: DmaBuffer, const N: usize> Receiver<R, M, B,
                 _ => is_whole && buffer.read(bytes, |frame| checksum::is_good(frame, ip, transport)),
             };
             if is_whole && is_good {
+                self.opens = buffer.read(bytes, opens_connection);
                 self.held = Some((buffer, bytes));
                 return true;
             }
@@ -209,9 +252,50 @@ impl<R: Registers, M: DmaMemory, B: DmaBuffer, const N: usize> Receiver<R, M, B,
     }
 }
 
+/// True for a segment with SYN and without ACK (RFC 9293, 3.1), in a packet that is not malformed.
+#[inline]
+fn opens_connection(frame: &[u8]) -> bool {
+    const ETHERNET_BYTES: usize = 14;
+    const FLAGS: usize = 13;
+    const SYN: u8 = 1 << 1;
+    const ACK: u8 = 1 << 4;
+    let Some(head) = frame.first_chunk::<{ ETHERNET_BYTES + 20 }>() else { return false };
+    if head[12..14] != [0x08, 0x00] || head[23] != 6 {
+        return false;
+    }
+    let header_bytes = usize::from(head[14] & 0xf) * 4;
+    frame.get(ETHERNET_BYTES + header_bytes + FLAGS).is_some_and(|flags| flags & (SYN | ACK) == SYN)
+}
+
 impl<R: Registers, M: DmaMemory, B: DmaBuffer, const N: usize> Sender<R, M, B, N> {
     fn take_back(&mut self) {
-        self.free.extend(core::iter::from_fn(|| self.queue.completed()).take(N));
+        // At most as many as the ring has.
+        while let Some(buffer) = self.queue.completed() {
+            self.free.push(buffer);
+        }
+    }
+
+    /// Sends the answer to a request, if there is one.
+    fn answer(
+        &mut self,
+        request: &Request,
+        service: &Service,
+        answer: &mut impl FnMut(&[u8], &mut [u8]) -> Option<usize>,
+    ) {
+        let (Some(mut buffer), Some(offload)) = (self.free.pop(), datagram::OFFLOAD) else { return };
+        match buffer.write(MOST_FRAME_BYTES, |frame| request.answer(frame, service, answer)) {
+            Some(bytes) => self.send(buffer, bytes, &offload),
+            None => self.free.push(buffer),
+        }
+    }
+
+    /// Puts a frame into the ring.
+    fn send(&mut self, buffer: B, bytes: usize, offload: &Offload) {
+        let segment = Segment { address: buffer.io_address(), bytes: bytes as u16 };
+        if let Err((_, buffer)) = self.queue.send(&[segment], offload, buffer) {
+            self.free.push(buffer);
+            self.drops = self.drops.wrapping_add(1);
+        }
     }
 
     fn can_send(&mut self) -> bool {
@@ -241,22 +325,18 @@ pub struct Transmit<'a, R, M, B, const N: usize>(&'a mut Sender<R, M, B, N>);
 
 impl<R: Registers, M: DmaMemory, B: DmaBuffer, const N: usize> TxToken for Transmit<'_, R, M, B, N> {
     fn consume<T, F: FnOnce(&mut [u8]) -> T>(self, bytes: usize, fill: F) -> T {
-        let Sender { queue, free, drops } = self.0;
-        let buffer = free.pop_if(|_| bytes <= usize::from(BUFFER_BYTES));
+        let sender = self.0;
+        let buffer = sender.free.pop_if(|_| bytes <= usize::from(BUFFER_BYTES));
         // There is a buffer, as there is a token; a frame that is longer than the stack was told is lost.
         let Some(mut buffer) = buffer else {
-            *drops = drops.wrapping_add(1);
+            sender.drops = sender.drops.wrapping_add(1);
             return fill(&mut vec![0; bytes]);
         };
         let (result, offload) = buffer.write(bytes, |frame| {
             let result = fill(frame);
             (result, checksum::prepare(frame))
         });
-        let segment = Segment { address: buffer.io_address(), bytes: bytes as u16 };
-        if let Err((_, buffer)) = queue.send(&[segment], &offload, buffer) {
-            free.push(buffer);
-            *drops = drops.wrapping_add(1);
-        }
+        sender.send(buffer, bytes, &offload);
         result
     }
 }

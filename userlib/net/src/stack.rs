@@ -1,5 +1,6 @@
 //! The stack: addresses, sockets, and when to look again.
 
+use crate::datagram::Service;
 use crate::port::Port;
 use alloc::vec::Vec;
 use device::{DmaBuffer, DmaMemory, Registers};
@@ -13,6 +14,10 @@ use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr, Ipv4Address, Ipv4C
 
 /// Frames that one poll takes in at most, so that a flood keeps nobody from serving its sockets.
 const MOST_FRAMES: usize = 64;
+/// Frames for sockets after which their buffers go back at once, although nothing is sent yet.
+const MOST_DEFERRED: usize = MOST_FRAMES / 4;
+/// Bytes of an answer that is written where it is sent from ([`Stack::poll_and_answer`]).
+pub const MOST_ANSWER_BYTES: usize = crate::port::MOST_FRAME_BYTES - crate::datagram::HEADER_BYTES;
 /// Rounds of sending in one poll; in each, every socket sends a frame at most.
 const MOST_ROUNDS: usize = 64;
 
@@ -61,8 +66,11 @@ pub struct Stack<R, M, B, const N: usize> {
     interface: Interface,
     sockets: SocketSet<'static>,
     moderation: Moderation<R>,
+    mac: MacAddress,
     vector: u8,
     dhcp: Option<SocketHandle>,
+    /// Whether frames that came have waited for the application, so that nothing was sent after them yet.
+    is_deferred: bool,
 }
 
 fn instant(now_ns: u64) -> Instant {
@@ -77,8 +85,9 @@ impl<R: Registers + Clone, M: DmaMemory, B: DmaBuffer, const N: usize> Stack<R, 
         config.random_seed = settings.seed;
         let interface = Interface::new(config, &mut port, instant(now_ns));
         let moderation = Moderation::new(registers, settings.vector, settings.mode);
-        let (sockets, vector) = (SocketSet::new(Vec::new()), settings.vector);
-        let mut stack = Stack { port, interface, sockets, moderation, vector, dhcp: None };
+        let Settings { mac, vector, .. } = *settings;
+        let sockets = SocketSet::new(Vec::new());
+        let mut stack = Stack { port, interface, sockets, moderation, mac, vector, dhcp: None, is_deferred: false };
         match settings.address {
             Address::Static { address, gateway } => stack.set_address(Some(address), gateway),
             Address::Dhcp => stack.dhcp = Some(stack.sockets.add(dhcpv4::Socket::new())),
@@ -156,34 +165,90 @@ impl<R: Registers + Clone, M: DmaMemory, B: DmaBuffer, const N: usize> Stack<R, 
     }
 
     /// Takes in what came, lets the sockets send, and says what to do when they have been looked at.
+    ///
+    /// It takes in one new connection at most, so that a single socket that listens is enough for any number of clients, if
+    /// there is another one at the next call.
+    ///
+    /// What came is answered by the next call, when the application has had its say: so that its answer and the
+    /// acknowledgement of what is answered are one segment.
     pub fn poll(&mut self, now_ns: u64) -> Next {
+        self.poll_with(now_ns, |_, _| 0)
+    }
+
+    /// The same, and requests to a UDP port of the own address, one datagram each, are answered where they lie in the rings,
+    /// without a socket. `answer` gets a request and the place for an answer, of [`MOST_ANSWER_BYTES`], and returns the
+    /// answer's length, or `None` if there is none.
+    pub fn poll_and_answer(
+        &mut self,
+        now_ns: u64,
+        port: u16,
+        mut answer: impl FnMut(&[u8], &mut [u8]) -> Option<usize>,
+    ) -> Next {
+        let address = self.interface.ip_addrs().first().map(|IpCidr::Ipv4(address)| *address);
+        let service = address.map(|address| Service { mac: self.mac, address, port });
+        self.poll_with(now_ns, |port, most| match &service {
+            Some(service) => port.answer(service, most, &mut answer),
+            None => 0,
+        })
+    }
+
+    fn poll_with(&mut self, now_ns: u64, mut answer: impl FnMut(&mut Port<R, M, B, N>, usize) -> usize) -> Next {
         let now = instant(now_ns);
         let taken = self.port.taken();
         self.interface.poll_maintenance(now);
-        for _ in 0..MOST_FRAMES {
-            let result = self.interface.poll_ingress_single(now, &mut self.port, &mut self.sockets);
-            if result == PollIngressSingleResult::None {
+        let (mut left, mut for_sockets) = (MOST_FRAMES, 0);
+        while left > 0 {
+            left -= answer(&mut self.port, left);
+            if left == 0
+                || self.interface.poll_ingress_single(now, &mut self.port, &mut self.sockets)
+                    == PollIngressSingleResult::None
+            {
+                break;
+            }
+            (left, for_sockets) = (left - 1, for_sockets + 1);
+            if self.port.has_opened() {
                 break;
             }
         }
         self.follow_dhcp();
-        let mut sends_more = true;
-        for _ in 0..MOST_ROUNDS {
-            sends_more = self.interface.poll_egress(now, &mut self.port, &mut self.sockets) != PollResult::None;
-            if !sends_more {
-                break;
+        // A poll that found more than it takes is to go on, whatever it was.
+        let has_more = for_sockets > 0 || left == 0;
+        self.is_deferred = for_sockets > 0 && !self.is_deferred;
+        if self.is_deferred {
+            self.moderation.looked(true);
+            // Many are a flood, for which the ring must not run out of buffers.
+            if for_sockets > MOST_DEFERRED {
+                self.port.flush();
             }
+            return Next::Look;
         }
+        let (sends_more, due) = self.send(now);
         self.port.flush();
-        let has_found = self.port.taken() != taken;
+        let has_found = has_more || self.moderation.mode() != Mode::Interrupt && self.port.taken() != taken;
         // What waits for the ring is due, but a poll would not help before the device has gone on.
         if self.moderation.looked(has_found) == moderation::Next::Look || sends_more || self.port.is_exhausted() {
             return Next::Look;
         }
-        match self.interface.poll_at(now, &self.sockets) {
+        match due {
             Some(due) if due <= now => Next::Look,
             due => Next::Sleep(due.map(|due| (due.total_micros() as u64).saturating_mul(1000))),
         }
+    }
+
+    /// Lets the sockets send. Returns whether they have more, and when they will.
+    fn send(&mut self, now: Instant) -> (bool, Option<Instant>) {
+        let Stack { interface, port, sockets, .. } = self;
+        for round in 0..MOST_ROUNDS {
+            let has_sent = interface.poll_egress(now, port, sockets) != PollResult::None;
+            // Mostly that was all: to ask is less work than to find nothing.
+            if !has_sent || round == 0 {
+                let due = interface.poll_at(now, sockets);
+                if !has_sent || due.is_none_or(|due| due > now) {
+                    return (false, due);
+                }
+            }
+        }
+        (true, None)
     }
 
     /// Takes over what a DHCP server told.

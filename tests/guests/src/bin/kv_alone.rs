@@ -84,7 +84,7 @@ fn serve(root: &mut Root) -> Result<core::convert::Infallible, String> {
     }
     root.text(&format!("kv_alone: serving {:?}\n", stack.address()));
 
-    let (mut before, mut had_clients) = (None, false);
+    let (mut before, mut had_clients, mut goes_on) = (None, false, true);
     loop {
         let interrupts = card::interrupts(0);
         if card::take_interrupt(0) {
@@ -92,7 +92,8 @@ fn serve(root: &mut Root) -> Result<core::convert::Infallible, String> {
         }
         let now_ns = card.clock.now_ns();
         let next = stack.poll(now_ns);
-        let has_moved = server.serve(stack.sockets(), time(now_ns));
+        let is_over = matches!(next, Next::Sleep(_)) && !goes_on;
+        goes_on = is_over || server.serve(stack.sockets(), time(now_ns));
         card.go_on();
         let has_clients = server.clients() > 0;
         if has_clients != had_clients {
@@ -113,7 +114,7 @@ fn serve(root: &mut Root) -> Result<core::convert::Infallible, String> {
                 None => before = Some(work),
             }
         }
-        if let (Next::Sleep(until_ns), false) = (next, has_moved) {
+        if let (Next::Sleep(until_ns), true) = (next, is_over) {
             let until_ns = until_ns.unwrap_or(u64::MAX).min(card.due_ns());
             halt_while(card.tsc_at(until_ns), || !card::is_interrupted(0));
         }

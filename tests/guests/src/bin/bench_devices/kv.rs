@@ -1,15 +1,16 @@
 //! Rows of `kv`: the store behind sockets, for clients that ask over TCP.
 
-use crate::pair::{Pair, server_at};
+use crate::pair::{Over, Pair, server_at};
 use crate::refused;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
-use guests::measure::{IoCost, RUNS, tell_io};
+use guests::measure::{Counted, IoCost, RUNS, tell_io};
 use guests::root::Root;
 use kv_server::kv_engine::{HeapPages, NoCold, PageNumber, Store, Time};
 use kv_server::{Server, Settings};
+use net::Next;
 use net::smoltcp::iface::{SocketHandle, SocketSet};
 use net::smoltcp::socket::tcp::{Socket, SocketBuffer};
 
@@ -61,9 +62,14 @@ impl Bench<'_> {
     /// Lets all take their turns until the clients have what they want.
     fn until(&mut self, is_done: impl FnMut(&mut SocketSet<'static>) -> bool) -> Result<IoCost, String> {
         let server = &mut self.server;
-        let mut work =
-            |sockets: &mut SocketSet<'static>, now_ns| server.serve(sockets, Time::from_micros(now_ns / 1000));
-        self.pair.until(&mut work, is_done)
+        let mut goes_on = true;
+        let mut turn = |stack: &mut Over<Counted>, now_ns| {
+            let next = stack.poll(now_ns);
+            let is_over = matches!(next, Next::Sleep(_)) && !goes_on;
+            goes_on = is_over || server.serve(stack.sockets(), Time::from_micros(now_ns / 1000));
+            (next, !is_over)
+        };
+        self.pair.until(&mut turn, is_done)
     }
 
     fn connect(&mut self, clients: usize) -> Result<(), String> {
@@ -142,7 +148,7 @@ pub fn measure(root: &mut Root, pair: &mut Pair) -> Result<(), String> {
     (0..STORE_PAGES).for_each(|page| {
         store.add_page(PageNumber(page));
     });
-    let settings = Settings { backlog: 4, most_clients: 24, ..Settings::default() };
+    let settings = Settings { most_clients: 24, ..Settings::default() };
     let server = Server::new(store, pair.server(), settings);
     let mut bench = Bench { pair, server, clients: Vec::new() };
     bench.connect(1)?;

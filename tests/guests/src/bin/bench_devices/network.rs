@@ -1,14 +1,14 @@
 //! Rows of the 82576: its interrupt, and UDP.
 
-use crate::pair::{Pair, server_at};
+use crate::pair::{Over, Pair, Turn, server_at};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec;
 use device::Registers;
 use guests::interrupt;
-use guests::measure::{IoCost, RUNS, clock_cost, tell_io};
+use guests::measure::{Counted, IoCost, RUNS, clock_cost, tell_io};
 use guests::root::{Root, exits, tsc};
-use net::smoltcp::iface::SocketSet;
+use net::smoltcp::iface::{SocketHandle, SocketSet};
 use net::smoltcp::socket::udp::{PacketBuffer, PacketMetadata, Socket};
 use userlib::arch::{disable_interrupts, enable_interrupts};
 
@@ -27,9 +27,24 @@ pub fn measure(root: &mut Root) -> Result<(), String> {
     let cost = raise(&pair);
     tell_io(root, "interrupt: virtual function raises to first instruction of the handler", 1, cost);
     for outstanding in [1, 16] {
-        let cost = echo(&mut pair, outstanding)?;
+        let mut turn = |stack: &mut Over<Counted>, now_ns| {
+            let next = stack.poll_and_answer(now_ns, ECHO, |asked, place| {
+                place.get_mut(..asked.len())?.copy_from_slice(asked);
+                Some(asked.len())
+            });
+            (next, false)
+        };
+        let cost = echo(&mut pair, outstanding, &mut turn)?;
         tell_io(root, &format!("UDP echo of {BYTES} bytes, {outstanding} outstanding"), DATAGRAMS, cost);
     }
+    let server = pair.server().add(socket(ECHO));
+    for outstanding in [1, 16] {
+        let mut turn = |stack: &mut Over<Counted>, now_ns| (stack.poll(now_ns), send_back(stack.sockets(), server));
+        let cost = echo(&mut pair, outstanding, &mut turn)?;
+        let row = format!("UDP echo of {BYTES} bytes by a socket, {outstanding} outstanding");
+        tell_io(root, &row, DATAGRAMS, cost);
+    }
+    pair.server().remove(server);
     crate::kv::measure(root, &mut pair)
 }
 
@@ -60,20 +75,21 @@ fn socket(port: u16) -> Socket<'static> {
     socket
 }
 
+/// Sends back what a socket has received. True if there was anything.
+fn send_back(sockets: &mut SocketSet<'static>, server: SocketHandle) -> bool {
+    let socket = sockets.get_mut::<Socket>(server);
+    let mut has_moved = false;
+    let mut bytes = [0; BYTES];
+    while let Ok((length, from)) = socket.recv_slice(&mut bytes) {
+        let sent = socket.send_slice(&bytes[..length], from.endpoint);
+        has_moved |= sent.is_ok();
+    }
+    has_moved
+}
+
 /// Datagrams that a server sends back, so many of them under way at once: the least of several runs.
-fn echo(pair: &mut Pair, outstanding: u64) -> Result<IoCost, String> {
-    let server = pair.server().add(socket(ECHO));
+fn echo(pair: &mut Pair, outstanding: u64, turn: &mut impl Turn) -> Result<IoCost, String> {
     let client = pair.client().sockets().add(socket(4000));
-    let mut work = |sockets: &mut SocketSet<'static>, _| {
-        let socket = sockets.get_mut::<Socket>(server);
-        let mut has_moved = false;
-        let mut bytes = [0; BYTES];
-        while let Ok((length, from)) = socket.recv_slice(&mut bytes) {
-            let sent = socket.send_slice(&bytes[..length], from.endpoint);
-            has_moved |= sent.is_ok();
-        }
-        has_moved
-    };
     let mut best = None;
     // The first run is not counted: addresses are found out.
     for run in 0..=RUNS as u64 {
@@ -85,7 +101,7 @@ fn echo(pair: &mut Pair, outstanding: u64) -> Result<IoCost, String> {
                 socket.send_slice(&payload(number), server_at(ECHO)).map_err(|error| format!("{error:?}"))?;
             }
             let mut back = 0;
-            let cost = pair.until(&mut work, |sockets| {
+            let cost = pair.until(turn, |sockets| {
                 let socket = sockets.get_mut::<Socket>(client);
                 while let Ok((bytes, _)) = socket.recv() {
                     assert_eq!(bytes, payload(back), "datagram {back}");
@@ -97,7 +113,6 @@ fn echo(pair: &mut Pair, outstanding: u64) -> Result<IoCost, String> {
         }
         best = if run == 0 { None } else { Some(best.map_or(sum, |best: IoCost| best.min(sum))) };
     }
-    pair.server().remove(server);
     pair.client().sockets().remove(client);
     best.ok_or_else(|| "nothing was measured".into())
 }

@@ -17,7 +17,13 @@ const CLIENT: u16 = 1;
 /// Nanoseconds after which an answer comes no more.
 const PATIENCE_NS: u64 = 5_000_000_000;
 
-type Over<R> = Stack<R, MappedMemory, MappedBuffer, { card::DESCRIPTORS }>;
+/// A stack over a function with these registers.
+pub type Over<R> = Stack<R, MappedMemory, MappedBuffer, { card::DESCRIPTORS }>;
+
+/// What the server does in a turn, at this time in nanoseconds: polls its stack and does its work. Returns what to do next, and
+/// whether there is more work.
+pub trait Turn: FnMut(&mut Over<Counted>, u64) -> (Next, bool) {}
+impl<T: FnMut(&mut Over<Counted>, u64) -> (Next, bool)> Turn for T {}
 
 /// Where the server is.
 pub fn server_at(port: u16) -> IpEndpoint {
@@ -91,7 +97,7 @@ impl Pair {
     }
 
     /// A turn of the server, if it is woken: takes its interrupts and does what there is to do, up to where it would sleep.
-    fn serve(&mut self, work: &mut impl FnMut(&mut SocketSet<'static>, u64) -> bool) {
+    fn serve(&mut self, turn: &mut impl Turn) {
         let (server, clock) = (&mut self.server, self.clock);
         self.meter.start();
         enable_interrupts();
@@ -105,10 +111,7 @@ impl Pair {
             if card::take_interrupt(SERVER) {
                 server.interrupted();
             }
-            let now_ns = clock.now_ns();
-            let next = server.poll(now_ns);
-            let has_moved = work(server.sockets(), now_ns);
-            if let (Next::Sleep(until_ns), false) = (next, has_moved) {
+            if let (Next::Sleep(until_ns), false) = turn(server, clock.now_ns()) {
                 self.due_ns = until_ns.unwrap_or(u64::MAX);
                 break;
             }
@@ -121,7 +124,7 @@ impl Pair {
     /// Returns what the server's turns cost.
     pub fn until(
         &mut self,
-        work: &mut impl FnMut(&mut SocketSet<'static>, u64) -> bool,
+        turn: &mut impl Turn,
         mut is_done: impl FnMut(&mut SocketSet<'static>) -> bool,
     ) -> Result<IoCost, String> {
         let end = self.clock.now_ns() + PATIENCE_NS;
@@ -131,7 +134,7 @@ impl Pair {
                 return Err("no answer came".into());
             }
             self.client.poll(now_ns);
-            self.serve(work);
+            self.serve(turn);
         }
         Ok(self.meter.take())
     }
