@@ -161,7 +161,7 @@ impl Connection {
             State::Again => {
                 let line = core::mem::take(&mut self.buffer);
                 let after = command::execute(&line, store, output);
-                let step = self.after(after, &line, store, output);
+                let step = self.after(after, &line, store, input, output);
                 self.recycle(line);
                 step
             }
@@ -221,7 +221,7 @@ impl Connection {
                 let line = without_return(&input[..end]);
                 *input = &input[end + 1..];
                 let after = command::execute(line, store, output);
-                self.after(after, line, store, output)
+                self.after(after, line, store, input, output)
             }
             Some(end) => {
                 let mut line = core::mem::take(&mut self.buffer);
@@ -231,7 +231,7 @@ impl Connection {
                     line.pop();
                 }
                 let after = command::execute(&line, store, output);
-                let step = self.after(after, &line, store, output);
+                let step = self.after(after, &line, store, input, output);
                 self.recycle(line);
                 step
             }
@@ -271,13 +271,14 @@ impl Connection {
         after: After,
         line: &[u8],
         store: &mut Store<P, C>,
+        input: &mut &[u8],
         output: &mut O,
     ) -> Step {
         self.state = match after {
             After::Done => return Step::On,
             After::Keys(retrieval, keys) => return self.keys(retrieval, keys, false, store, output),
             After::Send(pin) => State::Sending { pin, offset: 0, keys: None },
-            After::Receive(incoming) => State::Receiving(incoming),
+            After::Receive(incoming) => return self.value(incoming, store, input, output),
             After::Skip(count) => State::Skip(count),
             After::Statistics(group) => State::Statistics(group, 0),
             After::Cold(ticket) => {
@@ -379,6 +380,15 @@ impl Connection {
         }
         if output.room() < LEAST_ROOM {
             return self.stop(State::Receiving(incoming), Next::Room);
+        }
+        // Mostly both bytes are there.
+        if incoming.received == incoming.length
+            && let Some((end, later)) = input.split_first_chunk()
+        {
+            incoming.end = *end;
+            incoming.received += end.len();
+            *input = later;
+            return self.finish(incoming, store, output);
         }
         while let Some(place) = incoming.end.get_mut(incoming.received - incoming.length) {
             let Some((byte, later)) = input.split_first() else {

@@ -11,46 +11,40 @@ pub(crate) const MOST_WORDS: usize = 23;
 
 /// The words of a line, at most [`MOST_WORDS`].
 #[derive(Debug)]
-pub(crate) struct Words<'a> {
-    words: [&'a [u8]; MOST_WORDS],
-    count: usize,
-}
+pub(crate) struct Words<'a>(heapless::Vec<&'a [u8], MOST_WORDS>);
 
 impl<'a> Words<'a> {
     /// Splits a line at spaces.
     pub fn new(line: &'a [u8]) -> Words<'a> {
-        let mut words = Words { words: [&[]; MOST_WORDS], count: 0 };
+        let mut words = heapless::Vec::new();
         let mut rest = line;
-        while words.count < MOST_WORDS {
+        loop {
             let (word, after) = next_word(rest);
-            if word.is_empty() {
-                break;
+            if word.is_empty() || words.push(word).is_err() {
+                return Words(words);
             }
-            words.words[words.count] = word;
-            words.count += 1;
             rest = after;
         }
-        words
     }
 
     /// Number of words.
     pub fn count(&self) -> usize {
-        self.count
+        self.0.len()
     }
 
     /// The word with this number; empty if there is none.
     pub fn get(&self, number: usize) -> &'a [u8] {
-        self.words.get(number).copied().unwrap_or_default()
+        self.0.get(number).copied().unwrap_or_default()
     }
 
     /// The last word, or an empty one.
     pub fn last(&self) -> &'a [u8] {
-        self.get(self.count.wrapping_sub(1))
+        self.0.last().copied().unwrap_or_default()
     }
 
     /// The words from this number on.
     pub fn from(&self, number: usize) -> &[&'a [u8]] {
-        self.words.get(number..self.count).unwrap_or_default()
+        self.0.get(number..).unwrap_or_default()
     }
 }
 
@@ -71,8 +65,25 @@ fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t'..=b'\r')
 }
 
+/// Digits of a number that fits into 64 bits whatever they are.
+const SAFE_DIGITS: usize = 19;
+
+/// A number that is nothing but digits, and not too many of them.
+fn plain(text: &[u8]) -> Option<u64> {
+    let digit = |byte: &u8| Some(byte.wrapping_sub(b'0')).filter(|digit| *digit < 10);
+    let is_short = !text.is_empty() && text.len() <= SAFE_DIGITS;
+    if !is_short {
+        return None;
+    }
+    text.iter().try_fold(0u64, |value, byte| Some(value.wrapping_mul(10).wrapping_add(digit(byte)?.into())))
+}
+
 /// Reads sign and digits. `None` if there are none, too many for 64 bits, or something else behind them.
 fn number(text: &[u8]) -> Option<(bool, u64)> {
+    // Nearly all are so.
+    if let Some(value) = plain(text) {
+        return Some((false, value));
+    }
     let start = text.iter().position(|byte| !is_space(*byte))?;
     let mut rest = &text[start..];
     let negative = rest.first() == Some(&b'-');
