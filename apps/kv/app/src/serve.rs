@@ -5,7 +5,7 @@
 
 use alloc::vec::Vec;
 
-use app_net::Network;
+use app_net::{Network, Next};
 use kv_server::kv_engine::{PAGE_BYTES, Store, Time};
 use kv_server::{Server, Settings};
 use userlib::market::{Event, FixedBid, MarginalHit, Price, Quantity};
@@ -27,8 +27,8 @@ const COLD_PART: u64 = 64;
 const COLD_TABLE_BYTES: u64 = 16;
 /// Pages that are kept free while there is a namespace, so that what comes costs nothing that is there.
 const FREE_PAGES: usize = 4;
-/// Sockets that listen at once: each costs a look at every frame.
-const BACKLOG: usize = 16;
+/// Of the clients that there may be, this part may be ones that have not connected yet.
+const OPENING_PART: usize = 4;
 /// When the machine was started, if it is not told: 2026.
 const EPOCH_S: u64 = 1_767_225_600;
 /// Entries of the store that are looked at for expiry in each interval of the page good.
@@ -85,6 +85,8 @@ pub fn run(app: &mut App) -> Result<(), Error> {
     let mut network = Network::new(app, seed)?;
     let mut kv = Kv::new(app, &mut network, time)?;
     let mut is_known = false;
+    // The server has something to do, whether the network has found anything or not.
+    let mut goes_on = true;
     loop {
         while let Some(event) = network.event(app)? {
             kv.take(app, event)?;
@@ -93,10 +95,11 @@ pub fn run(app: &mut App) -> Result<(), Error> {
         kv.bid(app, time(network.now_ns()), network.link_is_up())?;
         let next = network.poll();
         let now_ns = network.now_ns();
-        let has_served = kv.server.serve(network.sockets(), time(now_ns));
-        if kv.move_values(time(now_ns)) || has_served {
-            continue;
-        }
+        let is_idle = matches!(next, Next::Sleep(_)) && !goes_on;
+        let has_more = !is_idle && kv.server.serve(network.sockets(), time(now_ns));
+        // What comes from the namespace is somebody's answer.
+        let has_moved = kv.move_values(time(now_ns));
+        goes_on = is_idle || has_more || has_moved;
         if !is_known
             && network.link_is_up()
             && let Some(address) = network.address()
@@ -106,6 +109,9 @@ pub fn run(app: &mut App) -> Result<(), Error> {
         }
         if end.is_some_and(|end| clock::now() >= end) {
             return kv.finish(app);
+        }
+        if !is_idle || has_moved {
+            continue;
         }
         let deadline = kv.due.iter().map(|due| due.at).chain(end).fold(kv.next_bid, u64::min);
         let before = clock::now();
@@ -137,8 +143,11 @@ impl Kv {
         }
         let mut items: Items<_> = Store::new(MappedPages::default(), shelf, &key(), time(network.now_ns()));
         Memory::base(&mut items, app.market().pager(), own_pages)?;
-        let settings =
-            Settings { most_clients: clients as usize, backlog: BACKLOG.min(clients as usize / 2), ..settings };
+        let settings = Settings {
+            most_clients: clients as usize,
+            most_opening: (clients as usize).div_ceil(OPENING_PART),
+            ..settings
+        };
         let server = Server::new(items, network.sockets(), settings);
         Ok(Kv {
             server,

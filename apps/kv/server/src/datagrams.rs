@@ -52,14 +52,16 @@ impl Datagrams {
         }
     }
 
-    /// Does what can be done now. True if anything was.
+    /// Does what can be done now. True if there may be more as soon as the socket has sent something.
     pub fn serve<P: Pages, C: Cold>(
         &mut self,
         store: &mut Store<P, C>,
         now: Time,
         socket: &mut udp::Socket<'_>,
     ) -> bool {
-        (0..MOST_STEPS).take_while(|_| self.step(store, now, socket)).count() > 0
+        let steps = (0..MOST_STEPS).take_while(|_| self.step(store, now, socket)).count();
+        let is_answering = matches!(self.0, Some(Current { stage: Stage::Answer(_), .. }));
+        steps == MOST_STEPS || steps > 0 && is_answering
     }
 
     fn step<P: Pages, C: Cold>(&mut self, store: &mut Store<P, C>, now: Time, socket: &mut udp::Socket<'_>) -> bool {

@@ -3,6 +3,7 @@
 //! A socket of the stack takes one client, so that some always listen: as one is taken, another is made, up to the most
 //! that there may be. The socket of a client that is gone is kept until TCP has ended, and then removed.
 
+use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -12,7 +13,7 @@ use smoltcp::socket::{tcp, udp};
 use smoltcp::time::Duration;
 
 use crate::datagrams::Datagrams;
-use crate::session::{Outcome, Session};
+use crate::session::{COPIED, Outcome, Session};
 
 /// Datagrams that the UDP socket holds in each direction, and their bytes.
 const DATAGRAMS: usize = 32;
@@ -25,9 +26,12 @@ pub struct Settings {
     pub port: u16,
     /// Clients at once, with those whose connection is being opened or has not ended yet.
     pub most_clients: usize,
-    /// Sockets that listen at once: so many clients may come between two calls of [`Server::serve`], which should be as
-    /// many frames as the network takes in meanwhile; more are refused.
+    /// Sockets that listen at once, at least 1: so many clients may come between two calls of [`Server::serve`]; more are
+    /// refused. One is enough for a network that takes in one new connection at a time; each costs a look at every frame.
     pub backlog: usize,
+    /// Connections that are being opened at once, at least 1. Beyond that the oldest one is given up: so those who only knock
+    /// keep nobody out for long (RFC 4987, 3.3).
+    pub most_opening: usize,
     /// Bytes of each client's receive buffer, at least 2048 for the sake of speed.
     pub receive_bytes: usize,
     /// Bytes of each client's transmit buffer, at least 2048.
@@ -41,7 +45,8 @@ impl Default for Settings {
         Settings {
             port: 11211,
             most_clients: 360,
-            backlog: 64,
+            backlog: 1,
+            most_opening: 64,
             receive_bytes: 8 << 10,
             transmit_bytes: 16 << 10,
             silence_s: 60,
@@ -60,6 +65,8 @@ pub struct Server<P, C> {
     ending: Vec<SocketHandle>,
     udp: SocketHandle,
     datagrams: Datagrams,
+    /// For copies of all sessions: to clear one for each step would be more work than to fill it.
+    copy: Box<[u8; COPIED]>,
 }
 
 impl<P: Pages, C: Cold> Server<P, C> {
@@ -77,8 +84,9 @@ impl<P: Pages, C: Cold> Server<P, C> {
             ending: Vec::new(),
             udp: sockets.add(socket),
             datagrams: Datagrams::default(),
+            copy: Box::new([0; COPIED]),
         };
-        server.listen(sockets);
+        (0..settings.backlog).all(|_| server.listen_once(sockets));
         server
     }
 
@@ -99,15 +107,15 @@ impl<P: Pages, C: Cold> Server<P, C> {
         self.datagrams.value_came();
     }
 
-    /// Does what the sockets have for it. True if it did anything: then the network is to be polled, and this called
-    /// again, before the caller sleeps.
+    /// Does what the sockets have for it. Then the network is to be polled, and this called again if that finds anything, or
+    /// if this returns true; else the caller may sleep, and polls and calls again when it wakes.
     pub fn serve(&mut self, sockets: &mut SocketSet<'static>, now: Time) -> bool {
-        let mut has_moved = self.accept(sockets);
-        has_moved |= self.datagrams.serve(&mut self.store, now, sockets.get_mut(self.udp));
+        let mut free = self.accept(sockets);
+        let mut goes_on = self.datagrams.serve(&mut self.store, now, sockets.get_mut(self.udp));
         let mut at = 0;
         while let Some(session) = self.sessions.get_mut(at) {
-            let (outcome, moved) = session.serve(&mut self.store, now, sockets.get_mut(session.socket));
-            has_moved |= moved || outcome != Outcome::Waits;
+            let outcome = session.serve(&mut self.store, now, sockets.get_mut(session.socket), &mut self.copy);
+            goes_on |= outcome == Outcome::GoesOn;
             if outcome == Outcome::Over {
                 let session = self.sessions.swap_remove(at);
                 self.ending.push(session.socket);
@@ -116,23 +124,34 @@ impl<P: Pages, C: Cold> Server<P, C> {
                 at += 1;
             }
         }
-        self.ending.retain(|&handle| {
-            let has_ended = sockets.get::<tcp::Socket>(handle).state() == tcp::State::Closed;
-            if has_ended {
-                sockets.remove(handle);
-            }
-            !has_ended
-        });
-        self.listen(sockets);
-        has_moved
+        if !self.ending.is_empty() {
+            self.ending.retain(|&handle| {
+                let has_ended = sockets.get::<tcp::Socket>(handle).state() == tcp::State::Closed;
+                if has_ended {
+                    sockets.remove(handle);
+                }
+                !has_ended
+            });
+        }
+        while free < self.settings.backlog && self.listen_once(sockets) {
+            free += 1;
+        }
+        goes_on
     }
 
-    /// Takes those who have connected.
-    fn accept(&mut self, sockets: &mut SocketSet<'static>) -> bool {
+    /// Takes those who have connected. Returns how many sockets still listen.
+    fn accept(&mut self, sockets: &mut SocketSet<'static>) -> usize {
         let (store, sessions, ending) = (&mut self.store, &mut self.sessions, &mut self.ending);
-        let before = self.listening.len();
+        let (mut free, mut opening) = (0, 0);
         self.listening.retain(|&handle| match sockets.get::<tcp::Socket>(handle).state() {
-            tcp::State::Listen | tcp::State::SynReceived => true,
+            tcp::State::Listen => {
+                free += 1;
+                true
+            }
+            tcp::State::SynReceived => {
+                opening += 1;
+                true
+            }
             tcp::State::Established | tcp::State::CloseWait => {
                 sessions.push(Session::new(store, handle));
                 false
@@ -143,27 +162,36 @@ impl<P: Pages, C: Cold> Server<P, C> {
                 false
             }
         });
-        self.listening.len() != before
+        if opening > self.settings.most_opening {
+            self.give_up_oldest(sockets);
+        }
+        free
     }
 
-    /// Lets as many sockets listen as there should.
-    fn listen(&mut self, sockets: &mut SocketSet<'static>) {
-        let is_free = |handle: &&SocketHandle| sockets.get::<tcp::Socket>(**handle).state() == tcp::State::Listen;
-        let free = self.listening.iter().filter(is_free).count();
-        let in_use = self.listening.len() + self.sessions.len() + self.ending.len();
-        let missing = self.settings.backlog.saturating_sub(free);
-        for _ in 0..missing.min(self.settings.most_clients.saturating_sub(in_use)) {
-            let buffer = |bytes| tcp::SocketBuffer::new(vec![0; bytes]);
-            let mut socket =
-                tcp::Socket::new(buffer(self.settings.receive_bytes), buffer(self.settings.transmit_bytes));
-            // Answers are whole when they are handed over: waiting for more would only delay them.
-            socket.set_nagle_enabled(false);
-            socket.set_congestion_control(tcp::CongestionControl::Reno);
-            socket.set_keep_alive(Some(Duration::from_secs(self.settings.silence_s)));
-            socket.set_timeout(Some(Duration::from_secs(2 * self.settings.silence_s)));
-            let listens = socket.listen(self.settings.port);
-            debug_assert!(listens.is_ok(), "a new socket can listen on a port that is not 0");
-            self.listening.push(sockets.add(socket));
+    /// Gives up the connection that has been being opened for the longest time.
+    fn give_up_oldest(&mut self, sockets: &mut SocketSet<'static>) {
+        let is_opening = |handle: &SocketHandle| sockets.get::<tcp::Socket>(*handle).state() == tcp::State::SynReceived;
+        if let Some(oldest) = self.listening.iter().position(is_opening) {
+            sockets.remove(self.listening.remove(oldest));
         }
+    }
+
+    /// Lets one more socket listen. False if there are as many as there may be.
+    fn listen_once(&mut self, sockets: &mut SocketSet<'static>) -> bool {
+        let in_use = self.listening.len() + self.sessions.len() + self.ending.len();
+        if in_use >= self.settings.most_clients {
+            return false;
+        }
+        let buffer = |bytes| tcp::SocketBuffer::new(vec![0; bytes]);
+        let mut socket = tcp::Socket::new(buffer(self.settings.receive_bytes), buffer(self.settings.transmit_bytes));
+        // Answers are whole when they are handed over: waiting for more would only delay them.
+        socket.set_nagle_enabled(false);
+        socket.set_congestion_control(tcp::CongestionControl::Reno);
+        socket.set_keep_alive(Some(Duration::from_secs(self.settings.silence_s)));
+        socket.set_timeout(Some(Duration::from_secs(2 * self.settings.silence_s)));
+        let listens = socket.listen(self.settings.port);
+        debug_assert!(listens.is_ok(), "a new socket can listen on a port that is not 0");
+        self.listening.push(sockets.add(socket));
+        true
     }
 }

@@ -8,7 +8,7 @@ use smoltcp::socket::tcp;
 pub const MOST_STEPS: usize = 8;
 
 /// Bytes that are copied: command lines on their way in, or answers on their way out.
-const COPIED: usize = 2 * LEAST_ROOM;
+pub const COPIED: usize = 2 * LEAST_ROOM;
 
 /// An output into a slice.
 struct Slice<'a> {
@@ -74,41 +74,45 @@ impl Session {
         self.connection.close(store);
     }
 
-    /// Does what can be done now. True as the second value if anything was.
+    /// Does what can be done now. `copy` is a place for copies, of any content.
     pub fn serve<P: Pages, C: Cold>(
         &mut self,
         store: &mut Store<P, C>,
         now: Time,
         socket: &mut tcp::Socket<'_>,
-    ) -> (Outcome, bool) {
-        let mut has_moved = false;
+        copy: &mut [u8; COPIED],
+    ) -> Outcome {
         for _ in 0..MOST_STEPS {
             // Gone: reset, given up, or closed by both.
             if !socket.may_send() {
                 socket.abort();
-                return (Outcome::Over, has_moved);
+                return Outcome::Over;
             }
             match self.next {
-                Next::Cold(_) => return (Outcome::Waits, has_moved),
-                Next::Input if !socket.can_recv() && socket.may_recv() => return (Outcome::Waits, has_moved),
+                Next::Cold(_) => return Outcome::Waits,
+                Next::Input if !socket.can_recv() && socket.may_recv() => return Outcome::Waits,
                 // The client has said all, and has been answered; or it is to go.
                 Next::Input if !socket.can_recv() => return close(socket),
                 Next::Close => return close(socket),
                 Next::Input | Next::Room => {}
             }
             if socket.send_capacity() - socket.send_queue() < LEAST_ROOM {
-                return (Outcome::Waits, has_moved);
+                return Outcome::Waits;
             }
-            has_moved = true;
-            self.next = self.step(store, now, socket);
+            self.next = self.step(store, now, socket, copy);
         }
-        (Outcome::GoesOn, has_moved)
+        Outcome::GoesOn
     }
 
     /// One call of the engine.
-    fn step<P: Pages, C: Cold>(&mut self, store: &mut Store<P, C>, now: Time, socket: &mut tcp::Socket<'_>) -> Next {
+    fn step<P: Pages, C: Cold>(
+        &mut self,
+        store: &mut Store<P, C>,
+        now: Time,
+        socket: &mut tcp::Socket<'_>,
+        copy: &mut [u8; COPIED],
+    ) -> Next {
         let connection = &mut self.connection;
-        let mut copy = [0; COPIED];
         if connection.awaits_value() {
             let room = (socket.send_capacity() - socket.send_queue()).min(COPIED);
             let mut output = Slice::new(copy.get_mut(..room).unwrap_or_default());
@@ -120,7 +124,7 @@ impl Session {
             send(socket, copy.get(..written).unwrap_or_default());
             return received.unwrap_or(Next::Input);
         }
-        let copied = socket.peek_slice(&mut copy).unwrap_or_default();
+        let copied = socket.peek_slice(copy).unwrap_or_default();
         let input = copy.get(..copied).unwrap_or_default();
         let sent = socket.send(|place| {
             if place.len() < LEAST_ROOM {
@@ -142,16 +146,30 @@ impl Session {
                 progress
             }
         };
-        // As much as was lent to the engine, or less.
-        let _ = socket.recv_slice(copy.get_mut(..progress.consumed).unwrap_or_default());
+        discard(socket, progress.consumed);
         progress.next
     }
 }
 
+/// Drops what the engine has consumed of a copy: it is as much as there is, or less, and may wrap around once.
+fn discard(socket: &mut tcp::Socket<'_>, bytes: usize) {
+    let mut left = bytes;
+    for _ in 0..2 {
+        let dropped = socket.recv(|place| {
+            let now = left.min(place.len());
+            (now, now)
+        });
+        left -= dropped.unwrap_or_default();
+        if left == 0 {
+            return;
+        }
+    }
+}
+
 /// Ends a session; what was answered still goes out.
-fn close(socket: &mut tcp::Socket<'_>) -> (Outcome, bool) {
+fn close(socket: &mut tcp::Socket<'_>) -> Outcome {
     socket.close();
-    (Outcome::Over, true)
+    Outcome::Over
 }
 
 /// Sends what the socket has room for.
