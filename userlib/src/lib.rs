@@ -40,6 +40,7 @@ pub mod clock;
 pub mod console;
 mod device_caps;
 pub mod dma;
+pub mod draw;
 pub mod end;
 mod error;
 pub mod events;

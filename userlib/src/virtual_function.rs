@@ -182,6 +182,15 @@ impl VirtualFunction {
         own_device::wait(app, deadline)
     }
 
+    /// Halts on the core, which stays this VM's and is charged, until the function has interrupted or the TSC has reached
+    /// `deadline` (0: never). True if it has interrupted. No exit but by the timer, as [`arch::halt_until`] and
+    /// [`crate::usage::Exits::timer`] tell. Look for frames, and after the function, before the next call.
+    pub fn watch(&mut self, deadline: u64) -> bool {
+        let deadline = if deadline == 0 { u64::MAX } else { deadline };
+        arch::halt_while(deadline, || !INTERRUPTED.load(Ordering::Relaxed));
+        INTERRUPTED.swap(false, Ordering::Relaxed)
+    }
+
     /// Has the function let through anew, as after [`crate::market::Event::NicReset`]. Its queues are gone, and what was
     /// under way with them.
     ///

@@ -28,18 +28,6 @@ pub fn holds(bytes: &[u8], page: u64, version: u32) -> bool {
     (0..).zip(bytes.as_chunks::<8>().0).all(|(place, piece)| *piece == word(page, version, place).to_le_bytes())
 }
 
-/// A linear congruential generator (Knuth's MMIX), for orders that are the same in every run.
-#[derive(Clone, Debug)]
-pub struct Draw(pub u64);
-
-impl Draw {
-    /// A number below `below`, which is not 0.
-    pub fn below(&mut self, below: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % below
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,7 +1,8 @@
 //! Operations at a queue depth: which page is next, what is under way, and what it costs.
 
-use crate::content::{Draw, fill, holds};
+use crate::content::{fill, holds};
 use alloc::vec::Vec;
+use userlib::draw::Draw;
 use userlib::storage::{Buffer, Operation, PAGE_BYTES, Queue, Space, Storage};
 use userlib::usage::{Exits, exits};
 use userlib::{Error, clock};

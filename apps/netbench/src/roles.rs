@@ -1,13 +1,19 @@
-//! The roles, in a VM.
+//! The roles, in a VM: those that send frames are here.
 
 use crate::frame::{BYTES, Mac, build, is_ours, parse, turn};
+use crate::malformed::{self, MOST_BYTES, Target};
 use crate::windows::Windows;
 use alloc::string::String;
+use app_net::smoltcp::wire::Ipv4Address;
 use core::fmt::Write as _;
+use userlib::draw::Draw;
 use userlib::market::{Event, FixedBid, Price, Quantity};
 use userlib::nic::{BUFFER_BYTES, Nic, SendError};
 use userlib::{App, Error, clock, println};
 
+/// Frames of `malform`, if it is not told, and the port that they are for.
+const FRAMES: u64 = 1_000;
+const KV_PORT: u16 = 11211;
 /// Milliseconds that it runs for, if it is not told.
 const RUN_MS: u64 = 1_000;
 /// Microseconds after which `flood` tries again when it may not send.
@@ -22,11 +28,21 @@ const LOST_US: u64 = 20_000;
 /// # Errors
 /// When it has no virtual function, or its role is none.
 pub fn run(app: &mut App) -> Result<(), Error> {
-    let end = app.clock().in_us(1_000 * app.number("for", RUN_MS));
-    if app.arg("role") == Some("hold") {
-        return crate::hold::run(app, end);
+    match app.arg("role") {
+        Some("serve") => crate::serve::run(app),
+        Some("ask") => crate::ask::run(app),
+        Some("hold") => {
+            let end = app.clock().in_us(1_000 * app.number("for", RUN_MS));
+            crate::hold::run(app, end)
+        }
+        _ => frames(app),
     }
+}
+
+/// Roles that send frames.
+fn frames(app: &mut App) -> Result<(), Error> {
     let mut nic = app.nic()?;
+    let end = app.clock().in_us(1_000 * app.number("for", RUN_MS));
     while !nic.link_is_up() && clock::now() < end {
         app.sleep_until(app.clock().in_us(1_000));
     }
@@ -35,11 +51,17 @@ pub fn run(app: &mut App) -> Result<(), Error> {
         Some("echo") => echo(app, &mut nic, end),
         Some("listen") => listen(app, &mut nic, end),
         Some("count") => count(app, &mut nic, end),
-        Some(role @ ("ping" | "flood")) => {
+        Some(role @ ("ping" | "flood" | "malform")) => {
             let peer = app.arg("peer").and_then(parse).ok_or(Error::failed("`peer` must be an Ethernet address"))?;
-            if role == "ping" { ping(app, &mut nic, peer, end) } else { flood(app, &mut nic, peer, end) }
+            match role {
+                "ping" => ping(app, &mut nic, peer, end),
+                "flood" => flood(app, &mut nic, peer, end),
+                _ => malform(app, &mut nic, peer, end),
+            }
         }
-        _ => Err(Error::failed("`role` must be `echo`, `ping`, `listen`, `flood`, `count` or `hold`")),
+        _ => Err(Error::failed(
+            "`role` must be `serve`, `ask`, `echo`, `ping`, `listen`, `flood`, `malform`, `count` or `hold`",
+        )),
     }
 }
 
@@ -123,6 +145,29 @@ fn flood(app: &mut App, nic: &mut Nic, peer: Mac, end: u64) -> Result<(), Error>
         }
     }
     println!("{sent} frames sent");
+    Ok(())
+}
+
+fn malform(app: &mut App, nic: &mut Nic, peer: Mac, end: u64) -> Result<(), Error> {
+    let address =
+        |name| app.arg(name).and_then(|text| text.parse::<Ipv4Address>().ok()).map(|address| address.octets());
+    let addresses = (address("from"), address("target"));
+    let (Some(from), Some(address)) = addresses else { return Err(Error::failed("`from` and `target` are addresses")) };
+    let target = Target { mac: peer, address, port: KV_PORT };
+    let (mut draw, frames) = (Draw(app.number("seed", 1)), app.number("frames", FRAMES));
+    let (mut frame, mut sent) = ([0; MOST_BYTES], 0);
+    while sent < frames && clock::now() < end {
+        let length = malformed::build(&mut draw, (nic.mac(), from), &target, &mut frame);
+        // None is lost for want of room.
+        while nic.send(&frame[..length]).is_err() && clock::now() < end {
+            rest(app, nic, app.clock().in_us(FULL_US).min(end))?;
+        }
+        sent += 1;
+        // As others, it takes in what comes, and does nothing with it.
+        while nic.receive(&mut []).is_some() {}
+    }
+    app.work_done(sent, frames);
+    println!("{sent} malformed frames sent");
     Ok(())
 }
 

@@ -13,6 +13,21 @@ mod arguments;
 mod network;
 
 pub use arguments::{Wrong, address};
-pub use net::smoltcp;
+pub use net::{Next, smoltcp};
 #[cfg(target_os = "none")]
 pub use network::{Network, PAGES};
+
+/// The function `run` of a library that is an application, for where there is no device: on the host it fails always.
+#[macro_export]
+macro_rules! no_device {
+    () => {
+        /// On the host there is no device.
+        ///
+        /// # Errors
+        /// Always.
+        #[cfg(not(target_os = "none"))]
+        pub fn run(_: &mut userlib::App) -> Result<(), userlib::Error> {
+            Err(userlib::Error::failed("it runs in a VM"))
+        }
+    };
+}

@@ -101,6 +101,12 @@ impl Network {
         self.stack.poll(now_ns)
     }
 
+    /// The same, and requests to a UDP port are answered where they lie; see [`Stack::poll_and_answer`].
+    pub fn poll_and_answer(&mut self, port: u16, answer: impl FnMut(&[u8], &mut [u8]) -> Option<usize>) -> Next {
+        let now_ns = self.now_ns();
+        self.stack.poll_and_answer(now_ns, port, answer)
+    }
+
     /// The next thing that has happened in the market, if any; no exit unless a lease has arrived. If the function was reset,
     /// it is up again when [`Event::NicReset`] is returned, and if another one was bought, that is up when
     /// [`Event::VfLeased`] is.
@@ -120,18 +126,7 @@ impl Network {
     /// # Errors
     /// As [`Network::event`].
     pub fn rest(&mut self, app: &mut App, next: Next, deadline: u64) -> Result<Option<Event>, Error> {
-        let earlier = |deadline: u64, until: u64| if deadline == 0 { until } else { until.min(deadline) };
-        let mut deadline = match next {
-            Next::Look => return self.event(app),
-            Next::Sleep(None) => deadline,
-            Next::Sleep(Some(until_ns)) => {
-                let left_us = until_ns.saturating_sub(self.now_ns()).div_ceil(1_000);
-                earlier(deadline, app.clock().in_us(left_us))
-            }
-        };
-        if self.function.is_some() {
-            deadline = self.use_ends.map_or(deadline, |end| earlier(deadline, end));
-        }
+        let Some(deadline) = self.due(app, next, deadline) else { return self.event(app) };
         let event = match &mut self.function {
             Some(function) => function.wait(app, deadline)?,
             None => app.wait_for_devices(deadline)?,
@@ -175,6 +170,37 @@ impl Network {
 
     fn is_over(&self) -> bool {
         self.use_ends.is_some_and(|end| clock::now() >= end)
+    }
+
+    /// Halts on the core, which stays this VM's and is charged, until a frame comes, or as long as `next` and `deadline` (as
+    /// for [`Network::rest`]) say. True unless it was for nothing; without a function it returns at once. No exit; see
+    /// [`VirtualFunction::watch`].
+    ///
+    /// # Errors
+    /// When a function that was reset does not come up again.
+    pub fn watch(&mut self, app: &App, next: Next, deadline: u64) -> Result<bool, Error> {
+        let Some(deadline) = self.due(app, next, deadline) else { return Ok(true) };
+        let Some(function) = &mut self.function else { return Ok(false) };
+        let has_come = function.watch(deadline);
+        if function.look_after()? {
+            self.restart()?;
+        }
+        Ok(has_come)
+    }
+
+    /// The TSC value up to which to wait (0: for ever); `None` if there is something to be done already.
+    fn due(&self, app: &App, next: Next, deadline: u64) -> Option<u64> {
+        let earlier = |deadline: u64, until: u64| if deadline == 0 { until } else { until.min(deadline) };
+        let deadline = match next {
+            Next::Look => return None,
+            Next::Sleep(None) => deadline,
+            Next::Sleep(Some(until_ns)) => {
+                let left_us = until_ns.saturating_sub(self.now_ns()).div_ceil(1_000);
+                earlier(deadline, app.clock().in_us(left_us))
+            }
+        };
+        let use_ends = self.use_ends.filter(|_| self.function.is_some());
+        Some(use_ends.map_or(deadline, |end| earlier(deadline, end)))
     }
 
     /// Sets the queues up anew on a function that has just come up.

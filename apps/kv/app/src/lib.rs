@@ -33,11 +33,4 @@ pub mod shelf;
 #[cfg(target_os = "none")]
 pub use serve::run;
 
-/// On the host there is no device.
-///
-/// # Errors
-/// Always.
-#[cfg(not(target_os = "none"))]
-pub fn run(_: &mut userlib::App) -> Result<(), userlib::Error> {
-    Err(userlib::Error::failed("it runs in a VM"))
-}
+app_net::no_device!();

@@ -27,11 +27,4 @@ pub use clients::run;
 /// Requests are sent once in so many microseconds, if the last ones were answered.
 pub const TICK_US: u64 = 10_000;
 
-/// On the host there is no device.
-///
-/// # Errors
-/// Always.
-#[cfg(not(target_os = "none"))]
-pub fn run(_: &mut userlib::App) -> Result<(), userlib::Error> {
-    Err(userlib::Error::failed("it runs in a VM"))
-}
+app_net::no_device!();
