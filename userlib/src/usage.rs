@@ -11,10 +11,8 @@ const KINDS: usize = 32;
 /// Exits of a VM since its start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Exits {
-    /// Those that it caused itself, but for the next ones.
+    /// Those that it caused itself.
     pub own: u64,
-    /// Those at MSRs: of the timer, when it is used for the first time, and when it is set anew after the core was taken.
-    pub timer: u64,
     /// Those by which the kernel took the core: NMIs, at the end of a budget and for others.
     pub preemptions: u64,
 }
@@ -23,7 +21,6 @@ impl Exits {
     /// Counts others in.
     pub fn add(&mut self, others: Exits) {
         self.own = self.own.wrapping_add(others.own);
-        self.timer = self.timer.wrapping_add(others.timer);
         self.preemptions = self.preemptions.wrapping_add(others.preemptions);
     }
 
@@ -32,7 +29,6 @@ impl Exits {
     pub fn since(self, earlier: Exits) -> Exits {
         Exits {
             own: self.own.wrapping_sub(earlier.own),
-            timer: self.timer.wrapping_sub(earlier.timer),
             preemptions: self.preemptions.wrapping_sub(earlier.preemptions),
         }
     }
@@ -44,7 +40,7 @@ pub fn exits() -> Exits {
     // SAFETY: the launcher maps the statistics page there, to be read, for as long as the VM lives.
     let page = unsafe { SharedMemory::new(STATS_PAGE, 4096) };
     let count = |kind: usize| page.load(stats_page::EXITS / 8 + kind, Ordering::Relaxed);
-    let [preemptions, timer] = [ExitKind::Nmi, ExitKind::Msr].map(|kind| count(kind as usize));
+    let preemptions = count(ExitKind::Nmi as usize);
     let all = (0..KINDS).fold(0u64, |sum, kind| sum.wrapping_add(count(kind)));
-    Exits { own: all.wrapping_sub(preemptions).wrapping_sub(timer), timer, preemptions }
+    Exits { own: all.wrapping_sub(preemptions), preemptions }
 }

@@ -183,11 +183,18 @@ impl VirtualFunction {
     }
 
     /// Halts on the core, which stays this VM's and is charged, until the function has interrupted or the TSC has reached
-    /// `deadline` (0: never). True if it has interrupted. No exit but by the timer, as [`arch::halt_until`] and
-    /// [`crate::usage::Exits::timer`] tell. Look for frames, and after the function, before the next call.
+    /// `deadline` (0: never), which is looked at when anything interrupts, and when the core was taken and comes again: so a
+    /// holder of a whole core may see it late. True if the function has interrupted. No exit. Look for frames, and after the
+    /// function, before the next call.
     pub fn watch(&mut self, deadline: u64) -> bool {
-        let deadline = if deadline == 0 { u64::MAX } else { deadline };
-        arch::halt_while(deadline, || !INTERRUPTED.load(Ordering::Relaxed));
+        let enabled = arch::interrupts_enabled();
+        arch::disable_interrupts();
+        while !INTERRUPTED.load(Ordering::Relaxed) && (deadline == 0 || clock::now() < deadline) {
+            arch::halt();
+        }
+        if enabled {
+            arch::enable_interrupts();
+        }
         INTERRUPTED.swap(false, Ordering::Relaxed)
     }
 

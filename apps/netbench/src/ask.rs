@@ -137,12 +137,11 @@ impl Asking {
         }
         println!(
             "{outstanding} at once: {} datagrams came back right, {lost} did not, {} were wrong; {} instructions each, \
-             {} exits, {} by the timer, {} preemptions",
+             {} exits, {} preemptions",
             self.right,
             self.wrong,
             cost.each(),
             cost.exits.own,
-            cost.exits.timer,
             cost.exits.preemptions
         );
         if self.wrong > 0 { Err(Error::failed("what came back was not what was sent")) } else { Ok(self.right) }
@@ -196,11 +195,10 @@ fn stream(app: &App, network: &mut Network, peer: Ipv4Address, bytes: u64) -> Re
     }
     network.sockets().remove(handle);
     println!(
-        "stream: {} of {bytes} bytes were right, {} instructions a KiB, {} exits, {} by the timer, {} preemptions",
+        "stream: {} of {bytes} bytes were right, {} instructions a KiB, {} exits, {} preemptions",
         right.unwrap_or_default(),
         cost.each_kib(),
         cost.exits.own,
-        cost.exits.timer,
         cost.exits.preemptions
     );
     if right == Some(bytes) { Ok(()) } else { Err(Error::failed("the stream did not arrive as it was sent")) }

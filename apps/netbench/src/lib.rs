@@ -14,7 +14,7 @@
 //! - `count`: counts what it hears in each interval of bandwidth, by sender.
 //!
 //! The first two have an address, by the arguments `address` and `gateway` as [`app_net::address`] reads them; the others
-//! send frames of Ethernet. The first two halt on the core while there is work, so that none of it takes an exit but by the timer.
+//! send frames of Ethernet. The first two halt on the core while there is work, so that none of it takes an exit.
 //!
 //! A frame holds a number and a pattern that follows from it, so that what comes back is known to be what was sent.
 #![no_std]

@@ -111,11 +111,10 @@ pub fn run(app: &mut App) -> Result<(), Error> {
     exits.add(datagrams.exits);
     println!(
         "{echoed} datagrams echoed, {} instructions each; {taken} bytes of streams taken, {} instructions a KiB; \
-         {} exits, {} by the timer, {} preemptions",
+         {} exits, {} preemptions",
         datagrams.each(),
         stream.each_kib(),
         exits.own,
-        exits.timer,
         exits.preemptions
     );
     Ok(())

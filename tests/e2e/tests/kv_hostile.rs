@@ -42,7 +42,7 @@ const SCENARIO: &str = r#"
 /// Bytes of a value that takes several datagrams.
 const LARGE: usize = 3000;
 /// How long an answer in datagrams may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Requests in datagrams (memcached's protocol.txt, "UDP protocol").
 struct Datagrams(UdpSocket);

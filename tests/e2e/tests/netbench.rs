@@ -31,9 +31,6 @@ const SCENARIO: &str = r#"
     args = ["role=ask", "address=10.0.2.102/24", "peer=10.0.2.101", "operations=200", "kib=64"]
 "#;
 
-/// Exits by the timer when it is used for the first time, which it is calibrated for.
-const FIRST_USE: u64 = 3;
-
 /// The numbers in the console's line with this text, in their order.
 fn numbers<const N: usize>(run: &Finished, text: &str) -> [u64; N] {
     let line = run.console.iter().find(|line| line.contains(text));
@@ -48,15 +45,13 @@ fn datagrams_and_a_stream_between_tenants_are_right_and_take_no_exit() {
     run.expect_good();
     assert_eq!((run.end("client"), run.end("server")), (&End::Exit { status: 0 }, &End::Exit { status: 0 }));
     for outstanding in [1, 16] {
-        let [_, right, lost, wrong, each, exits, timer, preemptions] = numbers(&run, &format!("{outstanding} at once"));
+        let [_, right, lost, wrong, each, exits, _] = numbers(&run, &format!("{outstanding} at once"));
         assert_eq!((right, lost, wrong, exits), (200, 0, 0, 0), "{outstanding} at once");
         assert!(each > 0, "what it cost is known");
-        // When it is first used, and when the core was taken.
-        assert!(timer <= preemptions + FIRST_USE, "{timer} exits by the timer, {preemptions} preemptions");
     }
-    let [right, bytes, _, exits, ..]: [u64; 6] = numbers(&run, "bytes were right");
+    let [right, bytes, _, exits, ..]: [u64; 5] = numbers(&run, "bytes were right");
     assert_eq!((right, bytes, exits), (64 << 10, 64 << 10, 0));
-    let [echoed, each, taken, _, exits, ..]: [u64; 7] = numbers(&run, "datagrams echoed");
+    let [echoed, each, taken, _, exits, ..]: [u64; 6] = numbers(&run, "datagrams echoed");
     // One more, or some, until the server was there.
     assert!(echoed > 400, "{echoed}");
     assert_eq!((taken, exits), (64 << 10, 0));
