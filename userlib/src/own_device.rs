@@ -10,6 +10,7 @@ use device::IoAddress;
 use crate::app::App;
 use crate::arch::{self, TrapFrame};
 use crate::cap::{Cap, Frame, IommuDomain, PageTable, Rights, own};
+use crate::clock;
 use crate::dma::MappedMemory;
 use crate::error::Error;
 use crate::market;
@@ -70,6 +71,20 @@ pub(crate) fn halt() {
     if enabled {
         arch::enable_interrupts();
     }
+}
+
+/// Halts likewise, again and again until a device has interrupted or the TSC has reached `deadline` (0: never). True if one
+/// has interrupted. No exit.
+pub(crate) fn watch(deadline: u64) -> bool {
+    let enabled = arch::interrupts_enabled();
+    arch::disable_interrupts();
+    while !INTERRUPTED.load(Ordering::Relaxed) && (deadline == 0 || clock::now() < deadline) {
+        arch::halt();
+    }
+    if enabled {
+        arch::enable_interrupts();
+    }
+    INTERRUPTED.swap(false, Ordering::Relaxed)
 }
 
 /// Makes the tables of a function's domain for the I/O addresses around this one.

@@ -187,15 +187,7 @@ impl VirtualFunction {
     /// holder of a whole core may see it late. True if the function has interrupted. No exit. Look for frames, and after the
     /// function, before the next call.
     pub fn watch(&mut self, deadline: u64) -> bool {
-        let enabled = arch::interrupts_enabled();
-        arch::disable_interrupts();
-        while !INTERRUPTED.load(Ordering::Relaxed) && (deadline == 0 || clock::now() < deadline) {
-            arch::halt();
-        }
-        if enabled {
-            arch::enable_interrupts();
-        }
-        INTERRUPTED.swap(false, Ordering::Relaxed)
+        own_device::watch(deadline)
     }
 
     /// Has the function let through anew, as after [`crate::market::Event::NicReset`]. Its queues are gone, and what was
