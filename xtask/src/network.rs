@@ -5,7 +5,7 @@
 
 use crate::scenario::{Scenario, Service};
 use anyhow::{Context, Result};
-use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, TcpListener};
 
 /// The emulator's network, by itself.
 const NETWORK: &str = "user,id=n0,restrict=on";
@@ -20,7 +20,7 @@ const NEAR: u16 = 8;
 pub struct Forward {
     /// The service.
     pub service: Service,
-    /// TCP and UDP port of the host's loopback address.
+    /// TCP port of the host's loopback address.
     pub port: u16,
 }
 
@@ -33,7 +33,7 @@ impl Forward {
         } else {
             format!(" (port {} is not free)", self.service.port)
         };
-        format!("{name} serves TCP and UDP at {HOST}:{}{wanted}", self.port)
+        format!("{name} serves TCP at {HOST}:{}{wanted}", self.port)
     }
 }
 
@@ -56,13 +56,11 @@ pub fn devices(network: &str) -> Vec<String> {
     words.map(String::from).into()
 }
 
-/// The network that leads to these services.
+/// The network that leads to these services, by TCP: a network that lets nothing out lets no answer by UDP out either.
 pub fn user(forwards: &[Forward]) -> String {
     let mut network = String::from(NETWORK);
     for Forward { service, port } in forwards {
-        for protocol in ["tcp", "udp"] {
-            network += &format!(",hostfwd={protocol}:{HOST}:{port}-{}:{}", service.address, service.port);
-        }
+        network += &format!(",hostfwd=tcp:{HOST}:{port}-{}:{}", service.address, service.port);
     }
     network
 }
@@ -84,10 +82,10 @@ pub fn forwards(scenario: &Scenario) -> Result<Vec<Forward>> {
 }
 
 fn is_free(port: u16) -> bool {
-    TcpListener::bind((HOST, port)).is_ok() && UdpSocket::bind((HOST, port)).is_ok()
+    TcpListener::bind((HOST, port)).is_ok()
 }
 
-/// A port that is free for both protocols.
+/// A port that is free.
 fn any_port(is_new: impl Fn(&u16) -> bool) -> Result<u16> {
     const TRIES: usize = 100;
     let free = (0..TRIES).find_map(|_| {
@@ -117,12 +115,10 @@ mod tests {
         let [a, b] = [&forwards[0], &forwards[1]];
         assert!(a.port != port && b.port != port && a.port != b.port, "{forwards:?}");
         let says = a.describe(&scenario);
-        assert_eq!(says, format!("a serves TCP and UDP at 127.0.0.1:{} (port {port} is not free)", a.port));
+        assert_eq!(says, format!("a serves TCP at 127.0.0.1:{} (port {port} is not free)", a.port));
         let network = user(&forwards);
-        for protocol in ["tcp", "udp"] {
-            let rule = format!(",hostfwd={protocol}:127.0.0.1:{}-10.0.2.102:{port}", b.port);
-            assert!(network.contains(&rule), "{network}");
-        }
+        let rule = format!(",hostfwd=tcp:127.0.0.1:{}-10.0.2.102:{port}", b.port);
+        assert!(network.contains(&rule), "{network}");
         drop(taken);
         assert_eq!(super::forwards(&scenario).unwrap()[0].port, port, "it is free now");
     }

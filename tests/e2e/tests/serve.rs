@@ -26,7 +26,7 @@ fn a_run_serves_ordinary_clients_until_it_is_interrupted() {
         let mut lines = lines.by_ref().map(|line| line.expect("text"));
         lines.find(|line| line.contains(what)).unwrap_or_else(|| panic!("it ended before `{what}`"))
     };
-    let says = line_with("store serves TCP and UDP at 127.0.0.1:");
+    let says = line_with("store serves TCP at 127.0.0.1:");
     let port = says.split(['(', ':']).nth(1).and_then(|port| port.trim().parse::<u16>().ok()).expect("a port");
     assert!(port != 11211 && says.ends_with("(port 11211 is not free)"), "{says}");
     line_with("serving at 10.0.2.101");

@@ -65,7 +65,7 @@ impl Overrides {
     }
 }
 
-/// A port of an application that clients on the host can reach, by TCP and UDP.
+/// A port of an application that clients on the host can reach, by TCP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
     /// The application's number in the plan.
