@@ -151,6 +151,7 @@ impl<R: Registers + Clone, M: DmaMemory, B: DmaBuffer, const N: usize> Stack<R, 
 
     /// The address of the function from now on. Who knows the former one asks for the new one when that is forgotten.
     pub fn set_mac(&mut self, mac: MacAddress) {
+        self.mac = mac;
         self.interface.set_hardware_addr(HardwareAddress::Ethernet(EthernetAddress(mac.0)));
     }
 
