@@ -44,7 +44,7 @@ impl Machine {
 }
 
 /// An IOMMU, and an 82576 whose network nobody else is on.
-const NETWORK: &[&str] = &[
+pub const NETWORK: &[&str] = &[
     "-device",
     "intel-iommu,intremap=on,eim=on",
     "-device",

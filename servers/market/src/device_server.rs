@@ -10,7 +10,7 @@ use crate::machine::{Attention, Invoke, Machine, Peer, Slot};
 use crate::memory::{BlockId, MemoryError, PAGE_BITS};
 use crate::root::Root;
 use alloc::{collections::VecDeque, string::String, vec::Vec};
-use cap_spec::abi::{self, Label, MARKET_RING, ObjectType, Rights, slots};
+use cap_spec::abi::{self, Label, ObjectType, Rights, slots};
 use proto::start::events;
 use serde::Serialize;
 
@@ -121,15 +121,7 @@ impl DeviceServer {
         let side = root.memory.slot(running.side);
         let (vcpu, own_vcpu) = (builder.vcpu(), Slot::root(slots::VCPU));
         root.machine.invoke(Label::VcpuBindTime, vcpu, [self.time.raw(), 0, 0, 0, 0])?;
-        for page in [0, PAGE] {
-            let frame = root.make(side, ObjectType::Frame, PAGE_BITS)?;
-            running.slots.push(frame);
-            root.map(frame, rings + page, READ_WRITE)?;
-            let copy = root.slot()?;
-            running.slots.push(copy);
-            root.machine.copy(copy, frame, READ_WRITE)?;
-            builder.map(root, copy, MARKET_RING + page, READ_WRITE)?;
-        }
+        builder.share_rings(root, side, rings, &mut running.slots)?;
         let (handler, stats) = builder.map_kernel_pages(root)?;
         running.slots.extend([handler, stats]);
         root.map(handler, handler_page, Rights::READ)?;

@@ -221,6 +221,30 @@ impl Builder {
         Ok((handler, market_stats))
     }
 
+    /// Makes the two pages of rings of `side`, and maps them at `at` for the market and, by copies, at
+    /// [`abi::MARKET_RING`] for the VM. The slots that this takes join `slots`, also when it fails half-way.
+    ///
+    /// # Errors
+    /// [`MemoryError`].
+    pub fn share_rings<M: Machine>(
+        &mut self,
+        root: &mut Root<M>,
+        side: Slot,
+        at: u64,
+        slots: &mut Vec<Slot>,
+    ) -> Result<(), MemoryError> {
+        for page in [0, PAGE] {
+            let frame = root.make(side, ObjectType::Frame, PAGE_BITS)?;
+            slots.push(frame);
+            root.map(frame, at + page, READ_WRITE)?;
+            let copy = root.slot()?;
+            slots.push(copy);
+            root.machine.copy(copy, frame, READ_WRITE)?;
+            self.map(root, copy, abi::MARKET_RING + page, READ_WRITE)?;
+        }
+        Ok(())
+    }
+
     /// Gives the VM its Vm, base and CNode, and starts it. Before, the rest of the base beyond its free pages is used
     /// up, so that nobody has more than its base promises.
     ///

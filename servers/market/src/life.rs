@@ -131,16 +131,7 @@ impl<M: Machine> Server<'_, M> {
         let side = root.memory.slot(side);
         let window = TENANT_WINDOW + app as u64 * TENANT_STRIDE;
 
-        // Rings: the market's frames, mapped into its own space and, by a copy, into the tenant's.
-        for page in [0, PAGE] {
-            let frame = root.make(side, ObjectType::Frame, PAGE_BITS)?;
-            running.slots.push(frame);
-            root.map(frame, window + page, READ_WRITE)?;
-            let copy = root.slot()?;
-            running.slots.push(copy);
-            root.machine.copy(copy, frame, READ_WRITE)?;
-            builder.map(root, copy, abi::MARKET_RING + page, READ_WRITE)?;
-        }
+        builder.share_rings(root, side, window, &mut running.slots)?;
         let foreign = [
             (self.console.app_rings[app][0], abi::CONSOLE_RING, READ_WRITE),
             (self.console.app_rings[app][1], abi::CONSOLE_RING + PAGE, READ_WRITE),

@@ -1,19 +1,8 @@
 //! Functions of devices, handed out behind an IOMMU: the root image `devices` drives them by itself and checks what it sees.
 
 use e2e::boot;
+use e2e::xtask::bench::NETWORK;
 use e2e::xtask::boot::Guest;
-
-/// An IOMMU, and an 82576 behind a root port, with a network that ends in the emulator.
-const NIC: &[&str] = &[
-    "-device",
-    "intel-iommu,intremap=on,eim=on",
-    "-device",
-    "pcie-root-port,id=rp0,chassis=1,slot=1",
-    "-netdev",
-    "user,id=n0,restrict=on",
-    "-device",
-    "igb,bus=rp0,netdev=n0",
-];
 
 fn guest(arguments: &[&str]) -> Guest {
     Guest { memory_mib: 256, extra: arguments.iter().map(|&text| text.into()).collect(), ..Guest::new("devices") }
@@ -22,7 +11,7 @@ fn guest(arguments: &[&str]) -> Guest {
 #[test]
 fn virtual_functions_are_driven_by_their_holders_and_kept_apart() {
     // The whole core, so that what interrupts it is counted alone.
-    let run = boot(&Guest { command_line: "root_budget_us=10000".into(), ..guest(NIC) });
+    let run = boot(&Guest { command_line: "root_budget_us=10000".into(), ..guest(NETWORK) });
     assert!(run.console_has("PCI 01:00.0 8086:10c9, 8 VFs"), "{:?}", run.console);
     run.expect_good();
     for check in [
@@ -54,7 +43,7 @@ fn nothing_of_a_former_owner_reaches_the_next() {
     for first in (0..owners).step_by(250) {
         let count = (owners - first).min(250);
         let command_line = format!("root_budget_us=9000 cycles={count}");
-        let run = boot(&Guest { image: "resale".into(), cores: 2, command_line, ..guest(NIC) });
+        let run = boot(&Guest { image: "resale".into(), cores: 2, command_line, ..guest(NETWORK) });
         run.expect_good();
         assert!(run.console_has(&format!("resale: {count} owners, ")), "{:?}", run.console);
     }
@@ -63,7 +52,7 @@ fn nothing_of_a_former_owner_reaches_the_next() {
 /// Without an IOMMU there is nobody who would keep a function's DMA inside: nothing is handed out, and the log says so.
 #[test]
 fn without_an_iommu_no_function_is_handed_out() {
-    let run = boot(&Guest { command_line: "expect=none".into(), ..guest(&NIC[2..]) });
+    let run = boot(&Guest { command_line: "expect=none".into(), ..guest(&NETWORK[2..]) });
     run.expect_good();
     assert!(run.console_has("no PCI function can be handed out"), "{:?}", run.console);
     assert!(run.console_has("devices: 0 functions"), "{:?}", run.console);
