@@ -6,7 +6,7 @@ use std::vec;
 use std::vec::Vec;
 
 use kv_engine::{HeapPages, NoCold, PageNumber, Store, Time};
-use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
+use smoltcp::iface::{Config, Interface, PollIngressSingleResult, SocketHandle, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::{tcp, udp};
 use smoltcp::time::{Duration, Instant};
@@ -105,10 +105,15 @@ impl World {
     fn pass(&mut self, time: Duration) {
         self.now += time;
         let World { here, there, server, .. } = self;
-        for host in [&mut *here, &mut *there] {
-            host.interface.poll(self.now, &mut host.end, &mut host.sockets);
+        let now = Time::from_micros(START.micros() + self.now.total_micros() as u64);
+        // Of new connections one at a time, as the stack does for a server that has one socket to listen with.
+        while here.interface.poll_ingress_single(self.now, &mut here.end, &mut here.sockets)
+            != PollIngressSingleResult::None
+        {
+            server.serve(&mut here.sockets, now);
         }
-        server.serve(&mut here.sockets, Time::from_micros(START.micros() + self.now.total_micros() as u64));
+        there.interface.poll(self.now, &mut there.end, &mut there.sockets);
+        server.serve(&mut here.sockets, now);
         here.interface.poll(self.now, &mut here.end, &mut here.sockets);
         there.end.comes.append(&mut here.end.goes);
         here.end.comes.append(&mut there.end.goes);
