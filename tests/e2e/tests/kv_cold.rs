@@ -120,8 +120,13 @@ fn values_of_pages_that_are_taken_are_on_the_namespace_and_what_is_lost_with_it_
     let left = ask_all(&mut clients, 7);
     assert!(left < KEYS, "{left} were in memory");
     store_all(&mut clients[1]);
-    assert_eq!(ask_all(&mut clients, 11), KEYS, "it goes on as before");
-    assert!(statistics(&mut clients[0])["cold_reads"] > of("cold_reads"));
+    // While there was no namespace, pages were worth more to it: it may have some for another moment.
+    let is_as_before = (0..10).any(|_| {
+        wait_pages(&mut machine, "pages are lost again", |pages| pages == 0);
+        assert_eq!(ask_all(&mut clients, 11), KEYS, "it goes on as before");
+        statistics(&mut clients[0])["cold_reads"] > of("cold_reads")
+    });
+    assert!(is_as_before, "nothing is read from the new namespace");
     machine.send(&Command::Stop).expect("sent");
     let run = machine.finish().expect("a run");
     let totals = run.state.verified.clone().expect("totals");
