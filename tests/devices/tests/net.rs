@@ -436,6 +436,43 @@ fn it_sleeps_when_there_is_nothing_and_is_woken_by_a_frame() {
     assert!(due_ns > machine.now_ns() && due_ns < machine.now_ns() + 2_000_000_000);
 }
 
+/// Transmission was closed when the device was told of a frame: nobody answers, so nobody wakes who waits.
+#[test]
+fn what_was_not_sent_while_transmission_was_closed_goes_out_afterwards() {
+    let mut network = Network::start_static(Mode::Interrupt);
+    introduce(&mut network);
+    let machine = network.bench.machine.clone();
+    let socket = network.inside.sockets().add(udp_socket(7));
+    let limit = |network: &mut Network, limit| {
+        let now_ns = machine.now_ns();
+        assert!(network.bench.nic.set_limit(0, limit, now_ns));
+        network.bench.nic.read_counters(now_ns);
+    };
+    limit(&mut network, Some(0));
+    let outside = IpEndpoint::new(OUTSIDE_IP.into(), 9);
+    network.socket_inside::<udp::Socket>(socket).send_slice(b"late", outside).unwrap();
+    let mut due_ns = machine.now_ns();
+    for _ in 0..5 {
+        let now_ns = due_ns;
+        due_ns = machine.wait("all is done that can be", || match network.inside.poll(now_ns) {
+            Next::Sleep(due_ns) => Some(due_ns.expect("it wants to look again")),
+            Next::Look => None,
+        });
+        assert!((now_ns..=now_ns + 2_000_000).contains(&due_ns), "{due_ns} at {now_ns}");
+        assert_eq!(network.bench.look_outside(), None, "nothing goes out meanwhile");
+    }
+    limit(&mut network, None);
+    let mut now_ns = due_ns;
+    let sent = machine.wait("the frame", || {
+        if let Next::Sleep(Some(due_ns)) = network.inside.poll(now_ns) {
+            now_ns = due_ns;
+        }
+        network.bench.look_outside()
+    });
+    assert!(sent.windows(4).any(|bytes| bytes == b"late"), "{sent:?}");
+    machine.wait("the ring is empty", || (network.inside.poll(now_ns) == Next::Sleep(None)).then_some(()));
+}
+
 #[test]
 fn all_buffers_come_back_from_a_function_that_was_reset() {
     let mut network = Network::start_static(Mode::Polled);

@@ -19,6 +19,8 @@ use smoltcp::time::Instant;
 pub const MOST_FRAME_BYTES: usize = 1514;
 /// Bytes of a buffer: a frame fits into one, and the device counts in kilobytes.
 pub const BUFFER_BYTES: u16 = 2048;
+/// Nanoseconds after which a device that has not sent all that it was told of is told again.
+pub(crate) const STALLED_NS: u64 = 1_000_000;
 
 /// A buffer in a receive ring.
 #[derive(Debug)]
@@ -68,6 +70,8 @@ struct Sender<R, M, B, const N: usize> {
     queue: TransmitQueue<R, M, B, N>,
     free: Vec<B>,
     drops: u64,
+    /// When the device is to be told again of what it has not sent.
+    stalls_ns: Option<u64>,
 }
 
 impl<R: Registers + Clone, M: DmaMemory, B: DmaBuffer, const N: usize> Port<R, M, B, N> {
@@ -104,7 +108,7 @@ impl<R: Registers + Clone, M: DmaMemory, B: DmaBuffer, const N: usize> Port<R, M
         queue.show();
         let receiver =
             Receiver { queue, held: None, is_unseen: false, opens: false, goes_on: false, taken: 0, drops: 0 };
-        let sender = Sender { queue: TransmitQueue::new(registers, transmit, 0)?, free, drops: 0 };
+        let sender = Sender { queue: TransmitQueue::new(registers, transmit, 0)?, free, drops: 0, stalls_ns: None };
         Ok(Port { receiver, sender, receiving })
     }
 
@@ -160,6 +164,22 @@ impl<R: Registers + Clone, M: DmaMemory, B: DmaBuffer, const N: usize> Port<R, M
             self.sender.queue.nudge();
         }
         is_exhausted
+    }
+
+    /// Whether the device has not sent yet all that it was told of. Once in [`STALLED_NS`] it is told again.
+    pub(crate) fn is_sending(&mut self, now_ns: u64) -> bool {
+        let sender = &mut self.sender;
+        sender.take_back();
+        if sender.queue.pending() == 0 {
+            sender.stalls_ns = None;
+            return false;
+        }
+        let stalls_ns = *sender.stalls_ns.get_or_insert(now_ns.saturating_add(STALLED_NS));
+        if now_ns >= stalls_ns {
+            sender.queue.nudge();
+            sender.stalls_ns = None;
+        }
+        true
     }
 
     /// The device is told of so many frames at once at most, at least 1; fewer when the stack has no more for now. May be

@@ -1,7 +1,7 @@
 //! The stack: addresses, sockets, and when to look again.
 
 use crate::datagram::Service;
-use crate::port::Port;
+use crate::port::{Port, STALLED_NS};
 use alloc::vec::Vec;
 use device::{DmaBuffer, DmaMemory, Registers};
 use igbvf::MacAddress;
@@ -230,10 +230,13 @@ impl<R: Registers + Clone, M: DmaMemory, B: DmaBuffer, const N: usize> Stack<R, 
         if self.moderation.looked(has_found) == moderation::Next::Look || sends_more || self.port.is_exhausted() {
             return Next::Look;
         }
-        match due {
-            Some(due) if due <= now => Next::Look,
-            due => Next::Sleep(due.map(|due| (due.total_micros() as u64).saturating_mul(1000))),
-        }
+        let due = match due {
+            Some(due) if due <= now => return Next::Look,
+            due => due.map(|due| (due.total_micros() as u64).saturating_mul(1000)),
+        };
+        // A device whose transmission was closed for a while may have to be told again: with no answer, nobody would.
+        let stalled = self.port.is_sending(now_ns).then(|| now_ns.saturating_add(STALLED_NS));
+        Next::Sleep(due.into_iter().chain(stalled).min())
     }
 
     /// Lets the sockets send. Returns whether they have more, and when they will.
