@@ -31,6 +31,7 @@ pub use xtask;
 pub mod memcached;
 pub mod program;
 pub mod rounds;
+pub mod station;
 
 /// Wall time after which a machine counts as hung.
 pub const TIMEOUT: Duration = Duration::from_secs(240);
@@ -248,6 +249,24 @@ impl Machine {
     pub fn start_serving(scenario: &Scenario) -> Result<(Machine, Vec<u16>)> {
         let forwards = network::forwards(scenario)?;
         let machine = Machine::start_as(scenario, Acceleration::PacedClock, &forwards, |_| {})?;
+        Ok((machine, forwards.iter().map(|forward| forward.port).collect()))
+    }
+
+    /// The same, with a station on the Ethernet beside the emulator's network.
+    ///
+    /// # Errors
+    /// As [`Machine::start`].
+    pub fn start_serving_beside(scenario: &Scenario, station: &station::Station) -> Result<(Machine, Vec<u16>)> {
+        let forwards = network::forwards(scenario)?;
+        // A hub joins the device's cable, the emulator's network and the station's.
+        let mut devices = network::devices("hubport,id=n0,hubid=0");
+        let others = [network::user(&forwards).replace("id=n0", "id=user"), station.netdev("station")];
+        for (name, netdev) in ["user", "station"].into_iter().zip(others) {
+            devices.extend(["-netdev".into(), netdev]);
+            devices.extend(["-netdev".into(), format!("hubport,id={name}-port,hubid=0,netdev={name}")]);
+        }
+        let machine =
+            Machine::start_as(scenario, Acceleration::PacedClock, &forwards, |config| config.extra = devices)?;
         Ok((machine, forwards.iter().map(|forward| forward.port).collect()))
     }
 
