@@ -1,5 +1,6 @@
 //! Requests in datagrams: one at a time, and its answer in as many datagrams as the socket takes by and by. The next
-//! request waits in the socket meanwhile.
+//! request waits in the socket meanwhile. An answer to an address that nobody has is given up after [`PATIENCE_US`], with all
+//! that waits behind it.
 
 use kv_engine::udp::Exchange;
 use kv_engine::{Cold, Pages, Store, Time};
@@ -7,6 +8,9 @@ use smoltcp::socket::udp;
 
 /// Steps in a row: each takes a request in, or hands one datagram of an answer over.
 const MOST_STEPS: usize = 32;
+
+/// Microseconds for which the first datagram of an answer may wait in the socket: whom it is for has said by then who it is.
+const PATIENCE_US: u64 = 500_000;
 
 /// The request that is being answered.
 #[derive(Debug)]
@@ -40,12 +44,16 @@ enum Stage {
 
 /// All requests.
 #[derive(Debug, Default)]
-pub struct Datagrams(Option<Current>);
+pub struct Datagrams {
+    current: Option<Current>,
+    /// Bytes of answers that were in the socket when something last went out, or none was there, and when that was.
+    last: (usize, Time),
+}
 
 impl Datagrams {
     /// Lets the request ask again for the value that it waits for.
     pub fn value_came(&mut self) {
-        if let Some(current) = &mut self.0
+        if let Some(current) = &mut self.current
             && matches!(current.stage, Stage::AwaitValue)
         {
             current.stage = Stage::Execute;
@@ -59,16 +67,35 @@ impl Datagrams {
         now: Time,
         socket: &mut udp::Socket<'_>,
     ) -> bool {
+        self.give_up(store, now, socket);
         let steps = (0..MOST_STEPS).take_while(|_| self.step(store, now, socket)).count();
-        let is_answering = matches!(self.0, Some(Current { stage: Stage::Answer(_), .. }));
+        let is_answering = matches!(self.current, Some(Current { stage: Stage::Answer(_), .. }));
         steps == MOST_STEPS || steps > 0 && is_answering
     }
 
+    /// Empties a socket out of which nothing goes: the answer that is first there would keep all others back.
+    fn give_up<P: Pages, C: Cold>(&mut self, store: &mut Store<P, C>, now: Time, socket: &mut udp::Socket<'_>) {
+        let (before, since) = self.last;
+        let queued = socket.send_queue();
+        if queued == 0 || queued < before {
+            self.last = (queued, now);
+        } else if now.micros().saturating_sub(since.micros()) >= PATIENCE_US {
+            let endpoint = socket.endpoint();
+            socket.close();
+            // It was bound to it before.
+            let _ = socket.bind(endpoint);
+            self.end(store);
+            self.last = (0, now);
+        } else {
+            self.last.0 = queued;
+        }
+    }
+
     fn step<P: Pages, C: Cold>(&mut self, store: &mut Store<P, C>, now: Time, socket: &mut udp::Socket<'_>) -> bool {
-        let Some(current) = &mut self.0 else {
+        let Some(current) = &mut self.current else {
             let Ok((datagram, from)) = socket.recv() else { return false };
             let exchange = Exchange::new(store, datagram);
-            self.0 = exchange.map(|exchange| Current { exchange, from, stage: Stage::Execute });
+            self.current = exchange.map(|exchange| Current { exchange, from, stage: Stage::Execute });
             return true;
         };
         match current.stage {
@@ -88,7 +115,7 @@ impl Datagrams {
     }
 
     fn end<P: Pages, C: Cold>(&mut self, store: &mut Store<P, C>) {
-        if let Some(current) = self.0.take() {
+        if let Some(current) = self.current.take() {
             current.exchange.close(store);
         }
     }

@@ -277,6 +277,33 @@ fn clients_that_vanish_are_dropped() {
     assert_eq!(world.server.clients(), 0);
 }
 
+/// Who asks under an address that nobody has cannot be answered; others behind it are.
+#[test]
+fn a_datagram_from_nobody_stops_nobody() {
+    let mut world = World::new(Settings::default());
+    let buffer = || udp::PacketBuffer::new(vec![udp::PacketMetadata::EMPTY; 8], vec![0; 2_000]);
+    let mut socket = udp::Socket::new(buffer(), buffer());
+    socket.bind(4000).unwrap();
+    let handle = world.there.sockets.add(socket);
+    let nobody = IpAddress::v4(10, 0, 0, 99);
+    let is_answered = |world: &mut World, from: Option<IpAddress>| {
+        let to = udp::UdpMetadata { local_address: from, ..IpEndpoint::new(SERVER, PORT).into() };
+        let socket = world.there.sockets.get_mut::<udp::Socket>(handle);
+        socket.send_slice(b"\x12\x34\0\0\0\x01\0\0get k\r\n", to).unwrap();
+        (0..10).any(|_| {
+            world.go_on();
+            world.there.sockets.get_mut::<udp::Socket>(handle).recv().is_ok()
+        })
+    };
+    assert!(is_answered(&mut world, None));
+    assert!(!is_answered(&mut world, Some(nobody)));
+    let tries = (1..50).find(|_| {
+        world.pass(Duration::from_millis(100));
+        is_answered(&mut world, None)
+    });
+    assert!(tries.is_some_and(|tries| tries < 20), "{tries:?}");
+}
+
 #[test]
 fn datagrams_are_answered_in_as_many_as_it_takes() {
     let mut world = World::new(Settings::default());
