@@ -182,7 +182,7 @@ impl<R: Registers + Clone, M: DmaMemory, B: DmaBuffer, const N: usize> Port<R, M
         true
     }
 
-    /// The device is told of so many frames at once at most, at least 1; fewer when the stack has no more for now. May be
+    /// The device is told of so many frames at once at most, at least 1; fewer when the stack has no more to send. May be
     /// changed at any time.
     pub fn set_send_batch(&mut self, frames: u32) {
         self.sender.queue.set_batch(frames);

@@ -46,8 +46,10 @@ enum Stage {
 #[derive(Debug, Default)]
 pub struct Datagrams {
     current: Option<Current>,
-    /// Bytes of answers that were in the socket when something last went out, or none was there, and when that was.
-    last: (usize, Time),
+    /// Bytes of answers that were left in the socket when this was served last.
+    left: usize,
+    /// When something last went out, or nothing was there.
+    moved: Time,
 }
 
 impl Datagrams {
@@ -69,25 +71,23 @@ impl Datagrams {
     ) -> bool {
         self.give_up(store, now, socket);
         let steps = (0..MOST_STEPS).take_while(|_| self.step(store, now, socket)).count();
+        self.left = socket.send_queue();
         let is_answering = matches!(self.current, Some(Current { stage: Stage::Answer(_), .. }));
         steps == MOST_STEPS || steps > 0 && is_answering
     }
 
     /// Empties a socket out of which nothing goes: the answer that is first there would keep all others back.
     fn give_up<P: Pages, C: Cold>(&mut self, store: &mut Store<P, C>, now: Time, socket: &mut udp::Socket<'_>) {
-        let (before, since) = self.last;
         let queued = socket.send_queue();
-        if queued == 0 || queued < before {
-            self.last = (queued, now);
-        } else if now.micros().saturating_sub(since.micros()) >= PATIENCE_US {
+        if queued == 0 || queued < self.left {
+            self.moved = now;
+        } else if now.micros().saturating_sub(self.moved.micros()) >= PATIENCE_US {
             let endpoint = socket.endpoint();
             socket.close();
             // It was bound to it before.
             let _ = socket.bind(endpoint);
             self.end(store);
-            self.last = (0, now);
-        } else {
-            self.last.0 = queued;
+            self.moved = now;
         }
     }
 

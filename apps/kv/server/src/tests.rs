@@ -24,6 +24,8 @@ const START: Time = Time::from_seconds(1_700_000_000);
 struct End {
     comes: VecDeque<Vec<u8>>,
     goes: VecDeque<Vec<u8>>,
+    /// How many frames find room at a time, if there is a limit.
+    room: Option<usize>,
 }
 
 struct Arrived(Vec<u8>);
@@ -53,7 +55,7 @@ impl Device for End {
     }
 
     fn transmit(&mut self, _: Instant) -> Option<Leaving<'_>> {
-        Some(Leaving(&mut self.goes))
+        self.room.is_none_or(|room| self.goes.len() < room).then_some(Leaving(&mut self.goes))
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
@@ -302,6 +304,35 @@ fn a_datagram_from_nobody_stops_nobody() {
         is_answered(&mut world, None)
     });
     assert!(tries.is_some_and(|tries| tries < 20), "{tries:?}");
+}
+
+/// A socket that always has something to send, as it is filled again whenever something has gone out, is not stuck.
+#[test]
+fn long_answers_one_after_the_other_are_whole() {
+    let mut world = World::new(Settings::default());
+    let client = world.connect();
+    let stored = value(900_000);
+    world.talk(client, &[b"set k 0 0 900000\r\n", &stored[..], b"\r\n"].concat(), b"STORED\r\n");
+    let buffer = || udp::PacketBuffer::new(vec![udp::PacketMetadata::EMPTY; 256], vec![0; 300_000]);
+    let mut socket = udp::Socket::new(buffer(), buffer());
+    socket.bind(4000).unwrap();
+    let handle = world.there.sockets.add(socket);
+    world.here.end.room = Some(1);
+    let (mut next, mut whole) = (0u16, 0);
+    for ms in 0..2_000 {
+        let socket = world.there.sockets.get_mut::<udp::Socket>(handle);
+        if ms % 2 == 0 {
+            socket.send_slice(b"\x12\x34\0\0\0\x01\0\0get k\r\n", IpEndpoint::new(SERVER, PORT)).unwrap();
+        }
+        while let Ok((datagram, _)) = socket.recv() {
+            let [number, total] = [2, 4].map(|at| u16::from_be_bytes([datagram[at], datagram[at + 1]]));
+            assert_eq!(number, next, "at {ms} ms");
+            next = (number + 1) % total;
+            whole += u32::from(next == 0);
+        }
+        world.go_on();
+    }
+    assert!(whole > 1, "{whole} answers");
 }
 
 #[test]
