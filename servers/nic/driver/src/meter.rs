@@ -5,6 +5,8 @@
 //! limit. A VF that sends is read often enough, by the rate that it was seen to send at, that 100 ms of sending are within
 //! 5 % of the limit, from 10 Mb/s on; below, single frames and readings count for more.
 
+use device::rate::{Rate, time_ns, units_in};
+
 /// A VF that was silent may send so many nanoseconds' worth at once; and so late may a reading come, or the VF's holder have
 /// its turn, without its losing anything by that.
 pub const BURST_NS: u64 = 3_000_000;
@@ -22,9 +24,8 @@ const SECOND_NS: u64 = 1_000_000_000;
 /// The limit of one VF.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Meter {
-    bits_per_s: Option<u64>,
-    /// The time up to which all that was sent is paid.
-    paid_ns: u64,
+    /// In bits.
+    rate: Rate,
     open: bool,
     /// The last reading.
     read_ns: u64,
@@ -47,35 +48,38 @@ impl Meter {
     /// A limit from now on, or none. 0 lets nothing pass.
     #[must_use]
     pub const fn new(bits_per_s: Option<u64>, now_ns: u64) -> Meter {
-        Meter { bits_per_s, paid_ns: now_ns, open: true, read_ns: now_ns, wait_ns: IDLE_NS, speed: LINE_BITS_PER_S }
+        Meter {
+            rate: Rate::new(bits_per_s, now_ns),
+            open: true,
+            read_ns: now_ns,
+            wait_ns: IDLE_NS,
+            speed: LINE_BITS_PER_S,
+        }
     }
 
     /// Another limit from now on, at a time at which all that was sent is charged. What is owed stays owed, unless nothing
     /// may pass from now on, or everything.
     pub fn change(&mut self, bits_per_s: Option<u64>, now_ns: u64) {
-        let owed_bits = self.bits_per_s.map_or(0, |old| bits_in(self.paid_ns.saturating_sub(now_ns), old));
-        let owed_ns = bits_per_s.filter(|new| *new != 0).map_or(0, |new| time_ns(owed_bits, new));
-        (self.bits_per_s, self.paid_ns) = (bits_per_s, now_ns.saturating_add(owed_ns));
+        self.rate.change(bits_per_s, now_ns);
     }
 
     /// Charges what was sent since the last reading.
     pub fn read(&mut self, octets: u32, now_ns: u64) -> Reading {
-        let Some(bits_per_s) = self.bits_per_s else { return Reading { open: true, next_ns: u64::MAX } };
+        let Some(bits_per_s) = self.rate.per_s() else { return Reading { open: true, next_ns: u64::MAX } };
         let was_closed = !self.open;
         let passed_ns = now_ns.saturating_sub(self.read_ns).max(1);
         let seen = u128::from(octets) * 8 * u128::from(SECOND_NS) / u128::from(passed_ns);
         let slower = self.speed.saturating_sub(self.speed / 8);
         self.speed = u64::try_from(seen).unwrap_or(u64::MAX).max(slower).max(LINE_BITS_PER_S);
         self.read_ns = now_ns;
-        let cost_ns = time_ns(u64::from(octets) * 8, bits_per_s);
-        self.paid_ns = self.paid_ns.max(now_ns.saturating_sub(BURST_NS)).saturating_add(cost_ns);
-        self.open = bits_per_s != 0 && self.paid_ns <= now_ns;
+        self.rate.charge(u64::from(octets) * 8, now_ns, BURST_NS);
+        let opens_ns = self.rate.opens_ns();
+        self.open = opens_ns <= now_ns;
         let next_ns = match self.open {
-            false if bits_per_s == 0 => u64::MAX,
-            false => self.paid_ns,
+            false => opens_ns,
             true => {
                 // Who was just let through may begin at any moment; the longer it is silent, the less likely that is.
-                let share_ns = time_ns(bits_in(SHARE_NS, bits_per_s), self.speed);
+                let share_ns = time_ns(units_in(SHARE_NS, bits_per_s), self.speed);
                 let is_busy = was_closed || octets != 0;
                 self.wait_ns = if is_busy { share_ns.max(BUSY_NS) } else { 2 * self.wait_ns }.min(IDLE_NS);
                 now_ns.saturating_add(self.wait_ns)
@@ -83,20 +87,6 @@ impl Meter {
         };
         Reading { open: self.open, next_ns }
     }
-}
-
-/// The time that so many bits take at this rate: for ever at none, unless there are none.
-fn time_ns(bits: u64, bits_per_s: u64) -> u64 {
-    let bits = u128::from(bits) * u128::from(SECOND_NS);
-    if bits == 0 {
-        return 0;
-    }
-    bits.checked_div(u128::from(bits_per_s)).and_then(|ns| u64::try_from(ns).ok()).unwrap_or(u64::MAX)
-}
-
-/// The bits that pass at this rate in so long a time.
-fn bits_in(ns: u64, bits_per_s: u64) -> u64 {
-    u64::try_from(u128::from(ns) * u128::from(bits_per_s) / u128::from(SECOND_NS)).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
