@@ -291,3 +291,45 @@ fn namespaces_are_found_whoever_has_them_and_made_zero() {
         assert_eq!(memory.read(0, 4096), expected, "block {block}");
     }
 }
+
+/// What a limit of operations is made of: the PF counts them in a namespace that it shares with a VF, and closes and opens
+/// that one's.
+#[test]
+fn the_physical_function_counts_what_a_function_does_and_closes_and_opens_its_namespace() {
+    let mut bench = Bench::start();
+    let mut application = bench.application(0, None);
+    let memory = bench.machine.memory(1);
+    let data = Transfer::in_pages(&pages(&memory, 1), 0, 4096).unwrap();
+    assert!(matches!(bench.admin.operations(1), Err(Error::Refused(_))), "it is not attached to it");
+    let [own, other] =
+        [bench.admin.identity().unwrap().controller, bench.admin.secondary(0).unwrap().unwrap().controller];
+    bench.admin.attach(1, own).unwrap();
+    let before = bench.admin.operations(1).unwrap();
+    let read = application.namespace.reads(&data).unwrap().at(0).unwrap();
+    let write = application.namespace.writes(&data).unwrap().at(0).unwrap();
+    for command in [read, write, read] {
+        assert!(application.execute(&command).is_success());
+    }
+    assert_eq!(bench.admin.operations(1).unwrap() - before, 3);
+    for round in 1..4 {
+        // What is under way meanwhile ends, well or not.
+        application.queue.submit(&write, 7).unwrap();
+        application.queue.ring();
+        bench.admin.detach(1, other).unwrap();
+        assert_eq!(application.wait().token, 7);
+        let counted = bench.admin.operations(1).unwrap();
+        for command in [read, write, application.namespace.flush()] {
+            assert!(application.execute(&command).is_of_no_namespace());
+        }
+        assert_eq!(bench.admin.operations(1).unwrap(), counted, "what is refused is not counted");
+        assert_eq!((bench.admin.is_attached(1, own), bench.admin.is_attached(1, other)), (Ok(true), Ok(false)));
+        // The emulated controller looks at the PF when another one is to have a namespace.
+        bench.admin.detach(1, own).unwrap();
+        bench.admin.attach(1, other).unwrap();
+        bench.admin.attach(1, own).unwrap();
+        assert_eq!((bench.admin.is_attached(1, own), bench.admin.is_attached(1, other)), (Ok(true), Ok(true)));
+        assert!(application.execute(&read).is_success(), "round {round}");
+        assert_eq!(bench.admin.operations(1).unwrap(), counted + 1);
+    }
+    assert_eq!(application.queue.faults(), 0);
+}

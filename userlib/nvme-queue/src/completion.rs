@@ -21,6 +21,13 @@ impl Status {
         self.0 & 0x7ff
     }
 
+    /// True if the controller has no such namespace attached (any more), as far as can be told from the status: Invalid Field in
+    /// Command, or Invalid Namespace or Format (Base Specification, 3.2.1.4 and figure 94).
+    #[must_use]
+    pub const fn is_of_no_namespace(self) -> bool {
+        matches!(self.code(), 0x002 | 0x00b)
+    }
+
     /// True if the same command would fail again.
     #[must_use]
     pub const fn is_final(self) -> bool {

@@ -113,6 +113,16 @@ impl<R: Registers + Clone, M: DmaMemory, C: Clock> Controller<R, M, C> {
         Ok((self.data16(0) > 0).then(|| self.data16(2)))
     }
 
+    /// True if a namespace is attached to this controller.
+    ///
+    /// # Errors
+    /// As [`Controller::execute`].
+    pub fn is_attached(&mut self, namespace: u32, controller: u16) -> Result<bool, Error> {
+        // The list begins with this controller, or behind it.
+        self.identify(ATTACHED_CONTROLLERS | u32::from(controller) << 16, namespace)?;
+        Ok(self.data16(0) > 0 && self.data16(2) == controller)
+    }
+
     fn next_of(&mut self, list: u32, after: u32) -> Result<Option<u32>, Error> {
         self.identify(list, after)?;
         let id = self.data32(0);

@@ -15,7 +15,7 @@
 //! 5. To take it back: reset of the VF by the kernel; PF: [`Controller::set_offline`], [`Controller::detach`].
 //!
 //! Commands are done one after the other, each within a limit of time; the server pauses meanwhile. Reading order:
-//! [`controller`], [`identify`], [`virtualization`], [`queues`].
+//! [`controller`], [`identify`], [`log`], [`virtualization`], [`queues`].
 //!
 //! Source: NVM Express Base Specification 2.0.
 #![cfg_attr(not(test), no_std)]
@@ -23,6 +23,7 @@
 
 pub mod controller;
 pub mod identify;
+pub mod log;
 pub mod queues;
 mod registers;
 pub mod virtualization;
