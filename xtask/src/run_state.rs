@@ -5,9 +5,10 @@
 
 use crate::scenario::Scenario;
 use market_mechanism::Credits;
-use market_mechanism::types::{PAGES_PER_GIB, Price, UNITS_PER_CORE, UNITS_PER_GIGABIT};
+use market_mechanism::types::{MIB_PER_GIB, PAGES_PER_GIB, Price, UNITS_PER_CORE, UNITS_PER_GIGABIT};
 use proto::host::{End, Record};
 use proto::nic::{BANDWIDTH_GOOD, VF_GOOD};
+use proto::storage::STORAGE_GOOD;
 use sha2::{Digest, Sha256};
 use std::fmt;
 
@@ -77,6 +78,7 @@ impl GoodState {
             () if self.is_page() => ("credits/GiB-hour", PAGES_PER_GIB),
             () if self.is_bandwidth() => ("credits/Gb/s-hour", UNITS_PER_GIGABIT),
             () if self.is_cpu() => ("credits/core-hour", UNITS_PER_CORE),
+            () if self.name == STORAGE_GOOD => ("credits/GiB-hour of storage", MIB_PER_GIB),
             () => ("credits/VF-hour", 1),
         }
     }

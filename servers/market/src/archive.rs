@@ -15,6 +15,7 @@ use proto::host::Command;
 use proto::nic::{BANDWIDTH_GOOD, CABLE_UNITS, KEPT_UNITS, VF_GOOD};
 use proto::plan::Plan;
 use proto::start::{INPUT_BASE, LEASE_BASE, MAX_CLIENTS};
+use proto::storage::STORAGE_GOOD;
 use tar_no_std::TarArchiveRef;
 
 /// File of the console server's image, in the folder `images`.
@@ -113,6 +114,8 @@ pub enum GoodKind {
     Bandwidth,
     /// A virtual function of the network device.
     Vf,
+    /// 1 MiB of a namespace of the NVMe controller. Bases have it, and nobody buys more.
+    Storage,
 }
 
 /// A checked archive.
@@ -191,9 +194,10 @@ fn check_goods(plan: &Plan, cores: u64) -> Result<Vec<GoodKind>, ArchiveError> {
             None if good.name == PAGE_GOOD => GoodKind::Page,
             None if good.name == BANDWIDTH_GOOD => GoodKind::Bandwidth,
             None if good.name == VF_GOOD => GoodKind::Vf,
+            None if good.name == STORAGE_GOOD => GoodKind::Storage,
             Some(Ok(core)) if u64::from(core) < cores => GoodKind::Cpu(core),
             Some(Ok(_)) => return Err(wrong("the machine has no such core")),
-            _ => return Err(wrong("is none of `page`, `cpu.N`, `bandwidth` and `vf.nic`")),
+            _ => return Err(wrong("is none of `page`, `cpu.N`, `bandwidth`, `vf.nic` and `storage`")),
         };
         if (kind == GoodKind::Page) != kinds.is_empty() {
             return Err(wrong("the first good is `page`, and no other is"));

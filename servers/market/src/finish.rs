@@ -11,6 +11,7 @@ use cap_spec::abi::{ObjectType, STATS_PAGE, stats_page};
 use market_mechanism::{Credits, Quantity};
 use proto::console::ToConsole;
 use proto::host::{End, Record, stop_reason};
+use proto::storage::storage_units;
 
 /// Value for the debug-exit port after a run of which everything is well: QEMU's exit status is then 33.
 pub const SUCCESS: u8 = 0x10;
@@ -56,6 +57,10 @@ impl<M: Machine> Server<'_, M> {
                     Some(count) => ("bandwidth", count),
                     None => continue,
                 },
+                GoodKind::Storage => match self.count_storage(app, good) {
+                    Some(count) => ("MiB of namespaces", count),
+                    None => continue,
+                },
             };
             self.tally.leased += count.leased;
             self.tally.existing += count.existing;
@@ -95,8 +100,8 @@ impl<M: Machine> Server<'_, M> {
         Count { leased: if is_excused { 0 } else { leased }, existing }
     }
 
-    /// Reconciles bandwidth and functions at the end of an interval: limits hold from its beginning on, which only the
-    /// network server sees, and tells; functions come when they are out of their reset.
+    /// Reconciles what a device's server has a part in at the end of an interval: limits hold from its beginning on, which
+    /// only the network server sees, and tells; functions come when they are out of their reset; namespaces stay.
     pub(crate) fn reconcile_ended(&mut self, good: usize) {
         if core::mem::take(&mut self.markets[good].unreconciled) {
             self.reconcile_good(good);
@@ -111,6 +116,16 @@ impl<M: Machine> Server<'_, M> {
         let lease = self.markets[good].rounds.lease(account(app)).filter(|_| self.tenants[app].is_running());
         let leased = lease.map_or(0, |lease| u64::from(lease.base.0) + u64::from(lease.running.0));
         Some(Count { leased, existing })
+    }
+
+    /// MiB of a namespace by the ledger, and of the one that an application has; `None` while it has none as its queues are
+    /// made anew.
+    fn count_storage(&mut self, app: usize, good: usize) -> Option<Count> {
+        let lease = self.markets[good].rounds.lease(account(app)).filter(|_| self.tenants[app].is_running());
+        let leased = lease.map_or(0, |lease| u64::from(lease.base.0) + u64::from(lease.running.0));
+        let held = self.storage.as_ref()?.held_bytes(app)?;
+        // It may have got a larger one than it pays for.
+        Some(Count { leased, existing: storage_units(held.min(self.plan().apps[app].storage_bytes)).into() })
     }
 
     /// Checks what is no good's: money, free memory, and the CPU time that was delivered.

@@ -223,7 +223,7 @@ impl<M: Machine> Server<'_, M> {
     fn base_beside_pages(&self, app: usize, good: usize) -> u32 {
         match self.markets[good].kind {
             GoodKind::Page => 0,
-            GoodKind::Cpu(_) | GoodKind::Bandwidth | GoodKind::Vf => {
+            GoodKind::Cpu(_) | GoodKind::Bandwidth | GoodKind::Vf | GoodKind::Storage => {
                 base_units(&self.archive, app, &self.tenants[app], good).unwrap_or(0)
             }
         }

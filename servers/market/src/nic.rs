@@ -32,11 +32,6 @@ impl<M: Machine> Server<'_, M> {
         self.tenants[app].is_running() && lease.base.0 + lease.running.0 > 0
     }
 
-    /// Units of functions that an application can bid for: it has one at most.
-    pub(crate) fn vf_room(&self, app: usize, good: usize) -> u32 {
-        1u32.saturating_sub(self.markets[good].rounds.lease(account(app)).unwrap_or_default().base.0)
-    }
-
     /// Takes VFs from those who have lost them; those who have won one get it when it is out of its reset.
     pub(crate) fn move_vfs(&mut self) {
         for app in 0..self.tenants.len() {

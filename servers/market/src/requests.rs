@@ -143,8 +143,7 @@ impl<M: Machine> Server<'_, M> {
             .iter()
             .map(|segment| Segment { value: Price(segment.value), quantity: Quantity(segment.quantity) })
             .collect();
-        if self.markets[good].kind == GoodKind::Vf && segments.iter().any(|of| of.quantity.0 > self.vf_room(app, good))
-        {
+        if segments.iter().any(|of| of.quantity.0 > self.room(app, good)) {
             return Err(Refusal::BadQuantity);
         }
         let bid = Bid {
@@ -164,13 +163,26 @@ impl<M: Machine> Server<'_, M> {
         Ok(())
     }
 
+    /// Units of a good that an application can have besides its base: one function together with the base, and no part of
+    /// a namespace.
+    fn room(&self, app: usize, good: usize) -> u32 {
+        match self.markets[good].kind {
+            GoodKind::Vf => {
+                let lease = self.markets[good].rounds.lease(account(app)).unwrap_or_default();
+                1u32.saturating_sub(lease.base.0)
+            }
+            GoodKind::Storage => 0,
+            GoodKind::Page | GoodKind::Cpu(_) | GoodKind::Bandwidth => u32::MAX,
+        }
+    }
+
     fn desk(&mut self, app: usize, good: u16, quantity: u32) -> Result<Answer, Refusal> {
         let good = self.member(app, good)?;
         let is_page = self.markets[good].kind == GoodKind::Page;
         let largest = 1 << (LARGE_BITS - PAGE_BITS);
         let lease = self.markets[good].rounds.lease(account(app)).unwrap_or_default();
-        let has_vf = self.markets[good].kind == GoodKind::Vf && lease.base.0 + lease.running.0.max(lease.next.0) != 0;
-        if has_vf || quantity == 0 || is_page && (!quantity.is_power_of_two() || quantity > largest) {
+        let left = self.room(app, good).saturating_sub(lease.running.0.max(lease.next.0));
+        if quantity > left || quantity == 0 || is_page && (!quantity.is_power_of_two() || quantity > largest) {
             return Err(Refusal::BadQuantity);
         }
         // Deliveries follow from the state after the purchase.
@@ -197,7 +209,7 @@ impl<M: Machine> Server<'_, M> {
             match self.markets[good].kind {
                 // What it buys holds from the next boundary of its period on.
                 GoodKind::Cpu(_) => now.next_multiple_of(self.tenants[app].reservation.1.max(1)),
-                GoodKind::Page | GoodKind::Bandwidth | GoodKind::Vf => now,
+                GoodKind::Page | GoodKind::Bandwidth | GoodKind::Vf | GoodKind::Storage => now,
             }
         };
         Ok(Answer::Bought { payment: u64::try_from(cost.0).unwrap_or(u64::MAX), from_tsc })

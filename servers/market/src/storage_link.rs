@@ -385,6 +385,15 @@ impl StorageLink {
         }
     }
 
+    /// Bytes of the namespace that an application has: 0 if it has none, `None` while it is without queues.
+    pub fn held_bytes(&self, app: usize) -> Option<u64> {
+        match self.of(app).map(|vf| &self.vfs[vf].1) {
+            Some(State::Held(_, space, _)) => Some(space.blocks.saturating_mul(1 << (space.block_shift & 63))),
+            Some(State::Renewing(..)) => None,
+            _ => Some(0),
+        }
+    }
+
     /// The VF that an application has or is to have.
     fn of(&self, app: usize) -> Option<usize> {
         self.vfs.iter().position(|(_, state)| state.holder() == Some(app))

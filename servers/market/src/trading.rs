@@ -56,7 +56,7 @@ impl<M: Machine> Server<'_, M> {
             // So late that the interval before it has not begun.
             self.begin_interval(good);
         }
-        if matches!(self.markets[good].kind, GoodKind::Bandwidth | GoodKind::Vf) {
+        if matches!(self.markets[good].kind, GoodKind::Bandwidth | GoodKind::Vf | GoodKind::Storage) {
             // There was the whole interval to put limits in force, and to reset functions that changed hands.
             self.reconcile_ended(good);
         }
@@ -91,7 +91,7 @@ impl<M: Machine> Server<'_, M> {
                 self.apply(good);
                 self.markets[good].unreconciled = true;
             }
-            GoodKind::Bandwidth => {
+            GoodKind::Bandwidth | GoodKind::Storage => {
                 self.apply(good);
                 self.markets[good].unreconciled = true;
             }
@@ -134,7 +134,7 @@ impl<M: Machine> Server<'_, M> {
                 GoodKind::Page => tenant.page_ms += held,
                 GoodKind::Bandwidth => tenant.kilobits += held,
                 // What it bought counts, and it paid for nothing.
-                GoodKind::Cpu(_) | GoodKind::Vf => {}
+                GoodKind::Cpu(_) | GoodKind::Vf | GoodKind::Storage => {}
             }
         }
     }
@@ -229,7 +229,7 @@ impl<M: Machine> Server<'_, M> {
     /// interval begins.
     pub(crate) fn apply(&mut self, good: usize) {
         match self.markets[good].kind {
-            GoodKind::Page => {}
+            GoodKind::Page | GoodKind::Storage => {}
             GoodKind::Vf => self.move_vfs(),
             GoodKind::Cpu(_) => self.apply_time(good),
             GoodKind::Bandwidth => self.apply_limits(good),
@@ -279,6 +279,8 @@ impl<M: Machine> Server<'_, M> {
                 GoodKind::Bandwidth => tenant.kilobits += units * interval_ms,
                 // It is seen in the rounds; it is one or none.
                 GoodKind::Vf => {}
+                // Nobody has more than in its base.
+                GoodKind::Storage => {}
             }
         }
     }

@@ -47,6 +47,18 @@ pub mod page {
     pub const PF_END: u64 = 9;
 }
 
+/// The good that is the size of namespaces. It is sold with bases only: nobody can buy more.
+pub const STORAGE_GOOD: &str = "storage";
+/// Bytes of one unit of it.
+const UNIT_BYTES: u64 = 1 << 20;
+
+/// Units of [`STORAGE_GOOD`] that a namespace of so many bytes is: whole ones, the last one counts if it is begun.
+#[must_use]
+pub const fn storage_units(bytes: u64) -> u32 {
+    let units = bytes.div_ceil(UNIT_BYTES);
+    if units > u32::MAX as u64 { u32::MAX } else { units as u32 }
+}
+
 /// Where page 0 would be in a function's domain; its memory is there from page [`page::SUBMISSION`] on.
 pub const SERVER_IO_BASE: u64 = 0x10_0000;
 /// The application's window of I/O addresses, and log2 of its bytes: what one table of level 2 covers.

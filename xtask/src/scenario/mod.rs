@@ -260,15 +260,16 @@ fn check(file: &Path, tree: Node, overrides: &Overrides, images: &[String], prob
     let common_pool = operator.integer("common_pool_percent", 0..=0).map_or(0, |percent| percent.value as u8);
     operator.finish();
 
-    let storage = Section::new("[storage]", top.node("storage"), problems);
+    let mut storage = Section::new("[storage]", top.node("storage"), problems);
     let apps: Vec<ReadApp> = top.tables("app").into_iter().map(|node| app(node, cores, images, problems)).collect();
-    let goods = terms::goods(&mut top, cores, apps.iter().any(|app| app.nic), problems);
+    let has = Servers { nic: apps.iter().any(|app| app.nic), storage: apps.iter().any(|app| app.storage.is_some()) };
+    let goods = terms::goods(&mut top, &mut storage, cores, has, problems);
     let events: Vec<Node> = top.tables("event");
     top.finish();
     let storage = storage::read(storage, &apps, problems);
 
     check_apps(&apps, limit_ms, problems);
-    check_core_time(&apps, &goods, problems);
+    check_core_time(&apps, &goods, has, problems);
     check_bandwidth(&apps, problems);
     let inputs = inputs(file, &apps, overrides, problems);
     check_memory(&apps, &inputs, &memory, problems);
@@ -458,11 +459,9 @@ fn check_apps(apps: &[ReadApp], limit_ms: u64, problems: &Problems) {
 }
 
 /// All bases of a core must fit beside what the servers have of it.
-fn check_core_time(apps: &[ReadApp], goods: &[Good], problems: &Problems) {
+fn check_core_time(apps: &[ReadApp], goods: &[Good], servers: Servers, problems: &Problems) {
     // The first good is memory; the CPU time of each core follows, in order.
     for (core, good) in (0u8..).zip(goods.iter().skip(1)) {
-        let servers =
-            Servers { nic: apps.iter().any(|app| app.nic), storage: apps.iter().any(|app| app.storage.is_some()) };
         let mut time = CoreTime::new(core, servers);
         for app in apps.iter().filter(|app| app.core == core) {
             let Placed { value: wanted, place } = app.base_cpu;

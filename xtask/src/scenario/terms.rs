@@ -1,12 +1,14 @@
 //! The operator's terms: read as people write them, per hour, and converted to what the market counts, 1e-15 credits per
 //! unit and interval. The conversion rounds down, and nothing that was asked for becomes nothing unsaid.
 
+use super::core_time::Servers;
 use super::reader::{Placed, Problems, Section};
 use super::tree::Place;
 use market_mechanism::Credits;
-use market_mechanism::types::{PAGES_PER_GIB, Price, UNITS_PER_CORE, UNITS_PER_GIGABIT};
+use market_mechanism::types::{MIB_PER_GIB, PAGES_PER_GIB, Price, UNITS_PER_CORE, UNITS_PER_GIGABIT};
 use proto::nic::{BANDWIDTH_GOOD, VF_GOOD};
 use proto::plan::{Good, Plan};
+use proto::storage::STORAGE_GOOD;
 
 /// CPU time is sold by frames of this length, so that its intervals are multiples of it.
 const CPU_FRAME_MS: u64 = 10;
@@ -26,10 +28,17 @@ struct Terms {
 }
 
 /// Reads `[page]`, `[cpu]`, with `[cpu.N]` for what is different on core N, `[bandwidth]` and `[vf]`, which are goods if the
-/// machine has a network device.
-pub fn goods(top: &mut Section<'_>, cores: u16, has_nic: bool, problems: &Problems) -> Vec<Good> {
+/// machine has a network device, and what `[storage]` says of the price of namespaces, which are one if it has a controller.
+pub fn goods(
+    top: &mut Section<'_>,
+    storage: &mut Section<'_>,
+    cores: u16,
+    has: Servers,
+    problems: &Problems,
+) -> Vec<Good> {
     let micro = |count: i128| Placed { value: Credits(count * Credits::ONE.0 / 1_000_000), place: Place::Line(1) };
-    // About what clouds ask for a GiB-hour, a core-hour, a Gb/s-hour and a network card for an hour; the reserve is half of it.
+    // About what clouds ask for a GiB-hour, a core-hour, a Gb/s-hour, a network card for an hour and a GiB-hour on a disk; the
+    // reserve is half of it.
     let page = Terms {
         interval_ms: 100,
         reserve: micro(2_500),
@@ -71,24 +80,40 @@ pub fn goods(top: &mut Section<'_>, cores: u16, has_nic: bool, problems: &Proble
     let mut section = Section::new("[vf]", top.node("vf"), problems);
     let vf = terms(&mut section, vf, 1, problems);
     section.finish();
-    if has_nic {
+    let space = namespaces(storage, Terms { base_price: micro(110), ..vf }, problems);
+    if has.nic {
         goods.push(good(BANDWIDTH_GOOD.into(), bandwidth, UNITS_PER_GIGABIT, problems));
         goods.push(good(VF_GOOD.into(), vf, 1, problems));
+    }
+    if has.storage {
+        goods.push(good(STORAGE_GOOD.into(), space, MIB_PER_GIB, problems));
     }
     goods
 }
 
-/// What the operator asks for a good whose interval is a multiple of `step_ms`.
-fn terms(section: &mut Section<'_>, default: Terms, step_ms: u64, problems: &Problems) -> Terms {
-    let interval = section.milliseconds("interval").map_or(u64::from(default.interval_ms), |interval| {
+/// What the operator asks for namespaces, which nobody buys but with a base: there is one price.
+fn namespaces(section: &mut Section<'_>, default: Terms, problems: &Problems) -> Terms {
+    let interval_ms = interval(section, default.interval_ms, 1, problems);
+    let base_price = section.credits("base_price").unwrap_or(default.base_price);
+    Terms { interval_ms, reserve: base_price, base_price, supply_limit: Some(0), ..default }
+}
+
+/// The length of an interval, a multiple of `step_ms`.
+fn interval(section: &mut Section<'_>, default_ms: u32, step_ms: u64, problems: &Problems) -> u32 {
+    let interval = section.milliseconds("interval").map_or(u64::from(default_ms), |interval| {
         if !(1..=MAX_INTERVAL_MS).contains(&interval.value) || !interval.value.is_multiple_of(step_ms) {
             let reason = format!("an interval is a multiple of {step_ms} ms, at most a minute");
             problems.add(interval.place, reason);
         }
         interval.value
     });
+    interval.min(MAX_INTERVAL_MS) as u32
+}
+
+/// What the operator asks for a good whose interval is a multiple of `step_ms`.
+fn terms(section: &mut Section<'_>, default: Terms, step_ms: u64, problems: &Problems) -> Terms {
     Terms {
-        interval_ms: interval.min(MAX_INTERVAL_MS) as u32,
+        interval_ms: interval(section, default.interval_ms, step_ms, problems),
         reserve: section.credits("reserve").unwrap_or(default.reserve),
         fee: section.credits("fee").unwrap_or(default.fee),
         penalty: section.credits("penalty").or(default.penalty),

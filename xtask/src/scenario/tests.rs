@@ -285,6 +285,12 @@ fn an_application_with_a_namespace_is_told_from_others() {
     let scenario = with(&["app.two.storage=\"8 MiB\"", pages]).unwrap();
     assert!(scenario.has_storage() && scenario.plan.apps[1].storage_bytes == 8 << 20);
     assert_eq!((scenario.storage.medium, &scenario.storage.namespaces[..]), (Medium::File, &[8 << 20][..]));
+    let good = scenario.plan.goods.last().unwrap();
+    // 0.00011 credits per GiB-hour.
+    assert_eq!((good.name.as_str(), good.interval_ms, good.base_price), ("storage", 1_000, 29_839));
+    let priced = with(&["app.two.storage=\"8 MiB\"", pages, "storage.base_price=0.036", "storage.interval=\"100 ms\""]);
+    let good = priced.unwrap().plan.goods.pop().unwrap();
+    assert_eq!((good.interval_ms, good.base_price, good.supply_limit), (100, 976_562, Some(0)));
     let sizes = "storage.namespaces=[\"4 MiB\", \"16 MiB\"]";
     let scenario = with(&["app.two.storage=\"8 MiB\"", pages, sizes, "storage.medium=\"null\""]).unwrap();
     assert_eq!((scenario.storage.medium, &scenario.storage.namespaces[..]), (Medium::Null, &[4 << 20, 16 << 20][..]));

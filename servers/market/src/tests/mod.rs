@@ -7,6 +7,7 @@ mod memory;
 mod model;
 mod nic;
 mod refusals;
+mod storage;
 mod vf;
 
 use crate::machine::{Peer, Slot};
@@ -128,7 +129,8 @@ pub fn archive(plan: &Plan) -> Vec<u8> {
         ("plan".into(), plan_bytes),
         ("images/test".into(), image.clone()),
         (format!("images/{}", crate::archive::CONSOLE_IMAGE), image.clone()),
-        (format!("images/{}", crate::archive::NIC_IMAGE), image),
+        (format!("images/{}", crate::archive::NIC_IMAGE), image.clone()),
+        (format!("images/{}", crate::archive::STORAGE_IMAGE), image),
     ];
     for app in plan.apps.iter().filter(|app| app.has_input) {
         files.push((format!("inputs/{}", app.name), vec![7; 3 << 20]));

@@ -25,6 +25,9 @@ pub const RESET_TICKS: u64 = HZ / 10;
 const INTEL_82576: u64 = 0x10c9_8086;
 /// Slot of the physical function, if there is one.
 const PHYSICAL: u16 = 4000;
+/// What an NVMe controller says that it is, in the upper half, and the slot of its physical function, if there is one.
+const NVME: u64 = 0x01_0802 << 32;
+const NVME_PHYSICAL: u16 = PHYSICAL + 1;
 /// The first interrupt route for messages, and how many routes there are.
 const MESSAGE_ROUTES: [u64; 2] = [24, 128];
 /// Messages that a ring holds.
@@ -93,11 +96,21 @@ const LEASE: u64 = u64::MAX;
 impl Model {
     /// Adds an Intel 82576 with so many virtual functions.
     pub fn add_nic(&mut self, vfs: u64) {
+        self.add_function(PHYSICAL, vfs);
+    }
+
+    /// Adds an NVMe controller with so many virtual functions, besides the network device.
+    pub fn add_nvme(&mut self, vfs: u64) {
+        self.add_nic(8);
+        self.add_function(NVME_PHYSICAL, vfs);
+    }
+
+    fn add_function(&mut self, slot: u16, vfs: u64) {
         let cap = self.function(None, vfs);
-        self.caps.insert((0, PHYSICAL), Cap { value: 0, ..cap });
+        self.caps.insert((0, slot), Cap { value: 0, ..cap });
         for (offset, value) in [
             (boot_info::FIRST_FUNCTION, u64::from(PHYSICAL)),
-            (boot_info::FUNCTIONS, 1),
+            (boot_info::FUNCTIONS, u64::from(slot - PHYSICAL + 1)),
             (boot_info::FIRST_MESSAGE_ROUTE, MESSAGE_ROUTES[0]),
             (boot_info::ROUTES, MESSAGE_ROUTES[1]),
             (boot_info::SLOTS, u64::from(PHYSICAL)),
@@ -475,7 +488,20 @@ impl Machine for Model {
             }
             Label::ChannelSignal => *self.signals.entry(place).or_default() += 1,
             Label::PciFunctionGetInfo if self.now < invoked.value => return Err(Fault::new(Error::Busy, 0)),
-            Label::PciFunctionGetInfo => return Ok([INTEL_82576, invoked.period << 16 | u64::from(place.1) << 32]),
+            Label::PciFunctionGetInfo => {
+                let is_nvme = place == (0, NVME_PHYSICAL) || invoked.parent == Some((0, NVME_PHYSICAL));
+                let identity = if is_nvme { NVME } else { INTEL_82576 };
+                return Ok([identity, invoked.period << 16 | u64::from(place.1) << 32]);
+            }
+            Label::PciFunctionGetBar if self.now < invoked.value => return Err(Fault::new(Error::Busy, 0)),
+            Label::PciFunctionGetBar => {
+                for at in 0..arguments[4] {
+                    let to = (self.cnode(arguments[2]), (arguments[3] + at) as u16);
+                    self.derive(place, to)?;
+                    self.caps.get_mut(&to).unwrap().object = ObjectType::Frame;
+                }
+            }
+            Label::PciFunctionReset => self.caps.get_mut(&place).unwrap().value = self.now + RESET_TICKS,
             Label::MachineGetFault => return Ok(self.faults.pop_front().map_or([0; 2], FaultRecord::to_words)),
             Label::PciFunctionEnableVfs => {
                 for at in 0..first {
@@ -508,6 +534,10 @@ impl Machine for Model {
                 self.move_cap(place, to);
             }
             Label::FrameMap
+            | Label::FrameMapIo
+            | Label::PageTableMapIo
+            | Label::PciFunctionAttach
+            | Label::PciFunctionBindMsix
             | Label::FrameUnmap
             | Label::PageTableMap
             | Label::VmSetCSpace

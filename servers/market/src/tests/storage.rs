@@ -1,0 +1,155 @@
+//! Namespaces: what they cost, and what becomes of those that were lost.
+
+use super::model::Model;
+use super::*;
+use proto::market::Movement;
+use proto::storage::{ENTRIES, FromStorage, STORAGE_GOOD, Space, ToStorage};
+
+/// The good's number in the plan.
+const STORAGE: u16 = 2;
+/// What a MiB costs in each interval, of a second.
+const PRICE: i128 = 700;
+const MIB: u64 = 1 << 20;
+
+/// Two applications: the first one with two MiB and a half, the second one with none.
+fn two() -> Plan {
+    let one = App { storage_bytes: 2 * MIB + MIB / 2, ..app("a") };
+    let mut plan = plan([one, app("b")].into(), Some(PAGES));
+    let terms = Good { interval_ms: 1_000, base_price: PRICE as u64, ..plan.goods[0].clone() };
+    plan.goods.push(Good { name: STORAGE_GOOD.into(), supply_limit: Some(0), ..terms });
+    // So that a statement keeps all lines.
+    plan.goods[1].interval_ms = 100;
+    plan.limit_ms = 3_500;
+    plan
+}
+
+fn machine() -> Model {
+    let mut model = Model::new(1, &[24, 25, 23, 22, 22]);
+    model.add_nvme(4);
+    model
+}
+
+/// A storage server that does what it is told at once, and notes it.
+#[derive(Default)]
+struct Disk {
+    told: Vec<ToStorage>,
+    /// Namespaces that it made.
+    made: u32,
+    /// Bytes by which they are too small.
+    lacks: u64,
+}
+
+impl Disk {
+    fn run_to(&mut self, sim: &mut Sim<'_>, ms: u64) {
+        let mut at = sim.server.clock.micros(sim.server.root.machine.now) / 1_000;
+        while at < ms && sim.power_off.is_none() {
+            at += 1;
+            sim.run_to(at);
+            let said: Vec<Vec<u8>> = sim.model().sent.entry(Peer::Storage).or_default().drain(..).collect();
+            for bytes in said {
+                let message = postcard::from_bytes(&bytes).unwrap();
+                self.told.push(message);
+                match message {
+                    ToStorage::Begin => say(sim, &FromStorage::Ready { namespaces: 4 }),
+                    ToStorage::Prepare { vf, bytes } => {
+                        self.made += 1;
+                        say(sim, &FromStorage::Prepared { vf, space: space(self.made, bytes - self.lacks) });
+                    }
+                    ToStorage::Release { vf } => say(sim, &FromStorage::Released { vf }),
+                    ToStorage::Keep { .. } => {}
+                    ToStorage::Crash | ToStorage::Fail => panic!("nobody ordered that"),
+                }
+            }
+        }
+    }
+}
+
+/// The storage server reports.
+fn say(sim: &mut Sim<'_>, report: &FromStorage) {
+    let bytes = postcard::to_allocvec(report).unwrap();
+    sim.model().incoming.entry(Peer::Storage).or_default().push_back(bytes);
+}
+
+/// A namespace of so many bytes.
+fn space(namespace: u32, bytes: u64) -> Space {
+    let blocks = bytes >> 9;
+    Space {
+        namespace,
+        block_shift: 9,
+        blocks,
+        max_transfer_bytes: 4096 * u32::from(ENTRIES),
+        doorbells: [8, 16],
+        stride: 4,
+    }
+}
+
+/// The intervals of the namespace that the first application has paid, with their units and amounts.
+fn paid(sim: &Sim<'_>) -> Vec<(Movement, u64, u32, i128)> {
+    let movements = &sim.server.tenants[0].movements;
+    let (mut page, mut paid) = (movements.page(0), Vec::new());
+    while !page.lines.is_empty() {
+        let lines = page.lines.iter().filter(|line| line.good == Some(STORAGE));
+        paid.extend(lines.map(|line| (line.kind, line.interval, line.quantity, -line.amount)));
+        page = movements.page(page.first + page.lines.len() as u64);
+    }
+    paid
+}
+
+#[test]
+fn a_namespace_is_paid_by_the_second_for_each_mib_that_is_begun() {
+    let archive = archive(&two());
+    let mut sim = Sim::on(machine(), &archive, silent);
+    let mut disk = Disk::default();
+    // In advance: for the second that runs and the next one, and from just before the end of each on for one more.
+    let charge = |interval, seconds: i128| (Movement::Base, interval, 3, seconds * 3 * PRICE);
+    let charges = [charge(0, 2), charge(2, 1), charge(3, 1)];
+    for (ms, count) in [(150, 1), (900, 1), (1_100, 2), (1_900, 2), (2_100, 3), (2_900, 3)] {
+        disk.run_to(&mut sim, ms);
+        assert_eq!(paid(&sim), charges[..count], "at {ms} ms");
+    }
+    // More than the base is not to be had.
+    for request in [bid(STORAGE, 1, 5_000), RequestBody::Desk { good: STORAGE, quantity: 1 }] {
+        sim.tenants[0].says.push(request.clone());
+        sim.tenants[1].says.push(request);
+    }
+    disk.run_to(&mut sim, 3_000);
+    let refused = |refusal| Answer::Refused(refusal);
+    assert_eq!(sim.answers(0), [proto::market::Refusal::BadQuantity; 2].map(refused));
+    assert_eq!(sim.answers(1), [proto::market::Refusal::UnknownGood; 2].map(refused), "it takes no part");
+    disk.run_to(&mut sim, 1_000_000);
+    assert_eq!(sim.totals().2, 0, "{:?}", sim.result());
+    assert!(sim.result().1.contains("limit was reached"), "{:?}", sim.result());
+    assert_eq!(disk.told.last(), Some(&ToStorage::Release { vf: 0 }));
+}
+
+/// Who cannot pay is not started, or is stopped when that is so, and its namespace is erased.
+#[test]
+fn who_cannot_pay_for_its_namespace_does_not_keep_it() {
+    for (intervals, lacking, expected) in [(2, 1, End::Unpaid), (3, 1, End::Unpaid), (4, 0, End::RunOver)] {
+        let mut plan = two();
+        // Nothing else costs it anything.
+        plan.goods[..2].iter_mut().for_each(|good| good.base_price = 0);
+        plan.apps[0].budget = intervals * 3 * PRICE - lacking;
+        plan.limit_ms = 2_500;
+        let archive = super::archive(&plan);
+        let (mut sim, mut disk) = (Sim::on(machine(), &archive, silent), Disk::default());
+        disk.run_to(&mut sim, 1_000_000);
+        assert_eq!(sim.end(0), Some(&expected), "{intervals} intervals, {lacking} lacking: {:?}", sim.texts);
+        let sum: i128 = paid(&sim).iter().map(|(.., amount)| amount).sum();
+        assert_eq!(sum, if intervals == 2 { 0 } else { (intervals - lacking) * 3 * PRICE });
+        let told = |line: &str| sim.texts.iter().any(|text| text.contains(line));
+        assert_eq!(told("a cannot start: ledger: not enough money there"), intervals == 2);
+        assert_eq!(told("a cannot pay its base and will be stopped"), intervals == 3, "{:?}", sim.texts);
+        assert_eq!(told("storage function 0: its namespace is erased"), expected == End::Unpaid);
+        assert_eq!(sim.totals().2, 0, "{:?}", sim.result());
+    }
+}
+
+/// A namespace that is smaller than what is paid for fails the run.
+#[test]
+fn what_is_paid_for_is_there() {
+    let archive = archive(&two());
+    let (mut sim, mut disk) = (Sim::on(machine(), &archive, silent), Disk { lacks: MIB, ..Disk::default() });
+    disk.run_to(&mut sim, 1_000_000);
+    assert!(sim.result().1.contains("MiB of namespaces of a: 3 leased, 2 exist"), "{:?}", sim.result());
+}
