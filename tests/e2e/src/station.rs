@@ -2,7 +2,7 @@
 //! as answers in datagrams.
 
 use std::net::UdpSocket;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const ETHERNET_BYTES: usize = 14;
 const HEADER_BYTES: usize = ETHERNET_BYTES + 20 + 8;
@@ -95,7 +95,10 @@ impl Station {
     #[must_use]
     pub fn datagram(&self, port: u16) -> Vec<u8> {
         let mut frame = [0; 2048];
+        // Others' frames come, too, without end.
+        let ends = Instant::now() + PATIENCE;
         loop {
+            assert!(Instant::now() < ends, "no datagram comes for port {port}");
             let length = self.cable.recv(&mut frame).expect("a frame comes");
             let frame = &frame[..length];
             if length >= 42 && frame[12..14] == ARP && frame[20..22] == [0, 1] && frame[38..42] == ADDRESS {

@@ -9,7 +9,7 @@
 //! as it is told ([`Next`]); every call has a bound.
 //!
 //! Reading order: `checksum` (what the device computes, and what of it is believed), `datagram` (requests that need no
-//! socket), [`port`] (rings and buffers as the stack's device), [`stack`] (addresses, sockets, and when to look again).
+//! socket), [`port`] (rings and buffers as the stack's device), `neighbours` (who is where), [`stack`] (addresses, sockets, and when to look again).
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -17,6 +17,7 @@ extern crate alloc;
 
 mod checksum;
 mod datagram;
+mod neighbours;
 pub mod port;
 pub mod stack;
 

@@ -5,6 +5,7 @@
 
 use crate::checksum;
 use crate::datagram::{self, Request, Service};
+use crate::neighbours::{Introduction, NO_INTRODUCTION};
 use alloc::vec;
 use alloc::vec::Vec;
 use device::{DmaBuffer, DmaMemory, IoAddress, Registers};
@@ -57,6 +58,9 @@ struct Receiver<R, M, B, const N: usize> {
     held: Option<(B, usize)>,
     /// Whether the stack has not seen that one yet: it is next.
     is_unseen: bool,
+    /// Whether the stack is to see this before that one.
+    is_introduced: bool,
+    introduction: Introduction,
     /// Whether that one opens a connection.
     opens: bool,
     /// Whether the frame that is being dropped goes on in the next buffer.
@@ -106,8 +110,17 @@ impl<R: Registers + Clone, M: DmaMemory, B: DmaBuffer, const N: usize> Port<R, M
             return Err(QueueError::Arguments);
         }
         queue.show();
-        let receiver =
-            Receiver { queue, held: None, is_unseen: false, opens: false, goes_on: false, taken: 0, drops: 0 };
+        let receiver = Receiver {
+            queue,
+            held: None,
+            is_unseen: false,
+            is_introduced: false,
+            introduction: NO_INTRODUCTION,
+            opens: false,
+            goes_on: false,
+            taken: 0,
+            drops: 0,
+        };
         let sender = Sender { queue: TransmitQueue::new(registers, transmit, 0)?, free, drops: 0, stalls_ns: None };
         Ok(Port { receiver, sender, receiving })
     }
@@ -151,9 +164,36 @@ impl<R: Registers + Clone, M: DmaMemory, B: DmaBuffer, const N: usize> Port<R, M
         most
     }
 
+    /// Whether there is a next frame, and an answer to it could be sent.
+    #[inline]
+    pub(crate) fn has_next(&mut self) -> bool {
+        let has_next = self.sender.can_send() && self.receiver.next();
+        self.receiver.is_unseen |= has_next;
+        has_next
+    }
+
+    /// What there is to say of the next frame before the stack sees it.
+    #[inline]
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&[u8]) -> Option<T>) -> Option<T> {
+        self.receiver.held.as_ref().and_then(|(buffer, bytes)| buffer.read(*bytes, look))
+    }
+
+    /// Has the stack see this before the next frame, which was looked at.
+    pub(crate) fn introduce(&mut self, introduction: Introduction) {
+        self.receiver.introduction = introduction;
+        self.receiver.is_introduced = true;
+    }
+
+    /// Drops the next frame, which was looked at.
+    pub(crate) fn discard(&mut self) {
+        if core::mem::take(&mut self.receiver.is_unseen) {
+            self.receiver.drops = self.receiver.drops.wrapping_add(1);
+        }
+    }
+
     /// True if the frame that the stack has seen last was one that opens a TCP connection.
     pub(crate) fn has_opened(&self) -> bool {
-        self.receiver.held.is_some() && self.receiver.opens
+        self.receiver.held.is_some() && !self.receiver.is_unseen && self.receiver.opens
     }
 
     /// Takes back what was sent; true if nothing more can be sent until the device has gone on. It may have to be told so, as
@@ -326,16 +366,19 @@ impl<R: Registers, M: DmaMemory, B: DmaBuffer, const N: usize> Sender<R, M, B, N
     }
 }
 
-/// A frame that was received.
+/// A frame that was received, or what is to be seen before it.
 #[derive(Debug)]
-pub struct Receive<'a, B>(&'a Option<(B, usize)>);
+pub struct Receive<'a, B> {
+    frame: &'a (B, usize),
+    before: Option<&'a Introduction>,
+}
 
 impl<B: DmaBuffer> RxToken for Receive<'_, B> {
+    #[inline]
     fn consume<T, F: FnOnce(&[u8]) -> T>(self, look: F) -> T {
-        match self.0 {
-            Some((buffer, bytes)) => buffer.read(*bytes, look),
-            None => look(&[]),
-        }
+        let (buffer, bytes) = self.frame;
+        // In one place, so that the stack is compiled into it.
+        buffer.read(*bytes, |frame| look(self.before.map_or(frame, |introduction| introduction)))
     }
 }
 
@@ -373,10 +416,13 @@ impl<R: Registers, M: DmaMemory, B: DmaBuffer, const N: usize> Device for Port<R
 
     /// The next frame, if an answer to it could be sent: else it waits in the ring.
     fn receive(&mut self, _: Instant) -> Option<(Self::RxToken<'_>, Self::TxToken<'_>)> {
-        if self.sender.can_send() && self.receiver.next() {
-            return Some((Receive(&self.receiver.held), Transmit(&mut self.sender)));
+        if !self.sender.can_send() || !self.receiver.next() {
+            return None;
         }
-        None
+        let receiver = &mut self.receiver;
+        receiver.is_unseen = core::mem::take(&mut receiver.is_introduced);
+        let before = receiver.is_unseen.then_some(&receiver.introduction);
+        Some((Receive { frame: receiver.held.as_ref()?, before }, Transmit(&mut self.sender)))
     }
 
     fn transmit(&mut self, _: Instant) -> Option<Self::TxToken<'_>> {

@@ -1,6 +1,7 @@
 //! The stack: addresses, sockets, and when to look again.
 
 use crate::datagram::Service;
+use crate::neighbours::{Heard, Neighbours, Own};
 use crate::port::{Port, STALLED_NS};
 use alloc::vec::Vec;
 use device::{DmaBuffer, DmaMemory, Registers};
@@ -65,6 +66,9 @@ pub struct Stack<R, M, B, const N: usize> {
     port: Port<R, M, B, N>,
     interface: Interface,
     sockets: SocketSet<'static>,
+    neighbours: Neighbours,
+    /// The own place, when there is one.
+    own: Option<Own>,
     moderation: Moderation<R>,
     mac: MacAddress,
     vector: u8,
@@ -87,7 +91,19 @@ impl<R: Registers + Clone, M: DmaMemory, B: DmaBuffer, const N: usize> Stack<R, 
         let moderation = Moderation::new(registers, settings.vector, settings.mode);
         let Settings { mac, vector, .. } = *settings;
         let sockets = SocketSet::new(Vec::new());
-        let mut stack = Stack { port, interface, sockets, moderation, mac, vector, dhcp: None, is_deferred: false };
+        let neighbours = Neighbours::new();
+        let mut stack = Stack {
+            port,
+            interface,
+            sockets,
+            neighbours,
+            own: None,
+            moderation,
+            mac,
+            vector,
+            dhcp: None,
+            is_deferred: false,
+        };
         match settings.address {
             Address::Static { address, gateway } => stack.set_address(Some(address), gateway),
             Address::Dhcp => stack.dhcp = Some(stack.sockets.add(dhcpv4::Socket::new())),
@@ -101,6 +117,10 @@ impl<R: Registers + Clone, M: DmaMemory, B: DmaBuffer, const N: usize> Stack<R, 
             // There is room, as it is empty.
             let _ = address.map(|address| addresses.push(IpCidr::Ipv4(address)));
         });
+        // With its addresses changed, the stack forgets them.
+        self.neighbours.forget();
+        let (mac, has_gateway) = (EthernetAddress(self.mac.0), gateway.is_some());
+        self.own = address.map(|address| Own { address, mac, has_gateway });
         let routes = self.interface.routes_mut();
         match gateway {
             Some(gateway) => {
@@ -152,7 +172,9 @@ impl<R: Registers + Clone, M: DmaMemory, B: DmaBuffer, const N: usize> Stack<R, 
     /// The address of the function from now on. Who knows the former one asks for the new one when that is forgotten.
     pub fn set_mac(&mut self, mac: MacAddress) {
         self.mac = mac;
-        self.interface.set_hardware_addr(HardwareAddress::Ethernet(EthernetAddress(mac.0)));
+        let mac = EthernetAddress(mac.0);
+        self.own = self.own.map(|own| Own { mac, ..own });
+        self.interface.set_hardware_addr(HardwareAddress::Ethernet(mac));
     }
 
     /// Changes how frames are learnt of, at any time.
@@ -185,8 +207,7 @@ impl<R: Registers + Clone, M: DmaMemory, B: DmaBuffer, const N: usize> Stack<R, 
         port: u16,
         mut answer: impl FnMut(&[u8], &mut [u8]) -> Option<usize>,
     ) -> Next {
-        let address = self.interface.ip_addrs().first().map(|IpCidr::Ipv4(address)| *address);
-        let service = address.map(|address| Service { mac: self.mac, address, port });
+        let service = self.own.map(|own| Service { mac: self.mac, address: own.address, port });
         self.poll_with(now_ns, |port, most| match &service {
             Some(service) => port.answer(service, most, &mut answer),
             None => 0,
@@ -200,6 +221,8 @@ impl<R: Registers + Clone, M: DmaMemory, B: DmaBuffer, const N: usize> Stack<R, 
         let (mut left, mut for_sockets) = (MOST_FRAMES, 0);
         while left > 0 {
             left -= answer(&mut self.port, left);
+            let Some(seen) = self.introduce(now, left) else { break };
+            left = seen;
             if left == 0
                 || self.interface.poll_ingress_single(now, &mut self.port, &mut self.sockets)
                     == PollIngressSingleResult::None
@@ -237,6 +260,28 @@ impl<R: Registers + Clone, M: DmaMemory, B: DmaBuffer, const N: usize> Stack<R, 
         // A device whose transmission was closed for a while may have to be told again: with no answer, nobody would.
         let stalled = self.port.is_sending(now_ns).then(|| now_ns.saturating_add(STALLED_NS));
         Next::Sleep(due.into_iter().chain(stalled).min())
+    }
+
+    /// Has the stack hear where the next frame comes from, and drops those before it that come from nowhere. Returns how many of
+    /// so many frames are left with it; `None` if there is none.
+    #[inline]
+    fn introduce(&mut self, now: Instant, most: usize) -> Option<usize> {
+        let Stack { port, neighbours, own, .. } = self;
+        for dropped in 0..most {
+            if !port.has_next() {
+                return None;
+            }
+            match port.look(|frame| own.as_ref().and_then(|own| neighbours.hear(now, frame, own))) {
+                Some(Heard::Nobody) => port.discard(),
+                heard => {
+                    if let Some(Heard::Introduction(introduction)) = heard {
+                        port.introduce(introduction);
+                    }
+                    return Some(most - dropped);
+                }
+            }
+        }
+        Some(0)
     }
 
     /// Lets the sockets send. Returns whether they have more, and when they will.
