@@ -9,9 +9,9 @@
 
 use alloc::format;
 
-use device::{DmaMemory, IoAddress};
+use device::{Clock as _, DmaMemory, IoAddress};
 use igbvf::offload::Offload;
-use igbvf::{Buffer, ReceiveQueue, Segment, TransmitQueue};
+use igbvf::{Buffer, Pace, ReceiveQueue, Segment, TransmitQueue};
 
 use crate::app::App;
 use crate::dma::{MappedMemory, MappedRegisters};
@@ -59,7 +59,7 @@ impl Buffer for Numbered {
 /// Why a frame was not sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SendError {
-    /// All buffers are under way.
+    /// All buffers are under way, or the transmission has just been opened again.
     Full,
     /// It is empty, or longer than [`BUFFER_BYTES`].
     Length,
@@ -81,6 +81,7 @@ struct Queues {
     transmit: Transmit,
     /// Buffers for frames that go out, as bits.
     free: u16,
+    pace: Pace,
 }
 
 impl App {
@@ -109,7 +110,14 @@ impl Queues {
         }
         receive.show();
         [RECEIVED, MAILBOX].iter().for_each(|&message| function.let_interrupt(message));
-        Ok(Queues { receive, transmit, free: u16::MAX })
+        Ok(Queues { receive, transmit, free: u16::MAX, pace: Pace::default() })
+    }
+}
+
+/// Takes back what was sent.
+fn take_back(transmit: &mut Transmit, free: &mut u16) {
+    while let Some(buffer) = transmit.completed() {
+        *free |= 1 << (buffer.number - FIRST_SEND_BUFFER);
     }
 }
 
@@ -132,16 +140,16 @@ impl Nic {
         self.queues.receive.faults().wrapping_add(self.queues.transmit.faults())
     }
 
-    /// Sends a frame, from its destination address to the end of its payload. When all buffers are under way, the network
-    /// server may have closed the transmission, as more was sent than was bought: try again.
+    /// Sends a frame, from its destination address to the end of its payload. If it can't be sent now, the network server may
+    /// have closed the transmission, as more was sent than was bought, or have opened it just now ([`igbvf::pace`]): try again
+    /// a little later.
     ///
     /// # Errors
     /// [`SendError`].
     pub fn send(&mut self, frame: &[u8]) -> Result<(), SendError> {
-        let Queues { transmit, free, .. } = &mut self.queues;
-        while let Some(buffer) = transmit.completed() {
-            *free |= 1 << (buffer.number - FIRST_SEND_BUFFER);
-        }
+        let clock = self.function.clock();
+        let Queues { transmit, free, pace, .. } = &mut self.queues;
+        take_back(transmit, free);
         let number = free.trailing_zeros() as u8;
         let bytes = u16::try_from(frame.len()).map_err(|_| SendError::Length)?;
         if bytes == 0 || frame.len() > BUFFER_BYTES {
@@ -149,6 +157,14 @@ impl Nic {
         }
         if transmit.pending() as usize >= RING - 1 {
             transmit.nudge();
+            take_back(transmit, free);
+            if transmit.pending() == 0 {
+                // No cable is as fast: it was closed, and is open again.
+                pace.was_closed(clock.now_ns());
+            }
+            return Err(SendError::Full);
+        }
+        if !pace.may_send(RING as u32 - 1, || clock.now_ns()) {
             return Err(SendError::Full);
         }
         let memory = self.function.memory();

@@ -6,7 +6,7 @@
 //! - `echo`: sends every frame back to whom it came from, for `for=MILLISECONDS`;
 //! - `ping`: sends frames to `peer=ADDRESS`, one after the other, and waits for each to come back; for the same time;
 //! - `listen`: counts what it hears and says nothing;
-//! - `flood`: sends frames to `peer` as fast as it may, and bids for `want=MEGABITS` of bandwidth at its value of work;
+//! - `flood`: sends frames of `bytes=N` to `peer` as fast as it may, and bids for `want=MEGABITS` of bandwidth at its value of work;
 //! - `hold`: bids for a virtual function at its value of work, and asks the network's gateway for its address (ARP, RFC 826)
 //!   all the time that it has one;
 //! - `malform`: sends `frames=N` that are almost right ([`malformed`]), which follow from `seed=N`, to whom has the Ethernet

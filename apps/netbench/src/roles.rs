@@ -18,8 +18,8 @@ const KV_PORT: u16 = 11211;
 const RUN_MS: u64 = 1_000;
 /// Microseconds after which `flood` tries again when it may not send.
 const FULL_US: u64 = 100;
-/// Bytes of a frame of `flood`.
-const FLOOD_BYTES: usize = 1024;
+/// Bytes of a frame of `flood`, if it is not told.
+const FLOOD_BYTES: u64 = 1024;
 /// Microseconds after which a frame counts as lost.
 const LOST_US: u64 = 20_000;
 
@@ -129,13 +129,15 @@ fn listen(app: &mut App, nic: &mut Nic, end: u64) -> Result<(), Error> {
 }
 
 fn flood(app: &mut App, nic: &mut Nic, peer: Mac, end: u64) -> Result<(), Error> {
-    let mut frame = [0x5a; FLOOD_BYTES];
+    let mut frame = [0x5a; BUFFER_BYTES];
     frame[..BYTES].copy_from_slice(&build(peer, nic.mac(), 0));
+    let bytes = (app.number("bytes", FLOOD_BYTES) as usize).clamp(BYTES, BUFFER_BYTES);
+    let frame = &frame[..bytes];
     let want = Quantity(app.number("want", 0) as u32);
     bid(app, want)?;
     let mut sent = 0;
     while clock::now() < end {
-        match nic.send(&frame) {
+        match nic.send(frame) {
             Ok(()) => sent += 1,
             Err(SendError::Full) => match rest(app, nic, app.clock().in_us(FULL_US).min(end))? {
                 Some(Event::Valuation { .. }) => bid(app, want)?,

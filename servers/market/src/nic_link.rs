@@ -18,7 +18,7 @@ use crate::root::{Root, SERVER_WINDOW};
 use alloc::{format, string::String, vec::Vec};
 use cap_spec::abi::slots;
 use core::fmt;
-use proto::nic::{IRQ_SLOT, MAX_VFS, PHYSICAL_SLOT, Settings, ToNic, UNIT_BITS_PER_S, VF_MESSAGES};
+use proto::nic::{MAX_VFS, PHYSICAL_SLOT, Settings, ToNic, UNIT_BITS_PER_S, VF_MESSAGES};
 use proto::start::{NIC_IRQ_SLOT, NIC_SLOT};
 
 /// Vendor and device of the Intel 82576's physical functions.
@@ -33,15 +33,16 @@ pub const NIC_STOPPED_EVENT: u64 = 1 << 35;
 const RING_WINDOW: u64 = SERVER_WINDOW + 0x5000;
 /// See [`RING_WINDOW`].
 pub const NIC_HANDLER_PAGE: u64 = SERVER_WINDOW + 0x7000;
-/// Pages that it can retype: the domain of the physical function, and room to align it.
-pub const FREE_PAGES: u64 = 8;
+/// Pages that it can retype.
+pub const FREE_PAGES: u64 = 0;
 /// The core that it runs on.
 pub const NIC_CORE: u8 = 0;
-/// Its CPU time there, in microseconds: it looks at the link and at counters every 10 ms, and answers mailboxes.
+/// Its CPU time there, in microseconds: it looks at the link and at mailboxes every 10 ms, and at what virtual functions
+/// have sent several times in a millisecond.
 const BUDGET_MICROS: u64 = 200;
 const PERIOD_MICROS: u64 = 5_000;
-/// Interrupt routes that the device can have: of its physical function, and of the virtual ones.
-pub const ROUTES: u64 = 1 + MAX_VFS as u64 * VF_MESSAGES as u64;
+/// Interrupt routes that the device can have, of its virtual functions.
+pub const ROUTES: u64 = MAX_VFS as u64 * VF_MESSAGES as u64;
 /// Messages that wait for room in the ring to it. All VFs can be configured and closed anew several times.
 const MAX_OUTBOX: usize = 16 * MAX_VFS;
 const ROLE: Role = Role {
@@ -101,7 +102,7 @@ struct Vf {
 pub struct NicLink {
     physical: Slot,
     vfs: Vec<Vf>,
-    /// The route of the physical function.
+    /// The first route of the first virtual function.
     route: u64,
     server: DeviceServer,
 }
@@ -117,7 +118,7 @@ impl NicLink {
             ((info.vendor, info.device) == INTEL_82576 && info.vfs > 0).then_some((function, info.vfs))
         });
         let Some((physical, vfs)) = found else { return Ok(Err(NoNic::NoDevice)) };
-        let routes = boot.message_routes.end.saturating_sub(boot.message_routes.start + 1);
+        let routes = boot.message_routes.end.saturating_sub(boot.message_routes.start);
         let count = u64::from(vfs).min(MAX_VFS as u64).min(routes / u64::from(VF_MESSAGES)) as u16;
         if count == 0 {
             return Ok(Err(NoNic::NoRoutes));
@@ -127,7 +128,7 @@ impl NicLink {
         let mut all = Vec::with_capacity(usize::from(count));
         for at in 0..count {
             let mut routes = [Slot::root(0); VF_MESSAGES as usize];
-            let first_route = boot.message_routes.start + 1 + u64::from(at * VF_MESSAGES);
+            let first_route = boot.message_routes.start + u64::from(at * VF_MESSAGES);
             for (slot, route) in routes.iter_mut().zip(first_route..) {
                 *slot = root.slot()?;
                 root.machine.split_irq(Slot::root(slots::IRQ), route, *slot)?;
@@ -151,11 +152,9 @@ impl NicLink {
         image: &Image<'_>,
         limits: &[Option<u64>],
     ) -> Result<(), MemoryError> {
-        let (physical, route) = (self.physical, self.route);
+        let physical = self.physical;
         self.server.start(root, image, Vec::new(), |root, builder, _| {
-            root.machine.lease_function(physical, builder.slot(PHYSICAL_SLOT))?;
-            root.machine.split_irq(Slot::root(slots::IRQ), route, builder.slot(IRQ_SLOT))?;
-            Ok(())
+            Ok(root.machine.lease_function(physical, builder.slot(PHYSICAL_SLOT))?)
         })?;
         for vf in 0..self.vfs.len() {
             self.vfs[vf].in_force = None;
@@ -171,7 +170,7 @@ impl NicLink {
     /// # Errors
     /// [`MemoryError`].
     pub fn end<M: Machine>(&mut self, root: &mut Root<M>) -> Result<(), MemoryError> {
-        // The lease and the route go with the server's CNode.
+        // The lease goes with the server's CNode.
         self.server.end(root)
     }
 
@@ -243,7 +242,7 @@ impl NicLink {
 
     /// The route of a VF's first message.
     fn first_route(&self, vf: usize) -> u64 {
-        self.route + 1 + vf as u64 * u64::from(VF_MESSAGES)
+        self.route + vf as u64 * u64::from(VF_MESSAGES)
     }
 
     /// VFs that there are.

@@ -98,7 +98,7 @@ impl<R: Registers> Server<R> {
         }
     }
 
-    /// Does all that is due. To be called on the PF's interrupt and at [`Server::due_ns`].
+    /// Does all that is due. To be called at [`Server::due_ns`].
     pub fn poll(&mut self, now_ns: u64) {
         self.begin_limits(now_ns);
         // Each pass takes at most one message of a VF; the rest is due at once again, after the market's turn.
@@ -117,7 +117,7 @@ impl<R: Registers> Server<R> {
         }
     }
 
-    /// When [`Server::poll`] is due without an interrupt.
+    /// When [`Server::poll`] is due.
     #[must_use]
     pub fn due_ns(&self) -> u64 {
         let begins = self.coming.iter().flatten().map(|(from_ns, _)| *from_ns);

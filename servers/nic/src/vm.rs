@@ -1,32 +1,26 @@
-//! The hardware below the network server: the PF's registers, its interrupt, and the market's rings.
+//! The hardware below the network server: the PF's registers, and the market's rings.
 //!
-//! The server sleeps until the market signals, the PF interrupts, or the driver wants to look at the device. Its interrupts
-//! are off but for a moment after each sleep: one that comes before the next sleep is pending then, and who has an interrupt
-//! pending does not sleep, so none is missed.
+//! The server sleeps until the market signals, or the driver wants to look at the device. It takes no interrupt: who waits
+//! with an interrupt route is woken by every NMI of its core, and pays for that with the time that meters need. So a VF's
+//! message waits for the next look, 10 ms at most.
 
 use cap_spec::abi::slots::FREE;
 use device::Clock;
 use nic_server::Server;
-use proto::nic::{IRQ_SLOT, PHYSICAL_SLOT, ToNic};
-use userlib::arch::{disable_interrupts, enable_interrupts};
-use userlib::cap::{Cap, Fault, Frame, IommuDomain, Irq, PciFunction, Rights, Slot, own};
+use proto::nic::{PHYSICAL_SLOT, ToNic};
+use userlib::cap::{Cap, Fault, Frame, PciFunction, Rights, Slot, own};
 use userlib::channel::{ChannelError, Endpoint};
 use userlib::dma::{MappedRegisters, TscClock};
 use userlib::{end, events, start_page};
 
-/// Vector of the PF's interrupt. Nothing is done there but to end it.
-const VECTOR: u8 = 0x40;
-/// Entry of the PF's MSI-X table that the driver uses.
-const MESSAGE: u16 = 0;
 /// The BAR with the registers.
 const REGISTERS_BAR: u8 = 0;
 /// Where the registers are mapped: behind the ring pages, below the image, where the launcher has put a page table.
 const REGISTERS: u64 = 0x18_0000;
 /// Pages that fit there.
 const MOST_PAGES: u64 = 64;
-/// Where the domain and the registers' frames go.
-const DOMAIN_SLOT: u16 = FREE;
-const FIRST_PAGE_SLOT: u16 = FREE + 1;
+/// Where the registers' frames go.
+const FIRST_PAGE_SLOT: u16 = FREE;
 /// Messages of the market that are taken before the device has its turn.
 const TURN_MESSAGES: usize = 16;
 
@@ -46,10 +40,6 @@ pub fn main() -> ! {
         if !more && due_ns > now_ns && market.announce_sleep() == Ok(true) {
             // Refused only if the own Vcpu's capability is gone.
             let _ = events::wait(events::MARKET, deadline(due_ns - now_ns, start.tsc_hz));
-            // Takes what ended the sleep; the instruction after the enabling one is still without.
-            enable_interrupts();
-            core::hint::spin_loop();
-            disable_interrupts();
         }
         market.awake();
     }
@@ -61,17 +51,12 @@ fn deadline(ns: u64, tsc_hz: u64) -> u64 {
     u64::try_from(ticks).ok().and_then(|ticks| userlib::clock::now().checked_add(ticks)).unwrap_or(0)
 }
 
-/// Maps the registers, and lets the PF interrupt: a message is a write by DMA, so that it takes a domain, with nothing in it.
+/// Maps the registers. The PF is attached to no domain, so that it writes nothing.
 fn set_up() -> Result<MappedRegisters, Fault> {
     let function: Cap<PciFunction> = Slot::root(PHYSICAL_SLOT).cap();
-    let irq: Cap<Irq> = Slot::root(IRQ_SLOT).cap();
-    let domain = own::BASE.retype::<IommuDomain>(0, Slot::root(DOMAIN_SLOT))?;
     let pages = function.bar_pages(REGISTERS_BAR)?.min(MOST_PAGES);
     let frames: Cap<Frame> = function.bar(REGISTERS_BAR, 0, Slot::root(FIRST_PAGE_SLOT), pages)?;
     frames.map_row(own::VM, REGISTERS, Rights::READ | Rights::WRITE, pages.saturating_sub(1))?;
-    irq.bind(own::VCPU, VECTOR)?;
-    function.bind_msix(MESSAGE, irq)?;
-    function.attach(domain)?;
     // SAFETY: the registers have just been mapped there, and stay as long as this VM.
     Ok(unsafe { MappedRegisters::new(REGISTERS, pages as u32 * 4096) })
 }

@@ -14,8 +14,6 @@ pub const VF_MESSAGES: u16 = 3;
 pub const BASE_PAGES: u32 = 32;
 /// In the network server's root CNode: the lease of the PF.
 pub const PHYSICAL_SLOT: u16 = 8;
-/// In the network server's root CNode: the `Irq` that the PF's message raises.
-pub const IRQ_SLOT: u16 = 9;
 
 /// The good that is what VFs may send.
 pub const BANDWIDTH_GOOD: &str = "bandwidth";

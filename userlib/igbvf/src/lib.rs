@@ -15,7 +15,8 @@
 //! Reading order:
 //! 1. [`message`]: the mailbox protocol, which the PF's driver shares.
 //! 2. [`function`]: reset, MAC address, requests to the PF, interrupts.
-//! 3. [`receive`] and [`transmit`]: the two rings; [`offload`]: what the device computes into a frame.
+//! 3. [`receive`] and [`transmit`]: the two rings; [`offload`]: what the device computes into a frame; [`pace`]: sending
+//!    at a limit.
 //! 4. [`moderation`]: interrupts, polling, or whichever suits the load.
 //!
 //! Source of all registers and descriptors: Intel 82576EB Gigabit Ethernet Controller Datasheet, revision 2.61.
@@ -26,11 +27,13 @@ pub mod function;
 pub mod message;
 pub mod moderation;
 pub mod offload;
+pub mod pace;
 pub mod receive;
 pub mod registers;
 pub mod transmit;
 
 pub use function::{Error, Event, Function};
 pub use message::MacAddress;
+pub use pace::Pace;
 pub use receive::{Buffer, ReceiveQueue, Received};
 pub use transmit::{Segment, TransmitQueue};

@@ -2,14 +2,18 @@
 //! for, and opened when time has made up for that. (The 82576 has rate limiters, RTTBCNRC; the emulated one has none.)
 //!
 //! All that was sent is charged, also what passed before the closing was noticed, and a debt outlives a change of the
-//! limit. A VF that sends is read often enough, by the rate that it was seen to send at, that 100 ms of sending are within
-//! 5 % of the limit, from 10 Mb/s on; below, single frames and readings count for more.
+//! limit. What was not sent as an opening came late may be sent later. A VF that sends is read often enough, by the rate that
+//! it was seen to send at, that 100 ms of sending are within 5 % of the limit, from 10 Mb/s on; below, single frames and
+//! readings count for more.
 
 use device::rate::{Rate, time_ns, units_in};
 
-/// A VF that was silent may send so many nanoseconds' worth at once; and so late may a reading come, or the VF's holder have
-/// its turn, without its losing anything by that.
+/// A VF that was silent may send so many nanoseconds' worth at once.
 pub const BURST_NS: u64 = 3_000_000;
+/// So late may an opening come, and the VF's holder have its turn after it, without its losing anything by that.
+const LATE_NS: u64 = 10_000_000;
+/// So much earlier than it is due a VF is opened, if it is read anyway: so readings of several VFs come together.
+const EARLY_NS: u64 = 250_000;
 /// Nanoseconds between two readings of a VF that is silent for some time, and the shortest time between two of one that sends.
 pub const IDLE_NS: u64 = 500_000;
 const BUSY_NS: u64 = 30_000;
@@ -72,9 +76,10 @@ impl Meter {
         let slower = self.speed.saturating_sub(self.speed / 8);
         self.speed = u64::try_from(seen).unwrap_or(u64::MAX).max(slower).max(LINE_BITS_PER_S);
         self.read_ns = now_ns;
-        self.rate.charge(u64::from(octets) * 8, now_ns, BURST_NS);
+        let burst_ns = if was_closed || self.wait_ns < IDLE_NS { LATE_NS } else { BURST_NS };
+        self.rate.charge(u64::from(octets) * 8, now_ns, burst_ns);
         let opens_ns = self.rate.opens_ns();
-        self.open = opens_ns <= now_ns;
+        self.open = opens_ns <= now_ns.saturating_add(EARLY_NS);
         let next_ns = match self.open {
             false => opens_ns,
             true => {
@@ -149,11 +154,38 @@ mod tests {
     }
 
     #[test]
+    fn what_a_late_opening_cost_is_sent_later() {
+        const MEGABIT: u64 = 1_000_000;
+        let mut meter = Meter::new(Some(100 * MEGABIT), 0);
+        let (mut now_ns, mut bits): (u64, u64) = (0, 0);
+        while now_ns < SECOND_NS {
+            // Each opening comes 4 ms late; what passes then is 2 ms' worth, in a burst.
+            let reading = meter.read(25_000, now_ns);
+            bits += 8 * 25_000;
+            assert!(!reading.open || now_ns > 0, "the first burst is more than is paid");
+            now_ns = if reading.open { now_ns + 300_000 } else { reading.next_ns + 4_000_000 };
+            if !reading.open {
+                assert!(meter.read(0, now_ns).open);
+            }
+        }
+        assert!(bits.abs_diff(100 * MEGABIT) <= MEGABIT, "{bits} in a second");
+    }
+
+    #[test]
+    fn an_opening_that_is_nearly_due_comes_with_another_reading() {
+        let mut meter = Meter::new(Some(8_000_000), 0);
+        let Reading { open, next_ns } = meter.read(1_000, 0);
+        assert_eq!((open, next_ns), (false, 1_000_000));
+        assert!(!meter.read(0, next_ns - EARLY_NS - 1).open);
+        assert!(meter.read(0, next_ns - EARLY_NS).open);
+    }
+
+    #[test]
     fn a_silent_time_is_not_saved_up() {
         let mut meter = Meter::new(Some(8_000_000_000), 0);
         let now_ns = 3_600_000_000_000;
-        assert!(meter.read(BURST_NS as u32, now_ns).open);
-        assert_eq!(meter.read(5, now_ns), Reading { open: false, next_ns: now_ns + 5 });
+        assert!(meter.read((BURST_NS + EARLY_NS) as u32, now_ns).open);
+        assert_eq!(meter.read(5, now_ns), Reading { open: false, next_ns: now_ns + EARLY_NS + 5 });
         assert!(meter.read(0, now_ns + 5).open);
     }
 

@@ -17,6 +17,9 @@ use igbvf::message::{self, Message, Multicast, Request, WORDS};
 pub const RESET_NS: u64 = 20_000_000;
 /// Nanoseconds until the link is looked at again.
 pub const LINK_POLL_NS: u64 = 10_000_000;
+/// Readings of meters are put off to multiples of so many nanoseconds, so that those of several VFs come together: each
+/// costs its reader a sleep and an alarm, whatever is read.
+pub const METER_NS: u64 = 250_000;
 /// Reads of the PHY access register until it must be ready; one access takes 64 us, a read about one.
 const MDIC_READS: u32 = 1000;
 
@@ -290,6 +293,7 @@ impl<R: Registers> Nic<R> {
             closed |= u8::from(!reading.open) << vf;
             self.next_meter_ns = self.next_meter_ns.min(reading.next_ns);
         }
+        self.next_meter_ns = self.next_meter_ns.checked_next_multiple_of(METER_NS).unwrap_or(u64::MAX);
         if closed != self.closed {
             self.closed = closed;
             self.write_enables();
