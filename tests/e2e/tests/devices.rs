@@ -31,17 +31,16 @@ fn virtual_functions_are_driven_by_their_holders_and_kept_apart() {
     }
 }
 
-/// Environment variable: how many owners a function has, one after the other; 100 if it is not set, as
-/// each takes most of a second of the host.
+/// Environment variable: how many owners the functions have, one after the other; 1,000 if it is not set.
 const OWNERS: &str = "NONKERNEL_OWNERS";
 
 /// Sold, used, taken back under DMA, and sold again: nothing of a former owner reaches the next.
 #[test]
 fn nothing_of_a_former_owner_reaches_the_next() {
-    let owners = std::env::var(OWNERS).map_or(100, |text| text.parse().expect("a number of owners"));
+    let owners = std::env::var(OWNERS).map_or(1_000, |text| text.parse().expect("a number of owners"));
     // A machine is to end in time on a busy host, too.
-    for first in (0..owners).step_by(250) {
-        let count = (owners - first).min(250);
+    for first in (0..owners).step_by(500) {
+        let count = (owners - first).min(500);
         let command_line = format!("root_budget_us=9000 cycles={count}");
         let run = boot(&Guest { image: "resale".into(), cores: 2, command_line, ..guest(NETWORK) });
         run.expect_good();

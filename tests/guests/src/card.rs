@@ -16,7 +16,7 @@ use userlib::dma::{MappedBuffer, MappedMemory, MappedRegisters, TscClock};
 /// Descriptors of each ring.
 pub const DESCRIPTORS: usize = 256;
 /// Virtual functions at most.
-pub const MOST_FUNCTIONS: u16 = 3;
+pub const MOST_FUNCTIONS: u16 = 8;
 /// Where the first function's memory is, for it and for the VM: one page of 2 MiB. Those of the others are a GiB apart.
 const MEMORY: u64 = 0x1_0000_0000;
 const MEMORY_STRIDE: u64 = 1 << 30;
@@ -91,7 +91,9 @@ impl Card {
     pub fn new(root: &mut Root, physical: Cap<PciFunction>, functions: u16) -> Result<Card, Fault> {
         let clock = TscClock::new(root.tsc_hz, 1_000);
         let registers = function::map_registers(root, physical)?;
-        let nic = Nic::new(registers, &[0, 1, 2].map(|number| Settings::with_mac(mac(number))), clock.now_ns());
+        let settings: [_; MOST_FUNCTIONS as usize] =
+            core::array::from_fn(|number| Settings::with_mac(mac(number as u16)));
+        let nic = Nic::new(registers, &settings[..usize::from(functions)], clock.now_ns());
         // It reaches no memory, but must be a bus master: else the emulator lets nothing in from outside, for VFs neither.
         physical.attach(root.make::<IommuDomain>(0)?)?;
         let first = root.slots(functions);
@@ -112,9 +114,12 @@ impl Card {
         }
     }
 
-    /// Looks what functions ask the physical one, whether something is due or not.
+    /// Answers what functions ask the physical one, whether something is due or not.
     pub fn answer(&mut self) {
-        let _ = self.nic.poll(self.clock.now_ns());
+        /// Each function may have been reset, and have asked something.
+        const MOST_EVENTS: usize = 2 * MOST_FUNCTIONS as usize + 1;
+        let now_ns = self.clock.now_ns();
+        let _ = (0..MOST_EVENTS).find(|_| self.nic.poll(now_ns).is_none());
     }
 
     /// When something is due for the physical function.

@@ -1,9 +1,10 @@
-//! A virtual function changes hands, again and again: each owner is another VM, which sends and receives with it until all
+//! Virtual functions change hands, again and again: each owner is another VM, which sends and receives with one until all
 //! that it has is taken back while the DMA runs; the next one checks that no byte and no interrupt of the former one's
 //! reaches it, and the memory that the DMA went to is clean. `cycles=N` on the command line; a line tells how it went.
 //!
-//! Function 0 is the root VM's: it talks to the owners of function 1. What is taken back first takes turns: the function,
-//! its memory with the domain and tables, or the VM.
+//! Function 0 is the root VM's: it talks to the owners. The other ones are sold in turn, one at a time, so that the time that
+//! a reset takes is spent with others. What is taken back first takes turns, too: the function, its memory with the domain
+//! and tables, or the VM.
 #![no_std]
 #![no_main]
 
@@ -27,12 +28,13 @@ use userlib::dma::MappedRegisters;
 
 userlib::entry!(main);
 
-/// The functions, and the route of the owners' interrupts.
+/// The root VM's function. The others are for sale; the route of an owner's interrupt has the function's number.
 const STATION: u16 = 0;
-const SOLD: u16 = 1;
-/// The vectors of owners, which take turns.
+const FIRST_SOLD: u16 = 1;
+const SOLD: u16 = card::MOST_FUNCTIONS - FIRST_SOLD;
+/// The vectors of owners, which take turns: never the same for two owners of a function, one after the other.
 const FIRST_VECTOR: u8 = 0x60;
-const VECTORS: u32 = 7;
+const VECTORS: u32 = 5;
 /// Milliseconds that a reset takes (PCI Express Base Specification, 6.6.2).
 const RESET_MS: u64 = 100;
 /// Frames of an owner that must have come before it loses all.
@@ -68,7 +70,8 @@ struct Resale<'a> {
     root: &'a mut Root,
     card: Card,
     station: Vf<MappedRegisters>,
-    sold: Cap<PciFunction>,
+    /// When a function that was sold is ready again, by the TSC.
+    ready: [u64; SOLD as usize],
     time: Cap<CpuTime>,
     /// What owners are made of, and the memory of their functions: each is every second one's.
     blocks: [[Cap<Untyped>; 2]; 2],
@@ -77,7 +80,7 @@ struct Resale<'a> {
 impl<'a> Resale<'a> {
     fn new(root: &'a mut Root) -> Result<Resale<'a>, String> {
         let physical = card::find().ok_or("there is no 82576")?;
-        let mut card = Card::new(root, physical, 2).map_err(refused("the adapter is set up"))?;
+        let mut card = Card::new(root, physical, card::MOST_FUNCTIONS).map_err(refused("the adapter is set up"))?;
         let station = card
             .function(root, STATION, card.capability(STATION), |registers| registers)
             .map_err(refused("the station is set up"))?;
@@ -89,21 +92,20 @@ impl<'a> Resale<'a> {
             Ok((time, blocks))
         };
         let (time, blocks) = make(root).map_err(refused("owners have what they are made of"))?;
-        let sold = card.capability(SOLD);
-        Ok(Resale { root, card, station, sold, time, blocks })
+        Ok(Resale { root, card, station, ready: [0; SOLD as usize], time, blocks })
     }
 
     fn now(&self) -> Instant {
         Instant::from_micros((self.card.clock.now_ns() / 1000) as i64)
     }
 
-    /// Sends a frame to the owner.
-    fn send(&mut self) -> Result<(), String> {
+    /// Sends a frame to the owner of this function.
+    fn send(&mut self, function: u16) -> Result<(), String> {
         let now = self.now();
         let to = self.station.port.transmit(now).ok_or("the station cannot send")?;
         to.consume(64, |frame| {
             frame.fill(0xa5);
-            frame[..6].copy_from_slice(&card::mac(SOLD).0);
+            frame[..6].copy_from_slice(&card::mac(function).0);
             frame[6..12].copy_from_slice(&card::mac(STATION).0);
             frame[12..14].copy_from_slice(&[0x88, 0xb5]);
         });
@@ -111,7 +113,7 @@ impl<'a> Resale<'a> {
         Ok(())
     }
 
-    /// Frames of the owner that the station gets, up to this many; all must be the owner's of this cycle.
+    /// Frames of owners that the station gets, up to this many; all must be that one's of this cycle.
     fn take(&mut self, payload: u32, most: usize) -> Result<usize, String> {
         let now = self.now();
         for number in 0..most {
@@ -120,7 +122,7 @@ impl<'a> Resale<'a> {
                 return Ok(number);
             };
             let is_right =
-                frame.consume(|frame| frame[6..12] != card::mac(SOLD).0 || frame[16..20] == payload.to_le_bytes());
+                frame.consume(|frame| frame[12..14] != [0x88, 0xb5] || frame[16..20] == payload.to_le_bytes());
             if !is_right {
                 return Err("a frame of a former owner came".into());
             }
@@ -132,21 +134,24 @@ impl<'a> Resale<'a> {
     /// One owner from its first instruction to its end. Returns the frames and interrupts that it caused.
     fn cycle(&mut self, cycle: u32) -> Result<[u64; 2], String> {
         let [block, memory] = self.blocks[cycle as usize % 2];
-        // Most of the time that a reset takes, at once: a short sleep costs the emulator as much as a long one.
-        own::VCPU
-            .wait(1 << 63, tsc() + self.root.tsc_hz / 1000 * RESET_MS)
-            .map_err(refused("the reset is waited for"))?;
-        until_ready(self.sold, &self.card.clock).map_err(refused("the function is ready"))?;
+        let turn = cycle as usize % usize::from(SOLD);
+        let number = FIRST_SOLD + turn as u16;
+        let sold = self.card.capability(number);
+        // What is left of the reset, at once: a short sleep costs the emulator as much as a long one.
+        if tsc() < self.ready[turn] {
+            own::VCPU.wait(1 << 63, self.ready[turn]).map_err(refused("the reset is waited for"))?;
+        }
+        until_ready(sold, &self.card.clock).map_err(refused("the function is ready"))?;
         let window = self.root.window(0);
         // The former one's vector would be told from this one's.
         let vector = FIRST_VECTOR + (cycle % VECTORS) as u8;
-        let owner = Owner::launch(self.root, [block, memory], self.time, self.sold, (SOLD, vector))
+        let owner = Owner::launch(self.root, [block, memory], self.time, sold, (number, vector))
             .map_err(refused("an owner is launched"))?;
         owner.driven.run(&Program::default()).map_err(refused("the owner runs"))?;
         // It has a domain, a bus master and an interrupt, and has asked for nothing: nothing comes, but for one interrupt that
         // the kernel raises as it has waited.
         let mut sent = Ok(());
-        let work = || (0..4).for_each(|_| sent = sent.clone().and(self.send()));
+        let work = || (0..4).for_each(|_| sent = sent.clone().and(self.send(number)));
         let came = owner.driven.watch(owner.vector, work).map_err(refused("the owner watches"))?;
         sent?;
         let others = owner.driven.all_interrupts() - owner.driven.interrupts(owner.vector);
@@ -157,14 +162,15 @@ impl<'a> Resale<'a> {
                 owner.is_untouched()
             ));
         }
-        let frames = self.use_it(&owner, cycle)?;
+        let frames = self.use_it(&owner, number, cycle)?;
         let interrupts = owner.driven.interrupts(owner.vector);
-        self.take_back(&owner, cycle, [block, memory])?;
+        take_back(&owner, sold, cycle, [block, memory])?;
+        self.ready[turn] = tsc() + self.root.tsc_hz / 1000 * RESET_MS;
         // Nothing of it comes any more, and nothing reaches its memory, which is somebody else's.
         self.take(cycle, usize::MAX)?;
         let done = owner.driven.done();
         for _ in 0..4 {
-            self.send()?;
+            self.send(number)?;
         }
         self.card.clock.pause();
         if self.take(cycle, 1)? != 0 || owner.driven.done() != done {
@@ -180,15 +186,14 @@ impl<'a> Resale<'a> {
     }
 
     /// Lets the owner send and receive until there were frames and interrupts in both directions.
-    fn use_it(&mut self, owner: &Owner, cycle: u32) -> Result<u64, String> {
+    fn use_it(&mut self, owner: &Owner, function: u16, cycle: u32) -> Result<u64, String> {
         owner.ask().map_err(refused("the owner asks"))?;
         self.card.answer();
-        self.card.answer();
-        owner.start(SOLD, STATION, cycle).map_err(refused("the owner starts"))?;
+        owner.start(function, STATION, cycle).map_err(refused("the owner starts"))?;
         let end = self.card.clock.now_ns() + PATIENCE_NS;
         let mut frames = 0;
         loop {
-            self.send()?;
+            self.send(function)?;
             frames += self.take(cycle, FRAMES)?;
             let interrupts = owner.driven.interrupts(owner.vector).saturating_sub(1);
             let has_received = owner.has_received(STATION);
@@ -201,21 +206,26 @@ impl<'a> Resale<'a> {
             core::hint::spin_loop();
         }
     }
+}
 
-    /// Takes everything back while the owner goes on.
-    fn take_back(&self, owner: &Owner, cycle: u32, [block, memory]: [Cap<Untyped>; 2]) -> Result<(), String> {
-        let function = || self.sold.revoke().map_err(refused("the function is taken back"));
-        let memory = || memory.revoke().map_err(refused("the memory is taken back"));
-        let vm = || block.revoke().map_err(refused("the VM is taken back"));
-        match cycle % 3 {
-            0 => function().and_then(|()| memory()).and_then(|()| vm()),
-            1 => memory().and_then(|()| vm()).and_then(|()| function()),
-            _ => vm().and_then(|()| function()).and_then(|()| memory()),
-        }?;
-        if !self.sold.info().is_err_and(|fault| fault.error == Error::Busy) {
-            return Err("the function is not reset".into());
-        }
-        // The route has nobody to interrupt any more.
-        owner.irq.slot().delete().map_err(refused("the route is given back"))
+/// Takes everything back while the owner goes on.
+fn take_back(
+    owner: &Owner,
+    sold: Cap<PciFunction>,
+    cycle: u32,
+    [block, memory]: [Cap<Untyped>; 2],
+) -> Result<(), String> {
+    let function = || sold.revoke().map_err(refused("the function is taken back"));
+    let memory = || memory.revoke().map_err(refused("the memory is taken back"));
+    let vm = || block.revoke().map_err(refused("the VM is taken back"));
+    match cycle % 3 {
+        0 => function().and_then(|()| memory()).and_then(|()| vm()),
+        1 => memory().and_then(|()| vm()).and_then(|()| function()),
+        _ => vm().and_then(|()| function()).and_then(|()| memory()),
+    }?;
+    if !sold.info().is_err_and(|fault| fault.error == Error::Busy) {
+        return Err("the function is not reset".into());
     }
+    // The route has nobody to interrupt any more.
+    owner.irq.slot().delete().map_err(refused("the route is given back"))
 }
