@@ -58,6 +58,8 @@ pub mod slots;
 #[cfg(target_os = "none")]
 pub mod start_page;
 #[cfg(target_os = "none")]
+pub mod stopped;
+#[cfg(target_os = "none")]
 pub mod storage;
 pub mod upcalls;
 #[cfg(target_os = "none")]

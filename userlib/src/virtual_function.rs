@@ -27,7 +27,7 @@ use crate::cap::{Cap, IommuDomain, Irq, PciFunction, Slot, own};
 use crate::dma::{MappedMemory, MappedRegisters, TscClock};
 use crate::error::Error;
 use crate::slots::MAX_RUN;
-use crate::{clock, events, market, own_device};
+use crate::{clock, events, market, own_device, stopped};
 
 /// Where the memory begins in the function's domain.
 const IO_BASE: u64 = 0x10_0000;
@@ -105,11 +105,21 @@ impl App {
         let domain = pager.make::<IommuDomain>()?;
         own_device::make_tables(pager, domain, IO_BASE)?;
         let memory = own_device::map_both(pager, domain, IO_BASE, memory_pages)?;
+        stopped::listen(pager, domain)?;
         // SAFETY: just mapped, for functions alone, of which the VM has one at a time. Nothing but the registers of one is ever
         // mapped there; while there is none, an access stops the VM.
         let registers = unsafe { MappedRegisters::new(registers_at, u32::from(pages) * 4096) };
         drop(market);
-        let made = Surroundings { bar, bar_pages: pages, registers_at, registers, memory_pages, memory, domain };
+        let made = Surroundings {
+            bar,
+            bar_pages: pages,
+            registers_at,
+            registers,
+            memory_pages,
+            memory,
+            domain,
+            was_stopped: false,
+        };
         self.surroundings = Some(made);
         Ok(made)
     }
@@ -126,7 +136,9 @@ pub(crate) struct Surroundings {
     registers: MappedRegisters,
     memory_pages: u16,
     memory: MappedMemory,
-    domain: Cap<IommuDomain>,
+    pub(crate) domain: Cap<IommuDomain>,
+    /// The kernel has told of something that was stopped, which may not have been taken yet.
+    pub(crate) was_stopped: bool,
 }
 
 impl VirtualFunction {

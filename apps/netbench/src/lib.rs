@@ -11,6 +11,7 @@
 //!   all the time that it has one;
 //! - `malform`: sends `frames=N` that are almost right ([`malformed`]), which follow from `seed=N`, to whom has the Ethernet
 //!   address `peer`, the address `target=A.B.C.D` and serves port 11211, with the own address `from=A.B.C.D`;
+//! - `stray`: has its function read frames where it must not, and tells what it hears of that;
 //! - `count`: counts what it hears in each interval of bandwidth, by sender.
 //!
 //! The first two have an address, by the arguments `address` and `gateway` as [`app_net::address`] reads them; the others
@@ -36,6 +37,8 @@ mod hold;
 mod roles;
 #[cfg(target_os = "none")]
 mod serve;
+#[cfg(target_os = "none")]
+mod stray;
 
 #[cfg(target_os = "none")]
 pub use roles::run;

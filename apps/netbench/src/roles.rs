@@ -31,6 +31,7 @@ pub fn run(app: &mut App) -> Result<(), Error> {
     match app.arg("role") {
         Some("serve") => crate::serve::run(app),
         Some("ask") => crate::ask::run(app),
+        Some("stray") => crate::stray::run(app),
         Some("hold") => {
             let end = app.clock().in_us(1_000 * app.number("for", RUN_MS));
             crate::hold::run(app, end)
@@ -60,7 +61,7 @@ fn frames(app: &mut App) -> Result<(), Error> {
             }
         }
         _ => Err(Error::failed(
-            "`role` must be `serve`, `ask`, `echo`, `ping`, `listen`, `flood`, `malform`, `count` or `hold`",
+            "`role` must be `serve`, `ask`, `echo`, `ping`, `listen`, `flood`, `malform`, `stray`, `count` or `hold`",
         )),
     }
 }

@@ -166,6 +166,23 @@ fn about_functions(line: &str) -> Option<String> {
     (name == "rich" || name == "poor").then(|| format!("[{name}] {said}"))
 }
 
+/// A tenant whose function is told of addresses outside of its domain hears of every one that was stopped, as the market
+/// does, and of how many there was no room for.
+#[test]
+fn a_tenant_hears_what_its_own_function_was_stopped_from() {
+    let alone = SCENARIO.split("    [[app]]\n    name = \"ping\"").next().expect("a part of it");
+    let run = run(alone, &Change::set("app.echo.args=[\"role=stray\"]"));
+    run.expect_good();
+    assert_eq!(run.end("echo"), &End::Exit { status: 0 });
+    for line in [
+        "[echo] before: None; after a frame at 0x40000000: Some(Stray { what: Read(40000000), reason: ",
+        "[market] the IOMMU stopped a read at I/O address 0x40000000 by the function of echo",
+        "[echo] of 12 more 8 kept, 4 lost",
+    ] {
+        assert!(run.console_has(line), "{line}: {:#?}", run.console);
+    }
+}
+
 /// The same scenario on machines that lack what it needs: a refusal that says so, before any tenant runs.
 #[test]
 fn without_device_or_iommu_the_run_is_refused() {
