@@ -93,12 +93,12 @@ impl App {
 
     /// The value of the argument `key=value`.
     pub fn arg(&self, key: &str) -> Option<&str> {
-        self.start.args.iter().find_map(|arg| arg.strip_prefix(key)?.strip_prefix('='))
+        self.start.arg(key)
     }
 
     /// The value of the argument `key=NUMBER`, or `default` if there is none, or none that is a number.
     pub fn number(&self, key: &str, default: u64) -> u64 {
-        self.arg(key).and_then(|value| value.parse().ok()).unwrap_or(default)
+        self.start.number(key, default)
     }
 
     /// Everything that the launcher said.
@@ -216,6 +216,12 @@ impl App {
     }
 }
 
+/// For applications that keep nothing of their base for themselves.
+#[must_use]
+pub fn keeps_nothing(_: &Start) -> u32 {
+    0
+}
+
 pub use imp::start;
 
 #[cfg(target_os = "none")]
@@ -229,7 +235,7 @@ mod imp {
 
     use proto::start::INPUT_BASE;
 
-    use super::{App, PPM};
+    use super::{App, PPM, Start};
     use crate::cap::own;
     use crate::channel::Endpoint;
     use crate::clock::{self, Clock};
@@ -240,7 +246,7 @@ mod imp {
     use crate::slots::Slots;
     use crate::{arch, console, events, heap, start_page};
 
-    /// Of the base, this part is kept for page tables and CNodes, but no more pages than so many.
+    /// Of the base, this part is kept for page tables, CNodes and what else is made of it, but no more pages than so many.
     const KEPT_PART: u32 = 4;
     const MOST_KEPT: u32 = 256;
     /// Seconds for which output may take to leave at the end.
@@ -253,11 +259,11 @@ mod imp {
     /// Its connection to the market; for upcalls.
     static CONNECTION: AtomicPtr<RefCell<Market>> = AtomicPtr::new(ptr::null_mut());
 
-    /// Runs an application. What [`main!`](crate::main!) calls.
-    pub fn start(run: fn(&mut App) -> Result<(), Error>) -> ! {
+    /// Runs an application, which keeps so many pages of its base for itself. What [`main!`](crate::main!) calls.
+    pub fn start(run: fn(&mut App) -> Result<(), Error>, keep: fn(&Start) -> u32) -> ! {
         end::set_reporter(report);
         console::open(Endpoint::to_console());
-        let app = Box::into_raw(Box::new(begin()));
+        let app = Box::into_raw(Box::new(begin(keep)));
         RUNNING.store(app, Ordering::Release);
         // SAFETY: just made, and freed never. The reporter, the only other user, runs when nothing else will any more.
         let app = unsafe { &mut *app };
@@ -348,7 +354,7 @@ mod imp {
     }
 
     /// Reads the start-up page and takes up all connections.
-    fn begin() -> App {
+    fn begin(keep: fn(&Start) -> u32) -> App {
         let start = start_page::read();
         // Without a valid start-up page there is no application.
         let start = start.unwrap_or_else(|| panic!("no start-up page of version {}", proto::VERSION));
@@ -359,7 +365,8 @@ mod imp {
         let mut pager = Pager::new(Slots::new(start.free_slots_end), own::BASE, own::VM);
         let for_nic = if start.nic_mac.is_some() { proto::nic::BASE_PAGES } else { 0 };
         let for_storage = if start.storage.is_some() { proto::storage::BASE_PAGES } else { 0 };
-        let kept = (start.base_pages / KEPT_PART).min(MOST_KEPT) + for_nic + for_storage;
+        let usual = (start.base_pages / KEPT_PART).min(MOST_KEPT) + for_nic + for_storage;
+        let kept = usual.saturating_add(keep(&start));
         if start.base_pages > kept {
             // Without these pages the heap is small, which shows when it is full.
             pager.heap_from_base(start.base_pages - kept);
@@ -393,7 +400,7 @@ mod imp {
 
 #[cfg(not(target_os = "none"))]
 mod imp {
-    use super::App;
+    use super::{App, Start};
     use crate::error::Error;
 
     /// On the host nothing interrupts.
@@ -403,7 +410,7 @@ mod imp {
     }
 
     /// Says where the image belongs. What [`main!`](crate::main!) calls on the host.
-    pub fn start(_run: fn(&mut App) -> Result<(), Error>) -> i32 {
+    pub fn start(_run: fn(&mut App) -> Result<(), Error>, _keep: fn(&Start) -> u32) -> i32 {
         std::eprintln!("This is an application of the nonkernel: it runs in a VM, by `cargo xtask run`.");
         2
     }

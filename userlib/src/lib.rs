@@ -72,7 +72,7 @@ pub use error::Error;
 pub use proto::start::Start;
 
 #[doc(hidden)]
-pub use app::start;
+pub use app::{keeps_nothing, start};
 
 /// Names the function that an image begins with: `fn() -> !`. It runs with a stack, a heap and exceptions that are
 /// reported; everything else is its own business. Servers and small test guests begin like this.
@@ -107,20 +107,26 @@ macro_rules! server {
 /// console connected. When it returns, output is flushed and the market is told that the application has ended: with
 /// status 0, or 1 for an error, which is printed; a panic ends it with status 101.
 ///
+/// What an application maps of its base itself (`App::market().pager().map_base`) must be there: all but some 256 pages of a
+/// base become the heap. With `keep = FUNCTION`, a `fn(&Start) -> u32`, so many pages more stay out of it.
+///
 /// On the host the image is a program that says where it belongs.
 #[macro_export]
 macro_rules! main {
     ($run:path) => {
+        $crate::main!($run, keep = $crate::keeps_nothing);
+    };
+    ($run:path, keep = $keep:path) => {
         #[cfg(target_os = "none")]
         #[unsafe(no_mangle)]
         fn userlib_main() -> ! {
-            $crate::start($run)
+            $crate::start($run, $keep)
         }
 
         #[cfg(not(target_os = "none"))]
         #[unsafe(no_mangle)]
         extern "C" fn main() -> i32 {
-            $crate::start($run)
+            $crate::start($run, $keep)
         }
     };
 }

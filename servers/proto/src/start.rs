@@ -96,3 +96,15 @@ pub struct Start {
     /// True if the capabilities of such a function lie from [`NIC_SLOT`] on; else they will when one was bought.
     pub has_vf: bool,
 }
+
+impl Start {
+    /// The value of the argument `key=value`.
+    pub fn arg(&self, key: &str) -> Option<&str> {
+        self.args.iter().find_map(|arg| arg.strip_prefix(key)?.strip_prefix('='))
+    }
+
+    /// The value of the argument `key=NUMBER`, or `default` if there is none, or none that is a number.
+    pub fn number(&self, key: &str, default: u64) -> u64 {
+        self.arg(key).and_then(|value| value.parse().ok()).unwrap_or(default)
+    }
+}

@@ -96,6 +96,13 @@ fn clients_of_others(port: u16) {
     assert!(text.contains("All tests passed"), "{text}");
 }
 
+/// What `pymemcache` (PyPI) stores is there, among it a value of a million bytes, which the base has pages for.
+fn a_client_in_python(port: u16) {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../apps/kv/engine/tests/pymemcache_client.py");
+    let output = Program::new("/usr/bin/python3").args([script, &port.to_string()]).output().expect("Python runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
 /// Waits until the pages that `kv` holds beyond its base satisfy this.
 fn wait_pages(machine: &mut Machine, what: &str, wanted: impl Fn(u32) -> bool) -> u32 {
     let is_so = |record: &Record| matches!(record, Record::Round { good: 0, holdings, .. } if wanted(holdings[KV]));
@@ -213,4 +220,44 @@ fn items_and_connections_outlast_the_function_that_they_came_by() {
     let answers = run.console.iter().find_map(|line| line.strip_prefix("[rival] ")?.split_once(" answers, and"));
     let answers: u64 = answers.expect("it let go").0.parse().expect("a number");
     assert!(answers > 20, "the rival was answered by the same kind of function: {answers}");
+}
+
+/// `kv` alone, with pages of its own for the largest value.
+const ALONE: &str = r#"
+    title = "kv with large values"
+    limit = "1000 s"
+    [machine]
+    cores = 1
+    memory = "256 MiB"
+    [[app]]
+    name = "kv"
+    nic = true
+    port = 11211
+    budget = 1
+    valuation = 1e-9
+    base_cpu = 50
+    base_pages = 4096
+    args = ["items=320", "pages=0"]
+"#;
+
+/// Bytes of the largest value: with its key and memcached's header it is an item of 1 MiB.
+const LARGEST: usize = (1 << 20) - 64;
+
+/// What `pymemcache` (PyPI) stores is there, values of a million bytes among it, and larger ones.
+#[test]
+fn a_client_in_python_and_values_of_a_mebibyte_are_served() {
+    let (mut machine, port) = start(ALONE);
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../apps/kv/engine/tests/pymemcache_client.py");
+    let output = Program::new("/usr/bin/python3").args(["-B", script, &port.to_string()]).output();
+    let output = output.expect("Python runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut client = Client::connect(port);
+    let value: Vec<u8> = (0..LARGEST).map(|at| (at / 7) as u8).collect();
+    client.say(&[format!("set largest 0 0 {LARGEST}\r\n").as_bytes(), &value, b"\r\n"].concat());
+    assert_eq!(client.line(), "STORED\r\n");
+    assert!(client.get("largest") == Some(value), "the largest value comes back");
+    assert_eq!(client.ask(b"set k 0 0 1048577\r\n"), "SERVER_ERROR object too large for cache\r\n");
+    machine.send(&Command::Stop).expect("sent");
+    let run = machine.finish().expect("a run");
+    assert!(run.state.verified.as_ref().is_some_and(|totals| totals.agree()), "{:?}", run.state.verified);
 }

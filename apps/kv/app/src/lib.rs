@@ -31,6 +31,6 @@ mod serve;
 pub mod shelf;
 
 #[cfg(target_os = "none")]
-pub use serve::run;
+pub use serve::{pages_kept, run};
 
 app_net::no_device!();

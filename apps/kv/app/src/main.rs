@@ -2,4 +2,4 @@
 #![no_std]
 #![no_main]
 
-userlib::main!(application::run);
+userlib::main!(application::run, keep = application::pages_kept);

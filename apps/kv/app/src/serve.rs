@@ -10,7 +10,7 @@ use kv_server::kv_engine::{PAGE_BYTES, Store, Time};
 use kv_server::{Server, Settings};
 use userlib::market::{Event, FixedBid, MarginalHit, Price, Quantity};
 use userlib::storage::Storage;
-use userlib::{App, Error, clock, console, println};
+use userlib::{App, Error, Start, clock, console, println};
 
 use crate::memory::{COLD_TABLE_BYTES_PER_PAGE, Items, Memory, TABLE_BYTES_PER_PAGE};
 use crate::pages::MappedPages;
@@ -121,6 +121,12 @@ pub fn run(app: &mut App) -> Result<(), Error> {
             kv.take(app, event)?;
         }
     }
+}
+
+/// Pages of the base that items take beyond what every application keeps of it.
+#[must_use]
+pub fn pages_kept(start: &Start) -> u32 {
+    start.number("items", ITEM_PAGES).saturating_sub(ITEM_PAGES).try_into().unwrap_or(u32::MAX)
 }
 
 impl Kv {
