@@ -33,8 +33,8 @@ pub const NIC_STOPPED_EVENT: u64 = 1 << 35;
 const RING_WINDOW: u64 = SERVER_WINDOW + 0x5000;
 /// See [`RING_WINDOW`].
 pub const NIC_HANDLER_PAGE: u64 = SERVER_WINDOW + 0x7000;
-/// Pages that it can retype.
-pub const FREE_PAGES: u64 = 0;
+/// Pages that it can retype: the domain of the physical function, and room to align it.
+pub const FREE_PAGES: u64 = 8;
 /// The core that it runs on.
 pub const NIC_CORE: u8 = 0;
 /// Its CPU time there, in microseconds: it looks at the link and at mailboxes every 10 ms, and at what virtual functions

@@ -8,7 +8,7 @@ use cap_spec::abi::slots::FREE;
 use device::Clock;
 use nic_server::Server;
 use proto::nic::{PHYSICAL_SLOT, ToNic};
-use userlib::cap::{Cap, Fault, Frame, PciFunction, Rights, Slot, own};
+use userlib::cap::{Cap, Fault, Frame, IommuDomain, PciFunction, Rights, Slot, own};
 use userlib::channel::{ChannelError, Endpoint};
 use userlib::dma::{MappedRegisters, TscClock};
 use userlib::{end, events, start_page};
@@ -19,8 +19,9 @@ const REGISTERS_BAR: u8 = 0;
 const REGISTERS: u64 = 0x18_0000;
 /// Pages that fit there.
 const MOST_PAGES: u64 = 64;
-/// Where the registers' frames go.
-const FIRST_PAGE_SLOT: u16 = FREE;
+/// Where the domain and the registers' frames go.
+const DOMAIN_SLOT: u16 = FREE;
+const FIRST_PAGE_SLOT: u16 = FREE + 1;
 /// Messages of the market that are taken before the device has its turn.
 const TURN_MESSAGES: usize = 16;
 
@@ -51,12 +52,14 @@ fn deadline(ns: u64, tsc_hz: u64) -> u64 {
     u64::try_from(ticks).ok().and_then(|ticks| userlib::clock::now().checked_add(ticks)).unwrap_or(0)
 }
 
-/// Maps the registers. The PF is attached to no domain, so that it writes nothing.
+/// Maps the registers. The PF reaches no memory, its domain being empty, but is a bus master by that: else an adapter takes
+/// nothing in from its cable, for VFs neither.
 fn set_up() -> Result<MappedRegisters, Fault> {
     let function: Cap<PciFunction> = Slot::root(PHYSICAL_SLOT).cap();
     let pages = function.bar_pages(REGISTERS_BAR)?.min(MOST_PAGES);
     let frames: Cap<Frame> = function.bar(REGISTERS_BAR, 0, Slot::root(FIRST_PAGE_SLOT), pages)?;
     frames.map_row(own::VM, REGISTERS, Rights::READ | Rights::WRITE, pages.saturating_sub(1))?;
+    function.attach(own::BASE.retype::<IommuDomain>(0, Slot::root(DOMAIN_SLOT))?)?;
     // SAFETY: the registers have just been mapped there, and stay as long as this VM.
     Ok(unsafe { MappedRegisters::new(REGISTERS, pages as u32 * 4096) })
 }

@@ -96,13 +96,6 @@ fn clients_of_others(port: u16) {
     assert!(text.contains("All tests passed"), "{text}");
 }
 
-/// What `pymemcache` (PyPI) stores is there, among it a value of a million bytes, which the base has pages for.
-fn a_client_in_python(port: u16) {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../apps/kv/engine/tests/pymemcache_client.py");
-    let output = Program::new("/usr/bin/python3").args([script, &port.to_string()]).output().expect("Python runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-}
-
 /// Waits until the pages that `kv` holds beyond its base satisfy this.
 fn wait_pages(machine: &mut Machine, what: &str, wanted: impl Fn(u32) -> bool) -> u32 {
     let is_so = |record: &Record| matches!(record, Record::Round { good: 0, holdings, .. } if wanted(holdings[KV]));
