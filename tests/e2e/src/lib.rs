@@ -387,6 +387,18 @@ impl Machine {
         Ok(seen)
     }
 
+    /// Ends the run from outside, goes on to the end, and sees that the market's books agree with what was delivered.
+    ///
+    /// # Panics
+    /// When that fails, or the books do not agree.
+    pub fn stop(mut self) -> Finished {
+        self.send(&Command::Stop).expect("the market is told to stop");
+        let run = self.finish().expect("a run");
+        let totals = run.state.verified.as_ref().expect("totals");
+        assert!(totals.agree(), "{totals:?}");
+        run
+    }
+
     /// Goes on to the end.
     ///
     /// # Errors

@@ -1,17 +1,17 @@
-//! A host on the machine's Ethernet, with frames made by hand: for what the emulator's own network does not let through, such
+//! A host on the machine's Ethernet, with frames made one by one: for what the emulator's own network does not let through, such
 //! as answers in datagrams.
 
+use smoltcp::phy::ChecksumCapabilities;
+use smoltcp::wire::{
+    ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr, IpProtocol,
+    Ipv4Address, Ipv4Packet, Ipv4Repr, UdpPacket, UdpRepr,
+};
 use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
-const ETHERNET_BYTES: usize = 14;
-const HEADER_BYTES: usize = ETHERNET_BYTES + 20 + 8;
-const IPV4: [u8; 2] = [8, 0];
-const ARP: [u8; 2] = [8, 6];
-const UDP: u8 = 17;
 /// Its own addresses.
-const MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x99];
-const ADDRESS: [u8; 4] = [10, 0, 2, 99];
+const MAC: EthernetAddress = EthernetAddress([2, 0, 0, 0, 0, 0x99]);
+const ADDRESS: Ipv4Address = Ipv4Address::new(10, 0, 2, 99);
 /// How long a frame may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -72,19 +72,25 @@ impl Station {
     /// When the host refuses.
     pub fn send_datagram(&self, to: ([u8; 6], [u8; 4]), ports: (u16, u16), payload: &[u8]) {
         self.forget();
-        let udp_bytes = (8 + payload.len()) as u16;
-        let mut frame = [&to.0[..], &MAC, &IPV4, &[0x45, 0]].concat();
-        frame.extend((20 + udp_bytes).to_be_bytes());
-        frame.extend([0, 0, 0x40, 0, 64, UDP, 0, 0]);
-        frame.extend([ADDRESS, to.1].concat());
-        let sum = checksum(0, &frame[ETHERNET_BYTES..]);
-        frame[ETHERNET_BYTES + 10..][..2].copy_from_slice(&sum.to_be_bytes());
-        frame.extend([ports.0, ports.1, udp_bytes, 0].map(u16::to_be_bytes).concat());
-        frame.extend(payload);
-        // The pseudo-header (RFC 768): addresses, protocol and length.
-        let pseudo = words(&frame[26..34]) + u32::from(UDP) + u32::from(udp_bytes);
-        let sum = checksum(pseudo, &frame[ETHERNET_BYTES + 20..]);
-        frame[ETHERNET_BYTES + 26..][..2].copy_from_slice(&sum.to_be_bytes());
+        let sums = ChecksumCapabilities::default();
+        let udp = UdpRepr { src_port: ports.0, dst_port: ports.1 };
+        let ip = Ipv4Repr {
+            src_addr: ADDRESS,
+            dst_addr: to.1.into(),
+            next_header: IpProtocol::Udp,
+            payload_len: udp.header_len() + payload.len(),
+            hop_limit: 64,
+        };
+        let ethernet =
+            EthernetRepr { src_addr: MAC, dst_addr: EthernetAddress(to.0), ethertype: EthernetProtocol::Ipv4 };
+        let mut frame = vec![0; ethernet.buffer_len() + ip.buffer_len() + ip.payload_len];
+        let mut whole = EthernetFrame::new_unchecked(&mut frame[..]);
+        ethernet.emit(&mut whole);
+        let mut packet = Ipv4Packet::new_unchecked(whole.payload_mut());
+        ip.emit(&mut packet, &sums);
+        let mut datagram = UdpPacket::new_unchecked(packet.payload_mut());
+        let (from, to) = (ip.src_addr.into(), ip.dst_addr.into());
+        udp.emit(&mut datagram, &from, &to, payload.len(), |place| place.copy_from_slice(payload), &sums);
         self.send(&frame);
     }
 
@@ -100,21 +106,51 @@ impl Station {
         loop {
             assert!(Instant::now() < ends, "no datagram comes for port {port}");
             let length = self.cable.recv(&mut frame).expect("a frame comes");
-            let frame = &frame[..length];
-            if length >= 42 && frame[12..14] == ARP && frame[20..22] == [0, 1] && frame[38..42] == ADDRESS {
-                let head = [&frame[6..12], &MAC, &ARP, &[0, 1, 8, 0, 6, 4, 0, 2]].concat();
-                self.send(&[&head, &MAC[..], &ADDRESS, &frame[22..32]].concat());
-            }
-            let is_ours = length >= HEADER_BYTES
-                && frame[..6] == MAC
-                && frame[12..14] == IPV4
-                && frame[23] == UDP
-                && frame[36..38] == port.to_be_bytes();
-            if is_ours {
-                let bytes = usize::from(u16::from_be_bytes([frame[38], frame[39]])) - 8;
-                return frame[HEADER_BYTES..HEADER_BYTES + bytes].to_vec();
+            let Ok(frame) = EthernetFrame::new_checked(&frame[..length]) else { continue };
+            match frame.ethertype() {
+                EthernetProtocol::Arp => self.tell(frame.payload()),
+                EthernetProtocol::Ipv4 if frame.dst_addr() == MAC => {
+                    let packet = Ipv4Packet::new_checked(frame.payload());
+                    let Some(packet) = packet.ok().filter(|packet| packet.next_header() == IpProtocol::Udp) else {
+                        continue;
+                    };
+                    if let Ok(datagram) = UdpPacket::new_checked(packet.payload())
+                        && datagram.dst_port() == port
+                    {
+                        return datagram.payload().to_vec();
+                    }
+                }
+                _ => {}
             }
         }
+    }
+
+    /// Says who it is, if that is what somebody asks.
+    fn tell(&self, question: &[u8]) {
+        let question = ArpPacket::new_checked(question).and_then(|packet| ArpRepr::parse(&packet));
+        let Ok(ArpRepr::EthernetIpv4 {
+            operation: ArpOperation::Request,
+            source_hardware_addr,
+            source_protocol_addr,
+            target_protocol_addr: ADDRESS,
+            ..
+        }) = question
+        else {
+            return;
+        };
+        let answer = ArpRepr::EthernetIpv4 {
+            operation: ArpOperation::Reply,
+            source_hardware_addr: MAC,
+            source_protocol_addr: ADDRESS,
+            target_hardware_addr: source_hardware_addr,
+            target_protocol_addr: source_protocol_addr,
+        };
+        let ethernet = EthernetRepr { src_addr: MAC, dst_addr: source_hardware_addr, ethertype: EthernetProtocol::Arp };
+        let mut frame = vec![0; ethernet.buffer_len() + answer.buffer_len()];
+        let mut whole = EthernetFrame::new_unchecked(&mut frame[..]);
+        ethernet.emit(&mut whole);
+        answer.emit(&mut ArpPacket::new_unchecked(whole.payload_mut()));
+        self.send(&frame);
     }
 }
 
@@ -122,16 +158,4 @@ impl Default for Station {
     fn default() -> Station {
         Station::new()
     }
-}
-
-fn words(bytes: &[u8]) -> u32 {
-    let word = |pair: &[u8]| u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]));
-    bytes.chunks(2).map(word).sum()
-}
-
-/// The checksum of the Internet (RFC 1071) of bytes and what is added to them.
-fn checksum(more: u32, bytes: &[u8]) -> u16 {
-    let sum = words(bytes) + more;
-    let sum = (sum & 0xffff) + (sum >> 16);
-    !((sum + (sum >> 16)) as u16)
 }
