@@ -153,6 +153,26 @@ impl App {
         self.vf_use_ends
     }
 
+    /// Until when the virtual function that there is can be used whatever the market says from now on, by the TSC; `None`: it
+    /// is the base's.
+    #[cfg(target_os = "none")]
+    pub(crate) fn vf_lasts_until(&mut self) -> Result<Option<u64>, MarketError> {
+        let Some(good) = self.vf_good() else { return Ok(None) };
+        if self.start.bases.get(usize::from(good)).is_none_or(|base| *base > 0) {
+            return Ok(None);
+        }
+        let (now, interval) = (clock::now(), self.interval_ticks(good));
+        let noted = self.vf_use_ends;
+        let mut market = self.market();
+        // What has arrived may be a notice; that of the function before is over.
+        market.take_in()?;
+        let notice = market.notices().iter().find(|notice| notice.good == good && notice.deadline_tsc > now);
+        // Without a notice there is a whole interval from the next one on.
+        let ends = notice.map_or(now.saturating_add(interval), |notice| notice.deadline_tsc);
+        let ends = ends.saturating_sub(interval / SPARED_PART);
+        Ok(Some(noted.map_or(ends, |noted| noted.min(ends))))
+    }
+
     /// The interval of a good, in TSC ticks.
     pub fn interval_ticks(&self, good: u16) -> u64 {
         self.start.interval_ticks.get(usize::from(good)).copied().unwrap_or(0)

@@ -21,6 +21,9 @@ pub enum Error {
     Pager(PagerError),
     /// Leased memory was taken away while it was needed.
     Gone,
+    /// The network server did not let the virtual function through as long as there was time. The function is not touched any
+    /// more; the next one may work.
+    NoFunction,
     /// The application's own reason.
     Failed(String),
 }
@@ -48,6 +51,7 @@ impl fmt::Display for Error {
             Error::Market(MarketError::NoAnswer) => out.write_str("the market does not answer"),
             Error::Pager(error) => write!(out, "a lease is of no use: {error:?}"),
             Error::Gone => out.write_str("leased memory was taken away"),
+            Error::NoFunction => out.write_str("the network server does not let the virtual function through"),
             Error::Failed(reason) => out.write_str(reason),
         }
     }

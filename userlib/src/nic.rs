@@ -209,8 +209,8 @@ impl Nic {
     ///
     /// # Errors
     /// As [`App::nic`].
-    pub fn reset(&mut self) -> Result<(), Error> {
-        self.function.reset()?;
+    pub fn reset(&mut self, app: &mut App) -> Result<(), Error> {
+        self.function.reset(app)?;
         self.queues = Queues::new(&self.function)?;
         Ok(())
     }
@@ -219,8 +219,8 @@ impl Nic {
     ///
     /// # Errors
     /// As [`App::nic`].
-    pub fn look_after(&mut self) -> Result<bool, Error> {
-        let was_reset = self.function.look_after()?;
+    pub fn look_after(&mut self, app: &mut App) -> Result<bool, Error> {
+        let was_reset = self.function.look_after(app)?;
         if was_reset {
             self.queues = Queues::new(&self.function)?;
         }

@@ -67,7 +67,8 @@ impl App {
     /// before dropped.
     ///
     /// # Errors
-    /// When there is none, the base has too few pages ([`USUAL_PAGES`] it has), or the network server does not answer.
+    /// When there is none, or the base has too few pages ([`USUAL_PAGES`] it has). [`Error::NoFunction`] if the network server
+    /// does not answer in 10 s, or, with a function that was bought, before its end may come.
     pub fn virtual_function(&mut self, pages: u16) -> Result<VirtualFunction, Error> {
         if !self.has_vf {
             return Err(Error::failed("this application has no virtual function now: `nic = true` in its scenario"));
@@ -82,7 +83,7 @@ impl App {
             function.bind_msix(message, irq)?;
         }
         function.attach(domain)?;
-        VirtualFunction::bring_up(registers, memory, TscClock::new(hz, LOOK_US))
+        VirtualFunction::bring_up(self, registers, memory, TscClock::new(hz, LOOK_US))
     }
 
     /// Maps the function's registers, and, the first time, memory for the VM and, in a domain, for the function.
@@ -142,10 +143,19 @@ pub(crate) struct Surroundings {
 }
 
 impl VirtualFunction {
-    /// Resets the function and waits for its address.
-    fn bring_up(registers: MappedRegisters, memory: MappedMemory, clock: TscClock) -> Result<VirtualFunction, Error> {
-        let mut function = Function::new(registers, clock.now_ns());
-        let mac = handshake(&mut function, &clock)?;
+    /// Resets the function and waits for its address, for as long as the function is sure to be there and no longer than
+    /// [`PATIENCE_S`]: the network server may not be there yet, or not know of this holder yet.
+    fn bring_up(
+        app: &mut App,
+        registers: MappedRegisters,
+        memory: MappedMemory,
+        clock: TscClock,
+    ) -> Result<VirtualFunction, Error> {
+        let patience = PATIENCE_S.saturating_mul(events::tsc_hz());
+        let left = app.vf_lasts_until()?.map_or(patience, |end| end.saturating_sub(clock::now()).min(patience));
+        let left_ns = app.clock().us_of_ticks(left).saturating_mul(1_000);
+        let up = igbvf::bring_up(registers, &clock, clock.now_ns().saturating_add(left_ns));
+        let (function, mac) = up.map_err(|_| Error::NoFunction)?;
         function.route_interrupts(RECEIVED, SENT, MAILBOX);
         Ok(VirtualFunction { registers, memory, clock, function, mac })
     }
@@ -207,8 +217,8 @@ impl VirtualFunction {
     ///
     /// # Errors
     /// As [`App::virtual_function`].
-    pub fn reset(&mut self) -> Result<(), Error> {
-        *self = VirtualFunction::bring_up(self.registers, self.memory, self.clock)?;
+    pub fn reset(&mut self, app: &mut App) -> Result<(), Error> {
+        *self = VirtualFunction::bring_up(app, self.registers, self.memory, self.clock)?;
         Ok(())
     }
 
@@ -217,29 +227,11 @@ impl VirtualFunction {
     ///
     /// # Errors
     /// As [`App::virtual_function`].
-    pub fn look_after(&mut self) -> Result<bool, Error> {
+    pub fn look_after(&mut self, app: &mut App) -> Result<bool, Error> {
         match self.function.poll(self.clock.now_ns()) {
-            Ok(Some(Event::Lost)) => self.reset().map(|()| true),
+            Ok(Some(Event::Lost)) => self.reset(app).map(|()| true),
             Ok(_) => Ok(false),
             Err(error) => Err(Error::failed(format!("the virtual function: {error:?}"))),
-        }
-    }
-}
-
-/// Waits for the function's address. The network server may not be there yet, or not know of this holder yet.
-fn handshake(function: &mut Function<MappedRegisters>, time: &TscClock) -> Result<MacAddress, Error> {
-    let deadline = clock::now().saturating_add(PATIENCE_S.saturating_mul(events::tsc_hz()));
-    loop {
-        match function.poll(time.now_ns()) {
-            Ok(Some(Event::Ready(mac))) => return Ok(mac),
-            Ok(_) => time.pause(),
-            Err(error) if clock::now() >= deadline => {
-                return Err(Error::failed(format!("the network server does not let the function through: {error:?}")));
-            }
-            Err(_) => {
-                time.pause();
-                function.reset(time.now_ns());
-            }
         }
     }
 }

@@ -116,7 +116,7 @@ impl Asking {
     }
 
     /// So many datagrams, some at once. Returns how many came back.
-    fn run(&mut self, app: &App, network: &mut Network, outstanding: usize, operations: u64) -> Result<u64, Error> {
+    fn run(&mut self, app: &mut App, network: &mut Network, outstanding: usize, operations: u64) -> Result<u64, Error> {
         let (end, mut lost, mut cost) = (self.next + operations, 0, Cost::default());
         (self.right, self.wrong) = (0, 0);
         let mut deadline = app.clock().in_us(LOST_US);
@@ -149,7 +149,7 @@ impl Asking {
 }
 
 /// Sends a stream of so many bytes, and hears how many were right.
-fn stream(app: &App, network: &mut Network, peer: Ipv4Address, bytes: u64) -> Result<(), Error> {
+fn stream(app: &mut App, network: &mut Network, peer: Ipv4Address, bytes: u64) -> Result<(), Error> {
     let buffer = |bytes| tcp::SocketBuffer::new(vec![0; bytes]);
     let mut socket = tcp::Socket::new(buffer(64), buffer(BUFFER_BYTES));
     socket.set_nagle_enabled(false);

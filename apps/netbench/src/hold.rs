@@ -26,7 +26,7 @@ pub fn run(app: &mut App, end: u64) -> Result<(), Error> {
             answers = 0;
         }
         let event = if let Some(nic) = nic.as_mut() {
-            nic.look_after()?;
+            nic.look_after(app)?;
             answers += count_answers(nic);
             if clock::now() >= next_ask {
                 // If there is no room, there are questions enough.
@@ -40,18 +40,29 @@ pub fn run(app: &mut App, end: u64) -> Result<(), Error> {
         match event {
             // One that comes so late that it goes at once is left alone.
             Some(Event::VfLeased) if app.vf_use_ends().is_none_or(|ends| clock::now() < ends) => {
-                nic = Some(app.nic()?);
-                println!("a function has come");
+                nic = bring_up(app)?;
             }
             Some(Event::Notice(notice)) if notice.good == good => println!("notice after {answers} answers"),
             Some(Event::VfTaken) => println!("the function is gone"),
             Some(Event::Valuation { .. }) => bid(app, good)?,
-            Some(Event::NicReset) => nic.as_mut().map_or(Ok(()), Nic::reset)?,
+            Some(Event::NicReset) => nic.as_mut().map_or(Ok(()), |nic| nic.reset(app))?,
             _ => {}
         }
     }
     println!("{answers} answers at the end");
     Ok(())
+}
+
+/// The function, unless the network server does not let it through in time.
+fn bring_up(app: &mut App) -> Result<Option<Nic>, Error> {
+    match app.nic() {
+        Ok(nic) => {
+            println!("a function has come");
+            Ok(Some(nic))
+        }
+        Err(Error::NoFunction) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 fn bid(app: &mut App, good: u16) -> Result<(), Error> {

@@ -207,9 +207,9 @@ fn count(app: &mut App, nic: &mut Nic, end: u64) -> Result<(), Error> {
 fn rest(app: &mut App, nic: &mut Nic, deadline: u64) -> Result<Option<Event>, Error> {
     let event = nic.wait(app, deadline)?;
     if event == Some(Event::NicReset) {
-        nic.reset()?;
+        nic.reset(app)?;
     }
-    if event == Some(Event::NicReset) || nic.look_after()? {
+    if event == Some(Event::NicReset) || nic.look_after(app)? {
         println!("the function was reset and is up again");
     }
     Ok(event)

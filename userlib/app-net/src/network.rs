@@ -109,7 +109,7 @@ impl Network {
 
     /// The next thing that has happened in the market, if any; no exit unless a lease has arrived. If the function was reset,
     /// it is up again when [`Event::NicReset`] is returned, and if another one was bought, that is up when
-    /// [`Event::VfLeased`] is.
+    /// [`Event::VfLeased`] is, unless the network server does not let it through: then it goes on without.
     ///
     /// # Errors
     /// When the market is gone, or the function does not come up again.
@@ -133,7 +133,7 @@ impl Network {
         };
         self.follow(app, event.as_ref())?;
         if let Some(function) = &mut self.function
-            && function.look_after()?
+            && function.look_after(app)?
         {
             self.restart()?;
         }
@@ -147,12 +147,17 @@ impl Network {
         match event {
             Some(Event::VfTaken) => self.function = None,
             Some(Event::VfLeased) if !self.is_over() => {
-                self.function = Some(app.virtual_function(PAGES)?);
+                match app.virtual_function(PAGES) {
+                    Ok(function) => self.function = Some(function),
+                    // Without this one: the next one may work.
+                    Err(Error::NoFunction) => return Ok(()),
+                    Err(error) => return Err(error),
+                }
                 self.restart()?;
             }
             Some(Event::NicReset) => {
                 if let Some(function) = &mut self.function {
-                    function.reset()?;
+                    function.reset(app)?;
                     self.restart()?;
                 }
             }
@@ -178,11 +183,11 @@ impl Network {
     ///
     /// # Errors
     /// When a function that was reset does not come up again.
-    pub fn watch(&mut self, app: &App, next: Next, deadline: u64) -> Result<bool, Error> {
+    pub fn watch(&mut self, app: &mut App, next: Next, deadline: u64) -> Result<bool, Error> {
         let Some(deadline) = self.due(app, next, deadline) else { return Ok(true) };
         let Some(function) = &mut self.function else { return Ok(false) };
         let has_come = function.watch(deadline);
-        if function.look_after()? {
+        if function.look_after(app)? {
             self.restart()?;
         }
         Ok(has_come)

@@ -14,7 +14,7 @@
 //!
 //! Reading order:
 //! 1. [`message`]: the mailbox protocol, which the PF's driver shares.
-//! 2. [`function`]: reset, MAC address, requests to the PF, interrupts.
+//! 2. [`function`]: reset, MAC address, requests to the PF, interrupts; [`mod@bring_up`].
 //! 3. [`receive`] and [`transmit`]: the two rings; [`offload`]: what the device computes into a frame; [`pace`]: sending
 //!    at a limit.
 //! 4. [`moderation`]: interrupts, polling, or whichever suits the load.
@@ -23,6 +23,7 @@
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+pub mod bring_up;
 pub mod function;
 pub mod message;
 pub mod moderation;
@@ -32,6 +33,7 @@ pub mod receive;
 pub mod registers;
 pub mod transmit;
 
+pub use bring_up::bring_up;
 pub use function::{Error, Event, Function};
 pub use message::MacAddress;
 pub use pace::Pace;
