@@ -61,6 +61,9 @@ enum Command {
         /// Also list the files of the kernel, the largest first.
         #[arg(long)]
         files: bool,
+        /// Also say how much has come since a revision of this repository.
+        #[arg(long, value_name = "REVISION")]
+        since: Option<String>,
     },
     /// Make a new application in apps/ from the template: it builds, bids and has a test.
     New {
@@ -210,7 +213,7 @@ fn execute(command: Command) -> Result<u8> {
         Command::Bench { machines, json, update } => {
             bench::bench(&bench::Options { machines, json, update }).map(|()| 0)
         }
-        Command::Tcb { json, files } => tcb::tcb(json.as_deref(), files).map(|()| 0),
+        Command::Tcb { json, files, since } => tcb::tcb(json.as_deref(), files, since.as_deref()).map(|()| 0),
         Command::New { name } => new::new(&name).map(|()| 0),
         Command::Market(MarketCommand::Clear(arguments)) => market::clear(&arguments).map(|()| 0),
         Command::Market(MarketCommand::Check { full }) => market::check(full).map(|()| 0),

@@ -5,12 +5,13 @@
 //! modules that are declared so). Assembly counts the lines that are neither blank nor comment.
 
 use crate::{paths, readme, report};
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::str::FromStr;
 
 /// Trust classes: name, what they are trusted for, folders, and at most how many lines they are meant to have.
@@ -64,22 +65,59 @@ impl Count {
 }
 
 /// Counts, prints the table (or JSON), and brings README's table up to date. With `files`, the files of the first class,
-/// the largest first, come before the table.
+/// the largest first, come before the table; with `since`, what has come since that revision comes after it.
 ///
 /// # Errors
-/// When a file can't be read or is no Rust.
-pub fn tcb(json: Option<&Path>, files: bool) -> Result<()> {
+/// When a file can't be read or is no Rust, or git does not know the revision.
+pub fn tcb(json: Option<&Path>, files: bool, since: Option<&str>) -> Result<()> {
     let root = paths::root();
     if files {
         say!("{}", file_table(&root, CLASSES[0].2)?);
     }
     let counts = count_all(&root)?;
     say!("{}", table(&counts).trim_end());
+    if let Some(revision) = since {
+        say!("\n{}", growth(revision, &count_revision(&root, revision)?, &counts));
+    }
     if let Some(path) = json {
         let text = serde_json::to_string_pretty(&counts).context("cannot encode the counts")?;
         write_json(path, &text)?;
     }
     readme::bring_up_to_date("tcb", &markdown(&counts))
+}
+
+/// Counts a revision of this repository.
+fn count_revision(root: &Path, revision: &str) -> Result<Vec<Count>> {
+    let folder = std::env::temp_dir().join(format!("nonkernel-tcb-{}", std::process::id()));
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let counts = check_out(root, revision, &folder).and_then(|()| count_all(&folder));
+    fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
+    counts
+}
+
+/// Unpacks a revision into a folder.
+fn check_out(root: &Path, revision: &str, folder: &Path) -> Result<()> {
+    let mut archive = Command::new("git")
+        .args(["archive", "--format=tar", "--end-of-options", revision])
+        .current_dir(root)
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot run git; it is needed for `--since`")?;
+    let files = archive.stdout.take().context("git says nothing")?;
+    let unpacked = Command::new("tar").arg("-x").current_dir(folder).stdin(files).status();
+    let is_known = archive.wait().is_ok_and(|status| status.success());
+    ensure!(is_known, "git does not know the revision `{revision}`; try `cargo xtask tcb --since HEAD~1`");
+    ensure!(unpacked.is_ok_and(|status| status.success()), "cannot unpack the revision `{revision}`");
+    Ok(())
+}
+
+/// How much more, or less, each class has than before.
+fn growth(revision: &str, before: &[Count], now: &[Count]) -> String {
+    let classes = before.iter().zip(now).map(|(before, now)| {
+        let more = now.lines as i64 - before.lines as i64;
+        format!("{} {} {more:+} = {}", now.class, before.lines, now.lines)
+    });
+    format!("since {revision}: {}", classes.collect::<Vec<_>>().join(", "))
 }
 
 /// Writes JSON to a file, or to standard output for `-`.
@@ -355,6 +393,19 @@ pub fn markdown(counts: &[Count]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn growth_is_told_for_each_class() {
+        let count = |lines| Count { class: "kernel".into(), lines, ..Count::default() };
+        assert_eq!(growth("v1", &[count(100)], &[count(90)]), "since v1: kernel 100 -10 = 90");
+        assert_eq!(growth("v1", &[count(100)], &[count(101)]), "since v1: kernel 100 +1 = 101");
+    }
+
+    #[test]
+    fn a_revision_that_nobody_knows_is_refused() {
+        let refusal = count_revision(&paths::root(), "no-such-revision").unwrap_err().to_string();
+        assert!(refusal.contains("git does not know the revision `no-such-revision`"), "{refusal}");
+    }
 
     #[test]
     fn counts_are_written_with_these_names() {
