@@ -7,6 +7,7 @@ use alloc::string::String;
 
 use proto::nic::{BANDWIDTH_GOOD, VF_GOOD};
 use proto::start::Start;
+use proto::storage::IOPS_GOOD;
 
 use crate::clock::{self, Clock};
 use crate::console;
@@ -136,8 +137,18 @@ impl App {
         self.nic_good(VF_GOOD)
     }
 
+    /// The good that is reads and writes of the own namespace, if they are limited.
+    pub fn iops_good(&self) -> Option<u16> {
+        self.start.storage?;
+        self.good(IOPS_GOOD)
+    }
+
     fn nic_good(&self, name: &str) -> Option<u16> {
         self.start.nic_mac?;
+        self.good(name)
+    }
+
+    fn good(&self, name: &str) -> Option<u16> {
         (0..).zip(&self.start.goods).find(|(_, known)| *known == name).map(|(good, _)| good)
     }
 

@@ -71,6 +71,12 @@ pub fn sleep_until(deadline: u64) {
     }
 }
 
+/// The TSC value so many nanoseconds from now, as a deadline of a wait; 0, which is none, if it is never reached.
+pub fn deadline_after(ns: u64, tsc_hz: u64) -> u64 {
+    let ticks = u128::from(ns) * u128::from(tsc_hz) / 1_000_000_000;
+    u64::try_from(ticks).ok().and_then(|ticks| now().checked_add(ticks)).unwrap_or(0)
+}
+
 /// Measures the CPU time of a stretch of work, which may be interrupted by other VMs.
 #[derive(Clone, Copy, Debug)]
 pub struct CpuTimer {

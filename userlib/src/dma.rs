@@ -200,7 +200,11 @@ impl Clock for TscClock {
     }
 
     fn pause(&self) {
-        crate::clock::sleep_until(crate::clock::now() + self.pause);
+        self.pause_times(1);
+    }
+
+    fn pause_times(&self, times: u32) {
+        crate::clock::sleep_until(crate::clock::now().saturating_add(self.pause * u64::from(times)));
     }
 }
 

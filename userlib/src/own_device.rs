@@ -3,7 +3,7 @@
 //! Interrupts only leave a note that one has come. There is one note for all devices: who sleeps here is woken by any, and
 //! looks after all of its devices before it sleeps again.
 
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use device::IoAddress;
 
@@ -20,6 +20,22 @@ const BOTH: Rights = Rights::READ.union(Rights::WRITE);
 
 /// A device has interrupted since this was looked at.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// When a driver has something to do though no device interrupts, by the TSC; 0: never. Who sleeps is woken then.
+static REMINDER: AtomicU64 = AtomicU64::new(0);
+
+/// From when on a driver is to be woken.
+pub(crate) fn remind(at: Option<u64>) {
+    REMINDER.store(at.map_or(0, |at| at.max(1)), Ordering::Relaxed);
+}
+
+/// The deadline (0: never) or the reminder, whichever comes first.
+fn earlier(deadline: u64) -> u64 {
+    match (deadline, REMINDER.load(Ordering::Relaxed)) {
+        (0, other) | (other, 0) => other,
+        (one, other) => one.min(other),
+    }
+}
 
 fn interrupted(_: &mut TrapFrame) {
     INTERRUPTED.store(true, Ordering::Relaxed);
@@ -47,7 +63,7 @@ impl App {
 /// # Errors
 /// When the market is gone.
 pub(crate) fn wait(app: &mut App, deadline: u64) -> Result<Option<market::Event>, Error> {
-    let event = app.market().wait_unless(deadline, || INTERRUPTED.load(Ordering::Relaxed))?;
+    let event = app.market().wait_unless(earlier(deadline), || INTERRUPTED.load(Ordering::Relaxed))?;
     app.note(&event);
     if !arch::interrupts_enabled() {
         // Takes what ended the sleep; the instruction after the enabling one is still without.
@@ -59,9 +75,28 @@ pub(crate) fn wait(app: &mut App, deadline: u64) -> Result<Option<market::Event>
     Ok(event)
 }
 
+/// Keeps the core, with interrupts, until a device has interrupted, if none has since the last call, or the TSC has reached
+/// `end`. To set the timer of a core that is shared would be an exit, and who halts is charged like who does not.
+fn spin_until(end: u64) {
+    let enabled = arch::interrupts_enabled();
+    arch::enable_interrupts();
+    while !INTERRUPTED.load(Ordering::Relaxed) && clock::now() < end {
+        core::hint::spin_loop();
+    }
+    if !enabled {
+        arch::disable_interrupts();
+    }
+}
+
 /// Halts on the core, which stays this VM's and is charged, until a device has interrupted, if none has since the last call,
-/// or anybody else has. No exit.
+/// or anybody else has, or a driver is to be woken. No exit.
 pub(crate) fn halt() {
+    let reminder = earlier(0);
+    if reminder != 0 {
+        spin_until(reminder);
+        INTERRUPTED.store(false, Ordering::Relaxed);
+        return;
+    }
     let enabled = arch::interrupts_enabled();
     arch::disable_interrupts();
     if !INTERRUPTED.load(Ordering::Relaxed) {
@@ -73,9 +108,14 @@ pub(crate) fn halt() {
     }
 }
 
-/// Halts likewise, again and again until a device has interrupted or the TSC has reached `deadline` (0: never). True if one
-/// has interrupted. No exit.
+/// Halts likewise, again and again until a device has interrupted or the TSC has reached `deadline` (0: never), or a driver is
+/// to be woken. True if one has interrupted. No exit.
 pub(crate) fn watch(deadline: u64) -> bool {
+    let first = earlier(deadline);
+    if first != deadline {
+        spin_until(first);
+        return INTERRUPTED.swap(false, Ordering::Relaxed);
+    }
     let enabled = arch::interrupts_enabled();
     arch::disable_interrupts();
     while !INTERRUPTED.load(Ordering::Relaxed) && (deadline == 0 || clock::now() < deadline) {

@@ -6,6 +6,10 @@
 //!
 //! Everything is counted in pages of 4 KiB: a read or a write is of one page, and many are under way at a time.
 //!
+//! An application that reads and writes more often than it has bought (the good `iops`) finds its namespace closed until time
+//! has made up for that: what is refused is sent again, each millisecond one command and all when that is taken, so that
+//! operations become slower and none fails.
+//!
 //! When the storage server is started again the queues live on. If the controller had to be reset, the market tells of that
 //! by [`crate::market::Event::StorageLost`]: commands do not end any more, and [`Storage::lose`] gives their tokens and buffers
 //! back. [`crate::market::Event::StorageRenewed`] tells of new queues, in a namespace with nothing but zeroes, which
@@ -15,7 +19,7 @@ use alloc::vec::Vec;
 
 use device::{DmaBuffer, DmaMemory, IoAddress};
 pub use nvme_queue::Status;
-use nvme_queue::{Access, Namespace, QueuePair, Rings, Transfer};
+use nvme_queue::{Access, Command, GatedPair, Namespace, Rings, Transfer};
 use proto::start::{DOORBELLS, STORAGE_IRQ_SLOT, STORAGE_SLOT};
 pub use proto::storage::Space;
 use proto::storage::{BASE_PAGES, BUFFERS, ENTRIES, QUEUES, RING_PAGES, WINDOW};
@@ -24,12 +28,14 @@ use crate::app::App;
 use crate::cap::{Cap, IommuDomain, Irq, Slot, own};
 use crate::dma::{MappedBuffer, MappedMemory, MappedRegisters};
 use crate::error::Error;
-use crate::{market, own_device};
+use crate::{clock, market, own_device};
 
 /// Bytes of a page, and of a buffer.
 pub const PAGE_BYTES: usize = 4096;
 /// Vector of the second queue pair.
 const VECTOR: u8 = 0x51;
+/// Microseconds after which a namespace that is closed is tried again.
+const PATIENCE_US: u64 = 1_000;
 const DEPTH: usize = ENTRIES as usize;
 /// Besides memory: tables and CNodes.
 const OTHER_PAGES: u32 = 12;
@@ -92,7 +98,17 @@ pub struct Ended {
     pub status: Status,
 }
 
-type Pair = QueuePair<MappedRegisters, MappedMemory, (u64, Option<Buffer>), DEPTH>;
+/// A command under way.
+#[derive(Debug)]
+struct Sent {
+    token: u64,
+    /// The first block, and what is done there; a flush does nothing anywhere.
+    block: u64,
+    operation: Option<Operation>,
+    buffer: Option<Buffer>,
+}
+
+type Pair = GatedPair<MappedRegisters, MappedMemory, Sent, DEPTH>;
 
 /// A namespace in use.
 #[derive(Debug)]
@@ -102,6 +118,10 @@ pub struct Storage {
     rings: MappedMemory,
     buffers_at: IoAddress,
     buffers: Vec<Buffer>,
+    /// [`PATIENCE_US`] in ticks.
+    patience: u64,
+    /// The application is to be woken for what is held.
+    reminds: bool,
 }
 
 /// What the market says of a namespace, made use of.
@@ -127,14 +147,15 @@ impl App {
         };
         let [rings, buffers] = self.map_storage()?;
         let buffers_at = buffers.io_address();
-        let space = InUse::new(&space, rings, buffers_at)?;
+        let patience = self.clock().ticks_of_us(PATIENCE_US);
+        let space = InUse::new(&space, rings, buffers_at, patience)?;
         // SAFETY: the memory is used by the buffers alone; a driver has a buffer for as long as its command is under way.
         let pages = unsafe { buffers.into_buffers(PAGE_BYTES) };
         let buffers = (0..).zip(pages).map(|(number, memory)| Buffer { memory, number }).collect();
         own_device::take_vector(VECTOR);
         let irq: Cap<Irq> = Slot::root(STORAGE_IRQ_SLOT).cap();
         irq.bind(own::VCPU, VECTOR)?;
-        Ok(Storage { space, rings, buffers_at, buffers })
+        Ok(Storage { space, rings, buffers_at, buffers, patience, reminds: false })
     }
 
     /// Maps rings and buffers for the VM and, in the window of the function's domain, for the function.
@@ -151,7 +172,7 @@ impl App {
 
 impl InUse {
     /// With queues that nothing was put into, and rings that hold nothing.
-    fn new(space: &Space, rings: MappedMemory, buffers_at: IoAddress) -> Result<InUse, Error> {
+    fn new(space: &Space, rings: MappedMemory, buffers_at: IoAddress, patience: u64) -> Result<InUse, Error> {
         let nonsense = || Error::failed("what the market says of the namespace cannot be");
         let Space { namespace: id, block_shift, blocks, max_transfer_bytes, doorbells, stride } = *space;
         let page_shift = 12u32.checked_sub(block_shift.into()).ok_or_else(nonsense)?;
@@ -160,7 +181,8 @@ impl InUse {
         let registers = unsafe { MappedRegisters::new(DOORBELLS, PAGE_BYTES as u32) };
         let pair = |queue: usize| {
             let (submission, completion) = (rings.from_page(2 * queue), rings.from_page(2 * queue + 1));
-            QueuePair::new(Rings { doorbells: registers, first: doorbells[queue], stride, submission, completion })
+            let rings = Rings { doorbells: registers, first: doorbells[queue], stride, submission, completion };
+            GatedPair::new(rings, patience)
         };
         let (Some(polled), Some(interrupting)) = (pair(0), pair(1)) else { return Err(nonsense()) };
         let accesses = (0..u64::from(BUFFERS)).map(|number| {
@@ -171,6 +193,15 @@ impl InUse {
         let accesses = accesses.collect::<Option<Vec<_>>>().ok_or_else(nonsense)?;
         Ok(InUse { namespace, pairs: [polled, interrupting], accesses, page_shift })
     }
+}
+
+/// A command as it was sent before.
+#[cold]
+fn again(namespace: &Namespace, accesses: &[[Access; 2]], sent: &Sent) -> Command {
+    let both = sent.buffer.as_ref().and_then(|buffer| accesses.get(usize::from(buffer.number)));
+    let access = both.zip(sent.operation).and_then(|(both, operation)| both.get(operation as usize));
+    // What is no access, is a flush.
+    access.and_then(|access| access.at(sent.block)).unwrap_or(namespace.flush())
 }
 
 impl Storage {
@@ -206,20 +237,23 @@ impl Storage {
     ) -> Result<(), (Refused, Buffer)> {
         let access = self.space.accesses.get(usize::from(buffer.number)).and_then(|both| both.get(operation as usize));
         let block = page.checked_shl(self.space.page_shift).filter(|block| block >> self.space.page_shift == page);
-        let command = access.zip(block).and_then(|(access, block)| access.at(block));
-        let Some(command) = command else { return Err((Refused::Beyond, buffer)) };
-        match self.space.pairs[queue as usize].submit(&command, (token, Some(buffer))) {
+        let found = access.zip(block).and_then(|(access, block)| Some((block, access.at(block)?)));
+        let Some((block, command)) = found else { return Err((Refused::Beyond, buffer)) };
+        let sent = Sent { token, block, operation: Some(operation), buffer: Some(buffer) };
+        match self.space.pairs[queue as usize].submit(&command, sent) {
             Ok(()) => Ok(()),
             // It had one.
-            Err((_, (_, Some(buffer)))) => Err((Refused::Full, buffer)),
-            Err((_, (_, None))) => Ok(()),
+            Err((_, Sent { buffer: Some(buffer), .. })) => Err((Refused::Full, buffer)),
+            Err((_, Sent { buffer: None, .. })) => Ok(()),
         }
     }
 
     /// Begins to bring what was written before to the medium. False if the queue is full.
     pub fn flush(&mut self, queue: Queue, token: u64) -> bool {
         let command = self.space.namespace.flush();
-        self.space.pairs[queue as usize].submit(&command, (token, None)).is_ok()
+        self.space.pairs[queue as usize]
+            .submit(&command, Sent { token, block: 0, operation: None, buffer: None })
+            .is_ok()
     }
 
     /// Tells the function of all commands so far: one register write, or none if it knows them.
@@ -228,12 +262,27 @@ impl Storage {
         self.space.pairs[queue as usize].ring();
     }
 
-    /// The next command that ended; to be called until there is none.
+    /// The next command that ended; to be called until there is none, and whenever a sleep has ended.
     #[inline]
     pub fn ended(&mut self, queue: Queue) -> Option<Ended> {
-        let done = self.space.pairs[queue as usize].completed()?;
-        let (token, buffer) = done.token;
+        let InUse { namespace, pairs, accesses, .. } = &mut self.space;
+        let pair = &mut pairs[queue as usize];
+        let Some(done) = pair.completed(clock::now, |sent| again(namespace, accesses, sent)) else {
+            if pair.is_closed() || self.reminds {
+                self.remind();
+            }
+            return None;
+        };
+        let Sent { token, buffer, .. } = done.token;
         Some(Ended { token, buffer, status: done.status })
+    }
+
+    /// Has the application woken when a command that is held is to be sent: nobody else does that.
+    #[cold]
+    fn remind(&mut self) {
+        let due = self.space.pairs.iter().filter_map(Pair::due).min();
+        self.reminds = due.is_some();
+        own_device::remind(due);
     }
 
     /// Impossible ends so far.
@@ -267,11 +316,12 @@ impl Storage {
     pub fn lose(&mut self) -> Vec<u64> {
         let mut lost = Vec::new();
         for pair in &mut self.space.pairs {
-            while let Some((token, buffer)) = pair.reclaim() {
+            while let Some(Sent { token, buffer, .. }) = pair.reclaim() {
                 lost.push(token);
                 self.buffers.extend(buffer);
             }
         }
+        self.remind();
         lost
     }
 
@@ -283,7 +333,7 @@ impl Storage {
     pub fn renew(&mut self, space: &Space) -> Result<(), Error> {
         // Nothing ends before a doorbell is rung.
         (0..self.rings.words()).for_each(|word| self.rings.store(word, 0));
-        self.space = InUse::new(space, self.rings, self.buffers_at)?;
+        self.space = InUse::new(space, self.rings, self.buffers_at, self.patience)?;
         Ok(())
     }
 }

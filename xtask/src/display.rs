@@ -183,6 +183,7 @@ impl Display {
     fn apps(&self, frame: &mut Frame, area: Rect, state: &RunState) {
         // A column that nobody has anything in is left out.
         let shows_bandwidth = state.goods.iter().any(GoodState::is_bandwidth);
+        let shows_operations = state.goods.iter().any(GoodState::is_iops);
         let rows = state.apps.iter().enumerate().map(|(number, app)| {
             let style = match (&app.phase, number == self.selected) {
                 (_, true) => Style::new().add_modifier(Modifier::REVERSED),
@@ -203,6 +204,10 @@ impl Display {
                 Cell::from(format!("{:.9}", to_f64(app.paid))),
                 Cell::from(progress(app)),
             ];
+            if shows_operations {
+                let operations = state.operations(app).map_or("      -".into(), |per_s| format!("{per_s:>7}"));
+                cells.insert(4, Cell::from(operations));
+            }
             if shows_bandwidth {
                 cells.insert(4, Cell::from(bandwidth));
             }
@@ -212,6 +217,10 @@ impl Display {
             vec![18, 7, 13, 8, 8, 16, 16, 40],
             vec!["application", "pages", "CPU bought", "CPU had", "hits", "balance", "paid", "progress"],
         );
+        if shows_operations {
+            widths.insert(4, 8);
+            header.insert(4, "  ops/s");
+        }
         if shows_bandwidth {
             widths.insert(4, 5);
             header.insert(4, "Mb/s");

@@ -5,10 +5,12 @@
 
 use crate::scenario::Scenario;
 use market_mechanism::Credits;
-use market_mechanism::types::{MIB_PER_GIB, PAGES_PER_GIB, Price, UNITS_PER_CORE, UNITS_PER_GIGABIT};
+use market_mechanism::types::{
+    MIB_PER_GIB, PAGES_PER_GIB, Price, UNITS_PER_CORE, UNITS_PER_GIGABIT, UNITS_PER_THOUSAND,
+};
 use proto::host::{End, Record};
 use proto::nic::{BANDWIDTH_GOOD, VF_GOOD};
-use proto::storage::STORAGE_GOOD;
+use proto::storage::{IOPS_GOOD, STORAGE_GOOD, UNIT_OPERATIONS};
 use sha2::{Digest, Sha256};
 use std::fmt;
 
@@ -62,6 +64,11 @@ impl GoodState {
         self.name == BANDWIDTH_GOOD
     }
 
+    /// True for reads and writes of namespaces.
+    pub fn is_iops(&self) -> bool {
+        self.name == IOPS_GOOD
+    }
+
     /// True for CPU time.
     fn is_cpu(&self) -> bool {
         self.name.starts_with("cpu.")
@@ -78,6 +85,7 @@ impl GoodState {
             () if self.is_page() => ("credits/GiB-hour", PAGES_PER_GIB),
             () if self.is_bandwidth() => ("credits/Gb/s-hour", UNITS_PER_GIGABIT),
             () if self.is_cpu() => ("credits/core-hour", UNITS_PER_CORE),
+            () if self.is_iops() => ("credits/1,000 ops/s-hour", UNITS_PER_THOUSAND),
             () if self.name == STORAGE_GOOD => ("credits/GiB-hour of storage", MIB_PER_GIB),
             () => ("credits/VF-hour", 1),
         }
@@ -141,6 +149,8 @@ pub struct Totals {
     pub cpu_ticks_bought: u64,
     /// Kilobits that it might send beyond its base.
     pub kilobits_bought: u64,
+    /// Reads and writes that it might do beyond its base.
+    pub operations_bought: u64,
     /// From the order to stop until nothing was reachable.
     pub reclaim_us: u64,
 }
@@ -158,6 +168,8 @@ pub struct AppState {
     pub base_cpu: u32,
     /// Mb/s in its base, if it has a virtual function of the network device.
     pub base_bandwidth: Option<u32>,
+    /// Units of operations in its base, if its reads and writes are limited.
+    pub base_iops: Option<u32>,
     /// How far it is.
     pub phase: Phase,
     /// When it started, in microseconds.
@@ -355,6 +367,7 @@ impl RunState {
             awaited: app.awaited,
             base_cpu: app.base_cpu,
             base_bandwidth: app.nic.then_some(app.base_bandwidth),
+            base_iops: app.base_iops,
             phase: Phase::Waiting,
             started: None,
             ended: None,
@@ -387,6 +400,11 @@ impl RunState {
     /// Mb/s that an application may send, if it has a virtual function of the network device.
     pub fn bandwidth(&self, app: &AppState) -> Option<u32> {
         Some(app.base_bandwidth? + self.held(app, GoodState::is_bandwidth))
+    }
+
+    /// Reads and writes per second that an application may do, if they are limited.
+    pub fn operations(&self, app: &AppState) -> Option<u64> {
+        Some(u64::from(app.base_iops? + self.held(app, GoodState::is_iops)) * UNIT_OPERATIONS)
     }
 
     fn held(&self, app: &AppState, of: impl Fn(&GoodState) -> bool) -> u32 {
@@ -524,6 +542,7 @@ impl RunState {
                 page_ms,
                 cpu_ticks_bought,
                 kilobits_bought,
+                operations_bought,
                 reclaim_us,
             } => {
                 self.time(*t)?;
@@ -540,6 +559,7 @@ impl RunState {
                     page_ms: *page_ms,
                     cpu_ticks_bought: *cpu_ticks_bought,
                     kilobits_bought: *kilobits_bought,
+                    operations_bought: *operations_bought,
                     reclaim_us: *reclaim_us,
                 };
             }

@@ -95,11 +95,12 @@ impl Plain {
         for app in state.apps.iter().filter(|app| app.phase == Phase::Running) {
             let cpu = state.cpu(app);
             let bandwidth = state.bandwidth(app).map_or_else(String::new, |units| format!(" {units} Mb/s"));
+            let operations = state.operations(app).map_or_else(String::new, |per_s| format!(" {per_s} ops/s"));
             let progress =
                 if app.total > 0 { format!(" {}%", app.done * 100 / app.total.max(1)) } else { String::new() };
             let hits = app.hit_ratio().map_or(String::new(), |ratio| format!(" hits {:.0}%", 100.0 * ratio));
             text += &format!(
-                "{} {} pages {cpu} cpu{bandwidth}{progress}{hits} {:.6} cr, ",
+                "{} {} pages {cpu} cpu{bandwidth}{operations}{progress}{hits} {:.6} cr, ",
                 app.name,
                 app.holdings.first().copied().unwrap_or(0),
                 to_f64(app.balance)

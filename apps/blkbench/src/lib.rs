@@ -3,6 +3,8 @@
 //!   polled and by interrupt, and reads all of it in the end: `pages=N` of it at most, `operations=N` of each kind;
 //! - `measure`: the same operations on a medium that keeps nothing, so that contents are not looked at; tells instructions and
 //!   exits of each;
+//! - `steady`: reads and writes at random as often as it may for `for=MILLISECONDS`, `depth=N` at a time, polled if `polled=1`,
+//!   and tells how often in each second; from `from=MILLISECONDS` on it bids for `want=UNITS` of operations at its value of work;
 //! - `keep`: expects nothing but zeroes, writes all pages, and reads them over and over for `for=MILLISECONDS`.
 //!
 //! What a page holds follows from its number and how often it was written ([`content`]), so that what is read is known to be

@@ -1,7 +1,11 @@
 //! The roles, in a VM.
 
 use crate::work::{Bench, Order, Rest, Work, hold};
-use userlib::market::Event;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt::Write;
+use userlib::arch::halt_until;
+use userlib::market::{Event, FixedBid, Price, Quantity};
 use userlib::storage::{Operation, Queue, Storage};
 use userlib::usage::Exits;
 use userlib::{App, Error, clock, println};
@@ -15,6 +19,10 @@ const OPERATIONS: u64 = 256;
 /// Milliseconds that `keep` keeps for, if it is not told.
 const KEEP_MS: u64 = 1_000;
 const LARGEST: usize = 32;
+/// Operations that `steady` counts together.
+const BATCH: u64 = 16;
+/// Microseconds between two looks of `steady`, where it is polled.
+const NAP_US: u64 = 100;
 /// Microseconds for which the storage server may take to make new queues.
 const PATIENCE_US: u64 = 10_000_000;
 
@@ -30,8 +38,9 @@ pub fn run(app: &mut App) -> Result<(), Error> {
     match app.arg("role") {
         None | Some("check") => check(app, &mut bench, operations),
         Some("measure") => measure(&mut bench, operations),
+        Some("steady") => steady(app, &mut bench),
         Some("keep") => keep(app, &mut bench),
-        Some(_) => Err(Error::failed("`role` must be `check`, `measure` or `keep`")),
+        Some(_) => Err(Error::failed("`role` must be `check`, `measure`, `steady` or `keep`")),
     }?;
     println!("{} impossible ends", bench.storage.faults());
     Ok(())
@@ -92,40 +101,112 @@ fn keep(app: &mut App, bench: &mut Bench) -> Result<(), Error> {
     let end = app.clock().in_us(1_000 * app.number("for", KEEP_MS));
     let (mut rounds, mut done, mut renewed) = (0u64, 0, 0u64);
     let mut is_new = true;
+    let mut sleep = |app: &mut App, storage: &mut Storage, _| storage.wait(app, end);
     while clock::now() < end {
-        // Another event than the loss concerns nobody here.
-        let mut loss = None;
-        let mut rest = |storage: &mut Storage, _| match storage.wait(app, end)? {
-            Some(event @ Event::StorageLost) => {
-                loss = Some(event);
-                Err(Error::failed("the namespace is lost"))
-            }
-            _ => Ok(()),
-        };
-        let round = if is_new {
-            all(bench, Operation::Read, &mut rest)
-                .map(|_| println!("{} pages are zero", bench.pages))
-                .and_then(|()| all(bench, Operation::Write, &mut rest).map(|_| ()))
-        } else {
-            all(bench, Operation::Read, &mut rest).map(|_| rounds += 1)
-        };
-        if loss.is_none() {
-            round?;
+        let round = unless_lost(app, bench, &mut sleep, |bench, rest| {
+            if is_new { fresh(bench, rest) } else { all(bench, Operation::Read, rest).map(drop) }
+        })?;
+        if round.is_some() {
+            rounds += u64::from(!is_new);
             is_new = false;
             done += bench.pages;
             app.work_done(done, 0);
-            loss = app.poll()?.filter(|event| *event == Event::StorageLost);
-        }
-        if loss.is_some() {
-            await_queues(app, bench)?;
+            app.sleep_until(app.clock().in_us(1_000));
+        } else {
             renewed += 1;
             is_new = true;
-        } else {
-            app.sleep_until(app.clock().in_us(1_000));
         }
     }
     println!("{rounds} times read and right, {renewed} times with new queues");
     Ok(())
+}
+
+fn steady(app: &mut App, bench: &mut Bench) -> Result<(), Error> {
+    let end = app.clock().in_us(1_000 * app.number("for", KEEP_MS));
+    let from = app.clock().in_us(1_000 * app.number("from", 0));
+    let want = Quantity(app.number("want", 0).try_into().unwrap_or(u32::MAX));
+    let depth = app.number("depth", 8).clamp(1, LARGEST as u64) as usize;
+    let queue = if app.number("polled", 0) == 1 { Queue::Polled } else { Queue::Interrupting };
+    let mut has_bid = want == Quantity::ZERO;
+    let (mut exits, mut renewed) = (Exits::default(), 0u64);
+    let mut seconds: Vec<u64> = Vec::new();
+    // Keeps the core, and looks for what happens in the market; when it waits for an interrupt nothing may happen there.
+    let mut stay = |app: &mut App, storage: &mut Storage, queue| {
+        match queue {
+            Queue::Polled => halt_until(app.clock().in_us(NAP_US)),
+            Queue::Interrupting => storage.halt(),
+        }
+        Ok(app.poll()?)
+    };
+    let mut is_new = true;
+    while clock::now() < end {
+        if !has_bid && clock::now() >= from {
+            let good = app.iops_good().ok_or(Error::failed("operations are not sold"))?;
+            let bid = FixedBid { units: want, value: app.value_of_work(), keep: Price::ZERO };
+            app.market().bid_by(good, &bid)?;
+            has_bid = true;
+        }
+        let batches = seconds.iter().sum::<u64>() / BATCH;
+        let operation = if batches.is_multiple_of(2) { Operation::Read } else { Operation::Write };
+        let work = Work { queue, depth, operation, order: Order::Random, operations: BATCH };
+        let done = unless_lost(app, bench, &mut stay, |bench, rest| {
+            if is_new { fresh(bench, rest).map(|()| None) } else { bench.run(&work, rest).map(Some) }
+        })?;
+        match done {
+            None => (renewed, is_new) = (renewed + 1, true),
+            Some(None) => is_new = false,
+            Some(Some(cost)) => {
+                let second = (app.clock().us_at(clock::now()) / 1_000_000) as usize;
+                seconds.resize(seconds.len().max(second + 1), 0);
+                seconds[second] += BATCH;
+                exits.add(cost.exits);
+            }
+        }
+    }
+    app.work_done(seconds.iter().sum(), 0);
+    let mut line = String::new();
+    // To a string it does not fail.
+    let _ = seconds.iter().try_for_each(|operations| write!(line, " {operations}"));
+    println!("operations right in each second:{line}");
+    println!("{} exits, {} preemptions, {renewed} times with new queues", exits.own, exits.preemptions);
+    Ok(())
+}
+
+/// Sees that all pages are zero, and writes them.
+fn fresh(bench: &mut Bench, rest: &mut Rest<'_>) -> Result<(), Error> {
+    all(bench, Operation::Read, rest)?;
+    println!("{} pages are zero", bench.pages);
+    all(bench, Operation::Write, rest).map(drop)
+}
+
+/// Passes the time while nothing ends, and tells what happens in the market.
+type Pass<'a> = dyn FnMut(&mut App, &mut Storage, Queue) -> Result<Option<Event>, Error> + 'a;
+
+/// Does something with the namespace. None if that was lost meanwhile: there are new queues then.
+fn unless_lost<T>(
+    app: &mut App,
+    bench: &mut Bench,
+    pass: &mut Pass<'_>,
+    work: impl FnOnce(&mut Bench, &mut Rest<'_>) -> Result<T, Error>,
+) -> Result<Option<T>, Error> {
+    // Another event than the loss concerns nobody here.
+    let mut is_lost = false;
+    let mut rest = |storage: &mut Storage, queue| match pass(app, storage, queue)? {
+        Some(Event::StorageLost) => {
+            is_lost = true;
+            Err(Error::failed("the namespace is lost"))
+        }
+        _ => Ok(()),
+    };
+    let done = work(bench, &mut rest);
+    if !is_lost {
+        let done = done?;
+        if app.poll()? != Some(Event::StorageLost) {
+            return Ok(Some(done));
+        }
+    }
+    await_queues(app, bench)?;
+    Ok(None)
 }
 
 /// Waits for new queues after a loss.

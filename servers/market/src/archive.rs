@@ -15,7 +15,7 @@ use proto::host::Command;
 use proto::nic::{BANDWIDTH_GOOD, CABLE_UNITS, KEPT_UNITS, VF_GOOD};
 use proto::plan::Plan;
 use proto::start::{INPUT_BASE, LEASE_BASE, MAX_CLIENTS};
-use proto::storage::STORAGE_GOOD;
+use proto::storage::{CONTROLLER_UNITS, IOPS_GOOD, STORAGE_GOOD};
 use tar_no_std::TarArchiveRef;
 
 /// File of the console server's image, in the folder `images`.
@@ -116,6 +116,8 @@ pub enum GoodKind {
     Vf,
     /// 1 MiB of a namespace of the NVMe controller. Bases have it, and nobody buys more.
     Storage,
+    /// 100 reads and writes per second of such a namespace.
+    Operations,
 }
 
 /// A checked archive.
@@ -195,9 +197,10 @@ fn check_goods(plan: &Plan, cores: u64) -> Result<Vec<GoodKind>, ArchiveError> {
             None if good.name == BANDWIDTH_GOOD => GoodKind::Bandwidth,
             None if good.name == VF_GOOD => GoodKind::Vf,
             None if good.name == STORAGE_GOOD => GoodKind::Storage,
+            None if good.name == IOPS_GOOD => GoodKind::Operations,
             Some(Ok(core)) if u64::from(core) < cores => GoodKind::Cpu(core),
             Some(Ok(_)) => return Err(wrong("the machine has no such core")),
-            _ => return Err(wrong("is none of `page`, `cpu.N`, `bandwidth`, `vf.nic` and `storage`")),
+            _ => return Err(wrong("is none of `page`, `cpu.N`, `bandwidth`, `vf.nic`, `iops` and `storage`")),
         };
         if (kind == GoodKind::Page) != kinds.is_empty() {
             return Err(wrong("the first good is `page`, and no other is"));
@@ -247,6 +250,10 @@ fn check_apps(plan: &Plan, kinds: &[GoodKind]) -> Result<Vec<u16>, ArchiveError>
         let bases = plan.apps[..=at].iter().filter(|app| app.nic).map(|app| u64::from(app.base_bandwidth));
         if kinds.contains(&GoodKind::Bandwidth) && bases.sum::<u64>() > u64::from(CABLE_UNITS - KEPT_UNITS) {
             return Err(wrong("the network device has too little bandwidth for its base"));
+        }
+        let bases = plan.apps[..=at].iter().filter_map(|app| app.base_iops).map(u64::from);
+        if kinds.contains(&GoodKind::Operations) && bases.sum::<u64>() > u64::from(CONTROLLER_UNITS) {
+            return Err(wrong("the storage device does too few operations for its base"));
         }
         let good = kinds.iter().position(|kind| *kind == GoodKind::Cpu(app.core));
         let good = good.ok_or_else(|| wrong("CPU time of its core is not among the goods"))?;

@@ -24,7 +24,7 @@ const AUDITED_BLOCKS: usize = 32;
 /// Totals go to the host once in so many intervals of pages, and at the end.
 const TOTALS_EVERY: u64 = 10;
 
-/// How long the network server may take to put a limit in force, and to say so.
+/// How long a server of a device may take to put a limit in force, and to say so.
 const IN_FORCE_MICROS: u64 = 50_000;
 
 /// Units by the ledger, and units that exist, as the kernel says, or the server of the device.
@@ -55,6 +55,10 @@ impl<M: Machine> Server<'_, M> {
                 GoodKind::Vf => ("functions", self.count_vfs(app, good)),
                 GoodKind::Bandwidth => match self.count_bandwidth(app, good) {
                     Some(count) => ("bandwidth", count),
+                    None => continue,
+                },
+                GoodKind::Operations => match self.count_operations(app, good) {
+                    Some(count) => ("hundreds of operations a second", count),
                     None => continue,
                 },
                 GoodKind::Storage => match self.count_storage(app, good) {
@@ -101,7 +105,7 @@ impl<M: Machine> Server<'_, M> {
     }
 
     /// Reconciles what a device's server has a part in at the end of an interval: limits hold from its beginning on, which
-    /// only the network server sees, and tells; functions come when they are out of their reset; namespaces stay.
+    /// only the servers see, and tell; functions come when they are out of their reset; namespaces stay.
     pub(crate) fn reconcile_ended(&mut self, good: usize) {
         if core::mem::take(&mut self.markets[good].unreconciled) {
             self.reconcile_good(good);
@@ -113,6 +117,16 @@ impl<M: Machine> Server<'_, M> {
     fn count_bandwidth(&mut self, app: usize, good: usize) -> Option<Count> {
         let patience = self.clock.span(IN_FORCE_MICROS);
         let existing = self.nic.as_ref()?.units_in_force(app, self.root.machine.now(), patience)?;
+        let lease = self.markets[good].rounds.lease(account(app)).filter(|_| self.tenants[app].is_running());
+        let leased = lease.map_or(0, |lease| u64::from(lease.base.0) + u64::from(lease.running.0));
+        Some(Count { leased, existing })
+    }
+
+    /// Units of operations by the ledger, and by what the storage server says that it has put in force; `None` as for
+    /// bandwidth.
+    fn count_operations(&mut self, app: usize, good: usize) -> Option<Count> {
+        let patience = self.clock.span(IN_FORCE_MICROS);
+        let existing = self.storage.as_ref()?.units_in_force(app, self.root.machine.now(), patience)?;
         let lease = self.markets[good].rounds.lease(account(app)).filter(|_| self.tenants[app].is_running());
         let leased = lease.map_or(0, |lease| u64::from(lease.base.0) + u64::from(lease.running.0));
         Some(Count { leased, existing })

@@ -13,7 +13,7 @@
 //! 2. [`slots`], [`memory`], [`root`]: CSpace, blocks of RAM, the market's own objects and windows.
 //! 3. [`launch`]: how a VM is made. [`console_link`], [`device_server`], [`nic_link`], [`storage_link`]: the servers'.
 //!    [`life`]: an application's start and end; [`nic`], [`storage`]: its virtual functions;
-//!    [`faults`]: what the IOMMU has stopped.
+//!    [`faults`]: what the IOMMU has stopped; [`sold_rate`]: limits that servers of devices keep.
 //! 4. [`server`]: state and loop. [`clock`], [`tenant`]: time, and what is known of an application.
 //! 5. [`trading`]: rounds and deliveries. [`losses`]: what an interval of pages takes. [`requests`], [`commands`]: what
 //!    applications and the host ask; [`statement`]: where their money went.
@@ -49,6 +49,7 @@ pub mod requests;
 pub mod root;
 pub mod server;
 pub mod slots;
+pub mod sold_rate;
 pub mod statement;
 pub mod storage;
 pub mod storage_link;

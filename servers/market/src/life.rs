@@ -223,7 +223,7 @@ impl<M: Machine> Server<'_, M> {
     fn base_beside_pages(&self, app: usize, good: usize) -> u32 {
         match self.markets[good].kind {
             GoodKind::Page => 0,
-            GoodKind::Cpu(_) | GoodKind::Bandwidth | GoodKind::Vf | GoodKind::Storage => {
+            GoodKind::Cpu(_) | GoodKind::Bandwidth | GoodKind::Operations | GoodKind::Vf | GoodKind::Storage => {
                 base_units(&self.archive, app, &self.tenants[app], good).unwrap_or(0)
             }
         }
@@ -354,7 +354,7 @@ impl<M: Machine> Server<'_, M> {
         }
         let tenant = &self.tenants[app];
         let (work, page_ms, cpu_ticks_bought) = (tenant.work, tenant.page_ms, tenant.cpu_ticks);
-        let kilobits_bought = tenant.kilobits;
+        let (kilobits_bought, operations_bought) = (tenant.kilobits, tenant.operations);
         let (t, paid, app) = (self.micros(), self.paid(app), app as u16);
         self.record(Record::Ended {
             t,
@@ -367,6 +367,7 @@ impl<M: Machine> Server<'_, M> {
             page_ms,
             cpu_ticks_bought,
             kilobits_bought,
+            operations_bought,
             reclaim_us,
         });
     }

@@ -44,7 +44,7 @@ impl<M: Machine> Server<'_, M> {
                 self.move_vfs();
                 self.markets[good].unreconciled = true;
             }
-            GoodKind::Cpu(_) | GoodKind::Bandwidth | GoodKind::Storage => {}
+            GoodKind::Cpu(_) | GoodKind::Bandwidth | GoodKind::Operations | GoodKind::Storage => {}
         }
     }
 

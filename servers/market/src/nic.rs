@@ -5,7 +5,7 @@ use crate::launch::Builder;
 use crate::machine::{Invoke, Machine, Peer, Received, Slot};
 use crate::memory::MemoryError;
 use crate::nic_link::{NIC_HANDLER_PAGE, mac, written};
-use crate::server::{Phase, Server, account};
+use crate::server::{Phase, Server, account, base_units};
 use crate::tenant::State;
 use alloc::{format, vec::Vec};
 use proto::host::{End, stop_reason};
@@ -119,16 +119,28 @@ impl<M: Machine> Server<'_, M> {
 
     /// Bits per second that an application may send by the ledger; `None` if bandwidth is not sold.
     fn limit(&self, app: usize) -> Option<u64> {
-        let market = self.markets.iter().find(|market| market.kind == GoodKind::Bandwidth)?;
-        let lease = market.rounds.lease(account(app)).unwrap_or_default();
-        Some((u64::from(lease.base.0) + u64::from(lease.running.0)) * UNIT_BITS_PER_S)
+        self.sold(app, GoodKind::Bandwidth).map(|units| units * UNIT_BITS_PER_S)
+    }
+
+    /// Units of a good that an application has by the ledger, and at its start by the plan; `None` if the good is not sold, or
+    /// the application takes no part in it.
+    pub(crate) fn sold(&self, app: usize, kind: GoodKind) -> Option<u64> {
+        let good = self.markets.iter().position(|market| market.kind == kind)?;
+        let base = base_units(&self.archive, app, &self.tenants[app], good)?;
+        let lease = self.markets[good].rounds.lease(account(app)).unwrap_or_default();
+        Some(u64::from(base) + u64::from(lease.running.0))
+    }
+
+    /// When the interval began, or begins, that the ledger counts as running, as a TSC value.
+    pub(crate) fn running_since(&self, good: usize) -> u64 {
+        let rounds = &self.markets[good].rounds;
+        rounds.next_close().0.saturating_sub(rounds.terms().interval.0)
     }
 
     /// Tells the network server what every holder of a VF may send, from the beginning of the interval on that the ledger
     /// counts as running.
     pub(crate) fn apply_limits(&mut self, good: usize) {
-        let rounds = &self.markets[good].rounds;
-        let begins = rounds.next_close().0.saturating_sub(rounds.terms().interval.0);
+        let begins = self.running_since(good);
         for app in 0..self.tenants.len() {
             let limit = self.limit(app);
             if let (Some(limit), Some(nic)) = (limit, self.nic.as_mut()) {

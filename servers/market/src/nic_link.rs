@@ -15,6 +15,7 @@ use crate::launch::Builder;
 use crate::machine::{Attention, Invoke, Machine, Peer, Slot};
 use crate::memory::MemoryError;
 use crate::root::{Root, SERVER_WINDOW};
+use crate::sold_rate::SoldRate;
 use alloc::{format, string::String, vec::Vec};
 use cap_spec::abi::slots;
 use core::fmt;
@@ -91,10 +92,8 @@ struct Vf {
     holder: Option<usize>,
     /// How often the IOMMU has stopped it since it has that holder.
     stopped: u64,
-    /// The limit that the server was told last, and when (TSC value).
-    limit: (Option<u64>, u64),
-    /// What the server says that it has put in force; `None`: nothing yet.
-    in_force: Option<Option<u64>>,
+    /// Bits per second that its holder may send.
+    limit: SoldRate,
 }
 
 /// The market's side of the network server.
@@ -134,7 +133,7 @@ impl NicLink {
                 root.machine.split_irq(Slot::root(slots::IRQ), route, *slot)?;
             }
             let function = Slot::nested(first.node(), first.index() + at);
-            all.push(Vf { function, routes, holder: None, stopped: 0, limit: (Some(0), 0), in_force: None });
+            all.push(Vf { function, routes, holder: None, stopped: 0, limit: SoldRate::nothing() });
         }
         let (core_time, tsc_hz) = (boot.time(NIC_CORE), boot.tsc_hz);
         let server = DeviceServer::reserve(root, ROLE, core_time, nic_reservation(tsc_hz), tsc_hz)?;
@@ -157,7 +156,7 @@ impl NicLink {
             Ok(root.machine.lease_function(physical, builder.slot(PHYSICAL_SLOT))?)
         })?;
         for vf in 0..self.vfs.len() {
-            self.vfs[vf].in_force = None;
+            self.vfs[vf].limit.forget();
             if let Some(app) = self.vfs[vf].holder {
                 self.configure(vf, app, limits.get(app).copied().flatten(), root.machine.now());
             }
@@ -265,18 +264,15 @@ impl NicLink {
     /// what it may send.
     pub fn limit(&mut self, app: usize, bits_per_s: u64, from: u64, now: u64) {
         let Some(at) = self.vfs.iter().position(|vf| vf.holder == Some(app)) else { return };
-        if self.vfs[at].limit.0 == Some(bits_per_s) {
-            return;
+        if let Some(from_ns) = self.vfs[at].limit.change(bits_per_s, from, now, self.server.tsc_hz()) {
+            self.server.send(&ToNic::Limit { vf: at as u8, bits_per_s, from_ns });
         }
-        self.vfs[at].limit = (Some(bits_per_s), now.max(from));
-        let from_ns = (u128::from(from) * 1_000_000_000 / u128::from(self.server.tsc_hz())) as u64;
-        self.server.send(&ToNic::Limit { vf: at as u8, bits_per_s, from_ns });
     }
 
     /// Takes note of what the server says about the limit of a VF.
     pub fn in_force(&mut self, vf: u8, bits_per_s: Option<u64>) {
         if let Some(vf) = self.vfs.get_mut(usize::from(vf)) {
-            vf.in_force = Some(bits_per_s);
+            vf.limit.says(bits_per_s);
         }
     }
 
@@ -284,12 +280,7 @@ impl NicLink {
     /// server was told one less than `patience` ticks ago that is not in force.
     pub fn units_in_force(&self, app: usize, now: u64, patience: u64) -> Option<u64> {
         let vf = self.vfs.iter().find(|vf| vf.holder == Some(app))?;
-        let (limit, since) = vf.limit;
-        if vf.in_force != Some(limit) && now < since.saturating_add(patience) {
-            return None;
-        }
-        // What is no whole number of units is nothing that was sold.
-        vf.in_force.unwrap_or(Some(0)).map(|bits_per_s| bits_per_s.div_ceil(UNIT_BITS_PER_S))
+        vf.limit.units(UNIT_BITS_PER_S, now, patience)
     }
 
     /// Takes an application's VF back. Returns which it was, if it had one.
@@ -323,7 +314,7 @@ impl NicLink {
     }
 
     fn configure(&mut self, vf: usize, app: usize, limit_bits_per_s: Option<u64>, now: u64) {
-        self.vfs[vf].limit = (limit_bits_per_s, now);
+        self.vfs[vf].limit.begin(limit_bits_per_s, now);
         let settings = Settings { mac: mac(app), vlan: None, limit_bits_per_s };
         self.server.send(&ToNic::Configure { vf: vf as u8, settings });
     }

@@ -172,7 +172,7 @@ impl<M: Machine> Server<'_, M> {
                 1u32.saturating_sub(lease.base.0)
             }
             GoodKind::Storage => 0,
-            GoodKind::Page | GoodKind::Cpu(_) | GoodKind::Bandwidth => u32::MAX,
+            GoodKind::Page | GoodKind::Cpu(_) | GoodKind::Bandwidth | GoodKind::Operations => u32::MAX,
         }
     }
 
@@ -209,7 +209,7 @@ impl<M: Machine> Server<'_, M> {
             match self.markets[good].kind {
                 // What it buys holds from the next boundary of its period on.
                 GoodKind::Cpu(_) => now.next_multiple_of(self.tenants[app].reservation.1.max(1)),
-                GoodKind::Page | GoodKind::Bandwidth | GoodKind::Vf | GoodKind::Storage => now,
+                GoodKind::Page | GoodKind::Bandwidth | GoodKind::Operations | GoodKind::Vf | GoodKind::Storage => now,
             }
         };
         Ok(Answer::Bought { payment: u64::try_from(cost.0).unwrap_or(u64::MAX), from_tsc })

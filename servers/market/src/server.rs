@@ -30,7 +30,7 @@ use proto::host::{Command, Record};
 use proto::market::Movement;
 use proto::nic::{CABLE_UNITS, KEPT_UNITS};
 use proto::plan::{Good, Plan};
-use proto::storage::storage_units;
+use proto::storage::{CONTROLLER_UNITS, storage_units};
 
 /// Accounts of the ledger.
 pub const ACCOUNTS: usize = 16;
@@ -333,6 +333,10 @@ impl<'a, M: Machine> Server<'a, M> {
                     let bases = tenants.iter().enumerate().filter_map(|(app, of)| base_units(archive, app, of, at));
                     nic.as_ref().map_or(0, NicLink::count).saturating_sub(bases.sum())
                 }
+                GoodKind::Operations => {
+                    let bases = tenants.iter().enumerate().filter_map(|(app, of)| base_units(archive, app, of, at));
+                    CONTROLLER_UNITS.saturating_sub(bases.sum())
+                }
                 GoodKind::Storage => 0,
             };
             markets.push(make_market(at, good, kind, elastic, archive, &tenants, &clock)?);
@@ -615,7 +619,7 @@ fn make_market(
     let rounds = Rounds::new(terms, supply, Ticks(clock.epoch)).map_err(Failure::Rounds)?;
     let lead = match kind {
         GoodKind::Page | GoodKind::Vf => PAGE_LEAD_MICROS,
-        GoodKind::Cpu(_) | GoodKind::Bandwidth | GoodKind::Storage => TIME_LEAD_MICROS,
+        GoodKind::Cpu(_) | GoodKind::Bandwidth | GoodKind::Operations | GoodKind::Storage => TIME_LEAD_MICROS,
     };
     let lead = clock.span(lead).min(interval / 4);
     Ok(Market {
@@ -647,6 +651,7 @@ pub fn base_units(archive: &Archive<'_>, app: usize, tenant: &Tenant, good: usiz
         GoodKind::Cpu(_) => (usize::from(archive.cpu_goods[app]) == good).then_some(plan.base_cpu),
         GoodKind::Bandwidth => plan.nic.then_some(plan.base_bandwidth),
         GoodKind::Vf => plan.nic.then_some(plan.base_vf),
+        GoodKind::Operations => plan.base_iops.filter(|_| plan.storage_bytes > 0),
         GoodKind::Storage => (plan.storage_bytes > 0).then(|| storage_units(plan.storage_bytes)),
     }
 }

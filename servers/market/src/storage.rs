@@ -1,17 +1,18 @@
 //! What the market does about the storage server: starts it, hears its reports, starts it again, and gives namespaces with
 //! virtual functions out and takes them back.
 
+use crate::archive::GoodKind;
 use crate::launch::Builder;
 use crate::machine::{Machine, Peer, Received};
 use crate::memory::MemoryError;
 use crate::nic::MAX_RESTARTS;
 use crate::server::Server;
-use crate::storage_link::{STORAGE_HANDLER_PAGE, State};
+use crate::storage_link::{STORAGE_HANDLER_PAGE, State, Wanted};
 use crate::tenant;
-use alloc::format;
+use alloc::{format, vec::Vec};
 use proto::host::{End, stop_reason};
 use proto::market::FromMarket;
-use proto::storage::{FromStorage, Space};
+use proto::storage::{FromStorage, Space, UNIT_OPERATIONS};
 
 /// Reports that are read before applications have their turn.
 const BURST: u32 = 16;
@@ -22,10 +23,34 @@ impl<M: Machine> Server<'_, M> {
         self.plan().apps[app].storage_bytes > 0
     }
 
+    /// What an application is to have, by plan and ledger.
+    fn wanted(&self, app: usize) -> Wanted {
+        let per_s = self.sold(app, GoodKind::Operations).map(|units| units * UNIT_OPERATIONS);
+        Wanted { bytes: self.plan().apps[app].storage_bytes, per_s }
+    }
+
+    /// What all applications are to have.
+    fn all_wanted(&self) -> Vec<Wanted> {
+        (0..self.tenants.len()).map(|app| self.wanted(app)).collect()
+    }
+
+    /// Tells the storage server what every holder of a namespace may do, from the beginning of the interval on that the ledger
+    /// counts as running.
+    pub(crate) fn apply_operations(&mut self, good: usize) {
+        let begins = self.running_since(good);
+        for app in 0..self.tenants.len() {
+            let per_s = self.wanted(app).per_s;
+            if let (Some(per_s), Some(link)) = (per_s, self.storage.as_mut()) {
+                link.limit(app, per_s, begins, self.root.machine.now());
+            }
+        }
+        self.flush_storage();
+    }
+
     /// What is ready for an application that is to have a namespace; that is begun if nobody has begun it.
     pub(crate) fn ready_storage(&mut self, app: usize) -> Option<Space> {
-        let bytes = self.plan().apps[app].storage_bytes;
-        let ready = self.storage.as_mut()?.ready(&mut self.root, app, bytes);
+        let wanted = self.wanted(app);
+        let ready = self.storage.as_mut()?.ready(&mut self.root, app, wanted);
         self.flush_storage();
         ready.unwrap_or_else(|error| {
             self.fail(format!("namespace of application {app}: {error:?}"));
@@ -71,11 +96,13 @@ impl<M: Machine> Server<'_, M> {
     /// Starts the storage server when its functions are there, hears what it reports, and starts it again if it has stopped.
     /// True if there may be more.
     pub(crate) fn serve_storage(&mut self) -> bool {
-        let (Some(link), Some(image)) = (self.storage.as_mut(), self.archive.storage) else { return false };
+        let (Some(link), Some(image)) = (self.storage.as_ref(), self.archive.storage) else { return false };
         if !link.is_running() {
+            let limits: Vec<Option<u64>> = self.all_wanted().into_iter().map(|wanted| wanted.per_s).collect();
             // One that cannot be started again has failed the run.
             if self.storage_restarts <= MAX_RESTARTS
-                && let Err(error) = link.start(&mut self.root, &image)
+                && let Some(link) = self.storage.as_mut()
+                && let Err(error) = link.start(&mut self.root, &image, &limits)
             {
                 self.storage_restarts = MAX_RESTARTS + 1;
                 self.fail(format!("the storage server cannot be started: {error:?}"));
@@ -118,11 +145,12 @@ impl<M: Machine> Server<'_, M> {
     }
 
     fn hear_storage(&mut self, report: FromStorage) {
+        let wanted = self.all_wanted();
         let Some(link) = self.storage.as_mut() else { return };
         let line = match report {
+            FromStorage::InForce { vf, per_s } => return link.in_force(vf, per_s),
             FromStorage::Ready { namespaces } => {
-                let apps = &self.archive.plan.apps;
-                let came_up = link.came_up(&mut self.root, |app| apps[app].storage_bytes);
+                let came_up = link.came_up(&mut self.root, &wanted);
                 if let Err(error) = came_up {
                     self.fail(format!("storage functions: {error:?}"));
                 }

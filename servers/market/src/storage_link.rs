@@ -19,11 +19,14 @@ use crate::machine::{Attention, Invoke, Machine, Peer, Slot};
 use crate::memory::{MemoryError, PAGE_BITS};
 use crate::nic_link::ROUTES as NIC_ROUTES;
 use crate::root::{Root, SERVER_WINDOW};
+use crate::sold_rate::SoldRate;
 use alloc::{format, vec, vec::Vec};
 use cap_spec::abi::{Error, ObjectType, Rights, slots};
 use core::fmt;
 use proto::start::{DOORBELLS, STORAGE_IRQ_SLOT, STORAGE_SLOT};
-use proto::storage::{MAX_VFS, MESSAGE, SERVER_IO_BASE, Space, ToStorage, WINDOW, WINDOW_BITS, function_at, page};
+use proto::storage::{
+    MAX_VFS, MESSAGE, SERVER_IO_BASE, Space, ToStorage, UNIT_OPERATIONS, WINDOW, WINDOW_BITS, function_at, page,
+};
 
 /// Class code of NVMe controllers (PCI Code and ID Assignment Specification, 1.9).
 const NVME_CLASS: u32 = 0x01_0802;
@@ -37,7 +40,7 @@ pub const STORAGE_STOPPED_EVENT: u64 = 1 << 38;
 pub const STORAGE_HANDLER_PAGE: u64 = SERVER_WINDOW + 0xa000;
 /// The core that it runs on.
 pub const STORAGE_CORE: u8 = 0;
-/// Its CPU time there, in microseconds. It works only when a VF changes hands.
+/// Its CPU time there, in microseconds: it works when a VF changes hands, and looks each millisecond at those with limits.
 const BUDGET_MICROS: u64 = 200;
 const PERIOD_MICROS: u64 = 5_000;
 /// log2 bytes of the block for a function's domain, tables and memory.
@@ -92,6 +95,17 @@ struct Function {
     registers: Option<[Slot; 2]>,
     /// How often the IOMMU has stopped it since it has that holder.
     stopped: u64,
+    /// Reads and writes per second that its holder may do.
+    limit: SoldRate,
+}
+
+/// What an application is to have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Bytes of its namespace, at least.
+    pub bytes: u64,
+    /// Reads and writes per second; `None`: no limit.
+    pub per_s: Option<u64>,
 }
 
 /// What a VF is doing.
@@ -168,11 +182,17 @@ impl StorageLink {
         Ok(Ok(StorageLink { physical, vfs, first_route, server, is_up: false }))
     }
 
-    /// Launches the server, unless virtual functions are not there yet: false then. It is told of those that have holders.
+    /// Launches the server, unless virtual functions are not there yet: false then. It is told of those that have holders, and of
+    /// what these may do: `limits` by application.
     ///
     /// # Errors
     /// [`MemoryError`].
-    pub fn start<M: Machine>(&mut self, root: &mut Root<M>, image: &Image<'_>) -> Result<bool, MemoryError> {
+    pub fn start<M: Machine>(
+        &mut self,
+        root: &mut Root<M>,
+        image: &Image<'_>,
+        limits: &[Option<u64>],
+    ) -> Result<bool, MemoryError> {
         let functions = core::iter::once(&mut self.physical).chain(self.vfs.iter_mut().map(|(function, _)| function));
         for function in functions {
             if !function.find_registers(root)? {
@@ -197,9 +217,12 @@ impl StorageLink {
             Ok(())
         })?;
         self.is_up = false;
-        for (vf, (_, state)) in self.vfs.iter().enumerate() {
-            if let State::Held(_, space, _) | State::Ready(_, space) = state {
-                self.server.send(&ToStorage::Keep { vf: vf as u8, namespace: space.namespace });
+        for (vf, (function, state)) in self.vfs.iter_mut().enumerate() {
+            function.limit.forget();
+            if let State::Held(app, space, _) | State::Ready(app, space) = state {
+                let per_s = limits.get(*app).copied().flatten();
+                function.limit.begin(per_s, root.machine.now());
+                self.server.send(&ToStorage::Keep { vf: vf as u8, namespace: space.namespace, per_s });
             }
         }
         self.server.send(&ToStorage::Begin);
@@ -223,15 +246,11 @@ impl StorageLink {
     ///
     /// # Errors
     /// The kernel's.
-    pub fn came_up<M: Machine>(
-        &mut self,
-        root: &mut Root<M>,
-        bytes_of: impl Fn(usize) -> u64,
-    ) -> Result<(), MemoryError> {
+    pub fn came_up<M: Machine>(&mut self, root: &mut Root<M>, wanted: &[Wanted]) -> Result<(), MemoryError> {
         self.is_up = true;
         for vf in 0..self.vfs.len() {
             match self.vfs[vf].1 {
-                State::Preparing(app) | State::Renewing(app, _) => self.prepare(root, vf, bytes_of(app))?,
+                State::Preparing(app) | State::Renewing(app, _) => self.prepare(root, vf, wanted[app])?,
                 State::Releasing => self.server.send(&ToStorage::Release { vf: vf as u8 }),
                 State::Idle | State::Ready(..) | State::Held(..) | State::Dead => {}
             }
@@ -247,7 +266,7 @@ impl StorageLink {
         &mut self,
         root: &mut Root<M>,
         app: usize,
-        bytes: u64,
+        wanted: Wanted,
     ) -> Result<Option<Space>, MemoryError> {
         match self.of(app).map(|vf| &self.vfs[vf].1) {
             Some(State::Ready(_, space)) => return Ok(Some(*space)),
@@ -259,7 +278,7 @@ impl StorageLink {
         let free = free.find(|(_, (function, _))| is_out_of_reset(function)).map(|(vf, _)| vf);
         if let Some(vf) = free.filter(|_| self.is_up) {
             self.vfs[vf].1 = State::Preparing(app);
-            self.prepare(root, vf, bytes)?;
+            self.prepare(root, vf, wanted)?;
         }
         Ok(None)
     }
@@ -269,10 +288,36 @@ impl StorageLink {
         self.vfs.iter().all(|(_, state)| *state == State::Dead)
     }
 
-    fn prepare<M: Machine>(&mut self, root: &mut Root<M>, vf: usize, bytes: u64) -> Result<(), MemoryError> {
-        self.vfs[vf].0.attach(root)?;
-        self.server.send(&ToStorage::Prepare { vf: vf as u8, bytes });
+    fn prepare<M: Machine>(&mut self, root: &mut Root<M>, vf: usize, wanted: Wanted) -> Result<(), MemoryError> {
+        let Wanted { bytes, per_s } = wanted;
+        let function = &mut self.vfs[vf].0;
+        function.attach(root)?;
+        function.limit.begin(per_s, root.machine.now());
+        self.server.send(&ToStorage::Prepare { vf: vf as u8, bytes, per_s });
         Ok(())
+    }
+
+    /// An application may do so many reads and writes per second from this TSC value on; nothing happens if it has no VF, or
+    /// that is what it may do.
+    pub fn limit(&mut self, app: usize, per_s: u64, from: u64, now: u64) {
+        let Some(vf) = self.of(app) else { return };
+        if let Some(from_ns) = self.vfs[vf].0.limit.change(per_s, from, now, self.server.tsc_hz()) {
+            self.server.send(&ToStorage::Limit { vf: vf as u8, per_s, from_ns });
+        }
+    }
+
+    /// Takes note of what the server says about the limit of a VF.
+    pub fn in_force(&mut self, vf: u8, per_s: Option<u64>) {
+        if let Some((function, _)) = self.vfs.get_mut(usize::from(vf)) {
+            function.limit.says(per_s);
+        }
+    }
+
+    /// Units of operations that the server has put in force for an application. `None` if it has no queues, or no limit, or if
+    /// the server was told one less than `patience` ticks ago that is not in force.
+    pub fn units_in_force(&self, app: usize, now: u64, patience: u64) -> Option<u64> {
+        let (function, State::Held(..)) = &self.vfs[self.of(app)?] else { return None };
+        function.limit.units(UNIT_OPERATIONS, now, patience)
     }
 
     /// The server has made a VF ready. Returns the application that it is for.
@@ -451,7 +496,7 @@ impl Function {
             };
             root.machine.map_io(copy, domain, SERVER_IO_BASE + number * PAGE, rights)?;
         }
-        Ok(Function { function, domain, memory, registers: None, stopped: 0 })
+        Ok(Function { function, domain, memory, registers: None, stopped: 0, limit: SoldRate::nothing() })
     }
 
     /// Lets the function reach its domain, if it does not already.

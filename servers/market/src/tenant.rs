@@ -155,6 +155,8 @@ pub struct Tenant {
     pub cpu_ticks: u64,
     /// Kilobits that it might send beyond the base.
     pub kilobits: u64,
+    /// Reads and writes that it might do beyond the base.
+    pub operations: u64,
     /// Every movement of its money.
     pub movements: Movements,
     /// What it used of its CPU time since its reservation was set.
@@ -194,6 +196,7 @@ impl Tenant {
             page_ms: 0,
             cpu_ticks: 0,
             kilobits: 0,
+            operations: 0,
             movements: Movements::default(),
             usage: None,
             left: [0; 2],

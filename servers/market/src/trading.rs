@@ -16,6 +16,7 @@ use market_mechanism::types::Ticks;
 use market_mechanism::{Credits, Quantity, RoundNo};
 use proto::host::{End, Record};
 use proto::market::{FromMarket, Movement};
+use proto::storage::UNIT_OPERATIONS;
 
 /// A lease that its tenant does not accept for so long is tried again only when the market wakes for something else.
 const ACCEPT_MICROS: u64 = 20_000;
@@ -56,7 +57,10 @@ impl<M: Machine> Server<'_, M> {
             // So late that the interval before it has not begun.
             self.begin_interval(good);
         }
-        if matches!(self.markets[good].kind, GoodKind::Bandwidth | GoodKind::Vf | GoodKind::Storage) {
+        if matches!(
+            self.markets[good].kind,
+            GoodKind::Bandwidth | GoodKind::Operations | GoodKind::Vf | GoodKind::Storage
+        ) {
             // There was the whole interval to put limits in force, and to reset functions that changed hands.
             self.reconcile_ended(good);
         }
@@ -91,7 +95,7 @@ impl<M: Machine> Server<'_, M> {
                 self.apply(good);
                 self.markets[good].unreconciled = true;
             }
-            GoodKind::Bandwidth | GoodKind::Storage => {
+            GoodKind::Bandwidth | GoodKind::Operations | GoodKind::Storage => {
                 self.apply(good);
                 self.markets[good].unreconciled = true;
             }
@@ -133,6 +137,7 @@ impl<M: Machine> Server<'_, M> {
             match kind {
                 GoodKind::Page => tenant.page_ms += held,
                 GoodKind::Bandwidth => tenant.kilobits += held,
+                GoodKind::Operations => tenant.operations += held * UNIT_OPERATIONS / 1_000,
                 // What it bought counts, and it paid for nothing.
                 GoodKind::Cpu(_) | GoodKind::Vf | GoodKind::Storage => {}
             }
@@ -225,7 +230,7 @@ impl<M: Machine> Server<'_, M> {
         made.or_else(|error| self.root.give(block).and(Err(error)))
     }
 
-    /// Makes what holders may use of CPU time, bandwidth or functions what they have by the ledger. Pages move when their
+    /// Makes what holders may use of CPU time, bandwidth, operations or functions what they have by the ledger. Pages move when their
     /// interval begins.
     pub(crate) fn apply(&mut self, good: usize) {
         match self.markets[good].kind {
@@ -233,6 +238,7 @@ impl<M: Machine> Server<'_, M> {
             GoodKind::Vf => self.move_vfs(),
             GoodKind::Cpu(_) => self.apply_time(good),
             GoodKind::Bandwidth => self.apply_limits(good),
+            GoodKind::Operations => self.apply_operations(good),
         }
     }
 
@@ -277,6 +283,7 @@ impl<M: Machine> Server<'_, M> {
                 GoodKind::Page => tenant.page_ms += units * interval_ms,
                 GoodKind::Cpu(_) => tenant.cpu_ticks += units * unit * frames,
                 GoodKind::Bandwidth => tenant.kilobits += units * interval_ms,
+                GoodKind::Operations => tenant.operations += units * interval_ms * UNIT_OPERATIONS / 1_000,
                 // It is seen in the rounds; it is one or none.
                 GoodKind::Vf => {}
                 // Nobody has more than in its base.

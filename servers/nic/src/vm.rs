@@ -10,6 +10,7 @@ use nic_server::Server;
 use proto::nic::{PHYSICAL_SLOT, ToNic};
 use userlib::cap::{Cap, Fault, Frame, IommuDomain, PciFunction, Rights, Slot, own};
 use userlib::channel::{ChannelError, Endpoint};
+use userlib::clock::deadline_after;
 use userlib::dma::{MappedRegisters, TscClock};
 use userlib::{end, events, start_page};
 
@@ -40,16 +41,10 @@ pub fn main() -> ! {
         let now_ns = clock.now_ns();
         if !more && due_ns > now_ns && market.announce_sleep() == Ok(true) {
             // Refused only if the own Vcpu's capability is gone.
-            let _ = events::wait(events::MARKET, deadline(due_ns - now_ns, start.tsc_hz));
+            let _ = events::wait(events::MARKET, deadline_after(due_ns - now_ns, start.tsc_hz));
         }
         market.awake();
     }
-}
-
-/// The TSC value so many nanoseconds from now, as a deadline of a wait; 0, which is none, if it is never reached.
-fn deadline(ns: u64, tsc_hz: u64) -> u64 {
-    let ticks = u128::from(ns) * u128::from(tsc_hz) / 1_000_000_000;
-    u64::try_from(ticks).ok().and_then(|ticks| userlib::clock::now().checked_add(ticks)).unwrap_or(0)
 }
 
 /// Maps the registers. The PF reaches no memory, its domain being empty, but is a bus master by that: else an adapter takes

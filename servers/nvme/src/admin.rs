@@ -1,7 +1,9 @@
 //! What the storage server has done by the physical function (PF): virtual functions (VFs) prepared and ended, namespaces
 //! attached, erased and looked at.
 
+use crate::limits::Limited;
 use crate::{Function, IoMemory};
+use alloc::vec::Vec;
 use device::{Clock, DmaMemory, IoAddress, PAGE_BYTES, Registers};
 use nvme_admin::{Controller, Error, QueueRequest, Resource};
 use nvme_queue::{Access, Command, Namespace, QueuePair, Rings, Transfer};
@@ -25,10 +27,12 @@ const LIMIT_NS: u64 = 10_000_000_000;
 #[derive(Debug)]
 pub struct Admin<R, M, C> {
     pub(crate) controller: Controller<R, M, C>,
-    number: u16,
+    pub(crate) number: u16,
     queue: QueuePair<R, M, (), OWN_ENTRIES>,
     buffer: M,
-    clock: C,
+    pub(crate) clock: C,
+    /// The VFs with limits.
+    pub(crate) limits: Vec<Limited>,
 }
 
 impl<R: Registers + Clone, M: DmaMemory + Clone, C: Clock + Clone> Admin<R, M, C> {
@@ -75,11 +79,11 @@ impl<R: Registers + Clone, M: DmaMemory + Clone, C: Clock + Clone> Admin<R, M, C
         let first = PAGE_BYTES as u32 + made.first;
         let rings = Rings { doorbells, first, stride: made.stride, submission, completion };
         let queue = QueuePair::new(rings).ok_or(Error::Unfit)?;
-        Ok(Admin { controller, number, queue, buffer, clock })
+        Ok(Admin { controller, number, queue, buffer, clock, limits: Vec::new() })
     }
 
     /// The controller number of a VF.
-    fn secondary(&mut self, vf: usize) -> Result<u16, Error> {
+    pub(crate) fn secondary(&mut self, vf: usize) -> Result<u16, Error> {
         Ok(self.controller.secondary(vf)?.ok_or(Error::Arguments)?.controller)
     }
 
@@ -88,22 +92,30 @@ impl<R: Registers + Clone, M: DmaMemory + Clone, C: Clock + Clone> Admin<R, M, C
     /// # Errors
     /// As [`Controller::execute`]; [`Error::Arguments`] if there is no such VF.
     pub fn end_vf(&mut self, vf: usize) -> Result<(), Error> {
+        self.end_limit(vf);
         let number = self.secondary(vf)?;
         self.controller.set_offline(number)
     }
 
-    /// Brings a VF that is offline up with this namespace, makes the holder's queues, and hands it over.
+    /// Brings a VF that is offline up with this namespace, makes the holder's queues, and hands it over, with a limit in
+    /// operations per second or without.
     ///
     /// # Errors
     /// As [`Controller::execute`]; [`Error::Nonsense`] if it sees another namespace, or more than this.
-    pub fn prepare(&mut self, vf: usize, function: Function<R, M>, namespace: u32, clock: &C) -> Result<Space, Error> {
+    pub fn prepare(
+        &mut self,
+        vf: usize,
+        function: Function<R, M>,
+        namespace: u32,
+        per_s: Option<u64>,
+    ) -> Result<Space, Error> {
         let number = self.secondary(vf)?;
         self.controller.set_offline(number)?;
         self.controller.assign(number, Resource::Vectors, VF_VECTORS)?;
         self.controller.assign(number, Resource::Queues, VF_QUEUES)?;
         self.controller.set_online(number)?;
         self.controller.attach(namespace, number)?;
-        let mut own = Controller::enable(function.registers, function.memory, clock.clone())?;
+        let mut own = Controller::enable(function.registers, function.memory, self.clock.clone())?;
         if own.next_namespace(0)? != Some(namespace) || own.next_namespace(namespace)?.is_some() {
             return Err(Error::Nonsense);
         }
@@ -121,6 +133,7 @@ impl<R: Registers + Clone, M: DmaMemory + Clone, C: Clock + Clone> Admin<R, M, C
             (*doorbell, stride) = (made.first, made.stride);
         }
         own.hand_over();
+        self.begin_limit(vf, namespace, per_s)?;
         Ok(Space { namespace, block_shift, blocks, max_transfer_bytes, doorbells, stride })
     }
 
@@ -136,7 +149,7 @@ impl<R: Registers + Clone, M: DmaMemory + Clone, C: Clock + Clone> Admin<R, M, C
         Err(Error::Nonsense)
     }
 
-    /// Makes a namespace zero, and reads all of it to see that it is. Nobody else has it meanwhile.
+    /// Makes a namespace zero, and reads all of it to see that it is. Nobody else has it meanwhile. Limits of others are kept.
     ///
     /// # Errors
     /// As [`Controller::execute`]; [`Error::Nonsense`] if something else than zeroes is read.
@@ -157,6 +170,7 @@ impl<R: Registers + Clone, M: DmaMemory + Clone, C: Clock + Clone> Admin<R, M, C
             let blocks = ZERO_BLOCKS.min(space.blocks - block);
             let command = space.zeroes(block, blocks).ok_or(Error::Nonsense)?;
             self.execute(&command)?;
+            self.look_at_limits()?;
             block += blocks;
         }
         self.execute(&space.flush())
@@ -183,6 +197,7 @@ impl<R: Registers + Clone, M: DmaMemory + Clone, C: Clock + Clone> Admin<R, M, C
             if (0..bytes as usize / 8).any(|word| self.buffer.load(word) != 0) {
                 return Err(Error::Nonsense);
             }
+            self.look_at_limits()?;
             block += blocks;
         }
         Ok(())

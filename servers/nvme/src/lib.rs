@@ -6,7 +6,7 @@
 //!
 //! Guarantees: a namespace is attached to one VF at most, and was read as zeroes from end to end after its last holder before
 //! the next one gets it; one of which that is not so is given to nobody. When a VF is handed over, its admin queue holds
-//! harmless commands only. What the market sends is checked. A server that is started again finds the controller as it was
+//! harmless commands only. A holder with a limit reads and writes no more often than that ([`limits`]), also after a restart. What the market sends is checked. A server that is started again finds the controller as it was
 //! left and does not reset it, so that holders go on; if the controller does not work, it says that their queues are gone.
 #![no_std]
 #![forbid(unsafe_code)]
@@ -16,13 +16,14 @@ extern crate alloc;
 extern crate std;
 
 pub mod admin;
+pub mod limits;
 pub mod spaces;
 
 use admin::Admin;
 use alloc::{collections::VecDeque, vec::Vec};
 use device::{Clock, DmaMemory, Registers};
 use nvme_admin::{AdminMemory, Error};
-use proto::storage::{FromStorage, ToStorage};
+use proto::storage::{FromStorage, MAX_VFS, ToStorage};
 use spaces::Spaces;
 
 /// One function of the controller, as it is mapped.
@@ -50,10 +51,10 @@ pub struct IoMemory<M> {
 enum State {
     /// It has no holder.
     Idle,
-    /// It is to have a namespace of so many bytes, and all that are large enough are others'.
-    Waits(u64),
-    /// It has this one.
-    Has(u32),
+    /// It is to have a namespace of so many bytes with this limit, and all that are large enough are others'.
+    Waits(u64, Option<u64>),
+    /// It has this one; the limit is what was said before [`ToStorage::Begin`].
+    Has(u32, Option<u64>),
 }
 
 /// The state of the server.
@@ -66,30 +67,33 @@ pub struct Server<R, M, C> {
     /// None before [`ToStorage::Begin`], and when the controller does not work.
     admin: Option<(Admin<R, M, C>, Spaces)>,
     reports: VecDeque<FromStorage>,
+    /// The limits that were reported last.
+    in_force: [Option<u64>; MAX_VFS],
 }
 
 impl<R: Registers + Clone, M: DmaMemory + Clone, C: Clock + Clone> Server<R, M, C> {
     /// Nothing is done to the controller before [`ToStorage::Begin`].
     pub fn new(physical: Function<R, M>, io: IoMemory<M>, vfs: Vec<Function<R, M>>, clock: C) -> Server<R, M, C> {
         let vfs = vfs.into_iter().map(|function| (function, State::Idle)).collect();
-        Server { physical, io, vfs, clock, admin: None, reports: VecDeque::new() }
+        Server { physical, io, vfs, clock, admin: None, reports: VecDeque::new(), in_force: [None; MAX_VFS] }
     }
 
     /// Does what the market says.
     pub fn take(&mut self, message: ToStorage) {
         match message {
-            ToStorage::Keep { vf, namespace } => match self.vfs.get_mut(usize::from(vf)) {
-                Some((_, state @ State::Idle)) if self.admin.is_none() => *state = State::Has(namespace),
+            ToStorage::Keep { vf, namespace, per_s } => match self.vfs.get_mut(usize::from(vf)) {
+                Some((_, state @ State::Idle)) if self.admin.is_none() => *state = State::Has(namespace, per_s),
                 _ => self.report(FromStorage::Impossible { vf }),
             },
             ToStorage::Begin => self.begin(),
-            ToStorage::Prepare { vf, bytes } => match self.vfs.get_mut(usize::from(vf)) {
+            ToStorage::Prepare { vf, bytes, per_s } => match self.vfs.get_mut(usize::from(vf)) {
                 Some((_, state @ State::Idle)) if self.admin.is_some() => {
-                    *state = State::Waits(bytes);
+                    *state = State::Waits(bytes, per_s);
                     self.serve_waiting();
                 }
                 _ => self.report(FromStorage::Impossible { vf }),
             },
+            ToStorage::Limit { vf, per_s, from_ns } => self.change_limit(vf, per_s, from_ns),
             ToStorage::Release { vf } => self.release(vf),
             ToStorage::Crash => panic!("the storage server was ordered to crash"),
             ToStorage::Fail => {
@@ -142,8 +146,8 @@ impl<R: Registers + Clone, M: DmaMemory + Clone, C: Clock + Clone> Server<R, M, 
     /// VFs that have a namespace, with it.
     fn kept(&self) -> impl Iterator<Item = (usize, u32)> + '_ {
         self.vfs.iter().enumerate().filter_map(|(vf, (_, state))| match *state {
-            State::Has(namespace) => Some((vf, namespace)),
-            State::Idle | State::Waits(_) => None,
+            State::Has(namespace, _) => Some((vf, namespace)),
+            State::Idle | State::Waits(..) => None,
         })
     }
 
@@ -154,13 +158,18 @@ impl<R: Registers + Clone, M: DmaMemory + Clone, C: Clock + Clone> Server<R, M, 
             admin.end_vf(vf)?;
         }
         let spaces = Spaces::found(&mut admin, kept.into_iter().map(|(_, namespace)| namespace))?;
+        for (vf, (_, state)) in self.vfs.iter().enumerate() {
+            if let State::Has(namespace, per_s) = *state {
+                admin.begin_limit(vf, namespace, per_s)?;
+            }
+        }
         Ok((admin, spaces))
     }
 
     /// Gives VFs that wait what there is for them, in the order of their numbers.
     fn serve_waiting(&mut self) {
         for vf in 0..self.vfs.len() {
-            let (Some((function, State::Waits(bytes))), Some((admin, spaces))) =
+            let (Some((function, State::Waits(bytes, per_s))), Some((admin, spaces))) =
                 (self.vfs.get(vf).cloned(), self.admin.as_mut())
             else {
                 continue;
@@ -171,10 +180,10 @@ impl<R: Registers + Clone, M: DmaMemory + Clone, C: Clock + Clone> Server<R, M, 
                 continue;
             }
             let Some(namespace) = spaces.take(admin, bytes) else { continue };
-            match admin.prepare(vf, function, namespace, &self.clock) {
+            match admin.prepare(vf, function, namespace, per_s) {
                 Ok(space) => {
                     if let Some((_, state)) = self.vfs.get_mut(vf) {
-                        *state = State::Has(namespace);
+                        *state = State::Has(namespace, per_s);
                     }
                     self.report(FromStorage::Prepared { vf: number, space });
                 }
@@ -196,6 +205,38 @@ impl<R: Registers + Clone, M: DmaMemory + Clone, C: Clock + Clone> Server<R, M, 
         self.report(report);
     }
 
+    /// Sets another limit for a VF; one that waits for its namespace gets that with it.
+    fn change_limit(&mut self, vf: u8, per_s: u64, from_ns: u64) {
+        match (self.vfs.get_mut(usize::from(vf)), self.admin.as_mut()) {
+            (Some((_, State::Waits(_, limit))), _) => *limit = Some(per_s),
+            (Some((_, State::Has(..))), Some((admin, _))) => admin.change_limit(usize::from(vf), per_s, from_ns),
+            // Who has none, or none any more, is told of that otherwise.
+            _ => {}
+        }
+    }
+
+    /// Looks at what VFs with limits have done, and reports limits that have begun. To be called after [`Server::take`] and
+    /// at [`Server::due_ns`].
+    pub fn poll(&mut self) {
+        let Some((admin, _)) = self.admin.as_mut() else { return };
+        let looked = admin.look_at_limits();
+        let limits: [Option<u64>; MAX_VFS] = core::array::from_fn(|vf| admin.limit(vf));
+        let before = core::mem::replace(&mut self.in_force, limits);
+        for (vf, (before, per_s)) in (0..).zip(before.into_iter().zip(limits)) {
+            if before != per_s {
+                self.report(FromStorage::InForce { vf, per_s });
+            }
+        }
+        if let Err(error) = looked {
+            self.look_at(error);
+        }
+    }
+
+    /// When [`Server::poll`] is due, in nanoseconds of the clock.
+    pub fn due_ns(&self) -> u64 {
+        self.admin.as_ref().map_or(u64::MAX, |(admin, _)| admin.due_ns())
+    }
+
     /// Takes a VF's namespace, and erases it.
     fn release(&mut self, vf: u8) {
         let place = usize::from(vf);
@@ -204,7 +245,7 @@ impl<R: Registers + Clone, M: DmaMemory + Clone, C: Clock + Clone> Server<R, M, 
         };
         let had = core::mem::replace(state, State::Idle);
         let ended = admin.end_vf(place);
-        if let State::Has(namespace) = had {
+        if let State::Has(namespace, _) = had {
             spaces.give(namespace, ended.is_ok());
             spaces.erase_one(admin, namespace);
         }

@@ -29,12 +29,12 @@ fn reports(server: &mut Fake<'_>) -> Vec<FromStorage> {
 fn nothing_is_promised_without_a_controller_that_works() {
     let (registers, clock) = (FakeRegisters::default(), FakeClock::default());
     let mut server = server(&registers, &clock);
-    server.take(ToStorage::Prepare { vf: 0, bytes: 4096 });
+    server.take(ToStorage::Prepare { vf: 0, bytes: 4096, per_s: None });
     server.take(ToStorage::Release { vf: 0 });
     assert_eq!(reports(&mut server), [FromStorage::Impossible { vf: 0 }], "it has not begun");
     server.take(ToStorage::Begin);
     assert_eq!(reports(&mut server), [FromStorage::Failed]);
-    server.take(ToStorage::Prepare { vf: 0, bytes: 4096 });
+    server.take(ToStorage::Prepare { vf: 0, bytes: 4096, per_s: None });
     assert_eq!(reports(&mut server), [FromStorage::Impossible { vf: 0 }]);
 }
 
@@ -42,9 +42,9 @@ fn nothing_is_promised_without_a_controller_that_works() {
 fn holders_hear_that_their_queues_are_gone_if_the_controller_was_not_left_as_it_should_be() {
     let (registers, clock) = (FakeRegisters::default(), FakeClock::default());
     let mut server = server(&registers, &clock);
-    server.take(ToStorage::Keep { vf: 0, namespace: 1 });
-    server.take(ToStorage::Keep { vf: 0, namespace: 2 });
-    server.take(ToStorage::Keep { vf: 1, namespace: 2 });
+    server.take(ToStorage::Keep { vf: 0, namespace: 1, per_s: None });
+    server.take(ToStorage::Keep { vf: 0, namespace: 2, per_s: None });
+    server.take(ToStorage::Keep { vf: 1, namespace: 2, per_s: None });
     assert_eq!(reports(&mut server), [0, 1].map(|vf| FromStorage::Impossible { vf }), "one holder each");
     server.take(ToStorage::Begin);
     assert_eq!(reports(&mut server), [FromStorage::Lost, FromStorage::Failed]);

@@ -1,17 +1,18 @@
 //! The hardware below the storage server: what the launcher has mapped of the controller's functions, and the market's rings.
 //!
-//! The server has no interrupts: it sleeps until the market signals, and looks at the controller from time to time while a
-//! command is under way.
+//! The server has no interrupts: it sleeps until the market signals or limits are to be looked at, and looks at the controller
+//! from time to time while a command is under way.
 
 extern crate alloc;
 
 use alloc::vec::Vec;
-use device::{IoAddress, PAGE_BYTES};
+use device::{Clock, IoAddress, PAGE_BYTES};
 use nvme_admin::AdminMemory;
 use nvme_server::{Function, IoMemory, Server};
 use proto::start::Start;
 use proto::storage::{MAX_VFS, SERVER_IO_BASE, ToStorage, function_at, page};
 use userlib::channel::{ChannelError, Endpoint};
+use userlib::clock::deadline_after;
 use userlib::dma::{MappedMemory, MappedRegisters, TscClock};
 use userlib::{end, events, start_page};
 
@@ -30,9 +31,10 @@ pub fn main() -> ! {
     let mut market = Endpoint::to_market();
     loop {
         let more = turn(&mut server, &mut market).unwrap_or_else(|error| panic!("the market: {error:?}"));
-        if !more && market.announce_sleep() == Ok(true) {
+        let (due_ns, now_ns) = (server.due_ns(), clock.now_ns());
+        if !more && due_ns > now_ns && market.announce_sleep() == Ok(true) {
             // Refused only if the own Vcpu's capability is gone.
-            let _ = events::wait(events::MARKET, 0);
+            let _ = events::wait(events::MARKET, deadline_after(due_ns - now_ns, start.tsc_hz));
         }
         market.awake();
     }
@@ -80,6 +82,7 @@ fn turn(server: &mut Controller, market: &mut Endpoint) -> Result<bool, ChannelE
     if let Some(message) = message {
         server.take(message);
     }
+    server.poll();
     while let Some(report) = server.next_report() {
         match market.send(&report) {
             Ok(()) => {}

@@ -185,6 +185,8 @@ pub enum Record {
         cpu_ticks_bought: u64,
         /// Kilobits that it might send beyond its base: Mb/s held times milliseconds.
         kilobits_bought: u64,
+        /// Reads and writes of its namespace that it might do beyond its base.
+        operations_bought: u64,
         /// Microseconds from the order to stop until nothing of it was reachable.
         reclaim_us: u64,
     },

@@ -17,8 +17,8 @@ pub struct Plan {
     /// Seed of everything random in the run.
     pub seed: u64,
     /// The goods that are sold, `page` first, then `cpu.0`, `cpu.1`, ..., and `bandwidth` and
-    /// `vf.nic` if an application may have a virtual function of the network device, and `storage` if one gets a namespace;
-    /// their index is the `good` of every message.
+    /// `vf.nic` if an application may have a virtual function of the network device, `iops` if
+    /// the reads and writes of one are limited, and `storage` if one gets a namespace; their index is the `good` of every message.
     pub goods: Vec<Good>,
     /// The applications; their index is the `app` of every message and their account.
     pub apps: Vec<App>,
@@ -33,9 +33,9 @@ pub struct Plan {
 /// One good and the operator's terms for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Good {
-    /// `page`, `cpu.N`, `bandwidth`, `vf.nic` or `storage`.
+    /// `page`, `cpu.N`, `bandwidth`, `vf.nic`, `iops` or `storage`.
     pub name: String,
-    /// Interval in milliseconds: 100 for pages and bandwidth, 10 for CPU time, 1,000 for
+    /// Interval in milliseconds: 100 for pages, bandwidth and operations, 10 for CPU time, 1,000 for
     /// virtual functions and namespaces, unless the scenario changes it.
     pub interval_ms: u32,
     /// Operator's reserve price, 1e-15 credit per unit and interval.
@@ -88,6 +88,8 @@ pub struct App {
     pub base_bandwidth: u32,
     /// Bytes of the namespace that it gets and pays for, with a virtual function of the NVMe controller; 0: none.
     pub storage_bytes: u64,
+    /// Units of `iops` in its base; `None`: its reads and writes are not limited. Counts only with a namespace.
+    pub base_iops: Option<u32>,
 }
 
 /// Something that happens at a time.

@@ -47,6 +47,13 @@ pub mod page {
     pub const PF_END: u64 = 9;
 }
 
+/// The good that is how often a namespace may be read and written.
+pub const IOPS_GOOD: &str = "iops";
+/// Reads and writes per second of one unit of it.
+pub const UNIT_OPERATIONS: u64 = 100;
+/// Units that a controller is taken to have: a million reads and writes a second. What it really does depends on the
+/// medium; a scenario says how much of it is for sale.
+pub const CONTROLLER_UNITS: u32 = 10_000;
 /// The good that is the size of namespaces. It is sold with bases only: nobody can buy more.
 pub const STORAGE_GOOD: &str = "storage";
 /// Bytes of one unit of it.
@@ -112,6 +119,8 @@ pub enum ToStorage {
         vf: u8,
         /// Its namespace.
         namespace: u32,
+        /// Reads and writes per second that it may do; `None`: no limit.
+        per_s: Option<u64>,
     },
     /// Bring the controller up.
     Begin,
@@ -121,6 +130,17 @@ pub enum ToStorage {
         vf: u8,
         /// Bytes that the namespace must have at least.
         bytes: u64,
+        /// Reads and writes per second that it may do; `None`: no limit.
+        per_s: Option<u64>,
+    },
+    /// VF `vf`, which has a limit, has another one from a moment on.
+    Limit {
+        /// Which VF, below [`MAX_VFS`].
+        vf: u8,
+        /// Reads and writes per second.
+        per_s: u64,
+        /// From when on it holds, in nanoseconds of the time-stamp counter; at once if that has passed.
+        from_ns: u64,
     },
     /// VF `vf` has lost its holder and been reset: its namespace is to be erased.
     Release {
@@ -151,6 +171,13 @@ pub enum FromStorage {
         vf: u8,
         /// What the holder gets.
         space: Space,
+    },
+    /// What a VF may do has changed: this is in force now.
+    InForce {
+        /// Which VF.
+        vf: u8,
+        /// Reads and writes per second; `None`: no limit.
+        per_s: Option<u64>,
     },
     /// There is no namespace that is large enough, in use or not.
     TooLarge {

@@ -69,6 +69,11 @@ pub trait Clock {
     fn now_ns(&self) -> u64;
     /// Waits a little, at most until the device raises an interrupt.
     fn pause(&self);
+
+    /// Waits so many times as long, or a little shorter: each look at what takes long costs something, too.
+    fn pause_times(&self, times: u32) {
+        (0..times).for_each(|_| self.pause());
+    }
 }
 
 impl<C: Clock> Clock for &C {
@@ -78,6 +83,10 @@ impl<C: Clock> Clock for &C {
 
     fn pause(&self) {
         (**self).pause();
+    }
+
+    fn pause_times(&self, times: u32) {
+        (**self).pause_times(times);
     }
 }
 

@@ -9,18 +9,22 @@
 //! was under way stays so.
 //!
 //! Reading order: [`transfer`] (where data are), [`command`] (what the controller is told), [`completion`] (what it
-//! tells), [`queue`] (the pair of rings).
+//! tells), [`queue`] (the pair of rings), [`gate`] (the same in a namespace that is closed at times).
 //!
 //! Source: NVM Express Base Specification 2.0 and NVM Command Set Specification 1.0.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+extern crate alloc;
+
 pub mod command;
 pub mod completion;
+pub mod gate;
 pub mod queue;
 pub mod transfer;
 
 pub use command::{Access, Command, Namespace};
 pub use completion::Status;
+pub use gate::GatedPair;
 pub use queue::{Completed, QueuePair, Rings, SubmitError};
 pub use transfer::{PrpLists, Transfer};

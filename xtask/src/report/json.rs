@@ -184,6 +184,7 @@ fn app_object(state: &RunState, app: &AppState) -> Value {
         "work": app.done, "work_total": app.total, "paid": app.paid.to_string(), "balance": app.balance.to_string(),
         "work_per_credit": super::work_per_credit(app),
         "page_ms": app.totals.page_ms, "cpu_ticks_bought": app.totals.cpu_ticks_bought, "kilobits_bought": app.totals.kilobits_bought,
+        "operations_bought": app.totals.operations_bought,
         "used_ticks": app.totals.used_ticks, "reclaim_us": app.totals.reclaim_us, "exits": exits,
         "files": files.collect::<Vec<_>>(), "lines": app.lines, "cpu_share": app.shares(state.tsc_hz).into_iter().map(rounded).collect::<Vec<_>>(),
         "hits": app.hits.last().map(|report| report.1), "accesses": app.hits.last().map(|report| report.2),
@@ -236,6 +237,7 @@ mod tests {
                 page_ms: 0,
                 cpu_ticks_bought: 0,
                 kilobits_bought: 0,
+                operations_bought: 0,
                 reclaim_us: 0,
             };
             state.apply(&ended);

@@ -57,8 +57,19 @@ pub fn page_interval_samples(good: &GoodState) -> Vec<&Sample> {
 
 /// The table of applications.
 pub fn table(state: &RunState) -> String {
-    let header =
-        ["application", "end", "work", "paid", "work/credit", "page-s", "cpu-s", "bought cpu-s", "bought Mb", "exits"];
+    let header = [
+        "application",
+        "end",
+        "work",
+        "paid",
+        "work/credit",
+        "page-s",
+        "cpu-s",
+        "bought cpu-s",
+        "bought Mb",
+        "bought ops",
+        "exits",
+    ];
     let mut rows: Vec<Vec<String>> = vec![header.map(str::to_string).into()];
     let seconds = |ticks: u64| if state.tsc_hz == 0 { 0.0 } else { ticks as f64 / state.tsc_hz as f64 };
     for app in &state.apps {
@@ -77,13 +88,14 @@ pub fn table(state: &RunState) -> String {
             format!("{:.3}", seconds(app.totals.used_ticks)),
             format!("{:.3}", seconds(app.totals.cpu_ticks_bought)),
             format!("{:.1}", app.totals.kilobits_bought as f64 / 1000.0),
+            grouped(app.totals.operations_bought),
             grouped(app.totals.exits.iter().sum()),
         ]);
     }
     aligned(&rows, 2)
 }
 
-/// Pages, CPU time and bandwidth held over time: one line of bars per application and good.
+/// Pages, CPU time, bandwidth and operations held over time: one line of bars per application and good.
 pub fn holdings(state: &RunState) -> String {
     let mut text = String::new();
     let Some(last) = state.goods.iter().filter_map(|good| good.history.last()).map(|sample| sample.t).max() else {
@@ -93,7 +105,8 @@ pub fn holdings(state: &RunState) -> String {
         for good in &state.goods {
             let takes_part = good.is_page()
                 || good.name == format!("cpu.{}", app.core)
-                || good.is_of_nic() && app.base_bandwidth.is_some();
+                || good.is_of_nic() && app.base_bandwidth.is_some()
+                || good.is_iops() && app.base_iops.is_some();
             let points: Vec<(u64, f64)> = good
                 .history
                 .iter()

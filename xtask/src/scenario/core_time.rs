@@ -23,6 +23,8 @@ pub struct Servers {
     pub nic: bool,
     /// The storage server.
     pub storage: bool,
+    /// It limits how often somebody reads and writes.
+    pub limits: bool,
 }
 
 /// What is promised of a core.
@@ -103,6 +105,9 @@ mod tests {
 
     #[test]
     fn the_whole_core_is_nobodys_base() {
-        assert_eq!(CoreTime::new(7, Servers { nic: true, storage: true }).promise(UNITS_PER_CORE, 10), 94);
+        assert_eq!(
+            CoreTime::new(7, Servers { nic: true, storage: true, limits: false }).promise(UNITS_PER_CORE, 10),
+            94
+        );
     }
 }

@@ -21,6 +21,7 @@ use kernel::vm::MAX_CORES;
 use market_mechanism::types::UNITS_PER_CORE;
 use proto::nic::{BASE_PAGES, CABLE_UNITS, KEPT_UNITS};
 use proto::plan::{App, Event, Good, Plan};
+use proto::storage::CONTROLLER_UNITS;
 use reader::{Placed, Problem, Problems, Section};
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -262,7 +263,11 @@ fn check(file: &Path, tree: Node, overrides: &Overrides, images: &[String], prob
 
     let mut storage = Section::new("[storage]", top.node("storage"), problems);
     let apps: Vec<ReadApp> = top.tables("app").into_iter().map(|node| app(node, cores, images, problems)).collect();
-    let has = Servers { nic: apps.iter().any(|app| app.nic), storage: apps.iter().any(|app| app.storage.is_some()) };
+    let has = Servers {
+        nic: apps.iter().any(|app| app.nic),
+        storage: apps.iter().any(|app| app.storage.is_some()),
+        limits: apps.iter().any(|app| app.base_iops.is_some()),
+    };
     let goods = terms::goods(&mut top, &mut storage, cores, has, problems);
     let events: Vec<Node> = top.tables("event");
     top.finish();
@@ -271,6 +276,7 @@ fn check(file: &Path, tree: Node, overrides: &Overrides, images: &[String], prob
     check_apps(&apps, limit_ms, problems);
     check_core_time(&apps, &goods, has, problems);
     check_bandwidth(&apps, problems);
+    storage::check_operations(&apps, problems);
     let inputs = inputs(file, &apps, overrides, problems);
     check_memory(&apps, &inputs, &memory, problems);
     let (events, written_events) = read_events(events, &apps, overrides, limit_ms, problems);
@@ -330,6 +336,7 @@ struct ReadApp {
     base_bandwidth: Placed<u32>,
     port: Option<u16>,
     storage: Option<Placed<u64>>,
+    base_iops: Option<Placed<u32>>,
     place: Place,
 }
 
@@ -380,6 +387,11 @@ fn app(node: Node, cores: u16, images: &[String], problems: &Problems) -> ReadAp
     {
         problems.add(storage.place, "`storage`: must be whole pages of 4 KiB, one at least");
     }
+    let base_iops = section.integer("base_iops", 0..=i64::from(CONTROLLER_UNITS));
+    if let Some(placed) = base_iops.as_ref().filter(|_| storage.is_none()) {
+        problems.add(placed.place, "`base_iops`: only an application with `storage` has some");
+    }
+    let base_iops = base_iops.map(|placed| placed_u32(Some(placed), 0));
     let needs = [(nic, "`nic = true`", BASE_PAGES), (storage.is_some(), "`storage`", proto::storage::BASE_PAGES)];
     let needs: Vec<_> = needs.into_iter().filter(|(is_wanted, ..)| *is_wanted).collect();
     let pages = needs.iter().map(|(.., pages)| pages).sum();
@@ -425,11 +437,26 @@ fn app(node: Node, cores: u16, images: &[String], problems: &Problems) -> ReadAp
             base_vf,
             base_bandwidth: base_bandwidth.value,
             storage_bytes: storage.as_ref().map_or(0, |storage| storage.value),
+            base_iops: base_iops.as_ref().map(|placed| placed.value),
         }),
         _ => None,
     };
     let core = u8::try_from(core.value).unwrap_or(0);
-    ReadApp { plan, name, input, base_pages, base_cpu, deadline, core, nic, base_bandwidth, port, storage, place }
+    ReadApp {
+        plan,
+        name,
+        input,
+        base_pages,
+        base_cpu,
+        deadline,
+        core,
+        nic,
+        base_bandwidth,
+        port,
+        storage,
+        base_iops,
+        place,
+    }
 }
 
 /// Names and deadlines.

@@ -1,9 +1,27 @@
 //! The NVMe controller of a scenario: `[storage]`, and what applications want of it.
 
 use super::ReadApp;
+use super::reader::Placed;
 use super::reader::{Problems, Section};
 use super::units;
 use crate::storage::{Medium, Storage};
+use proto::storage::CONTROLLER_UNITS;
+
+/// All bases must fit into what the controller is taken to do.
+pub fn check_operations(apps: &[ReadApp], problems: &Problems) {
+    let mut left = CONTROLLER_UNITS;
+    for &Placed { value: wanted, place } in apps.iter().filter_map(|app| app.base_iops.as_ref()) {
+        if wanted > left {
+            let reason = format!(
+                "the storage device has {left} units of operations left for this base, not {wanted}: the bases before it have \
+                 the rest of {CONTROLLER_UNITS}"
+            );
+            problems.add(place, reason);
+            break;
+        }
+        left -= wanted;
+    }
+}
 
 /// Reads the section. Without `namespaces` there is one for each application that has `storage`, of that size.
 pub fn read(mut section: Section<'_>, apps: &[ReadApp], problems: &Problems) -> Storage {

@@ -5,10 +5,12 @@ use super::core_time::Servers;
 use super::reader::{Placed, Problems, Section};
 use super::tree::Place;
 use market_mechanism::Credits;
-use market_mechanism::types::{MIB_PER_GIB, PAGES_PER_GIB, Price, UNITS_PER_CORE, UNITS_PER_GIGABIT};
+use market_mechanism::types::{
+    MIB_PER_GIB, PAGES_PER_GIB, Price, UNITS_PER_CORE, UNITS_PER_GIGABIT, UNITS_PER_THOUSAND,
+};
 use proto::nic::{BANDWIDTH_GOOD, VF_GOOD};
 use proto::plan::{Good, Plan};
-use proto::storage::STORAGE_GOOD;
+use proto::storage::{IOPS_GOOD, STORAGE_GOOD};
 
 /// CPU time is sold by frames of this length, so that its intervals are multiples of it.
 const CPU_FRAME_MS: u64 = 10;
@@ -28,7 +30,7 @@ struct Terms {
 }
 
 /// Reads `[page]`, `[cpu]`, with `[cpu.N]` for what is different on core N, `[bandwidth]` and `[vf]`, which are goods if the
-/// machine has a network device, and what `[storage]` says of the price of namespaces, which are one if it has a controller.
+/// machine has a network device, `[iops]`, which is one if reads and writes of an application are limited, and what `[storage]` says of the price of namespaces, which are one if it has a controller.
 pub fn goods(
     top: &mut Section<'_>,
     storage: &mut Section<'_>,
@@ -37,8 +39,8 @@ pub fn goods(
     problems: &Problems,
 ) -> Vec<Good> {
     let micro = |count: i128| Placed { value: Credits(count * Credits::ONE.0 / 1_000_000), place: Place::Line(1) };
-    // About what clouds ask for a GiB-hour, a core-hour, a Gb/s-hour, a network card for an hour and a GiB-hour on a disk; the
-    // reserve is half of it.
+    // About what clouds ask for a GiB-hour, a core-hour, a Gb/s-hour, a network card for an hour, a thousand reads and writes a
+    // second for an hour and a GiB-hour on a disk; the reserve is half of it.
     let page = Terms {
         interval_ms: 100,
         reserve: micro(2_500),
@@ -50,6 +52,7 @@ pub fn goods(
     let cpu = Terms { interval_ms: 10, reserve: micro(20_000), base_price: micro(40_000), ..page };
     let bandwidth = Terms { reserve: micro(10_000), base_price: micro(20_000), ..page };
     let vf = Terms { interval_ms: 1_000, ..bandwidth };
+    let page_terms = page;
     let mut section = Section::new("[page]", top.node("page"), problems);
     let page = terms(&mut section, page, 1, problems);
     section.finish();
@@ -80,10 +83,17 @@ pub fn goods(
     let mut section = Section::new("[vf]", top.node("vf"), problems);
     let vf = terms(&mut section, vf, 1, problems);
     section.finish();
+    let mut section = Section::new("[iops]", top.node("iops"), problems);
+    let iops = Terms { reserve: micro(3_500), base_price: micro(7_000), ..page_terms };
+    let iops = terms(&mut section, iops, 1, problems);
+    section.finish();
     let space = namespaces(storage, Terms { base_price: micro(110), ..vf }, problems);
     if has.nic {
         goods.push(good(BANDWIDTH_GOOD.into(), bandwidth, UNITS_PER_GIGABIT, problems));
         goods.push(good(VF_GOOD.into(), vf, 1, problems));
+    }
+    if has.limits {
+        goods.push(good(IOPS_GOOD.into(), iops, UNITS_PER_THOUSAND, problems));
     }
     if has.storage {
         goods.push(good(STORAGE_GOOD.into(), space, MIB_PER_GIB, problems));

@@ -307,3 +307,31 @@ fn an_application_with_a_namespace_is_told_from_others() {
         assert!(refused.contains(reason), "{refused}");
     }
 }
+
+/// Operations are a good where somebody's are limited, with terms of their own.
+#[test]
+fn operations_are_sold_where_they_are_limited() {
+    let with = |sets: &[&str]| {
+        let first = ["app.one.storage=\"1 MiB\"", "app.one.base_pages=96", "iops.reserve=0.036"];
+        let sets = first.iter().chain(sets).map(ToString::to_string).collect();
+        read(GOOD, &Overrides { sets, ..Overrides::default() })
+    };
+    let free = with(&[]).unwrap().plan;
+    assert_eq!((free.apps[0].base_iops, free.goods.last().unwrap().name.as_str()), (None, "storage"));
+    let plan = with(&["app.one.base_iops=20", "iops.supply=7"]).unwrap().plan;
+    let good = &plan.goods[plan.goods.len() - 2];
+    // A thousand a second are ten units.
+    assert_eq!((good.name.as_str(), good.interval_ms, good.reserve), ("iops", 100, 100_000_000));
+    assert_eq!((good.supply_limit, plan.apps[0].base_iops, plan.apps[1].base_iops), (Some(7), Some(20), None));
+    for (sets, problem) in [
+        (&["app.two.base_iops=1"][..], "only an application with `storage` has some"),
+        (&["app.one.base_iops=10001"], "10001 is not from 0 to 10000"),
+        (
+            &["app.one.base_iops=9000", "app.two.storage=\"1 MiB\"", "app.two.base_pages=96", "app.two.base_iops=1001"],
+            "has 1000 units of operations left for this base",
+        ),
+    ] {
+        let problems = with(sets).unwrap_err().to_string();
+        assert!(problems.contains(problem), "{problems}");
+    }
+}

@@ -211,6 +211,8 @@ pub const UNITS_PER_CORE: u32 = 100;
 pub const PAGES_PER_GIB: u32 = 262_144;
 /// Units of bandwidth, of 1 Mb/s each, in a Gb/s.
 pub const UNITS_PER_GIGABIT: u32 = 1_000;
+/// Units of operations, of 100 reads and writes a second each, in a thousand a second.
+pub const UNITS_PER_THOUSAND: u32 = 10;
 /// Units of namespaces, of 1 MiB each, in a GiB.
 pub const MIB_PER_GIB: u32 = 1_024;
 

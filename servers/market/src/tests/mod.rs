@@ -74,6 +74,7 @@ pub fn app(name: &str) -> App {
         base_vf: 1,
         base_bandwidth: 0,
         storage_bytes: 0,
+        base_iops: None,
     }
 }
 

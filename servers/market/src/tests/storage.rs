@@ -1,9 +1,9 @@
-//! Namespaces: what they cost, and what becomes of those that were lost.
+//! Namespaces: what they cost, how often they may be read and written, and what becomes of those that were lost.
 
 use super::model::Model;
 use super::*;
 use proto::market::Movement;
-use proto::storage::{ENTRIES, FromStorage, STORAGE_GOOD, Space, ToStorage};
+use proto::storage::{ENTRIES, FromStorage, IOPS_GOOD, STORAGE_GOOD, Space, ToStorage, UNIT_OPERATIONS};
 
 /// The good's number in the plan.
 const STORAGE: u16 = 2;
@@ -37,6 +37,11 @@ struct Disk {
     made: u32,
     /// Bytes by which they are too small.
     lacks: u64,
+    /// What each VF may do a second, and what it may do from a time in nanoseconds on.
+    now: [Option<u64>; 4],
+    coming: [Option<(u64, u64)>; 4],
+    /// Units that it says to have put in force besides.
+    lies: u64,
 }
 
 impl Disk {
@@ -51,16 +56,34 @@ impl Disk {
                 self.told.push(message);
                 match message {
                     ToStorage::Begin => say(sim, &FromStorage::Ready { namespaces: 4 }),
-                    ToStorage::Prepare { vf, bytes } => {
+                    ToStorage::Prepare { vf, bytes, per_s } => {
                         self.made += 1;
+                        self.set(sim, vf, per_s);
                         say(sim, &FromStorage::Prepared { vf, space: space(self.made, bytes - self.lacks) });
                     }
-                    ToStorage::Release { vf } => say(sim, &FromStorage::Released { vf }),
-                    ToStorage::Keep { .. } => {}
+                    ToStorage::Limit { vf, per_s, from_ns } => self.coming[usize::from(vf)] = Some((from_ns, per_s)),
+                    ToStorage::Release { vf } => {
+                        self.set(sim, vf, None);
+                        say(sim, &FromStorage::Released { vf });
+                    }
+                    ToStorage::Keep { vf, per_s, .. } => self.set(sim, vf, per_s),
                     ToStorage::Crash | ToStorage::Fail => panic!("nobody ordered that"),
                 }
             }
+            let now = sim.server.root.machine.now;
+            for vf in 0..4 {
+                // The model's clock counts nanoseconds.
+                if let Some((_, per_s)) = self.coming[vf].take_if(|(from, _)| *from <= now) {
+                    self.set(sim, vf as u8, Some(per_s));
+                }
+            }
         }
+    }
+
+    fn set(&mut self, sim: &mut Sim<'_>, vf: u8, per_s: Option<u64>) {
+        self.now[usize::from(vf)] = per_s;
+        self.coming[usize::from(vf)] = None;
+        say(sim, &FromStorage::InForce { vf, per_s: per_s.map(|per_s| per_s + self.lies * UNIT_OPERATIONS) });
     }
 }
 
@@ -152,4 +175,78 @@ fn what_is_paid_for_is_there() {
     let (mut sim, mut disk) = (Sim::on(machine(), &archive, silent), Disk { lacks: MIB, ..Disk::default() });
     disk.run_to(&mut sim, 1_000_000);
     assert!(sim.result().1.contains("MiB of namespaces of a: 3 leased, 2 exist"), "{:?}", sim.result());
+}
+
+/// The good's number where operations are sold, and units in the base.
+const IOPS: u16 = 3;
+const BASE: u32 = 20;
+
+/// Two with a limit, and one without.
+fn limited() -> Plan {
+    let mut plan = two();
+    let app = |name, base_iops| App { storage_bytes: MIB, base_iops, ..app(name) };
+    plan.apps = [app("a", Some(BASE)), app("b", Some(BASE)), app("c", None)].into();
+    let good = Good { name: IOPS_GOOD.into(), supply_limit: Some(50), ..plan.goods[0].clone() };
+    plan.goods.push(good);
+    plan
+}
+
+#[test]
+fn operations_are_limited_to_what_is_sold_from_the_start_of_the_interval_on() {
+    let archive = archive(&limited());
+    let (mut sim, mut disk) = (Sim::on(machine(), &archive, silent), Disk::default());
+    disk.run_to(&mut sim, 190);
+    assert_eq!(disk.now, [Some(2_000), Some(2_000), None, None]);
+    sim.tenants[0].says.push(bid(IOPS, 40, 5_000));
+    sim.tenants[2].says.push(bid(IOPS, 40, 5_000));
+    disk.run_to(&mut sim, 299);
+    assert_eq!(disk.now[0], Some(2_000));
+    assert_eq!(sim.answers(2), [Answer::Refused(proto::market::Refusal::UnknownGood)], "it takes no part");
+    disk.run_to(&mut sim, 350);
+    assert_eq!(disk.now, [Some(6_000), Some(2_000), None, None]);
+    // Another one pays more: the first one has an interval to live with its notice.
+    sim.tenants[1].says.push(bid(IOPS, 30, 9_000));
+    disk.run_to(&mut sim, 499);
+    assert_eq!(disk.now[..2], [Some(6_000), Some(2_000)]);
+    let notice = |message: &&FromMarket| matches!(message, FromMarket::Notice { good: IOPS, units: 20, .. });
+    assert_eq!(sim.tenants[0].heard.iter().filter(notice).count(), 1);
+    disk.run_to(&mut sim, 502);
+    assert_eq!(disk.now[..2], [Some(4_000), Some(5_000)]);
+    // A server that is started again is told what everybody has by then; and so it is when all queues have to be made anew.
+    restart(&mut sim, &mut disk);
+    assert_eq!(disk.now[..2], [None, None]);
+    disk.run_to(&mut sim, 510);
+    assert_eq!(disk.now, [Some(4_000), Some(5_000), None, None]);
+    say(&mut sim, &FromStorage::Lost);
+    restart(&mut sim, &mut disk);
+    disk.run_to(&mut sim, 540);
+    assert_eq!(disk.now, [Some(4_000), Some(5_000), None, None]);
+    disk.run_to(&mut sim, 1_000_000);
+    assert_eq!(sim.totals().2, 0, "{:?}", sim.result());
+    assert_eq!(disk.now, [None; 4], "all were released");
+    let bought = |app: u16| {
+        sim.records.iter().find_map(|record| match record {
+            Record::Ended { app: of, operations_bought, .. } if *of == app => Some(*operations_bought),
+            _ => None,
+        })
+    };
+    assert_eq!([bought(1), bought(2)], [Some(31 * 300), Some(0)], "intervals of 100 ms that began, of 3,000 a second");
+}
+
+/// The storage server stops, and is started again.
+fn restart(sim: &mut Sim<'_>, disk: &mut Disk) {
+    let handler = crate::storage_link::STORAGE_HANDLER_PAGE + cap_spec::abi::handler_page::COUNT as u64;
+    sim.model().set_word(handler, 1);
+    sim.server.step(0);
+    sim.model().set_word(handler, 0);
+    (disk.now, disk.coming) = ([None; 4], [None; 4]);
+}
+
+#[test]
+fn a_limit_that_is_not_what_was_sold_fails_the_run() {
+    let archive = archive(&limited());
+    let (mut sim, mut disk) = (Sim::on(machine(), &archive, silent), Disk { lies: 1, ..Disk::default() });
+    disk.run_to(&mut sim, 1_000_000);
+    let reason = "hundreds of operations a second of a: 20 leased, 21 exist";
+    assert!(sim.result().1.contains(reason), "{:?}", sim.result());
 }

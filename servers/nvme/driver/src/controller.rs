@@ -9,6 +9,8 @@ use nvme_queue::{QueuePair, Rings, Status};
 pub const ADMIN_ENTRIES: usize = 64;
 /// Nanoseconds that an admin command may take.
 pub const COMMAND_LIMIT_NS: u64 = 10_000_000_000;
+/// Pauses between two looks at a command that takes long: each is twice as long as the one before, up to this.
+const MOST_PAUSES: u32 = 16;
 /// Get Features of number 1, arbitration: it reads no memory, writes none, and changes nothing.
 const HARMLESS: Command = Command::new(0x0a, 0).with_dwords(1, 0);
 const PAGE_WORDS: usize = (PAGE_BYTES / 8) as usize;
@@ -145,6 +147,7 @@ impl<R: Registers + Clone, M: DmaMemory, C: Clock> Controller<R, M, C> {
         self.admin.completion_ring().store(JOURNAL, u64::from(self.admin.position()));
         self.admin.ring();
         let deadline_ns = self.clock.now_ns().saturating_add(COMMAND_LIMIT_NS);
+        let mut pauses = 1;
         loop {
             if let Some(done) = self.admin.completed() {
                 // There is no other one: this is called for one command at a time.
@@ -158,7 +161,8 @@ impl<R: Registers + Clone, M: DmaMemory, C: Clock> Controller<R, M, C> {
             if self.clock.now_ns() >= deadline_ns {
                 return Err(Error::TimedOut);
             }
-            self.clock.pause();
+            self.clock.pause_times(pauses);
+            pauses = (2 * pauses).min(MOST_PAUSES);
         }
     }
 
