@@ -1,5 +1,5 @@
-//! Attacks of a tenant by the virtual function that it has: interrupts without end, and requests without end to the server
-//! that has the physical function.
+//! Attacks of a tenant by the virtual function that it has: interrupts without end, requests without end to the server
+//! that has the physical function, and anything into every register.
 
 use crate::capabilities::{Random, SCRATCH};
 use crate::instructions::Tally;
@@ -22,8 +22,17 @@ const VECTOR: u8 = 0x51;
 const DELAY_US: u32 = 30;
 /// Microseconds that a wait takes if no interrupt comes.
 const WAIT_US: u64 = 500;
+/// Bytes of a page.
+const PAGE: u32 = 4096;
+const BOTH: Rights = Rights::READ.union(Rights::WRITE);
 /// Words of a message in the mailbox.
 const WORDS: u32 = 16;
+
+/// BARs that a function can have.
+const BARS: u8 = 6;
+/// Registers of the physical function where a virtual one has none of its own (82576 datasheet, 8.10, 8.12, 8.14, 8.26): RCTL,
+/// TCTL, VFLRE, VFRE, VFTE, QDE, DTXSWC and VMVIR. VT_CTL, RAL and RAH are beyond all that it maps.
+const OF_PHYSICAL: [u32; 8] = [0x100, 0x400, 0xc88, 0xc8c, 0xc90, 0x2408, 0x3500, 0x3700];
 
 /// An event that nobody signals.
 const NOTHING: u64 = 1 << 63;
@@ -36,22 +45,44 @@ fn came(_: &mut TrapFrame) {
     end_of_interrupt();
 }
 
-fn registers() -> Result<MappedRegisters, Fault> {
-    let slot = |offset: u16| Slot::root(SCRATCH + offset);
-    for (offset, level) in [(0, 2), (1, 1)] {
-        own::BASE.retype::<PageTable>(0, slot(offset))?.map(own::VM, LEASE_BASE, level)?;
-    }
+/// What is mapped of a function's BARs, page after page.
+struct Mapped {
+    registers: MappedRegisters,
+    bytes: u32,
+    /// Pages that are not to be had, such as the one with the table of messages.
+    withheld: u32,
+    /// Pages behind a BAR's end that were to be had.
+    beyond: u64,
+}
+
+/// Maps all that is to be had of the first BARs of the function.
+fn map(bars: u8) -> Result<Mapped, Fault> {
     let function: Cap<PciFunction> = Slot::root(NIC_SLOT).cap();
-    let pages = function.bar_pages(0)?;
-    let both = Rights::READ | Rights::WRITE;
-    function.bar(0, 0, slot(2), pages)?.map_row(own::VM, LEASE_BASE, both, pages - 1)?;
-    // SAFETY: the registers have just been mapped there, and nothing else is.
-    Ok(unsafe { MappedRegisters::new(LEASE_BASE, pages as u32 * 4096) })
+    for (slot, level) in [(SCRATCH, 2), (SCRATCH + 1, 1)] {
+        own::BASE.retype::<PageTable>(0, Slot::root(slot))?.map(own::VM, LEASE_BASE, level)?;
+    }
+    let (mut mapped, mut withheld, mut beyond) = (0u16, 0, 0);
+    for bar in 0..bars {
+        let pages = function.bar_pages(bar)?;
+        for page in 0..=pages {
+            let Ok(frame) = function.bar(bar, page, Slot::root(SCRATCH + 2 + mapped), 1) else {
+                withheld += u32::from(page < pages);
+                continue;
+            };
+            frame.map(own::VM, LEASE_BASE + u64::from(mapped) * u64::from(PAGE), BOTH)?;
+            mapped += 1;
+            beyond += u64::from(page == pages);
+        }
+    }
+    let bytes = u32::from(mapped) * PAGE;
+    // SAFETY: they have just been mapped there, and nothing else is.
+    let registers = unsafe { MappedRegisters::new(LEASE_BASE, bytes) };
+    Ok(Mapped { registers, bytes, withheld, beyond })
 }
 
 /// Has the function interrupt for so many microseconds, in and out of waits. Wrong: no interrupt came, or none into a wait.
 pub fn interrupts(ticks_of_us: impl Fn(u64) -> u64, us: u64) -> Result<Tally, Fault> {
-    let registers = registers()?;
+    let Mapped { registers, .. } = map(1)?;
     set_handler(VECTOR, Some(came));
     enable_interrupts();
     let irq: Cap<Irq> = Slot::root(NIC_IRQ_SLOT).cap();
@@ -80,7 +111,7 @@ pub fn interrupts(ticks_of_us: impl Fn(u64) -> u64, us: u64) -> Result<Tally, Fa
 /// Puts messages into the function's mailbox for so many microseconds, without waiting for an answer. Wrong: the buffer was
 /// never its own.
 pub fn mailbox(ticks_of_us: impl Fn(u64) -> u64, us: u64, seed: u64) -> Result<Tally, Fault> {
-    let registers = registers()?;
+    let Mapped { registers, .. } = map(1)?;
     let mut random = Random(seed);
     let end = clock::now() + ticks_of_us(us);
     let (mut attempts, mut sent) = (0, 0);
@@ -101,4 +132,24 @@ pub fn mailbox(ticks_of_us: impl Fn(u64) -> u64, us: u64, seed: u64) -> Result<T
     }
     userlib::println!("hostile: {sent} messages");
     Ok(Tally { attempts, wrong: u64::from(sent == 0) })
+}
+
+/// Writes anything to every register of all that the function's BARs map, over and over for so many microseconds. Wrong: a page
+/// behind a BAR's end was to be had, or a register of the physical function took what was written.
+pub fn every_register(ticks_of_us: impl Fn(u64) -> u64, us: u64, seed: u64) -> Result<Tally, Fault> {
+    let Mapped { registers, bytes, withheld, beyond } = map(BARS)?;
+    let mut random = Random(seed);
+    let end = clock::now() + ticks_of_us(us);
+    let (mut rounds, mut wrong) = (0, beyond);
+    while clock::now() < end {
+        (0..bytes).step_by(4).for_each(|offset| registers.write32(offset, random.word() as u32));
+        for offset in OF_PHYSICAL {
+            let value = random.word() as u32;
+            registers.write32(offset, value);
+            wrong += u64::from(registers.read32(offset) == value);
+        }
+        rounds += 1;
+    }
+    userlib::println!("hostile: {rounds} rounds over {} pages, {withheld} were withheld", bytes / PAGE);
+    Ok(Tally { attempts: rounds * u64::from(bytes / 4), wrong })
 }

@@ -57,7 +57,7 @@ fn seed(tenant: &Tenant) -> u64 {
 type Attack = fn(&mut Tenant) -> Outcome;
 
 /// All attacks: first those by what an application may do, then those by what its processor may do.
-const ATTACKS: [(&str, Attack); 42] = [
+const ATTACKS: [(&str, Attack); 43] = [
     ("random", |tenant| {
         let end = tenant.start.free_slots_end;
         let done = capabilities::random_invocations(seed(tenant), count(tenant), end);
@@ -75,6 +75,7 @@ const ATTACKS: [(&str, Attack); 42] = [
     ("console-requests", |tenant| Ok(trade::flood_with_console_requests(seed(tenant), count(tenant)))),
     ("nic-interrupts", |tenant| nic_flood::interrupts(|us| tenant.micros(us), count(tenant))),
     ("nic-mailbox", |tenant| nic_flood::mailbox(|us| tenant.micros(us), count(tenant), seed(tenant))),
+    ("nic-registers", |tenant| nic_flood::every_register(|us| tenant.micros(us), count(tenant), seed(tenant))),
     ("revoke-base", |_| capabilities::revoke_own_base()),
     ("stop", |_| capabilities::stop_itself()),
     ("delete-cnode", |_| capabilities::delete_own_cnode()),
