@@ -143,12 +143,14 @@ impl<M: Machine> Server<'_, M> {
             .iter()
             .map(|segment| Segment { value: Price(segment.value), quantity: Quantity(segment.quantity) })
             .collect();
-        if segments.iter().any(|of| of.quantity.0 > self.room(app, good)) {
+        let curve = Curve::new(&segments).map_err(|_| Refusal::BadCurve)?;
+        // Segments add up: each alone may be small enough.
+        if curve.demand().0 > self.room(app, good) {
             return Err(Refusal::BadQuantity);
         }
         let bid = Bid {
             account: account(app),
-            curve: Curve::new(&segments).map_err(|_| Refusal::BadCurve)?,
+            curve,
             keep: Price(keep),
             max_payment: Credits(max_payment.into()),
             valid_until: RoundNo(valid_until),

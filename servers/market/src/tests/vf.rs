@@ -102,6 +102,21 @@ fn nobody_has_two() {
     assert_eq!(sim.answers(0), [refused.clone(), refused]);
 }
 
+/// Segments add up to what is bid for, so that two of one unit each are a bid for two.
+#[test]
+fn nobody_wins_two_by_two_segments() {
+    let archive = archive(&with_base(0, 2));
+    let mut sim = Sim::on(machine(8), &archive, accepting);
+    let mut both = bid(VFS, 1, 5_000);
+    if let RequestBody::Bid { curve, .. } = &mut both {
+        curve.push(Segment { quantity: 1, value: 4_000 });
+    }
+    sim.tenants[0].says.push(both);
+    sim.run_to(2_500);
+    assert_eq!(sim.answers(0), [Answer::Refused(proto::market::Refusal::BadQuantity)]);
+    assert_eq!((sim.model().leased_vfs(), sim.server.tally.mismatches), (0, 0));
+}
+
 /// One that does not take what it has bought loses it like any other, and nothing of it is left.
 #[test]
 fn parts_that_nobody_accepts_are_taken_back() {
