@@ -50,6 +50,9 @@ impl DmaBuffer for MachineBuffer {
 /// The stack inside.
 pub type Inside = Stack<Bar, Memory, MachineBuffer, DESCRIPTORS>;
 
+/// Frames that somebody sends when he sees this one of the stack outside; they come before it.
+pub type Forger = Box<dyn FnMut(&[u8]) -> Vec<Vec<u8>>>;
+
 /// Both ends.
 pub struct Network {
     /// The machine; VF 0 is under the stack.
@@ -61,6 +64,8 @@ pub struct Network {
     outside: Interface,
     /// The sockets outside.
     pub sockets: SocketSet<'static>,
+    /// Somebody who has the cable, too.
+    pub forger: Option<Forger>,
     /// A UDP port at which the stack inside echoes without a socket.
     pub echo: Option<u16>,
 }
@@ -86,11 +91,11 @@ impl Network {
         let inside = Stack::new(port, registers, &settings, machine.now_ns());
         let mut config = Config::new(EthernetAddress(OUTSIDE.0).into());
         config.random_seed = 2;
-        let mut outside = Interface::new(config, &mut Cable(&bench), now(&machine));
+        let mut outside = Interface::new(config, &mut Cable(&bench, &mut None), now(&machine));
         outside.update_ip_addrs(|addresses| {
             addresses.push(IpCidr::new(OUTSIDE_IP.into(), 24)).expect("there is room");
         });
-        Network { bench, function, inside, outside, sockets: SocketSet::new(Vec::new()), echo: None }
+        Network { bench, function, inside, outside, sockets: SocketSet::new(Vec::new()), forger: None, echo: None }
     }
 
     /// With a given address.
@@ -126,7 +131,8 @@ impl Network {
         };
         let time = now(&self.bench.machine);
         // More than once would be a flood when many sockets send.
-        let polled = self.outside.poll(time, &mut Cable(&self.bench), &mut self.sockets);
+        let cable = &mut Cable(&self.bench, &mut self.forger);
+        let polled = self.outside.poll(time, cable, &mut self.sockets);
         if polled == PollResult::None {
             std::thread::sleep(std::time::Duration::from_micros(100));
         }
@@ -178,11 +184,11 @@ fn now(machine: &Machine) -> Instant {
 }
 
 /// The end of the cable.
-struct Cable<'a>(&'a Bench);
+struct Cable<'a>(&'a Bench, &'a mut Option<Forger>);
 
 struct Arrived(Vec<u8>);
 
-struct Leaving<'a>(&'a Bench);
+struct Leaving<'a>(&'a Bench, &'a mut Option<Forger>);
 
 impl RxToken for Arrived {
     fn consume<T, F: FnOnce(&[u8]) -> T>(self, look: F) -> T {
@@ -195,6 +201,9 @@ impl TxToken for Leaving<'_> {
         // As a real adapter does, up to the least length of Ethernet.
         let mut frame = vec![0; bytes.max(60)];
         let result = fill(&mut frame[..bytes]);
+        for forged in self.1.as_mut().map(|forger| forger(&frame)).unwrap_or_default() {
+            self.0.offer_from_outside(&forged);
+        }
         self.0.offer_from_outside(&frame);
         result
     }
@@ -211,11 +220,11 @@ impl Device for Cable<'_> {
         Self: 'a;
 
     fn receive(&mut self, _: Instant) -> Option<(Arrived, Leaving<'_>)> {
-        self.0.look_outside().map(|frame| (Arrived(frame), Leaving(self.0)))
+        self.0.look_outside().map(|frame| (Arrived(frame), Leaving(self.0, self.1)))
     }
 
     fn transmit(&mut self, _: Instant) -> Option<Leaving<'_>> {
-        Some(Leaving(self.0))
+        Some(Leaving(self.0, self.1))
     }
 
     fn capabilities(&self) -> DeviceCapabilities {

@@ -1,0 +1,225 @@
+//! Segments of TCP that somebody forges who sees all of a connection: sequence numbers within its window, any flags, options and
+//! lengths, data over its data. That connection gets what he likes, or breaks; the stack and its other connections don't.
+
+use device_tests::network::{INSIDE_IP, Network, OUTSIDE_IP, tcp_socket};
+use net::Mode;
+use net::smoltcp::iface::SocketHandle;
+use net::smoltcp::socket::tcp;
+use net::smoltcp::wire::{Ipv4Packet, TcpPacket};
+use std::cell::RefCell;
+use std::rc::Rc;
+
+/// Where headers begin in a frame, and what is the least length of each.
+const IP: usize = 14;
+const TCP: usize = IP + 20;
+const LEAST: usize = TCP + 20;
+
+/// The port whose connections are forged upon, and the one that is left alone.
+const FORGED: u16 = 81;
+const LEFT_ALONE: u16 = 80;
+
+type Random = Box<dyn FnMut(u64) -> u64>;
+
+/// A copy of a segment, with something else about it.
+fn forge(frame: &[u8], random: &mut Random) -> Vec<u8> {
+    let total = usize::from(u16::from_be_bytes([frame[IP + 2], frame[IP + 3]]));
+    let mut bytes = frame[..IP + total].to_vec();
+    for _ in 0..1 + random(3) {
+        change(&mut bytes, random);
+    }
+    let mut ip = Ipv4Packet::new_unchecked(&mut bytes[IP..]);
+    ip.set_total_len(match random(8) {
+        // It says that it is of another length.
+        0 => random(1500) as u16,
+        _ => ip.as_ref().len() as u16,
+    });
+    ip.fill_checksum();
+    if random(16) != 0 {
+        TcpPacket::new_unchecked(&mut bytes[TCP..]).fill_checksum(&OUTSIDE_IP.into(), &INSIDE_IP.into());
+    }
+    if random(16) == 0 {
+        bytes.truncate(IP + random(60) as usize);
+    }
+    // The least length of Ethernet.
+    bytes.resize(bytes.len().max(60), 0);
+    bytes
+}
+
+/// Changes one thing.
+fn change(bytes: &mut Vec<u8>, random: &mut Random) {
+    let add = |bytes: &mut [u8], at: usize, by: u32| {
+        let field = bytes[at..at + 4].first_chunk_mut().expect("four bytes");
+        *field = u32::from_be_bytes(*field).wrapping_add(by).to_be_bytes();
+    };
+    let near = |random: &mut Random| match random(5) {
+        0 => random(1 << 32) as u32,
+        1 => 1 << random(32),
+        2 => (random(1 << 15) as u32).wrapping_neg(),
+        _ => random(1 << 15) as u32,
+    };
+    match random(9) {
+        // Sequence and acknowledgement numbers.
+        0 => add(bytes, TCP + 4, near(random)),
+        1 => add(bytes, TCP + 8, near(random)),
+        // Flags, mostly those that mean something.
+        2 => bytes[TCP + 13] = (random(256) & [0xff, 0x1f, 0x1f, 0x1f][random(4) as usize]) as u8,
+        3 => bytes[TCP + 13] ^= 1 << random(8),
+        // Length of the header, window, urgent pointer.
+        4 => bytes[TCP + 12] = random(256) as u8,
+        5 => bytes[TCP + 14..TCP + 16].copy_from_slice(&(random(1 << 16) as u16).to_be_bytes()),
+        6 => bytes[TCP + 18..TCP + 20].copy_from_slice(&(random(1 << 16) as u16).to_be_bytes()),
+        // Options: of the kinds that there are, of any length.
+        7 => {
+            let words = 1 + random(10) as usize;
+            bytes.truncate(LEAST);
+            for _ in 0..words * 4 {
+                bytes.push((random(256) & [0xff, 0x0f, 0x0f][random(3) as usize]) as u8);
+            }
+            bytes[TCP + 12] = (5 + words as u8) << 4;
+        }
+        // Data that are not the connection's.
+        _ => {
+            bytes.truncate(LEAST);
+            bytes[TCP + 12] = 5 << 4;
+            bytes.extend((0..random(1400)).map(|_| FORGERY));
+        }
+    }
+}
+
+/// What forged data consist of; the connection itself never sends it.
+const FORGERY: u8 = 0xf0;
+
+/// Looks without anything after which a connection counts as broken.
+const STILL: u32 = 50;
+
+/// Connections to the port that is forged upon, one after the other: a new one when the last one is broken.
+struct Victims {
+    inside: SocketHandle,
+    outside: SocketHandle,
+    port: u16,
+    /// Looks since anything came in at either end.
+    still: u32,
+    /// How many were broken, and bytes that came in and were not sent.
+    broken: u32,
+    taken: u64,
+}
+
+impl Victims {
+    fn new(network: &mut Network) -> Victims {
+        let inside = network.inside.sockets().add(tcp_socket());
+        network.socket_inside::<tcp::Socket>(inside).listen(FORGED).unwrap();
+        Victims { inside, outside: network.connect(FORGED, 20_000), port: 20_000, still: 0, broken: 0, taken: 0 }
+    }
+
+    /// Sends and receives what can be, and begins anew when an end has given up, or both have lost each other: no time passes
+    /// here after which either would send again.
+    fn go_on(&mut self, network: &mut Network) {
+        let inside = network.inside.sockets().get_mut::<tcp::Socket>(self.inside);
+        let outside = network.sockets.get_mut::<tcp::Socket>(self.outside);
+        self.still += 1;
+        if inside.can_recv() {
+            self.still = 0;
+            let all = |bytes: &mut [u8]| (bytes.len(), bytes.iter().filter(|&&byte| byte == FORGERY).count());
+            self.taken += inside.recv(all).unwrap() as u64;
+        }
+        if outside.can_recv() {
+            self.still = 0;
+            outside.recv(|bytes| (bytes.len(), ())).unwrap();
+        }
+        for socket in [&mut *inside, &mut *outside] {
+            if socket.can_send() && socket.send_queue() < 2000 {
+                socket.send_slice(&[7; 700]).unwrap();
+            }
+        }
+        use tcp::State::{Established, Listen, SynReceived, SynSent};
+        let goes = [inside.state(), outside.state()]
+            .map(|state| matches!(state, Listen | SynSent | SynReceived | Established));
+        if goes != [true; 2] || self.still > STILL {
+            self.begin_again(network);
+        }
+    }
+
+    fn begin_again(&mut self, network: &mut Network) {
+        self.broken += 1;
+        self.port += 1;
+        self.still = 0;
+        network.inside.sockets().remove(self.inside);
+        network.sockets.remove(self.outside);
+        self.inside = network.inside.sockets().add(tcp_socket());
+        network.socket_inside::<tcp::Socket>(self.inside).listen(FORGED).unwrap();
+        self.outside = network.connect(FORGED, self.port);
+    }
+}
+
+#[test]
+fn segments_forged_into_a_connection_break_no_other_one() {
+    const FORGERIES: usize = 2000;
+    let byte = |place: usize| (place ^ place >> 8 ^ place >> 13) as u8;
+    let mut network = Network::start_static(Mode::Polled);
+    let inside = network.inside.sockets().add(tcp_socket());
+    network.socket_inside::<tcp::Socket>(inside).listen(LEFT_ALONE).unwrap();
+    let outside = network.connect(LEFT_ALONE, 50_000);
+    let mut victims = Victims::new(&mut network);
+    let forged = Rc::new(RefCell::new(0));
+    let (count, mut random) = (forged.clone(), Box::new(device::fake::random(11)) as Random);
+    network.forger = Some(Box::new(move |frame| {
+        let is_tcp = frame[12..14] == [8, 0] && frame[IP + 9] == 6;
+        if !is_tcp || frame[TCP + 2..TCP + 4] != FORGED.to_be_bytes() {
+            return Vec::new();
+        }
+        let forgeries: Vec<Vec<u8>> = (0..random(3)).map(|_| forge(frame, &mut random)).collect();
+        *count.borrow_mut() += forgeries.len();
+        forgeries
+    }));
+    let (mut sent, mut received, mut still) = ([0; 2], [0; 2], 0);
+    network.run("both streams", |network| {
+        victims.go_on(network);
+        let is_over = *forged.borrow() >= FORGERIES;
+        still += 1;
+        if still > STILL {
+            // The cable has lost something, as it may; it is sent again in time.
+            network.bench.machine.step(20_000_000);
+        }
+        let ends = [network.inside.sockets().get_mut::<tcp::Socket>(inside), network.sockets.get_mut(outside)];
+        for (end, socket) in ends.into_iter().enumerate() {
+            if socket.can_send() && !is_over {
+                let more = socket.send(|place| {
+                    let count = place.len().min(1000);
+                    place[..count].iter_mut().zip(sent[end]..).for_each(|(place, at)| *place = byte(at));
+                    (count, count)
+                });
+                sent[end] += more.unwrap();
+            }
+            if socket.can_recv() {
+                let more = socket.recv(|bytes| {
+                    assert!(bytes.iter().zip(received[end]..).all(|(&got, at)| got == byte(at)));
+                    (bytes.len(), bytes.len())
+                });
+                received[end] += more.unwrap();
+                still = 0;
+            }
+        }
+        (is_over && received == [sent[1], sent[0]]).then_some(())
+    });
+    println!("{sent:?} bytes, {} forged, {} broken, {} bytes taken", forged.borrow(), victims.broken, victims.taken);
+    assert!(victims.broken > 50 && victims.taken > 20_000, "they must come into the connection");
+    // Nobody forges any more: who comes there is served as ever.
+    network.forger = None;
+    victims.begin_again(&mut network);
+    let request: Vec<u8> = (0..1000).map(byte).collect();
+    let (mut asked, mut came) = (false, Vec::new());
+    network.run("a connection as good as the first", |network| {
+        let outside = network.socket::<tcp::Socket>(victims.outside);
+        if outside.can_send() && !asked {
+            outside.send_slice(&request).unwrap();
+            asked = true;
+        }
+        let inside = network.socket_inside::<tcp::Socket>(victims.inside);
+        if inside.can_recv() {
+            inside.recv(|bytes| (bytes.len(), came.extend_from_slice(bytes))).unwrap();
+        }
+        (came.len() >= request.len()).then_some(())
+    });
+    assert_eq!(came, request);
+    assert_eq!(network.inside.port().faults(), 0);
+}
