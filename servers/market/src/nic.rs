@@ -32,8 +32,12 @@ impl<M: Machine> Server<'_, M> {
         self.tenants[app].is_running() && lease.base.0 + lease.running.0 > 0
     }
 
-    /// Takes VFs from those who have lost them; those who have won one get it when it is out of its reset.
+    /// Takes VFs from those who have lost them; those who have won one get it when it is out of its reset. Nothing moves
+    /// while an interval is still to begin: the ledger is ahead then, and losers have what they lose until their deadline.
     pub(crate) fn move_vfs(&mut self) {
+        if self.markets.iter().any(|market| market.kind == GoodKind::Vf && market.begins.is_some()) {
+            return;
+        }
         for app in 0..self.tenants.len() {
             let has_one = self.nic.as_ref().is_some_and(|nic| nic.holds(app));
             if has_one && !self.is_entitled_to_vf(app) {

@@ -73,6 +73,26 @@ fn a_function_goes_to_who_values_it_most_with_its_routes_and_after_its_reset() {
     assert_eq!(sim.model().leased_vfs(), 0);
 }
 
+/// Between the close of a round and its interval, the ledger is ahead of what there is: nobody makes it true early.
+#[test]
+fn a_release_of_another_does_not_end_a_function_before_its_deadline() {
+    let mut plan = with_base(0, 1);
+    plan.events.push(at(2_500, Command::Valuation { app: 1, ppm: 9_000 }));
+    let archive = archive(&plan);
+    let mut sim = Sim::on(machine(8), &archive, accepting);
+    sim.tenants[0].says.push(bid(VFS, 1, 5_000));
+    sim.run_to(3_996);
+    sim.tenants[1].says.push(RequestBody::Release { good: VFS, leases: vec![], quantity: 0 });
+    // What the winner has is not there yet, and goes the same way.
+    sim.tenants[1].says.push(RequestBody::Release { good: VFS, leases: vec![], quantity: 1 });
+    sim.run_to(3_999);
+    assert_eq!(sim.answers(1)[1..], [Answer::Done, Answer::Done]);
+    assert_eq!((heard(&sim, 0).1, sim.model().leased_vfs()), (0, 1), "it has it until its deadline");
+    sim.run_to(4_010);
+    assert_eq!((heard(&sim, 0).1, sim.model().leased_vfs()), (1, 0));
+    assert_eq!((heard(&sim, 1).0, sim.server.tally.mismatches), (vec![], 0));
+}
+
 #[test]
 fn the_only_function_is_reset_before_its_next_holder_gets_it() {
     let mut plan = with_base(0, 1);
