@@ -35,7 +35,7 @@ impl<M: Machine> Server<'_, M> {
     /// Takes VFs from those who have lost them; those who have won one get it when it is out of its reset. Nothing moves
     /// while an interval is still to begin: the ledger is ahead then, and losers have what they lose until their deadline.
     pub(crate) fn move_vfs(&mut self) {
-        if self.markets.iter().any(|market| market.kind == GoodKind::Vf && market.begins.is_some()) {
+        if self.are_vfs_to_begin() {
             return;
         }
         for app in 0..self.tenants.len() {
@@ -49,18 +49,34 @@ impl<M: Machine> Server<'_, M> {
         self.lend_vfs();
     }
 
-    /// Sends VFs on their way to those who are to have one.
+    /// True while an interval of VFs is still to begin for which the ledger has changed already.
+    fn are_vfs_to_begin(&self) -> bool {
+        self.markets.iter().any(|market| market.kind == GoodKind::Vf && market.begins.is_some())
+    }
+
+    /// Sends VFs on their way to those who are to have one, first to who has lacked one for longest: else who gives its own
+    /// back and buys again would go before others for ever.
     pub(crate) fn lend_vfs(&mut self) {
+        if self.are_vfs_to_begin() {
+            return;
+        }
+        let now = self.root.machine.now();
+        let mut lacking = Vec::new();
         for app in 0..self.tenants.len() {
-            if !self.lacks_vf(app) {
-                continue;
-            }
+            let lacks = self.lacks_vf(app);
+            let since = &mut self.tenants[app].lacks_vf_since;
+            *since = lacks.then(|| since.unwrap_or(now));
+            lacking.extend(since.map(|since| (since, app)));
+        }
+        lacking.sort_unstable();
+        for (_, app) in lacking {
             let (vf, limit) = (self.available_vf(), self.limit(app));
             let (Some(vf), Some(nic)) = (vf, self.nic.as_mut()) else { return };
             match nic.lend(&mut self.root, vf, app, limit) {
                 Ok(parts) => {
                     self.tenants[app].vf_parts.extend(parts);
                     self.tenants[app].granted = self.root.machine.now();
+                    self.tenants[app].lacks_vf_since = None;
                     let (name, mac) = (self.name(app), written(mac(app)));
                     self.say(&format!("virtual function {vf} goes to {name}, with address {mac}"));
                     self.flush_nic();

@@ -129,6 +129,8 @@ pub struct Tenant {
     pub waiting: VecDeque<u32>,
     /// Parts of a virtual function that are still on their way to it, in order.
     pub vf_parts: VecDeque<Slot>,
+    /// TSC value since which it is to have a virtual function that it has not.
+    pub lacks_vf_since: Option<u64>,
     /// Leases that it named to be taken first, in ascending order.
     pub named: Vec<u32>,
     /// Pages were taken from it for the interval that begins.
@@ -183,6 +185,7 @@ impl Tenant {
             next_lease: 1,
             waiting: VecDeque::new(),
             vf_parts: VecDeque::new(),
+            lacks_vf_since: None,
             named: Vec::new(),
             lost: false,
             block_bits: crate::memory::LARGE_BITS,

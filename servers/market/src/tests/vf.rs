@@ -108,6 +108,27 @@ fn the_only_function_is_reset_before_its_next_holder_gets_it() {
     assert_eq!(sim.server.tally.mismatches, 0);
 }
 
+/// Who gives its function back and buys again, shortly before another one comes out of its reset, goes to the end of the line.
+#[test]
+fn who_has_lacked_a_function_for_longest_gets_the_next_one() {
+    let mut plan = with_base(0, 2);
+    plan.events.push(at(1_200, Command::Valuation { app: 1, ppm: 9_000 }));
+    let archive = archive(&plan);
+    let mut sim = Sim::on(machine(2), &archive, accepting);
+    // A little shorter than a reset: whenever a function comes out of one, it lacks one just then.
+    for ms in (1_010..=3_200).step_by(90) {
+        sim.run_to(ms);
+        let release = RequestBody::Release { good: VFS, leases: vec![], quantity: 1 };
+        sim.tenants[0].says.extend([release, RequestBody::Desk { good: VFS, quantity: 1 }]);
+    }
+    sim.run_to(3_200);
+    let had = heard(&sim, 0).0.iter().filter(|part| **part == 0).count();
+    assert!(had > 20, "it has had its own {had} times");
+    assert_eq!(heard(&sim, 1).0, ALL, "its interval began 200 ms ago");
+    sim.run_to(4_500);
+    assert_eq!((heard(&sim, 1), sim.server.tally.mismatches), ((ALL.into(), 0), 0));
+}
+
 #[test]
 fn nobody_has_two() {
     let archive = archive(&with_base(1, 2));
