@@ -11,8 +11,9 @@ use crate::server::{CLIENT_EVENTS, HANDLER_EVENTS, Phase, Server, account, base_
 use crate::tenant::{PageLease, Running, Standstill, State};
 use alloc::{format, vec::Vec};
 use cap_spec::abi::{self, Error, Label, ObjectType, Rights, handler_page, slots, stats_page};
+use market_mechanism::ledger::LedgerError;
 use market_mechanism::rounds::RoundError;
-use market_mechanism::{Price, Quantity};
+use market_mechanism::{Credits, Price, Quantity};
 use proto::host::{End, Record, stop_reason};
 use proto::start::{INPUT_BASE, Start, events};
 
@@ -69,21 +70,23 @@ impl<M: Machine> Server<'_, M> {
         if self.wants_storage(app) && self.ready_storage(app).is_none() {
             return;
         }
+        // All or nothing: what was paid for one good would not come back when another one cannot be paid.
+        let cost = bases.iter().fold(Credits::ZERO, |sum, (good, base)| {
+            let (first, deposit) = self.markets[*good].rounds.entry_cost(*base, self.base_price(*good));
+            sum + first + deposit
+        });
+        if self.ledger.free(account(app)) < cost {
+            return self.refuse_start(app, LedgerError::NotEnough.into());
+        }
         for (good, base) in &bases {
-            let price = Price(self.plan().goods[*good].base_price);
+            let price = self.base_price(*good);
             let mut actions = Vec::new();
             let mut emit = |action| actions.push(action);
             let added = self.markets[*good].rounds.add(account(app), *base, price, &mut self.ledger, &mut emit);
             self.drain_journal();
             self.write_lines(*good, &actions);
             if let Err(error) = added {
-                let name = self.name(app);
-                self.say(&format!("{name} cannot start: {error}"));
-                let end = match error {
-                    RoundError::Ledger(_) => End::Unpaid,
-                    _ => launch_failure(),
-                };
-                return self.end_tenant(app, end);
+                return self.refuse_start(app, error);
             }
         }
         let (base, input) = (self.tenants[app].base.take(), core::mem::take(&mut self.tenants[app].input));
@@ -115,6 +118,22 @@ impl<M: Machine> Server<'_, M> {
                 self.end_tenant(app, launch_failure());
             }
         }
+    }
+
+    /// Contract price of a unit of a good's base in each interval.
+    fn base_price(&self, good: usize) -> Price {
+        Price(self.plan().goods[good].base_price)
+    }
+
+    /// Ends an application that the rules, or its money, do not let start.
+    fn refuse_start(&mut self, app: usize, error: RoundError) {
+        let name = self.name(app);
+        self.say(&format!("{name} cannot start: {error}"));
+        let end = match error {
+            RoundError::Ledger(_) => End::Unpaid,
+            _ => launch_failure(),
+        };
+        self.end_tenant(app, end);
     }
 
     /// Makes the VM of an application and starts it. What is made is noted in `running`, also when it fails half-way.

@@ -204,8 +204,16 @@ impl<const N: usize> Rounds<N> {
         })
     }
 
-    /// Takes an account in, with `base` units at `base_price` per unit and interval. Charges the base for the intervals
-    /// that no round will charge any more (the running one and the next), and the deposit for a stop notice.
+    /// What [`Rounds::add`] takes for `base` units at `base_price` per unit and interval: the base for the intervals that no
+    /// round will charge any more (the running one and the next), and the deposit for a stop notice.
+    #[must_use]
+    pub fn entry_cost(&self, base: Quantity, base_price: Price) -> (Credits, Credits) {
+        let due = Credits::of(base_price, base);
+        let intervals = if self.last.is_some() { 2 } else { 1 };
+        (Credits(due.0 * intervals), Credits(due.0 * i128::from(self.terms.stop_notice - 1)))
+    }
+
+    /// Takes an account in, with `base` units at `base_price` per unit and interval. Charges [`Rounds::entry_cost`].
     ///
     /// # Errors
     /// [`RoundError::NoRoom`] if the base does not fit beside the leases sold; the ledger's, if it can't be paid.
@@ -230,10 +238,7 @@ impl<const N: usize> Rounds<N> {
         if base > room || base.0 > self.supply.saturating_sub(bases).0 {
             return Err(RoundError::NoRoom);
         }
-        let due = Credits::of(base_price, base);
-        let intervals = if self.last.is_some() { 2 } else { 1 };
-        let first = Credits(due.0 * intervals);
-        let deposit = Credits(due.0 * i128::from(self.terms.stop_notice - 1));
+        let (first, deposit) = self.entry_cost(base, base_price);
         if ledger.balance(account).is_none() {
             return Err(LedgerError::NoSuchAccount.into());
         }

@@ -388,6 +388,22 @@ fn who_cannot_pay_its_base_gets_notice_then_is_stopped() {
 }
 
 #[test]
+fn who_cannot_pay_for_its_whole_base_pays_for_nothing_of_it() {
+    let mut plan = plan(["a", "b"].map(app).into(), Some(PAGES));
+    let pages = i128::from(Sim::new(&archive(&plan), silent).server.tenants[0].base_pages);
+    for lacking in [1, 0] {
+        // An interval of pages, and one of CPU time with a deposit for nine more, at 100 a unit.
+        plan.apps[0].budget = (pages + 10) * 100 - lacking;
+        let archive = archive(&plan);
+        let mut sim = Sim::new(&archive, silent);
+        sim.run_to(5);
+        // A round of CPU time has been charged since the start, to the deposit.
+        let (end, paid) = if lacking > 0 { (Some(&End::Unpaid), 0) } else { (None, (pages + 2) * 100) };
+        assert_eq!((sim.end(0), sim.server.paid(0)), (end, paid), "{lacking} lacking");
+    }
+}
+
+#[test]
 fn a_top_up_in_time_cancels_the_stop() {
     let mut plan = plan(["a"].map(app).into(), Some(PAGES));
     plan.apps[0].budget = 50_000;
