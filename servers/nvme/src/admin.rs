@@ -1,12 +1,12 @@
 //! What the storage server has done by the physical function (PF): virtual functions (VFs) prepared and ended, namespaces
-//! attached, erased and looked at.
+//! attached and looked at.
 
 use crate::limits::Limited;
 use crate::{Function, IoMemory};
 use alloc::vec::Vec;
 use device::{Clock, DmaMemory, IoAddress, PAGE_BYTES, Registers};
 use nvme_admin::{Controller, Error, QueueRequest, Resource};
-use nvme_queue::{Access, Command, Namespace, QueuePair, Rings, Transfer};
+use nvme_queue::{Command, Namespace, QueuePair, Rings};
 use proto::storage::{ENTRIES, MESSAGE, QUEUES, Space, ring_at};
 
 /// The PF's own queue pair.
@@ -16,8 +16,6 @@ const OWN_ENTRIES: usize = 64;
 const VF_QUEUES: u16 = 1 + QUEUES as u16;
 /// Its vectors, of the admin queue and of the queue that interrupts.
 const VF_VECTORS: u16 = MESSAGE + 1;
-/// Blocks that one command makes zero.
-const ZERO_BLOCKS: u64 = 4096;
 /// Controllers that a subsystem may have.
 const MOST_CONTROLLERS: usize = 256;
 /// Nanoseconds that a read or a write of the server's own may take.
@@ -29,7 +27,7 @@ pub struct Admin<R, M, C> {
     pub(crate) controller: Controller<R, M, C>,
     pub(crate) number: u16,
     queue: QueuePair<R, M, (), OWN_ENTRIES>,
-    buffer: M,
+    pub(crate) buffer: M,
     pub(crate) clock: C,
     /// The VFs with limits.
     pub(crate) limits: Vec<Limited>,
@@ -149,62 +147,8 @@ impl<R: Registers + Clone, M: DmaMemory + Clone, C: Clock + Clone> Admin<R, M, C
         Err(Error::Nonsense)
     }
 
-    /// Makes a namespace zero, and reads all of it to see that it is. Nobody else has it meanwhile. Limits of others are kept.
-    ///
-    /// # Errors
-    /// As [`Controller::execute`]; [`Error::Nonsense`] if something else than zeroes is read.
-    pub fn erase(&mut self, namespace: u32) -> Result<(), Error> {
-        self.detach_from_all(namespace)?;
-        self.controller.attach(namespace, self.number)?;
-        let erased = self.controller.namespace(namespace).and_then(|space| {
-            self.write_zeroes(&space)?;
-            self.expect_zeroes(&space)
-        });
-        self.controller.detach(namespace, self.number)?;
-        erased
-    }
-
-    fn write_zeroes(&mut self, space: &Namespace) -> Result<(), Error> {
-        let mut block = 0;
-        while block < space.blocks {
-            let blocks = ZERO_BLOCKS.min(space.blocks - block);
-            let command = space.zeroes(block, blocks).ok_or(Error::Nonsense)?;
-            self.execute(&command)?;
-            self.look_at_limits()?;
-            block += blocks;
-        }
-        self.execute(&space.flush())
-    }
-
-    fn expect_zeroes(&mut self, space: &Namespace) -> Result<(), Error> {
-        let bytes = (8 * self.buffer.words() as u64).min(2 * PAGE_BYTES).min(space.max_transfer_bytes.into());
-        let most = bytes >> space.block_shift;
-        if most == 0 {
-            return Err(Error::Nonsense);
-        }
-        let mut block = 0;
-        while block < space.blocks {
-            let blocks = most.min(space.blocks - block);
-            let bytes = blocks << space.block_shift;
-            // What is not written by the read must not look like zeroes.
-            (0..bytes as usize / 8).for_each(|word| self.buffer.store(word, u64::MAX));
-            let pages = [self.buffer.io_address(), self.buffer.io_address() + PAGE_BYTES];
-            let pages = &pages[..bytes.div_ceil(PAGE_BYTES).clamp(1, 2) as usize];
-            let transfer = Transfer::in_pages(pages, 0, bytes as u32).ok_or(Error::Nonsense)?;
-            let access: Option<Access> = space.reads(&transfer);
-            let command = access.and_then(|access| access.at(block)).ok_or(Error::Nonsense)?;
-            self.execute(&command)?;
-            if (0..bytes as usize / 8).any(|word| self.buffer.load(word) != 0) {
-                return Err(Error::Nonsense);
-            }
-            self.look_at_limits()?;
-            block += blocks;
-        }
-        Ok(())
-    }
-
     /// Does one command by the own queue pair.
-    fn execute(&mut self, command: &Command) -> Result<(), Error> {
+    pub(crate) fn execute(&mut self, command: &Command) -> Result<(), Error> {
         // Full only if commands timed out.
         self.queue.submit(command, ()).map_err(|_| Error::TimedOut)?;
         self.queue.ring();

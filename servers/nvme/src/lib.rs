@@ -2,7 +2,8 @@
 //! with nothing in it and two queue pairs, in its own memory, and drives them without anybody else.
 //!
 //! This library is the whole of it but the hardware: [`Server`] takes messages of the market and has reports for it;
-//! `main.rs` sleeps and moves the messages. What is done to the controller is in [`admin`], namespaces are in [`spaces`].
+//! `main.rs` sleeps and moves the messages. What is done to the controller is in [`admin`] and [`erasure`], namespaces are in
+//! [`spaces`].
 //!
 //! Guarantees: a namespace is attached to one VF at most, and was read as zeroes from end to end after its last holder before
 //! the next one gets it; one of which that is not so is given to nobody. When a VF is handed over, its admin queue holds
@@ -16,6 +17,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod admin;
+pub mod erasure;
 pub mod limits;
 pub mod spaces;
 
@@ -55,6 +57,8 @@ enum State {
     Waits(u64, Option<u64>),
     /// It has this one; the limit is what was said before [`ToStorage::Begin`].
     Has(u32, Option<u64>),
+    /// It has no holder any more, and this one, which it had, is being erased.
+    Erasing(u32),
 }
 
 /// The state of the server.
@@ -147,7 +151,7 @@ impl<R: Registers + Clone, M: DmaMemory + Clone, C: Clock + Clone> Server<R, M, 
     fn kept(&self) -> impl Iterator<Item = (usize, u32)> + '_ {
         self.vfs.iter().enumerate().filter_map(|(vf, (_, state))| match *state {
             State::Has(namespace, _) => Some((vf, namespace)),
-            State::Idle | State::Waits(..) => None,
+            State::Idle | State::Waits(..) | State::Erasing(_) => None,
         })
     }
 
@@ -179,7 +183,7 @@ impl<R: Registers + Clone, M: DmaMemory + Clone, C: Clock + Clone> Server<R, M, 
                 self.end_waiting(vf, FromStorage::TooLarge { vf: number });
                 continue;
             }
-            let Some(namespace) = spaces.take(admin, bytes) else { continue };
+            let Some(namespace) = spaces.take(bytes) else { continue };
             match admin.prepare(vf, function, namespace, per_s) {
                 Ok(space) => {
                     if let Some((_, state)) = self.vfs.get_mut(vf) {
@@ -215,39 +219,52 @@ impl<R: Registers + Clone, M: DmaMemory + Clone, C: Clock + Clone> Server<R, M, 
         }
     }
 
-    /// Looks at what VFs with limits have done, and reports limits that have begun. To be called after [`Server::take`] and
-    /// at [`Server::due_ns`].
+    /// Looks at what VFs with limits have done, reports limits that have begun, and does one command of erasing. To be called
+    /// after [`Server::take`] and at [`Server::due_ns`].
     pub fn poll(&mut self) {
-        let Some((admin, _)) = self.admin.as_mut() else { return };
+        let Some((admin, spaces)) = self.admin.as_mut() else { return };
         let looked = admin.look_at_limits();
         let limits: [Option<u64>; MAX_VFS] = core::array::from_fn(|vf| admin.limit(vf));
+        let erased = looked.and_then(|()| spaces.go_on_erasing(admin));
         let before = core::mem::replace(&mut self.in_force, limits);
         for (vf, (before, per_s)) in (0..).zip(before.into_iter().zip(limits)) {
             if before != per_s {
                 self.report(FromStorage::InForce { vf, per_s });
             }
         }
-        if let Err(error) = looked {
-            self.look_at(error);
+        match erased {
+            Ok(None) => {}
+            Ok(Some(namespace)) => self.end_erasing(namespace),
+            Err(error) => self.look_at(error),
         }
     }
 
     /// When [`Server::poll`] is due, in nanoseconds of the clock.
     pub fn due_ns(&self) -> u64 {
-        self.admin.as_ref().map_or(u64::MAX, |(admin, _)| admin.due_ns())
+        match &self.admin {
+            Some((_, spaces)) if spaces.is_erasing() => 0,
+            Some((admin, _)) => admin.due_ns(),
+            None => u64::MAX,
+        }
     }
 
-    /// Takes a VF's namespace, and erases it.
+    /// Takes a VF's namespace, and begins to erase it.
     fn release(&mut self, vf: u8) {
         let place = usize::from(vf);
         let (Some((_, state)), Some((admin, spaces))) = (self.vfs.get_mut(place), self.admin.as_mut()) else {
             return self.report(FromStorage::Impossible { vf });
         };
+        if matches!(state, State::Erasing(_)) {
+            return;
+        }
         let had = core::mem::replace(state, State::Idle);
         let ended = admin.end_vf(place);
         if let State::Has(namespace, _) = had {
             spaces.give(namespace, ended.is_ok());
-            spaces.erase_one(admin, namespace);
+            if spaces.erase(namespace) {
+                *state = State::Erasing(namespace);
+                return;
+            }
         }
         match ended {
             Ok(()) => self.report(FromStorage::Released { vf }),
@@ -259,14 +276,29 @@ impl<R: Registers + Clone, M: DmaMemory + Clone, C: Clock + Clone> Server<R, M, 
         self.serve_waiting();
     }
 
+    /// A namespace is erased, or can never be: its VF is free, and others may have waited for it.
+    fn end_erasing(&mut self, namespace: u32) {
+        for vf in 0..self.vfs.len() {
+            if let Some((_, state)) = self.vfs.get_mut(vf)
+                && *state == State::Erasing(namespace)
+            {
+                *state = State::Idle;
+                self.report(FromStorage::Released { vf: vf as u8 });
+            }
+        }
+        self.serve_waiting();
+    }
+
     /// A controller that does not answer is not asked again.
     fn look_at(&mut self, error: Error) {
-        if matches!(error, Error::TimedOut | Error::Fatal) {
+        if error.is_final() {
             self.admin = None;
             self.report(FromStorage::Failed);
         }
     }
 }
 
+#[cfg(test)]
+mod fake;
 #[cfg(test)]
 mod tests;

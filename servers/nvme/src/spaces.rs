@@ -1,7 +1,8 @@
 //! The namespaces of the controller, and which of them may be given out.
 
 use crate::admin::Admin;
-use alloc::vec::Vec;
+use crate::erasure::Erasure;
+use alloc::{collections::VecDeque, vec::Vec};
 use device::{Clock, DmaMemory, Registers};
 use nvme_admin::Error;
 
@@ -15,6 +16,8 @@ enum Use {
     Clean,
     /// Nobody has it; what is in it is not known.
     Dirty,
+    /// Nobody has it, and it is being erased, or others are before.
+    Erasing,
     /// A VF has it.
     Taken,
     /// It could not be taken from a VF or be erased: nobody gets it any more.
@@ -32,6 +35,9 @@ struct Entry {
 #[derive(Debug)]
 pub struct Spaces {
     entries: Vec<Entry>,
+    /// Those that are to be erased, one after the other; how far the first one is.
+    queue: VecDeque<u32>,
+    under_way: Option<Erasure>,
 }
 
 impl Spaces {
@@ -63,7 +69,7 @@ impl Spaces {
             }
             entries.push(Entry { id, bytes: space.blocks.saturating_mul(1 << space.block_shift), is });
         }
-        Ok(Spaces { entries })
+        Ok(Spaces { entries, queue: VecDeque::new(), under_way: None })
     }
 
     /// How many there are.
@@ -76,42 +82,75 @@ impl Spaces {
         self.entries.iter().any(|entry| entry.bytes >= bytes && entry.is != Use::Lost)
     }
 
-    /// Takes the smallest one of so many bytes that nobody has, and erases it before if need be.
-    pub fn take<R, M, C>(&mut self, admin: &mut Admin<R, M, C>, bytes: u64) -> Option<u32>
-    where
-        R: Registers + Clone,
-        M: DmaMemory + Clone,
-        C: Clock + Clone,
-    {
-        loop {
-            let free = |entry: &&mut Entry| entry.bytes >= bytes && matches!(entry.is, Use::Clean | Use::Dirty);
-            let entry = self.entries.iter_mut().filter(free).min_by_key(|entry| (entry.bytes, entry.id))?;
-            if entry.is == Use::Dirty && admin.erase(entry.id).is_err() {
-                entry.is = Use::Lost;
-                continue;
-            }
-            entry.is = Use::Taken;
-            return Some(entry.id);
+    /// Takes the smallest one of so many bytes that nobody has. `None` if there is none, or if it is to be erased before:
+    /// that is on its way then.
+    pub fn take(&mut self, bytes: u64) -> Option<u32> {
+        let free = |entry: &&mut Entry| entry.bytes >= bytes && !matches!(entry.is, Use::Taken | Use::Lost);
+        let entry = self.entries.iter_mut().filter(free).min_by_key(|entry| (entry.bytes, entry.id))?;
+        let id = entry.id;
+        if entry.is != Use::Clean {
+            self.erase(id);
+            return None;
         }
+        entry.is = Use::Taken;
+        Some(id)
     }
 
     /// Its VF has lost it. If the VF may still reach it, nobody gets it any more.
     pub fn give(&mut self, id: u32, is_out_of_reach: bool) {
-        if let Some(entry) = self.entries.iter_mut().find(|entry| entry.id == id) {
-            entry.is = if is_out_of_reach { Use::Dirty } else { Use::Lost };
+        self.set(id, if is_out_of_reach { Use::Dirty } else { Use::Lost });
+    }
+
+    /// One that nobody has is to be erased, after those that are to be already. False if it is not known, or is lost.
+    pub fn erase(&mut self, id: u32) -> bool {
+        match self.entries.iter_mut().find(|entry| entry.id == id).map(|entry| &mut entry.is) {
+            Some(is @ Use::Dirty) => {
+                *is = Use::Erasing;
+                self.queue.push_back(id);
+                true
+            }
+            Some(Use::Erasing) => true,
+            _ => false,
         }
     }
 
-    /// Erases one that nobody has.
-    pub fn erase_one<R, M, C>(&mut self, admin: &mut Admin<R, M, C>, id: u32)
+    /// True if there is something to erase.
+    pub fn is_erasing(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    /// Does one step of erasing the first one that is to be erased. Returns that one once it is erased, or can never be.
+    ///
+    /// # Errors
+    /// Those after which nothing is to be expected of the controller ([`Error::is_final`]).
+    pub fn go_on_erasing<R, M, C>(&mut self, admin: &mut Admin<R, M, C>) -> Result<Option<u32>, Error>
     where
         R: Registers + Clone,
         M: DmaMemory + Clone,
         C: Clock + Clone,
     {
-        let mut entries = self.entries.iter_mut();
-        if let Some(entry) = entries.find(|entry| entry.id == id && entry.is == Use::Dirty) {
-            entry.is = if admin.erase(id).is_ok() { Use::Clean } else { Use::Lost };
+        let Some(&id) = self.queue.front() else { return Ok(None) };
+        let outcome = match self.under_way.take() {
+            None => admin.begin_erasure(id).map(Some),
+            Some(erasure) => admin.go_on_erasing(erasure),
+        };
+        let is = match outcome {
+            Ok(Some(erasure)) => {
+                self.under_way = Some(erasure);
+                return Ok(None);
+            }
+            Ok(None) => Use::Clean,
+            Err(error) if error.is_final() => return Err(error),
+            Err(_) => Use::Lost,
+        };
+        self.queue.pop_front();
+        self.set(id, is);
+        Ok(Some(id))
+    }
+
+    fn set(&mut self, id: u32, is: Use) {
+        if let Some(entry) = self.entries.iter_mut().find(|entry| entry.id == id) {
+            entry.is = is;
         }
     }
 }

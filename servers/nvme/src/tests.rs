@@ -2,6 +2,7 @@
 //! on the emulated device, by `tests/e2e/tests/storage.rs`.
 
 use super::*;
+use crate::fake::{FakeFunction, Subsystem};
 use device::fake::{FakeClock, FakeMemory, FakeRegisters};
 use std::boxed::Box;
 use std::vec::Vec;
@@ -48,4 +49,101 @@ fn holders_hear_that_their_queues_are_gone_if_the_controller_was_not_left_as_it_
     assert_eq!(reports(&mut server), [0, 1].map(|vf| FromStorage::Impossible { vf }), "one holder each");
     server.take(ToStorage::Begin);
     assert_eq!(reports(&mut server), [FromStorage::Lost, FromStorage::Failed]);
+}
+
+const BLOCKS: usize = 256;
+/// Bytes of a namespace of so many blocks, and commands that erase it: it is attached, zeroed, flushed, read in pieces of 8 KiB.
+const BYTES: u64 = 512 * BLOCKS as u64;
+const STEPS: usize = 3 + BLOCKS / 16 + 1;
+
+type Working<'a> = Server<&'static FakeFunction, &'static FakeMemory, &'a FakeClock>;
+
+/// With a controller that works and has begun.
+fn working<'a>(disks: usize, clock: &'a FakeClock) -> (&'static Subsystem, Working<'a>) {
+    let (subsystem, functions) = fake::functions(&[BLOCKS].repeat(disks));
+    let vfs = functions[1..].iter().map(|function| function.mapped()).collect();
+    let mut server = Server::new(functions[0].mapped(), functions[0].io(), vfs, clock);
+    server.take(ToStorage::Begin);
+    assert_eq!(said(&mut server), [FromStorage::Ready { namespaces: disks as u32 }]);
+    (subsystem, server)
+}
+
+fn said(server: &mut Working<'_>) -> Vec<FromStorage> {
+    core::iter::from_fn(|| server.next_report()).collect()
+}
+
+/// Reports up to the time when nothing is to be erased.
+fn after_erasing(server: &mut Working<'_>) -> Vec<FromStorage> {
+    while server.due_ns() == 0 {
+        server.poll();
+    }
+    server.poll();
+    said(server)
+}
+
+fn prepared(reports: &[FromStorage]) -> Vec<(u8, u32)> {
+    let prepared = |report: &FromStorage| match report {
+        FromStorage::Prepared { vf, space } => Some((*vf, space.namespace)),
+        _ => None,
+    };
+    reports.iter().filter_map(prepared).collect()
+}
+
+#[test]
+fn limits_are_heard_and_in_force_while_a_namespace_is_erased() {
+    let clock = FakeClock::default();
+    let (subsystem, mut server) = working(2, &clock);
+    for vf in [0, 1] {
+        server.take(ToStorage::Prepare { vf, bytes: BYTES, per_s: Some(1_000) });
+    }
+    assert_eq!(prepared(&after_erasing(&mut server)), [(0, 1), (1, 2)]);
+    subsystem.disks.borrow_mut()[0].is_written.fill(true);
+    server.take(ToStorage::Release { vf: 0 });
+    for per_s in 1..10 {
+        server.take(ToStorage::Limit { vf: 1, per_s, from_ns: 0 });
+        server.poll();
+        assert!(said(&mut server).contains(&FromStorage::InForce { vf: 1, per_s: Some(per_s) }));
+        assert!(subsystem.disks.borrow()[0].attached.contains(&0) && server.due_ns() == 0, "it is being erased");
+    }
+    assert_eq!(after_erasing(&mut server), [FromStorage::Released { vf: 0 }]);
+    assert!(subsystem.disks.borrow()[0].is_written.iter().all(|is_written| !is_written));
+    assert!(subsystem.disks.borrow()[0].attached.is_empty());
+}
+
+#[test]
+fn each_of_several_is_lent_only_after_its_erasing_has_ended() {
+    let clock = FakeClock::default();
+    let (subsystem, mut server) = working(2, &clock);
+    for vf in [0, 1, 2] {
+        server.take(ToStorage::Prepare { vf, bytes: BYTES, per_s: None });
+    }
+    for step in 1..STEPS {
+        server.poll();
+        assert_eq!(said(&mut server), [], "{step}");
+    }
+    server.poll();
+    assert_eq!(prepared(&said(&mut server)), [(0, 1)]);
+    assert_eq!(prepared(&after_erasing(&mut server)), [(1, 2)]);
+    for disk in subsystem.disks.borrow_mut().iter_mut() {
+        disk.is_written.fill(true);
+    }
+    // Both are given back at once; who waits gets the first of them, and asks twice.
+    server.take(ToStorage::Release { vf: 1 });
+    server.take(ToStorage::Release { vf: 0 });
+    server.take(ToStorage::Release { vf: 0 });
+    let mut reports = Vec::new();
+    while server.due_ns() == 0 {
+        server.poll();
+        for report in said(&mut server) {
+            if let FromStorage::Prepared { space, .. } = report {
+                let disks = subsystem.disks.borrow();
+                let disk = &disks[space.namespace as usize - 1];
+                assert!(disk.attached.iter().eq(&[3]) && disk.is_written.iter().all(|is_written| !is_written));
+            }
+            reports.push(report);
+        }
+    }
+    assert_eq!(prepared(&reports), [(2, 1)]);
+    let released = |vf| reports.iter().filter(|report| **report == FromStorage::Released { vf }).count();
+    assert_eq!([released(0), released(1)], [1, 1]);
 }

@@ -38,6 +38,14 @@ pub enum Error {
     Nonsense,
 }
 
+impl Error {
+    /// True if nothing is to be expected of the controller any more, whatever it is asked.
+    #[must_use]
+    pub const fn is_final(self) -> bool {
+        matches!(self, Error::TimedOut | Error::Fatal)
+    }
+}
+
 /// Pages for the administration of one controller, each of [`PAGE_BYTES`].
 #[derive(Clone, Copy, Debug)]
 pub struct AdminMemory<M> {
