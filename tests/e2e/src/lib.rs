@@ -36,6 +36,9 @@ pub mod station;
 /// Wall time after which a machine counts as hung.
 pub const TIMEOUT: Duration = Duration::from_secs(240);
 
+/// A period of a VM may come up short by this many microseconds.
+const SHORT_MICROS: u64 = 20;
+
 /// How a line of the kernel's log begins (nobody else's does: the console server puts names before all lines), and the
 /// last of them.
 const KERNELS_LINE: &str = "kernel: ";
@@ -158,6 +161,18 @@ impl Finished {
             None,
             "the kernel wrote to a port that it has sold"
         );
+        self
+    }
+
+    /// Fails the test unless the books agree and every VM had its share in each of its periods.
+    ///
+    /// # Panics
+    /// When one hadn't.
+    pub fn expect_shares(&self) -> &Finished {
+        let verified = self.state.verified.as_ref().expect("nothing was verified");
+        assert!(verified.agree() && verified.intervals > 0, "{verified:?}");
+        let most = self.state.tsc_hz / 1_000_000 * SHORT_MICROS;
+        assert!(verified.worst_shortfall <= most, "a period came up {} ticks short", verified.worst_shortfall);
         self
     }
 

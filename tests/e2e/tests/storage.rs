@@ -1,8 +1,10 @@
 //! Namespaces and virtual functions of an NVMe controller, handed out by the market: read and written by their holders with no
 //! exit, taken back, erased, handed out again.
 
+use cap_spec::abi::StopReason;
 use e2e::{Change, Machine, run};
 use proto::host::End;
+use proto::start::DOORBELLS;
 
 /// One application that checks every byte.
 const CHECK: &str = r#"
@@ -96,8 +98,9 @@ fn a_controller_that_was_lost_comes_back_with_new_queues_for_those_who_have_some
 }
 
 /// An attacker with a namespace beside a tenant that checks its own one all the time: data outside of what its function
-/// reaches, others' namespaces, the admin doorbell, and the end of everything that it is made of while commands are under way.
-/// Its function and its namespace then go to a third one, which finds nothing but zeroes.
+/// reaches, others' namespaces, commands of all kinds, the admin doorbell, and the end of everything that it is made of while
+/// commands are under way. Its function and its namespace then go to a third one, which finds nothing but zeroes. One more
+/// touches the page of registers, of which it has the doorbells only.
 #[test]
 fn hostile_commands_reach_nothing_and_the_neighbour_goes_on() {
     let keep = CHECK.replace("args = [\"role=check\", \"operations=96\"]", "args = [\"role=keep\", \"for=1800\"]");
@@ -107,11 +110,15 @@ fn hostile_commands_reach_nothing_and_the_neighbour_goes_on() {
         app.replace("blkbench", image).replace("role=keep\", \"for=1800", args)
     };
     let attacker = app("attacker", "hostile_storage", "rings=100") + "    awaited = false\n";
+    let toucher =
+        app("toucher", "hostile_storage", "touch=1").replace("base_cpu = 20", "base_cpu = 5") + "    awaited = false\n";
     let next = app("next", "blkbench", "role=keep\", \"for=100") + "    starts = false\n    awaited = true\n";
-    let scenario =
-        format!("{keep}    [[app]]{attacker}    [[app]]{next}    [storage]\n    namespaces = [\"1 MiB\", \"1 MiB\"]\n");
+    let scenario = format!(
+        "{keep}    [[app]]{attacker}    [[app]]{toucher}    [[app]]{next}    [storage]\n    \
+         namespaces = [\"1 MiB\", \"1 MiB\", \"1 MiB\"]\n"
+    );
     let run = run(&scenario, &Change::none().event("1500 ms=start:next"));
-    run.expect_good();
+    run.expect_good().expect_shares();
     for line in [
         "0 ended wrongly, data whole: true",
         "the admin doorbell was rung 100 times",
@@ -123,6 +130,8 @@ fn hostile_commands_reach_nothing_and_the_neighbour_goes_on() {
         assert!(run.console_has(line), "{line}: {:#?}", run.console);
     }
     assert_eq!(run.end("attacker"), &End::Stopped);
+    let End::Fault { reason, detail, .. } = run.end("toucher") else { panic!("{:?}", run.end("toucher")) };
+    assert_eq!((*reason, detail[0]), (StopReason::NestedFault as u8, DOORBELLS - 4096), "{detail:x?}");
     assert_eq!((run.end("bench"), run.end("next")), (&End::Exit { status: 0 }, &End::Exit { status: 0 }));
     let bench = run.app("bench").lines.join("\n");
     assert!(bench.contains("times read and right, 0 times with new queues"), "{bench}");

@@ -1,5 +1,7 @@
 //! An attacker that has a namespace: commands whose data lie where its function must not reach, and in namespaces of others;
-//! then the admin doorbell, which it rings while it revokes everything that it is made of, its page tables among them.
+//! commands of every operation code, those of the admin queue among them; then the admin doorbell, which it rings while it revokes everything that it is made of, its page tables among them.
+//!
+//! With `touch=1`, instead, it reads from the page of registers, of which it was given the doorbells only.
 //!
 //! It drives the queues that the storage server has made for it by itself, so that it can put anything into a command.
 #![no_std]
@@ -27,6 +29,19 @@ const DATA: u64 = WINDOW + 2 * QUEUES as u64 * PAGE;
 const BOTH: Rights = Rights::READ.union(Rights::WRITE);
 /// What the data pages hold.
 const PATTERN: u64 = 0x6e6b_6e6b_6e6b_6e6b;
+/// Operation codes that the NVM command set has (NVM Command Set Specification, 3.2, and Base Specification, 7): flush, write,
+/// read, compare, write zeroes, dataset management, verify, copy.
+const OF_NAMESPACES: [u64; 8] = [FLUSH, WRITE, READ, 0x05, 0x08, 0x09, 0x0c, 0x19];
+const FLUSH: u64 = 0;
+/// An admin command: attaches a namespace to controllers, or detaches it.
+const NAMESPACE_ATTACHMENT: u64 = 0x15;
+/// The namespace identifier that means all of them.
+const EVERY_NAMESPACE: u32 = u32::MAX;
+/// The storage server's pages that the function reaches.
+const ADMIN_PAGES: [u64; 3] = [page::SUBMISSION, page::COMPLETION, page::DATA];
+/// The page of its namespace in which it keeps [`PATTERN`], and the one that commands of every kind are aimed at.
+const KEPT: u64 = 16;
+const AIMED_AT: u64 = 4;
 /// Seconds after which a command counts as lost.
 const LOST_S: u64 = 2;
 
@@ -128,6 +143,10 @@ impl Attack {
 fn run(app: &mut App) -> Result<(), Error> {
     let Some(space) = app.start().storage else { return Err(Error::failed("it has no namespace")) };
     let (memory, hz) = (map(app)?, app.clock().hz());
+    if app.number("touch", 0) != 0 {
+        touch_registers();
+        return Err(Error::failed("it has read the registers"));
+    }
     // SAFETY: the launcher has mapped the page of doorbells there, for as long as the VM lives.
     let doorbells = unsafe { MappedRegisters::new(DOORBELLS, PAGE as u32) };
     let (submission, completion) = (memory, memory.from_page(1));
@@ -135,7 +154,11 @@ fn run(app: &mut App) -> Result<(), Error> {
     let data = memory.from_page(2 * QUEUES);
     (0..data.words()).for_each(|word| data.store(word, PATTERN));
 
+    windows(&mut attack, app)?;
     addresses(&mut attack, &data);
+    namespaces(&mut attack);
+    operations(&mut attack, &data);
+    attach(&mut attack, &data);
     namespaces(&mut attack);
     let is_whole = (0..data.words() / 2).all(|word| data.load(word) == PATTERN);
     println!("{} commands, {} ended wrongly, data whole: {is_whole}", attack.attempts, attack.wrong);
@@ -221,6 +244,99 @@ fn namespaces(attack: &mut Attack) {
             attack.expect(&format!("{opcode} in namespace {id}"), &command, false);
         }
     }
+}
+
+/// Every operation code in its own queue, in namespaces of its own, of others and in all of them, with data where the storage
+/// server has the function's admin queues. What is an admin command only is refused; and everything is as it was.
+fn operations(attack: &mut Attack, data: &MappedMemory) {
+    let block = |page: u64| (page * PAGE) >> attack.space.block_shift;
+    let (kept, aimed_at, own) = (block(KEPT), block(AIMED_AT), attack.space.namespace);
+    let keep = Command { block: kept, ..attack.command(WRITE, PAGE, DATA, 0) };
+    attack.expect("keeping a page", &keep, true);
+    let aim = Command { block: aimed_at, ..keep };
+    attack.expect("what is read over those queues", &aim, true);
+    for opcode in 0..=0xff {
+        for namespace in (0..4).chain([EVERY_NAMESPACE]) {
+            let is_own = namespace == own && OF_NAMESPACES.contains(&opcode);
+            // Whoever flushes all flushes those that it has.
+            let may_succeed = is_own || namespace == EVERY_NAMESPACE && opcode == FLUSH;
+            // What may succeed is aimed at each page, all else at one of them.
+            let pages = if may_succeed { 0..3 } else { opcode % 3..opcode % 3 + 1 };
+            for page in pages {
+                let first = SERVER_IO_BASE + ADMIN_PAGES[page as usize] * PAGE;
+                let command = Command { opcode, namespace, first, second: 0, block: aimed_at, bytes: PAGE };
+                let what = format!("operation {opcode:#x} in namespace {namespace:#x}");
+                if may_succeed {
+                    attack.expect_end(&what, &command);
+                } else {
+                    attack.expect(&what, &command, false);
+                }
+            }
+        }
+    }
+    let read_back = Command { block: kept, ..attack.command(READ, PAGE, DATA + PAGE, 0) };
+    attack.expect("the page that was kept", &read_back, true);
+    let page = data.from_page(1);
+    if (0..data.words() / 2).any(|word| page.load(word) != PATTERN) {
+        attack.wrong += 1;
+        println!("the page that was kept has changed");
+    }
+}
+
+/// Puts commands into the function's admin queue that attach every namespace to it (Base Specification, 5.2.21), by reading them
+/// from its own namespace, and rings. It must not have any of them afterwards.
+fn attach(attack: &mut Attack, data: &MappedMemory) {
+    let [block, list] = [AIMED_AT, AIMED_AT + 1].map(|page| (page * PAGE) >> attack.space.block_shift);
+    let page = data.from_page(1);
+    for controller in 1..=4 {
+        // A list of one controller.
+        (0..page.words().min(PAGE as usize / 8)).for_each(|word| page.store(word, 0));
+        page.store(0, 1 | controller << 16);
+        let write = Command { block: list, ..attack.command(WRITE, PAGE, DATA + PAGE, 0) };
+        attack.expect("the list of controllers", &write, true);
+        for row in 0..u64::from(ENTRIES) {
+            let head = NAMESPACE_ATTACHMENT | row << 16 | (1 + row % 4) << 32;
+            page.store_row(row as usize, [head, 0, 0, SERVER_IO_BASE + page::DATA * PAGE, 0, 0, 0, 0]);
+        }
+        let write = Command { block, ..write };
+        attack.expect("the commands", &write, true);
+        for (block, page) in [(list, page::DATA), (block, page::SUBMISSION)] {
+            let read = Command { block, ..attack.command(READ, PAGE, SERVER_IO_BASE + page * PAGE, 0) };
+            attack.expect_end("forging admin commands", &read);
+        }
+        ring_admin(&attack.doorbells, 1);
+    }
+}
+
+/// Its domain is a window of what the function reaches: it can't have anything mapped outside of it.
+fn windows(attack: &mut Attack, app: &mut App) -> Result<(), Error> {
+    let window: Cap<IommuDomain> = Slot::root(STORAGE_SLOT).cap();
+    let mut market = app.market();
+    let pager = market.pager();
+    let (table, slot) = (pager.make::<PageTable>()?, pager.take_slots(1)?);
+    let frame = own::BASE.retype::<Frame>(cap_spec::abi::PAGE_BITS, slot)?;
+    let pages = ADMIN_PAGES.map(|page| SERVER_IO_BASE + page * PAGE);
+    for address in pages.into_iter().chain([0, SERVER_IO_BASE, WINDOW - PAGE, 2 * WINDOW, 1 << 38, u64::MAX - 0xfff]) {
+        attack.attempts += 3;
+        let taken = [
+            frame.map_io(window, address, BOTH, 0).is_ok(),
+            table.map_io(window, address & !0x1f_ffff, 1).is_ok(),
+            table.map_io(window, address & !0x3fff_ffff, 2).is_ok(),
+        ];
+        if taken != [false; 3] {
+            attack.wrong += 1;
+            println!("mapped at {address:#x}: {taken:?}");
+        }
+    }
+    Ok(())
+}
+
+/// Reads where the controller's registers would be, before the doorbells; without upcalls, which would put zeroes there.
+fn touch_registers() {
+    let _ = own::VCPU.set_upcall(0, 0);
+    // SAFETY: nothing is mapped there, so that this ends in a fault.
+    let registers = unsafe { MappedRegisters::new(DOORBELLS - PAGE, PAGE as u32) };
+    println!("the registers say {:#x}", registers.read32(0));
 }
 
 /// Rings the doorbells of the admin queue.
