@@ -132,28 +132,59 @@ impl<R: Registers + Clone, M: DmaMemory + Clone, C: Clock + Clone> Admin<R, M, C
         self.limits.iter().map(|limited| limited.meter.next_ns()).min().unwrap_or(u64::MAX)
     }
 
-    /// Reads what VFs with limits have done, if that is due, and closes and opens their namespaces.
+    /// Reads what VFs with limits have done, if that is due, and closes and opens their namespaces. A VF for which the
+    /// controller refuses something is tried again a little later; that delays no other.
     ///
     /// # Errors
-    /// As [`nvme_admin::Controller::execute`].
+    /// Those of [`nvme_admin::Controller::execute`] that are final.
     pub fn look_at_limits(&mut self) -> Result<(), Error> {
         for at in 0..self.limits.len() {
-            let Some(Limited { controller, namespace, is_open, meter, .. }) = self.limits.get(at).copied() else {
-                break;
-            };
-            if meter.next_ns() > self.clock.now_ns() {
-                continue;
+            let looked = self.look_at_limit(at);
+            let settled = if matches!(looked, Err(error) if !error.is_final()) { self.put_off(at) } else { looked };
+            if let Err(error) = settled
+                && error.is_final()
+            {
+                return Err(error);
             }
-            let counted = self.controller.operations(namespace)?;
-            let now_ns = self.clock.now_ns();
-            let Some(limited) = self.limits.get_mut(at) else { break };
-            let opens = limited.meter.read(counted, now_ns);
+        }
+        Ok(())
+    }
+
+    fn look_at_limit(&mut self, at: usize) -> Result<(), Error> {
+        let Some(Limited { controller, namespace, is_open, meter, .. }) = self.limits.get(at).copied() else {
+            return Ok(());
+        };
+        if meter.next_ns() > self.clock.now_ns() {
+            return Ok(());
+        }
+        let counted = self.controller.operations(namespace)?;
+        let now_ns = self.clock.now_ns();
+        let Some(limited) = self.limits.get_mut(at) else { return Ok(()) };
+        let opens = limited.meter.read(counted, now_ns);
+        match (is_open, opens) {
+            (true, false) => self.controller.detach(namespace, controller)?,
+            (false, true) => self.open(namespace, controller)?,
+            _ => return Ok(()),
+        }
+        if let Some(limited) = self.limits.get_mut(at) {
             limited.is_open = opens;
-            match (is_open, opens) {
-                (true, false) => self.controller.detach(namespace, controller)?,
-                (false, true) => self.open(namespace, controller)?,
-                _ => {}
-            }
+        }
+        Ok(())
+    }
+
+    /// The controller has refused something for a VF: it is looked at again later, by what the controller says of it, and
+    /// whoever counts gets its namespace back.
+    fn put_off(&mut self, at: usize) -> Result<(), Error> {
+        let next_ns = self.clock.now_ns().saturating_add(BUSY_NS);
+        let Some(limited) = self.limits.get_mut(at) else { return Ok(()) };
+        limited.meter.next_ns = next_ns;
+        let Limited { controller, namespace, .. } = *limited;
+        let is_open = self.controller.is_attached(namespace, controller)?;
+        if let Some(limited) = self.limits.get_mut(at) {
+            limited.is_open = is_open;
+        }
+        if !self.controller.is_attached(namespace, self.number)? {
+            self.controller.attach(namespace, self.number)?;
         }
         Ok(())
     }

@@ -147,3 +147,28 @@ fn each_of_several_is_lent_only_after_its_erasing_has_ended() {
     let released = |vf| reports.iter().filter(|report| **report == FromStorage::Released { vf }).count();
     assert_eq!([released(0), released(1)], [1, 1]);
 }
+
+#[test]
+fn what_is_refused_for_one_holder_is_tried_again_and_keeps_no_other_from_its_limit() {
+    // Get Log Page, and Namespace Attachment.
+    for opcode in [0x02, 0x15] {
+        let clock = FakeClock::default();
+        let (subsystem, mut server) = working(2, &clock);
+        for vf in [0, 1] {
+            server.take(ToStorage::Prepare { vf, bytes: BYTES, per_s: Some(1_000) });
+        }
+        assert_eq!(prepared(&after_erasing(&mut server)), [(0, 1), (1, 2)]);
+        let is_open = |disk: usize| subsystem.disks.borrow()[disk].attached.contains(&(disk as u16 + 1));
+        subsystem.disks.borrow_mut().iter_mut().for_each(|disk| disk.operations += 1_000);
+        subsystem.refuses.set(Some((opcode, 1)));
+        (0..5).for_each(|_| clock.pause());
+        server.poll();
+        assert_eq!([is_open(0), is_open(1)], [true, false]);
+        assert!(server.due_ns() > clock.now_ns(), "it sleeps before it tries again");
+        subsystem.refuses.set(None);
+        (0..5).for_each(|_| clock.pause());
+        server.poll();
+        assert_eq!([is_open(0), is_open(1)], [false, false]);
+        assert_eq!(said(&mut server), [], "the controller works");
+    }
+}
