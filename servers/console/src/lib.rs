@@ -147,7 +147,7 @@ impl Console {
                 None => self.complain(client, "ended a file that is not open", now),
             },
             ToConsole::Bench { operation, instructions, exits } => {
-                self.record(&Record::Bench { operation, instructions, exits, writes: 0, interrupts: 0 });
+                self.record(&Record::Bench { operation, instructions, exits, writes: None, interrupts: None });
             }
             ToConsole::Record(record) if is_market => self.record(&record),
             ToConsole::Epoch { tsc } if is_market => self.epoch = Some(tsc),

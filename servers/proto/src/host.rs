@@ -234,10 +234,10 @@ pub enum Record {
         instructions: u64,
         /// Exits.
         exits: u64,
-        /// Writes to registers of devices, in thousandths.
-        writes: u64,
-        /// Interrupts of devices, in thousandths.
-        interrupts: u64,
+        /// Writes to registers of devices, in thousandths, if they were counted.
+        writes: Option<u64>,
+        /// Interrupts of devices, in thousandths, if they were counted.
+        interrupts: Option<u64>,
     },
     /// CPU time that an application has really had: sent once a page interval for each that runs (from the statistics
     /// page of its VM), so that its share over time can be shown.

@@ -12,13 +12,30 @@ pub struct Rate {
     per_s: Option<u64>,
     /// The time up to which all that passed is paid.
     paid_ns: u64,
+    /// Units that are owed besides, while nothing may pass: no time makes up for them.
+    owed: u64,
 }
 
 impl Rate {
     /// A rate from now on, or none. 0 lets nothing pass.
     #[must_use]
     pub const fn new(per_s: Option<u64>, now_ns: u64) -> Rate {
-        Rate { per_s, paid_ns: now_ns }
+        Rate { per_s, paid_ns: now_ns, owed: 0 }
+    }
+
+    /// The same, for somebody who owes so many units already.
+    #[must_use]
+    pub fn owing(owed: u64, per_s: Option<u64>, now_ns: u64) -> Rate {
+        let mut rate = Rate { per_s: Some(0), paid_ns: now_ns, owed };
+        rate.change(per_s, now_ns);
+        rate
+    }
+
+    /// Units that are owed at a time at which all that passed is charged.
+    #[must_use]
+    pub fn owed(&self, now_ns: u64) -> u64 {
+        let per_s = self.per_s.unwrap_or(0);
+        self.owed.saturating_add(units_in(self.paid_ns.saturating_sub(now_ns), per_s))
     }
 
     /// Units per second; `None`: no limit.
@@ -27,20 +44,27 @@ impl Rate {
         self.per_s
     }
 
-    /// Another rate from now on, at a time at which all that passed is charged. What is owed stays owed, unless nothing may
-    /// pass from now on, or everything.
+    /// Another rate from now on, at a time at which all that passed is charged. What is owed stays owed, unless everything may
+    /// pass from now on.
     pub fn change(&mut self, per_s: Option<u64>, now_ns: u64) {
-        let owed = self.per_s.map_or(0, |old| units_in(self.paid_ns.saturating_sub(now_ns), old));
-        let owed_ns = per_s.filter(|new| *new != 0).map_or(0, |new| time_ns(owed, new));
-        (self.per_s, self.paid_ns) = (per_s, now_ns.saturating_add(owed_ns));
+        let owed = self.owed(now_ns);
+        *self = match per_s {
+            None => Rate::new(None, now_ns),
+            Some(0) => Rate { per_s, paid_ns: now_ns, owed },
+            Some(new) => Rate { per_s, paid_ns: now_ns.saturating_add(time_ns(owed, new)), owed: 0 },
+        };
     }
 
     /// Charges what passed up to now. Who let less pass than it might have may let so much more pass at once as the rate is
     /// in `burst_ns`.
     pub fn charge(&mut self, units: u64, now_ns: u64, burst_ns: u64) {
-        if let Some(per_s) = self.per_s {
-            let earliest_ns = now_ns.saturating_sub(burst_ns);
-            self.paid_ns = self.paid_ns.max(earliest_ns).saturating_add(time_ns(units, per_s));
+        match self.per_s {
+            None => {}
+            Some(0) => self.owed = self.owed.saturating_add(units),
+            Some(per_s) => {
+                let earliest_ns = now_ns.saturating_sub(burst_ns);
+                self.paid_ns = self.paid_ns.max(earliest_ns).saturating_add(time_ns(units, per_s));
+            }
         }
     }
 
@@ -84,8 +108,15 @@ mod tests {
         assert_eq!(rate.opens_ns(), SECOND_NS / 2);
         rate.change(Some(0), 0);
         assert_eq!(rate.opens_ns(), u64::MAX);
+        rate.charge(4_000, 1, 0);
+        assert_eq!(rate.owed(5), 12_000);
         rate.change(Some(8_000), 5);
-        assert_eq!(rate.opens_ns(), 5, "nothing is owed for a time without any");
+        assert_eq!(rate.opens_ns(), 5 + 3 * SECOND_NS / 2, "no time without a rate makes up for it");
+        assert_eq!(rate.owed(5 + SECOND_NS), 4_000);
+        assert_eq!(Rate::owing(4_000, Some(8_000), 7).opens_ns(), 7 + SECOND_NS / 2);
+        rate.change(None, 5);
+        rate.change(Some(8_000), 5);
+        assert_eq!(rate.opens_ns(), 5, "who has no limit owes nothing");
     }
 
     #[test]

@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 pub mod counters;
+mod debts;
 pub mod meter;
 pub mod nic;
 pub mod pool;

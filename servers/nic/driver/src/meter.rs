@@ -49,11 +49,11 @@ pub struct Reading {
 }
 
 impl Meter {
-    /// A limit from now on, or none. 0 lets nothing pass.
+    /// A limit from now on, or none, for somebody who owes so many bits. 0 lets nothing pass.
     #[must_use]
-    pub const fn new(bits_per_s: Option<u64>, now_ns: u64) -> Meter {
+    pub fn new(owed: u64, bits_per_s: Option<u64>, now_ns: u64) -> Meter {
         Meter {
-            rate: Rate::new(bits_per_s, now_ns),
+            rate: Rate::owing(owed, bits_per_s, now_ns),
             open: true,
             read_ns: now_ns,
             wait_ns: IDLE_NS,
@@ -61,8 +61,14 @@ impl Meter {
         }
     }
 
-    /// Another limit from now on, at a time at which all that was sent is charged. What is owed stays owed, unless nothing
-    /// may pass from now on, or everything.
+    /// Bits that are owed, at a time at which all that was sent is charged.
+    #[must_use]
+    pub fn owed(&self, now_ns: u64) -> u64 {
+        self.rate.owed(now_ns)
+    }
+
+    /// Another limit from now on, at a time at which all that was sent is charged. What is owed stays owed, unless everything
+    /// may pass from now on.
     pub fn change(&mut self, bits_per_s: Option<u64>, now_ns: u64) {
         self.rate.change(bits_per_s, now_ns);
     }
@@ -101,7 +107,7 @@ mod tests {
     /// Bits that a VF sends in the second of two times of 100 ms which sends at `speed` times the rate of the cable whenever
     /// it may; the limit is twice as high in the first.
     fn greedy(limit: u64, speed: u64) -> u64 {
-        let mut meter = Meter::new(Some(2 * limit), 0);
+        let mut meter = Meter::new(0, Some(2 * limit), 0);
         let mut now_ns = 10_000_000;
         let mut reading = meter.read(0, now_ns);
         let first = 8 * sends(&mut meter, &mut reading, &mut now_ns, speed);
@@ -141,7 +147,7 @@ mod tests {
 
     #[test]
     fn a_debt_outlives_a_change_of_the_limit() {
-        let mut meter = Meter::new(Some(8_000), 0);
+        let mut meter = Meter::new(0, Some(8_000), 0);
         // A second's worth, at once, at a time when no more than the burst is free.
         assert!(!meter.read(1_000, 0).open);
         meter.change(Some(16_000), 0);
@@ -150,13 +156,13 @@ mod tests {
         meter.change(Some(0), SECOND_NS);
         assert_eq!(meter.read(0, SECOND_NS), Reading { open: false, next_ns: u64::MAX });
         meter.change(Some(8_000), 2 * SECOND_NS);
-        assert!(meter.read(0, 2 * SECOND_NS).open, "nothing is owed for a time without any");
+        assert!(meter.read(0, 2 * SECOND_NS).open, "nothing was owed any more");
     }
 
     #[test]
     fn what_a_late_opening_cost_is_sent_later() {
         const MEGABIT: u64 = 1_000_000;
-        let mut meter = Meter::new(Some(100 * MEGABIT), 0);
+        let mut meter = Meter::new(0, Some(100 * MEGABIT), 0);
         let (mut now_ns, mut bits): (u64, u64) = (0, 0);
         while now_ns < SECOND_NS {
             // Each opening comes 4 ms late; what passes then is 2 ms' worth, in a burst.
@@ -173,7 +179,7 @@ mod tests {
 
     #[test]
     fn an_opening_that_is_nearly_due_comes_with_another_reading() {
-        let mut meter = Meter::new(Some(8_000_000), 0);
+        let mut meter = Meter::new(0, Some(8_000_000), 0);
         let Reading { open, next_ns } = meter.read(1_000, 0);
         assert_eq!((open, next_ns), (false, 1_000_000));
         assert!(!meter.read(0, next_ns - EARLY_NS - 1).open);
@@ -182,7 +188,7 @@ mod tests {
 
     #[test]
     fn a_silent_time_is_not_saved_up() {
-        let mut meter = Meter::new(Some(8_000_000_000), 0);
+        let mut meter = Meter::new(0, Some(8_000_000_000), 0);
         let now_ns = 3_600_000_000_000;
         assert!(meter.read((BURST_NS + EARLY_NS) as u32, now_ns).open);
         assert_eq!(meter.read(5, now_ns), Reading { open: false, next_ns: now_ns + EARLY_NS + 5 });
@@ -191,7 +197,7 @@ mod tests {
 
     #[test]
     fn no_limit_and_nothing_at_all_are_limits_too() {
-        let (mut free, mut shut) = (Meter::new(None, 0), Meter::new(Some(0), 0));
+        let (mut free, mut shut) = (Meter::new(0, None, 0), Meter::new(0, Some(0), 0));
         assert_eq!(free.read(u32::MAX, 7), Reading { open: true, next_ns: u64::MAX });
         assert_eq!(shut.read(0, 7), Reading { open: false, next_ns: u64::MAX });
     }

@@ -6,6 +6,7 @@
 
 use crate::VFS;
 use crate::counters::{Counters, Sums};
+use crate::debts::Debts;
 use crate::meter::Meter;
 use crate::pool::{Pool, Settings, Vlans};
 use crate::registers as reg;
@@ -69,6 +70,7 @@ pub struct Nic<R> {
     pools: [Option<Pool>; VFS],
     sums: [Sums; VFS],
     meters: [Meter; VFS],
+    debts: Debts,
     vlans: VlanTable,
     /// VFs whose transmission is closed by their meter, and those whose messages are still to be taken, as bits.
     closed: u8,
@@ -89,6 +91,7 @@ impl<R: Registers> Nic<R> {
             pools: [None; VFS],
             sums: [Sums::default(); VFS],
             meters: [Meter::default(); VFS],
+            debts: Debts::new(),
             vlans: VlanTable::new(),
             closed: 0,
             requests: 0,
@@ -125,11 +128,16 @@ impl<R: Registers> Nic<R> {
             return false;
         }
         if let State::Running = self.state {
+            self.read_counters(now_ns);
             self.shut(vf);
         }
         if let (Some(pool), Some(meter)) = (self.pools.get_mut(vf), self.meters.get_mut(vf)) {
+            if let Some(former) = pool {
+                self.debts.keep(former.settings.mac, meter.owed(now_ns));
+            }
+            let owed = settings.map_or(0, |settings| self.debts.take(settings.mac));
             *pool = settings.map(Pool::new);
-            *meter = Meter::new(settings.and_then(|settings| settings.limit_bits_per_s), now_ns);
+            *meter = Meter::new(owed, settings.and_then(|settings| settings.limit_bits_per_s), now_ns);
         }
         self.next_meter_ns = now_ns;
         true

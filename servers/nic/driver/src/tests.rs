@@ -193,3 +193,28 @@ fn whatever_registers_and_vfs_say_no_two_vfs_have_one_address_and_no_vf_the_plac
     }
     assert!(accepted > 1000, "the test must see some");
 }
+
+#[test]
+fn a_debt_follows_an_address_to_another_function() {
+    let registers = FakeRegisters::default();
+    let limited = Settings { limit_bits_per_s: Some(8_000_000), ..Settings::with_mac(mac(1)) };
+    let mut nic = running(&registers, &[limited]);
+    assert_eq!(ask(&registers, &mut nic, 0, Request::Reset), (Some(Event::VfReady(0)), true));
+    // A second's worth; then the function is given back before that was noticed, and another one is taken.
+    registers.set(reg::pvfgotc(0), 1_000_000);
+    assert!(nic.configure(0, None, RESET_NS));
+    assert!(nic.configure(3, Some(limited), RESET_NS));
+    let send = |nic: &mut Nic<_>, now_ns| {
+        nic.read_counters(now_ns);
+        registers.read32(reg::VFTE)
+    };
+    assert_eq!(ask(&registers, &mut nic, 3, Request::Reset), (Some(Event::VfReady(3)), true));
+    assert_eq!(send(&mut nic, RESET_NS + 900_000_000), 0, "it pays for what it has sent");
+    assert_eq!(send(&mut nic, RESET_NS + 1_000_000_000), 1 << 3);
+    // Nor is a time without any limit to pay by of use.
+    registers.set(reg::pvfgotc(3), 1_000_000);
+    assert!(nic.set_limit(3, Some(0), 2_000_000_000));
+    assert!(nic.set_limit(3, Some(8_000_000), 5_000_000_000));
+    assert_eq!(send(&mut nic, 5_900_000_000), 0);
+    assert_eq!(send(&mut nic, 6_000_000_000), 1 << 3);
+}
