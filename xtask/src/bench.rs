@@ -165,10 +165,10 @@ pub struct Row {
     pub instructions: u64,
     /// Exits.
     pub exits: u64,
-    /// Writes to registers of devices, in thousandths.
-    pub writes_per_1000: u64,
-    /// Interrupts of devices, in thousandths.
-    pub interrupts_per_1000: u64,
+    /// Writes to registers of devices, in thousandths, if they were counted.
+    pub writes_per_1000: Option<u64>,
+    /// Interrupts of devices, in thousandths, if they were counted.
+    pub interrupts_per_1000: Option<u64>,
     /// At most so many instructions, if there is a target.
     pub target: Option<u64>,
     /// True if the target is met, exits included.
@@ -181,15 +181,10 @@ struct BaselineRow {
     operation: String,
     instructions: u64,
     exits: u64,
-    #[serde(default, skip_serializing_if = "is_zero")]
-    writes_per_1000: u64,
-    #[serde(default, skip_serializing_if = "is_zero")]
-    interrupts_per_1000: u64,
-}
-
-/// What most rows have of what only devices cause.
-fn is_zero(count: &u64) -> bool {
-    *count == 0
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    writes_per_1000: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    interrupts_per_1000: Option<u64>,
 }
 
 /// What was asked for.
@@ -300,8 +295,9 @@ pub fn table(rows: &[Row]) -> String {
     report::aligned(&cells, 1)
 }
 
-/// A number in thousandths, with as many digits behind the point as it needs.
-fn thousandths(count: u64) -> String {
+/// A number in thousandths, with as many digits behind the point as it needs; a dash for what was not counted.
+fn thousandths(count: Option<u64>) -> String {
+    let Some(count) = count else { return "-".into() };
     let text = format!("{}.{:03}", count / 1000, count % 1000);
     text.trim_end_matches('0').trim_end_matches('.').into()
 }
@@ -365,8 +361,16 @@ fn compare(rows: &[Row], baseline: &[BaselineRow]) -> Vec<String> {
                     (row.writes_per_1000, before.writes_per_1000, "thousandths of a register write"),
                     (row.interrupts_per_1000, before.interrupts_per_1000, "thousandths of an interrupt"),
                 ];
-                for (now, before, what) in devices.into_iter().filter(|(now, before, _)| now > before) {
-                    worse.push(format!("`{}` got worse: {now} {what}, baseline {before}", row.operation));
+                for (now, before, what) in devices {
+                    match (now, before) {
+                        (Some(now), Some(before)) if now > before => {
+                            worse.push(format!("`{}` got worse: {now} {what}, baseline {before}", row.operation));
+                        }
+                        (None, Some(before)) => {
+                            worse.push(format!("`{}`: {what} is no longer counted, baseline {before}", row.operation));
+                        }
+                        _ => {}
+                    }
                 }
                 if row.instructions > allowed || row.exits > before.exits {
                     worse.push(format!(
@@ -390,7 +394,7 @@ mod tests {
     use super::*;
 
     fn row(operation: &str, instructions: u64, exits: u64) -> Row {
-        judged(BenchRow { operation: operation.into(), instructions, exits, writes: 0, interrupts: 0 })
+        judged(BenchRow { operation: operation.into(), instructions, exits, writes: None, interrupts: None })
     }
 
     #[test]
@@ -409,11 +413,18 @@ mod tests {
             operation: "copy".into(),
             instructions: 200,
             exits: 1,
-            writes_per_1000: 2000,
-            interrupts_per_1000: 0,
+            writes_per_1000: Some(2000),
+            interrupts_per_1000: Some(0),
         }];
-        assert_eq!(compare(&[Row { writes_per_1000: 2001, ..row("copy", 200, 1) }], &baseline).len(), 1);
-        assert_eq!(compare(&[Row { interrupts_per_1000: 1, ..row("copy", 200, 1) }], &baseline).len(), 1);
+        let row = |operation: &str, instructions, exits| Row {
+            writes_per_1000: Some(2000),
+            interrupts_per_1000: Some(0),
+            ..row(operation, instructions, exits)
+        };
+        for writes_per_1000 in [Some(2001), None] {
+            assert_eq!(compare(&[Row { writes_per_1000, ..row("copy", 200, 1) }], &baseline).len(), 1);
+        }
+        assert_eq!(compare(&[Row { interrupts_per_1000: Some(1), ..row("copy", 200, 1) }], &baseline).len(), 1);
         assert!(compare(&[row("copy", 204, 1)], &baseline).is_empty());
         assert_eq!(compare(&[row("copy", 205, 1)], &baseline).len(), 1);
         assert_eq!(compare(&[row("copy", 100, 2)], &baseline).len(), 1);
@@ -424,19 +435,20 @@ mod tests {
 
     #[test]
     fn rows_are_written_with_these_names() {
-        let rows = serde_json::to_value([row("null invoke", 151, 1), row("other", 5, 0)]).expect("they are encoded");
+        let counted = Row { writes_per_1000: Some(2000), interrupts_per_1000: Some(0), ..row("null invoke", 151, 1) };
+        let rows = serde_json::to_value([counted, row("other", 5, 0)]).expect("they are encoded");
         let expected = serde_json::json!([
-            { "operation": "null invoke", "instructions": 151, "exits": 1, "writes_per_1000": 0,
+            { "operation": "null invoke", "instructions": 151, "exits": 1, "writes_per_1000": 2000,
                 "interrupts_per_1000": 0, "target": 150, "met": false },
-            { "operation": "other", "instructions": 5, "exits": 0, "writes_per_1000": 0, "interrupts_per_1000": 0,
-                "target": null, "met": null },
+            { "operation": "other", "instructions": 5, "exits": 0, "writes_per_1000": null,
+                "interrupts_per_1000": null, "target": null, "met": null },
         ]);
         assert_eq!(rows, expected);
     }
 
     #[test]
     fn thousandths_have_the_digits_that_they_need() {
-        assert_eq!([0, 1000, 31, 2500].map(thousandths), ["0", "1", "0.031", "2.5"]);
+        assert_eq!([0, 1000, 31, 2500].map(|count| thousandths(Some(count))), ["0", "1", "0.031", "2.5"]);
     }
 
     #[test]

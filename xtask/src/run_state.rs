@@ -284,10 +284,10 @@ pub struct BenchRow {
     pub instructions: u64,
     /// Exits.
     pub exits: u64,
-    /// Writes to registers of devices, in thousandths.
-    pub writes: u64,
-    /// Interrupts of devices, in thousandths.
-    pub interrupts: u64,
+    /// Writes to registers of devices, in thousandths, if they were counted.
+    pub writes: Option<u64>,
+    /// Interrupts of devices, in thousandths, if they were counted.
+    pub interrupts: Option<u64>,
 }
 
 /// A record that can't be.

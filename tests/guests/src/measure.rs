@@ -60,7 +60,13 @@ pub fn row<S>(
 /// Reports a row.
 pub fn tell(root: &Root, operation: &str, cost: Cost) {
     let Cost { ticks, exits } = cost;
-    root.record(&Record::Bench { operation: operation.into(), instructions: ticks, exits, writes: 0, interrupts: 0 });
+    root.record(&Record::Bench {
+        operation: operation.into(),
+        instructions: ticks,
+        exits,
+        writes: None,
+        interrupts: None,
+    });
 }
 
 /// Reports for how long the kernel lock was held at most, since the boot.
@@ -179,7 +185,7 @@ pub fn tell_io(root: &Root, operation: &str, operations: u64, cost: IoCost) {
         operation: operation.into(),
         instructions: cost.ticks / operations,
         exits: cost.exits.div_ceil(operations),
-        writes: cost.writes * 1000 / operations,
-        interrupts: cost.interrupts * 1000 / operations,
+        writes: Some(cost.writes * 1000 / operations),
+        interrupts: Some(cost.interrupts * 1000 / operations),
     });
 }

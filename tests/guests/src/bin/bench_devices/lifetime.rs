@@ -7,8 +7,8 @@ use alloc::string::String;
 use device::Clock;
 use guests::card;
 use guests::function::{BOTH, until_ready};
-use guests::measure::{Cost, least, row, tell, tell_longest_hold};
-use guests::root::{Root, exits, tsc};
+use guests::measure::{Cost, Counted, IoCost, Meter, row, tell, tell_io, tell_longest_hold};
+use guests::root::{Root, tsc};
 use net::smoltcp::phy::{Device, RxToken, TxToken};
 use net::smoltcp::time::Instant;
 use userlib::cap::{Cap, Fault, Frame, IommuDomain, PageTable, PciFunction, Untyped};
@@ -75,18 +75,16 @@ fn domains(root: &mut Root) -> Result<(), Fault> {
 }
 
 fn leases(root: &mut Root, pair: &mut Pair) -> Result<(), String> {
-    let worst = Cost { ticks: u64::MAX, exits: 0 };
-    let (mut bought, mut revoked, mut ready) = (worst, worst, worst);
+    let worst = IoCost { ticks: u64::MAX, ..IoCost::default() };
+    let (mut bought, mut revoked, mut ready) = (worst, worst, u64::MAX);
+    let mut meter = Meter::new(|| card::interrupts(NUMBER));
     let parent = pair.card.capability(NUMBER);
     until_ready(parent, &pair.clock).map_err(refused("the function is ready"))?;
     for lease in 0..LEASES as u8 {
         let mark = root.mark();
-        let (before, start) = (exits(), tsc());
+        meter.start();
         let function = parent.lease(root.slot()).map_err(refused("the function is leased"))?;
-        let mut vf = pair
-            .card
-            .function(root, NUMBER, function, |registers| registers)
-            .map_err(refused("the function is set up"))?;
+        let mut vf = pair.card.function(root, NUMBER, function, Counted).map_err(refused("the function is set up"))?;
         let now = Instant::from_micros((pair.clock.now_ns() / 1000) as i64);
         let to = vf.port.transmit(now).ok_or("there is no room for a frame")?;
         to.consume(64, |frame| {
@@ -96,7 +94,8 @@ fn leases(root: &mut Root, pair: &mut Pair) -> Result<(), String> {
             frame[12..14].copy_from_slice(&EXPERIMENT);
         });
         vf.port.flush();
-        bought = least(bought, Cost { ticks: tsc() - start, exits: exits() - before });
+        meter.stop();
+        bought = bought.min(meter.take());
         let arrived = (0..OTHERS).any(|_| match pair.client().port().receive(now) {
             Some((frame, _)) => {
                 frame.consume(|frame| frame[6..] == [&vf.mac.0[..], &EXPERIMENT, &[lease; 50]].concat())
@@ -106,17 +105,18 @@ fn leases(root: &mut Root, pair: &mut Pair) -> Result<(), String> {
         if !arrived {
             return Err("the first frame did not arrive".into());
         }
-        let (before, start) = (exits(), tsc());
+        let start = tsc();
+        meter.start();
         parent.revoke().map_err(refused("the lease is revoked"))?;
-        revoked = least(revoked, Cost { ticks: tsc() - start, exits: exits() - before });
+        meter.stop();
+        revoked = revoked.min(meter.take());
         until_ready(parent, &pair.clock).map_err(refused("the function is ready again"))?;
-        let us = (tsc() - start) / (root.tsc_hz / 1_000_000);
-        // It is asked again and again meanwhile: that says nothing.
-        ready = least(ready, Cost { ticks: us, exits: 0 });
+        ready = ready.min((tsc() - start) / (root.tsc_hz / 1_000_000));
         root.return_to(mark).map_err(refused("what the lease had is given back"))?;
     }
-    tell(root, "virtual function: buy to first packet", bought);
-    tell(root, "virtual function: revoke", revoked);
-    tell(root, "virtual function: revoke to reusable, in microseconds", ready);
+    tell_io(root, "virtual function: buy to first packet", 1, bought);
+    tell_io(root, "virtual function: revoke", 1, revoked);
+    // It is asked again and again meanwhile: that says nothing.
+    tell(root, "virtual function: revoke to reusable, in microseconds", Cost { ticks: ready, exits: 0 });
     Ok(())
 }
