@@ -17,6 +17,9 @@ use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr, Ipv4Address, Ipv4C
 const MOST_FRAMES: usize = 64;
 /// Frames for sockets after which their buffers go back at once, although nothing is sent yet.
 const MOST_DEFERRED: usize = MOST_FRAMES / 4;
+/// Nanoseconds for which a full transmit ring is left alone: the time of some eight frames on the cable. For as long as
+/// transmission is closed there would be nothing to do but look.
+const EXHAUSTED_NS: u64 = 100_000;
 /// Bytes of an answer that is written where it is sent from ([`Stack::poll_and_answer`]).
 pub const MOST_ANSWER_BYTES: usize = crate::port::MOST_FRAME_BYTES - crate::datagram::HEADER_BYTES;
 /// Rounds of sending in one poll; in each, every socket sends a frame at most.
@@ -249,8 +252,12 @@ impl<R: Registers + Clone, M: DmaMemory, B: DmaBuffer, const N: usize> Stack<R, 
         let (sends_more, due) = self.send(now);
         self.port.flush();
         let has_found = has_more || self.moderation.mode() != Mode::Interrupt && self.port.taken() != taken;
+        let looks_on = self.moderation.looked(has_found) == moderation::Next::Look;
         // What waits for the ring is due, but a poll would not help before the device has gone on.
-        if self.moderation.looked(has_found) == moderation::Next::Look || sends_more || self.port.is_exhausted() {
+        if self.port.is_exhausted() {
+            return Next::Sleep(Some(now_ns.saturating_add(EXHAUSTED_NS)));
+        }
+        if looks_on || sends_more {
             return Next::Look;
         }
         let due = match due {

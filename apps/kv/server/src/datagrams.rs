@@ -32,6 +32,12 @@ impl Current {
     }
 }
 
+/// False for ports that no client sends from: another server's of this kind, and those of services of the system (RFC 6335, 6).
+/// Told under such an address, an answer would be answered, and that answer, too, for ever.
+fn is_client(port: u16, own: u16) -> bool {
+    port != own && port >= 1024
+}
+
 #[derive(Debug)]
 enum Stage {
     /// It is to be executed, or to go on.
@@ -93,9 +99,12 @@ impl Datagrams {
 
     fn step<P: Pages, C: Cold>(&mut self, store: &mut Store<P, C>, now: Time, socket: &mut udp::Socket<'_>) -> bool {
         let Some(current) = &mut self.current else {
+            let own_port = socket.endpoint().port;
             let Ok((datagram, from)) = socket.recv() else { return false };
-            let exchange = Exchange::new(store, datagram);
-            self.current = exchange.map(|exchange| Current { exchange, from, stage: Stage::Execute });
+            if is_client(from.endpoint.port, own_port) {
+                let exchange = Exchange::new(store, datagram);
+                self.current = exchange.map(|exchange| Current { exchange, from, stage: Stage::Execute });
+            }
             return true;
         };
         match current.stage {

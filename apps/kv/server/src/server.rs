@@ -36,7 +36,8 @@ pub struct Settings {
     pub receive_bytes: usize,
     /// Bytes of each client's transmit buffer, at least 2048.
     pub transmit_bytes: usize,
-    /// Seconds of silence after which a client is asked for a sign of life; it has as long again to give one.
+    /// Seconds of silence after which a client is asked for a sign of life; it has as long again to give one, or to close its
+    /// side when it was told the end. One that was silent for so long makes place for another, when all are taken.
     pub silence_s: u64,
 }
 
@@ -61,8 +62,8 @@ pub struct Server<P, C> {
     settings: Settings,
     listening: Vec<SocketHandle>,
     sessions: Vec<Session>,
-    /// Sockets whose client is gone for the engine, and not yet for TCP.
-    ending: Vec<SocketHandle>,
+    /// Sockets whose client is gone for the engine, and not yet for TCP, and when they are given up.
+    ending: Vec<(SocketHandle, Time)>,
     udp: SocketHandle,
     datagrams: Datagrams,
     /// For copies of all sessions: to clear one for each step would be more work than to fill it.
@@ -110,7 +111,7 @@ impl<P: Pages, C: Cold> Server<P, C> {
     /// Does what the sockets have for it. Then the network is to be polled, and this called again if that finds anything, or
     /// if this returns true; else the caller may sleep, and polls and calls again when it wakes.
     pub fn serve(&mut self, sockets: &mut SocketSet<'static>, now: Time) -> bool {
-        let mut free = self.accept(sockets);
+        let mut free = self.accept(sockets, now);
         let mut goes_on = self.datagrams.serve(&mut self.store, now, sockets.get_mut(self.udp));
         let mut at = 0;
         while let Some(session) = self.sessions.get_mut(at) {
@@ -118,15 +119,20 @@ impl<P: Pages, C: Cold> Server<P, C> {
             goes_on |= outcome == Outcome::GoesOn;
             if outcome == Outcome::Over {
                 let session = self.sessions.swap_remove(at);
-                self.ending.push(session.socket);
+                self.ending.push((session.socket, self.gives_up(now)));
                 session.close(&mut self.store);
             } else {
                 at += 1;
             }
         }
         if !self.ending.is_empty() {
-            self.ending.retain(|&handle| {
-                let has_ended = sockets.get::<tcp::Socket>(handle).state() == tcp::State::Closed;
+            self.ending.retain(|&(handle, gives_up)| {
+                let socket = sockets.get_mut::<tcp::Socket>(handle);
+                // One that does not close its side stays as long as it likes, for TCP.
+                if now >= gives_up {
+                    socket.abort();
+                }
+                let has_ended = socket.state() == tcp::State::Closed;
                 if has_ended {
                     sockets.remove(handle);
                 }
@@ -136,11 +142,28 @@ impl<P: Pages, C: Cold> Server<P, C> {
         while free < self.settings.backlog && self.listen_once(sockets) {
             free += 1;
         }
+        if free == 0 {
+            self.make_place(sockets, now);
+        }
         goes_on
     }
 
+    /// When all places are taken: ends the session that has been silent for the longest time, if that is long. Those who
+    /// only hold places so keep nobody out for ever.
+    fn make_place(&mut self, sockets: &mut SocketSet<'static>, now: Time) {
+        let sessions = self.sessions.iter().enumerate();
+        let Some((at, silent)) = sessions.min_by_key(|(_, session)| session.heard) else { return };
+        if now >= later(silent.heard, self.settings.silence_s) {
+            let session = self.sessions.swap_remove(at);
+            sockets.get_mut::<tcp::Socket>(session.socket).abort();
+            self.ending.push((session.socket, now));
+            session.close(&mut self.store);
+        }
+    }
+
     /// Takes those who have connected. Returns how many sockets still listen.
-    fn accept(&mut self, sockets: &mut SocketSet<'static>) -> usize {
+    fn accept(&mut self, sockets: &mut SocketSet<'static>, now: Time) -> usize {
+        let gives_up = self.gives_up(now);
         let (store, sessions, ending) = (&mut self.store, &mut self.sessions, &mut self.ending);
         let (mut free, mut opening) = (0, 0);
         self.listening.retain(|&handle| match sockets.get::<tcp::Socket>(handle).state() {
@@ -153,12 +176,12 @@ impl<P: Pages, C: Cold> Server<P, C> {
                 true
             }
             tcp::State::Established | tcp::State::CloseWait => {
-                sessions.push(Session::new(store, handle));
+                sessions.push(Session::new(store, handle, now));
                 false
             }
             // It came to nothing.
             _ => {
-                ending.push(handle);
+                ending.push((handle, gives_up));
                 false
             }
         });
@@ -166,6 +189,11 @@ impl<P: Pages, C: Cold> Server<P, C> {
             self.give_up_oldest(sockets);
         }
         free
+    }
+
+    /// When a socket that ends now is given up.
+    fn gives_up(&self, now: Time) -> Time {
+        later(now, 2 * self.settings.silence_s)
     }
 
     /// Gives up the connection that has been being opened for the longest time.
@@ -194,4 +222,9 @@ impl<P: Pages, C: Cold> Server<P, C> {
         self.listening.push(sockets.add(socket));
         true
     }
+}
+
+/// So many seconds after a time.
+fn later(time: Time, seconds: u64) -> Time {
+    Time::from_micros(time.micros().saturating_add(seconds.saturating_mul(1_000_000)))
 }

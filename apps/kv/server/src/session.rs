@@ -54,12 +54,14 @@ pub struct Session {
     pub socket: SocketHandle,
     /// What the engine waited for when it was last called.
     next: Next,
+    /// When it was last called for something, or the client came.
+    pub heard: Time,
 }
 
 impl Session {
     /// A client that has connected.
-    pub fn new<P: Pages, C: Cold>(store: &mut Store<P, C>, socket: SocketHandle) -> Session {
-        Session { connection: Connection::new(store), socket, next: Next::Input }
+    pub fn new<P: Pages, C: Cold>(store: &mut Store<P, C>, socket: SocketHandle, now: Time) -> Session {
+        Session { connection: Connection::new(store), socket, next: Next::Input, heard: now }
     }
 
     /// Lets it ask again for the value that it waits for.
@@ -99,6 +101,7 @@ impl Session {
             if socket.send_capacity() - socket.send_queue() < LEAST_ROOM {
                 return Outcome::Waits;
             }
+            self.heard = now;
             self.next = self.step(store, now, socket, copy);
         }
         Outcome::GoesOn

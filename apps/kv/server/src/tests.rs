@@ -279,6 +279,57 @@ fn clients_that_vanish_are_dropped() {
     assert_eq!(world.server.clients(), 0);
 }
 
+/// Those who only hold places, told that it is over or not, lose them to others by and by.
+#[test]
+fn clients_that_do_nothing_make_place_for_others() {
+    let mut world = World::new(Settings { most_clients: 8, silence_s: 10, ..Settings::default() });
+    let holders: Vec<SocketHandle> = (0..8)
+        .map(|_| {
+            world.go_on();
+            world.connect()
+        })
+        .collect();
+    (0..20).for_each(|_| world.go_on());
+    let busy = holders[7];
+    for &client in &holders[..4] {
+        // Its side stays open.
+        world.talk(client, b"quit\r\n", b"");
+    }
+    let is_served = |world: &mut World| {
+        let client = world.connect();
+        (0..20).for_each(|_| world.go_on());
+        let is_open = world.socket(client).may_send();
+        world.there.sockets.remove(client);
+        is_open
+    };
+    assert!(!is_served(&mut world), "all places are taken");
+    let pass = |world: &mut World, seconds: u64| {
+        for _ in 0..2 * seconds {
+            world.pass(Duration::from_millis(500));
+            assert_eq!(world.talk(busy, b"get k\r\n", b"END\r\n"), b"END\r\n");
+        }
+    };
+    pass(&mut world, 5);
+    assert!(!is_served(&mut world), "nobody was silent for long");
+    pass(&mut world, 20);
+    assert!(is_served(&mut world), "one that was told the end, or was silent, has gone");
+}
+
+/// What answers requests itself is told nothing: the answer would be its request.
+#[test]
+fn another_server_is_not_answered() {
+    let mut world = World::new(Settings::default());
+    for (port, is_answered) in [(PORT, false), (7, false), (4000, true)] {
+        let buffer = || udp::PacketBuffer::new(vec![udp::PacketMetadata::EMPTY; 8], vec![0; 2_000]);
+        let mut socket = udp::Socket::new(buffer(), buffer());
+        socket.bind(port).unwrap();
+        socket.send_slice(b"\x12\x34\0\0\0\x01\0\0x\r\n", IpEndpoint::new(SERVER, PORT)).unwrap();
+        let handle = world.there.sockets.add(socket);
+        (0..20).for_each(|_| world.go_on());
+        assert_eq!(world.there.sockets.get_mut::<udp::Socket>(handle).can_recv(), is_answered, "port {port}");
+    }
+}
+
 /// Who asks under an address that nobody has cannot be answered; others behind it are.
 #[test]
 fn a_datagram_from_nobody_stops_nobody() {
