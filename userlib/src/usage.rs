@@ -40,7 +40,8 @@ pub fn exits() -> Exits {
     // SAFETY: the launcher maps the statistics page there, to be read, for as long as the VM lives.
     let page = unsafe { SharedMemory::new(STATS_PAGE, 4096) };
     let count = |kind: usize| page.load(stats_page::EXITS / 8 + kind, Ordering::Relaxed);
-    let preemptions = count(ExitKind::Nmi as usize);
-    let all = (0..KINDS).fold(0u64, |sum, kind| sum.wrapping_add(count(kind)));
-    Exits { own: all.wrapping_sub(preemptions), preemptions }
+    // Each is read once: the core may be taken in between, which must not count as an exit of its own.
+    let preemptions = ExitKind::Nmi as usize;
+    let own = (0..KINDS).filter(|&kind| kind != preemptions).fold(0u64, |sum, kind| sum.wrapping_add(count(kind)));
+    Exits { own, preemptions: count(preemptions) }
 }
