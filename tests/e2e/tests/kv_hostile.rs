@@ -160,5 +160,6 @@ fn a_client_is_served_while_others_misbehave() {
     is_over.store(true, Ordering::Relaxed);
     served.join().expect("every answer was right");
     let run = machine.stop();
+    run.expect_shares();
     assert_eq!(run.end("neighbour"), &End::Exit { status: 0 });
 }
