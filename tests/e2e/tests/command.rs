@@ -514,7 +514,7 @@ fn help_names_every_command_and_option() {
         (&["run"], &["[SCENARIO]"], &run),
         (&["test"], &["[FILTER]"], &["--host-only"]),
         (&["bench"], &["[MACHINE]"], &["--json", "--update"]),
-        (&["tcb"], &[], &["--json", "--files"]),
+        (&["tcb"], &[], &["--json", "--files", "--since"]),
         (&["new"], &["<NAME>"], &[]),
         (&["market"], &["clear", "check", "bench"], &[]),
         (&["market", "clear"], &["<FILE>"], &["--json"]),
