@@ -138,7 +138,8 @@ impl Bench {
             }
             let operations = batch.len();
             let watch = Watch::start();
-            for (page, buffer) in batch {
+            // Emptied, and freed only when the watch has stopped.
+            for (page, buffer) in batch.drain(..) {
                 let taken = self.storage.begin(work.queue, work.operation, page, buffer, page);
                 taken.map_err(|(why, _)| Error::failed(alloc::format!("page {page} was not taken: {why:?}")))?;
             }

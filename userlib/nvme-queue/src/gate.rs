@@ -37,9 +37,12 @@ impl<R: Registers, M: DmaMemory, T, const N: usize> GatedPair<R, M, T, N> {
     /// Gives the token back if `N - 1` commands are under way or held.
     #[inline]
     pub fn submit(&mut self, command: &Command, token: T) -> Result<(), (SubmitError, T)> {
-        if self.closed.is_none() {
-            return self.pair.submit(command, token);
-        }
+        if self.closed.is_none() { self.pair.submit(command, token) } else { self.keep(token) }
+    }
+
+    /// Keeps a command that comes while the namespace is closed.
+    #[cold]
+    fn keep(&mut self, token: T) -> Result<(), (SubmitError, T)> {
         if self.under_way() >= N - 1 {
             return Err((SubmitError::Full, token));
         }
@@ -57,6 +60,19 @@ impl<R: Registers, M: DmaMemory, T, const N: usize> GatedPair<R, M, T, N> {
     /// it anew.
     #[inline]
     pub fn completed(&mut self, now: impl Fn() -> u64, command: impl Fn(&T) -> Command) -> Option<Completed<T>> {
+        if self.closed.is_none() {
+            let done = self.pair.completed()?;
+            if !done.status.is_of_no_namespace() {
+                return Some(done);
+            }
+            self.hold(done.token, now());
+        }
+        self.completed_closed(now, command)
+    }
+
+    /// The same, while it is closed.
+    #[cold]
+    fn completed_closed(&mut self, now: impl Fn() -> u64, command: impl Fn(&T) -> Command) -> Option<Completed<T>> {
         if self.closed.is_some_and(|from| from <= now()) {
             self.send(1, &command);
         }
