@@ -51,6 +51,14 @@ struct Running {
     slots: Vec<Slot>,
 }
 
+/// A message that waits for room in the ring.
+#[derive(Debug)]
+struct Queued {
+    bytes: Vec<u8>,
+    /// The function whose limit it is, if it is one.
+    limit_of: Option<u8>,
+}
+
 /// The market's side of such a server.
 #[derive(Debug)]
 pub struct DeviceServer {
@@ -58,7 +66,7 @@ pub struct DeviceServer {
     time: Slot,
     tsc_hz: u64,
     running: Option<Running>,
-    outbox: VecDeque<Vec<u8>>,
+    outbox: VecDeque<Queued>,
     /// The server sleeps and has to be signalled.
     unsignalled: bool,
 }
@@ -179,11 +187,22 @@ impl DeviceServer {
 
     /// Queues a message.
     pub fn send(&mut self, message: &impl Serialize) {
+        self.queue(message, None);
+    }
+
+    /// Queues the limit of a function, behind what the server was told of that function before. One that still waits is
+    /// forgotten, as the later word counts: however often a holder changes what it has, one limit of its function waits.
+    pub fn send_limit(&mut self, function: u8, message: &impl Serialize) {
+        self.outbox.retain(|queued| queued.limit_of != Some(function));
+        self.queue(message, Some(function));
+    }
+
+    fn queue(&mut self, message: &impl Serialize, limit_of: Option<u8>) {
         // A server that takes nothing any more is ended by the one who waits for it; it is told everything anew then.
         if let Ok(bytes) = postcard::to_allocvec(message)
             && self.outbox.len() < self.role.most_messages
         {
-            self.outbox.push_back(bytes);
+            self.outbox.push_back(Queued { bytes, limit_of });
         }
     }
 
@@ -196,8 +215,8 @@ impl DeviceServer {
     /// left.
     pub fn flush<M: Machine>(&mut self, machine: &mut M) -> bool {
         let Some(running) = &self.running else { return false };
-        while let Some(message) = self.outbox.front() {
-            let Ok(attention) = machine.send(self.role.peer, message) else { break };
+        while let Some(Queued { bytes, .. }) = self.outbox.front() {
+            let Ok(attention) = machine.send(self.role.peer, bytes) else { break };
             self.outbox.pop_front();
             self.unsignalled |= attention == Attention::Asleep;
         }

@@ -265,7 +265,7 @@ impl NicLink {
     pub fn limit(&mut self, app: usize, bits_per_s: u64, from: u64, now: u64) {
         let Some(at) = self.vfs.iter().position(|vf| vf.holder == Some(app)) else { return };
         if let Some(from_ns) = self.vfs[at].limit.change(bits_per_s, from, now, self.server.tsc_hz()) {
-            self.server.send(&ToNic::Limit { vf: at as u8, bits_per_s, from_ns });
+            self.server.send_limit(at as u8, &ToNic::Limit { vf: at as u8, bits_per_s, from_ns });
         }
     }
 

@@ -302,7 +302,7 @@ impl StorageLink {
     pub fn limit(&mut self, app: usize, per_s: u64, from: u64, now: u64) {
         let Some(vf) = self.of(app) else { return };
         if let Some(from_ns) = self.vfs[vf].0.limit.change(per_s, from, now, self.server.tsc_hz()) {
-            self.server.send(&ToStorage::Limit { vf: vf as u8, per_s, from_ns });
+            self.server.send_limit(vf as u8, &ToStorage::Limit { vf: vf as u8, per_s, from_ns });
         }
     }
 

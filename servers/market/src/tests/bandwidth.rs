@@ -170,3 +170,32 @@ fn no_more_is_sold_than_the_cable_carries() {
     let refusal = Server::start(machine(), &archive).map_err(|(_, failure)| failure.to_string()).err().unwrap();
     assert!(refusal.contains("application b: the network device has too little bandwidth"), "{refusal}");
 }
+
+/// A tenant that buys and gives back all the time while the network server has no turn leaves one limit of its function to
+/// be told; what others are told in the meantime is not lost.
+#[test]
+fn of_all_limits_that_wait_for_the_server_the_last_one_of_each_function_is_told() {
+    let mut plan = two();
+    plan.limit_ms = 5_000;
+    let archive = archive(&plan);
+    let mut sim = Sim::on(machine(), &archive, silent);
+    let mut limits = Limits::default();
+    limits.run_to(&mut sim, 105);
+    sim.model().deaf = Some(Peer::Nic);
+    let end = super::toggle(&mut sim, BANDWIDTH, 105, 20);
+    sim.tenants[1].says.push(RequestBody::Desk { good: BANDWIDTH, quantity: 30 });
+    sim.run_to(end + 2);
+    sim.tenants[0].says.push(RequestBody::Desk { good: BANDWIDTH, quantity: 7 });
+    sim.run_to(end + 4);
+    sim.model().deaf = None;
+    sim.run_to(end + 6);
+    let waited: Vec<ToNic> =
+        sim.model().sent[&Peer::Nic].iter().map(|bytes| postcard::from_bytes(bytes).unwrap()).collect();
+    let told = waited.iter().map(|message| match message {
+        ToNic::Limit { vf, bits_per_s, .. } => (*vf, bits_per_s / MEGABIT),
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(told.collect::<Vec<_>>(), [(1, 130), (0, 107)]);
+    limits.run_to(&mut sim, 1_000_000);
+    assert_eq!(sim.totals().2, 0, "{:?}", sim.result());
+}

@@ -366,6 +366,27 @@ impl<'a> Sim<'a> {
     }
 }
 
+/// The first tenant buys units at the desk and gives them back, 500 times each, from `ms` on. Returns when it is done, with
+/// everything given back.
+pub fn toggle(sim: &mut Sim<'_>, good: u16, ms: u64, quantity: u32) -> u64 {
+    let (mut at, before) = (ms, sim.answers(0).len());
+    for _ in 0..TOGGLES / 2 {
+        let release = RequestBody::Release { good, leases: Vec::new(), quantity };
+        for request in [RequestBody::Desk { good, quantity }, release] {
+            sim.tenants[0].says.push(request);
+            at += 2;
+            sim.run_to(at);
+        }
+    }
+    let answers = sim.answers(0).split_off(before);
+    assert_eq!(answers.len(), TOGGLES, "all were served");
+    assert!(answers.iter().all(|answer| matches!(answer, Answer::Bought { .. } | Answer::Done)), "{answers:?}");
+    at
+}
+
+/// Requests of [`toggle`].
+const TOGGLES: usize = 1_000;
+
 /// A tenant that says only what the test puts into its mouth.
 pub fn silent(_: &mut Tenant, _: &FromMarket) {}
 

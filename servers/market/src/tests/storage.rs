@@ -250,3 +250,29 @@ fn a_limit_that_is_not_what_was_sold_fails_the_run() {
     let reason = "hundreds of operations a second of a: 20 leased, 21 exist";
     assert!(sim.result().1.contains(reason), "{:?}", sim.result());
 }
+
+/// As for bandwidth: one limit of each function waits.
+#[test]
+fn of_all_limits_that_wait_for_the_server_the_last_one_of_each_function_is_told() {
+    let mut plan = limited();
+    plan.limit_ms = 5_000;
+    let archive = archive(&plan);
+    let (mut sim, mut disk) = (Sim::on(machine(), &archive, silent), Disk::default());
+    disk.run_to(&mut sim, 105);
+    sim.model().deaf = Some(Peer::Storage);
+    let end = super::toggle(&mut sim, IOPS, 105, 20);
+    sim.tenants[1].says.push(RequestBody::Desk { good: IOPS, quantity: 30 });
+    sim.run_to(end + 2);
+    sim.tenants[0].says.push(RequestBody::Desk { good: IOPS, quantity: 7 });
+    sim.run_to(end + 4);
+    sim.model().deaf = None;
+    disk.told.clear();
+    disk.run_to(&mut sim, end + 6);
+    let told = disk.told.iter().map(|message| match message {
+        ToStorage::Limit { vf, per_s, .. } => (*vf, per_s / UNIT_OPERATIONS),
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(told.collect::<Vec<_>>(), [(1, 50), (0, 27)]);
+    disk.run_to(&mut sim, 1_000_000);
+    assert_eq!(sim.totals().2, 0, "{:?}", sim.result());
+}
