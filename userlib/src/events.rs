@@ -32,6 +32,14 @@ pub(crate) fn info() -> SharedMemory {
     unsafe { SharedMemory::new(PAGE.as_ptr() as u64, 4096) }
 }
 
+/// As [`wait`], of who is the market itself, or speaks to others than the market and has its own meaning of each bit.
+pub fn wait_only(mask: u64, deadline: u64) -> Result<u64, Fault> {
+    match take(mask) {
+        0 => own::VCPU.wait(mask, deadline),
+        events => Ok(events),
+    }
+}
+
 /// Takes those of the events in `mask` that have happened. No exit.
 pub fn take(mask: u64) -> u64 {
     // A load first: an exchange of a line that the kernel writes now and then is dearer than looking at it.
@@ -44,6 +52,9 @@ pub fn take(mask: u64) -> u64 {
 
 /// Gives the core up until one of the events in `mask` has happened or the TSC has reached `deadline` (0: never).
 /// Returns the events, which are taken; 0 at the deadline. Upcalls come meanwhile, if they were asked for.
+///
+/// The sleep of an application is interrupted by the market in any case: who does not run when the market signals it is
+/// taken for one that has destroyed itself. The event stays pending if it is not asked for.
 pub fn wait(mask: u64, deadline: u64) -> Result<u64, Fault> {
     wait_unless(mask, deadline, || false)
 }
@@ -53,8 +64,10 @@ pub fn wait(mask: u64, deadline: u64) -> Result<u64, Fault> {
 pub fn wait_unless(mask: u64, deadline: u64, happened: impl Fn() -> bool) -> Result<u64, Fault> {
     loop {
         let (events, asked) = wait_masked(mask, deadline, &happened)?;
-        if asked && events & MARKET & !mask != 0 {
-            upcall();
+        match events & MARKET & !mask {
+            0 => {}
+            _ if asked => upcall(),
+            market => drop(STASH.fetch_or(market, Ordering::Relaxed)),
         }
         if events & mask != 0 || events == 0 {
             return Ok(events & mask);
@@ -68,10 +81,9 @@ pub fn wait_unless(mask: u64, deadline: u64, happened: impl Fn() -> bool) -> Res
 fn wait_masked(mask: u64, deadline: u64, happened: impl Fn() -> bool) -> Result<(u64, bool), Fault> {
     let masked = upcalls::mask();
     let asked = masked.hides_upcalls();
-    let mask = if asked { mask | MARKET } else { mask };
-    match take(mask) {
+    match take(if asked { mask | MARKET } else { mask }) {
         0 if happened() => Ok((0, asked)),
-        0 => own::VCPU.wait(mask, deadline).map(|events| (events, asked)),
+        0 => own::VCPU.wait(mask | MARKET, deadline).map(|events| (events, asked)),
         events => Ok((events, asked)),
     }
 }

@@ -222,7 +222,7 @@ fn rest(clients: &mut [Client], all_clients: u64, port: &Uart, deadline: u64) {
         quiet &= client.endpoint.announce_sleep() != Ok(false);
     }
     while quiet {
-        let events = events::wait(all_clients, deadline);
+        let events = events::wait_only(all_clients, deadline);
         // Takes what ended the sleep; the instruction after the enabling one is still without.
         enable_interrupts();
         core::hint::spin_loop();

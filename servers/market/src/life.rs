@@ -23,6 +23,8 @@ const PAGE: u64 = 1 << PAGE_BITS;
 const READ_WRITE: Rights = Rights::READ.union(Rights::WRITE);
 /// What a VM invokes to sleep.
 pub const WAITS: [Label; 2] = [Label::VcpuWait, Label::ChannelWait];
+/// What a VM can invoke that ends what it is made of.
+const DESTROYS: [Label; 2] = [Label::CNodeRevoke, Label::CNodeDelete];
 /// A Vcpu that does not sleep has its turn once in so many periods: its budget may be the first of one and the last of the
 /// next one, and a debt costs it at most one budget.
 const LONGEST_WAIT_PERIODS: u64 = 4;
@@ -275,17 +277,20 @@ impl<M: Machine> Server<'_, M> {
     /// True if an application does not run any more by its own doing: it stopped its Vcpu, or revoked what it is made of.
     /// The kernel tells nobody of that, as these are invocations like any others. But who ran, has invoked nothing that
     /// waits since, and then does not run within the longest time that it can wait for its CPU time, never will. Who has
-    /// waited meanwhile may just sleep; if it has invoked `Vcpu.Stop`, it is signalled and must run then.
+    /// waited meanwhile may just sleep; if it has invoked `Vcpu.Stop`, or has revoked or deleted something just then, it is
+    /// signalled and must run then.
     fn stands_still(&mut self, app: usize) -> bool {
         let used_ticks = self.stats_word(app, stats_page::USED_TICKS);
         let waits = WAITS.into_iter().map(|label| self.invocations(app, label)).sum();
-        let may_be_stopped = self.invocations(app, Label::VcpuStop) > 0;
+        let destroyed = DESTROYS.into_iter().map(|label| self.invocations(app, label)).sum();
+        let has_stopped = self.invocations(app, Label::VcpuStop) > 0;
         let now = self.root.machine.now();
         let longest_wait = LONGEST_WAIT_PERIODS * self.tenants[app].reservation.1 + self.clock.frame();
         let State::Running(running) = &mut self.tenants[app].state else { return false };
         let seen = &mut running.standstill;
         if seen.used_ticks != used_ticks {
-            *seen = Standstill { used_ticks, waits, waited: waits != seen.waits, since: now, signalled: false };
+            let (waited, has_destroyed) = (waits != seen.waits, destroyed != seen.destroyed);
+            *seen = Standstill { used_ticks, waits, waited, destroyed, has_destroyed, since: now, signalled: false };
         }
         if used_ticks == 0 || now.saturating_sub(seen.since) <= longest_wait {
             return false;
@@ -293,7 +298,7 @@ impl<M: Machine> Server<'_, M> {
         if !seen.waited || seen.signalled {
             return true;
         }
-        if may_be_stopped {
+        if has_stopped || seen.has_destroyed {
             (seen.since, seen.signalled) = (now, true);
             // That its channel is gone would be seen elsewhere.
             let _ = self.root.machine.signal(running.channel);

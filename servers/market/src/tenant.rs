@@ -74,6 +74,10 @@ pub struct Standstill {
     pub waits: u64,
     /// It has invoked that since it was seen to have run before.
     pub waited: bool,
+    /// How often it had revoked or deleted something.
+    pub destroyed: u64,
+    /// It has done that since it was seen to have run before.
+    pub has_destroyed: bool,
     /// TSC value since when it has not run.
     pub since: u64,
     /// It was signalled then, so that it would run if it could.

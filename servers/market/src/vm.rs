@@ -79,7 +79,7 @@ impl RootVm {
         for rings in self.rings.iter_mut().flatten().filter(|rings| rings.event & wake.mask != 0) {
             quiet &= rings.input.announce_sleep() != Ok(false);
         }
-        let taken = if quiet { events::wait(wake.mask, wake.at).unwrap_or(0) } else { events::take(wake.mask) };
+        let taken = if quiet { events::wait_only(wake.mask, wake.at).unwrap_or(0) } else { events::take(wake.mask) };
         for rings in self.rings.iter_mut().flatten() {
             rings.input.awake();
         }

@@ -192,6 +192,8 @@ attacks! {
     hostile_cnodes_in_cnodes: 1, ["cnodes"], 200, Succeeds;
     /// A VM that revokes what it is made of.
     hostile_revokes_its_own_base: 1, ["revoke-base"], 600, EndsAs(End::Stopped);
+    /// The same right after it has slept, so that it looks as if it slept on.
+    hostile_sleeps_and_revokes_its_own_base: 1, ["sleep-and-revoke"], 600, EndsAs(End::Stopped);
     /// A VM that stops itself.
     hostile_stops_itself: 1, ["stop"], 600, EndsAs(End::Stopped);
     /// A VM that deletes its own CSpace: the frames of its image go with it.

@@ -246,6 +246,40 @@ fn who_stopped_itself_after_it_had_waited_is_found_by_a_signal() {
     assert_eq!(sim.end(0), Some(&End::Stopped));
 }
 
+/// Both wait and revoke something between two looks of the market: one of them never runs again, the other one only sleeps,
+/// and wakes when it is signalled. That is asked once.
+#[test]
+fn who_revokes_what_it_is_made_of_after_it_had_waited_is_found_by_a_signal() {
+    let archive = two();
+    let mut sim = Sim::new(&archive, silent);
+    sim.run_to(200);
+    let invocations = |label: Label| stats_page::INVOCATIONS + 8 * label as usize;
+    let set = |sim: &mut Sim<'_>, app: u64, offset: usize, value| {
+        let at = TENANT_WINDOW + app * TENANT_STRIDE + STATS_PAGE + offset as u64;
+        sim.model().set_word(at, value);
+    };
+    for (app, label) in [(0, Label::CNodeRevoke), (1, Label::CNodeDelete)] {
+        for offset in [stats_page::USED_TICKS, invocations(Label::VcpuWait), invocations(label)] {
+            set(&mut sim, app, offset, 1);
+        }
+    }
+    let (ended, other) = (sim.channel(0).unwrap(), sim.channel(1).unwrap());
+    let before = [ended, other].map(|channel| sim.model().signals(channel));
+    for ms in 201..600 {
+        sim.run_to(ms);
+        let woken = sim.model().signals(other) - before[1];
+        for offset in [stats_page::USED_TICKS, invocations(Label::VcpuWait)] {
+            set(&mut sim, 1, offset, 1 + woken);
+        }
+        if ms == 230 {
+            assert_eq!((sim.end(0), woken), (None, 0), "they may be waiting for their CPU time");
+        }
+    }
+    assert_eq!(sim.end(0), Some(&End::Stopped));
+    assert!(sim.channel(1).is_some(), "who sleeps is left alone");
+    assert_eq!([ended, other].map(|channel| sim.model().signals(channel)), before.map(|count| count + 1));
+}
+
 #[test]
 fn a_console_server_that_stops_ends_the_run() {
     let archive = two();

@@ -11,7 +11,7 @@ use guests::instructions::{self, Tally};
 use guests::tenant::{Tenant, idle};
 use guests::{capabilities, memory, nic_flood, ring3, trade, trap};
 use userlib::cap::Fault;
-use userlib::println;
+use userlib::{clock, println};
 
 userlib::entry!(main);
 
@@ -57,7 +57,7 @@ fn seed(tenant: &Tenant) -> u64 {
 type Attack = fn(&mut Tenant) -> Outcome;
 
 /// All attacks: first those by what an application may do, then those by what its processor may do.
-const ATTACKS: [(&str, Attack); 43] = [
+const ATTACKS: [(&str, Attack); 44] = [
     ("random", |tenant| {
         let end = tenant.start.free_slots_end;
         let done = capabilities::random_invocations(seed(tenant), count(tenant), end);
@@ -77,6 +77,11 @@ const ATTACKS: [(&str, Attack); 43] = [
     ("nic-mailbox", |tenant| nic_flood::mailbox(|us| tenant.micros(us), count(tenant), seed(tenant))),
     ("nic-registers", |tenant| nic_flood::every_register(|us| tenant.micros(us), count(tenant), seed(tenant))),
     ("revoke-base", |_| capabilities::revoke_own_base()),
+    // Both happens between two looks of the market.
+    ("sleep-and-revoke", |tenant| {
+        clock::sleep_until(clock::now() + tenant.micros(100));
+        capabilities::revoke_own_base()
+    }),
     ("stop", |_| capabilities::stop_itself()),
     ("delete-cnode", |_| capabilities::delete_own_cnode()),
     ("delete-everything", |_| capabilities::delete_everything()),
