@@ -100,7 +100,7 @@ impl<M: Machine> Server<'_, M> {
         let existing = self.nic.as_ref().map_or(0, |nic| nic.leased(&mut self.root, app));
         // One that is still in its reset is not late; and what a tenant has deleted itself it has given up.
         let is_deleted = self.nic.as_ref().is_some_and(|nic| nic.holds(app));
-        let is_excused = existing == 0 && (is_deleted || self.available_vf().is_none());
+        let is_excused = existing == 0 && (is_deleted || self.spare_vf().is_none());
         Count { leased: if is_excused { 0 } else { leased }, existing }
     }
 

@@ -41,30 +41,34 @@ impl<M: Machine> Server<'_, M> {
         }
     }
 
-    /// The application shall start: its base, which was set aside, joins what there is.
+    /// The application shall start, at once if what it is to have is there.
     pub(crate) fn order_start(&mut self, app: usize) {
         if !matches!(self.tenants[app].state, State::Waiting) {
             let name = self.name(app);
             self.say(&format!("{name} was started before"));
             return;
         }
-        for good in 0..self.markets.len() {
-            let base = base_units(&self.archive, app, &self.tenants[app], good).unwrap_or(0);
-            // It was set aside from the start and never for sale.
-            self.markets[good].rounds.add_supply(Quantity(base));
-        }
         self.tenants[app].state = State::Starting;
-        // At once: a round in between would sell the base to others.
         self.try_start(app);
     }
 
-    fn try_start(&mut self, app: usize) {
-        let bases: Vec<(usize, Quantity)> = (0..self.markets.len())
-            .filter_map(|good| Some((good, Quantity(base_units(&self.archive, app, &self.tenants[app], good)?))))
-            .collect();
-        if bases.iter().any(|(good, base)| self.markets[*good].rounds.unsold() < *base) {
-            return;
+    /// Its base in all goods that it takes part in.
+    fn base(&self, app: usize) -> Vec<(usize, Quantity)> {
+        let base = |good| base_units(&self.archive, app, &self.tenants[app], good).map(|base| (good, Quantity(base)));
+        (0..self.markets.len()).filter_map(base).collect()
+    }
+
+    /// The base of an application, which was set aside, joins what there is: the application takes it at once, or has ended,
+    /// so that it is for sale. Before that no round sees it, and nobody buys what is another's.
+    fn add_base(&mut self, app: usize) {
+        if !core::mem::replace(&mut self.tenants[app].has_joined, true) {
+            for (good, base) in self.base(app) {
+                self.markets[good].rounds.add_supply(base);
+            }
         }
+    }
+
+    fn try_start(&mut self, app: usize) {
         // A virtual function that somebody had is busy for a time.
         if self.has_base_vf(app) && self.available_vf().is_none() {
             return;
@@ -72,6 +76,8 @@ impl<M: Machine> Server<'_, M> {
         if self.wants_storage(app) && self.ready_storage(app).is_none() {
             return;
         }
+        self.add_base(app);
+        let bases = self.base(app);
         // All or nothing: what was paid for one good would not come back when another one cannot be paid.
         let cost = bases.iter().fold(Credits::ZERO, |sum, (good, base)| {
             let (first, deposit) = self.markets[*good].rounds.entry_cost(*base, self.base_price(*good));
@@ -367,6 +373,7 @@ impl<M: Machine> Server<'_, M> {
             let (budget, period) = self.tenants[app].reservation;
             self.tenants[app].left[1] = budget * self.clock.frame() / period.max(1) / self.clock.unit().max(1);
         }
+        self.add_base(app);
         let reclaim_us = self.clock.span_micros(self.root.machine.now() - ordered);
         for good in 0..self.markets.len() {
             if self.markets[good].rounds.lease(account(app)).is_some() {

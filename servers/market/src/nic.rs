@@ -55,7 +55,8 @@ impl<M: Machine> Server<'_, M> {
     }
 
     /// Sends VFs on their way to those who are to have one, first to who has lacked one for longest: else who gives its own
-    /// back and buys again would go before others for ever.
+    /// back and buys again would go before others for ever. Applications that wait for one of their base come before all of
+    /// them.
     pub(crate) fn lend_vfs(&mut self) {
         if self.are_vfs_to_begin() {
             return;
@@ -70,7 +71,7 @@ impl<M: Machine> Server<'_, M> {
         }
         lacking.sort_unstable();
         for (_, app) in lacking {
-            let (vf, limit) = (self.available_vf(), self.limit(app));
+            let (vf, limit) = (self.spare_vf(), self.limit(app));
             let (Some(vf), Some(nic)) = (vf, self.nic.as_mut()) else { return };
             match nic.lend(&mut self.root, vf, app, limit) {
                 Ok(parts) => {
@@ -110,16 +111,25 @@ impl<M: Machine> Server<'_, M> {
         true
     }
 
-    /// The VF that an application could have now.
+    /// The VF that an application that starts could have now.
     pub(crate) fn available_vf(&mut self) -> Option<usize> {
-        self.nic.as_ref()?.available(&mut self.root)
+        self.nic.as_ref()?.available(&mut self.root).next()
+    }
+
+    /// The VF that one that runs could have now, beside those that wait for one of their base.
+    pub(crate) fn spare_vf(&mut self) -> Option<usize> {
+        let waiting = (0..self.tenants.len()).filter(|&app| self.waits_for_base_vf(app)).count();
+        self.nic.as_ref()?.available(&mut self.root).nth(waiting)
+    }
+
+    /// True if an application is to start, and has a VF in its base.
+    fn waits_for_base_vf(&self, app: usize) -> bool {
+        matches!(self.tenants[app].state, State::Starting) && self.has_base_vf(app)
     }
 
     /// True if an application only waits for a VF to come out of its reset, or back.
     pub(crate) fn waits_for_vf(&self) -> bool {
-        let mut tenants = self.tenants.iter().enumerate();
-        tenants
-            .any(|(app, tenant)| matches!(tenant.state, State::Starting) && self.has_base_vf(app) || self.lacks_vf(app))
+        (0..self.tenants.len()).any(|app| self.waits_for_base_vf(app) || self.lacks_vf(app))
     }
 
     /// Gives an application that is being launched its VF, if it is to have one.

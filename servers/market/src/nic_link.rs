@@ -178,10 +178,10 @@ impl NicLink {
         self.server.is_running()
     }
 
-    /// The first VF that has no holder and is out of its reset.
-    pub fn available<M: Machine>(&self, root: &mut Root<M>) -> Option<usize> {
-        let mut free = self.vfs.iter().enumerate().filter(|(_, vf)| vf.holder.is_none());
-        free.find(|(_, vf)| root.machine.function_info(vf.function).is_ok()).map(|(at, _)| at)
+    /// VFs that have no holder and are out of their reset.
+    pub fn available<M: Machine>(&self, root: &mut Root<M>) -> impl Iterator<Item = usize> {
+        let free = self.vfs.iter().enumerate().filter(|(_, vf)| vf.holder.is_none());
+        free.filter(move |(_, vf)| root.machine.function_info(vf.function).is_ok()).map(|(at, _)| at)
     }
 
     /// Gives a VF to an application whose VM is being made: a lease, and a route for each of its messages. It may send so

@@ -339,7 +339,7 @@ impl<'a, M: Machine> Server<'a, M> {
                 }
                 GoodKind::Storage => 0,
             };
-            markets.push(make_market(at, good, kind, elastic, archive, &tenants, &clock)?);
+            markets.push(make_market(at, good, kind, elastic, archive, &clock)?);
         }
         let (cores, restarts) = (boot.cores as u16, boot.restarts);
         Ok(Parts { clock, console, nic, storage, board, tenants, markets, cores, restarts })
@@ -373,9 +373,10 @@ impl<'a, M: Machine> Server<'a, M> {
         };
         server.used_before = server.root.machine.read_word(abi::STATS_PAGE + stats_page::USED_TICKS as u64);
         server.console.send(&ToConsole::Epoch { tsc: clock.epoch });
-        let supply = server.markets.iter().map(|market| market.rounds.board_line(0).supply.0).collect();
         let goods = 0..server.markets.len();
-        let bases = goods.map(|good| bases_at_start(&server.archive, &server.tenants, good)).collect();
+        let bases: Vec<u32> = goods.map(|good| bases_at_start(&server.archive, &server.tenants, good)).collect();
+        let for_sale = server.markets.iter().map(|market| market.rounds.board_line(0).supply.0);
+        let supply = for_sale.zip(&bases).map(|(units, base)| units.saturating_add(*base)).collect();
         server.record(Record::Begin {
             version: proto::VERSION,
             tsc_hz: clock.tsc_hz,
@@ -600,7 +601,6 @@ fn make_market(
     kind: GoodKind,
     elastic: u32,
     archive: &Archive<'_>,
-    tenants: &[Tenant],
     clock: &Clock,
 ) -> Result<Market, Failure> {
     let interval = clock.ticks(good.interval_ms.into());
@@ -615,8 +615,8 @@ fn make_market(
         stop_notice: page_interval.div_ceil(good.interval_ms.into()).max(1) as u32,
     };
     let elastic = good.supply_limit.map_or(elastic, |limit| limit.min(elastic));
-    let supply = Quantity(elastic.saturating_add(bases_at_start(archive, tenants, at)));
-    let rounds = Rounds::new(terms, supply, Ticks(clock.epoch)).map_err(Failure::Rounds)?;
+    // Each base joins when its application starts.
+    let rounds = Rounds::new(terms, Quantity(elastic), Ticks(clock.epoch)).map_err(Failure::Rounds)?;
     let lead = match kind {
         GoodKind::Page | GoodKind::Vf => PAGE_LEAD_MICROS,
         GoodKind::Cpu(_) | GoodKind::Bandwidth | GoodKind::Operations | GoodKind::Storage => TIME_LEAD_MICROS,
@@ -636,8 +636,7 @@ fn make_market(
     })
 }
 
-/// Units of a good in all bases. Those of applications that start later are not for sale; [`Server::order_start`] adds
-/// them.
+/// Units of a good in all bases, without those of applications that start later.
 fn bases_at_start(archive: &Archive<'_>, tenants: &[Tenant], good: usize) -> u32 {
     let starting = tenants.iter().enumerate().filter(|(app, _)| archive.plan.apps[*app].starts);
     starting.filter_map(|(app, tenant)| base_units(archive, app, tenant, good)).sum()

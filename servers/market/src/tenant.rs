@@ -117,7 +117,9 @@ pub struct Tenant {
     pub base_pages: u32,
     /// The block for its base, set aside until it starts or ends.
     pub base: Option<BlockId>,
-    /// Blocks for its input, likewise.
+    /// Its base has joined what rounds see.
+    pub has_joined: bool,
+    /// Blocks for its input, set aside like the base.
     pub input: Vec<BlockId>,
     /// Its reservation of CPU time, which exists from the market's start to the application's end.
     pub time: Slot,
@@ -182,6 +184,7 @@ impl Tenant {
             base_pages,
             time,
             base: None,
+            has_joined: false,
             input: Vec::new(),
             reservation,
             granted: 0,

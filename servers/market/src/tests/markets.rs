@@ -259,6 +259,7 @@ fn whole_blocks_are_lost_and_the_difference_is_given_anew() {
 fn cpu_time_is_resized_for_the_interval_that_was_sold() {
     let archive = archive(&plan(["a", "b"].map(app).into(), None));
     let mut sim = Sim::new(&archive, silent);
+    sim.run_to(1);
     let supply = sim.server.markets[1].rounds.board_line(0).supply.0 - 2;
     assert!((70..=83).contains(&supply), "what is left of the core is for sale: {supply}");
     sim.tenants[0].says.push(bid(1, 60, 3_000));

@@ -183,3 +183,58 @@ fn parts_that_nobody_accepts_are_taken_back() {
     assert!(sim.server.root.memory.slots.free() + 64 >= free);
     assert_eq!(sim.server.tally.mismatches, 0);
 }
+
+/// While an application waits for the function of its base, others buy all that is for sale: its base is not.
+#[test]
+fn a_base_that_waits_is_not_sold_meanwhile() {
+    let mut plan = with_base(1, 0);
+    plan.apps[1].starts = false;
+    plan.apps.push(app("c"));
+    // The function is in its reset up to 250 ms.
+    plan.events = [at(150, Command::Kill { app: 0 }), at(160, Command::Start { app: 1 })].into();
+    plan.limit_ms = 600;
+    let archive = archive(&plan);
+    let mut sim = Sim::on(machine(1), &archive, silent);
+    sim.tenants[2].says.extend([bid(0, 5_000, 5_000), bid(1, 100, 5_000)]);
+    sim.run_to(240);
+    assert!(matches!(sim.server.tenants[1].state, State::Starting));
+    assert!(sim.cpu(2) > 50);
+    sim.run_to(260);
+    assert!(sim.server.nic.as_ref().unwrap().holds(1), "it runs, and has its function");
+    sim.run_to(350);
+    let all = PAGES + sim.server.tenants[0].base_pages;
+    assert_eq!(sim.pages(2), all, "all, with the base of who has ended");
+    sim.run_to_end();
+    assert_eq!(sim.totals().2, 0, "{:?}", sim.result());
+}
+
+/// A function that comes out of its reset while an application waits for the one of its base goes to nobody else, even if
+/// that one asks for it just then.
+#[test]
+fn a_function_of_a_base_comes_before_those_that_are_bought() {
+    let mut plan = with_base(0, 1);
+    plan.apps[1] = App { starts: false, base_vf: 1, ..plan.apps[1].clone() };
+    plan.events = [at(1_150, Command::Start { app: 1 })].into();
+    let archive = archive(&plan);
+    let mut sim = Sim::on(machine(2), &archive, accepting);
+    sim.tenants[0].says.push(bid(VFS, 1, 5_000));
+    let again =
+        [RequestBody::Release { good: VFS, leases: vec![], quantity: 1 }, RequestBody::Desk { good: VFS, quantity: 1 }];
+    // It has the one, then the other one, then none: the first is in its reset up to 1,200 ms.
+    for ms in [1_100, 1_160] {
+        sim.run_to(ms);
+        sim.tenants[0].says.extend(again.clone());
+    }
+    sim.run_to(1_190);
+    let holders = |sim: &Sim<'_>| sim.server.nic.as_ref().unwrap().holders();
+    assert_eq!((holders(&sim), sim.server.spare_vf()), (vec![], None));
+    let asks = Request { number: 100, body: RequestBody::Release { good: VFS, leases: vec![], quantity: 0 } };
+    sim.send_bytes(0, postcard::to_allocvec(&asks).unwrap());
+    sim.model().now = sim.server.clock.at(1_201);
+    sim.run_to(1_202);
+    assert_eq!(holders(&sim), [1]);
+    sim.run_to(1_270);
+    assert_eq!(holders(&sim), [1, 0], "the next one is the other's");
+    sim.run_to(2_500);
+    assert_eq!(sim.server.tally.mismatches, 0);
+}
