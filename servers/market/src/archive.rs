@@ -284,7 +284,8 @@ pub fn command_app(command: &Command) -> Option<u16> {
         | Command::Shock { app, .. }
         | Command::Start { app }
         | Command::Kill { app }
-        | Command::TopUp { app, .. } => Some(*app),
+        | Command::TopUp { app, .. }
+        | Command::RevokeStorage { app } => Some(*app),
         Command::Stop | Command::Crash | Command::CrashNic | Command::CrashStorage | Command::FailStorage => None,
     }
 }

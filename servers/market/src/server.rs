@@ -441,6 +441,7 @@ impl<'a, M: Machine> Server<'a, M> {
         }
         // Whoever has lost something has had it long enough, whatever others want of the market now.
         self.begin_intervals();
+        self.revoke_storage();
         self.look_for_stopped();
         if events & FAULT_EVENT != 0 {
             self.hear_faults();
@@ -473,8 +474,8 @@ impl<'a, M: Machine> Server<'a, M> {
         if let Some(event) = self.events.get(self.next_event) {
             at = at.min(event.at);
         }
-        for shock in self.tenants.iter().flat_map(|tenant| &tenant.shocks) {
-            at = at.min(shock.until);
+        for tenant in &self.tenants {
+            at = tenant.shocks.iter().map(|shock| shock.until).chain(tenant.storage_until).fold(at, u64::min);
         }
         if self.waits_for_vf() || self.waits_for_storage() {
             at = at.min(now + self.clock.span(RETRY_MICROS));

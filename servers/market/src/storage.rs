@@ -88,6 +88,47 @@ impl<M: Machine> Server<'_, M> {
         }
     }
 
+    /// Tells an application that it loses its namespace when an interval of pages has passed.
+    pub(crate) fn order_revocation(&mut self, app: usize) {
+        let interval = u64::from(self.plan().goods[0].interval_ms);
+        let deadline_tsc = self.root.machine.now().saturating_add(self.clock.ticks(interval));
+        let good = self.markets.iter().position(|market| market.kind == GoodKind::Storage);
+        let units = self.sold(app, GoodKind::Storage).filter(|_| self.tenants[app].is_running());
+        let (Some(good), Some(units)) = (good, units) else {
+            let name = self.name(app);
+            return self.say(&format!("{name} has no namespace that could be taken"));
+        };
+        // One under notice loses what it was told, when it was told.
+        if self.tenants[app].storage_until.is_none() {
+            self.tenants[app].storage_until = Some(deadline_tsc);
+            let (units, round) = (units as u32, self.markets[good].rounds.round().0);
+            self.post_urgent(app, &FromMarket::Notice { good: good as u16, round, units, deadline_tsc });
+            self.signal_tenant(app);
+        }
+    }
+
+    /// Takes namespaces whose deadline has come. Who has no queues by then has lost its namespace otherwise.
+    pub(crate) fn revoke_storage(&mut self) {
+        let now = self.root.machine.now();
+        for app in 0..self.tenants.len() {
+            if self.tenants[app].storage_until.take_if(|until| *until <= now).is_some() {
+                self.take_namespace(app);
+            }
+        }
+    }
+
+    /// Takes its queues and its namespace from an application, which keeps its virtual function: it gets others when what was
+    /// there is erased.
+    fn take_namespace(&mut self, app: usize) {
+        if self.storage.as_mut().is_some_and(|link| link.revoke(app)) {
+            self.flush_storage();
+            self.post(app, &FromMarket::StorageLost);
+            self.signal_tenant(app);
+            let name = self.name(app);
+            self.say(&format!("the namespace of {name} is taken"));
+        }
+    }
+
     /// Moves messages to the storage server. True if some are left.
     pub(crate) fn flush_storage(&mut self) -> bool {
         self.storage.as_mut().is_some_and(|link| link.flush(&mut self.root.machine))
@@ -176,8 +217,16 @@ impl<M: Machine> Server<'_, M> {
                 }
                 None => return,
             },
+            FromStorage::Uncounted { vf } => {
+                if let Some(app) = link.holder(vf) {
+                    self.take_namespace(app);
+                }
+                format!("storage function {vf}: the controller does not keep it to its limit")
+            }
             FromStorage::Released { vf } => {
-                link.released(vf);
+                if let Err(error) = link.released(&mut self.root, vf, &wanted) {
+                    self.fail(format!("storage functions: {error:?}"));
+                }
                 format!("storage function {vf}: its namespace is erased")
             }
             FromStorage::TooLarge { vf } => {

@@ -8,8 +8,9 @@
 //! the submission queue is for the VF to read only, and nobody looks at what the VF writes into the completion queue.
 //!
 //! Guarantees: a VF has one holder at most. When it is taken back its doorbells are unmapped, it is reset, and the storage
-//! server erases its namespace before either is given to anybody else. When the storage server ends, functions and their
-//! memory stay as they are, so that holders go on.
+//! server erases its namespace before either is given to anybody else. A holder that loses only its namespace keeps the VF,
+//! which the storage server takes offline, so that its queues are gone; it gets others when what was there is erased. When the
+//! storage server ends, functions and their memory stay as they are, so that holders go on.
 
 use crate::archive::Image;
 use crate::boot::Boot;
@@ -119,6 +120,8 @@ pub enum State {
     Ready(usize, Space),
     /// This application has it, and it has these slots of the market's.
     Held(usize, Space, Vec<Slot>),
+    /// The same, but the storage server takes its queues and erases its namespace.
+    Losing(usize, Vec<Slot>),
     /// The same, but its queues are gone, and the storage server makes new ones in another namespace.
     Renewing(usize, Vec<Slot>),
     /// The storage server erases what was in its namespace.
@@ -131,7 +134,11 @@ impl State {
     /// The application that has it or is to have it.
     fn holder(&self) -> Option<usize> {
         match *self {
-            State::Preparing(app) | State::Ready(app, _) | State::Held(app, ..) | State::Renewing(app, _) => Some(app),
+            State::Preparing(app)
+            | State::Ready(app, _)
+            | State::Held(app, ..)
+            | State::Losing(app, _)
+            | State::Renewing(app, _) => Some(app),
             State::Idle | State::Releasing | State::Dead => None,
         }
     }
@@ -251,7 +258,7 @@ impl StorageLink {
         for vf in 0..self.vfs.len() {
             match self.vfs[vf].1 {
                 State::Preparing(app) | State::Renewing(app, _) => self.prepare(root, vf, wanted[app])?,
-                State::Releasing => self.server.send(&ToStorage::Release { vf: vf as u8 }),
+                State::Releasing | State::Losing(..) => self.server.send(&ToStorage::Release { vf: vf as u8 }),
                 State::Idle | State::Ready(..) | State::Held(..) | State::Dead => {}
             }
         }
@@ -335,11 +342,37 @@ impl StorageLink {
         Some(app)
     }
 
-    /// The server has erased what was in the namespace of a VF.
-    pub fn released(&mut self, vf: u8) {
-        if let Some((_, state @ State::Releasing)) = self.vfs.get_mut(usize::from(vf)) {
-            *state = State::Idle;
+    /// The application that has a VF, or is to have it.
+    pub fn holder(&self, vf: u8) -> Option<usize> {
+        self.vfs.get(usize::from(vf))?.1.holder()
+    }
+
+    /// Takes its namespace and its queues from an application that has some. False if it has none.
+    pub fn revoke(&mut self, app: usize) -> bool {
+        let Some(vf) = self.of(app) else { return false };
+        let state = &mut self.vfs[vf].1;
+        let State::Held(_, _, slots) = state else { return false };
+        *state = State::Losing(app, core::mem::take(slots));
+        self.server.send(&ToStorage::Release { vf: vf as u8 });
+        true
+    }
+
+    /// The server has erased what was in the namespace of a VF. Who still has the VF gets another namespace.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn released<M: Machine>(&mut self, root: &mut Root<M>, vf: u8, wanted: &[Wanted]) -> Result<(), MemoryError> {
+        let vf = usize::from(vf);
+        match self.vfs.get_mut(vf).map(|(_, state)| state) {
+            Some(state @ State::Releasing) => *state = State::Idle,
+            Some(state @ State::Losing(..)) => {
+                let State::Losing(app, slots) = core::mem::replace(state, State::Dead) else { return Ok(()) };
+                *state = State::Renewing(app, slots);
+                self.prepare(root, vf, wanted[app])?;
+            }
+            _ => {}
         }
+        Ok(())
     }
 
     /// The server cannot do what it was asked for a VF. Returns the application that was to have it.
@@ -372,7 +405,7 @@ impl StorageLink {
     /// Every VF is useless. Returns the applications that had one or were to have one.
     pub fn fail(&mut self) -> Vec<usize> {
         let holders = self.holders();
-        let is_held = |state: &State| matches!(state, State::Held(..) | State::Renewing(..));
+        let is_held = |state: &State| matches!(state, State::Held(..) | State::Losing(..) | State::Renewing(..));
         for (_, state) in self.vfs.iter_mut().filter(|(_, state)| !is_held(state)) {
             *state = State::Dead;
         }
@@ -412,7 +445,9 @@ impl StorageLink {
     pub fn take_back<M: Machine>(&mut self, root: &mut Root<M>, app: usize) -> Result<Option<usize>, MemoryError> {
         let Some(vf) = self.of(app) else { return Ok(None) };
         let (function, state) = &mut self.vfs[vf];
-        if let State::Held(_, _, slots) | State::Renewing(_, slots) = core::mem::replace(state, State::Dead) {
+        if let State::Held(_, _, slots) | State::Losing(_, slots) | State::Renewing(_, slots) =
+            core::mem::replace(state, State::Dead)
+        {
             slots.into_iter().try_for_each(|slot| root.drop_slot(slot))?;
         }
         root.machine.reset_function(function.function)?;
@@ -426,7 +461,12 @@ impl StorageLink {
     pub fn space(&self, app: usize) -> Option<Space> {
         match self.vfs[self.of(app)?].1 {
             State::Ready(_, space) | State::Held(_, space, _) => Some(space),
-            State::Idle | State::Preparing(_) | State::Renewing(..) | State::Releasing | State::Dead => None,
+            State::Idle
+            | State::Preparing(_)
+            | State::Losing(..)
+            | State::Renewing(..)
+            | State::Releasing
+            | State::Dead => None,
         }
     }
 
@@ -434,7 +474,7 @@ impl StorageLink {
     pub fn held_bytes(&self, app: usize) -> Option<u64> {
         match self.of(app).map(|vf| &self.vfs[vf].1) {
             Some(State::Held(_, space, _)) => Some(space.blocks.saturating_mul(1 << (space.block_shift & 63))),
-            Some(State::Renewing(..)) => None,
+            Some(State::Losing(..) | State::Renewing(..)) => None,
             _ => Some(0),
         }
     }

@@ -137,6 +137,8 @@ pub struct Tenant {
     pub vf_parts: VecDeque<Slot>,
     /// TSC value since which it is to have a virtual function that it has not.
     pub lacks_vf_since: Option<u64>,
+    /// TSC value at which it loses its namespace, of which it has notice.
+    pub storage_until: Option<u64>,
     /// Leases that it named to be taken first, in ascending order.
     pub named: Vec<u32>,
     /// Pages were taken from it for the interval that begins.
@@ -193,6 +195,7 @@ impl Tenant {
             waiting: VecDeque::new(),
             vf_parts: VecDeque::new(),
             lacks_vf_since: None,
+            storage_until: None,
             named: Vec::new(),
             lost: false,
             block_bits: crate::memory::LARGE_BITS,

@@ -435,7 +435,7 @@ impl<M: Machine> Server<'_, M> {
 
     /// Sends a message that must not wait until the tenant looks: it is signalled even if it does not sleep, which
     /// interrupts it if it has asked for that.
-    fn post_urgent(&mut self, app: usize, message: &FromMarket) {
+    pub(crate) fn post_urgent(&mut self, app: usize, message: &FromMarket) {
         self.post(app, message);
         if let Some(tenant) = self.tenants.get_mut(app).filter(|tenant| tenant.is_running()) {
             tenant.unsignalled = true;

@@ -33,6 +33,10 @@ pub struct Subsystem {
     pub disks: RefCell<Vec<Disk>>,
     /// The operation code and the namespace of admin commands that are refused.
     pub refuses: Cell<Option<(u8, u32)>>,
+    /// No VF can be taken offline.
+    pub refuses_offline: Cell<bool>,
+    /// VFs that were taken offline last, rather than brought online, by their controller numbers.
+    pub offline: RefCell<BTreeSet<u16>>,
     vfs: u64,
 }
 
@@ -57,7 +61,13 @@ pub fn functions(disks: &[usize]) -> (&'static Subsystem, Vec<&'static FakeFunct
     let disk = |&blocks: &usize| Disk { is_written: [true].repeat(blocks), operations: 0, attached: BTreeSet::new() };
     let disks: Vec<Disk> = disks.iter().map(disk).collect();
     let vfs = disks.len() as u64 + 1;
-    let subsystem: &Subsystem = Box::leak(Box::new(Subsystem { disks: disks.into(), refuses: Cell::new(None), vfs }));
+    let subsystem: &Subsystem = Box::leak(Box::new(Subsystem {
+        disks: disks.into(),
+        refuses: Cell::new(None),
+        refuses_offline: Cell::new(false),
+        offline: RefCell::default(),
+        vfs,
+    }));
     let function = |number| -> &'static FakeFunction {
         let memory_ = AdminMemory { submission: memory(1), completion: memory(1), data: memory(1) };
         let io = IoMemory { submission: memory(1), completion: memory(1), buffer: memory(2) };
@@ -121,6 +131,16 @@ impl FakeFunction {
                 let is_changed =
                     if detail & 1 == 0 { disk.attached.insert(controller) } else { disk.attached.remove(&controller) };
                 return is_changed.then_some(());
+            }
+            // Virtualization Management: offline, online.
+            0x1c => {
+                let controller = (detail >> 16) as u16;
+                match detail & 0xf {
+                    7 if self.subsystem.refuses_offline.get() => return None,
+                    7 => drop(self.subsystem.offline.borrow_mut().insert(controller)),
+                    9 => drop(self.subsystem.offline.borrow_mut().remove(&controller)),
+                    _ => {}
+                }
             }
             _ => {}
         }

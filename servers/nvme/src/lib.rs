@@ -7,8 +7,10 @@
 //!
 //! Guarantees: a namespace is attached to one VF at most, and was read as zeroes from end to end after its last holder before
 //! the next one gets it; one of which that is not so is given to nobody. When a VF is handed over, its admin queue holds
-//! harmless commands only. A holder with a limit reads and writes no more often than that ([`limits`]), also after a restart. What the market sends is checked. A server that is started again finds the controller as it was
-//! left and does not reset it, so that holders go on; if the controller does not work, it says that their queues are gone.
+//! harmless commands only. A holder with a limit reads and writes no more often than that ([`limits`]), also after a restart;
+//! one that the controller refuses to count or to close is taken offline. What the market sends is checked. A server that is
+//! started again finds the controller as it was left and does not reset it, so that holders go on; if the controller does not
+//! work, it says that their queues are gone.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -224,6 +226,14 @@ impl<R: Registers + Clone, M: DmaMemory + Clone, C: Clock + Clone> Server<R, M, 
     pub fn poll(&mut self) {
         let Some((admin, spaces)) = self.admin.as_mut() else { return };
         let looked = admin.look_at_limits();
+        while let Some(vf) = admin.uncounted() {
+            if admin.end_vf(vf).is_err() {
+                // Started again, the server finds that, and resets the controller.
+                nvme_admin::switch_off(&self.physical.registers);
+                panic!("what VF {vf} reads and writes can neither be counted nor ended");
+            }
+            self.reports.push_back(FromStorage::Uncounted { vf: vf as u8 });
+        }
         let limits: [Option<u64>; MAX_VFS] = core::array::from_fn(|vf| admin.limit(vf));
         let erased = looked.and_then(|()| spaces.go_on_erasing(admin));
         let before = core::mem::replace(&mut self.in_force, limits);

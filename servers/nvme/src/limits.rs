@@ -18,6 +18,8 @@ pub const BURST_NS: u64 = 20_000_000;
 /// Nanoseconds between two readings of a VF that reads or writes, and of one that does not.
 pub const BUSY_NS: u64 = 1_000_000;
 const IDLE_NS: u64 = 4_000_000;
+/// Refusals in a row after which the controller is taken to refuse for good: each is [`BUSY_NS`] after the one before.
+pub const MOST_REFUSALS: u32 = 50;
 
 /// The limit of one VF, without the controller.
 #[derive(Clone, Copy, Debug)]
@@ -83,6 +85,8 @@ pub(crate) struct Limited {
     namespace: u32,
     is_open: bool,
     meter: Meter,
+    /// Looks in a row for which the controller refused something.
+    refusals: u32,
 }
 
 impl<R: Registers + Clone, M: DmaMemory + Clone, C: Clock + Clone> Admin<R, M, C> {
@@ -103,7 +107,7 @@ impl<R: Registers + Clone, M: DmaMemory + Clone, C: Clock + Clone> Admin<R, M, C
         let Some(per_s) = per_s else { return self.controller.detach(namespace, self.number) };
         let counted = self.controller.operations(namespace)?;
         let meter = Meter::new(per_s, counted, self.clock.now_ns());
-        self.limits.push(Limited { vf, controller, namespace, is_open: true, meter });
+        self.limits.push(Limited { vf, controller, namespace, is_open: true, meter, refusals: 0 });
         self.look_at_limits()
     }
 
@@ -164,12 +168,18 @@ impl<R: Registers + Clone, M: DmaMemory + Clone, C: Clock + Clone> Admin<R, M, C
         match (is_open, opens) {
             (true, false) => self.controller.detach(namespace, controller)?,
             (false, true) => self.open(namespace, controller)?,
-            _ => return Ok(()),
+            _ => {}
         }
         if let Some(limited) = self.limits.get_mut(at) {
-            limited.is_open = opens;
+            (limited.is_open, limited.refusals) = (opens, 0);
         }
         Ok(())
+    }
+
+    /// A VF with a limit to which it cannot be kept, as the controller has refused that [`MOST_REFUSALS`] times in a row.
+    #[must_use]
+    pub fn uncounted(&self) -> Option<usize> {
+        self.limits.iter().find(|limited| limited.refusals >= MOST_REFUSALS).map(|limited| limited.vf)
     }
 
     /// The controller has refused something for a VF: it is looked at again later, by what the controller says of it, and
@@ -178,6 +188,7 @@ impl<R: Registers + Clone, M: DmaMemory + Clone, C: Clock + Clone> Admin<R, M, C
         let next_ns = self.clock.now_ns().saturating_add(BUSY_NS);
         let Some(limited) = self.limits.get_mut(at) else { return Ok(()) };
         limited.meter.next_ns = next_ns;
+        limited.refusals = limited.refusals.saturating_add(1);
         let Limited { controller, namespace, .. } = *limited;
         let is_open = self.controller.is_attached(namespace, controller)?;
         if let Some(limited) = self.limits.get_mut(at) {

@@ -172,3 +172,84 @@ fn what_is_refused_for_one_holder_is_tried_again_and_keeps_no_other_from_its_lim
         assert_eq!(said(&mut server), [], "the controller works");
     }
 }
+
+/// Two holders with a limit, of which the first one's is refused with these operation codes for good; with what it does until
+/// the first one is given up.
+fn refused_for_good(opcode: u8, clock: &FakeClock) -> (&'static Subsystem, Working<'_>) {
+    let (subsystem, mut server) = working(2, clock);
+    for vf in [0, 1] {
+        server.take(ToStorage::Prepare { vf, bytes: BYTES, per_s: Some(1_000) });
+    }
+    assert_eq!(prepared(&after_erasing(&mut server)), [(0, 1), (1, 2)]);
+    subsystem.disks.borrow_mut().iter_mut().for_each(|disk| disk.operations += 1_000);
+    subsystem.refuses.set(Some((opcode, 1)));
+    (subsystem, server)
+}
+
+/// Polls whenever that is due. Returns what is reported at first, and how often it was polled.
+fn poll_to_report(server: &mut Working<'_>, clock: &FakeClock) -> (Vec<FromStorage>, u32) {
+    for polls in 1..1_000 {
+        while clock.now_ns() < server.due_ns() {
+            clock.pause();
+        }
+        server.poll();
+        let reports = said(server);
+        if !reports.is_empty() {
+            return (reports, polls);
+        }
+    }
+    panic!("nothing is reported");
+}
+
+#[test]
+fn who_cannot_be_counted_is_taken_offline_and_its_namespace_is_erased_when_it_is_released() {
+    // Get Log Page, and Namespace Attachment.
+    for opcode in [0x02, 0x15] {
+        let clock = FakeClock::default();
+        let (subsystem, mut server) = refused_for_good(opcode, &clock);
+        let (reports, polls) = poll_to_report(&mut server, &clock);
+        assert_eq!(reports, [FromStorage::Uncounted { vf: 0 }, FromStorage::InForce { vf: 0, per_s: None }]);
+        assert!(polls >= limits::MOST_REFUSALS, "{polls}");
+        assert!(subsystem.offline.borrow().iter().eq(&[1, 3]), "it, and one that has no holder");
+        subsystem.refuses.set(None);
+        server.take(ToStorage::Release { vf: 0 });
+        server.take(ToStorage::Prepare { vf: 0, bytes: BYTES, per_s: Some(1_000) });
+        assert_eq!(said(&mut server), [FromStorage::Impossible { vf: 0 }], "not before it is erased");
+        assert_eq!(after_erasing(&mut server), [FromStorage::Released { vf: 0 }]);
+        server.take(ToStorage::Prepare { vf: 0, bytes: BYTES, per_s: Some(1_000) });
+        assert_eq!(prepared(&said(&mut server)), [(0, 1)]);
+        assert!(subsystem.offline.borrow().iter().eq(&[3]));
+    }
+}
+
+/// Refusals that end in between are forgotten.
+#[test]
+fn who_is_refused_now_and_then_goes_on() {
+    let clock = FakeClock::default();
+    let (subsystem, mut server) = refused_for_good(0x02, &clock);
+    said(&mut server);
+    for look in 0..10 * limits::MOST_REFUSALS {
+        let refuses = look % limits::MOST_REFUSALS != 0;
+        subsystem.refuses.set(refuses.then_some((0x02, 1)));
+        while clock.now_ns() < server.due_ns() {
+            clock.pause();
+        }
+        server.poll();
+    }
+    assert_eq!(said(&mut server), []);
+}
+
+/// The controller is switched off, so that the server, when it is started again, resets it.
+#[test]
+#[should_panic(expected = "can neither be counted nor ended")]
+fn who_can_be_neither_counted_nor_ended_ends_all() {
+    let clock = FakeClock::default();
+    let (subsystem, mut server) = refused_for_good(0x02, &clock);
+    for _ in 1..limits::MOST_REFUSALS {
+        (0..100).for_each(|_| clock.pause());
+        server.poll();
+    }
+    assert_eq!(said(&mut server), []);
+    subsystem.refuses_offline.set(true);
+    poll_to_report(&mut server, &clock);
+}

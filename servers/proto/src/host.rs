@@ -51,6 +51,11 @@ pub enum Command {
     CrashStorage,
     /// The same, after it has switched its controller off, so that all queues are gone.
     FailStorage,
+    /// Takes an application's namespace and queues after a notice, and gives it others.
+    RevokeStorage {
+        /// Index of the application.
+        app: u16,
+    },
 }
 
 /// From the machine to the host. Times `t` are microseconds of virtual time since the start of the run.

@@ -161,7 +161,8 @@ pub enum FromMarket {
     VfTaken,
     /// The network device was reset, as its server was started again: the virtual function is to be brought up anew.
     NicReset,
-    /// The storage device does not work any more, or had to be reset: the queues of the namespace are gone.
+    /// The queues of the namespace are gone: they were taken after a notice, or the storage device had to be reset or does not
+    /// work any more.
     StorageLost,
     /// After that: there are new queues, in a namespace with nothing but zeroes.
     StorageRenewed {

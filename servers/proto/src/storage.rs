@@ -142,7 +142,8 @@ pub enum ToStorage {
         /// From when on it holds, in nanoseconds of the time-stamp counter; at once if that has passed.
         from_ns: u64,
     },
-    /// VF `vf` has lost its holder and been reset: its namespace is to be erased.
+    /// VF `vf` loses its queues and its namespace, which is to be erased: it has lost its holder and been reset, or its holder
+    /// has lost them.
     Release {
         /// Which VF, below [`MAX_VFS`].
         vf: u8,
@@ -178,6 +179,12 @@ pub enum FromStorage {
         vf: u8,
         /// Reads and writes per second; `None`: no limit.
         per_s: Option<u64>,
+    },
+    /// The controller refuses for good to say what a VF reads and writes, or to keep it to its limit. Its queues are gone: it
+    /// waits for [`ToStorage::Release`].
+    Uncounted {
+        /// Which VF.
+        vf: u8,
     },
     /// There is no namespace that is large enough, in use or not.
     TooLarge {

@@ -1,10 +1,12 @@
 //! `kv` with a namespace: values leave memory that a rival pays more for, and are right and complete all the same; what a
-//! controller that was lost takes along is missed, and never wrong.
+//! controller that was lost takes along is missed, and never wrong; nor is what goes with a namespace that is revoked.
 
 use e2e::memcached::Client;
 use e2e::{Change, Machine};
-use proto::host::{Command, Record};
+use proto::host::{Command, End, Record};
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 /// A tenant that serves, and one that wants the same pages, but at first not for much.
 const SCENARIO: &str = r#"
@@ -35,8 +37,21 @@ const SCENARIO: &str = r#"
     base_cpu = 10
     args = ["passes=1000000"]
 "#;
+/// One more that has a namespace, and checks it all the time.
+const NEIGHBOUR: &str = r#"
+    [[app]]
+    name = "bench"
+    image = "blkbench"
+    storage = "1 MiB"
+    budget = 1
+    core = 0
+    base_cpu = 20
+    base_pages = 96
+    args = ["role=keep", "for=1000000"]
+"#;
 const KV: usize = 0;
 const CACHE: u16 = 1;
+const BENCH: usize = 2;
 /// Keys: their values take three times what the base has, and fit into all pages.
 const KEYS: u64 = 300;
 /// Requests on their way at once.
@@ -95,6 +110,25 @@ fn wait_pages(machine: &mut Machine, what: &str, wanted: impl Fn(u32) -> bool) {
     machine.wait_record(is_so).unwrap_or_else(|error| panic!("{what}: {error:#}"));
 }
 
+/// Memory becomes worth more to somebody else, so that values go to the namespace.
+fn make_memory_dear(machine: &mut Machine) {
+    machine.send(&Command::Valuation { app: CACHE, ppm: 1_000_000_000_000 }).expect("sent");
+    wait_pages(machine, "pages are lost", |pages| pages == 0);
+}
+
+/// Everything is stored anew, and is read from the namespace again.
+fn expect_as_before(machine: &mut Machine, clients: &mut [Client]) {
+    let before = statistics(&mut clients[0])["cold_reads"];
+    store_all(&mut clients[0]);
+    // While there was no namespace, pages were worth more to it: it may have some for another moment.
+    let is_as_before = (0..10).any(|_| {
+        wait_pages(machine, "pages are lost again", |pages| pages == 0);
+        assert_eq!(ask_all(clients, 11), KEYS, "it goes on as before");
+        statistics(&mut clients[0])["cold_reads"] > before
+    });
+    assert!(is_as_before, "nothing is read from the new namespace");
+}
+
 #[test]
 fn values_of_pages_that_are_taken_are_on_the_namespace_and_what_is_lost_with_it_is_missed() {
     let scenario = e2e::scenario(SCENARIO, &Change::none()).expect("a scenario");
@@ -103,9 +137,7 @@ fn values_of_pages_that_are_taken_are_on_the_namespace_and_what_is_lost_with_it_
     let mut clients = [(); 2].map(|()| Client::connect(ports[0]));
     store_all(&mut clients[0]);
     assert_eq!(ask_all(&mut clients, 7), KEYS, "what does not fit is on the namespace");
-    // Memory is worth more to somebody else.
-    machine.send(&Command::Valuation { app: CACHE, ppm: 1_000_000_000_000 }).expect("sent");
-    wait_pages(&mut machine, "pages are lost", |pages| pages == 0);
+    make_memory_dear(&mut machine);
     let before = statistics(&mut clients[0]);
     for step in [7, 11] {
         assert_eq!(ask_all(&mut clients, step), KEYS, "nothing is missed");
@@ -119,13 +151,45 @@ fn values_of_pages_that_are_taken_are_on_the_namespace_and_what_is_lost_with_it_
     machine.wait_line("[kv] there are new queues").expect("new queues");
     let left = ask_all(&mut clients, 7);
     assert!(left < KEYS, "{left} were in memory");
-    store_all(&mut clients[1]);
-    // While there was no namespace, pages were worth more to it: it may have some for another moment.
-    let is_as_before = (0..10).any(|_| {
-        wait_pages(&mut machine, "pages are lost again", |pages| pages == 0);
-        assert_eq!(ask_all(&mut clients, 11), KEYS, "it goes on as before");
-        statistics(&mut clients[0])["cold_reads"] > of("cold_reads")
-    });
-    assert!(is_as_before, "nothing is read from the new namespace");
+    expect_as_before(&mut machine, &mut clients);
     machine.stop();
+}
+
+/// The namespace is revoked, and another one given, while clients ask without a pause; the controller and the other tenant's
+/// namespace stay as they are.
+#[test]
+fn what_is_asked_for_while_the_namespace_is_revoked_is_right_or_missed_and_the_neighbour_goes_on() {
+    let scenario = e2e::scenario(&format!("{SCENARIO}{NEIGHBOUR}"), &Change::none()).expect("a scenario");
+    let (mut machine, ports) = Machine::start_serving(&scenario).expect("a machine");
+    machine.wait_line("serving at 10.0.2.101, port 11211").expect("it serves");
+    let mut clients = [(); 2].map(|()| Client::connect(ports[0]));
+    store_all(&mut clients[0]);
+    make_memory_dear(&mut machine);
+    assert_eq!(ask_all(&mut clients, 7), KEYS, "what does not fit is on the namespace");
+    let work = machine.state().apps[BENCH].done;
+    machine.send(&Command::RevokeStorage { app: KV as u16 }).expect("sent");
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            let mut found = Vec::new();
+            while !is_over.load(Ordering::Relaxed) {
+                found.push(ask_all(&mut clients, 7));
+            }
+            // Once more: what was lost while the last ones were on their way is missed now.
+            found.push(ask_all(&mut clients, 7));
+            found
+        });
+        let seen = ["the namespace of kv is taken", "[kv] there are new queues"].map(|line| machine.wait_line(line));
+        is_over.store(true, Ordering::Relaxed);
+        let found = asking.join().expect("each answer is right, or a miss");
+        seen.map(|line| line.expect("it is revoked, and renewed"));
+        assert!(found.iter().any(|&found| found < KEYS), "what was there is gone: {found:?}");
+    });
+    let of = statistics(&mut clients[0]);
+    assert!(of["cold_failures"] > 0 || of["get_misses"] > 0, "{of:?}");
+    expect_as_before(&mut machine, &mut clients);
+    let run = machine.stop();
+    let zero = run.console.iter().filter(|line| line.contains("[bench] 256 pages are zero")).count();
+    assert_eq!((zero, run.end("bench")), (1, &End::RunOver), "it has kept its namespace");
+    assert!(run.app("bench").done > work, "and used it");
 }

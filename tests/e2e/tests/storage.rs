@@ -97,6 +97,28 @@ fn a_controller_that_was_lost_comes_back_with_new_queues_for_those_who_have_some
     assert_eq!(run.end("bench"), &End::Exit { status: 0 });
 }
 
+/// One tenant loses its namespace with its queues while it reads, and gets another one, with nothing but zeroes; twice, of
+/// which the second time the storage server crashes when it is to take it. The neighbour notices nothing.
+#[test]
+fn a_namespace_is_revoked_and_renewed_while_the_neighbour_goes_on() {
+    let keep = CHECK.replace("args = [\"role=check\", \"operations=96\"]", "args = [\"role=keep\", \"for=1600\"]");
+    let other = keep.split("[[app]]").nth(1).expect("an application").replace("\"bench\"", "\"other\"");
+    let scenario = format!("{keep}    [[app]]{}", other.replace("base_cpu = 40", "base_cpu = 20"));
+    let change = Change::none().event("600 ms=revoke-storage:bench").event("1000 ms=revoke-storage:bench");
+    let run = run(&scenario, &change.event("1099 ms=crash-storage"));
+    run.expect_good();
+    let lines = |text: &str| run.console.iter().filter(|line| line.contains(text)).count();
+    assert_eq!(lines("the namespace of bench is taken"), 2, "{:#?}", run.console);
+    assert_eq!(lines("the storage server stopped"), 1);
+    assert_eq!(["[bench] 256 pages are zero", "[other] 256 pages are zero"].map(lines), [3, 1], "{:#?}", run.console);
+    let read = |app: &str| run.console.iter().find(|line| line.contains(app) && line.contains("times read and right"));
+    let bench = read("[bench]").expect("it has read");
+    assert!(bench.ends_with(", 2 times with new queues"), "{bench}");
+    let other = read("[other]").expect("the other one has read");
+    assert!(other.ends_with(", 0 times with new queues"), "{other}");
+    assert_eq!((run.end("bench"), run.end("other")), (&End::Exit { status: 0 }, &End::Exit { status: 0 }));
+}
+
 /// An attacker with a namespace beside a tenant that checks its own one all the time: data outside of what its function
 /// reaches, others' namespaces, commands of all kinds, the admin doorbell, and the end of everything that it is made of while
 /// commands are under way. Its function and its namespace then go to a third one, which finds nothing but zeroes. One more

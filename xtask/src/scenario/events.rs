@@ -1,7 +1,7 @@
 //! What can be done to a run: the same words in `[[event]]`, in `--event` and behind the display's keys.
 //!
 //! `shock:APP[:FACTOR[:DURATION]]`, `value+:APP`, `value-:APP`, `value:APP:FACTOR`, `kill:APP`, `start:APP`,
-//! `topup:APP:CREDITS`, `stop`, `crash`.
+//! `topup:APP:CREDITS`, `revoke-storage:APP`, `stop`, `crash`, `crash-nic`, `crash-storage`, `fail-storage`.
 
 use super::units;
 use proto::host::Command;
@@ -40,6 +40,8 @@ pub enum Action {
     Start(u16),
     /// Adds 1e-15 credits to its balance.
     TopUp(u16, i128),
+    /// Takes its namespace after a notice, and gives it another one.
+    RevokeStorage(u16),
     /// Ends the run in good order.
     Stop,
     /// Makes the market server panic.
@@ -72,11 +74,12 @@ impl Action {
         if let Some((name, action)) = alone {
             return if parts.next().is_none() { Ok(action) } else { Err(format!("`{name}` takes nothing")) };
         }
-        if !["shock", "value+", "value-", "value", "kill", "start", "topup"].contains(&what) {
+        let about_one = ["shock", "value+", "value-", "value", "kill", "start", "topup", "revoke-storage"];
+        if !about_one.contains(&what) {
             return Err(format!(
                 "unknown event `{what}`; known are: shock:APP[:FACTOR[:DURATION]], value+:APP, value-:APP, \
-                 value:APP:FACTOR, kill:APP, start:APP, topup:APP:CREDITS, stop, crash, crash-nic, \
-                 crash-storage, fail-storage"
+                 value:APP:FACTOR, kill:APP, start:APP, topup:APP:CREDITS, revoke-storage:APP, stop, \
+                 crash, crash-nic, crash-storage, fail-storage"
             ));
         }
         let name = parts.next().filter(|name| !name.is_empty());
@@ -94,6 +97,7 @@ impl Action {
             "value" => Action::Set(app, factor(parts.next().ok_or("say the factor: value:APP:FACTOR")?)?),
             "kill" => Action::Kill(app),
             "start" => Action::Start(app),
+            "revoke-storage" => Action::RevokeStorage(app),
             _ => {
                 let amount = units::credits(parts.next().ok_or("say the amount: topup:APP:CREDITS")?)?;
                 if amount.0 <= 0 {
@@ -125,6 +129,7 @@ impl Action {
             Action::TopUp(app, amount) => {
                 format!("{} gets {} credits", name(app), market_mechanism::Credits(*amount))
             }
+            Action::RevokeStorage(app) => format!("take the namespace of {}, and give it another one", name(app)),
             Action::Stop => "end the run".into(),
             Action::Crash => "crash the market".into(),
             Action::CrashNic => "crash the network server".into(),
@@ -148,6 +153,7 @@ impl Action {
             Action::Kill(app) => Command::Kill { app },
             Action::Start(app) => Command::Start { app },
             Action::TopUp(app, amount) => Command::TopUp { app, amount },
+            Action::RevokeStorage(app) => Command::RevokeStorage { app },
             Action::Stop => Command::Stop,
             Action::Crash => Command::Crash,
             Action::CrashNic => Command::CrashNic,
@@ -185,6 +191,7 @@ mod tests {
         assert_eq!(parse("shock:digest:2.5:3 s"), Ok(Action::Shock { app: 0, ppm: 2_500_000, for_ms: 3000 }));
         assert_eq!(parse("value:cache:0.5"), Ok(Action::Set(1, 500_000)));
         assert_eq!(parse("topup:cache:1"), Ok(Action::TopUp(1, 1_000_000_000_000_000)));
+        assert_eq!(parse("revoke-storage:digest"), Ok(Action::RevokeStorage(0)));
         assert_eq!(parse("stop"), Ok(Action::Stop));
         assert_eq!(parse("crash"), Ok(Action::Crash));
         assert_eq!(parse("crash-nic"), Ok(Action::CrashNic));
@@ -232,6 +239,7 @@ mod tests {
         assert_eq!(told("start:cache"), "start cache");
         assert_eq!(told("kill:digest"), "kill digest");
         assert_eq!(told("topup:digest:0.5"), "digest gets 0.5 credits");
+        assert_eq!(told("revoke-storage:cache"), "take the namespace of cache, and give it another one");
         assert_eq!(told("stop"), "end the run");
         assert_eq!(told("crash"), "crash the market");
     }

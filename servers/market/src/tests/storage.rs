@@ -42,6 +42,8 @@ struct Disk {
     coming: [Option<(u64, u64)>; 4],
     /// Units that it says to have put in force besides.
     lies: u64,
+    /// VFs whose namespaces it erases; kept up to when it is told that it has ended, if it is not to do that at once.
+    erases: Option<Vec<u8>>,
 }
 
 impl Disk {
@@ -64,7 +66,10 @@ impl Disk {
                     ToStorage::Limit { vf, per_s, from_ns } => self.coming[usize::from(vf)] = Some((from_ns, per_s)),
                     ToStorage::Release { vf } => {
                         self.set(sim, vf, None);
-                        say(sim, &FromStorage::Released { vf });
+                        match &mut self.erases {
+                            Some(erases) => erases.push(vf),
+                            None => say(sim, &FromStorage::Released { vf }),
+                        }
                     }
                     ToStorage::Keep { vf, per_s, .. } => self.set(sim, vf, per_s),
                     ToStorage::Crash | ToStorage::Fail => panic!("nobody ordered that"),
@@ -274,5 +279,90 @@ fn of_all_limits_that_wait_for_the_server_the_last_one_of_each_function_is_told(
     });
     assert_eq!(told.collect::<Vec<_>>(), [(1, 50), (0, 27)]);
     disk.run_to(&mut sim, 1_000_000);
+    assert_eq!(sim.totals().2, 0, "{:?}", sim.result());
+}
+
+/// What an application heard of its namespace: notices, losses, and new ones by their number.
+fn heard(sim: &Sim<'_>, app: usize) -> [Vec<u64>; 3] {
+    let mut heard = [const { Vec::new() }; 3];
+    for message in &sim.tenants[app].heard {
+        match message {
+            FromMarket::Notice { good: STORAGE, units: 3, deadline_tsc, .. } => heard[0].push(*deadline_tsc),
+            FromMarket::StorageLost => heard[1].push(0),
+            FromMarket::StorageRenewed { space } => heard[2].push(space.namespace.into()),
+            _ => {}
+        }
+    }
+    heard
+}
+
+/// Two with a namespace each, the first of which loses its one after 300 ms.
+fn revoked() -> Plan {
+    let mut plan = two();
+    plan.apps[1].storage_bytes = MIB;
+    plan.apps.push(app("c"));
+    plan.events = [0, 0, 2].map(|app| at(300, Command::RevokeStorage { app })).into();
+    plan
+}
+
+#[test]
+fn a_namespace_is_taken_after_a_notice_and_another_one_given_when_it_is_erased() {
+    let archive = archive(&revoked());
+    let (mut sim, mut disk) =
+        (Sim::on(machine(), &archive, silent), Disk { erases: Some(Vec::new()), ..Disk::default() });
+    disk.run_to(&mut sim, 399);
+    let [notices, lost, _] = heard(&sim, 0);
+    assert_eq!((notices.len(), lost.len()), (1, 0));
+    let deadline = sim.server.clock.micros(notices[0]);
+    assert!((400_000..401_000).contains(&deadline), "an interval of pages: {deadline}");
+    assert!(sim.texts.iter().any(|text| text.contains("c has no namespace that could be taken")), "{:?}", sim.texts);
+    assert_eq!(disk.erases, Some([].into()), "it has it until then");
+    let prepared = |disk: &Disk| disk.told.iter().filter(|told| matches!(told, ToStorage::Prepare { .. })).count();
+    disk.run_to(&mut sim, 402);
+    assert_eq!((heard(&sim, 0)[1].len(), &disk.erases), (1, &Some([0].into())));
+    disk.run_to(&mut sim, 600);
+    assert_eq!(prepared(&disk), 2, "nothing is given before it is erased");
+    // A server that is started again erases it from the beginning.
+    disk.told.clear();
+    restart(&mut sim, &mut disk);
+    disk.run_to(&mut sim, 610);
+    let kept = |told: &&ToStorage| matches!(told, ToStorage::Keep { .. });
+    let kept: Vec<&ToStorage> = disk.told.iter().filter(kept).collect();
+    assert_eq!(kept, [&ToStorage::Keep { vf: 1, namespace: 2, per_s: None }]);
+    assert_eq!((prepared(&disk), disk.erases.take()), (0, Some([0, 0].into())));
+    say(&mut sim, &FromStorage::Released { vf: 0 });
+    say(&mut sim, &FromStorage::Released { vf: 0 });
+    disk.run_to(&mut sim, 620);
+    assert_eq!(prepared(&disk), 1, "once");
+    assert_eq!([&heard(&sim, 0)[1..], &heard(&sim, 1)[1..]], [&[vec![0], vec![3]][..], &[vec![], vec![]]]);
+    // What was lost otherwise meanwhile is not taken once more; and so it goes again.
+    sim.command(Command::RevokeStorage { app: 0 });
+    disk.run_to(&mut sim, 650);
+    say(&mut sim, &FromStorage::Lost);
+    disk.erases = Some(Vec::new());
+    disk.run_to(&mut sim, 800);
+    assert_eq!((heard(&sim, 0)[1].len(), disk.erases.take()), (2, Some([].into())));
+    restart(&mut sim, &mut disk);
+    sim.command(Command::RevokeStorage { app: 0 });
+    disk.run_to(&mut sim, 1_000);
+    assert_eq!((&heard(&sim, 0)[2], heard(&sim, 1)), (&vec![3, 4, 6], [vec![], vec![0], vec![5]]));
+    disk.run_to(&mut sim, 1_000_000);
+    assert_eq!(sim.totals().2, 0, "{:?}", sim.result());
+}
+
+/// One that ends while its namespace is erased gets no other one, and leaves its function to the next.
+#[test]
+fn who_ends_without_a_namespace_leaves_nothing() {
+    let archive = archive(&revoked());
+    let (mut sim, mut disk) =
+        (Sim::on(machine(), &archive, silent), Disk { erases: Some(Vec::new()), ..Disk::default() });
+    disk.run_to(&mut sim, 450);
+    sim.command(Command::Kill { app: 0 });
+    disk.run_to(&mut sim, 460);
+    assert_eq!(disk.erases.take(), Some([0, 0].into()), "its function was reset, too");
+    disk.told.clear();
+    say(&mut sim, &FromStorage::Released { vf: 0 });
+    disk.run_to(&mut sim, 1_000_000);
+    assert_eq!(disk.told, [ToStorage::Release { vf: 1 }], "nobody gets anything");
     assert_eq!(sim.totals().2, 0, "{:?}", sim.result());
 }
