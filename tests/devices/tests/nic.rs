@@ -497,3 +497,10 @@ fn the_emulated_device_does_not_check_source_addresses() {
     assert_eq!(two.receive().0, forged);
     assert_eq!(bench.nic.forged_frames(), 0);
 }
+
+#[test]
+fn the_emulated_device_has_no_rate_limiters() {
+    // Should this fail one day, the emulator has learnt them, and limits are to be tested with them on a machine.
+    let bench = Bench::start(&settings(1));
+    assert!(!bench.nic.has_limiters());
+}

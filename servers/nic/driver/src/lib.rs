@@ -9,7 +9,7 @@
 //! VF is taken per poll, so that none can keep the server busy to the harm of another.
 //!
 //! Reading order: [`nic`] (the device as a whole, bring-up), [`pool`] (what one VF may do), `tables` (what VFs
-//! share: VLANs and multicast), [`counters`], [`meter`].
+//! share: VLANs and multicast), [`counters`], `limiters` (limits that the device keeps), [`meter`] (those that it does not).
 //!
 //! Source of all registers and sequences: Intel 82576EB Gigabit Ethernet Controller Datasheet, revision 2.61.
 #![cfg_attr(not(test), no_std)]
@@ -17,6 +17,7 @@
 
 pub mod counters;
 mod debts;
+mod limiters;
 pub mod meter;
 pub mod nic;
 pub mod pool;

@@ -7,7 +7,8 @@
 use crate::VFS;
 use crate::counters::{Counters, Sums};
 use crate::debts::Debts;
-use crate::meter::Meter;
+use crate::limiters::Limiters;
+use crate::meter::{Keeper, Meter};
 use crate::pool::{Pool, Settings, Vlans};
 use crate::registers as reg;
 use crate::tables::{self, VlanTable};
@@ -69,6 +70,7 @@ pub struct Nic<R> {
     next_meter_ns: u64,
     pools: [Option<Pool>; VFS],
     sums: [Sums; VFS],
+    limiters: Limiters,
     meters: [Meter; VFS],
     debts: Debts,
     vlans: VlanTable,
@@ -90,6 +92,7 @@ impl<R: Registers> Nic<R> {
             next_meter_ns: 0,
             pools: [None; VFS],
             sums: [Sums::default(); VFS],
+            limiters: Limiters::unknown(),
             meters: [Meter::default(); VFS],
             debts: Debts::new(),
             vlans: VlanTable::new(),
@@ -131,14 +134,16 @@ impl<R: Registers> Nic<R> {
             self.read_counters(now_ns);
             self.shut(vf);
         }
+        let keeper = self.keeper();
         if let (Some(pool), Some(meter)) = (self.pools.get_mut(vf), self.meters.get_mut(vf)) {
             if let Some(former) = pool {
                 self.debts.keep(former.settings.mac, meter.owed(now_ns));
             }
             let owed = settings.map_or(0, |settings| self.debts.take(settings.mac));
             *pool = settings.map(Pool::new);
-            *meter = Meter::new(owed, settings.and_then(|settings| settings.limit_bits_per_s), now_ns);
+            *meter = Meter::new(keeper, owed, settings.and_then(|settings| settings.limit_bits_per_s), now_ns);
         }
+        self.write_limiter(vf);
         self.next_meter_ns = now_ns;
         true
     }
@@ -149,9 +154,11 @@ impl<R: Registers> Nic<R> {
         if let State::Running = self.state {
             self.read_counters(now_ns);
         }
+        let keeper = self.keeper();
         let (Some(Some(pool)), Some(meter)) = (self.pools.get_mut(vf), self.meters.get_mut(vf)) else { return false };
         pool.settings.limit_bits_per_s = bits_per_s;
-        meter.change(bits_per_s, now_ns);
+        meter.change(keeper, bits_per_s, now_ns);
+        self.write_limiter(vf);
         self.next_meter_ns = now_ns;
         true
     }
@@ -160,6 +167,16 @@ impl<R: Registers> Nic<R> {
     #[must_use]
     pub fn limit(&self, vf: usize) -> Option<Option<u64>> {
         self.pools.get(vf)?.as_ref().map(|pool| pool.settings.limit_bits_per_s)
+    }
+
+    /// Whether the device keeps limits by itself; known when it is set up.
+    #[must_use]
+    pub fn has_limiters(&self) -> bool {
+        self.limiters.are_present()
+    }
+
+    fn keeper(&self) -> Keeper {
+        if self.has_limiters() { Keeper::Device } else { Keeper::Meter }
     }
 
     /// The link, as it was last seen.
@@ -220,6 +237,7 @@ impl<R: Registers> Nic<R> {
         registers.write32(reg::VT_CTL, reg::VT_CTL_ON);
         registers.write32(reg::QDE, reg::QDE_ALL);
         registers.write32(reg::DTXSWC, reg::DTXSWC_ON);
+        self.limiters.find(registers);
         // Without these, a vector's message is sent once and never again. The PF has vector 0, VFs have the others.
         registers.write32(reg::GPIE, reg::GPIE_MSIX | reg::GPIE_PBA);
         registers.write32(reg::IVAR_MISC, reg::IVAR_MISC_OTHER_0);
@@ -237,6 +255,11 @@ impl<R: Registers> Nic<R> {
         let extended = self.registers.read32(reg::CTRL_EXT);
         self.registers.write32(reg::CTRL_EXT, extended | reg::CTRL_EXT_PFRSTD);
         (self.state, self.next_link_ns, self.next_meter_ns) = (State::Running, now_ns, now_ns);
+        let keeper = self.keeper();
+        for (meter, pool) in self.meters.iter_mut().zip(&self.pools) {
+            meter.change(keeper, pool.and_then(|pool| pool.settings.limit_bits_per_s), now_ns);
+        }
+        (0..VFS).for_each(|vf| self.write_limiter(vf));
         Event::Ready
     }
 
@@ -256,7 +279,11 @@ impl<R: Registers> Nic<R> {
             self.read_counters(now_ns);
             let forged = self.registers.read32(reg::WVBR) as u8;
             self.forged_frames = self.forged_frames.wrapping_add(u64::from(self.registers.read32(reg::SSVPC)));
-            let up = self.registers.read32(reg::STATUS) & reg::STATUS_LU != 0;
+            let status = self.registers.read32(reg::STATUS);
+            let up = status & reg::STATUS_LU != 0;
+            if up && self.limiters.notice_speed(status) {
+                (0..VFS).for_each(|vf| self.write_limiter(vf));
+            }
             let link = if up { Link::Up } else { Link::Down };
             if link != self.link {
                 self.link = link;
@@ -305,6 +332,13 @@ impl<R: Registers> Nic<R> {
         if closed != self.closed {
             self.closed = closed;
             self.write_enables();
+        }
+    }
+
+    /// Tells the device's rate limiters what a VF may send. While it is being reset it is left alone: all are set then.
+    fn write_limiter(&self, vf: usize) {
+        if let (State::Running, Some(pool)) = (self.state, self.pools.get(vf)) {
+            self.limiters.set(&self.registers, vf, pool.and_then(|pool| pool.settings.limit_bits_per_s));
         }
     }
 

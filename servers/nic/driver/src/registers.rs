@@ -10,6 +10,8 @@ pub const CTRL_RST: u32 = 1 << 26;
 pub const STATUS: u32 = 0x0008;
 /// STATUS: link up.
 pub const STATUS_LU: u32 = 1 << 1;
+/// STATUS: speed of the link, in two bits: 10 Mb/s, 100 Mb/s, or 1,000 Mb/s for both others; valid while it is up.
+pub const STATUS_SPEED_SHIFT: u32 = 6;
 pub const CTRL_EXT: u32 = 0x0018;
 /// CTRL_EXT: tells the VFs that the PF's reset is done.
 pub const CTRL_EXT_PFRSTD: u32 = 1 << 14;
@@ -104,6 +106,18 @@ pub const DTXSWC_ON: u32 = 0xff | 0xff << 8 | 1 << 31;
 pub const WVBR: u32 = 0x3554;
 /// Frames dropped by those checks; cleared by reading.
 pub const SSVPC: u32 = 0x41a0;
+/// The transmit queue that RTTBCNRC is about.
+pub const RTTDQSEL: u32 = 0x3604;
+/// How far rate limiters make up for a time in which a queue sent less: 10:0, in KiB.
+pub const RTTBCNRM: u32 = 0x3690;
+/// RTTBCNRM: as much as the longest frames need, of 9,728 bytes.
+pub const RTTBCNRM_LONG: u32 = 0x14;
+/// The rate limiter of a transmit queue. Below its switch is the rate factor, the link's speed by the queue's: 14 bits, and
+/// 14 bits behind the binary point.
+pub const RTTBCNRC: u32 = 0x36b0;
+pub const RTTBCNRC_ON: u32 = 1 << 31;
+pub const RTTBCNRC_POINT: u32 = 14;
+pub const RTTBCNRC_FACTOR: u32 = (1 << 28) - 1;
 /// VLAN that the device puts into a VF's frames.
 pub const fn vmvir(vf: usize) -> u32 {
     0x3700 + 4 * vf as u32

@@ -12,21 +12,36 @@ const fn mac(n: u8) -> MacAddress {
     MacAddress([2, 0, 0, 0, 0, n])
 }
 
-/// A device that answers as it should, with its driver running and the link up.
+/// A device without rate limiters that answers as it should, with its driver running and the link up.
 fn running<'a>(registers: &'a FakeRegisters, settings: &[Settings]) -> Nic<&'a FakeRegisters> {
     registers.set_rule(|offset| match offset {
+        reg::RTTBCNRM => Some(0),
+        _ => well_behaved(offset),
+    });
+    start(registers, settings)
+}
+
+fn well_behaved(offset: u32) -> Option<u32> {
+    match offset {
         reg::MDIC => Some(reg::MDIC_READY),
         // Written ones clear, which these registers do not know.
         reg::VFLRE => Some(0),
         _ => None,
-    });
+    }
+}
+
+fn start<'a>(registers: &'a FakeRegisters, settings: &[Settings]) -> Nic<&'a FakeRegisters> {
     let mut nic = Nic::new(registers, settings, 0);
     assert_eq!(nic.poll(RESET_NS - 1), None);
     assert_eq!(nic.poll(RESET_NS), Some(Event::Ready));
-    registers.set(reg::STATUS, reg::STATUS_LU);
+    registers.set(reg::STATUS, reg::STATUS_LU | GIGABIT);
     assert_eq!(nic.poll(RESET_NS), Some(Event::LinkChanged(Link::Up)));
     nic
 }
+
+/// STATUS: speeds of the link.
+const GIGABIT: u32 = 2 << reg::STATUS_SPEED_SHIFT;
+const HUNDRED_MEGABIT: u32 = 1 << reg::STATUS_SPEED_SHIFT;
 
 /// Lets a VF send a message; what the driver tells, and whether it accepted.
 fn ask(registers: &FakeRegisters, nic: &mut Nic<&FakeRegisters>, vf: usize, request: Request) -> (Option<Event>, bool) {
@@ -217,4 +232,120 @@ fn a_debt_follows_an_address_to_another_function() {
     assert!(nic.set_limit(3, Some(8_000_000), 5_000_000_000));
     assert_eq!(send(&mut nic, 5_900_000_000), 0);
     assert_eq!(send(&mut nic, 6_000_000_000), 1 << 3);
+}
+
+/// What a VF may send by the rate limiters of its two queues, as Mb/s of a link of this speed; 0: they are off.
+fn limited_to(registers: &FakeRegisters, vf: usize, link: u64) -> [u64; 2] {
+    let (mut selected, mut words) = (0, [None; 16]);
+    for (offset, word) in registers.writes() {
+        match offset {
+            reg::RTTDQSEL => selected = word as usize,
+            reg::RTTBCNRC => words[selected] = Some(word),
+            _ => {}
+        }
+    }
+    [vf, vf + VFS].map(|queue| match words[queue].expect("it was told") {
+        0 => 0,
+        word => {
+            assert_ne!(word & reg::RTTBCNRC_ON, 0);
+            (link << reg::RTTBCNRC_POINT).div_ceil(u64::from(word & reg::RTTBCNRC_FACTOR))
+        }
+    })
+}
+
+fn megabits(limit: u64) -> Option<u64> {
+    Some(limit * 1_000_000)
+}
+
+#[test]
+fn a_device_with_rate_limiters_keeps_the_limits_and_the_meter_closes_who_gets_around_them() {
+    let registers = FakeRegisters::default();
+    registers.set_rule(well_behaved);
+    let limited = Settings { limit_bits_per_s: megabits(100), ..Settings::with_mac(mac(1)) };
+    let mut nic = start(&registers, &[limited, Settings::with_mac(mac(2))]);
+    assert!(nic.has_limiters());
+    assert_eq!(registers.read32(reg::RTTBCNRM), reg::RTTBCNRM_LONG);
+    let limits = |vf| limited_to(&registers, vf, 1_000);
+    assert_eq!([limits(0), limits(1), limits(2)], [[100; 2], [0; 2], [0; 2]]);
+    assert!(nic.set_limit(0, megabits(50), RESET_NS) && nic.set_limit(1, megabits(1_000), RESET_NS));
+    assert_eq!([limits(0), limits(1)], [[50; 2], [0; 2]], "the link carries no more");
+    assert!(nic.configure(2, Some(Settings { limit_bits_per_s: megabits(7), ..Settings::with_mac(mac(3)) }), RESET_NS));
+    assert!(nic.configure(0, None, RESET_NS));
+    assert_eq!([limits(0), limits(2)], [[0; 2], [7; 2]], "nothing of one holder is the next one's");
+
+    // Of who sends at its limit, a look now and then sees nothing to close; nor do bursts that the device let pass.
+    assert_eq!(ask(&registers, &mut nic, 2, Request::Reset), (Some(Event::VfReady(2)), true));
+    let (mut now_ns, mut octets) = (RESET_NS, 0);
+    for _ in 0..100 {
+        now_ns += 10_000_000;
+        octets += 7_000_000 / 100 / 8;
+        registers.set(reg::pvfgotc(2), octets);
+        nic.read_counters(now_ns);
+        assert_eq!(registers.read32(reg::VFTE), 1 << 2);
+    }
+    // A way around them is found: twice the limit, as by both queues at once.
+    octets += 2 * 7_000_000 / 10 / 8;
+    registers.set(reg::pvfgotc(2), octets);
+    nic.read_counters(now_ns + 100_000_000);
+    assert_eq!(registers.read32(reg::VFTE), 0);
+    nic.read_counters(now_ns + 190_000_000);
+    assert_eq!(registers.read32(reg::VFTE), 0, "a tenth of a second is to be made up for");
+    nic.read_counters(now_ns + 200_000_000);
+    assert_eq!(registers.read32(reg::VFTE), 1 << 2);
+    assert!(nic.set_limit(2, Some(0), now_ns + 200_000_000));
+    nic.read_counters(now_ns + 200_000_000);
+    assert_eq!(registers.read32(reg::VFTE), 0, "nothing at all is closed, as no factor says that");
+}
+
+#[test]
+fn rate_limiters_follow_the_links_speed_and_are_set_anew_after_a_reset() {
+    let registers = FakeRegisters::default();
+    registers.set_rule(well_behaved);
+    let limited = |limit, last| Settings { limit_bits_per_s: megabits(limit), ..Settings::with_mac(mac(last)) };
+    let mut nic = start(&registers, &[limited(50, 1), limited(200, 2)]);
+    let limits = |link| [0, 1].map(|vf| limited_to(&registers, vf, link));
+    assert_eq!(limits(1_000), [[50; 2], [200; 2]]);
+    // The link goes, and comes back slower.
+    registers.set(reg::STATUS, 0);
+    assert_eq!(nic.poll(2 * RESET_NS), Some(Event::LinkChanged(Link::Down)));
+    assert_eq!(limits(1_000), [[50; 2], [200; 2]], "a link that is down has no speed");
+    registers.set(reg::STATUS, reg::STATUS_LU | HUNDRED_MEGABIT);
+    assert_eq!(nic.poll(3 * RESET_NS), Some(Event::LinkChanged(Link::Up)));
+    assert_eq!(limits(100), [[50; 2], [0; 2]], "the slower link carries no 200");
+    // And faster without having been seen to go.
+    registers.set(reg::STATUS, reg::STATUS_LU | GIGABIT);
+    assert_eq!(nic.poll(4 * RESET_NS), None);
+    assert_eq!(limits(1_000), [[50; 2], [200; 2]]);
+    let before = registers.writes().len();
+    nic.reset(4 * RESET_NS);
+    assert!(nic.set_limit(0, megabits(60), 4 * RESET_NS));
+    assert!(!registers.writes()[before..].iter().any(|(offset, _)| *offset == reg::RTTBCNRC), "it is left alone");
+    assert_eq!(nic.poll(5 * RESET_NS), Some(Event::Ready));
+    let after = &registers.writes()[before..];
+    assert_eq!(after.iter().filter(|(offset, _)| *offset == reg::RTTBCNRC).count(), 16, "all queues, once");
+    assert_eq!(limits(1_000), [[60; 2], [200; 2]]);
+}
+
+/// As the emulated device: what is written there is lost, or reads as something else.
+#[test]
+fn of_a_device_without_rate_limiters_the_meter_keeps_the_limits() {
+    for reads in [0, u32::MAX, reg::RTTBCNRM_LONG] {
+        let registers = FakeRegisters::default();
+        registers.set_rule(move |offset| match offset {
+            reg::RTTBCNRM => Some(reads),
+            _ => well_behaved(offset),
+        });
+        let limited = Settings { limit_bits_per_s: Some(8_000_000), ..Settings::with_mac(mac(1)) };
+        let mut nic = start(&registers, &[limited]);
+        assert!(!nic.has_limiters());
+        assert!(nic.set_limit(0, megabits(8), RESET_NS));
+        assert!(registers.writes().iter().all(|(offset, _)| *offset != reg::RTTBCNRC));
+        assert_eq!(ask(&registers, &mut nic, 0, Request::Reset), (Some(Event::VfReady(0)), true));
+        // 20 ms' worth, of which the burst is free.
+        registers.set(reg::pvfgotc(0), 20_000);
+        for (at_ms, sends) in [(10, 0), (26, 0), (27, 1)] {
+            nic.read_counters(RESET_NS + at_ms * 1_000_000);
+            assert_eq!(registers.read32(reg::VFTE), sends, "at {at_ms} ms");
+        }
+    }
 }
