@@ -101,17 +101,24 @@ struct Vf {
 pub struct NicLink {
     physical: Slot,
     vfs: Vec<Vf>,
+    /// In which VLAN the VF of an application is.
+    vlans: Vec<Option<u16>>,
     /// The first route of the first virtual function.
     route: u64,
     server: DeviceServer,
 }
 
 impl NicLink {
-    /// Finds the device, makes its virtual functions and reserves the server's CPU time. The server is not started.
+    /// Finds the device, makes its virtual functions and reserves the server's CPU time. The server is not started. `vlans`
+    /// says of each application in which VLAN its virtual function is.
     ///
     /// # Errors
     /// [`MemoryError`], and inside of it what the machine lacks.
-    pub fn find<M: Machine>(root: &mut Root<M>, boot: &Boot) -> Result<Result<NicLink, NoNic>, MemoryError> {
+    pub fn find<M: Machine>(
+        root: &mut Root<M>,
+        boot: &Boot,
+        vlans: impl Iterator<Item = Option<u16>>,
+    ) -> Result<Result<NicLink, NoNic>, MemoryError> {
         let found = boot.functions.iter().find_map(|&function| {
             let info = root.machine.function_info(function).ok()?;
             ((info.vendor, info.device) == INTEL_82576 && info.vfs > 0).then_some((function, info.vfs))
@@ -137,7 +144,7 @@ impl NicLink {
         }
         let (core_time, tsc_hz) = (boot.time(NIC_CORE), boot.tsc_hz);
         let server = DeviceServer::reserve(root, ROLE, core_time, nic_reservation(tsc_hz), tsc_hz)?;
-        Ok(Ok(NicLink { physical, vfs: all, route: boot.message_routes.start, server }))
+        Ok(Ok(NicLink { physical, vfs: all, vlans: vlans.collect(), route: boot.message_routes.start, server }))
     }
 
     /// Launches the server with a lease of the physical function, and tells it of the VFs that have holders, and of what
@@ -315,7 +322,7 @@ impl NicLink {
 
     fn configure(&mut self, vf: usize, app: usize, limit_bits_per_s: Option<u64>, now: u64) {
         self.vfs[vf].limit.begin(limit_bits_per_s, now);
-        let settings = Settings { mac: mac(app), vlan: None, limit_bits_per_s };
+        let settings = Settings { mac: mac(app), vlan: self.vlans.get(app).copied().flatten(), limit_bits_per_s };
         self.server.send(&ToNic::Configure { vf: vf as u8, settings });
     }
 

@@ -533,7 +533,8 @@ struct Parts {
 fn start_nic<M: Machine>(root: &mut Root<M>, boot: &Boot, archive: &Archive<'_>) -> Result<Option<NicLink>, Failure> {
     let Some(image) = &archive.nic else { return Ok(None) };
     let failed = |error| Failure::Memory("network server", error);
-    let mut nic = NicLink::find(root, boot).map_err(failed)?.map_err(Failure::NoNic)?;
+    let vlans = archive.plan.apps.iter().map(|app| app.vlan);
+    let mut nic = NicLink::find(root, boot, vlans).map_err(failed)?.map_err(Failure::NoNic)?;
     nic.start(root, image, &[]).map_err(failed)?;
     Ok(Some(nic))
 }

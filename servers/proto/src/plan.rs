@@ -86,6 +86,8 @@ pub struct App {
     pub base_vf: u32,
     /// Units of `bandwidth` in its base; counts only if `nic` is true.
     pub base_bandwidth: u32,
+    /// The VLAN (1 to 4094) that its function is in without seeing the tags; `None`: untagged frames. Counts only if `nic` is true.
+    pub vlan: Option<u16>,
     /// Bytes of the namespace that it gets and pays for, with a virtual function of the NVMe controller; 0: none.
     pub storage_bytes: u64,
     /// Units of `iops` in its base; `None`: its reads and writes are not limited. Counts only with a namespace.

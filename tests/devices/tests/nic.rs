@@ -198,6 +198,27 @@ fn a_port_vlan_is_put_in_and_taken_out_by_the_device() {
     three.send(&frame(mac(1), mac(2), TEST, b"across"));
     assert!(two.is_quiet(), "untagged frames are not for it");
     assert!(!ask(&mut bench, &mut one, Request::SetVlan { vlan: 17, member: false }));
+    // What is for everybody is for everybody in the VLAN.
+    one.send(&frame(BROADCAST, mac(0), TEST, b"to all of 17"));
+    assert_eq!(two.receive().1.vlan_tag(), Some(17));
+    assert!(three.is_quiet());
+    // The emulated device gives a sender its own broadcast, too.
+    assert_eq!(one.receive().1.vlan_tag(), Some(17));
+    let untagged = frame(BROADCAST, mac(2), TEST, b"to all of none");
+    three.send(&untagged);
+    assert_eq!(three.receive().0, untagged);
+    assert!(one.is_quiet() && two.is_quiet());
+    // A tag of the sender's own is inside of it.
+    one.send(&tagged(mac(2), mac(0), 5, b"to another VLAN"));
+    assert!(three.is_quiet());
+    // It outlasts the holder's reset.
+    bench.vfs[1].reset();
+    assert_eq!(bench.events(), [Event::VfReset(1)]);
+    let mut two = bench.station(1);
+    one.send(&plain);
+    assert_eq!(two.receive().1.vlan_tag(), Some(17));
+    three.send(&frame(mac(1), mac(2), TEST, b"across"));
+    assert!(two.is_quiet());
 }
 
 #[test]

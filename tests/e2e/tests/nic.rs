@@ -92,6 +92,46 @@ fn a_network_server_that_crashes_is_started_again_and_tenants_go_on() {
     assert_eq!((wrong, faults), (0, 0));
 }
 
+/// Who is in the same VLAN is heard, and nobody else is, also after the network server and the device were started anew: not
+/// by another VLAN, and not by untagged frames.
+#[test]
+fn tenants_hear_those_in_their_own_vlan_only() {
+    let pinger = |name: &str, vlan: &str| {
+        format!(
+            "[[app]]\nname = \"{name}\"\nimage = \"netbench\"\nnic = true\n{vlan}\nbudget = 1\nbase_cpu = 10\n\
+             args = [\"role=ping\", \"peer=02:6e:6b:00:00:01\", \"for=2000\"]\n"
+        )
+    };
+    let text = format!(
+        "title = \"VLANs\"\nlimit = \"20 s\"\n[machine]\ncores = 1\nmemory = \"128 MiB\"\n\
+         [[app]]\nname = \"echo\"\nimage = \"netbench\"\nnic = true\nvlan = 7\nbudget = 1\nbase_cpu = 10\n\
+         args = [\"role=echo\", \"for=2100\"]\n{}{}{}",
+        pinger("inside", "vlan = 7"),
+        pinger("other", "vlan = 8"),
+        pinger("untagged", "")
+    );
+    let run = run(&text, &Change::none().event("1200 ms=crash-nic"));
+    run.expect_good();
+    let heard = |name: &str| {
+        let line = run.console.iter().find(|line| line.starts_with(&format!("[{name}]")) && line.contains("came back"));
+        let line = line.unwrap_or_else(|| panic!("{name} says nothing: {:#?}", run.console));
+        let numbers: Vec<u64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        let [back, lost, wrong, 0] = numbers[..] else { panic!("{line}") };
+        assert_eq!(wrong, 0);
+        (back, lost)
+    };
+    for name in ["echo", "inside", "other", "untagged"] {
+        assert!(run.console_has(&format!("[{name}] the function was reset and is up again")), "{:#?}", run.console);
+    }
+    let [echoed] = run.numbers("frames echoed");
+    let back = heard("inside").0;
+    assert!(back > 500 && echoed >= back, "{back} of {echoed}");
+    for name in ["other", "untagged"] {
+        let (back, lost) = heard(name);
+        assert!(back == 0 && lost > 50, "{name}: {back} came back, {lost} did not");
+    }
+}
+
 /// One virtual function and two tenants that bid for it; the price of their work changes twice, and with it who has the
 /// function. Whoever has it drives it, and gets answers from outside, after the notice too.
 #[test]

@@ -6,6 +6,7 @@
 
 mod core_time;
 pub mod events;
+mod network;
 mod reader;
 mod storage;
 mod terms;
@@ -19,7 +20,7 @@ use core_time::{CoreTime, Servers};
 use events::{Action, ONE_PPM};
 use kernel::vm::MAX_CORES;
 use market_mechanism::types::UNITS_PER_CORE;
-use proto::nic::{BASE_PAGES, CABLE_UNITS, KEPT_UNITS};
+use proto::nic::BASE_PAGES;
 use proto::plan::{App, Event, Good, Plan};
 use proto::storage::CONTROLLER_UNITS;
 use reader::{Placed, Problem, Problems, Section};
@@ -36,8 +37,6 @@ const INPUTS_MAX: u64 = ROOT_ARCHIVE_BYTES - (64 << 20);
 const VM_BYTES: u64 = 64 << 10;
 /// The page's size.
 const PAGE_BYTES: u64 = 4096;
-/// Mb/s in the base of an application with a virtual function, if the scenario does not say.
-const BASE_BANDWIDTH: u32 = 100;
 /// The longest run, in milliseconds of virtual time.
 const LONGEST_MS: u64 = 3_600_000;
 /// The input that means the repository's own sources.
@@ -264,7 +263,7 @@ fn check(file: &Path, tree: Node, overrides: &Overrides, images: &[String], prob
     let mut storage = Section::new("[storage]", top.node("storage"), problems);
     let apps: Vec<ReadApp> = top.tables("app").into_iter().map(|node| app(node, cores, images, problems)).collect();
     let has = Servers {
-        nic: apps.iter().any(|app| app.nic),
+        nic: apps.iter().any(|app| app.network.nic),
         storage: apps.iter().any(|app| app.storage.is_some()),
         limits: apps.iter().any(|app| app.base_iops.is_some()),
     };
@@ -275,7 +274,7 @@ fn check(file: &Path, tree: Node, overrides: &Overrides, images: &[String], prob
 
     check_apps(&apps, limit_ms, problems);
     check_core_time(&apps, &goods, has, problems);
-    check_bandwidth(&apps, problems);
+    network::check_bandwidth(&apps, problems);
     storage::check_operations(&apps, problems);
     let inputs = inputs(file, &apps, overrides, problems);
     check_memory(&apps, &inputs, &memory, problems);
@@ -287,7 +286,7 @@ fn check(file: &Path, tree: Node, overrides: &Overrides, images: &[String], prob
     let mut services = Vec::new();
     for (number, (app, input)) in apps.into_iter().zip(&inputs).enumerate() {
         let mut plan = App { has_input: input.is_some(), ..app.plan? };
-        if let Some(port) = app.port {
+        if let Some(port) = app.network.port {
             let service = Service::new(number, port);
             plan.args.push(service.argument());
             services.push(service);
@@ -332,9 +331,7 @@ struct ReadApp {
     base_cpu: Placed<u32>,
     deadline: Placed<u64>,
     core: u8,
-    nic: bool,
-    base_bandwidth: Placed<u32>,
-    port: Option<u16>,
+    network: network::Wanted,
     storage: Option<Placed<u64>>,
     base_iops: Option<Placed<u32>>,
     place: Place,
@@ -381,7 +378,7 @@ fn app(node: Node, cores: u16, images: &[String], problems: &Problems) -> ReadAp
         section.missing("budget");
     }
     let awaited = section.boolean("awaited").unwrap_or(starts);
-    let nic = section.boolean("nic").unwrap_or(false);
+    let network = network::Wanted::read(&mut section, problems);
     let storage = section.bytes("storage");
     if let Some(storage) = storage.as_ref().filter(|storage| storage.value == 0 || !storage.value.is_multiple_of(4096))
     {
@@ -392,29 +389,14 @@ fn app(node: Node, cores: u16, images: &[String], problems: &Problems) -> ReadAp
         problems.add(placed.place, "`base_iops`: only an application with `storage` has some");
     }
     let base_iops = base_iops.map(|placed| placed_u32(Some(placed), 0));
-    let needs = [(nic, "`nic = true`", BASE_PAGES), (storage.is_some(), "`storage`", proto::storage::BASE_PAGES)];
+    let needs =
+        [(network.nic, "`nic = true`", BASE_PAGES), (storage.is_some(), "`storage`", proto::storage::BASE_PAGES)];
     let needs: Vec<_> = needs.into_iter().filter(|(is_wanted, ..)| *is_wanted).collect();
     let pages = needs.iter().map(|(.., pages)| pages).sum();
     if base_pages.value < pages {
         let what = needs.iter().map(|(_, what, _)| *what).collect::<Vec<_>>().join(" and ");
         problems.add(base_pages.place, format!("`base_pages`: an application with {what} needs at least {pages}"));
     }
-    let most = i64::from(CABLE_UNITS - KEPT_UNITS);
-    let base_bandwidth = section.integer("base_bandwidth", 0..=most);
-    if let Some(placed) = base_bandwidth.as_ref().filter(|_| !nic) {
-        problems.add(placed.place, "`base_bandwidth`: only an application with `nic = true` has some");
-    }
-    let base_bandwidth = placed_u32(base_bandwidth, BASE_BANDWIDTH);
-    let port = section.integer("port", 1..=65_535);
-    if let Some(port) = port.as_ref().filter(|_| !nic) {
-        problems.add(port.place, "`port`: only an application with `nic = true` can be reached");
-    }
-    let port = port.and_then(|port| u16::try_from(port.value).ok());
-    let base_vf = section.integer("base_vf", 0..=1);
-    if let Some(placed) = base_vf.as_ref().filter(|_| !nic) {
-        problems.add(placed.place, "`base_vf`: only an application with `nic = true` has one");
-    }
-    let base_vf = placed_u32(base_vf, 1).value;
     let args = section.texts("args").unwrap_or_default();
     let input = section.text("input");
     section.finish();
@@ -433,30 +415,18 @@ fn app(node: Node, cores: u16, images: &[String], problems: &Problems) -> ReadAp
             deadline_ms: deadline.value,
             starts,
             awaited,
-            nic,
-            base_vf,
-            base_bandwidth: base_bandwidth.value,
+            nic: false,
+            base_vf: 0,
+            base_bandwidth: 0,
+            vlan: None,
             storage_bytes: storage.as_ref().map_or(0, |storage| storage.value),
             base_iops: base_iops.as_ref().map(|placed| placed.value),
         }),
         _ => None,
     };
+    let plan = plan.map(|plan| network.plan(plan));
     let core = u8::try_from(core.value).unwrap_or(0);
-    ReadApp {
-        plan,
-        name,
-        input,
-        base_pages,
-        base_cpu,
-        deadline,
-        core,
-        nic,
-        base_bandwidth,
-        port,
-        storage,
-        base_iops,
-        place,
-    }
+    ReadApp { plan, name, input, base_pages, base_cpu, deadline, core, network, storage, base_iops, place }
 }
 
 /// Names and deadlines.
@@ -502,23 +472,6 @@ fn check_core_time(apps: &[ReadApp], goods: &[Good], servers: Servers, problems:
                 break;
             }
         }
-    }
-}
-
-/// All bases must fit into what the network device has.
-fn check_bandwidth(apps: &[ReadApp], problems: &Problems) {
-    let mut left = CABLE_UNITS - KEPT_UNITS;
-    for app in apps.iter().filter(|app| app.nic) {
-        let Placed { value: wanted, place } = app.base_bandwidth;
-        if wanted > left {
-            let reason = format!(
-                "the network device has {left} Mb/s left for this base, not {wanted}: {KEPT_UNITS} of {CABLE_UNITS} are \
-                 not for sale, and the bases before it have the rest"
-            );
-            problems.add(place, reason);
-            break;
-        }
-        left -= wanted;
     }
 }
 

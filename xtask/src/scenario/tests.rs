@@ -254,12 +254,18 @@ fn bandwidth_is_sold_where_there_is_a_virtual_function() {
     assert_eq!((functions.name.as_str(), functions.interval_ms, functions.reserve), ("vf.nic", 1_000, 2_777_777_777));
     // 1e-6 credits a second for 1,000 units: 1e-10 for one in 100 ms.
     assert_eq!((good.name.as_str(), good.interval_ms, good.reserve), ("bandwidth", 100, 1_000_000));
-    assert_eq!((good.supply_limit, plan.apps[0].base_bandwidth), (Some(7), BASE_BANDWIDTH));
+    assert_eq!((good.supply_limit, plan.apps[0].base_bandwidth), (Some(7), network::BASE_BANDWIDTH));
     assert_eq!(with(&["app.one.base_bandwidth=0"]).unwrap().plan.apps[0].base_bandwidth, 0);
+    let plan = with(&["app.one.vlan=4094", "app.two.nic=true", "app.two.base_pages=32"]).unwrap().plan;
+    assert_eq!([plan.apps[0].vlan, plan.apps[1].vlan], [Some(4094), None]);
     for (sets, expected) in [
         (&["app.two.base_bandwidth=1"][..], "only an application with `nic = true` has some"),
         (&["app.one.base_vf=2"], "2 is not from 0 to 1"),
         (&["app.two.base_vf=0"], "only an application with `nic = true` has one"),
+        (&["app.two.vlan=7"], "`vlan`: only an application with `nic = true` is in one"),
+        (&["app.one.vlan=0"], "0 is not from 1 to 4094"),
+        (&["app.one.vlan=4095"], "4095 is not from 1 to 4094"),
+        (&["app.one.vlan=7", "app.one.port=7"], "`vlan`: the host, for which `port` is, is in no VLAN"),
         (&["app.one.base_bandwidth=951"], "951 is not from 0 to 950"),
         (
             &["app.one.base_bandwidth=900", "app.two.nic=true", "app.two.base_bandwidth=51"],

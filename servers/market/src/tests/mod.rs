@@ -73,6 +73,7 @@ pub fn app(name: &str) -> App {
         nic: false,
         base_vf: 1,
         base_bandwidth: 0,
+        vlan: None,
         storage_bytes: 0,
         base_iops: None,
     }

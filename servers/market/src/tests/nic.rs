@@ -6,7 +6,7 @@ use crate::faults::FAULT_EVENT;
 use crate::nic::MAX_RESTARTS;
 use crate::nic_link::{NIC_HANDLER_PAGE, mac};
 use cap_spec::abi::{FaultRecord, Stopped, handler_page};
-use proto::nic::ToNic;
+use proto::nic::{Settings, ToNic};
 
 /// A plan in which these applications are to have a virtual function.
 fn with_nic(names: &[&str], events: Vec<Event>) -> Vec<u8> {
@@ -24,9 +24,14 @@ fn machine(vfs: u64) -> Model {
 
 /// What the network server was told so far: which VF is configured with whose address, or closed.
 fn told(sim: &mut Sim<'_>) -> Vec<(u8, Option<[u8; 6]>)> {
+    settings_told(sim).into_iter().map(|(vf, settings)| (vf, settings.map(|settings| settings.mac))).collect()
+}
+
+/// The same with all settings.
+fn settings_told(sim: &mut Sim<'_>) -> Vec<(u8, Option<Settings>)> {
     let messages = sim.model().sent.entry(Peer::Nic).or_default().drain(..);
     let read = |bytes: Vec<u8>| match postcard::from_bytes(&bytes).unwrap() {
-        ToNic::Configure { vf, settings } => (vf, Some(settings.mac)),
+        ToNic::Configure { vf, settings } => (vf, Some(settings)),
         ToNic::Close { vf } => (vf, None),
         ToNic::Limit { .. } => panic!("bandwidth is not sold here"),
         ToNic::Crash => panic!("nobody ordered that"),
@@ -142,4 +147,23 @@ fn what_is_stopped_is_told_by_whose_it_was() {
     assert!(of_b[0].contains("a write at I/O address 0x7000"), "{lines}");
     assert!(lines.contains("by the function of 01:01.0") && !lines.contains("function of a "), "{lines}");
     assert_eq!(sim.model().faults.len(), 0);
+}
+
+/// The VLAN of an application is that of every function that it gets, also after the server was started again.
+#[test]
+fn functions_are_in_the_vlan_of_their_holder() {
+    let mut plan = plan(vec![App { vlan: Some(7), nic: true, ..app("a") }, App { nic: true, ..app("b") }], Some(PAGES));
+    plan.apps[1].starts = false;
+    plan.events = vec![at(200, Command::Kill { app: 0 }), at(210, Command::Start { app: 1 })];
+    let archive = archive(&plan);
+    let mut sim = Sim::on(machine(1), &archive, silent);
+    let vlans = |sim: &mut Sim<'_>| -> Vec<_> {
+        settings_told(sim).into_iter().map(|(vf, settings)| (vf, settings.map(|settings| settings.vlan))).collect()
+    };
+    sim.run_to(100);
+    assert_eq!(vlans(&mut sim), [(0, Some(Some(7)))]);
+    stop_server(&mut sim);
+    assert_eq!(vlans(&mut sim), [(0, Some(Some(7)))]);
+    sim.run_to(600);
+    assert_eq!(vlans(&mut sim), [(0, None), (0, Some(None))], "the next holder is in none");
 }
