@@ -9,7 +9,7 @@ use market_mechanism::types::{
     MIB_PER_GIB, PAGES_PER_GIB, Price, UNITS_PER_CORE, UNITS_PER_GIGABIT, UNITS_PER_THOUSAND,
 };
 use proto::host::{End, Record};
-use proto::nic::{BANDWIDTH_GOOD, VF_GOOD};
+use proto::nic::{BANDWIDTH_GOOD, Counts, VF_GOOD};
 use proto::storage::{IOPS_GOOD, STORAGE_GOOD, UNIT_OPERATIONS};
 use sha2::{Digest, Sha256};
 use std::fmt;
@@ -196,6 +196,8 @@ pub struct AppState {
     pub files: Vec<OutputFile>,
     /// From its end.
     pub totals: Totals,
+    /// What it has sent and received by virtual functions of the network device, if it has had one; from the run's end.
+    pub network: Option<Counts>,
     /// Lines that it printed.
     pub lines: Vec<String>,
     /// Bytes of its files so far.
@@ -380,6 +382,7 @@ impl RunState {
             used: Vec::new(),
             hits: Vec::new(),
             files: Vec::new(),
+            network: None,
             totals: Totals::default(),
             lines: Vec::new(),
             output_bytes: 0,
@@ -562,6 +565,10 @@ impl RunState {
                     operations_bought: *operations_bought,
                     reclaim_us: *reclaim_us,
                 };
+            }
+            Record::Network { t, app, counts } => {
+                self.time(*t)?;
+                self.app(*app)?.network = Some(*counts);
             }
             Record::Totals {
                 t,

@@ -27,6 +27,20 @@ const TOTALS_EVERY: u64 = 10;
 /// How long a server of a device may take to put a limit in force, and to say so.
 const IN_FORCE_MICROS: u64 = 50_000;
 
+/// How long the network server may take to say what was sent and received up to the end.
+const COUNT_MICROS: u64 = 50_000;
+
+/// A run that is about to end: the network server is asked for the last counts, and all goes on until it has answered.
+#[derive(Debug)]
+pub(crate) struct Ending {
+    /// Why, if that is before its time.
+    reason: Option<&'static str>,
+    /// TSC value at which it ends at the latest.
+    pub deadline: u64,
+    /// The network server has answered, or there is none.
+    is_counted: bool,
+}
+
 /// Units by the ledger, and units that exist, as the kernel says, or the server of the device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Count {
@@ -271,11 +285,34 @@ impl<M: Machine> Server<'_, M> {
         self.record(record);
     }
 
-    /// Takes everything back and ends the run. `reason` is why it ends before its time.
-    pub(crate) fn finish(&mut self, reason: Option<&str>) {
-        if self.phase != Phase::Running {
+    /// Begins the end of the run. `reason` is why it ends before its time.
+    pub(crate) fn end_run(&mut self, reason: Option<&'static str>) {
+        if self.phase != Phase::Running || self.ending.is_some() {
             return;
         }
+        let deadline = self.root.machine.now() + self.clock.span(COUNT_MICROS);
+        let asked = self.nic.as_mut().map(|nic| nic.ask_for_counts());
+        self.flush_nic();
+        self.ending = Some(Ending { reason, deadline, is_counted: asked.is_none() });
+    }
+
+    /// The network server has said what was sent and received.
+    pub(crate) fn ending_counted(&mut self) {
+        if let Some(ending) = &mut self.ending {
+            ending.is_counted = true;
+        }
+    }
+
+    /// Ends the run that is about to end, if nothing is to be waited for any more.
+    pub(crate) fn go_on_ending(&mut self) {
+        let now = self.root.machine.now();
+        if let Some(ending) = self.ending.take_if(|ending| ending.is_counted || ending.deadline <= now) {
+            self.finish(ending.reason);
+        }
+    }
+
+    /// Takes everything back and ends the run, at once.
+    pub(crate) fn finish(&mut self, reason: Option<&str>) {
         for good in 0..self.markets.len() {
             if self.markets[good].begins.is_some() {
                 // Nobody goes on; what the books say of the interval to come shall be so when they are compared.
@@ -293,6 +330,7 @@ impl<M: Machine> Server<'_, M> {
             self.fail(format!("{left} units are left after everything was taken back"));
         }
         self.report_accounts();
+        self.report_network();
         self.report_totals();
         self.report_own_cost();
         let problems = self.problems(reason);
@@ -303,6 +341,16 @@ impl<M: Machine> Server<'_, M> {
         self.console.send(&ToConsole::PowerOff { value });
         let deadline = self.root.machine.now() + self.clock.ticks(POWER_OFF_MS);
         self.phase = Phase::PowerOff { deadline, value };
+    }
+
+    /// Tells what applications have sent and received by virtual functions.
+    fn report_network(&mut self) {
+        let t = self.micros();
+        for app in 0..self.tenants.len() {
+            if let Some(counts) = self.nic.as_ref().and_then(|nic| nic.counts(app)) {
+                self.record(Record::Network { t, app: app as u16, counts });
+            }
+        }
     }
 
     /// Tells what the market itself has cost: CPU time that was not for sale.

@@ -273,6 +273,13 @@ impl<M: Machine> Server<'_, M> {
                 }
                 return;
             }
+            FromNic::Counters { mac, counts } => {
+                if let Some(nic) = self.nic.as_mut() {
+                    nic.counted(mac, counts);
+                }
+                return;
+            }
+            FromNic::Counted => return self.ending_counted(),
             FromNic::Refused { vf } => format!("{}: asked for what it may not have", of(vf)),
             FromNic::Impossible { vf } => format!("{}: impossible settings", of(vf)),
         };

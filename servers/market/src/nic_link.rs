@@ -6,7 +6,8 @@
 //! last holder: the kernel resets it, and it is `Busy` until that is over.
 //!
 //! Guarantees: a VF has one holder at most; the server hears of a holder's settings before the holder runs, and of its end
-//! after the lease is revoked. What the server says changes nothing but lines on the console.
+//! after the lease is revoked. What the server says changes nothing but lines on the console, and what is told at the end of
+//! what holders have sent and received.
 
 use crate::archive::Image;
 use crate::boot::Boot;
@@ -19,7 +20,7 @@ use crate::sold_rate::SoldRate;
 use alloc::{format, string::String, vec::Vec};
 use cap_spec::abi::slots;
 use core::fmt;
-use proto::nic::{MAX_VFS, PHYSICAL_SLOT, Settings, ToNic, UNIT_BITS_PER_S, VF_MESSAGES};
+use proto::nic::{Counts, MAX_VFS, PHYSICAL_SLOT, Settings, ToNic, UNIT_BITS_PER_S, VF_MESSAGES};
 use proto::start::{NIC_IRQ_SLOT, NIC_SLOT};
 
 /// Vendor and device of the Intel 82576's physical functions.
@@ -96,13 +97,24 @@ struct Vf {
     limit: SoldRate,
 }
 
+/// An application that has or may have a VF.
+#[derive(Clone, Copy, Debug, Default)]
+struct Station {
+    /// The VLAN that its VF is in.
+    vlan: Option<u16>,
+    /// It has had a VF.
+    had_vf: bool,
+    /// What it has sent and received, as those servers have said that have ended, and the one that runs.
+    counts: [Counts; 2],
+}
+
 /// The market's side of the network server.
 #[derive(Debug)]
 pub struct NicLink {
     physical: Slot,
     vfs: Vec<Vf>,
-    /// In which VLAN the VF of an application is.
-    vlans: Vec<Option<u16>>,
+    /// By application.
+    stations: Vec<Station>,
     /// The first route of the first virtual function.
     route: u64,
     server: DeviceServer,
@@ -144,7 +156,8 @@ impl NicLink {
         }
         let (core_time, tsc_hz) = (boot.time(NIC_CORE), boot.tsc_hz);
         let server = DeviceServer::reserve(root, ROLE, core_time, nic_reservation(tsc_hz), tsc_hz)?;
-        Ok(Ok(NicLink { physical, vfs: all, vlans: vlans.collect(), route: boot.message_routes.start, server }))
+        let stations = vlans.map(|vlan| Station { vlan, ..Station::default() }).collect();
+        Ok(Ok(NicLink { physical, vfs: all, stations, route: boot.message_routes.start, server }))
     }
 
     /// Launches the server with a lease of the physical function, and tells it of the VFs that have holders, and of what
@@ -162,6 +175,10 @@ impl NicLink {
         self.server.start(root, image, Vec::new(), |root, builder, _| {
             Ok(root.machine.lease_function(physical, builder.slot(PHYSICAL_SLOT))?)
         })?;
+        for Station { counts: [past, now], .. } in &mut self.stations {
+            // It counts from zero.
+            *past = past.plus(core::mem::take(now));
+        }
         for vf in 0..self.vfs.len() {
             self.vfs[vf].limit.forget();
             if let Some(app) = self.vfs[vf].holder {
@@ -322,8 +339,32 @@ impl NicLink {
 
     fn configure(&mut self, vf: usize, app: usize, limit_bits_per_s: Option<u64>, now: u64) {
         self.vfs[vf].limit.begin(limit_bits_per_s, now);
-        let settings = Settings { mac: mac(app), vlan: self.vlans.get(app).copied().flatten(), limit_bits_per_s };
+        let Some(station) = self.stations.get_mut(app) else { return };
+        station.had_vf = true;
+        let settings = Settings { mac: mac(app), vlan: station.vlan, limit_bits_per_s };
         self.server.send(&ToNic::Configure { vf: vf as u8, settings });
+    }
+
+    /// Asks the server what everybody has sent and received up to now.
+    pub fn ask_for_counts(&mut self) {
+        self.server.send(&ToNic::Count);
+    }
+
+    /// Takes note of what the server says that the holder of an address has sent and received. What is less than it said
+    /// before, or of an address that nobody has had, counts for nothing.
+    pub fn counted(&mut self, address: [u8; 6], counts: Counts) {
+        let mut stations = self.stations.iter_mut().enumerate();
+        if let Some((_, station)) = stations.find(|(app, station)| station.had_vf && mac(*app) == address)
+            && counts.is_later(station.counts[1])
+        {
+            station.counts[1] = counts;
+        }
+    }
+
+    /// What an application has sent and received by the VFs that it has had; `None` if it has had none.
+    pub fn counts(&self, app: usize) -> Option<Counts> {
+        let Station { counts: [past, now], .. } = self.stations.get(app).filter(|station| station.had_vf)?;
+        Some(past.plus(*now))
     }
 
     /// Lets the server panic.

@@ -8,6 +8,7 @@ use crate::boot::Boot;
 use crate::clock::Clock;
 use crate::console_link::{CONSOLE_CORE, ConsoleLink};
 use crate::faults::FAULT_EVENT;
+use crate::finish::Ending;
 use crate::launch::{Layout, input_frames, input_pages};
 use crate::losses::PAGE_LEAD_MICROS;
 use crate::machine::{Invoke, Machine, Peer, Slot};
@@ -238,6 +239,8 @@ pub struct Server<'a, M> {
     pub tally: Tally,
     /// Whether the run goes on.
     pub phase: Phase,
+    /// The run is about to end.
+    pub(crate) ending: Option<Ending>,
     pub(crate) work: Box<Workspace<ACCOUNTS>>,
     pub(crate) events: Vec<Due>,
     pub(crate) next_event: usize,
@@ -363,6 +366,7 @@ impl<'a, M: Machine> Server<'a, M> {
             paid_in: Credits::ZERO,
             tally: Tally::default(),
             phase: Phase::Running,
+            ending: None,
             work: Box::new(Workspace::new()),
             events,
             next_event: 0,
@@ -461,7 +465,8 @@ impl<'a, M: Machine> Server<'a, M> {
 
     fn next_wake(&self, more: bool, pending: bool) -> Wake {
         let now = self.root.machine.now();
-        let mut at = self.clock.at(self.plan().limit_ms);
+        let limit = self.clock.at(self.plan().limit_ms);
+        let mut at = self.ending.as_ref().map_or(limit, |ending| ending.deadline);
         if more || self.phase != Phase::Running {
             at = now;
         }
@@ -505,10 +510,11 @@ impl<'a, M: Machine> Server<'a, M> {
         let awaited = self.plan().apps.iter().zip(&self.tenants).filter(|(app, _)| app.awaited);
         let done = awaited.clone().all(|(_, tenant)| tenant.has_ended());
         if done && awaited.count() > 0 {
-            self.finish(None);
+            self.end_run(None);
         } else if now >= self.clock.at(self.plan().limit_ms) {
-            self.finish(Some("the run's limit was reached"));
+            self.end_run(Some("the run's limit was reached"));
         }
+        self.go_on_ending();
     }
 
     /// The peer of a client, for messages.

@@ -7,7 +7,7 @@
 //! Guarantees: a VF sends and receives only between [`ToNic::Configure`] and [`ToNic::Close`], with the address that it was
 //! given. A limit holds from the moment on that the market names, and is reported when it does. What the market sends is checked; what is impossible is reported and closes the VF. However much VFs ask or
 //! forge, reports are bounded: each kind of report about a VF waits at most once, and what VFs can cause leaves once in
-//! [`VF_REPORTS_NS`].
+//! [`VF_REPORTS_NS`]. What each holder has sent and received is told as often, if it has changed, and when it loses its VF.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -15,9 +15,12 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+mod holders;
+
 use alloc::collections::VecDeque;
 use core::mem::discriminant;
 use device::Registers;
+use holders::Holders;
 use igb::{Event, Link, Nic, Vlans};
 use igbvf::MacAddress;
 use proto::nic::{FromNic, MAX_VFS, Settings, ToNic};
@@ -36,24 +39,36 @@ pub struct Server<R> {
     vf_reports_ns: u64,
     /// Limits that are still to come, with their times, by VF.
     coming: [Option<(u64, u64)>; MAX_VFS],
+    holders: Holders,
+    /// When it is told again what they have sent and received.
+    count_ns: u64,
 }
 
 impl<R: Registers> Server<R> {
     /// Takes the device and resets it; all VFs are closed. `now_ns` is the time, in nanoseconds since some moment.
     pub fn new(registers: R, now_ns: u64) -> Server<R> {
         let nic = Nic::new(registers, &[], now_ns);
-        Server { nic, reports: VecDeque::new(), vf_reports_ns: 0, coming: [None; MAX_VFS] }
+        Server {
+            nic,
+            reports: VecDeque::new(),
+            vf_reports_ns: 0,
+            coming: [None; MAX_VFS],
+            holders: Holders::default(),
+            count_ns: now_ns,
+        }
     }
 
     /// Does what the market says.
     pub fn take(&mut self, message: ToNic, now_ns: u64) {
         match message {
             ToNic::Configure { vf, settings } => {
-                if !self.nic.configure(usize::from(vf), Some(driver_settings(&settings)), now_ns) {
+                let is_possible = self.nic.configure(usize::from(vf), Some(driver_settings(&settings)), now_ns);
+                if !is_possible {
                     // What the VF had before is not what it shall have either. If there is no such VF, nothing is closed.
                     self.nic.configure(usize::from(vf), None, now_ns);
                     self.report(FromNic::Impossible { vf });
                 }
+                self.change_holder(vf, is_possible.then_some(settings.mac));
                 self.forget_coming(vf);
                 self.report_limit(vf);
             }
@@ -61,6 +76,7 @@ impl<R: Registers> Server<R> {
                 if !self.nic.configure(usize::from(vf), None, now_ns) {
                     self.report(FromNic::Impossible { vf });
                 }
+                self.change_holder(vf, None);
                 self.forget_coming(vf);
                 self.report_limit(vf);
             }
@@ -70,7 +86,31 @@ impl<R: Registers> Server<R> {
                     self.begin_limits(now_ns);
                 }
             }
+            ToNic::Count => {
+                self.report_counts(now_ns);
+                self.report(FromNic::Counted);
+            }
             ToNic::Crash => panic!("the network server was ordered to crash"),
+        }
+    }
+
+    /// A VF that was just closed has another holder, by its address, or none; the last one is told what it had.
+    fn change_holder(&mut self, vf: u8, mac: Option<[u8; 6]>) {
+        let Some(counters) = self.nic.counters(usize::from(vf)) else { return };
+        if let Some((mac, counts)) = self.holders.change(usize::from(vf), mac, &counters) {
+            self.report(FromNic::Counters { mac, counts });
+        }
+    }
+
+    /// Reports of each holder what it has sent and received, if that has changed.
+    fn report_counts(&mut self, now_ns: u64) {
+        self.nic.count(now_ns);
+        self.count_ns = now_ns.saturating_add(VF_REPORTS_NS);
+        for vf in 0..MAX_VFS {
+            let Some(counters) = self.nic.counters(vf) else { continue };
+            if let Some((mac, counts)) = self.holders.news(vf, &counters) {
+                self.report(FromNic::Counters { mac, counts });
+            }
         }
     }
 
@@ -101,6 +141,9 @@ impl<R: Registers> Server<R> {
     /// Does all that is due. To be called at [`Server::due_ns`].
     pub fn poll(&mut self, now_ns: u64) {
         self.begin_limits(now_ns);
+        if now_ns >= self.count_ns {
+            self.report_counts(now_ns);
+        }
         // Each pass takes at most one message of a VF; the rest is due at once again, after the market's turn.
         for _ in 0..PASSES {
             let Some(event) = self.nic.poll(now_ns) else { return };
@@ -152,8 +195,11 @@ impl<R: Registers> Server<R> {
 /// Events of the driver that are looked at before the market has its turn: two of each VF.
 const PASSES: usize = 2 * MAX_VFS;
 
-/// True if two reports are of the same kind about the same VF.
+/// True if two reports are of the same kind about the same VF, or the same address.
 fn is_alike(one: &FromNic, other: &FromNic) -> bool {
+    if let (FromNic::Counters { mac: one, .. }, FromNic::Counters { mac: other, .. }) = (one, other) {
+        return one == other;
+    }
     discriminant(one) == discriminant(other) && vf_of(one) == vf_of(other)
 }
 
@@ -165,7 +211,9 @@ fn is_caused_by_vf(report: &FromNic) -> bool {
         | FromNic::Failed
         | FromNic::Link { .. }
         | FromNic::InForce { .. }
-        | FromNic::Impossible { .. } => false,
+        | FromNic::Impossible { .. }
+        | FromNic::Counters { .. }
+        | FromNic::Counted => false,
     }
 }
 
@@ -177,7 +225,12 @@ fn vf_of(report: &FromNic) -> Option<u8> {
         | FromNic::Refused { vf }
         | FromNic::InForce { vf, .. }
         | FromNic::Impossible { vf } => Some(vf),
-        FromNic::Ready | FromNic::Failed | FromNic::Link { .. } | FromNic::Forged { .. } => None,
+        FromNic::Ready
+        | FromNic::Failed
+        | FromNic::Link { .. }
+        | FromNic::Forged { .. }
+        | FromNic::Counters { .. }
+        | FromNic::Counted => None,
     }
 }
 

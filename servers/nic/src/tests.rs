@@ -114,3 +114,49 @@ fn what_vfs_cause_leaves_now_and_then_and_holds_up_nothing_else() {
     assert_eq!(all.first(), Some(&FromNic::Link { up: false }));
     assert_eq!(all.len(), 5, "{all:?}");
 }
+
+/// Registers of the device: access to its PHY, and frames that its first function has sent.
+const MDIC: u32 = 0x0020;
+const MDIC_READY: u32 = 1 << 28;
+const PVFGPTC: u32 = 0x10014;
+
+#[test]
+fn what_holders_have_sent_is_told_now_and_then_and_at_their_end_and_when_it_is_asked_for() {
+    let registers = FakeRegisters::default();
+    registers.set_rule(|offset| (offset == MDIC).then_some(MDIC_READY));
+    let mut server = Server::new(&registers, 0);
+    let mut now_ns = server.due_ns();
+    server.poll(now_ns);
+    assert!(reports_at(&mut server, now_ns).contains(&FromNic::Ready));
+    server.take(ToNic::Configure { vf: 0, settings: settings(1) }, now_ns);
+    reports_at(&mut server, now_ns);
+    let told = |server: &mut Server<&FakeRegisters>, now_ns| -> Vec<(u8, u64)> {
+        let counts = |report| match report {
+            FromNic::Counters { mac, counts } => Some((mac[5], counts.sent_frames)),
+            FromNic::Counted => Some((0, 0)),
+            _ => None,
+        };
+        reports_at(server, now_ns).into_iter().filter_map(counts).collect()
+    };
+    // However much is sent, it is told ten times a second.
+    let mut often = 0;
+    for frames in 1..=100 {
+        now_ns += 10_000_000;
+        registers.set(PVFGPTC, frames);
+        server.poll(now_ns);
+        often += told(&mut server, now_ns).len();
+    }
+    assert_eq!(often, 10);
+    registers.set(PVFGPTC, 101);
+    server.take(ToNic::Count, now_ns);
+    assert_eq!(told(&mut server, now_ns), [(1, 101), (0, 0)], "and then that this is all");
+    server.take(ToNic::Count, now_ns);
+    assert_eq!(told(&mut server, now_ns), [(0, 0)], "nothing is new");
+    // The next holder begins anew, and the last one's end is told with its last frame.
+    registers.set(PVFGPTC, 102);
+    server.take(ToNic::Configure { vf: 0, settings: settings(2) }, now_ns);
+    assert_eq!(told(&mut server, now_ns), [(1, 102)]);
+    registers.set(PVFGPTC, 105);
+    server.take(ToNic::Close { vf: 0 }, now_ns);
+    assert_eq!(told(&mut server, now_ns), [(2, 3)]);
+}

@@ -1,5 +1,6 @@
 //! Between the machine and the host: records over the second serial port, commands over the first one.
 
+use crate::nic::Counts;
 use crate::plan::Atto15;
 use alloc::{string::String, vec::Vec};
 use cap_spec::abi::StopReason;
@@ -264,6 +265,16 @@ pub enum Record {
         hits: u64,
         /// All accesses.
         accesses: u64,
+    },
+    /// What an application has sent and received by its virtual functions of the network device, in the whole run; sent at
+    /// the end for each that has had one.
+    Network {
+        /// When.
+        t: u64,
+        /// Application.
+        app: u16,
+        /// How much.
+        counts: Counts,
     },
 }
 

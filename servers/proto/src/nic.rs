@@ -38,6 +38,77 @@ pub struct Settings {
     pub limit_bits_per_s: Option<u64>,
 }
 
+/// What the holder of an address has sent and received by its functions, as the device counts it; octets are those of frames
+/// with header, VLAN tag and checksum.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Frames sent.
+    pub sent_frames: u64,
+    /// Octets sent.
+    pub sent_octets: u64,
+    /// Frames received.
+    pub received_frames: u64,
+    /// Octets received.
+    pub received_octets: u64,
+    /// Those of the frames received that were for a group.
+    pub received_multicasts: u64,
+    /// Frames for it that the device dropped, as no buffer was there for them.
+    pub dropped_frames: u64,
+    /// Frames of it that the device dropped, as their address or VLAN was not its own; at most, as the device counts those of
+    /// all functions together.
+    pub forged_frames: u64,
+}
+
+impl Counts {
+    /// The counts of two times together.
+    #[must_use]
+    pub fn plus(self, other: Counts) -> Counts {
+        Counts::from(core::array::from_fn(|at| self.all()[at].saturating_add(other.all()[at])))
+    }
+
+    /// What has come since an earlier time.
+    #[must_use]
+    pub fn since(self, earlier: Counts) -> Counts {
+        Counts::from(core::array::from_fn(|at| self.all()[at].saturating_sub(earlier.all()[at])))
+    }
+
+    /// True if these can be the counts of a later time.
+    #[must_use]
+    pub fn is_later(self, earlier: Counts) -> bool {
+        self.all().iter().zip(earlier.all()).all(|(later, earlier)| *later >= earlier)
+    }
+
+    /// All of them, in their order.
+    fn all(self) -> [u64; 7] {
+        let Counts { sent_frames, sent_octets, received_frames, received_octets, .. } = self;
+        let Counts { received_multicasts, dropped_frames, forged_frames, .. } = self;
+        [sent_frames, sent_octets, received_frames, received_octets, received_multicasts, dropped_frames, forged_frames]
+    }
+}
+
+impl From<[u64; 7]> for Counts {
+    fn from(all: [u64; 7]) -> Counts {
+        let [
+            sent_frames,
+            sent_octets,
+            received_frames,
+            received_octets,
+            received_multicasts,
+            dropped_frames,
+            forged_frames,
+        ] = all;
+        Counts {
+            sent_frames,
+            sent_octets,
+            received_frames,
+            received_octets,
+            received_multicasts,
+            dropped_frames,
+            forged_frames,
+        }
+    }
+}
+
 /// To the network server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToNic {
@@ -62,6 +133,8 @@ pub enum ToNic {
         /// From when on it holds, in nanoseconds of the time-stamp counter; at once if that has passed.
         from_ns: u64,
     },
+    /// Say what everybody has sent and received up to now, and then [`FromNic::Counted`].
+    Count,
     /// Panic, so that a test sees what follows.
     Crash,
 }
@@ -112,4 +185,13 @@ pub enum FromNic {
         /// Which.
         vf: u8,
     },
+    /// What the holder of an address has sent and received since the server was started, by all functions that it has had.
+    Counters {
+        /// The address.
+        mac: [u8; 6],
+        /// How much.
+        counts: Counts,
+    },
+    /// All was said that [`ToNic::Count`] asked for.
+    Counted,
 }

@@ -5,6 +5,7 @@ use crate::run_state::{AppState, GoodState, Phase, RunState, Sample};
 use crate::view::ending;
 use market_mechanism::Credits;
 use proto::host::{End, Record};
+use proto::nic::Counts;
 use proto::plan::{Good, Plan};
 use serde_json::{Map, Value, json};
 
@@ -84,6 +85,13 @@ pub fn record(state: &RunState, record: &Record) -> Option<Value> {
                 "paid": credits(*paid) })
         }
         Record::Used { t, app, ticks } => json!({ "kind": "used", "t_us": t, "app": name(app), "ticks": ticks }),
+        Record::Network { t, app, counts } => {
+            let mut network = network(counts);
+            network["kind"] = json!("network");
+            network["t_us"] = json!(t);
+            network["app"] = json!(name(app));
+            network
+        }
         Record::Totals { t, .. } => {
             let mut totals = totals(state);
             totals["kind"] = json!("totals");
@@ -97,6 +105,16 @@ pub fn record(state: &RunState, record: &Record) -> Option<Value> {
             json!({ "kind": "bench", "operation": operation, "instructions": instructions, "exits": exits,
                 "writes_per_1000": writes, "interrupts_per_1000": interrupts })
         }
+    })
+}
+
+/// What an application has sent and received.
+fn network(counts: &Counts) -> Value {
+    json!({
+        "sent_frames": counts.sent_frames, "sent_octets": counts.sent_octets,
+        "received_frames": counts.received_frames, "received_octets": counts.received_octets,
+        "received_multicasts": counts.received_multicasts,
+        "dropped_frames": counts.dropped_frames, "forged_frames": counts.forged_frames,
     })
 }
 
@@ -184,7 +202,7 @@ fn app_object(state: &RunState, app: &AppState) -> Value {
         "work": app.done, "work_total": app.total, "paid": app.paid.to_string(), "balance": app.balance.to_string(),
         "work_per_credit": super::work_per_credit(app),
         "page_ms": app.totals.page_ms, "cpu_ticks_bought": app.totals.cpu_ticks_bought, "kilobits_bought": app.totals.kilobits_bought,
-        "operations_bought": app.totals.operations_bought,
+        "operations_bought": app.totals.operations_bought, "network": app.network.as_ref().map(network),
         "used_ticks": app.totals.used_ticks, "reclaim_us": app.totals.reclaim_us, "exits": exits,
         "files": files.collect::<Vec<_>>(), "lines": app.lines, "cpu_share": app.shares(state.tsc_hz).into_iter().map(rounded).collect::<Vec<_>>(),
         "hits": app.hits.last().map(|report| report.1), "accesses": app.hits.last().map(|report| report.2),
@@ -220,6 +238,24 @@ fn summary(good: &GoodState) -> Value {
 mod tests {
     use super::*;
     use crate::run_state::tests::two;
+
+    #[test]
+    fn what_was_sent_and_received_is_there_for_who_has_had_a_function() {
+        let mut state = two();
+        let counts = Counts { sent_frames: 3, sent_octets: 780, dropped_frames: 1, ..Counts::default() };
+        let told = Record::Network { t: 5, app: 1, counts };
+        state.apply(&told);
+        let object = record(&state, &told).unwrap();
+        assert_eq!(
+            (&object["kind"], &object["sent_octets"], &object["t_us"]),
+            (&json!("network"), &json!(780), &json!(5))
+        );
+        let result = result(&state, "two", 1, 1.0, None);
+        assert_eq!(result["apps"][0]["network"], json!(null));
+        let network = &result["apps"][1]["network"];
+        assert_eq!((&network["sent_frames"], &network["dropped_frames"]), (&json!(3), &json!(1)));
+        assert_eq!((&network["received_frames"], &network["forged_frames"]), (&json!(0), &json!(0)));
+    }
 
     #[test]
     fn work_of_one_who_could_not_tell_is_that_of_its_last_report() {

@@ -59,6 +59,7 @@ impl Limits {
                 }
                 ToNic::Limit { vf, bits_per_s, from_ns } => self.coming[usize::from(vf)] = Some((from_ns, bits_per_s)),
                 ToNic::Close { vf } => self.set(sim, vf, 0),
+                ToNic::Count => {}
                 ToNic::Crash => panic!("nobody ordered that"),
             }
         }

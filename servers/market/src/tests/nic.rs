@@ -6,7 +6,7 @@ use crate::faults::FAULT_EVENT;
 use crate::nic::MAX_RESTARTS;
 use crate::nic_link::{NIC_HANDLER_PAGE, mac};
 use cap_spec::abi::{FaultRecord, Stopped, handler_page};
-use proto::nic::{Settings, ToNic};
+use proto::nic::{Counts, FromNic, Settings, ToNic};
 
 /// A plan in which these applications are to have a virtual function.
 fn with_nic(names: &[&str], events: Vec<Event>) -> Vec<u8> {
@@ -34,9 +34,15 @@ fn settings_told(sim: &mut Sim<'_>) -> Vec<(u8, Option<Settings>)> {
         ToNic::Configure { vf, settings } => (vf, Some(settings)),
         ToNic::Close { vf } => (vf, None),
         ToNic::Limit { .. } => panic!("bandwidth is not sold here"),
-        ToNic::Crash => panic!("nobody ordered that"),
+        ToNic::Count | ToNic::Crash => panic!("nobody ordered that"),
     };
     messages.map(read).collect()
+}
+
+/// The network server says something.
+fn say(sim: &mut Sim<'_>, report: &FromNic) {
+    let bytes = postcard::to_allocvec(report).unwrap();
+    sim.model().incoming.entry(Peer::Nic).or_default().push_back(bytes);
 }
 
 /// When an application was started, in microseconds of the run.
@@ -166,4 +172,58 @@ fn functions_are_in_the_vlan_of_their_holder() {
     assert_eq!(vlans(&mut sim), [(0, Some(Some(7)))]);
     sim.run_to(600);
     assert_eq!(vlans(&mut sim), [(0, None), (0, Some(None))], "the next holder is in none");
+}
+
+/// What each has sent and received is told at the end, over all functions and all servers; nobody is told what another one
+/// did, and a server whose counts go back is not believed.
+#[test]
+fn what_was_sent_and_received_is_summed_over_functions_and_servers() {
+    let mut plan = plan(["a", "b", "c"].map(|name| App { nic: name != "c", ..app(name) }).into(), Some(PAGES));
+    plan.limit_ms = 1_000;
+    let archive = archive(&plan);
+    let mut sim = Sim::on(machine(2), &archive, silent);
+    let counts = |frames| Counts { sent_frames: frames, received_octets: 3 * frames, ..Counts::default() };
+    let counted = |app, frames| FromNic::Counters { mac: mac(app), counts: counts(frames) };
+    for (ms, report) in [
+        (100, counted(0, 10)),
+        (110, counted(1, 7)),
+        (120, counted(0, 15)),
+        (130, counted(0, 14)),
+        (140, counted(2, 1_000)),
+        (150, counted(9, 1_000)),
+        (160, FromNic::Counted),
+    ] {
+        say(&mut sim, &report);
+        sim.run_to(ms);
+    }
+    stop_server(&mut sim);
+    for report in [counted(0, 1), counted(1, 2)] {
+        say(&mut sim, &report);
+    }
+    // The last word is waited for, and not for ever.
+    sim.run_to(1_010);
+    let asked = sim.model().sent[&Peer::Nic].back().map(|bytes| postcard::from_bytes(bytes).unwrap());
+    assert_eq!((asked, sim.power_off), (Some(ToNic::Count), None));
+    say(&mut sim, &counted(1, 5));
+    say(&mut sim, &FromNic::Counted);
+    sim.run_to(1_012);
+    assert!(sim.power_off.is_some(), "it was answered");
+    let told = sim.records.iter().filter_map(|record| match record {
+        Record::Network { app, counts, .. } => Some((*app, *counts)),
+        _ => None,
+    });
+    assert_eq!(told.collect::<Vec<_>>(), [(0, counts(16)), (1, counts(12))]);
+}
+
+#[test]
+fn a_server_that_does_not_answer_does_not_keep_the_run_from_its_end() {
+    let mut plan = plan(vec![App { nic: true, ..app("a") }], Some(PAGES));
+    plan.limit_ms = 1_000;
+    let archive = archive(&plan);
+    let mut sim = Sim::on(machine(2), &archive, silent);
+    sim.run_to(1_045);
+    assert_eq!(sim.power_off, None);
+    sim.run_to(1_060);
+    assert!(sim.power_off.is_some());
+    assert!(sim.result().1.contains("limit was reached"), "{:?}", sim.result());
 }

@@ -1,10 +1,13 @@
 //! What each VF has sent and received. The device counts in 32 bits that wrap and that no reset of a VF clears; here they
-//! are added up in 64. At 1 Gb/s octets wrap after 34 s, so they are to be read more often than that.
+//! are added up in 64. At 1 Gb/s octets wrap after 34 s, so they are to be read more often than that. Two counts are cleared
+//! by reading instead: what was dropped for want of descriptors, and what was forged, which the device counts for all VFs
+//! together.
 
+use crate::VFS;
 use crate::registers as reg;
 use device::Registers;
 
-/// What a VF has sent and received since the device was reset. Octets are those of frames with header and checksum.
+/// What a VF has sent and received since its driver began, over resets of the device. Octets are those of frames with header and checksum.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Frames received.
@@ -17,6 +20,11 @@ pub struct Counters {
     pub sent_frames: u64,
     /// Octets sent.
     pub sent_octets: u64,
+    /// Frames that were not received, as there was no descriptor for them.
+    pub dropped_frames: u64,
+    /// Frames with a forged address or VLAN that were not sent; those of others, too, that forged some between the same two
+    /// looks.
+    pub forged_frames: u64,
 }
 
 /// The sums of one VF, and what the device's registers said last.
@@ -52,6 +60,15 @@ impl Sums {
         ] {
             *sum = sum.wrapping_add(u64::from(new));
         }
+        for queue in [vf, vf + VFS] {
+            let dropped = registers.read32(reg::rqdpc(queue)) & reg::RQDPC_FRAMES;
+            sum.dropped_frames = sum.dropped_frames.wrapping_add(u64::from(dropped));
+        }
         sent_octets
+    }
+
+    /// The VF is one of those that have forged so many frames.
+    pub fn forged(&mut self, frames: u32) {
+        self.counters.forged_frames = self.counters.forged_frames.wrapping_add(u64::from(frames));
     }
 }

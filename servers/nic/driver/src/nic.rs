@@ -130,8 +130,8 @@ impl<R: Registers> Nic<R> {
         if vf >= VFS || !possible {
             return false;
         }
+        self.count(now_ns);
         if let State::Running = self.state {
-            self.read_counters(now_ns);
             self.shut(vf);
         }
         let keeper = self.keeper();
@@ -151,9 +151,7 @@ impl<R: Registers> Nic<R> {
     /// Changes a VF's limit without disturbing it; what it has sent before counts by the limit before. False if there is no
     /// such VF.
     pub fn set_limit(&mut self, vf: usize, bits_per_s: Option<u64>, now_ns: u64) -> bool {
-        if let State::Running = self.state {
-            self.read_counters(now_ns);
-        }
+        self.count(now_ns);
         let keeper = self.keeper();
         let (Some(Some(pool)), Some(meter)) = (self.pools.get_mut(vf), self.meters.get_mut(vf)) else { return false };
         pool.settings.limit_bits_per_s = bits_per_s;
@@ -185,7 +183,14 @@ impl<R: Registers> Nic<R> {
         self.link
     }
 
-    /// What a VF has sent and received, as of the last [`Nic::poll`] or [`Nic::read_counters`].
+    /// Reads all counters, if the device is set up: see [`Nic::counters`].
+    pub fn count(&mut self, now_ns: u64) {
+        if let State::Running = self.state {
+            self.read_counters(now_ns);
+        }
+    }
+
+    /// What a VF has sent and received, as of the last [`Nic::poll`], [`Nic::count`] or change of its settings.
     #[must_use]
     pub fn counters(&self, vf: usize) -> Option<Counters> {
         self.sums.get(vf).map(|sums| sums.counters)
@@ -278,7 +283,10 @@ impl<R: Registers> Nic<R> {
             self.next_link_ns = now_ns.saturating_add(LINK_POLL_NS);
             self.read_counters(now_ns);
             let forged = self.registers.read32(reg::WVBR) as u8;
-            self.forged_frames = self.forged_frames.wrapping_add(u64::from(self.registers.read32(reg::SSVPC)));
+            let frames = self.registers.read32(reg::SSVPC);
+            self.forged_frames = self.forged_frames.wrapping_add(u64::from(frames));
+            let forgers = self.sums.iter_mut().enumerate().filter(|(vf, _)| forged & 1 << vf != 0);
+            forgers.for_each(|(_, sums)| sums.forged(frames));
             let status = self.registers.read32(reg::STATUS);
             let up = status & reg::STATUS_LU != 0;
             if up && self.limiters.notice_speed(status) {

@@ -153,6 +153,11 @@ pub const fn vmbmem(vf: usize) -> u32 {
     0x0800 + 64 * vf as u32
 }
 
+/// Frames that a receive queue has dropped for want of descriptors, in bits 11:0; cleared by reading.
+pub const fn rqdpc(queue: usize) -> u32 {
+    0xc030 + QUEUE_STRIDE * queue as u32
+}
+pub const RQDPC_FRAMES: u32 = 0xfff;
 /// First of the registers of a VF that count.
 const fn pvf(vf: usize) -> u32 {
     0x10000 + 0x100 * vf as u32

@@ -349,3 +349,38 @@ fn of_a_device_without_rate_limiters_the_meter_keeps_the_limits() {
         }
     }
 }
+
+/// What the device counts for a time is added up: over wraps, over a reset of the device, and what reading clears.
+#[test]
+fn counts_go_on_over_wraps_and_resets_and_what_is_forged_is_counted_of_those_who_have() {
+    let registers = FakeRegisters::default();
+    let mut nic = running(&registers, &[Settings::with_mac(mac(1)), Settings::with_mac(mac(2))]);
+    let set = |frames, octets| {
+        registers.set(reg::pvfgptc(0), frames);
+        registers.set(reg::pvfgotc(0), octets);
+    };
+    set(1, u32::MAX - 9);
+    nic.count(RESET_NS);
+    set(2, 90);
+    nic.count(RESET_NS);
+    nic.reset(RESET_NS);
+    set(3, 50);
+    nic.count(RESET_NS);
+    assert_eq!(nic.counters(0).unwrap().sent_frames, 2, "a device that is being reset is left alone");
+    assert_eq!(nic.poll(2 * RESET_NS), Some(Event::Ready));
+    nic.count(2 * RESET_NS);
+    let counters = nic.counters(0).unwrap();
+    assert_eq!((counters.sent_frames, counters.sent_octets), (5, u64::from(u32::MAX) - 9 + 100 + 50));
+
+    registers.set(reg::WVBR, 0b10);
+    registers.set(reg::SSVPC, 4);
+    assert_eq!(nic.poll(2 * RESET_NS), Some(Event::LinkChanged(Link::Up)));
+    registers.set(reg::WVBR, 0);
+    registers.set(reg::SSVPC, 0);
+    // Of its two queues; these registers are not cleared by reading.
+    registers.set(reg::rqdpc(1), 0xf000 | 5);
+    registers.set(reg::rqdpc(9), 2);
+    nic.count(2 * RESET_NS);
+    let of = |vf| nic.counters(vf).map(|counters| (counters.forged_frames, counters.dropped_frames));
+    assert_eq!([of(0), of(1)], [Some((0, 0)), Some((4, 7))]);
+}
