@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The folders of what runs on the machine.
-const SYSTEM: [&str; 5] = ["apps", "cap-spec", "kernel", "servers", "userlib"];
+pub(crate) const SYSTEM: [&str; 5] = ["apps", "cap-spec", "kernel", "servers", "userlib"];
 
 /// The archive.
 ///
