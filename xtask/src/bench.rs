@@ -2,10 +2,12 @@
 //! the committed baseline, and fails when a row has become more than 2 % worse.
 //!
 //! The figures are instructions, the same on every host, so that a change of one shows in the change that caused it:
-//! `cargo xtask bench --update` writes the baseline anew, and README's table.
+//! `cargo xtask bench --update` writes the baseline anew, and README's table. What VMs execute and what the kernel does is
+//! told apart by a plugin of the emulator ([`crate::counter`]).
 
 use crate::boot::{self, Guest};
 use crate::build::{self, Built};
+use crate::counter::Counter;
 use crate::emulator::Acceleration;
 use crate::run_state::{BenchRow, RunState};
 use crate::session::Session;
@@ -163,6 +165,10 @@ pub struct Row {
     pub operation: String,
     /// Instructions.
     pub instructions: u64,
+    /// How many of them VMs executed, if the figure is one of instructions.
+    pub vm_instructions: Option<u64>,
+    /// How many of them the kernel executed, likewise.
+    pub kernel_instructions: Option<u64>,
     /// Exits.
     pub exits: u64,
     /// Writes to registers of devices, in thousandths, if they were counted.
@@ -180,6 +186,8 @@ pub struct Row {
 struct BaselineRow {
     operation: String,
     instructions: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    kernel_instructions: Option<u64>,
     exits: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     writes_per_1000: Option<u64>,
@@ -236,12 +244,15 @@ pub fn measure(tools: &setup::Tools, built: &Built, only: &[String]) -> Result<V
     }
     let folder = paths::target().join("bench");
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let counter = Counter::build(tools, &built.kernel)?;
     let mut rows: Vec<BenchRow> = Vec::new();
     for Machine { name, image, cores, memory_mib, command_line, devices } in MACHINES {
         if !only.is_empty() && !only.iter().any(|wanted| wanted == name) {
             continue;
         }
-        let extra = devices.iter().map(|&text| text.into()).collect();
+        let memory = counter.memory(&folder.join(format!("{name}.memory")), memory_mib)?;
+        let mut extra = counter.arguments(&memory, memory_mib);
+        extra.extend(devices.iter().map(|&text| text.into()));
         let guest = Guest { cores, memory_mib, command_line: command_line.into(), extra, ..Guest::new(image) };
         let config = guest.config(built, &folder.join(format!("{name}.module")))?;
         debug_assert_eq!(config.acceleration, Acceleration::InstructionClock);
@@ -254,7 +265,22 @@ pub fn measure(tools: &setup::Tools, built: &Built, only: &[String]) -> Result<V
     if rows.is_empty() {
         bail!("the bench measured nothing");
     }
+    let impossible: Vec<String> =
+        rows.iter().filter(|row| !is_possible(row)).map(|row| format!("this cannot be: {row:?}")).collect();
+    if !impossible.is_empty() {
+        bail!("{}", impossible.join("\n"));
+    }
     Ok(rows.into_iter().map(judged).collect())
+}
+
+/// Whether the kernel's part of a row is one of it, and there is none without an exit. Rows without an exit in which the
+/// kernel does everything are those of what it does between a VM's instructions.
+fn is_possible(row: &BenchRow) -> bool {
+    match row.kernel {
+        None => true,
+        Some(kernel) if row.exits == 0 => kernel == 0 || kernel == row.instructions,
+        Some(kernel) => (1..=row.instructions).contains(&kernel),
+    }
 }
 
 fn judged(row: BenchRow) -> Row {
@@ -264,6 +290,8 @@ fn judged(row: BenchRow) -> Row {
     Row {
         operation: row.operation,
         instructions: row.instructions,
+        vm_instructions: row.kernel.map(|kernel| row.instructions.saturating_sub(kernel)),
+        kernel_instructions: row.kernel,
         exits: row.exits,
         writes_per_1000: row.writes,
         interrupts_per_1000: row.interrupts,
@@ -274,7 +302,9 @@ fn judged(row: BenchRow) -> Row {
 
 /// The table of the terminal.
 pub fn table(rows: &[Row]) -> String {
-    let titles = ["operation", "instructions", "exits", "register writes", "interrupts", "target", "met"];
+    let titles =
+        ["operation", "instructions", "VM", "kernel", "exits", "register writes", "interrupts", "target", "met"];
+    let part = |count: Option<u64>| count.map_or("-".into(), report::grouped);
     let mut cells = vec![titles.map(String::from).to_vec()];
     for row in rows {
         let met = match row.met {
@@ -285,6 +315,8 @@ pub fn table(rows: &[Row]) -> String {
         cells.push(vec![
             row.operation.clone(),
             report::grouped(row.instructions),
+            part(row.vm_instructions),
+            part(row.kernel_instructions),
             row.exits.to_string(),
             thousandths(row.writes_per_1000),
             thousandths(row.interrupts_per_1000),
@@ -321,9 +353,9 @@ pub fn baseline_table() -> Result<String> {
     let rows = read_baseline()?.into_iter();
     let rows: Vec<Row> = rows
         .map(|row| {
-            let BaselineRow { operation, instructions, exits, writes_per_1000, interrupts_per_1000 } = row;
-            let (writes, interrupts) = (writes_per_1000, interrupts_per_1000);
-            judged(BenchRow { operation, instructions, exits, writes, interrupts })
+            let BaselineRow { operation, instructions, kernel_instructions: kernel, exits, .. } = row;
+            let (writes, interrupts) = (row.writes_per_1000, row.interrupts_per_1000);
+            judged(BenchRow { operation, instructions, kernel, exits, writes, interrupts })
         })
         .collect();
     Ok(table(&rows))
@@ -335,6 +367,7 @@ fn write_baseline(rows: &[Row]) -> Result<()> {
         .map(|row| BaselineRow {
             operation: row.operation.clone(),
             instructions: row.instructions,
+            kernel_instructions: row.kernel_instructions,
             exits: row.exits,
             writes_per_1000: row.writes_per_1000,
             interrupts_per_1000: row.interrupts_per_1000,
@@ -356,7 +389,19 @@ fn compare(rows: &[Row], baseline: &[BaselineRow]) -> Vec<String> {
         match now.get(before.operation.as_str()) {
             None => worse.push(format!("`{}` is in the baseline and was not measured", before.operation)),
             Some(row) => {
-                let allowed = before.instructions + before.instructions * TOLERANCE_PERCENT / 100;
+                let tolerance = before.instructions * TOLERANCE_PERCENT / 100;
+                let allowed = before.instructions + tolerance;
+                match (row.kernel_instructions, before.kernel_instructions) {
+                    (Some(now), Some(before)) if now > before + tolerance => worse.push(format!(
+                        "`{}` got worse: {now} instructions of the kernel, baseline {before}",
+                        row.operation
+                    )),
+                    (None, Some(before)) => worse.push(format!(
+                        "`{}`: the kernel's instructions are no longer counted, baseline {before}",
+                        row.operation
+                    )),
+                    _ => {}
+                }
                 let devices = [
                     (row.writes_per_1000, before.writes_per_1000, "thousandths of a register write"),
                     (row.interrupts_per_1000, before.interrupts_per_1000, "thousandths of an interrupt"),
@@ -394,7 +439,8 @@ mod tests {
     use super::*;
 
     fn row(operation: &str, instructions: u64, exits: u64) -> Row {
-        judged(BenchRow { operation: operation.into(), instructions, exits, writes: None, interrupts: None })
+        let (kernel, writes, interrupts) = (None, None, None);
+        judged(BenchRow { operation: operation.into(), instructions, kernel, exits, writes, interrupts })
     }
 
     #[test]
@@ -412,11 +458,13 @@ mod tests {
         let baseline = [BaselineRow {
             operation: "copy".into(),
             instructions: 200,
+            kernel_instructions: Some(150),
             exits: 1,
             writes_per_1000: Some(2000),
             interrupts_per_1000: Some(0),
         }];
         let row = |operation: &str, instructions, exits| Row {
+            kernel_instructions: Some(154),
             writes_per_1000: Some(2000),
             interrupts_per_1000: Some(0),
             ..row(operation, instructions, exits)
@@ -425,6 +473,9 @@ mod tests {
             assert_eq!(compare(&[Row { writes_per_1000, ..row("copy", 200, 1) }], &baseline).len(), 1);
         }
         assert_eq!(compare(&[Row { interrupts_per_1000: Some(1), ..row("copy", 200, 1) }], &baseline).len(), 1);
+        for kernel_instructions in [Some(155), None] {
+            assert_eq!(compare(&[Row { kernel_instructions, ..row("copy", 200, 1) }], &baseline).len(), 1);
+        }
         assert!(compare(&[row("copy", 204, 1)], &baseline).is_empty());
         assert_eq!(compare(&[row("copy", 205, 1)], &baseline).len(), 1);
         assert_eq!(compare(&[row("copy", 100, 2)], &baseline).len(), 1);
@@ -435,15 +486,35 @@ mod tests {
 
     #[test]
     fn rows_are_written_with_these_names() {
-        let counted = Row { writes_per_1000: Some(2000), interrupts_per_1000: Some(0), ..row("null invoke", 151, 1) };
+        let (kernel, writes, interrupts) = (Some(147), Some(2000), Some(0));
+        let operation = "null invoke".into();
+        let counted = judged(BenchRow { operation, instructions: 151, kernel, exits: 1, writes, interrupts });
         let rows = serde_json::to_value([counted, row("other", 5, 0)]).expect("they are encoded");
         let expected = serde_json::json!([
-            { "operation": "null invoke", "instructions": 151, "exits": 1, "writes_per_1000": 2000,
-                "interrupts_per_1000": 0, "target": 150, "met": false },
-            { "operation": "other", "instructions": 5, "exits": 0, "writes_per_1000": null,
-                "interrupts_per_1000": null, "target": null, "met": null },
+            { "operation": "null invoke", "instructions": 151, "vm_instructions": 4, "kernel_instructions": 147,
+                "exits": 1, "writes_per_1000": 2000, "interrupts_per_1000": 0, "target": 150, "met": false },
+            { "operation": "other", "instructions": 5, "vm_instructions": null, "kernel_instructions": null,
+                "exits": 0, "writes_per_1000": null, "interrupts_per_1000": null, "target": null, "met": null },
         ]);
         assert_eq!(rows, expected);
+    }
+
+    #[test]
+    fn the_kernels_part_is_one_of_the_row() {
+        let row = |instructions, kernel, exits| BenchRow {
+            operation: String::new(),
+            instructions,
+            kernel,
+            exits,
+            writes: None,
+            interrupts: None,
+        };
+        for (kernel, exits) in [(Some(1), 1), (Some(9), 1), (Some(0), 0), (Some(9), 0), (None, 0), (None, 1)] {
+            assert!(is_possible(&row(9, kernel, exits)), "{kernel:?} with {exits}");
+        }
+        for (kernel, exits) in [(Some(0), 1), (Some(10), 1), (Some(1), 0), (Some(10), 0)] {
+            assert!(!is_possible(&row(9, kernel, exits)), "{kernel:?} with {exits}");
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub mod abi;
 pub mod bench;
 pub mod boot;
 pub mod build;
+pub mod counter;
 pub mod disc;
 pub mod display;
 pub mod emulator;

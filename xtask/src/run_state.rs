@@ -284,6 +284,8 @@ pub struct BenchRow {
     pub operation: String,
     /// Instructions.
     pub instructions: u64,
+    /// How many of them the kernel executed, if they were counted.
+    pub kernel: Option<u64>,
     /// Exits.
     pub exits: u64,
     /// Writes to registers of devices, in thousandths, if they were counted.
@@ -605,10 +607,11 @@ impl RunState {
                 self.over = Some(*t).filter(|&t| t > 0);
                 self.time(*t)?;
             }
-            Record::Bench { operation, instructions, exits, writes, interrupts } => {
+            Record::Bench { operation, instructions, kernel, exits, writes, interrupts } => {
                 self.bench.push(BenchRow {
                     operation: operation.clone(),
                     instructions: *instructions,
+                    kernel: *kernel,
                     exits: *exits,
                     writes: *writes,
                     interrupts: *interrupts,

@@ -147,7 +147,8 @@ impl Console {
                 None => self.complain(client, "ended a file that is not open", now),
             },
             ToConsole::Bench { operation, instructions, exits } => {
-                self.record(&Record::Bench { operation, instructions, exits, writes: None, interrupts: None });
+                let (kernel, writes, interrupts) = (None, None, None);
+                self.record(&Record::Bench { operation, instructions, kernel, exits, writes, interrupts });
             }
             ToConsole::Record(record) if is_market => self.record(&record),
             ToConsole::Epoch { tsc } if is_market => self.epoch = Some(tsc),

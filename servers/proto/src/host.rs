@@ -6,6 +6,10 @@ use alloc::{string::String, vec::Vec};
 use cap_spec::abi::StopReason;
 use serde::{Deserialize, Serialize};
 
+/// What a guest of the bench stores, by one instruction, to have in its place how many instructions were executed so far
+/// that were no VM's. Where nobody counts it stays as it is.
+pub const COUNT_MARK: u32 = 0x4e4b_4331;
+
 /// From the host to the market server, through the console server; also the events of a plan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Command {
@@ -238,6 +242,8 @@ pub enum Record {
         operation: String,
         /// Instructions (TSC ticks under the instruction clock).
         instructions: u64,
+        /// How many of them the kernel executed, if they were counted.
+        kernel: Option<u64>,
         /// Exits.
         exits: u64,
         /// Writes to registers of devices, in thousandths, if they were counted.

@@ -11,7 +11,7 @@ macro_rules! children {
                 concat!("child_", stringify!($name), ":"),
                 // Every child may use every name.
                 "/* {shared} {signal_wait} {signal} {channel} {wait} {vcpu} {map} {unmap} {start} \
-                 {retype} {revoke} {frame} {self_ipi} {slept} {prompt_ticks} {away_ticks} {watched} */",
+                 {retype} {revoke} {frame} {self_ipi} {slept} {prompt_ticks} {away_ticks} {watched} {mark} */",
                 $($line,)+
                 concat!(".global child_", stringify!($name), "_end"),
                 concat!("child_", stringify!($name), "_end:"),
@@ -29,6 +29,7 @@ macro_rules! children {
                 away_ticks = const crate::interrupted::AWAY_TICKS,
                 watched = const crate::driven::WATCHED,
                 self_ipi = const 0x83f,
+                mark = const proto::host::COUNT_MARK,
                 start = const cap_spec::abi::Label::VcpuStart as u64,
                 wait = const cap_spec::abi::Label::VcpuWait as u64,
                 vcpu = const cap_spec::abi::slots::VCPU,
@@ -158,6 +159,24 @@ children! {
         "rdtsc",
         "mov [rbx], eax",
         "mov [rbx + 4], edx",
+        "jmp 2b";
+    /// As [`echo`], and has the count of instructions that were no VM's in the second shared word each time.
+    stamps:
+        "rdtsc",
+        "mov rbx, {shared}",
+        "mov [rbx], eax",
+        "mov [rbx + 4], edx",
+        "mov qword ptr [rbx + 8], {mark}",
+        "2:",
+        "mov eax, {signal_wait}",
+        "mov edi, {channel}",
+        "mov esi, 1",
+        "xor edx, edx",
+        "vmmcall",
+        "rdtsc",
+        "mov [rbx], eax",
+        "mov [rbx + 4], edx",
+        "mov qword ptr [rbx + 8], {mark}",
         "jmp 2b";
     /// Answers each increment of the first shared word by copying it to the second one (on another cache line), with
     /// no kernel in the way; tells that it runs by a signal first.

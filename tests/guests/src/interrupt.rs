@@ -9,6 +9,8 @@ struct Table([u64; 512]);
 static mut IDT: Table = Table([0; 512]);
 #[unsafe(no_mangle)]
 static INTERRUPT_STAMP: AtomicU64 = AtomicU64::new(0);
+#[unsafe(no_mangle)]
+static INTERRUPT_COUNT: AtomicU64 = AtomicU64::new(0);
 
 global_asm!(
     ".global interrupt_stub",
@@ -18,6 +20,7 @@ global_asm!(
     "rdtsc",
     "mov [rip + INTERRUPT_STAMP], eax",
     "mov [rip + INTERRUPT_STAMP + 4], edx",
+    "mov qword ptr [rip + INTERRUPT_COUNT], {mark}",
     "push rcx",
     "mov ecx, 0x80b",
     "xor eax, eax",
@@ -27,6 +30,7 @@ global_asm!(
     "pop rdx",
     "pop rax",
     "iretq",
+    mark = const proto::host::COUNT_MARK,
 );
 
 unsafe extern "C" {
@@ -61,4 +65,18 @@ pub fn forget() {
 /// When the last interrupt came; 0 for never.
 pub fn stamp() -> u64 {
     INTERRUPT_STAMP.load(Ordering::Relaxed)
+}
+
+/// When the last interrupt came, and the count of instructions that were no VM's until then.
+#[derive(Clone, Copy, Debug)]
+pub struct Came {
+    /// The clock.
+    pub at: u64,
+    /// See [`crate::measure::kernel_count`].
+    pub kernel: u64,
+}
+
+/// The last interrupt.
+pub fn came() -> Came {
+    Came { at: stamp(), kernel: INTERRUPT_COUNT.load(Ordering::Relaxed) }
 }

@@ -1,4 +1,5 @@
-//! What benches measure with: the clock of instructions, exits, and the least of several runs.
+//! What benches measure with: the clock of instructions, the count of those that no VM executed, exits, and the least of
+//! several runs.
 
 use crate::root::{Root, exits, tsc, word};
 use alloc::string::String;
@@ -6,29 +7,108 @@ use cap_spec::abi::{Rights, slots, stats_page};
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 use device::Registers;
-use proto::host::Record;
+use proto::host::{COUNT_MARK, Record};
 use userlib::cap::{Cap, Fault, Machine, Slot, own};
 use userlib::dma::MappedRegisters;
 
 /// Runs per row.
 pub const RUNS: usize = 8;
 
-/// What one run cost: ticks and exits.
-#[derive(Clone, Copy)]
+/// What one run cost.
+#[derive(Clone, Copy, Default)]
 pub struct Cost {
     /// Ticks of the clock: instructions.
     pub ticks: u64,
+    /// How many of them the kernel executed; 0 where nobody counts.
+    pub kernel: u64,
     /// Exits of the VM.
     pub exits: u64,
 }
 
-/// Runs something once between two readings of clock and exits.
+impl Cost {
+    /// More than anything costs.
+    pub const MOST: Cost = Cost { ticks: u64::MAX, kernel: 0, exits: 0 };
+
+    /// Without what this part cost; exits are those of the whole. (Of the VM's instructions the part may have one more, as
+    /// the compiler arranges them.)
+    pub fn less(self, part: Cost) -> Cost {
+        let ticks = self.ticks.saturating_sub(part.ticks);
+        Cost { ticks, kernel: self.kernel.saturating_sub(part.kernel).min(ticks), exits: self.exits }
+    }
+
+    /// That of one of so many; exits are those of all.
+    pub fn each(self, count: u64) -> Cost {
+        Cost { ticks: self.ticks / count, kernel: self.kernel / count, exits: self.exits }
+    }
+}
+
+/// Has the count of instructions that were no VM's written into this word, by `tests/counter`.
+#[inline(always)]
+fn ask(word: &AtomicU64) {
+    // SAFETY: stores into an integer that may be shared.
+    unsafe {
+        asm!("mov qword ptr [{}], {}", in(reg) word.as_ptr(), const COUNT_MARK, options(nostack, preserves_flags));
+    }
+}
+
+/// The count of instructions that were no VM's.
+#[inline(always)]
+pub fn kernel_count() -> u64 {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    ask(&COUNT);
+    COUNT.load(Ordering::Relaxed)
+}
+
+/// The kernel's part of a cost, if the emulator counts it.
+fn counted(kernel: u64) -> Option<u64> {
+    (kernel_count() != u64::from(COUNT_MARK)).then_some(kernel)
+}
+
+/// The same, worked out by now: the compiler would do it behind the reading of the clock that follows, where it counts.
+#[inline(always)]
+fn worked_out(mut value: u64) -> u64 {
+    // SAFETY: no instruction.
+    unsafe { asm!("/* {} */", inout(reg) value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// Readings of exits, count and clock, the latter last.
+#[derive(Clone, Copy)]
+pub struct Start {
+    exits: u64,
+    kernel: u64,
+    /// The clock.
+    pub tsc: u64,
+}
+
+impl Start {
+    /// Reads them.
+    #[inline(always)]
+    pub fn now() -> Start {
+        let (exits, kernel) = (worked_out(exits()), kernel_count());
+        Start { exits, kernel, tsc: tsc() }
+    }
+
+    /// What was spent since, where the clock showed `end`; count and exits are those of now.
+    #[inline(always)]
+    pub fn until(&self, end: u64) -> Cost {
+        self.until_counted(end, kernel_count())
+    }
+
+    /// As [`Start::until`], where the count was this.
+    #[inline(always)]
+    pub fn until_counted(&self, end: u64, kernel: u64) -> Cost {
+        Cost { ticks: end - self.tsc, kernel: kernel - self.kernel, exits: exits() - self.exits }
+    }
+}
+
+/// Runs something once between two readings.
 pub fn once(work: impl FnOnce() -> Result<(), Fault>) -> Result<Cost, Fault> {
-    let before = exits();
-    let start = tsc();
+    let start = Start::now();
     work()?;
     let end = tsc();
-    Ok(Cost { ticks: end - start - clock_cost(), exits: exits() - before })
+    let cost = start.until(end);
+    Ok(Cost { ticks: cost.ticks - clock_cost(), ..cost })
 }
 
 /// What reading the clock twice costs by itself.
@@ -48,7 +128,7 @@ pub fn row<S>(
     mut work: impl FnMut(&S) -> Result<(), Fault>,
     mut after: impl FnMut(S) -> Result<(), Fault>,
 ) -> Result<Cost, Fault> {
-    let mut best = Cost { ticks: u64::MAX, exits: 0 };
+    let mut best = Cost::MOST;
     for _ in 0..RUNS {
         let state = before()?;
         best = least(best, once(|| work(&state))?);
@@ -59,14 +139,20 @@ pub fn row<S>(
 
 /// Reports a row.
 pub fn tell(root: &Root, operation: &str, cost: Cost) {
-    let Cost { ticks, exits } = cost;
-    root.record(&Record::Bench {
-        operation: operation.into(),
-        instructions: ticks,
-        exits,
-        writes: None,
-        interrupts: None,
-    });
+    let Cost { ticks: instructions, kernel, exits } = cost;
+    let (kernel, writes, interrupts) = (counted(kernel), None, None);
+    root.record(&Record::Bench { operation: operation.into(), instructions, kernel, exits, writes, interrupts });
+}
+
+/// Reports a row of what the kernel alone does.
+pub fn tell_kernel(root: &Root, operation: &str, ticks: u64) {
+    tell(root, operation, Cost { ticks, kernel: ticks, exits: 0 });
+}
+
+/// Reports a row of what are no instructions.
+pub fn tell_figure(root: &Root, operation: &str, instructions: u64) {
+    let (kernel, writes, interrupts) = (None, None, None);
+    root.record(&Record::Bench { operation: operation.into(), instructions, kernel, exits: 0, writes, interrupts });
 }
 
 /// Reports for how long the kernel lock was held at most, since the boot.
@@ -77,7 +163,7 @@ pub fn tell_longest_hold(root: &mut Root, load: &str) -> Result<(), Fault> {
     let address = root.window(1);
     frame.map(own::VM, address, Rights::READ)?;
     let ticks = word(address, stats_page::LONGEST_HOLD);
-    tell(root, &alloc::format!("longest hold of the kernel lock, {load}"), Cost { ticks, exits: 0 });
+    tell_kernel(root, &alloc::format!("longest hold of the kernel lock, {load}"), ticks);
     Ok(())
 }
 
@@ -95,7 +181,7 @@ pub fn end(root: &Root, outcome: Result<(), String>) -> ! {
 /// What work with devices cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct IoCost {
-    /// Instructions of the VM that were measured.
+    /// Ticks of the clock: instructions.
     pub ticks: u64,
     /// Exits of the VM meanwhile.
     pub exits: u64,
@@ -103,6 +189,8 @@ pub struct IoCost {
     pub writes: u64,
     /// Interrupts of devices.
     pub interrupts: u64,
+    /// Instructions of the kernel among the former; 0 where nobody counts.
+    pub kernel: u64,
 }
 
 impl core::ops::Add for IoCost {
@@ -114,6 +202,7 @@ impl core::ops::Add for IoCost {
             exits: self.exits + other.exits,
             writes: self.writes + other.writes,
             interrupts: self.interrupts + other.interrupts,
+            kernel: self.kernel + other.kernel,
         }
     }
 }
@@ -140,6 +229,9 @@ impl Registers for Counted {
     }
 }
 
+/// The count as the stretch of a [`Meter`] began: here, so that no instruction of it puts it elsewhere.
+static BEFORE: AtomicU64 = AtomicU64::new(0);
+
 /// Adds up what stretches of work cost. Nobody else's work may fall into them.
 #[derive(Debug)]
 pub struct Meter {
@@ -158,19 +250,23 @@ impl Meter {
     #[inline(always)]
     pub fn start(&mut self) {
         let (exits, writes, interrupts) = (exits(), WRITES.load(Ordering::Relaxed), (self.interrupts)());
-        self.before = IoCost { exits, writes, interrupts, ticks: tsc() };
+        self.before = IoCost { exits, writes, interrupts, ..IoCost::default() };
+        // The former is written before this asks, and so not within the stretch.
+        ask(&BEFORE);
+        self.before.ticks = tsc();
     }
 
     /// A stretch ends.
     #[inline(always)]
     pub fn stop(&mut self) {
-        let end = tsc();
+        let (end, kernel) = (tsc(), kernel_count());
         let (sum, before) = (&mut self.sum, &self.before);
         let writes = WRITES.load(Ordering::Relaxed) - before.writes;
         sum.ticks += (end - before.ticks).saturating_sub(clock_cost() + writes);
         sum.writes += writes;
         sum.exits += exits() - before.exits;
         sum.interrupts += (self.interrupts)() - before.interrupts;
+        sum.kernel += kernel - BEFORE.load(Ordering::Relaxed);
     }
 
     /// What the stretches since the last call cost together.
@@ -184,6 +280,7 @@ pub fn tell_io(root: &Root, operation: &str, operations: u64, cost: IoCost) {
     root.record(&Record::Bench {
         operation: operation.into(),
         instructions: cost.ticks / operations,
+        kernel: counted(cost.kernel / operations),
         exits: cost.exits.div_ceil(operations),
         writes: Some(cost.writes * 1000 / operations),
         interrupts: Some(cost.interrupts * 1000 / operations),

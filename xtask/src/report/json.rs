@@ -101,9 +101,9 @@ pub fn record(state: &RunState, record: &Record) -> Option<Value> {
         Record::End { t, status, reason } => {
             json!({ "kind": "end", "t_us": t, "status": status, "reason": reason })
         }
-        Record::Bench { operation, instructions, exits, writes, interrupts } => {
-            json!({ "kind": "bench", "operation": operation, "instructions": instructions, "exits": exits,
-                "writes_per_1000": writes, "interrupts_per_1000": interrupts })
+        Record::Bench { operation, instructions, kernel, exits, writes, interrupts } => {
+            json!({ "kind": "bench", "operation": operation, "instructions": instructions,
+                "kernel_instructions": kernel, "exits": exits, "writes_per_1000": writes, "interrupts_per_1000": interrupts })
         }
     })
 }
@@ -178,7 +178,7 @@ pub fn result(state: &RunState, scenario: &str, seed: u64, wall_seconds: f64, fa
         "goods": state.goods.iter().map(|good| good_object(state, good)).collect::<Vec<_>>(),
         "totals": totals(state),
         "bench": state.bench.iter().map(|row| json!({ "operation": row.operation, "instructions": row.instructions,
-            "writes_per_1000": row.writes, "interrupts_per_1000": row.interrupts,
+            "kernel_instructions": row.kernel, "writes_per_1000": row.writes, "interrupts_per_1000": row.interrupts,
             "exits": row.exits })).collect::<Vec<_>>(),
     })
 }

@@ -7,7 +7,7 @@ use alloc::string::String;
 use device::Clock;
 use guests::card;
 use guests::function::{BOTH, until_ready};
-use guests::measure::{Cost, Counted, IoCost, Meter, row, tell, tell_io, tell_longest_hold};
+use guests::measure::{Counted, IoCost, Meter, row, tell, tell_figure, tell_io, tell_longest_hold};
 use guests::root::{Root, tsc};
 use net::smoltcp::phy::{Device, RxToken, TxToken};
 use net::smoltcp::time::Instant;
@@ -68,7 +68,7 @@ fn domains(root: &mut Root) -> Result<(), Fault> {
         let unmap = row(|| frames.map_io(domain, IO, BOTH, count - 1), |()| frames.unmap_row(count - 1), |()| Ok(()))?;
         for (what, cost) in [("map", map), ("unmap", unmap)] {
             let each = if count == 1 { "1 frame" } else { "64 frames, each" };
-            tell(root, &format!("IOMMU {what} of {each}"), Cost { ticks: cost.ticks / count, exits: cost.exits });
+            tell(root, &format!("IOMMU {what} of {each}"), cost.each(count));
         }
     }
     Ok(())
@@ -117,6 +117,6 @@ fn leases(root: &mut Root, pair: &mut Pair) -> Result<(), String> {
     tell_io(root, "virtual function: buy to first packet", 1, bought);
     tell_io(root, "virtual function: revoke", 1, revoked);
     // It is asked again and again meanwhile: that says nothing.
-    tell(root, "virtual function: revoke to reusable, in microseconds", Cost { ticks: ready, exits: 0 });
+    tell_figure(root, "virtual function: revoke to reusable, in microseconds", ready);
     Ok(())
 }

@@ -6,8 +6,8 @@ use alloc::string::String;
 use alloc::vec;
 use device::Registers;
 use guests::interrupt;
-use guests::measure::{Counted, IoCost, RUNS, clock_cost, tell_io};
-use guests::root::{Root, exits, tsc};
+use guests::measure::{Cost, Counted, IoCost, RUNS, Start, clock_cost, tell_io};
+use guests::root::Root;
 use net::smoltcp::iface::{SocketHandle, SocketSet};
 use net::smoltcp::socket::udp::{PacketBuffer, PacketMetadata, Socket};
 use userlib::arch::{disable_interrupts, enable_interrupts};
@@ -54,14 +54,15 @@ fn raise(pair: &Pair) -> IoCost {
         (0..RUNS).map(|_| {
             interrupt::forget();
             enable_interrupts();
-            let (before, start) = (exits(), tsc());
+            let start = Start::now();
             pair.registers.0.write32(VTEICS, 1);
             while interrupt::stamp() == 0 {
                 core::hint::spin_loop();
             }
             disable_interrupts();
-            let ticks = (interrupt::stamp() - start).saturating_sub(clock_cost());
-            IoCost { ticks, exits: exits() - before, writes: 1, interrupts: 1 }
+            let came = interrupt::came();
+            let Cost { ticks, kernel, exits } = start.until_counted(came.at, came.kernel);
+            IoCost { ticks: ticks.saturating_sub(clock_cost()), exits, writes: 1, interrupts: 1, kernel }
         })
     };
     interrupt::with_handler(guests::card::FIRST_VECTOR, || runs().min()).unwrap_or_default()
