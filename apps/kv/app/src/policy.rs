@@ -29,31 +29,6 @@ impl Rate {
     }
 }
 
-/// Counters of the store since the start, though clients may have them begin again at 0.
-#[derive(Clone, Copy, Debug)]
-pub struct Total<const N: usize> {
-    last: [u64; N],
-    sum: [u64; N],
-}
-
-impl<const N: usize> Default for Total<N> {
-    fn default() -> Total<N> {
-        Total { last: [0; N], sum: [0; N] }
-    }
-}
-
-impl<const N: usize> Total<N> {
-    /// Takes note of what the counters say, and returns what they would say had they never begun again.
-    pub fn note(&mut self, now: [u64; N]) -> [u64; N] {
-        let began_again = now.iter().zip(&self.last).any(|(now, last)| now < last);
-        for ((sum, last), now) in self.sum.iter_mut().zip(&mut self.last).zip(now) {
-            *sum += now - if began_again { 0 } else { *last };
-            *last = now;
-        }
-        self.sum
-    }
-}
-
 /// What it is worth to have a value in memory that could be read from the namespace: `read` and `hit` are the ticks of such a
 /// read, and of a request that needs none. A client that waits for each answer gets only `hit` of `hit + read` answers, so
 /// that the rest of a hit's value is what reading costs.
@@ -132,15 +107,6 @@ mod tests {
         assert_eq!([worth(0, 100), worth(50, 150), worth(100, 100), worth(900, 100)], [0, 250, 500, 900]);
         assert_eq!([worth(5, 0), worth(0, 0), worth(u64::MAX, u64::MAX)], [1000, 0, 500]);
         assert_eq!(worth_in_memory(Price(u64::MAX), u64::MAX, 0), Price(u64::MAX));
-    }
-
-    #[test]
-    fn counters_that_begin_again_are_counted_on() {
-        let mut total = Total::default();
-        assert_eq!(total.note([3, 5]), [3, 5]);
-        assert_eq!(total.note([4, 9]), [4, 9]);
-        assert_eq!(total.note([2, 9]), [6, 18]);
-        assert_eq!(total.note([2, 10]), [6, 19]);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use alloc::vec::Vec;
 
 use app_net::{Network, Next};
-use kv_server::kv_engine::{PAGE_BYTES, Store, Time};
+use kv_server::kv_engine::{PAGE_BYTES, Retrievals, Store, Time};
 use kv_server::{Server, Settings};
 use userlib::market::{Event, FixedBid, MarginalHit, Price, Quantity};
 use userlib::storage::Storage;
@@ -14,7 +14,7 @@ use userlib::{App, Error, Start, clock, console, println};
 
 use crate::memory::{COLD_TABLE_BYTES_PER_PAGE, Items, Memory, TABLE_BYTES_PER_PAGE};
 use crate::pages::MappedPages;
-use crate::policy::{self, Rate, Total};
+use crate::policy::{self, Rate};
 use crate::shelf::Shelf;
 
 /// Pages of the base for items, if it is not told.
@@ -59,8 +59,6 @@ struct Kv {
     counted: [u64; 2],
     hits: Rate,
     accesses: Rate,
-    /// Hits and accesses.
-    done: Total<2>,
     /// The namespace, while its queues are gone.
     lost: Option<Storage>,
     /// Pages of the namespace that it uses at most.
@@ -165,7 +163,6 @@ impl Kv {
             counted: [0; 2],
             hits: Rate::default(),
             accesses: Rate::default(),
-            done: Total::default(),
             lost: None,
             cold_pages,
             value: Vec::new(),
@@ -221,8 +218,8 @@ impl Kv {
         self.next_bid = tsc + app.interval_ticks(app.page_good());
         let (own, most) = (self.own_pages, self.most_pages);
         let items = self.server.store();
-        let (hits, misses) = (items.counters().get_hits, items.counters().get_misses);
-        let [hits, accesses] = self.done.note([hits, hits + misses]);
+        let Retrievals { hits, misses } = items.retrievals();
+        let accesses = hits + misses;
         let [new_hits, new_accesses] = [hits - self.counted[0], accesses - self.counted[1]];
         self.counted = [hits, accesses];
         if is_reached {
@@ -287,11 +284,13 @@ impl Kv {
 
     /// Says what it has done.
     fn finish(mut self, app: &mut App) -> Result<(), Error> {
-        let counters = *self.server.store().counters();
-        app.work_done(counters.get_hits, counters.get_hits);
+        let store = self.server.store();
+        let (counters, totals) = (store.counters(), store.totals());
+        let Retrievals { hits, misses } = store.retrievals();
+        app.work_done(hits, hits);
         println!(
-            "{} hits, {} misses, {} evictions, {} pages given back, {} items lost",
-            counters.get_hits, counters.get_misses, counters.evictions, counters.pages_given_back, counters.items_lost
+            "{hits} hits, {misses} misses, {} evictions, {} pages given back, {} items lost",
+            totals.evictions, counters.pages_given_back, counters.items_lost
         );
         Ok(())
     }

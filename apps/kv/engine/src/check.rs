@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use crate::chunks::{Chunk, Use};
 use crate::classes::{self, CLASSES, Class};
 use crate::cold::Cold;
-use crate::entries::{EntryId, Marks};
+use crate::entries::{EntryId, Marks, Stored};
 use crate::pages::{PAGE_BYTES, Pages};
 use crate::store::Store;
 
@@ -28,9 +28,10 @@ fn check_entries<P: Pages, C: Cold>(store: &Store<P, C>) -> Result<Vec<(Chunk, E
     let mut held = Vec::new();
     let mut bytes = 0;
     let mut linked = 0;
+    let mut sized = 0;
     let mut listed = vec![false; store.entries.len()];
     for class in 0..CLASSES as Class {
-        let mut count = 0;
+        let mut stored = Stored::default();
         for (first, is_cold) in [(store.entries.oldest(class), false), (store.entries.oldest_cold(class), true)] {
             let mut next = first;
             while let Some(id) = next {
@@ -40,11 +41,15 @@ fn check_entries<P: Pages, C: Cold>(store: &Store<P, C>) -> Result<Vec<(Chunk, E
                 )?;
                 ensure(!core::mem::replace(&mut listed[id.0 as usize], true), "an entry is in two lists")?;
                 ensure(store.entries.class(id) == class, "an entry is in the list of another class")?;
-                count += 1;
+                let entry = store.entries.get(id);
+                if entry.marks.has(Marks::LINKED) {
+                    stored.items += 1;
+                    stored.bytes += entry.bytes_in_memory();
+                }
                 next = store.entries.newer(id);
             }
         }
-        ensure(count == store.entries.count(class), "the length of a list is wrong")?;
+        ensure(stored == store.entries.stored(class), "what is stored in a class was counted wrongly")?;
     }
     for (number, is_listed) in listed.into_iter().enumerate() {
         let id = EntryId(number as u32);
@@ -58,12 +63,8 @@ fn check_entries<P: Pages, C: Cold>(store: &Store<P, C>) -> Result<Vec<(Chunk, E
         }
         ensure(entry.marks.has(Marks::LINKED) || entry.pins > 0, "nobody knows an entry with memory")?;
         ensure(store.chunks.class(entry.first) == store.entries.class(id), "an entry has the wrong class")?;
-        bytes += u64::from(entry.key_length);
-        let mut size = usize::from(entry.key_length);
-        if !entry.marks.has(Marks::COLD) {
-            bytes += u64::from(entry.length);
-            size += entry.length as usize;
-        }
+        let size = entry.bytes_in_memory() as usize;
+        bytes += size as u64;
         let mut room = 0;
         let mut chunk = entry.first;
         while chunk.is_some() {
@@ -74,6 +75,7 @@ fn check_entries<P: Pages, C: Cold>(store: &Store<P, C>) -> Result<Vec<(Chunk, E
         }
         if entry.marks.has(Marks::LINKED) {
             linked += 1;
+            sized += u64::from(entry.sized == store.sizes.current());
             ensure(room >= size, "an item has too little memory")?;
             let hash = store.key(store.key_of(id)).hash as u32;
             ensure(hash == entry.hash, "a key does not have its hash")?;
@@ -86,6 +88,10 @@ fn check_entries<P: Pages, C: Cold>(store: &Store<P, C>) -> Result<Vec<(Chunk, E
         }
     }
     ensure(linked == store.items(), "the number of items is wrong")?;
+    if store.sizes.is_on() {
+        let rows = core::iter::successors(store.sizes.from(0), |row| store.sizes.from(row.0 + 1));
+        ensure(rows.map(|row| row.2).sum::<u64>() == sized, "the histogram of sizes is wrong")?;
+    }
     ensure(bytes == store.bytes(), "the sum of bytes is wrong")?;
     for (ticket, id) in &store.loads {
         let entry = store.entries.get(*id);

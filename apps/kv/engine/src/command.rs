@@ -41,6 +41,8 @@ pub(crate) enum After<'a> {
     Cold(Ticket),
     /// Close the connection.
     Close,
+    /// Close it in the middle of an answer, for want of memory.
+    BreakOff,
 }
 
 /// One of `get`, `gets`, `gat`, `gats`.

@@ -12,6 +12,7 @@ use crate::command::{self, After, BAD_DATA, BAD_FORMAT, Incoming, Reply, Retriev
 use crate::entries::Marks;
 use crate::output::{Counted, LEAST_ROOM, Output, say};
 use crate::pages::Pages;
+use crate::service::{Activity, Client, Ends, Place};
 use crate::statistics::{self, Group};
 use crate::store::{Outcome, Pin, Store, Written};
 use crate::text;
@@ -81,6 +82,8 @@ enum State {
 pub struct Connection {
     state: State,
     buffer: Vec<u8>,
+    /// Where `stats conns` finds it; none if it is for a datagram.
+    place: Option<Place>,
 }
 
 /// Whether to go on.
@@ -90,16 +93,30 @@ enum Step {
 }
 
 impl Connection {
-    /// A new connection.
+    /// A new connection of which nobody knows the ends.
     pub fn new<P: Pages, C: Cold>(store: &mut Store<P, C>) -> Connection {
+        Connection::between(None, store)
+    }
+
+    /// A new connection between these ends.
+    pub fn between<P: Pages, C: Cold>(ends: Option<Ends>, store: &mut Store<P, C>) -> Connection {
         store.connections += 1;
         store.counters.total_connections += 1;
-        Connection { state: State::Line, buffer: Vec::new() }
+        let place = store.clients.add(Client { ends, activity: Activity::default(), heard: store.clock.now() });
+        Connection { state: State::Line, buffer: Vec::new(), place: Some(place) }
+    }
+
+    /// One for a single request, which is no client's connection.
+    pub(crate) fn for_datagram() -> Connection {
+        Connection { state: State::Line, buffer: Vec::new(), place: None }
     }
 
     /// Ends a connection, wherever it stands.
     pub fn close<P: Pages, C: Cold>(self, store: &mut Store<P, C>) {
-        store.connections -= 1;
+        if let Some(place) = self.place {
+            store.connections -= 1;
+            store.clients.remove(place);
+        }
         match self.state {
             State::Receiving(incoming) => store.unpin(incoming.pin),
             State::Sending { pin, .. } => store.unpin(pin),
@@ -143,7 +160,31 @@ impl Connection {
         let consumed = input.len() - rest.len();
         store.counters.bytes_read += consumed as u64;
         store.counters.bytes_written += output.written;
+        let (activity, second) = (self.activity(), store.clock.now());
+        if let Some(client) = self.client(store) {
+            client.activity = activity;
+            if consumed > 0 {
+                client.heard = second;
+            }
+        }
         Progress { consumed, next }
+    }
+
+    fn client<'a, P: Pages, C: Cold>(&self, store: &'a mut Store<P, C>) -> Option<&'a mut Client> {
+        store.clients.get_mut(self.place?)
+    }
+
+    /// What it does between two calls.
+    fn activity(&self) -> Activity {
+        match self.state {
+            State::Line if self.buffer.is_empty() => Activity::Read,
+            State::Line => Activity::Waiting,
+            State::Again => Activity::IoQueue,
+            State::SkipLine | State::Skip(_) => Activity::Swallow,
+            State::Receiving(_) => Activity::Nread,
+            State::Keys { .. } | State::Sending { .. } | State::Statistics(..) => Activity::Mwrite,
+            State::Closed => Activity::Closing,
+        }
     }
 
     fn step<P: Pages, C: Cold, O: Output>(
@@ -178,6 +219,10 @@ impl Connection {
             }
             State::Sending { pin, offset, keys } => self.send(pin, offset, keys, store, output),
             State::Statistics(group, mut line) => {
+                let second = store.clock.now();
+                if let Some(client) = self.client(store) {
+                    (client.activity, client.heard) = (Activity::Parse, second);
+                }
                 if statistics::write(group, &mut line, store, output) {
                     return Step::On;
                 }
@@ -185,6 +230,12 @@ impl Connection {
             }
             State::Closed => self.stop(State::Closed, Next::Close),
         }
+    }
+
+    /// Ends a connection in the middle of an answer, for want of memory.
+    fn break_off<P: Pages, C: Cold>(&mut self, store: &mut Store<P, C>) -> Step {
+        store.counters.response_obj_oom += 1;
+        self.stop(State::Closed, Next::Close)
     }
 
     fn stop(&mut self, state: State, next: Next) -> Step {
@@ -286,6 +337,7 @@ impl Connection {
                 return self.stop(State::Again, Next::Cold(ticket));
             }
             After::Close => return self.stop(State::Closed, Next::Close),
+            After::BreakOff => return self.break_off(store),
         };
         Step::On
     }
@@ -321,7 +373,7 @@ impl Connection {
                     self.state = State::Sending { pin, offset: 0, keys: Some((retrieval, goes_on)) };
                     Step::On
                 }
-                None => self.stop(State::Closed, Next::Close),
+                None => self.break_off(store),
             },
             Stop::Input | Stop::End | Stop::TooLong => self.stop(waiting, Next::Input),
         }
@@ -424,7 +476,7 @@ impl Connection {
                 Reply::Meta(reply) => meta::say_stored(stored, reply, id, store, output),
             }
         }
-        store.counters.cmd_set += 1;
+        store.of(id).cmd_set += 1;
         store.unpin(incoming.pin);
         Step::On
     }
@@ -442,7 +494,7 @@ impl Connection {
         if entry.marks.has(Marks::GONE) {
             // Its memory was withdrawn in the middle of the answer, which can't be mended.
             store.unpin(pin);
-            return self.stop(State::Closed, Next::Close);
+            return self.break_off(store);
         }
         let length = entry.length as usize;
         for part in store.parts(pin.id(), offset) {

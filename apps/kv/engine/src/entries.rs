@@ -94,6 +94,8 @@ pub(crate) struct Entry {
     pub generation: u16,
     pub key_length: u8,
     pub marks: Marks,
+    /// The histogram of sizes that it counts in ([`crate::sizes`]); 0 is none.
+    pub sized: u8,
     class: Class,
 }
 
@@ -119,8 +121,20 @@ impl Entry {
             generation: 0,
             key_length,
             marks: Marks::default(),
+            sized: 0,
             class: 0,
         }
+    }
+
+    /// Bytes of its key, and of its value if that is in memory.
+    pub fn bytes_in_memory(&self) -> u64 {
+        let value = if self.marks.has(Marks::COLD) { 0 } else { self.length };
+        u64::from(self.key_length) + u64::from(value)
+    }
+
+    /// Bytes of key and value.
+    pub fn size(&self) -> usize {
+        usize::from(self.key_length) + self.length as usize
     }
 }
 
@@ -128,7 +142,14 @@ impl Entry {
 struct List {
     newest: EntryId,
     oldest: EntryId,
-    count: u64,
+}
+
+/// Items of a class that can be found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Stored {
+    pub items: u64,
+    /// Bytes of their keys, and of their values that are in memory.
+    pub bytes: u64,
 }
 
 /// All entries.
@@ -138,12 +159,18 @@ pub(crate) struct Entries {
     unused: EntryId,
     /// By class: first those with values in memory, then those without.
     lists: [List; 2 * CLASSES],
+    stored: [Stored; CLASSES],
 }
 
 impl Entries {
     pub fn new() -> Entries {
-        let empty = List { newest: EntryId::NONE, oldest: EntryId::NONE, count: 0 };
-        Entries { entries: Vec::new(), unused: EntryId::NONE, lists: [empty; 2 * CLASSES] }
+        let empty = List { newest: EntryId::NONE, oldest: EntryId::NONE };
+        Entries {
+            entries: Vec::new(),
+            unused: EntryId::NONE,
+            lists: [empty; 2 * CLASSES],
+            stored: [Stored::default(); CLASSES],
+        }
     }
 
     /// Bytes of the table.
@@ -191,11 +218,54 @@ impl Entries {
     /// Puts an entry first in the list of its class.
     pub fn push_newest(&mut self, id: EntryId, class: Class) {
         self.get_mut(id).class = class;
+        self.attach(id);
+        if self.get(id).marks.has(Marks::LINKED) {
+            self.count_in(id);
+        }
+    }
+
+    /// Takes an entry out of its list.
+    pub fn unlist(&mut self, id: EntryId) {
+        if self.get(id).marks.has(Marks::LINKED) {
+            self.count_out(id);
+        }
+        self.detach(id);
+    }
+
+    /// Marks an entry that is in a list as one that can be found.
+    pub fn mark_linked(&mut self, id: EntryId) {
+        self.get_mut(id).marks.set(Marks::LINKED);
+        self.count_in(id);
+    }
+
+    /// Takes that mark away.
+    pub fn mark_unlinked(&mut self, id: EntryId) {
+        // One without memory was counted out with that.
+        if self.get(id).first.is_some() {
+            self.count_out(id);
+        }
+        self.get_mut(id).marks.clear(Marks::LINKED);
+    }
+
+    fn count_in(&mut self, id: EntryId) {
+        let (class, bytes) = (self.get(id).class, self.get(id).bytes_in_memory());
+        let stored = &mut self.stored[usize::from(class)];
+        stored.items += 1;
+        stored.bytes += bytes;
+    }
+
+    fn count_out(&mut self, id: EntryId) {
+        let (class, bytes) = (self.get(id).class, self.get(id).bytes_in_memory());
+        let stored = &mut self.stored[usize::from(class)];
+        stored.items -= 1;
+        stored.bytes -= bytes;
+    }
+
+    fn attach(&mut self, id: EntryId) {
         let place = self.list_of(id);
         let list = &mut self.lists[place];
         let before = list.newest;
         list.newest = id;
-        list.count += 1;
         if before.is_some() {
             self.get_mut(before).newer = id;
         } else {
@@ -206,8 +276,7 @@ impl Entries {
         entry.newer = EntryId::NONE;
     }
 
-    /// Takes an entry out of its list.
-    pub fn unlist(&mut self, id: EntryId) {
+    fn detach(&mut self, id: EntryId) {
         let Entry { older, newer, .. } = *self.get(id);
         let place = self.list_of(id);
         if older.is_some() {
@@ -220,7 +289,6 @@ impl Entries {
         } else {
             self.lists[place].newest = older;
         }
-        self.lists[place].count -= 1;
     }
 
     /// The list that an entry belongs to.
@@ -232,9 +300,8 @@ impl Entries {
     /// Moves an entry to the front of its list.
     pub fn bump(&mut self, id: EntryId) {
         if self.get(id).newer.is_some() {
-            let class = self.get(id).class;
-            self.unlist(id);
-            self.push_newest(id, class);
+            self.detach(id);
+            self.attach(id);
         }
     }
 
@@ -260,8 +327,8 @@ impl Entries {
         id.is_some().then_some(id)
     }
 
-    /// Entries of this class, in both lists.
-    pub fn count(&self, class: Class) -> u64 {
-        self.lists[usize::from(class)].count + self.lists[CLASSES + usize::from(class)].count
+    /// What can be found of this class.
+    pub fn stored(&self, class: Class) -> Stored {
+        self.stored[usize::from(class)]
     }
 }

@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 use crate::entries::{Entries, EntryId};
 
 /// Buckets at the start and at least. A power of two.
-const LEAST: usize = 256;
+pub(crate) const LEAST: usize = 256;
 
 /// Buckets that go with an item at most, when there are too many: enough to keep up with any number of removals.
 const MOST_MERGES: usize = 4;

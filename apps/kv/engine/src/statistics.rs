@@ -1,11 +1,21 @@
 //! What `stats` tells, one line at a time, so that it needs little room.
+//!
+//! Names and meanings are those of memcached 1.6.18. What has no meaning here is told if a constant is true, or left out:
+//! `docs/kv.md` lists what is left out, and why; `tests/statistics.rs` compares with what memcached tells.
 
-use crate::classes::{self, CLASSES, Class};
+mod classes;
+mod general;
+mod settings;
+
+use core::net::SocketAddrV4;
+
+use crate::LEAST_ROOM;
 use crate::cold::Cold;
 use crate::output::{Line, Output};
-use crate::pages::{PAGE_BYTES, Pages};
-use crate::store::{MOST_VALUE_BYTES, Store};
-use crate::{LEAST_ROOM, VERSION};
+use crate::pages::Pages;
+use crate::service::Ends;
+use crate::store::Store;
+use crate::text::{self, MOST_DIGITS};
 
 /// Groups of statistics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,10 +26,8 @@ pub(crate) enum Group {
     Slabs,
     Sizes,
     Connections,
+    Prefixes,
 }
-
-/// Lines that a class has in a group at most.
-const LINES_PER_CLASS: usize = 8;
 
 /// Writes lines of the group from `*line` on while there is room. True when the end is written.
 pub(crate) fn write<P: Pages, C: Cold>(
@@ -32,22 +40,20 @@ pub(crate) fn write<P: Pages, C: Cold>(
         if output.room() < LEAST_ROOM {
             return false;
         }
-        let named = |list: &[(&'static str, Value)], output: &mut _| {
-            list.get(*line).map(|(name, value)| stat(output, &[name.as_bytes()], *value)).is_some()
+        let next = match group {
+            Group::General => named(*line, &general::all(store), output),
+            Group::Settings => named(*line, &settings::all(store), output),
+            Group::Items => classes::items(*line, store, output),
+            Group::Slabs => classes::slabs(*line, store, output),
+            Group::Sizes => sizes(*line, store, output),
+            Group::Connections => connections(*line, store, output),
+            Group::Prefixes => prefixes(*line, store, output),
         };
-        let written = match group {
-            Group::General => named(&general(store), output),
-            Group::Settings => named(&settings(store), output),
-            Group::Items => items(*line, store, output),
-            Group::Slabs => slabs(*line, store, output),
-            Group::Sizes => named(&[("sizes_status", Value::Text("disabled"))], output),
-            Group::Connections => named(&[("curr_connections", Value::Number(store.connections))], output),
-        };
-        if !written {
+        let Some(next) = next else {
             output.write(b"END\r\n");
             return true;
-        }
-        *line += 1;
+        };
+        *line = next;
     }
 }
 
@@ -57,11 +63,21 @@ enum Value {
     Text(&'static str),
 }
 
-fn stat(output: &mut impl Output, name: &[&[u8]], value: Value) {
+/// `yes` or `no`.
+fn yes(is_so: bool) -> Value {
+    Value::Text(if is_so { "yes" } else { "no" })
+}
+
+fn begin<'a, O: Output>(output: &'a mut O, name: &[&[u8]]) -> Line<'a, O> {
     let mut line = Line::new(output);
     line.text(b"STAT ");
     name.iter().for_each(|part| line.text(part));
     line.text(b" ");
+    line
+}
+
+fn stat(output: &mut impl Output, name: &[&[u8]], value: Value) {
+    let mut line = begin(output, name);
     match value {
         Value::Number(number) => line.number(number),
         Value::Text(text) => line.text(text.as_bytes()),
@@ -69,140 +85,88 @@ fn stat(output: &mut impl Output, name: &[&[u8]], value: Value) {
     line.end();
 }
 
-/// The general statistics. Those that an operating system would tell are left out.
-fn general<P: Pages, C: Cold>(store: &Store<P, C>) -> [(&'static str, Value); 55] {
-    let c = &store.counters;
-    [
-        ("pid", Value::Number(1)),
-        ("uptime", Value::Number(store.clock.uptime())),
-        ("time", Value::Number(store.clock.time().seconds())),
-        ("version", Value::Text(VERSION)),
-        ("pointer_size", Value::Number(64)),
-        ("curr_connections", Value::Number(store.connections)),
-        ("total_connections", Value::Number(c.total_connections)),
-        ("cmd_get", Value::Number(c.cmd_get)),
-        ("cmd_set", Value::Number(c.cmd_set)),
-        ("cmd_flush", Value::Number(c.cmd_flush)),
-        ("cmd_touch", Value::Number(c.cmd_touch)),
-        ("cmd_meta", Value::Number(c.cmd_meta)),
-        ("get_hits", Value::Number(c.get_hits)),
-        ("get_misses", Value::Number(c.get_misses)),
-        ("get_expired", Value::Number(c.get_expired)),
-        ("get_flushed", Value::Number(c.get_flushed)),
-        ("delete_misses", Value::Number(c.delete_misses)),
-        ("delete_hits", Value::Number(c.delete_hits)),
-        ("incr_misses", Value::Number(c.incr_misses)),
-        ("incr_hits", Value::Number(c.incr_hits)),
-        ("decr_misses", Value::Number(c.decr_misses)),
-        ("decr_hits", Value::Number(c.decr_hits)),
-        ("cas_misses", Value::Number(c.cas_misses)),
-        ("cas_hits", Value::Number(c.cas_hits)),
-        ("cas_badval", Value::Number(c.cas_badval)),
-        ("touch_hits", Value::Number(c.touch_hits)),
-        ("touch_misses", Value::Number(c.touch_misses)),
-        ("store_too_large", Value::Number(c.store_too_large)),
-        ("store_no_memory", Value::Number(c.store_no_memory)),
-        ("auth_cmds", Value::Number(0)),
-        ("auth_errors", Value::Number(0)),
-        ("bytes_read", Value::Number(c.bytes_read)),
-        ("bytes_written", Value::Number(c.bytes_written)),
-        ("limit_maxbytes", Value::Number((store.pages_lent() * PAGE_BYTES) as u64)),
-        ("accepting_conns", Value::Number(1)),
-        ("threads", Value::Number(1)),
-        ("hash_power_level", Value::Number(store.index.buckets().ilog2().into())),
-        ("hash_bytes", Value::Number(store.table_bytes() as u64)),
-        ("bytes", Value::Number(store.bytes())),
-        ("curr_items", Value::Number(store.items() as u64)),
-        ("total_items", Value::Number(c.total_items)),
-        ("expired_unfetched", Value::Number(c.expired_unfetched)),
-        ("evicted_unfetched", Value::Number(c.evicted_unfetched)),
-        ("evictions", Value::Number(c.evictions)),
-        ("reclaimed", Value::Number(c.reclaimed)),
-        ("crawler_reclaimed", Value::Number(c.crawler_reclaimed)),
-        ("crawler_items_checked", Value::Number(c.crawler_items_checked)),
-        ("pages_lent", Value::Number(store.pages_lent() as u64)),
-        ("pages_free", Value::Number(store.pages_free() as u64)),
-        ("pages_given_back", Value::Number(c.pages_given_back)),
-        ("chunks_moved", Value::Number(c.chunks_moved)),
-        ("items_lost", Value::Number(c.items_lost)),
-        ("cold_writes", Value::Number(c.cold_writes)),
-        ("cold_reads", Value::Number(c.cold_reads)),
-        ("cold_failures", Value::Number(c.cold_failures)),
-    ]
+/// Writes `number:name`, where the number is of a class or of a connection.
+fn numbered(prefix: &[u8], number: usize, name: &[u8], value: Value, output: &mut impl Output) {
+    let mut buffer = [0; MOST_DIGITS];
+    stat(output, &[prefix, text::digits(number as u64, &mut buffer), b":", name], value);
 }
 
-/// How the server is set up.
-fn settings<P: Pages, C: Cold>(store: &Store<P, C>) -> [(&'static str, Value); 16] {
-    [
-        ("maxbytes", Value::Number((store.pages_lent() * PAGE_BYTES) as u64)),
-        ("verbosity", Value::Number(store.verbosity.into())),
-        ("evictions", Value::Text("on")),
-        ("shutdown_command", Value::Text("no")),
-        ("chunk_size", Value::Number(classes::size(0) as u64)),
-        ("num_threads", Value::Number(1)),
-        ("detail_enabled", Value::Text("no")),
-        ("cas_enabled", Value::Text("yes")),
-        ("binding_protocol", Value::Text("ascii")),
-        ("auth_enabled_sasl", Value::Text("no")),
-        ("item_size_max", Value::Number(MOST_VALUE_BYTES as u64)),
-        ("lru_crawler", Value::Text("no")),
-        ("flush_enabled", Value::Text("yes")),
-        ("dump_enabled", Value::Text("no")),
-        ("hash_algorithm", Value::Text("siphash13")),
-        ("lru_segmented", Value::Text("no")),
-    ]
+/// As all that follow: writes the line with this number, if it tells anything, and returns the number of the one behind it;
+/// `None` if there is none.
+fn named(line: usize, list: &[(&'static str, Value)], output: &mut impl Output) -> Option<usize> {
+    let (name, value) = list.get(line)?;
+    stat(output, &[name.as_bytes()], *value);
+    Some(line + 1)
 }
 
-/// Writes `prefix` CLASS `:` name, if the class has anything.
-fn of_class(prefix: &[u8], class: Class, name: &[u8], value: u64, output: &mut impl Output) {
-    let mut buffer = [0; crate::text::MOST_DIGITS];
-    let number = crate::text::digits(u64::from(class) + 1, &mut buffer);
-    stat(output, &[prefix, number, b":", name], Value::Number(value));
-}
-
-/// Writes the line with this number, if it tells anything. False behind the last one.
-fn items<P: Pages, C: Cold>(number: usize, store: &Store<P, C>, output: &mut impl Output) -> bool {
-    let class = number / LINES_PER_CLASS;
-    if class >= CLASSES {
-        return false;
+fn sizes<P: Pages, C: Cold>(line: usize, store: &Store<P, C>, output: &mut impl Output) -> Option<usize> {
+    if !store.sizes.is_on() {
+        return named(line, &[("sizes_status", Value::Text("disabled"))], output);
     }
-    let class = class as Class;
-    let entries = &store.entries;
-    let oldest = [entries.oldest(class), entries.oldest_cold(class)].into_iter().flatten();
-    let Some(oldest) = oldest.max_by_key(|id| store.age(*id)) else { return true };
-    let age = store.clock.now().saturating_sub(store.entries.get(oldest).accessed);
-    let lines: [(&[u8], u64); 2] = [(b"number", store.entries.count(class)), (b"age", age.into())];
-    if let Some((name, value)) = lines.get(number % LINES_PER_CLASS) {
-        of_class(b"items:", class, name, *value, output);
-    }
-    true
+    let (row, bytes, count) = store.sizes.from(line)?;
+    let mut buffer = [0; MOST_DIGITS];
+    stat(output, &[text::digits(bytes, &mut buffer)], Value::Number(count));
+    Some(row + 1)
 }
 
-/// As [`items`].
-fn slabs<P: Pages, C: Cold>(number: usize, store: &Store<P, C>, output: &mut impl Output) -> bool {
-    let class = number / LINES_PER_CLASS;
-    if class >= CLASSES {
-        let used = (0..CLASSES as Class).filter(|class| store.chunks.count(*class).pages > 0).count();
-        match number - CLASSES * LINES_PER_CLASS {
-            0 => stat(output, &[b"active_slabs"], Value::Number(used as u64)),
-            1 => stat(output, &[b"total_malloced"], Value::Number((store.pages_lent() * PAGE_BYTES) as u64)),
-            _ => return false,
+/// Lines that a connection has at most.
+const LINES_PER_CONNECTION: usize = 4;
+
+/// The sockets that listen come first, with the numbers 0 and 1.
+fn connections<P: Pages, C: Cold>(line: usize, store: &Store<P, C>, output: &mut impl Output) -> Option<usize> {
+    const LISTENING: usize = 2;
+    let (number, part) = (line / LINES_PER_CONNECTION, line % LINES_PER_CONNECTION);
+    if number >= LISTENING + store.clients.places() {
+        return None;
+    }
+    let seconds = |since: u64| Value::Number(store.clock.uptime().saturating_sub(since));
+    let tell = |name: &[u8], value, output: &mut _| numbered(b"", number, name, value, output);
+    if let Some(client) = number.checked_sub(LISTENING).and_then(|place| store.clients.at(place)) {
+        match (part, client.ends) {
+            (0, Some(Ends { client, .. })) => address(number, b":addr", b"tcp:", client, output),
+            (1, Some(Ends { server, .. })) => address(number, b":listen_addr", b"tcp:", server, output),
+            (2, _) => tell(b"state", Value::Text(client.activity.name()), output),
+            (3, _) => tell(b"secs_since_last_cmd", Value::Number((store.clock.now() - client.heard).into()), output),
+            _ => {}
         }
-        return true;
+    } else if number < LISTENING {
+        let is_udp = number == 1;
+        let port = if is_udp { store.service.udp_port } else { store.service.tcp_port };
+        let any = SocketAddrV4::new([0; 4].into(), port);
+        match part {
+            _ if port == 0 => {}
+            0 if is_udp => tell(b"UDP", Value::Text("UDP"), output),
+            1 => address(number, b":addr", if is_udp { b"udp:" } else { b"tcp:" }, any, output),
+            2 => tell(b"state", Value::Text(if is_udp { "conn_read" } else { "conn_listening" }), output),
+            3 => tell(b"secs_since_last_cmd", seconds(0), output),
+            _ => {}
+        }
     }
-    let class = class as Class;
-    let count = store.chunks.count(class);
-    let per_page = classes::chunks_per_page(class) as u64;
-    let lines: [(&[u8], u64); 6] = [
-        (b"chunk_size", classes::size(class) as u64),
-        (b"chunks_per_page", per_page),
-        (b"total_pages", count.pages),
-        (b"total_chunks", count.pages * per_page),
-        (b"used_chunks", count.used),
-        (b"free_chunks", count.pages * per_page - count.used),
-    ];
-    if let Some((name, value)) = lines.get(number % LINES_PER_CLASS).filter(|_| count.pages > 0) {
-        of_class(b"", class, name, *value, output);
+    Some(line + 1)
+}
+
+fn address(number: usize, name: &[u8], protocol: &[u8], address: SocketAddrV4, output: &mut impl Output) {
+    let mut buffer = [0; MOST_DIGITS];
+    let mut line = begin(output, &[text::digits(number as u64, &mut buffer), name]);
+    line.text(protocol);
+    for (before, part) in [&b""[..], b".", b".", b"."].into_iter().zip(address.ip().octets()) {
+        line.text(before);
+        line.number(part.into());
     }
-    true
+    line.text(b":");
+    line.number(address.port().into());
+    line.end();
+}
+
+fn prefixes<P: Pages, C: Cold>(line: usize, store: &Store<P, C>, output: &mut impl Output) -> Option<usize> {
+    let (prefix, counts) = store.prefixes.get(line)?;
+    let mut text = Line::new(output);
+    text.text(b"PREFIX ");
+    text.text(prefix);
+    for (name, count) in [(" get ", counts.get), (" hit ", counts.hit), (" set ", counts.set), (" del ", counts.del)] {
+        text.text(name.as_bytes());
+        text.number(count);
+    }
+    text.end();
+    Some(line + 1)
 }

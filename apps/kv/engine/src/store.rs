@@ -22,11 +22,15 @@ use siphasher::sip::SipHasher13;
 use stack_distance::Distances;
 
 use crate::chunks::{Chunk, Chunks};
+use crate::classes::{CLASSES, Class};
 use crate::cold::{Cold, Ticket};
 use crate::entries::{Entries, Entry, EntryId, Marks};
 use crate::index::Index;
 use crate::pages::{PAGE_BYTES, Pages};
-use crate::stats::Counters;
+use crate::prefixes::Prefixes;
+use crate::service::{Clients, Service};
+use crate::sizes::Sizes;
+use crate::stats::{ClassCounters, Counters, Retrievals};
 use crate::time::{Clock, Second, Time};
 
 /// Bytes of a key at most (protocol.txt, "Keys").
@@ -78,6 +82,8 @@ pub struct Store<P, C> {
     generation: u16,
     /// When everything will be flushed; 0 is never.
     flush_at: Second,
+    /// Everything that was stored before this is invalid, or will be.
+    pub(crate) oldest: Second,
     accesses: u64,
     pub(crate) distances: Distances,
     /// Reads from the second tier that are under way.
@@ -86,8 +92,18 @@ pub struct Store<P, C> {
     /// Bytes of keys and values.
     pub(crate) bytes: u64,
     pub(crate) counters: Counters,
+    retrievals: Retrievals,
+    pub(crate) of_classes: [ClassCounters; CLASSES],
+    /// By class: how long the item had not been used that was evicted last, in seconds.
+    pub(crate) evicted_time: [Second; CLASSES],
+    pub(crate) prefixes: Prefixes,
+    pub(crate) sizes: Sizes,
+    pub(crate) service: Service,
+    pub(crate) clients: Clients,
     pub(crate) connections: u64,
     pub(crate) verbosity: u32,
+    /// What `slabs automove` asked for. A page changes its class when an item needs it, whatever it is.
+    pub(crate) automove: u32,
 }
 
 impl<P: Pages, C: Cold> Store<P, C> {
@@ -104,20 +120,74 @@ impl<P: Pages, C: Cold> Store<P, C> {
             last_cas: 0,
             generation: 0,
             flush_at: 0,
+            oldest: 0,
             accesses: 0,
             distances: Distances::new((PAGE_BYTES / DISTANCE_UNIT) as u32, SAMPLE_BITS),
             loads: Vec::new(),
             crawled: 0,
             bytes: 0,
             counters: Counters::default(),
+            retrievals: Retrievals::default(),
+            of_classes: [ClassCounters::default(); CLASSES],
+            evicted_time: [0; CLASSES],
+            prefixes: Prefixes::default(),
+            sizes: Sizes::default(),
+            service: Service::default(),
+            clients: Clients::default(),
             connections: 0,
             verbosity: 0,
+            automove: 0,
         }
     }
 
     /// What was counted.
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// What was counted by class, of all classes.
+    pub fn totals(&self) -> ClassCounters {
+        self.of_classes.iter().fold(ClassCounters::default(), |sum, class| sum + *class)
+    }
+
+    /// Keys that were asked for since the start, by whatever command: what pages are for.
+    pub fn retrievals(&self) -> Retrievals {
+        self.retrievals
+    }
+
+    /// What the server around the store tells of itself.
+    pub fn service_mut(&mut self) -> &mut Service {
+        &mut self.service
+    }
+
+    pub(crate) fn of_class(&mut self, class: Class) -> &mut ClassCounters {
+        &mut self.of_classes[usize::from(class)]
+    }
+
+    /// The counters of an item's class.
+    pub(crate) fn of(&mut self, id: EntryId) -> &mut ClassCounters {
+        self.of_class(self.entries.class(id))
+    }
+
+    /// Begins to count anew, as `stats reset` asks for.
+    pub(crate) fn reset_counters(&mut self) {
+        self.counters = Counters::default();
+        self.of_classes = [ClassCounters::default(); CLASSES];
+        self.evicted_time = [0; CLASSES];
+        self.prefixes.clear();
+        self.service.reset();
+    }
+
+    /// Begins to count items by size, unless that was done already.
+    pub(crate) fn track_sizes(&mut self) {
+        if self.sizes.is_on() {
+            return;
+        }
+        if self.sizes.begin() {
+            (0..self.entries.len() as u32).for_each(|id| self.entries.get_mut(EntryId(id)).sized = 0);
+        }
+        // As in memcached, this takes a CAS unique value.
+        self.next_cas(None);
     }
 
     /// Items that can be found, among them such that have expired and were not noticed yet.
@@ -173,14 +243,18 @@ impl<P: Pages, C: Cold> Store<P, C> {
     /// Looks at up to `most` entries, going on where the last call ended, and removes the expired ones.
     pub fn crawl(&mut self, now: Time, most: usize) {
         self.set_time(now);
+        self.counters.lru_crawler_starts += 1;
         for _ in 0..most.min(self.entries.len()) {
             self.crawled = if self.crawled + 1 < self.entries.len() { self.crawled + 1 } else { 0 };
             let id = EntryId(self.crawled as u32);
             if self.entries.get(id).marks.has(Marks::LINKED) {
-                self.counters.crawler_items_checked += 1;
-                if self.is_dead(id) {
-                    self.counters.crawler_reclaimed += 1;
-                    self.drop_dead(id);
+                let (is_dead, is_unfetched) = (self.is_dead(id), self.is_unfetched(id));
+                let counters = self.of(id);
+                counters.crawler_items_checked += 1;
+                if is_dead {
+                    counters.crawler_reclaimed += 1;
+                    counters.expired_unfetched += u64::from(is_unfetched);
+                    self.unlink(id);
                 }
             }
         }
@@ -206,7 +280,7 @@ impl<P: Pages, C: Cold> Store<P, C> {
             } else {
                 self.counters.get_expired += 1;
             }
-            self.drop_dead(id);
+            self.unlink(id);
             return None;
         }
         Some(id)
@@ -230,6 +304,10 @@ impl<P: Pages, C: Cold> Store<P, C> {
 
     /// Takes note of an access for the estimate of hits by size.
     pub(crate) fn note_access(&mut self, key: Key, id: Option<EntryId>) {
+        match id {
+            Some(_) => self.retrievals.hits += 1,
+            None => self.retrievals.misses += 1,
+        }
         let units = if self.distances.follows(key.hash) { id.map(|id| self.units(id)) } else { None };
         self.distances.access(key.hash, units);
     }
@@ -265,7 +343,7 @@ impl<P: Pages, C: Cold> Store<P, C> {
 
     /// Makes all items invalid, at once or at that second.
     pub(crate) fn flush_all(&mut self, at: Second) {
-        self.counters.cmd_flush += 1;
+        self.oldest = at.max(self.clock.now()) - 1;
         if at > self.clock.now() {
             self.flush_at = at;
         } else {
@@ -304,11 +382,8 @@ impl<P: Pages, C: Cold> Store<P, C> {
         (entry.expiry != 0 && entry.expiry <= self.clock.now()) || self.is_flushed(id)
     }
 
-    fn drop_dead(&mut self, id: EntryId) {
-        if !self.entries.get(id).marks.has(Marks::FETCHED) {
-            self.counters.expired_unfetched += 1;
-        }
-        self.unlink(id);
+    fn is_unfetched(&self, id: EntryId) -> bool {
+        !self.entries.get(id).marks.has(Marks::FETCHED)
     }
 
     /// Makes an item the one with its key. There must be none.
@@ -316,8 +391,12 @@ impl<P: Pages, C: Cold> Store<P, C> {
         self.accesses += 1;
         let cas = self.next_cas(explicit);
         let (now, stamp, generation) = (self.clock.now(), self.stamp(), self.generation);
+        self.entries.mark_linked(id);
         let entry = self.entries.get_mut(id);
-        entry.marks.set(Marks::LINKED);
+        if self.sizes.is_on() {
+            entry.sized = self.sizes.current();
+            self.sizes.add(entry.size());
+        }
         entry.cas = cas;
         entry.generation = generation;
         entry.accessed = now;
@@ -329,28 +408,39 @@ impl<P: Pages, C: Cold> Store<P, C> {
 
     /// Takes an item from its key. It is destroyed unless it is pinned.
     pub(crate) fn unlink(&mut self, id: EntryId) {
-        self.index.remove(id, &mut self.entries);
-        let entry = self.entries.get_mut(id);
-        entry.marks.clear(Marks::LINKED);
-        if entry.pins == 0 {
+        self.take_key(id);
+        if self.entries.get(id).pins == 0 {
             self.destroy(id);
+        }
+    }
+
+    /// Lets an item not be found any more.
+    fn take_key(&mut self, id: EntryId) {
+        self.index.remove(id, &mut self.entries);
+        self.entries.mark_unlinked(id);
+        if self.sizes.is_on() {
+            let entry = self.entries.get(id);
+            self.sizes.subtract(entry.sized, entry.size());
         }
     }
 
     /// Takes the memory of an item. If it is pinned, its entry stays and says so.
     fn evict(&mut self, id: EntryId) {
-        let marks = self.entries.get(id).marks;
+        let Entry { marks, expiry, accessed, .. } = *self.entries.get(id);
         if marks.has(Marks::LINKED) {
-            if self.is_dead(id) {
-                self.counters.reclaimed += 1;
+            let (is_dead, is_unfetched) = (self.is_dead(id), u64::from(self.is_unfetched(id)));
+            let counters = self.of(id);
+            if is_dead {
+                counters.reclaimed += 1;
+                counters.expired_unfetched += is_unfetched;
             } else {
-                self.counters.evictions += 1;
-                if !marks.has(Marks::FETCHED) {
-                    self.counters.evicted_unfetched += 1;
-                }
+                counters.evictions += 1;
+                counters.evicted_nonzero += u64::from(expiry != 0);
+                counters.evicted_unfetched += is_unfetched;
+                let idle = self.clock.now().saturating_sub(accessed);
+                self.evicted_time[usize::from(self.entries.class(id))] = idle;
             }
-            self.index.remove(id, &mut self.entries);
-            self.entries.get_mut(id).marks.clear(Marks::LINKED);
+            self.take_key(id);
         }
         self.free_memory(id);
         if self.entries.get(id).pins == 0 {

@@ -48,10 +48,10 @@ pub struct Exchange {
 
 impl Exchange {
     /// Takes a request in. `None` if it is none.
-    pub fn new<P: Pages, C: Cold>(store: &mut Store<P, C>, datagram: &[u8]) -> Option<Exchange> {
+    pub fn new(datagram: &[u8]) -> Option<Exchange> {
         let (header, request) = datagram.split_first_chunk::<HEADER_BYTES>()?;
         let mut exchange = Exchange {
-            connection: Connection::new(store),
+            connection: Connection::for_datagram(),
             number: [header[0], header[1]],
             request: Vec::new(),
             answer: Answer(Vec::new()),

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 /// The datagrams that answer a request with number 0x1234.
 fn ask(store: &mut HeapStore, request: &[u8]) -> Vec<Vec<u8>> {
     let datagram = [&[0x12, 0x34, 0, 0, 0, 1, 0, 0][..], request].concat();
-    let mut exchange = Exchange::new(store, &datagram).expect("a request");
+    let mut exchange = Exchange::new(&datagram).expect("a request");
     assert_eq!(exchange.proceed(store, START), None);
     let datagrams = exchange.datagrams().map(|(header, payload)| [&header[..], payload].concat()).collect();
     exchange.close(store);
@@ -61,11 +61,11 @@ fn an_answer_that_is_too_long_is_refused() {
 #[test]
 fn requests_of_several_datagrams_are_refused() {
     let mut store = store(8);
-    let exchange = Exchange::new(&mut store, b"\0\x01\0\0\0\x02\0\0get a\r\n").expect("a request");
+    let exchange = Exchange::new(b"\0\x01\0\0\0\x02\0\0get a\r\n").expect("a request");
     let answer: Vec<&[u8]> = exchange.datagrams().map(|(_, payload)| payload).collect();
     assert_eq!(answer, [b"SERVER_ERROR multi-packet request not supported\r\n"]);
     exchange.close(&mut store);
-    assert!(Exchange::new(&mut store, b"1234567").is_none());
+    assert!(Exchange::new(b"1234567").is_none());
 }
 
 #[test]
@@ -82,7 +82,7 @@ proptest! {
     #[test]
     fn any_datagram(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
         let mut store = store(16);
-        if let Some(mut exchange) = Exchange::new(&mut store, &bytes) {
+        if let Some(mut exchange) = Exchange::new(&bytes) {
             exchange.proceed(&mut store, START);
             exchange.close(&mut store);
         }

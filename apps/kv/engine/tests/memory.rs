@@ -42,10 +42,10 @@ fn what_was_not_used_for_longest_is_evicted() {
     // 32 chunks of 128 bytes a page.
     let mut client = Client::new(4);
     (0..128).for_each(|number| client.set(&format!("key{number}"), 120));
-    assert_eq!(client.store.counters().evictions, 0);
+    assert_eq!(client.store.totals().evictions, 0);
     client.use_it("key0");
     (128..140).for_each(|number| client.set(&format!("key{number}"), 120));
-    assert_eq!(client.store.counters().evictions, 12);
+    assert_eq!(client.store.totals().evictions, 12);
     assert!(client.has("key0") && (1..=12).all(|number| !client.has(&format!("key{number}"))) && client.has("key13"));
 }
 
@@ -177,7 +177,7 @@ fn expired_items_are_collected_by_the_crawler() {
     client.store.crawl(Time::from_seconds(START.seconds() + 10), 50);
     assert!((50..80).contains(&client.store.items()), "{}", client.store.items());
     client.store.crawl(Time::from_seconds(START.seconds() + 10), 50);
-    assert_eq!((client.store.items(), client.store.counters().crawler_reclaimed), (40, 60));
+    assert_eq!((client.store.items(), client.store.totals().crawler_reclaimed), (40, 60));
 }
 
 /// After as many flushes as generations can be told apart, nothing old comes back.

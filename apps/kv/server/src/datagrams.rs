@@ -102,7 +102,7 @@ impl Datagrams {
             let own_port = socket.endpoint().port;
             let Ok((datagram, from)) = socket.recv() else { return false };
             if is_client(from.endpoint.port, own_port) {
-                let exchange = Exchange::new(store, datagram);
+                let exchange = Exchange::new(datagram);
                 self.current = exchange.map(|exchange| Current { exchange, from, stage: Stage::Execute });
             }
             return true;

@@ -6,14 +6,16 @@
 use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
+use core::net::SocketAddrV4;
 
-use kv_engine::{Cold, Pages, Store, Ticket, Time};
+use kv_engine::{Cold, Ends, Pages, Service, Store, Ticket, Time};
 use smoltcp::iface::{SocketHandle, SocketSet};
 use smoltcp::socket::{tcp, udp};
 use smoltcp::time::Duration;
+use smoltcp::wire::{IpAddress, IpEndpoint};
 
 use crate::datagrams::Datagrams;
-use crate::session::{COPIED, Outcome, Session};
+use crate::session::{COPIED, MOST_STEPS, Outcome, Session};
 
 /// Datagrams that the UDP socket holds in each direction, and their bytes.
 const DATAGRAMS: usize = 32;
@@ -66,17 +68,27 @@ pub struct Server<P, C> {
     ending: Vec<(SocketHandle, Time)>,
     udp: SocketHandle,
     datagrams: Datagrams,
+    /// Since when nobody listens, as all places are taken.
+    full_since: Option<Time>,
     /// For copies of all sessions: to clear one for each step would be more work than to fill it.
     copy: Box<[u8; COPIED]>,
 }
 
 impl<P: Pages, C: Cold> Server<P, C> {
     /// A server of this store, which listens from now on.
-    pub fn new(store: Store<P, C>, sockets: &mut SocketSet<'static>, settings: Settings) -> Server<P, C> {
+    pub fn new(mut store: Store<P, C>, sockets: &mut SocketSet<'static>, settings: Settings) -> Server<P, C> {
         let buffer = || udp::PacketBuffer::new(vec![udp::PacketMetadata::EMPTY; DATAGRAMS], vec![0; DATAGRAM_BYTES]);
         let mut socket = udp::Socket::new(buffer(), buffer());
         let bound = socket.bind(settings.port);
         debug_assert!(bound.is_ok(), "a new socket can be bound to a port that is not 0");
+        *store.service_mut() = Service {
+            tcp_port: settings.port,
+            udp_port: settings.port,
+            most_connections: settings.most_clients as u64,
+            backlog: settings.backlog as u64,
+            steps: MOST_STEPS as u64,
+            ..Service::default()
+        };
         let mut server = Server {
             store,
             settings,
@@ -85,6 +97,7 @@ impl<P: Pages, C: Cold> Server<P, C> {
             ending: Vec::new(),
             udp: sockets.add(socket),
             datagrams: Datagrams::default(),
+            full_since: None,
             copy: Box::new([0; COPIED]),
         };
         (0..settings.backlog).all(|_| server.listen_once(sockets));
@@ -138,6 +151,7 @@ impl<P: Pages, C: Cold> Server<P, C> {
                 }
                 !has_ended
             });
+            self.note_buffers();
         }
         while free < self.settings.backlog && self.listen_once(sockets) {
             free += 1;
@@ -145,7 +159,29 @@ impl<P: Pages, C: Cold> Server<P, C> {
         if free == 0 {
             self.make_place(sockets, now);
         }
+        if (free == 0) != self.full_since.is_some() {
+            self.note_full(free == 0, now);
+        }
         goes_on
+    }
+
+    /// Tells that nobody listens any more, or that somebody does again.
+    fn note_full(&mut self, is_full: bool, now: Time) {
+        let since = core::mem::replace(&mut self.full_since, is_full.then_some(now));
+        let service = self.store.service_mut();
+        service.accepts = !is_full;
+        service.refusals += u64::from(is_full);
+        service.refused_us += since.map_or(0, |since| now.micros().saturating_sub(since.micros()));
+    }
+
+    /// Tells which buffers there are.
+    fn note_buffers(&mut self) {
+        let each = (self.settings.receive_bytes + self.settings.transmit_bytes) as u64;
+        let free = self.listening.len() as u64;
+        let sockets = free + (self.sessions.len() + self.ending.len()) as u64;
+        let service = self.store.service_mut();
+        service.buffers = 2 * sockets;
+        (service.buffer_bytes, service.buffer_bytes_free) = (each * sockets, each * free);
     }
 
     /// When all places are taken: ends the session that has been silent for the longest time, if that is long. Those who
@@ -157,6 +193,7 @@ impl<P: Pages, C: Cold> Server<P, C> {
             let session = self.sessions.swap_remove(at);
             sockets.get_mut::<tcp::Socket>(session.socket).abort();
             self.ending.push((session.socket, now));
+            self.store.service_mut().idle_kicks += 1;
             session.close(&mut self.store);
         }
     }
@@ -166,6 +203,7 @@ impl<P: Pages, C: Cold> Server<P, C> {
         let gives_up = self.gives_up(now);
         let (store, sessions, ending) = (&mut self.store, &mut self.sessions, &mut self.ending);
         let (mut free, mut opening) = (0, 0);
+        let before = self.listening.len();
         self.listening.retain(|&handle| match sockets.get::<tcp::Socket>(handle).state() {
             tcp::State::Listen => {
                 free += 1;
@@ -176,7 +214,8 @@ impl<P: Pages, C: Cold> Server<P, C> {
                 true
             }
             tcp::State::Established | tcp::State::CloseWait => {
-                sessions.push(Session::new(store, handle, now));
+                let ends = ends(sockets.get::<tcp::Socket>(handle));
+                sessions.push(Session::new(ends, store, handle, now));
                 false
             }
             // It came to nothing.
@@ -187,6 +226,9 @@ impl<P: Pages, C: Cold> Server<P, C> {
         });
         if opening > self.settings.most_opening {
             self.give_up_oldest(sockets);
+        }
+        if self.listening.len() != before {
+            self.note_buffers();
         }
         free
     }
@@ -220,8 +262,15 @@ impl<P: Pages, C: Cold> Server<P, C> {
         let listens = socket.listen(self.settings.port);
         debug_assert!(listens.is_ok(), "a new socket can listen on a port that is not 0");
         self.listening.push(sockets.add(socket));
+        self.note_buffers();
         true
     }
+}
+
+/// Both ends of a connection.
+fn ends(socket: &tcp::Socket<'_>) -> Option<Ends> {
+    let address = |IpEndpoint { addr: IpAddress::Ipv4(address), port }| SocketAddrV4::new(address, port);
+    Some(Ends { client: address(socket.remote_endpoint()?), server: address(socket.local_endpoint()?) })
 }
 
 /// So many seconds after a time.

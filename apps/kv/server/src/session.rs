@@ -1,6 +1,6 @@
 //! One client over TCP: the engine's connection and its socket.
 
-use kv_engine::{Cold, Connection, LEAST_ROOM, Next, Output, Pages, Store, Time};
+use kv_engine::{Cold, Connection, Ends, LEAST_ROOM, Next, Output, Pages, Store, Time};
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp;
 
@@ -60,8 +60,13 @@ pub struct Session {
 
 impl Session {
     /// A client that has connected.
-    pub fn new<P: Pages, C: Cold>(store: &mut Store<P, C>, socket: SocketHandle, now: Time) -> Session {
-        Session { connection: Connection::new(store), socket, next: Next::Input, heard: now }
+    pub fn new<P: Pages, C: Cold>(
+        ends: Option<Ends>,
+        store: &mut Store<P, C>,
+        socket: SocketHandle,
+        now: Time,
+    ) -> Session {
+        Session { connection: Connection::between(ends, store), socket, next: Next::Input, heard: now }
     }
 
     /// Lets it ask again for the value that it waits for.
@@ -104,6 +109,7 @@ impl Session {
             self.heard = now;
             self.next = self.step(store, now, socket, copy);
         }
+        store.service_mut().yields += 1;
         Outcome::GoesOn
     }
 

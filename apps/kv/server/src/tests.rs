@@ -122,7 +122,12 @@ impl World {
     }
 
     fn connect(&mut self) -> SocketHandle {
-        let buffer = || tcp::SocketBuffer::new(vec![0; 4096]);
+        self.connect_with(4096)
+    }
+
+    /// Connects a client that has buffers of so many bytes.
+    fn connect_with(&mut self, bytes: usize) -> SocketHandle {
+        let buffer = || tcp::SocketBuffer::new(vec![0; bytes]);
         let mut socket = tcp::Socket::new(buffer(), buffer());
         self.next_port += 1;
         socket.connect(self.there.interface.context(), IpEndpoint::new(SERVER, PORT), self.next_port).unwrap();
@@ -279,6 +284,77 @@ fn clients_that_vanish_are_dropped() {
     assert_eq!(world.server.clients(), 0);
 }
 
+/// What `stats` tells of clients and of the server, with a buffer of each kind for each socket.
+#[test]
+fn statistics_tell_of_clients_and_buffers() {
+    let mut world = World::new(Settings { most_clients: 2, ..Settings::default() });
+    let client = world.connect();
+    let ask = |world: &mut World, request: &[u8], values: &[&str]| {
+        let heard = world.talk(client, request, b"END\r\n");
+        let heard = std::string::String::from_utf8(heard).unwrap();
+        values.iter().for_each(|value| assert!(heard.contains(&format!("STAT {value}\r\n")), "{value} in {heard}"));
+    };
+    let bytes = 24 << 10;
+    ask(&mut world, b"stats settings\r\n", &["maxconns 2", "tcpport 11211", "udpport 11211", "tcp_backlog 1"]);
+    let buffers =
+        ["read_buf_count 4", &format!("read_buf_bytes {}", 2 * bytes), &format!("read_buf_bytes_free {bytes}")];
+    ask(&mut world, b"stats\r\n", &buffers);
+    ask(
+        &mut world,
+        b"stats\r\n",
+        &["max_connections 2", "curr_connections 1", "accepting_conns 1", "listen_disabled_num 0"],
+    );
+    ask(
+        &mut world,
+        b"stats conns\r\n",
+        &[
+            "0:addr tcp:0.0.0.0:11211",
+            "1:addr udp:0.0.0.0:11211",
+            "2:addr tcp:10.0.0.2:20001",
+            "2:listen_addr tcp:10.0.0.1:11211",
+            "2:state conn_parse_cmd",
+        ],
+    );
+    // The last place is taken for a second.
+    let other = world.connect();
+    (0..20).for_each(|_| world.go_on());
+    ask(
+        &mut world,
+        b"stats\r\n",
+        &["curr_connections 2", "accepting_conns 0", "listen_disabled_num 1", "read_buf_bytes_free 0"],
+    );
+    world.pass(Duration::from_secs(1));
+    world.socket(other).abort();
+    (0..20).for_each(|_| world.go_on());
+    ask(
+        &mut world,
+        b"stats\r\n",
+        &["curr_connections 1", "accepting_conns 1", "listen_disabled_num 1", "idle_kicks 0"],
+    );
+    let refused_us = world.server.store().service_mut().refused_us;
+    assert!((1_000_000..1_100_000).contains(&refused_us), "{refused_us}");
+    ask(&mut world, b"stats reset\r\nstats\r\n", &["listen_disabled_num 0", "curr_connections 1"]);
+}
+
+/// One who asks much at once has its turns, and yields to others in between.
+#[test]
+fn who_yields_is_counted() {
+    const BYTES: usize = 64 << 10;
+    let mut world = World::new(Settings { receive_bytes: BYTES, ..Settings::default() });
+    let client = world.connect_with(BYTES);
+    let said = b"mg nope\r\n".repeat(3 * BYTES / 9);
+    let mut at = 0;
+    for _ in 0..500 {
+        let socket = world.socket(client);
+        if socket.can_send() {
+            at += socket.send_slice(&said[at..]).unwrap();
+        }
+        world.go_on();
+    }
+    world.talk(client, &[&said[at..], b"mn\r\n"].concat(), b"MN\r\n");
+    assert!(world.server.store().service_mut().yields > 0);
+}
+
 /// Those who only hold places, told that it is over or not, lose them to others by and by.
 #[test]
 fn clients_that_do_nothing_make_place_for_others() {
@@ -313,6 +389,7 @@ fn clients_that_do_nothing_make_place_for_others() {
     assert!(!is_served(&mut world), "nobody was silent for long");
     pass(&mut world, 20);
     assert!(is_served(&mut world), "one that was told the end, or was silent, has gone");
+    assert!(world.server.store().service_mut().idle_kicks > 0);
 }
 
 /// What answers requests itself is told nothing: the answer would be its request.

@@ -1,7 +1,7 @@
 //! Commands to the server itself.
 //!
 //! What memcached has and this server has not answers as a memcached without it: no watchers, no LRU crawler to steer,
-//! no slabs to move, no shutdown. Memory is bought and sold elsewhere, so `cache_memlimit` can't adjust it.
+//! no slabs to move by hand, no shutdown. Memory is bought and sold elsewhere, so `cache_memlimit` can't adjust it.
 
 use crate::VERSION;
 use crate::cold::Cold;
@@ -9,7 +9,6 @@ use crate::command::{After, BAD_FORMAT, ERROR, say_unless, wants_no_reply};
 use crate::output::{Line, Output, say};
 use crate::pages::Pages;
 use crate::statistics::Group;
-use crate::stats::Counters;
 use crate::store::Store;
 use crate::text::{self, Words};
 
@@ -40,11 +39,7 @@ pub(crate) fn execute<'a, P: Pages, C: Cold>(
             After::Done
         }
         b"watch" => say_unless(wants_no_reply(words), output, b"CLIENT_ERROR watch commands not allowed\r\n"),
-        b"slabs" => {
-            let reassigns = words.count() == 4 && words.get(1) == b"reassign";
-            say(output, if reassigns { b"CLIENT_ERROR slab reassignment disabled\r\n" } else { ERROR });
-            After::Done
-        }
+        b"slabs" => slabs(words, store, output),
         b"lru_crawler" => {
             let crawls = words.count() == 3 && matches!(words.get(1), b"crawl" | b"metadump" | b"mgdump");
             say(output, if crawls { b"CLIENT_ERROR lru crawler disabled\r\n" } else { ERROR });
@@ -63,6 +58,7 @@ fn flush_all<'a, P: Pages, C: Cold>(words: &Words, store: &mut Store<P, C>, outp
         say(output, ERROR);
         return After::Done;
     }
+    store.counters.cmd_flush += 1;
     let noreply = wants_no_reply(words);
     let delay = if words.count() == 1 + usize::from(noreply) { Some(0) } else { text::signed32(words.get(1)) };
     let Some(delay) = delay else {
@@ -99,6 +95,23 @@ fn memory_limit<'a>(words: &Words, output: &mut impl Output) -> After<'a> {
     say_unless(wants_no_reply(words), output, text)
 }
 
+fn slabs<'a, P: Pages, C: Cold>(words: &Words, store: &mut Store<P, C>, output: &mut impl Output) -> After<'a> {
+    let noreply = wants_no_reply(words);
+    let text: &[u8] = match (words.get(1), words.count()) {
+        (b"reassign", 4) => b"CLIENT_ERROR slab reassignment disabled\r\n",
+        (b"automove", 3..) => match text::unsigned32(words.get(2)) {
+            Some(level @ 0..=2) => {
+                store.automove = level;
+                b"OK\r\n"
+            }
+            Some(_) => ERROR,
+            None => BAD_FORMAT,
+        },
+        _ => ERROR,
+    };
+    say_unless(noreply, output, text)
+}
+
 fn stats<'a, P: Pages, C: Cold>(words: &Words, store: &mut Store<P, C>, output: &mut impl Output) -> After<'a> {
     let text: &[u8] = match words.get(1) {
         b"" => return After::Statistics(Group::General),
@@ -107,8 +120,24 @@ fn stats<'a, P: Pages, C: Cold>(words: &Words, store: &mut Store<P, C>, output: 
         b"slabs" => return After::Statistics(Group::Slabs),
         b"sizes" => return After::Statistics(Group::Sizes),
         b"conns" => return After::Statistics(Group::Connections),
+        b"sizes_enable" => {
+            store.track_sizes();
+            b"STAT sizes_status enabled\r\n"
+        }
+        b"sizes_disable" => {
+            store.sizes.end();
+            b"STAT sizes_status disabled\r\n"
+        }
+        b"detail" => match words.get(2) {
+            b"dump" => return After::Statistics(Group::Prefixes),
+            state @ (b"on" | b"off") => {
+                store.prefixes.is_on = state == b"on";
+                b"OK\r\n"
+            }
+            _ => b"CLIENT_ERROR usage: stats detail on|off|dump\r\n",
+        },
         b"reset" => {
-            store.counters = Counters { total_items: store.counters.total_items, ..Counters::default() };
+            store.reset_counters();
             b"RESET\r\n"
         }
         b"cachedump" => b"CLIENT_ERROR stats cachedump not allowed\r\n",

@@ -133,20 +133,32 @@ fn answer_key<P: Pages, C: Cold>(
     store.note_access(hashed, found);
     let counters = &mut store.counters;
     match retrieval.touches {
+        // As in memcached, this counts as touching alone.
         Some(_) => {
             counters.cmd_touch += 1;
-            *(if found.is_some() { &mut counters.touch_hits } else { &mut counters.touch_misses }) += 1;
+            match found {
+                Some(id) => store.of(id).touch_hits += 1,
+                None => counters.touch_misses += 1,
+            }
         }
-        None => counters.cmd_get += 1,
+        None => {
+            counters.cmd_get += 1;
+            match found {
+                Some(id) => store.of(id).get_hits += 1,
+                None => counters.get_misses += 1,
+            }
+        }
     }
+    store.prefixes.note(key, |counts| {
+        counts.get += 1;
+        counts.hit += u64::from(found.is_some());
+    });
     let Some(id) = found else {
-        counters.get_misses += 1;
         if is_last {
             say(output, END);
         }
         return Answered::Complete;
     };
-    counters.get_hits += 1;
     store.bump(id);
     let entry = store.entries.get_mut(id);
     if let Some(expiry) = retrieval.touches {
@@ -198,6 +210,7 @@ pub(crate) fn update<'a, P: Pages, C: Cold>(
     let (Some(cas), Some(length), true) = (cas, length, key.len() <= MOST_KEY_BYTES) else {
         return say_unless(noreply, output, BAD_FORMAT);
     };
+    store.prefixes.note(key, |counts| counts.set += 1);
     let key = store.key(key);
     let expiry = store.clock.expiry(exptime);
     match store.begin(key, flags, expiry, length) {
@@ -292,10 +305,11 @@ pub(crate) fn delete<'a, P: Pages, C: Cold>(
     if words.get(1).len() > MOST_KEY_BYTES {
         return say_unless(noreply, output, BAD_FORMAT);
     }
+    store.prefixes.note(words.get(1), |counts| counts.del += 1);
     let key = store.key(words.get(1));
     match store.find(key) {
         Some(id) => {
-            store.counters.delete_hits += 1;
+            store.of(id).delete_hits += 1;
             store.unlink(id);
             say_unless(noreply, output, b"DELETED\r\n")
         }
@@ -327,7 +341,7 @@ pub(crate) fn touch<'a, P: Pages, C: Cold>(
     store.counters.cmd_touch += 1;
     match store.find(key) {
         Some(id) => {
-            store.counters.touch_hits += 1;
+            store.of(id).touch_hits += 1;
             store.entries.get_mut(id).expiry = store.clock.expiry(exptime);
             store.bump(id);
             say_unless(noreply, output, b"TOUCHED\r\n")

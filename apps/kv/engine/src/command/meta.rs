@@ -81,16 +81,23 @@ pub(crate) fn get<'a, P: Pages, C: Cold>(
     }
     store.note_access(key, found);
     let is_hit = found.is_some();
-    let counters = &mut store.counters;
-    if flags.ttl.is_some() {
-        counters.cmd_touch += 1;
-        *(if is_hit { &mut counters.touch_hits } else { &mut counters.touch_misses }) += 1;
-    } else {
-        counters.cmd_get += 1;
-    }
-    *(if is_hit { &mut counters.get_hits } else { &mut counters.get_misses }) += 1;
     if !is_hit && flags.vivify.is_some() {
         found = store.create(key, flags.key_marks(), b"").ok();
+    }
+    // As in memcached, an item that is made is a hit, and touching one that is there does not count as a retrieval.
+    match found {
+        Some(id) if flags.ttl.is_some() => {
+            store.counters.cmd_touch += 1;
+            store.of(id).touch_hits += 1;
+        }
+        Some(id) => {
+            store.counters.cmd_get += 1;
+            store.of(id).get_hits += 1;
+        }
+        None => {
+            store.counters.cmd_get += 1;
+            store.counters.get_misses += 1;
+        }
     }
     let Some(id) = found else {
         if !flags.quiet {
@@ -110,7 +117,7 @@ pub(crate) fn get<'a, P: Pages, C: Cold>(
     }
     if store.entries.get(id).length as usize + 2 > output.room() {
         // A client that is refused for too many of its like is closed, as its answer has begun.
-        return store.pin(id).map_or(After::Close, After::Send);
+        return store.pin(id).map_or(After::BreakOff, After::Send);
     }
     for part in store.parts(id, 0) {
         output.write(part);
@@ -322,7 +329,7 @@ pub(crate) fn delete<'a, P: Pages, C: Cold>(
                 // So that the next client wins.
                 entry.marks.clear(Marks::WON);
             } else {
-                store.counters.delete_hits += 1;
+                store.of(id).delete_hits += 1;
                 store.unlink(id);
             }
             if flags.quiet {

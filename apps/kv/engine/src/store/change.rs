@@ -90,7 +90,7 @@ impl<P: Pages, C: Cold> Store<P, C> {
             }
             Mode::Set | Mode::Replace => self.replaced(old, id, explicit),
             Mode::Cas if matches => {
-                self.counters.cas_hits += 1;
+                self.of(old).cas_hits += 1;
                 self.replaced(old, id, explicit)
             }
             Mode::Cas if invalidates && cas != 0 && cas < old_cas => {
@@ -99,11 +99,11 @@ impl<P: Pages, C: Cold> Store<P, C> {
                 entry.expiry = expiry;
                 entry.marks.set(Marks::STALE);
                 entry.marks.set(marks.only(Marks::WON));
-                self.counters.cas_hits += 1;
+                self.of(old).cas_hits += 1;
                 self.replaced(old, id, explicit)
             }
             Mode::Cas => {
-                self.counters.cas_badval += 1;
+                self.of(old).cas_badval += 1;
                 Outcome::Exists
             }
             Mode::Append | Mode::Prepend if cas != 0 && !matches => Outcome::Exists,
@@ -127,10 +127,11 @@ impl<P: Pages, C: Cold> Store<P, C> {
         let number = self.parts(id, 0).next().filter(|_| fits_chunk).and_then(text::unsigned);
         let Some(value) = number else { return Delta::NotNumeric };
         let value = if increase { value.wrapping_add(by) } else { value.saturating_sub(by) };
+        let counters = self.of(id);
         if increase {
-            self.counters.incr_hits += 1;
+            counters.incr_hits += 1;
         } else {
-            self.counters.decr_hits += 1;
+            counters.decr_hits += 1;
         }
         let mut buffer = [0; MOST_DIGITS];
         let digits = text::digits(value, &mut buffer);
@@ -203,7 +204,7 @@ impl<P: Pages, C: Cold> Store<P, C> {
         let hash = self.entries.get(id).hash;
         let old = self.index.find(hash, &self.entries, |other| self.key_of(other) == self.key_of(id))?;
         if self.is_dead(old) {
-            self.drop_dead(old);
+            self.unlink(old);
             return None;
         }
         Some(old)

@@ -98,6 +98,7 @@ impl<P: Pages, C: Cold> Store<P, C> {
     /// later than such an age says, if there is a chunk for it.
     fn empty(&mut self, page: PageNumber, age: u32) {
         self.chunks.close(page);
+        self.counters.slabs_moved += 1;
         for index in 0..MOST_CHUNKS {
             let Some((chunk, owner)) = self.chunks.owner_at(page, index) else { continue };
             let class = self.chunks.class(chunk);
@@ -108,9 +109,11 @@ impl<P: Pages, C: Cold> Store<P, C> {
             match self.chunks.take(class, owner) {
                 Some(to) => {
                     self.move_chunk(chunk, to, owner);
-                    self.counters.chunks_moved += 1;
                 }
-                None => self.evict(owner),
+                None => {
+                    self.count_displaced(self.standing(owner));
+                    self.evict(owner);
+                }
             }
         }
     }
@@ -127,9 +130,12 @@ impl<P: Pages, C: Cold> Store<P, C> {
                 return Some(chunk);
             }
             let Some(oldest) = self.oldest(owner) else { break };
+            self.of_class(class).direct_reclaims += 1;
             let page_suffices = self.chunks.free_pages() >= kept;
             match self.oldest_of(class, owner) {
                 Some(of_class) if page_suffices && !self.is_much_older(oldest, of_class) => {
+                    let is_used = self.entries.get(of_class).pins > 0;
+                    self.of_class(class).lrutail_reflocked += u64::from(is_used);
                     self.retire(of_class);
                 }
                 _ => {
@@ -184,18 +190,40 @@ impl<P: Pages, C: Cold> Store<P, C> {
     /// Moves out of a page what is worth it, into free pages if `opens` says so; the rest retires. The page is free then.
     fn vacate(&mut self, page: PageNumber, opens: bool) -> Given {
         let mut given = Given::default();
+        self.counters.slabs_moved += u64::from(self.chunks.usage(page) != Use::Free);
         self.chunks.close(page);
         for index in 0..MOST_CHUNKS {
             let Some((chunk, owner)) = self.chunks.owner_at(page, index) else { continue };
             if let Some(to) = self.room_for(chunk, owner, opens, &mut given) {
                 self.move_chunk(chunk, to, owner);
                 given.moved += 1;
-                self.counters.chunks_moved += 1;
             } else {
-                given.evicted += u32::from(self.retire(owner) == Retired::Evicted);
+                given.evicted += self.displace(owner);
             }
         }
         given
+    }
+
+    /// Takes the memory of an item for the sake of a page that is emptied. 1 if it was evicted, else 0.
+    fn displace(&mut self, id: EntryId) -> u32 {
+        let standing = self.standing(id);
+        let is_evicted = self.retire(id) == Retired::Evicted;
+        if is_evicted {
+            self.count_displaced(standing);
+        }
+        is_evicted.into()
+    }
+
+    /// Whether an item can be found, and whether it is in use.
+    fn standing(&self, id: EntryId) -> (bool, bool) {
+        let entry = self.entries.get(id);
+        (entry.marks.has(Marks::LINKED) && !self.is_dead(id), entry.pins > 0)
+    }
+
+    /// Counts an item that was evicted for the sake of a page.
+    fn count_displaced(&mut self, (is_valid, is_used): (bool, bool)) {
+        self.counters.slab_reassign_evictions_nomem += u64::from(is_valid);
+        self.counters.slab_reassign_busy_deletes += u64::from(is_used);
     }
 
     /// A chunk elsewhere for what is in this one, if need be at the cost of what was not used for longer.
@@ -218,7 +246,7 @@ impl<P: Pages, C: Cold> Store<P, C> {
             if !is_colder {
                 return None;
             }
-            given.evicted += u32::from(self.retire(coldest) == Retired::Evicted);
+            given.evicted += self.displace(coldest);
         }
         None
     }
@@ -233,8 +261,10 @@ impl<P: Pages, C: Cold> Store<P, C> {
         }
         let first = self.entries.get(owner).first;
         if first == from {
+            self.counters.slab_reassign_rescues += 1;
             self.entries.get_mut(owner).first = to;
         } else {
+            self.counters.slab_reassign_chunk_rescues += 1;
             let mut before = first;
             while before.is_some() && self.chunks.next(before) != from {
                 before = self.chunks.next(before);

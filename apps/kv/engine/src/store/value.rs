@@ -84,6 +84,7 @@ impl<P: Pages, C: Cold> Store<P, C> {
         if !fits || self.place_key(id, key.bytes, total) == Written::Lost {
             self.entries.remove(id);
             self.counters.store_no_memory += 1;
+            self.of_class(class_of(total)).outofmemory += 1;
             return Err(Refusal::NoMemory);
         }
         self.bytes += total as u64;
@@ -148,6 +149,7 @@ impl<P: Pages, C: Cold> Store<P, C> {
     /// Takes an item's memory for good, as there is not enough for all of it.
     pub(super) fn lose(&mut self, id: EntryId) {
         self.counters.store_no_memory += 1;
+        self.of(id).outofmemory += 1;
         self.free_memory(id);
     }
 

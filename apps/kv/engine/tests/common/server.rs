@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use kv_engine::udp::Exchange;
-use kv_engine::{Connection, LEAST_ROOM, Next, Output, Time};
+use kv_engine::{Connection, Ends, LEAST_ROOM, Next, Output, Time};
 
 use super::HeapStore;
 
@@ -32,10 +32,12 @@ pub fn now() -> Time {
 }
 
 /// Serves a store, in threads of its own, on a port of 127.0.0.1; 0 is any.
-pub fn start(store: HeapStore, port: u16) -> io::Result<SocketAddr> {
+pub fn start(mut store: HeapStore, port: u16) -> io::Result<SocketAddr> {
     let listener = TcpListener::bind(("127.0.0.1", port))?;
     let address = listener.local_addr()?;
     let socket = UdpSocket::bind(address)?;
+    let service = store.service_mut();
+    (service.tcp_port, service.udp_port) = (address.port(), address.port());
     let store = Arc::new(Mutex::new(store));
     let for_udp = store.clone();
     thread::spawn(move || serve_datagrams(&for_udp, &socket));
@@ -52,7 +54,11 @@ pub fn start(store: HeapStore, port: u16) -> io::Result<SocketAddr> {
 fn serve(store: &Mutex<HeapStore>, mut stream: TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let lock = || store.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut connection = Connection::new(&mut lock());
+    let ends = match (stream.peer_addr()?, stream.local_addr()?) {
+        (SocketAddr::V4(client), SocketAddr::V4(server)) => Some(Ends { client, server }),
+        _ => None,
+    };
+    let mut connection = Connection::between(ends, &mut lock());
     let mut output = Gathered(Vec::new());
     let (mut buffer, mut filled) = (vec![0; 16384], 0);
     let result = loop {
@@ -81,7 +87,7 @@ fn serve_datagrams(store: &Mutex<HeapStore>, socket: &UdpSocket) {
     let mut buffer = vec![0; 65536];
     while let Ok((length, from)) = socket.recv_from(&mut buffer) {
         let mut store = store.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(mut exchange) = Exchange::new(&mut store, &buffer[..length]) else { continue };
+        let Some(mut exchange) = Exchange::new(&buffer[..length]) else { continue };
         exchange.proceed(&mut store, now());
         for (header, payload) in exchange.datagrams() {
             // A datagram that is lost is lost.

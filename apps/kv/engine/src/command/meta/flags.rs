@@ -21,8 +21,13 @@ impl KeyBuffer {
     }
 
     pub fn decode(&mut self, text: &[u8]) -> Option<&[u8]> {
-        let length = base64::decode(text, &mut self.0).filter(|length| *length > 0)?;
+        let length = self.fill(text)?;
         self.0.get(..length)
+    }
+
+    /// Decodes a key, which is not empty, and gives its length.
+    fn fill(&mut self, text: &[u8]) -> Option<usize> {
+        base64::decode(text, &mut self.0).filter(|length| *length > 0)
     }
 }
 
@@ -89,7 +94,7 @@ impl<'a> Flags<'a> {
             initial: 0,
             delta: None,
         };
-        let mut key = Some(words.get(1));
+        let mut decoded = None;
         let mut seen = 0u128;
         let mut error = None;
         for word in flags.words {
@@ -103,7 +108,8 @@ impl<'a> Flags<'a> {
             let result = match letter {
                 b'b' => {
                     flags.binary = true;
-                    Ok(())
+                    decoded = buffer.fill(words.get(1));
+                    decoded.map(|_| ()).ok_or(&b"CLIENT_ERROR error decoding key\r\n"[..])
                 }
                 b'N' => second().map(|second| flags.vivify = Some(second)),
                 b'T' => second().map(|second| flags.ttl = Some(second)),
@@ -143,13 +149,9 @@ impl<'a> Flags<'a> {
             };
             error = result.err().or(error);
         }
-        if flags.binary {
-            key = buffer.decode(words.get(1));
-        }
-        match (key, error) {
-            (_, Some(error)) => Err(error),
-            (None, None) => Err(b"CLIENT_ERROR error decoding key\r\n"),
-            (Some(key), None) => Ok((flags, key)),
+        match error {
+            Some(error) => Err(error),
+            None => Ok((flags, decoded.and_then(|length| buffer.0.get(..length)).unwrap_or(words.get(1)))),
         }
     }
 
