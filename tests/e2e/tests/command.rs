@@ -29,6 +29,7 @@ fn default_scenario_leaves_what_the_host_computes() {
     }
     let output = output(&mut command);
     assert!(output.status.success(), "{}\n{}", text(&output.stdout), text(&output.stderr));
+    says_where_clients_find_the_servers(&text(&output.stdout));
 
     let result: Value = serde_json::from_slice(&left("result.json")).expect("result.json is JSON");
     assert_eq!(result["status"], "ok");
@@ -65,6 +66,17 @@ fn default_scenario_leaves_what_the_host_computes() {
     let seed = result["seed"].as_u64().expect("a seed") + cache.expect("cache") as u64;
     let keys = Trace::new(&input).passes(report.accesses / once, seed);
     assert_eq!(simulate(keys, &report.sizes), report.hits, "the host has other hits with the same sizes");
+}
+
+/// Where clients on the host find the two servers: each has a port of its own.
+fn says_where_clients_find_the_servers(said: &str) {
+    let port = |name: &str| {
+        let start = format!("{name} serves TCP at 127.0.0.1:");
+        let rest = said.lines().find_map(|line| line.strip_prefix(&start));
+        let port = rest.and_then(|rest| rest.split(' ').next()?.parse::<u16>().ok());
+        port.filter(|port| *port > 0).unwrap_or_else(|| panic!("no `{start}PORT` in {said}"))
+    };
+    assert_ne!(port("gold"), port("bronze"));
 }
 
 /// A user waits less than a minute for the default scenario. Seconds say little where tests run side by side, on whatever

@@ -1,9 +1,12 @@
 //! `cargo xtask run --serve` as a user meets it: it says where clients find what is served, in their time, until Ctrl-C.
+//! Clients get the answers that README.md shows.
 
 use e2e::memcached::Client;
 use e2e::program::{file, left, one_at_a_time, signal, text, xtask};
+use e2e::xtask::paths;
 use serde_json::Value;
-use std::io::{BufRead, BufReader};
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -33,6 +36,7 @@ fn a_run_serves_ordinary_clients_until_it_is_interrupted() {
     let ping = Command::new("memcping").arg(format!("--servers=127.0.0.1:{port}")).output();
     let ping = ping.expect("libmemcached-tools are installed");
     assert!(ping.status.success(), "{}", text(&ping.stderr));
+    shows_what_readme_shows(port);
     // Its time is the client's: what is to last for a second is gone after some, and not at once.
     let mut client = Client::connect(port);
     let began = Instant::now();
@@ -45,4 +49,36 @@ fn a_run_serves_ordinary_clients_until_it_is_interrupted() {
     assert!(output.status.success(), "{}", text(&output.stderr));
     let result: Value = serde_json::from_slice(&left("result.json")).expect("result.json is JSON");
     assert_eq!((&result["status"], &result["totals"]["agree"]), (&"ok".into(), &true.into()));
+}
+
+/// Gives a shell the commands that README shows, for this port, and compares what they print.
+fn shows_what_readme_shows(port: u16) {
+    /// What the shell prints behind each command.
+    const END: &str = "(end of command)";
+    let readme = fs::read_to_string(paths::root().join("README.md")).expect("README.md is there");
+    let (_, after) = readme.split_once("```console\n").expect("README shows a session");
+    let (session, _) = after.split_once("```").expect("the session ends");
+    let mut commands: Vec<(&str, Vec<&str>)> = Vec::new();
+    for line in session.lines() {
+        match (line.strip_prefix("$ "), commands.last_mut()) {
+            (Some(command), _) => commands.push((command, Vec::new())),
+            (None, Some((_, shown))) => shown.push(line),
+            (None, None) => panic!("`{line}` is the answer to nothing"),
+        }
+    }
+    assert!(commands.len() >= 4, "{commands:?}");
+    let mut shell = Command::new("bash").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("bash");
+    let mut input = shell.stdin.take().expect("it is piped");
+    for (command, _) in &commands {
+        assert!(command.contains("11211") || command.contains("&3"), "{command}");
+        writeln!(input, "{}; echo '{END}'", command.replace("11211", &port.to_string())).expect("it reads");
+    }
+    drop(input);
+    let output = shell.wait_with_output().expect("it ends");
+    let said = text(&output.stdout);
+    let mut said = said.split(END);
+    for (command, shown) in commands {
+        let said: Vec<&str> = said.next().unwrap_or_default().trim().lines().map(str::trim).collect();
+        assert_eq!(said, shown, "{command}");
+    }
 }
