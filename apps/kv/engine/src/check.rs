@@ -42,10 +42,8 @@ fn check_entries<P: Pages, C: Cold>(store: &Store<P, C>) -> Result<Vec<(Chunk, E
                 ensure(!core::mem::replace(&mut listed[id.0 as usize], true), "an entry is in two lists")?;
                 ensure(store.entries.class(id) == class, "an entry is in the list of another class")?;
                 let entry = store.entries.get(id);
-                if entry.marks.has(Marks::LINKED) {
-                    stored.items += 1;
-                    stored.bytes += entry.bytes_in_memory();
-                }
+                stored.items += 1;
+                stored.bytes += entry.bytes_in_memory();
                 next = store.entries.newer(id);
             }
         }

@@ -144,7 +144,7 @@ struct List {
     oldest: EntryId,
 }
 
-/// Items of a class that can be found.
+/// Items of a class, among them those whose value is being received.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Stored {
     pub items: u64,
@@ -219,32 +219,13 @@ impl Entries {
     pub fn push_newest(&mut self, id: EntryId, class: Class) {
         self.get_mut(id).class = class;
         self.attach(id);
-        if self.get(id).marks.has(Marks::LINKED) {
-            self.count_in(id);
-        }
+        self.count_in(id);
     }
 
     /// Takes an entry out of its list.
     pub fn unlist(&mut self, id: EntryId) {
-        if self.get(id).marks.has(Marks::LINKED) {
-            self.count_out(id);
-        }
+        self.count_out(id);
         self.detach(id);
-    }
-
-    /// Marks an entry that is in a list as one that can be found.
-    pub fn mark_linked(&mut self, id: EntryId) {
-        self.get_mut(id).marks.set(Marks::LINKED);
-        self.count_in(id);
-    }
-
-    /// Takes that mark away.
-    pub fn mark_unlinked(&mut self, id: EntryId) {
-        // One without memory was counted out with that.
-        if self.get(id).first.is_some() {
-            self.count_out(id);
-        }
-        self.get_mut(id).marks.clear(Marks::LINKED);
     }
 
     fn count_in(&mut self, id: EntryId) {
@@ -327,7 +308,7 @@ impl Entries {
         id.is_some().then_some(id)
     }
 
-    /// What can be found of this class.
+    /// What there is of this class.
     pub fn stored(&self, class: Class) -> Stored {
         self.stored[usize::from(class)]
     }

@@ -57,13 +57,19 @@ impl Prefixes {
     }
 
     /// Counts a command about this key, if that is to be done.
+    #[inline]
     pub fn note(&mut self, key: &[u8], count: impl FnOnce(&mut Counts)) {
         if self.is_on
-            && let Some(length) = memchr::memchr(DELIMITER, key)
-            && let Some(prefix) = self.of(&key[..length])
+            && let Some(counts) = self.counts_of(key)
         {
-            count(&mut prefix.counts);
+            count(counts);
         }
+    }
+
+    #[cold]
+    fn counts_of(&mut self, key: &[u8]) -> Option<&mut Counts> {
+        let length = memchr::memchr(DELIMITER, key)?;
+        Some(&mut self.of(&key[..length])?.counts)
     }
 
     /// The place of a prefix, which is made if there is room.

@@ -391,12 +391,11 @@ impl<P: Pages, C: Cold> Store<P, C> {
         self.accesses += 1;
         let cas = self.next_cas(explicit);
         let (now, stamp, generation) = (self.clock.now(), self.stamp(), self.generation);
-        self.entries.mark_linked(id);
-        let entry = self.entries.get_mut(id);
         if self.sizes.is_on() {
-            entry.sized = self.sizes.current();
-            self.sizes.add(entry.size());
+            self.add_size(id);
         }
+        let entry = self.entries.get_mut(id);
+        entry.marks.set(Marks::LINKED);
         entry.cas = cas;
         entry.generation = generation;
         entry.accessed = now;
@@ -417,11 +416,23 @@ impl<P: Pages, C: Cold> Store<P, C> {
     /// Lets an item not be found any more.
     fn take_key(&mut self, id: EntryId) {
         self.index.remove(id, &mut self.entries);
-        self.entries.mark_unlinked(id);
+        self.entries.get_mut(id).marks.clear(Marks::LINKED);
         if self.sizes.is_on() {
-            let entry = self.entries.get(id);
-            self.sizes.subtract(entry.sized, entry.size());
+            self.subtract_size(id);
         }
+    }
+
+    #[cold]
+    fn add_size(&mut self, id: EntryId) {
+        let entry = self.entries.get_mut(id);
+        entry.sized = self.sizes.current();
+        self.sizes.add(entry.size());
+    }
+
+    #[cold]
+    fn subtract_size(&mut self, id: EntryId) {
+        let entry = self.entries.get(id);
+        self.sizes.subtract(entry.sized, entry.size());
     }
 
     /// Takes the memory of an item. If it is pinned, its entry stays and says so.
