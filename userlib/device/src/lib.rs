@@ -1,5 +1,6 @@
 //! What a device driver needs of its surroundings, and nothing else: registers, memory that the device reaches, and
-//! the time; and what servers of devices limit rates by ([`rate`]).
+//! the time; how a driver learns of what the device has done ([`look`]); and what servers of devices limit rates by
+//! ([`rate`]).
 //!
 //! Drivers are generic over these traits. In a VM they are pages that the kernel mapped; in tests they are a device of
 //! the emulator, reached through a socket. So the same driver runs in both.
@@ -14,6 +15,7 @@ extern crate std;
 
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
+pub mod look;
 pub mod rate;
 
 use core::ops::Add;

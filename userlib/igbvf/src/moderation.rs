@@ -6,37 +6,15 @@
 
 use crate::registers as reg;
 use device::Registers;
-
-/// How an application learns of frames.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// By interrupts only.
-    Interrupt,
-    /// By looking, always.
-    Polled,
-    /// By looking while there is work, else by an interrupt.
-    Adaptive {
-        /// Looks that find nothing, in a row, after which to sleep.
-        idle_looks: u32,
-    },
-}
-
-/// What to do after a look at the rings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
-    /// Look again.
-    Look,
-    /// Wait for an interrupt; one comes if something is there already.
-    Sleep,
-}
+use device::look::Looks;
+pub use device::look::{Mode, Next};
 
 /// The mode of one vector.
 #[derive(Debug)]
 pub struct Moderation<R> {
     registers: R,
     vector_bit: u32,
-    mode: Mode,
-    idle: u32,
+    looks: Looks,
     masked: bool,
 }
 
@@ -44,19 +22,19 @@ impl<R: Registers> Moderation<R> {
     /// For a vector that [`crate::Function::route_interrupts`] uses.
     pub fn new(registers: R, vector: u8, mode: Mode) -> Moderation<R> {
         let vector_bit = 1 << vector.min(crate::function::VECTORS - 1);
-        let mut moderation = Moderation { registers, vector_bit, mode, idle: 0, masked: false };
+        let mut moderation = Moderation { registers, vector_bit, looks: Looks::new(mode), masked: false };
         moderation.set_mode(mode);
         moderation
     }
 
     /// The mode.
     pub fn mode(&self) -> Mode {
-        self.mode
+        self.looks.mode()
     }
 
     /// Changes the mode, at any time.
     pub fn set_mode(&mut self, mode: Mode) {
-        (self.mode, self.idle) = (mode, 0);
+        self.looks = Looks::new(mode);
         match mode {
             Mode::Interrupt | Mode::Adaptive { .. } => self.unmask(),
             Mode::Polled => self.mask(),
@@ -66,8 +44,8 @@ impl<R: Registers> Moderation<R> {
     /// To be called when the vector's interrupt has come. A spurious call does no harm.
     #[inline]
     pub fn interrupted(&mut self) {
-        self.idle = 0;
-        if let Mode::Adaptive { .. } = self.mode
+        self.looks.interrupted();
+        if let Mode::Adaptive { .. } = self.mode()
             && !self.masked
         {
             self.mask();
@@ -77,20 +55,11 @@ impl<R: Registers> Moderation<R> {
     /// To be called after a look at the rings, with whether it found anything.
     #[inline]
     pub fn looked(&mut self, found: bool) -> Next {
-        match self.mode {
-            Mode::Polled => return Next::Look,
-            Mode::Interrupt => return if found { Next::Look } else { Next::Sleep },
-            Mode::Adaptive { idle_looks } => {
-                self.idle = if found { 0 } else { self.idle.saturating_add(1) };
-                if self.idle < idle_looks {
-                    return Next::Look;
-                }
-            }
-        }
-        if self.masked {
+        let next = self.looks.looked(found);
+        if next == Next::Sleep && self.masked {
             self.unmask();
         }
-        Next::Sleep
+        next
     }
 
     fn mask(&mut self) {
