@@ -1,9 +1,9 @@
 //! What the functions of an application's own have in common, whatever they are: memory that both reach, and interrupts.
 //!
-//! Interrupts only leave a note that one has come. There is one note for all devices: who sleeps here is woken by any, and
-//! looks after all of its devices before it sleeps again.
+//! Interrupts are only counted. There is one count for all devices: who sleeps here is woken by any, and looks after all of its
+//! devices before it sleeps again.
 
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use device::IoAddress;
 
@@ -13,13 +13,32 @@ use crate::cap::{Cap, Frame, IommuDomain, PageTable, Rights, own};
 use crate::clock;
 use crate::dma::MappedMemory;
 use crate::error::Error;
-use crate::market;
 use crate::pager::Pager;
+use crate::{events, market};
 
 const BOTH: Rights = Rights::READ.union(Rights::WRITE);
 
-/// A device has interrupted since this was looked at.
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+/// Interrupts of devices so far; wraps.
+static INTERRUPTS: AtomicU64 = AtomicU64::new(0);
+
+/// Those that were looked at.
+static SEEN: AtomicU64 = AtomicU64::new(0);
+
+/// Interrupts of the own devices that were taken so far.
+pub(crate) fn interrupts() -> u64 {
+    INTERRUPTS.load(Ordering::Relaxed)
+}
+
+/// Whether a device has interrupted since this was looked at.
+fn has_interrupted() -> bool {
+    interrupts() != SEEN.load(Ordering::Relaxed)
+}
+
+/// The same; then it is looked at.
+fn look() -> bool {
+    let now = interrupts();
+    SEEN.swap(now, Ordering::Relaxed) != now
+}
 
 /// When a driver has something to do though no device interrupts, by the TSC; 0: never. Who sleeps is woken then.
 static REMINDER: AtomicU64 = AtomicU64::new(0);
@@ -38,11 +57,11 @@ fn earlier(deadline: u64) -> u64 {
 }
 
 fn interrupted(_: &mut TrapFrame) {
-    INTERRUPTED.store(true, Ordering::Relaxed);
+    INTERRUPTS.fetch_add(1, Ordering::Relaxed);
     arch::end_of_interrupt();
 }
 
-/// Has this vector's interrupts noted.
+/// Has this vector's interrupts counted.
 pub(crate) fn take_vector(vector: u8) {
     arch::set_handler(vector, Some(interrupted));
 }
@@ -55,6 +74,21 @@ impl App {
     pub fn wait_for_devices(&mut self, deadline: u64) -> Result<Option<market::Event>, Error> {
         wait(self, deadline)
     }
+
+    /// As [`App::wait_for_devices`], but halts on the core, which stays this VM's and is charged. What happens in the market is
+    /// heard of when the core was taken and comes again, which is once in a period; the deadline is seen a period late at most.
+    /// It may also end for nothing. No exit unless a lease has arrived.
+    ///
+    /// # Errors
+    /// When the market is gone.
+    pub fn halt_for_devices(&mut self, deadline: u64) -> Result<Option<market::Event>, Error> {
+        let event = self.poll()?;
+        if event.is_some() {
+            return Ok(event);
+        }
+        halt_before(deadline);
+        Ok(self.poll()?)
+    }
 }
 
 /// Gives the core up until a device has interrupted, if none has since the last call, something has happened in the market,
@@ -63,7 +97,7 @@ impl App {
 /// # Errors
 /// When the market is gone.
 pub(crate) fn wait(app: &mut App, deadline: u64) -> Result<Option<market::Event>, Error> {
-    let event = app.market().wait_unless(earlier(deadline), || INTERRUPTED.load(Ordering::Relaxed))?;
+    let event = app.market().wait_unless(earlier(deadline), has_interrupted)?;
     app.note(&event);
     if !arch::interrupts_enabled() {
         // Takes what ended the sleep; the instruction after the enabling one is still without.
@@ -71,7 +105,7 @@ pub(crate) fn wait(app: &mut App, deadline: u64) -> Result<Option<market::Event>
         core::hint::spin_loop();
         arch::disable_interrupts();
     }
-    INTERRUPTED.store(false, Ordering::Relaxed);
+    look();
     Ok(event)
 }
 
@@ -80,7 +114,7 @@ pub(crate) fn wait(app: &mut App, deadline: u64) -> Result<Option<market::Event>
 fn spin_until(end: u64) {
     let enabled = arch::interrupts_enabled();
     arch::enable_interrupts();
-    while !INTERRUPTED.load(Ordering::Relaxed) && clock::now() < end {
+    while !has_interrupted() && clock::now() < end {
         core::hint::spin_loop();
     }
     if !enabled {
@@ -94,15 +128,36 @@ pub(crate) fn halt() {
     let reminder = earlier(0);
     if reminder != 0 {
         spin_until(reminder);
-        INTERRUPTED.store(false, Ordering::Relaxed);
-        return;
+        look();
+    } else {
+        halt_once();
     }
+}
+
+/// Halts likewise, but not past `deadline` (0: never), and for no longer than until the core was taken and comes again, or for
+/// a period. What ends a halt for sure, without an exit, is the end of the budget; where that comes too late, or never, as the
+/// whole core is this VM's, it looks at the clock instead.
+fn halt_before(deadline: u64) {
+    let share = events::cpu_share();
+    let period_ends = clock::now().saturating_add(share.period_ticks);
+    let deadline = earlier(deadline);
+    let is_far = deadline == 0 || deadline > period_ends;
+    if is_far && share.budget_ticks < share.period_ticks {
+        halt_once();
+    } else {
+        spin_until(if is_far { period_ends } else { deadline });
+        look();
+    }
+}
+
+/// Halts until anything interrupts, unless a device has since the last look.
+fn halt_once() {
     let enabled = arch::interrupts_enabled();
     arch::disable_interrupts();
-    if !INTERRUPTED.load(Ordering::Relaxed) {
+    if !has_interrupted() {
         arch::halt();
     }
-    INTERRUPTED.store(false, Ordering::Relaxed);
+    look();
     if enabled {
         arch::enable_interrupts();
     }
@@ -114,17 +169,17 @@ pub(crate) fn watch(deadline: u64) -> bool {
     let first = earlier(deadline);
     if first != deadline {
         spin_until(first);
-        return INTERRUPTED.swap(false, Ordering::Relaxed);
+        return look();
     }
     let enabled = arch::interrupts_enabled();
     arch::disable_interrupts();
-    while !INTERRUPTED.load(Ordering::Relaxed) && (deadline == 0 || clock::now() < deadline) {
+    while !has_interrupted() && (deadline == 0 || clock::now() < deadline) {
         arch::halt();
     }
     if enabled {
         arch::enable_interrupts();
     }
-    INTERRUPTED.swap(false, Ordering::Relaxed)
+    look()
 }
 
 /// Makes the tables of a function's domain for the I/O addresses around this one.

@@ -1,8 +1,9 @@
-//! What the own VM has cost so far: the exits that the kernel counts.
+//! What the own VM has cost so far: the exits that the kernel counts, and the interrupts that it has taken itself.
 
 use cap_spec::abi::{ExitKind, STATS_PAGE, stats_page};
 use core::sync::atomic::Ordering;
 
+use crate::own_device;
 use crate::shared::{SharedMemory, Words};
 
 /// Kinds of exits that there is room for.
@@ -32,6 +33,12 @@ impl Exits {
             preemptions: self.preemptions.wrapping_sub(earlier.preemptions),
         }
     }
+}
+
+/// Interrupts of the own devices that were taken so far; wraps.
+#[must_use]
+pub fn device_interrupts() -> u64 {
+    own_device::interrupts()
 }
 
 /// Exits of the own VM so far. No exit.

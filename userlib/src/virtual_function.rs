@@ -16,6 +16,7 @@
 use alloc::format;
 
 use device::Clock as _;
+pub use igbvf::function::MOST_INTERRUPT_DELAY_US;
 use igbvf::function::VECTORS;
 use igbvf::moderation::{Mode, Moderation};
 use igbvf::{Event, Function, MacAddress};
@@ -193,6 +194,12 @@ impl VirtualFunction {
     /// Lets one of its messages come whenever there is cause, as it does not after a reset.
     pub fn let_interrupt(&self, message: u8) {
         Moderation::new(self.registers, message, Mode::Interrupt);
+    }
+
+    /// Lets at most one of such messages pass in so many microseconds, at most [`MOST_INTERRUPT_DELAY_US`]; 0 lets all pass, as
+    /// after a reset. May be changed at any time.
+    pub fn set_interrupt_delay_us(&self, message: u8, delay_us: u32) {
+        self.function.set_interrupt_delay_us(message, delay_us);
     }
 
     /// Gives the core up until the function has interrupted, something has happened in the market, which is returned, or

@@ -15,7 +15,12 @@
 //! - `count`: counts what it hears in each interval of bandwidth, by sender.
 //!
 //! The first two have an address, by the arguments `address` and `gateway` as [`app_net::address`] reads them; the others
-//! send frames of Ethernet. The first two halt on the core while there is work, so that none of it takes an exit.
+//! send frames of Ethernet. The first two halt on the core while there is work, so that none of it takes an exit, and drive
+//! their function as they are told:
+//! - `mode=interrupt` (as without), `poll`, or `adaptive`: how they learn of frames; who polls never sleeps;
+//! - `delay=MICROSECONDS`: at most one interrupt in such a time (0, at most 8191);
+//! - `batch=N`: the device is told of so many frames at once at most (as many as there are to send);
+//! - `rest=wait` (as without) or `halt`: what `serve` does with its core when there is no work.
 //!
 //! A frame holds a number and a pattern that follows from it, so that what comes back is known to be what was sent.
 #![no_std]

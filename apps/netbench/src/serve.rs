@@ -107,11 +107,12 @@ pub fn run(app: &mut App) -> Result<(), Error> {
             network.rest(app, next, end)?;
         }
     }
-    let Cost { mut exits, .. } = stream;
+    let Cost { mut exits, mut interrupts, .. } = stream;
     exits.add(datagrams.exits);
+    interrupts += datagrams.interrupts;
     println!(
         "{echoed} datagrams echoed, {} instructions each; {taken} bytes of streams taken, {} instructions a KiB; \
-         {} exits, {} preemptions",
+         {} exits, {} preemptions, {interrupts} interrupts",
         datagrams.each(),
         stream.each_kib(),
         exits.own,

@@ -1,5 +1,5 @@
 //! `netbench` between two tenants, from virtual function to virtual function: every byte is what was sent, and the path of
-//! the data takes no exit.
+//! the data takes no exit, however an application chooses to learn of frames.
 
 use e2e::{Change, Finished, run};
 use proto::host::End;
@@ -31,6 +31,10 @@ const SCENARIO: &str = r#"
     args = ["role=ask", "address=10.0.2.102/24", "peer=10.0.2.101", "operations=200", "kib=64"]
 "#;
 
+/// What the peers do if they choose nothing.
+const SERVE: &str = "\"for=4000\", \"streams=1\"";
+const ASK: &str = "\"operations=200\", \"kib=64\"";
+
 /// The numbers in the console's line with this text, in their order.
 fn numbers<const N: usize>(run: &Finished, text: &str) -> [u64; N] {
     let line = run.console.iter().find(|line| line.contains(text));
@@ -45,16 +49,56 @@ fn datagrams_and_a_stream_between_tenants_are_right_and_take_no_exit() {
     run.expect_good();
     assert_eq!((run.end("client"), run.end("server")), (&End::Exit { status: 0 }, &End::Exit { status: 0 }));
     for outstanding in [1, 16] {
-        let [_, right, lost, wrong, each, exits, _] = numbers(&run, &format!("{outstanding} at once"));
+        let [_, right, lost, wrong, each, exits, ..]: [u64; 8] = numbers(&run, &format!("{outstanding} at once"));
         assert_eq!((right, lost, wrong, exits), (200, 0, 0, 0), "{outstanding} at once");
         assert!(each > 0, "what it cost is known");
     }
     let [right, bytes, _, exits, ..]: [u64; 5] = numbers(&run, "bytes were right");
     assert_eq!((right, bytes, exits), (64 << 10, 64 << 10, 0));
-    let [echoed, each, taken, _, exits, ..]: [u64; 6] = numbers(&run, "datagrams echoed");
+    let [echoed, each, taken, _, exits, ..]: [u64; 7] = numbers(&run, "datagrams echoed");
     // One more, or some, until the server was there.
     assert!(echoed > 400, "{echoed}");
     assert_eq!((taken, exits), (64 << 10, 0));
     // The bench says 498 and 944; here others may run meanwhile.
     assert!((1..5_000).contains(&each), "{each} instructions each");
+}
+
+/// A long stream to a server that drives its function in this way, and some datagrams: interrupts that it has taken. Whatever it
+/// chooses, all comes as it was sent, with no exit.
+fn interrupts(choice: &str) -> u64 {
+    let ask = ASK.replace("operations=200", "operations=50").replace("kib=64", "kib=512");
+    let scenario = SCENARIO.replace(SERVE, &format!("{SERVE}{choice}")).replace(ASK, &ask);
+    // Who polls sends more in a second than the usual bandwidth: closed for that, it would lose time, and datagrams by that.
+    let change = Change::set("app.server.base_bandwidth=450").and_set("app.client.base_bandwidth=450");
+    let run = run(&scenario, &change);
+    run.expect_good();
+    assert_eq!((run.end("client"), run.end("server")), (&End::Exit { status: 0 }, &End::Exit { status: 0 }));
+    for outstanding in [1, 16] {
+        let [_, right, lost, wrong, _, exits, ..]: [u64; 8] = numbers(&run, &format!("{outstanding} at once"));
+        assert_eq!((right, lost, wrong, exits), (50, 0, 0, 0), "{choice}: {outstanding} at once");
+    }
+    let [right, bytes, _, exits, _] = numbers(&run, "bytes were right");
+    assert_eq!((right, bytes, exits), (512 << 10, 512 << 10, 0), "{choice}");
+    let [echoed, _, taken, _, exits, _, interrupts] = numbers(&run, "datagrams echoed");
+    assert_eq!((taken, exits), (512 << 10, 0), "{choice}");
+    println!("{choice}: {interrupts} interrupts for {echoed} datagrams and {taken} bytes");
+    interrupts
+}
+
+#[test]
+fn an_application_chooses_how_it_learns_of_frames() {
+    // How many interrupts come of a delay, and while it adapts, depends on how the two cores take turns.
+    let [usual, _, _, polled] =
+        ["", ", \"delay=1000\", \"batch=4\"", ", \"mode=adaptive\"", ", \"mode=poll\""].map(interrupts);
+    assert!(usual > 100, "who does not look is interrupted: {usual}");
+    assert_eq!(polled, 0, "who looks is not interrupted");
+}
+
+#[test]
+fn a_way_that_there_is_not_is_refused_before_anything_is_sent() {
+    let scenario = SCENARIO.replace(SERVE, &format!("{SERVE}, \"mode=often\""));
+    let run = run(&scenario, &Change::set("app.client.starts=false"));
+    assert_eq!(run.end("server"), &End::Exit { status: 1 });
+    let text = "[server] error: `mode` must be interrupt, poll or adaptive";
+    assert!(run.console_has(text), "{:#?}", run.console);
 }

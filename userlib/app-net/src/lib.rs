@@ -2,8 +2,9 @@
 //!
 //! [`Network`] brings the function up, is polled with its sockets, sleeps until there is something to do, and when the
 //! function was reset sets it up again, so that connections survive it. So they do when the function is lost and another one
-//! is bought: in between nothing comes and goes. Which address it has is an argument of the
-//! application ([`address`]). An application that sleeps here gives its core up; frames wake it.
+//! is bought: in between nothing comes and goes. Which address it has is an argument of the application ([`address`]), as is
+//! how it drives the function ([`driving`]), which it may change at run time, and whether it gives its core up while it has
+//! nothing to do ([`rest`]); frames wake it in any case.
 #![no_std]
 
 extern crate alloc;
@@ -12,8 +13,8 @@ mod arguments;
 #[cfg(target_os = "none")]
 mod network;
 
-pub use arguments::{Wrong, address};
-pub use net::{Next, smoltcp};
+pub use arguments::{Driving, Rest, Wrong, address, driving, rest};
+pub use net::{Mode, Next, smoltcp};
 #[cfg(target_os = "none")]
 pub use network::{Network, PAGES};
 

@@ -11,7 +11,9 @@ use net::{Mode, Next, Port, Settings, Stack};
 use userlib::dma::{MappedBuffer, MappedMemory, MappedRegisters, TscClock};
 use userlib::market::Event;
 use userlib::virtual_function::{MAILBOX, MOST_PAGES, RECEIVED, VirtualFunction};
-use userlib::{App, Error, clock};
+use userlib::{App, Error, clock, usage};
+
+use crate::arguments::{Driving, Rest, Wrong};
 
 /// Descriptors of each ring.
 const DESCRIPTORS: usize = 64;
@@ -31,20 +33,26 @@ pub struct Network {
     /// When it is to be let go of, by the TSC, if there is notice of its end.
     use_ends: Option<u64>,
     clock: TscClock,
+    driving: Driving,
+    rest: Rest,
+    /// Interrupts that the stack was told of.
+    interrupts: u64,
     stack: Stack<MappedRegisters, MappedMemory, MappedBuffer, DESCRIPTORS>,
 }
 
 impl Network {
-    /// Brings the function of an application up, with the address that its arguments `address` and `gateway` tell
-    /// ([`crate::address`]). `seed` is something that outsiders don't know. It waits for a function to be there (who has none
+    /// Brings the function of an application up, as its arguments tell: `address` and `gateway` ([`crate::address`]), `mode`,
+    /// `delay` and `batch` ([`crate::driving`]), and `rest` ([`crate::rest`]). `seed` is something that outsiders don't know. It waits for a function to be there (who has none
     /// in its base bids for one before) and for the network server, but neither for the link nor for an address. To be called
     /// once.
     ///
     /// # Errors
     /// When an argument is wrong, and as [`App::virtual_function`].
     pub fn new(app: &mut App, seed: u64) -> Result<Network, Error> {
-        let address = crate::address(app.arg("address"), app.arg("gateway"));
-        let address = address.map_err(|wrong| Error::failed(format!("{wrong}")))?;
+        let failed = |wrong: Wrong| Error::failed(format!("{wrong}"));
+        let address = crate::address(app.arg("address"), app.arg("gateway")).map_err(failed)?;
+        let driving = crate::driving(app.arg("mode"), app.arg("delay"), app.arg("batch")).map_err(failed)?;
+        let rest = crate::rest(app.arg("rest")).map_err(failed)?;
         while !app.has_vf() {
             app.wait(0)?;
         }
@@ -55,11 +63,58 @@ impl Network {
         let for_receiving: Vec<MappedBuffer> = buffers.by_ref().take(Rings::MOST_RECEIVING).collect();
         let port = Port::new(registers, memory, memory.from_page(TRANSMIT_PAGE), for_receiving, buffers);
         let port = port.map_err(|error| Error::failed(format!("the queues of the virtual function: {error:?}")))?;
-        let settings = Settings { mac: function.mac(), address, vector: RECEIVED, mode: Mode::Interrupt, seed };
+        let settings = Settings { mac: function.mac(), address, vector: RECEIVED, mode: driving.mode, seed };
         let clock = function.clock();
-        let stack = Stack::new(port, registers, &settings, clock.now_ns());
+        let mut stack = Stack::new(port, registers, &settings, clock.now_ns());
+        stack.port().set_send_batch(driving.send_batch);
+        function.set_interrupt_delay_us(RECEIVED, driving.interrupt_delay_us);
         function.let_interrupt(MAILBOX);
-        Ok(Network { function: Some(function), use_ends: app.vf_use_ends(), clock, stack })
+        let (function, use_ends, interrupts) = (Some(function), app.vf_use_ends(), usage::device_interrupts());
+        Ok(Network { function, use_ends, clock, driving, rest, interrupts, stack })
+    }
+
+    /// How the function is driven.
+    #[must_use]
+    pub fn driving(&self) -> Driving {
+        self.driving
+    }
+
+    /// Changes how frames are learnt of, at any time.
+    pub fn set_mode(&mut self, mode: Mode) {
+        self.driving.mode = mode;
+        if self.function().is_some() {
+            self.stack.set_mode(mode);
+        }
+    }
+
+    /// Lets at most one interrupt for received frames come in so many microseconds, at most [`MOST_INTERRUPT_DELAY_US`]; 0 lets
+    /// all come. Fewer interrupts for more delay: it may be changed at any time.
+    ///
+    /// [`MOST_INTERRUPT_DELAY_US`]: userlib::virtual_function::MOST_INTERRUPT_DELAY_US
+    pub fn set_interrupt_delay_us(&mut self, delay_us: u32) {
+        self.driving.interrupt_delay_us = delay_us;
+        if let Some(function) = self.function() {
+            function.set_interrupt_delay_us(RECEIVED, delay_us);
+        }
+    }
+
+    /// The device is told of so many frames at once at most, at least 1; fewer when there is no more to send. May be changed at
+    /// any time.
+    pub fn set_send_batch(&mut self, frames: u32) {
+        self.driving.send_batch = frames;
+        self.stack.port().set_send_batch(frames);
+    }
+
+    /// True if the core is never given up while there is nothing to do: then each period's budget is used up.
+    #[must_use]
+    pub fn keeps_core(&self) -> bool {
+        self.rest == Rest::Halt || self.driving.mode == Mode::Polled
+    }
+
+    /// The function, if it may be touched.
+    fn function(&mut self) -> Option<&VirtualFunction> {
+        self.let_go();
+        self.function.as_ref()
     }
 
     /// The time that the stack goes by, in nanoseconds since some moment.
@@ -93,18 +148,31 @@ impl Network {
     /// Takes in what came, lets the sockets send, and says what to do when they have been looked at. Without a function the
     /// sockets stay as they are.
     pub fn poll(&mut self) -> Next {
-        self.let_go();
-        if self.function.is_none() {
+        if self.function().is_none() {
             return Next::Sleep(None);
         }
+        self.hear();
         let now_ns = self.now_ns();
         self.stack.poll(now_ns)
     }
 
     /// The same, and requests to a UDP port are answered where they lie; see [`Stack::poll_and_answer`].
     pub fn poll_and_answer(&mut self, port: u16, answer: impl FnMut(&[u8], &mut [u8]) -> Option<usize>) -> Next {
+        if self.function().is_none() {
+            return Next::Sleep(None);
+        }
+        self.hear();
         let now_ns = self.now_ns();
         self.stack.poll_and_answer(now_ns, port, answer)
+    }
+
+    /// Tells the stack if anything has interrupted, as a mode may mask interrupts then.
+    fn hear(&mut self) {
+        let now = usage::device_interrupts();
+        if now != self.interrupts {
+            self.interrupts = now;
+            self.stack.interrupted();
+        }
     }
 
     /// The next thing that has happened in the market, if any; no exit unless a lease has arrived. If the function was reset,
@@ -119,17 +187,17 @@ impl Network {
         Ok(event)
     }
 
-    /// Gives the core up until a frame comes, something has happened in the market, or as long as `next` and `deadline` (a
-    /// TSC value; 0: none) say. Then [`Network::event`] and [`Network::poll`] may have something. A function that was reset
-    /// is up again afterwards.
+    /// Rests, as the argument `rest` says, until a frame comes, something has happened in the market, or as long as `next` and
+    /// `deadline` (a TSC value; 0: none) say; who halts does so at times for nothing. Then [`Network::event`] and
+    /// [`Network::poll`] may have something. A function that was reset is up again afterwards.
     ///
     /// # Errors
     /// As [`Network::event`].
     pub fn rest(&mut self, app: &mut App, next: Next, deadline: u64) -> Result<Option<Event>, Error> {
         let Some(deadline) = self.due(app, next, deadline) else { return self.event(app) };
-        let event = match &mut self.function {
-            Some(function) => function.wait(app, deadline)?,
-            None => app.wait_for_devices(deadline)?,
+        let event = match self.rest {
+            Rest::Wait => app.wait_for_devices(deadline)?,
+            Rest::Halt => app.halt_for_devices(deadline)?,
         };
         self.follow(app, event.as_ref())?;
         if let Some(function) = &mut self.function
@@ -215,6 +283,8 @@ impl Network {
         let restarted = self.stack.restart(registers, memory, memory.from_page(TRANSMIT_PAGE));
         restarted.map_err(|error| Error::failed(format!("the queues of the virtual function: {error:?}")))?;
         self.stack.set_mac(function.mac());
+        self.stack.set_mode(self.driving.mode);
+        function.set_interrupt_delay_us(RECEIVED, self.driving.interrupt_delay_us);
         function.let_interrupt(MAILBOX);
         Ok(())
     }

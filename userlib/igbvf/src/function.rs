@@ -11,6 +11,8 @@ use device::Registers;
 pub const ANSWER_LIMIT_NS: u64 = 1_000_000_000;
 /// Vectors of a VF.
 pub const VECTORS: u8 = 3;
+/// Longest interrupt delay, in microseconds.
+pub const MOST_INTERRUPT_DELAY_US: u32 = reg::VTEITR_MAX_US;
 
 /// Why a request came to nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -204,10 +206,10 @@ impl<R: Registers> Function<R> {
         self.registers.write32(reg::VTEIAC, (1 << VECTORS) - 1);
     }
 
-    /// Lets at most one message of a vector pass in so many microseconds, at most 8191; 0 lets all pass. This is the
+    /// Lets at most one message of a vector pass in so many microseconds, at most [`MOST_INTERRUPT_DELAY_US`]; 0 lets all pass. This is the
     /// batching delay of interrupts; it may be changed at any time.
     pub fn set_interrupt_delay_us(&self, vector: u8, delay_us: u32) {
-        let interval = delay_us.min(reg::VTEITR_MAX_US) << 2;
+        let interval = delay_us.min(MOST_INTERRUPT_DELAY_US) << 2;
         self.registers.write32(reg::vteitr(vector.min(VECTORS - 1)), interval | reg::VTEITR_CNT_IGNR);
     }
 

@@ -151,6 +151,11 @@ impl<R: Registers, M: DmaMemory, T, const N: usize> TransmitQueue<R, M, T, N> {
         self.batch = frames.max(1);
     }
 
+    /// The frames after which it tells the device by itself.
+    pub fn batch(&self) -> u32 {
+        self.batch
+    }
+
     /// Puts a frame into the ring. The segments must stay as they are until the token comes back.
     ///
     /// # Errors

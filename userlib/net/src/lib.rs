@@ -22,6 +22,7 @@ pub mod port;
 pub mod stack;
 
 pub use igbvf::MacAddress;
+pub use igbvf::function::MOST_INTERRUPT_DELAY_US;
 pub use igbvf::moderation::Mode;
 pub use port::{Drops, Port};
 pub use smoltcp;

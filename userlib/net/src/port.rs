@@ -223,7 +223,7 @@ impl<R: Registers + Clone, M: DmaMemory, B: DmaBuffer, const N: usize> Port<R, M
     }
 
     /// The device is told of so many frames at once at most, at least 1; fewer when the stack has no more to send. May be
-    /// changed at any time.
+    /// changed at any time, and stays when the function is reset.
     pub fn set_send_batch(&mut self, frames: u32) {
         self.sender.queue.set_batch(frames);
     }
@@ -246,7 +246,9 @@ impl<R: Registers + Clone, M: DmaMemory, B: DmaBuffer, const N: usize> Port<R, M
         let mut buffers = self.take_buffers();
         // As many as there were at first, as none is ever lost.
         let for_sending = buffers.split_off(self.receiving.min(buffers.len()));
+        let batch = self.sender.queue.batch();
         *self = Port::new(registers, receive, transmit, buffers, for_sending)?;
+        self.set_send_batch(batch);
         Ok(())
     }
 
