@@ -10,6 +10,10 @@
 //! has made up for that: what is refused is sent again, each millisecond one command and all when that is taken, so that
 //! operations become slower and none fails.
 //!
+//! The application chooses how it learns of ends ([`Storage::set_mode`]). Ends of the second queue pair interrupt: who adapts
+//! looks there for as long as looking finds something, with interrupts off, so that a busy time costs one interrupt at most,
+//! when it is over; the registers by which a controller would be told to be silent meanwhile are not the application's.
+//!
 //! When the storage server is started again the queues live on. If the controller had to be reset, the market tells of that
 //! by [`crate::market::Event::StorageLost`]: commands do not end any more, and [`Storage::lose`] gives their tokens and buffers
 //! back. [`crate::market::Event::StorageRenewed`] tells of new queues, in a namespace with nothing but zeroes, which
@@ -17,6 +21,8 @@
 
 use alloc::vec::Vec;
 
+use device::look::Looks;
+pub use device::look::{Mode, Next};
 use device::{DmaBuffer, DmaMemory, IoAddress};
 pub use nvme_queue::Status;
 use nvme_queue::{Access, Command, GatedPair, Namespace, Rings, Transfer};
@@ -122,6 +128,7 @@ pub struct Storage {
     patience: u64,
     /// The application is to be woken for what is held.
     reminds: bool,
+    looks: Looks,
 }
 
 /// What the market says of a namespace, made use of.
@@ -155,7 +162,8 @@ impl App {
         own_device::take_vector(VECTOR);
         let irq: Cap<Irq> = Slot::root(STORAGE_IRQ_SLOT).cap();
         irq.bind(own::VCPU, VECTOR)?;
-        Ok(Storage { space, rings, buffers_at, buffers, patience, reminds: false })
+        let looks = Looks::new(Mode::Interrupt);
+        Ok(Storage { space, rings, buffers_at, buffers, patience, reminds: false, looks })
     }
 
     /// Maps rings and buffers for the VM and, in the window of the function's domain, for the function.
@@ -209,6 +217,33 @@ impl Storage {
     #[must_use]
     pub fn pages(&self) -> u64 {
         self.space.namespace.blocks >> self.space.page_shift
+    }
+
+    /// How ends are learnt of; by interrupts, if nothing was chosen.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.looks.mode()
+    }
+
+    /// Chooses how ends are learnt of, at any time: of what is begun by [`Storage::queue`] from now on.
+    pub fn set_mode(&mut self, mode: Mode) {
+        self.looks = Looks::new(mode);
+    }
+
+    /// The queue pair that suits the mode.
+    #[must_use]
+    pub fn queue(&self) -> Queue {
+        match self.mode() {
+            Mode::Polled => Queue::Polled,
+            Mode::Interrupt | Mode::Adaptive { .. } => Queue::Interrupting,
+        }
+    }
+
+    /// To be called after a look for ends in that queue pair, with whether it found any: what to do next, by
+    /// [`Storage::halt`] or [`Storage::wait`] if it is to sleep.
+    #[inline]
+    pub fn looked(&mut self, found: bool) -> Next {
+        self.looks.looked(found)
     }
 
     /// A buffer that nobody has; there are [`BUFFERS`].

@@ -1,15 +1,18 @@
 //! The roles, in a VM.
 
 use crate::work::{Bench, Order, Rest, Work, hold};
+use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::fmt::Write;
+use core::fmt::{Display, Write};
 use userlib::arch::halt_until;
 use userlib::market::{Event, FixedBid, Price, Quantity};
-use userlib::storage::{Operation, Queue, Storage};
+use userlib::storage::{Mode, Next, Operation, Storage};
 use userlib::usage::Exits;
 use userlib::{App, Error, clock, println};
 
+/// How ends are learnt of, if it is not told.
+const MODES: [Mode; 3] = [Mode::Polled, Mode::Interrupt, Mode::ADAPTIVE];
 /// Queue depths that are tried.
 const DEPTHS: [usize; 4] = [1, 4, 16, 32];
 /// Pages that are used, if it is not told.
@@ -31,14 +34,16 @@ const PATIENCE_US: u64 = 10_000_000;
 /// # Errors
 /// When it has no namespace, its role is none, or the namespace does not hold what was written.
 pub fn run(app: &mut App) -> Result<(), Error> {
+    let mode: Option<Mode> = app.arg("mode").map(str::parse).transpose().map_err(|wrong| failed(&wrong))?;
+    let modes = mode.as_ref().map_or(&MODES[..], core::slice::from_ref);
     let storage = app.storage()?;
     let (pages, operations) = (app.number("pages", PAGES), app.number("operations", OPERATIONS));
     println!("a namespace of {} pages", storage.pages());
     let mut bench = Bench::new(storage, pages, app.arg("role") != Some("measure"), app.clock().hz());
     match app.arg("role") {
-        None | Some("check") => check(app, &mut bench, operations),
-        Some("measure") => measure(&mut bench, operations),
-        Some("steady") => steady(app, &mut bench),
+        None | Some("check") => check(app, &mut bench, operations, modes),
+        Some("measure") => measure(&mut bench, operations, modes),
+        Some("steady") => steady(app, &mut bench, mode.unwrap_or(Mode::Interrupt)),
         Some("keep") => keep(app, &mut bench),
         Some(_) => Err(Error::failed("`role` must be `check`, `measure`, `steady` or `keep`")),
     }?;
@@ -46,22 +51,26 @@ pub fn run(app: &mut App) -> Result<(), Error> {
     Ok(())
 }
 
-/// All pages, one after the other.
-fn all(bench: &mut Bench, operation: Operation, rest: &mut Rest<'_>) -> Result<Exits, Error> {
-    let (queue, order, operations) = (Queue::Interrupting, Order::Sequential, bench.pages);
-    Ok(bench.run(&Work { queue, depth: LARGEST, operation, order, operations }, rest)?.exits)
+fn failed(wrong: &dyn Display) -> Error {
+    Error::failed(format!("{wrong}"))
 }
 
-fn check(app: &mut App, bench: &mut Bench, operations: u64) -> Result<(), Error> {
+/// All pages, one after the other.
+fn all(bench: &mut Bench, operation: Operation, rest: &mut Rest<'_>) -> Result<Exits, Error> {
+    let (mode, order, operations) = (Mode::Interrupt, Order::Sequential, bench.pages);
+    Ok(bench.run(&Work { mode, depth: LARGEST, operation, order, operations }, rest)?.exits)
+}
+
+fn check(app: &mut App, bench: &mut Bench, operations: u64, modes: &[Mode]) -> Result<(), Error> {
     let mut exits = all(bench, Operation::Read, &mut hold)?;
     println!("{} pages are zero", bench.pages);
     exits.add(all(bench, Operation::Write, &mut hold)?);
     let mut done = 2 * bench.pages;
     for order in [Order::Random, Order::Sequential] {
-        for queue in [Queue::Polled, Queue::Interrupting] {
+        for &mode in modes {
             for depth in DEPTHS {
                 for operation in [Operation::Read, Operation::Write] {
-                    let cost = bench.run(&Work { queue, depth, operation, order, operations }, &mut hold)?;
+                    let cost = bench.run(&Work { mode, depth, operation, order, operations }, &mut hold)?;
                     exits.add(cost.exits);
                     done += operations;
                 }
@@ -76,19 +85,21 @@ fn check(app: &mut App, bench: &mut Bench, operations: u64) -> Result<(), Error>
     Ok(())
 }
 
-fn measure(bench: &mut Bench, operations: u64) -> Result<(), Error> {
+fn measure(bench: &mut Bench, operations: u64, modes: &[Mode]) -> Result<(), Error> {
     all(bench, Operation::Read, &mut hold)?;
     for operation in [Operation::Read, Operation::Write] {
-        for queue in [Queue::Polled, Queue::Interrupting] {
-            bench.storage.set_acknowledge_batch(if queue == Queue::Polled { u32::MAX } else { 1 });
+        for &mode in modes {
+            bench.storage.set_acknowledge_batch(if mode == Mode::Polled { u32::MAX } else { 1 });
             for depth in [1, 32] {
-                let work = Work { queue, depth, operation, order: Order::Random, operations };
+                let work = Work { mode, depth, operation, order: Order::Random, operations };
                 let cost = bench.run(&work, &mut hold)?;
                 println!(
-                    "{operation:?} {queue:?} depth {depth}: {} instructions each, {} exits and {} preemptions of {}",
+                    "{operation:?} by {mode}, depth {depth}: {} instructions each, {} exits, {} preemptions and {} \
+                     interrupts of {}",
                     cost.begin.each() + cost.end.each(),
                     cost.exits.own,
                     cost.exits.preemptions,
+                    cost.interrupts,
                     operations
                 );
             }
@@ -121,20 +132,20 @@ fn keep(app: &mut App, bench: &mut Bench) -> Result<(), Error> {
     Ok(())
 }
 
-fn steady(app: &mut App, bench: &mut Bench) -> Result<(), Error> {
+fn steady(app: &mut App, bench: &mut Bench, mode: Mode) -> Result<(), Error> {
     let end = app.clock().in_us(1_000 * app.number("for", KEEP_MS));
     let from = app.clock().in_us(1_000 * app.number("from", 0));
     let want = Quantity(app.number("want", 0).try_into().unwrap_or(u32::MAX));
     let depth = app.number("depth", 8).clamp(1, LARGEST as u64) as usize;
-    let queue = if app.number("polled", 0) == 1 { Queue::Polled } else { Queue::Interrupting };
     let mut has_bid = want == Quantity::ZERO;
     let (mut exits, mut renewed) = (Exits::default(), 0u64);
     let mut seconds: Vec<u64> = Vec::new();
     // Keeps the core, and looks for what happens in the market; when it waits for an interrupt nothing may happen there.
-    let mut stay = |app: &mut App, storage: &mut Storage, queue| {
-        match queue {
-            Queue::Polled => halt_until(app.clock().in_us(NAP_US)),
-            Queue::Interrupting => storage.halt(),
+    let mut stay = |app: &mut App, storage: &mut Storage, next| {
+        match next {
+            Next::Look if storage.mode() == Mode::Polled => halt_until(app.clock().in_us(NAP_US)),
+            Next::Look => core::hint::spin_loop(),
+            Next::Sleep => storage.halt(),
         }
         Ok(app.poll()?)
     };
@@ -148,7 +159,7 @@ fn steady(app: &mut App, bench: &mut Bench) -> Result<(), Error> {
         }
         let batches = seconds.iter().sum::<u64>() / BATCH;
         let operation = if batches.is_multiple_of(2) { Operation::Read } else { Operation::Write };
-        let work = Work { queue, depth, operation, order: Order::Random, operations: BATCH };
+        let work = Work { mode, depth, operation, order: Order::Random, operations: BATCH };
         let done = unless_lost(app, bench, &mut stay, |bench, rest| {
             if is_new { fresh(bench, rest).map(|()| None) } else { bench.run(&work, rest).map(Some) }
         })?;
@@ -180,7 +191,7 @@ fn fresh(bench: &mut Bench, rest: &mut Rest<'_>) -> Result<(), Error> {
 }
 
 /// Passes the time while nothing ends, and tells what happens in the market.
-type Pass<'a> = dyn FnMut(&mut App, &mut Storage, Queue) -> Result<Option<Event>, Error> + 'a;
+type Pass<'a> = dyn FnMut(&mut App, &mut Storage, Next) -> Result<Option<Event>, Error> + 'a;
 
 /// Does something with the namespace. None if that was lost meanwhile: there are new queues then.
 fn unless_lost<T>(
@@ -191,7 +202,7 @@ fn unless_lost<T>(
 ) -> Result<Option<T>, Error> {
     // Another event than the loss concerns nobody here.
     let mut is_lost = false;
-    let mut rest = |storage: &mut Storage, queue| match pass(app, storage, queue)? {
+    let mut rest = |storage: &mut Storage, next| match pass(app, storage, next)? {
         Some(Event::StorageLost) => {
             is_lost = true;
             Err(Error::failed("the namespace is lost"))

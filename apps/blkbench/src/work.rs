@@ -3,8 +3,8 @@
 use crate::content::{fill, holds};
 use alloc::vec::Vec;
 use userlib::draw::Draw;
-use userlib::storage::{Buffer, Operation, PAGE_BYTES, Queue, Space, Storage};
-use userlib::usage::{Exits, exits};
+use userlib::storage::{Buffer, Mode, Next, Operation, PAGE_BYTES, Space, Storage};
+use userlib::usage::{Exits, device_interrupts, exits};
 use userlib::{Error, clock};
 
 /// Seconds after which a command counts as lost.
@@ -22,8 +22,8 @@ pub enum Order {
 /// What is to be done.
 #[derive(Clone, Copy, Debug)]
 pub struct Work {
-    /// By which queue pair.
-    pub queue: Queue,
+    /// How ends are learnt of.
+    pub mode: Mode,
     /// Most that is under way.
     pub depth: usize,
     /// Reading or writing.
@@ -43,6 +43,8 @@ pub struct Cost {
     pub end: Part,
     /// Exits meanwhile, waiting included.
     pub exits: Exits,
+    /// Interrupts that were taken meanwhile.
+    pub interrupts: u64,
 }
 
 /// Ticks of the parts of work that were not preempted, and of how many operations they are. By the instruction clock a tick is
@@ -82,14 +84,14 @@ impl Watch {
     }
 }
 
-/// What is done while nothing ends.
-pub type Rest<'a> = dyn FnMut(&mut Storage, Queue) -> Result<(), Error> + 'a;
+/// What is done when a look has found no end.
+pub type Rest<'a> = dyn FnMut(&mut Storage, Next) -> Result<(), Error> + 'a;
 
 /// Keeps the core.
-pub fn hold(storage: &mut Storage, queue: Queue) -> Result<(), Error> {
-    match queue {
-        Queue::Polled => core::hint::spin_loop(),
-        Queue::Interrupting => storage.halt(),
+pub fn hold(storage: &mut Storage, next: Next) -> Result<(), Error> {
+    match next {
+        Next::Look => core::hint::spin_loop(),
+        Next::Sleep => storage.halt(),
     }
     Ok(())
 }
@@ -124,7 +126,9 @@ impl Bench {
     pub fn run(&mut self, work: &Work, rest: &mut Rest<'_>) -> Result<Cost, Error> {
         let (mut begun, mut ended, mut cost) = (0, 0, Cost::default());
         let mut under_way: Vec<u64> = Vec::with_capacity(work.depth);
-        let before = exits();
+        let (before, interrupts) = (exits(), device_interrupts());
+        self.storage.set_mode(work.mode);
+        let queue = self.storage.queue();
         while ended < work.operations {
             // What is to be begun is prepared first, so that only the driver's part is counted.
             let mut batch: Vec<(u64, Buffer)> = Vec::with_capacity(work.depth);
@@ -140,13 +144,13 @@ impl Bench {
             let watch = Watch::start();
             // Emptied, and freed only when the watch has stopped.
             for (page, buffer) in batch.drain(..) {
-                let taken = self.storage.begin(work.queue, work.operation, page, buffer, page);
+                let taken = self.storage.begin(queue, work.operation, page, buffer, page);
                 taken.map_err(|(why, _)| Error::failed(alloc::format!("page {page} was not taken: {why:?}")))?;
             }
-            self.storage.ring(work.queue);
+            self.storage.ring(queue);
             watch.stop(&mut cost.begin, operations);
             let mut done = Vec::with_capacity(work.depth);
-            self.take(work.queue, &mut done, &mut cost.end, rest)?;
+            self.take(&mut done, &mut cost.end, rest)?;
             for (page, buffer) in done {
                 self.look(work.operation, page, &buffer)?;
                 under_way.retain(|&other| other != page);
@@ -155,6 +159,7 @@ impl Bench {
             }
         }
         cost.exits = exits().since(before);
+        cost.interrupts = device_interrupts().wrapping_sub(interrupts);
         Ok(cost)
     }
 
@@ -208,13 +213,8 @@ impl Bench {
     }
 
     /// Waits for ends, and takes all that there are.
-    fn take(
-        &mut self,
-        queue: Queue,
-        done: &mut Vec<(u64, Buffer)>,
-        part: &mut Part,
-        rest: &mut Rest<'_>,
-    ) -> Result<(), Error> {
+    fn take(&mut self, done: &mut Vec<(u64, Buffer)>, part: &mut Part, rest: &mut Rest<'_>) -> Result<(), Error> {
+        let queue = self.storage.queue();
         let deadline = clock::now().saturating_add(LOST_S * self.hz);
         loop {
             let watch = Watch::start();
@@ -226,12 +226,14 @@ impl Bench {
             }
             if !done.is_empty() {
                 watch.stop(part, done.len());
+                self.storage.looked(true);
                 return Ok(());
             }
             if clock::now() >= deadline {
                 return Err(Error::failed("a command does not end"));
             }
-            rest(&mut self.storage, queue)?;
+            let next = self.storage.looked(false);
+            rest(&mut self.storage, next)?;
         }
     }
 }

@@ -29,7 +29,7 @@ const SCENARIO: &str = r#"
     budget = 1
     base_cpu = 30
     base_pages = 96
-    args = ["role=steady", "for=3050", "depth=2", "polled=1"]
+    args = ["role=steady", "for=3050", "depth=2", "mode=poll"]
 "#;
 
 /// What an application did in each second.
@@ -62,7 +62,7 @@ fn a_tenant_does_as_many_operations_as_it_has_bought_and_its_neighbour_is_not_sl
 /// The limit is in force again after each restart of the server, without a reset of the controller and with one.
 #[test]
 fn a_limit_outlives_the_storage_server() {
-    let polled = SCENARIO.replace("\"want=30\", \"from=1850\"", "\"polled=1\"").replace("for=3050", "for=4050");
+    let polled = SCENARIO.replace("\"want=30\", \"from=1850\"", "\"mode=poll\"").replace("for=3050", "for=4050");
     let alone = polled.split("    [[app]]\n    name = \"free\"").next().expect("the first one");
     let change = Change::none().event("600 ms=crash-storage").event("2200 ms=fail-storage");
     let run = run(alone, &change);
