@@ -127,6 +127,15 @@ impl Endpoint {
         self.send_bytes(bytes)
     }
 
+    /// Sends a message that the other side finds when it looks for another reason: it is not woken, so this is no exit.
+    pub fn leave<T: Serialize + ?Sized>(&mut self, message: &T) -> Result<(), ChannelError> {
+        let mut bytes = [0; MAX_MESSAGE];
+        let bytes = postcard::to_slice(message, &mut bytes).map_err(|_| ChannelError::TooLong)?;
+        let left = self.out.leave(bytes);
+        self.check_pages()?;
+        Ok(left?)
+    }
+
     /// The next bytes that have arrived, if any.
     #[inline]
     pub fn receive_bytes(&mut self) -> Result<Option<&[u8]>, ChannelError> {
@@ -198,6 +207,7 @@ impl Endpoint {
                 Err(ChannelError::Full) => {}
                 other => return other,
             }
+            self.wake_for_left()?;
             let sleeps = self.out.announce_sleep(bytes.len());
             self.check_pages()?;
             if sleeps? {
@@ -213,6 +223,7 @@ impl Endpoint {
     /// Waits until the other side has taken every message, or until the TSC has reached `deadline` (0: for ever).
     /// `events` are the event bits of this connection.
     pub fn wait_until_taken(&mut self, events: u64, deadline: u64) -> Result<(), ChannelError> {
+        self.wake_for_left()?;
         loop {
             // Room for the longest message is room for everything.
             let sleeps = self.out.announce_sleep(self.out.longest());
@@ -231,6 +242,13 @@ impl Endpoint {
     /// The capability of this side.
     pub fn channel(&self) -> Cap<Channel> {
         self.channel
+    }
+
+    /// Wakes the other side if it sleeps over what was left for it.
+    fn wake_for_left(&mut self) -> Result<(), ChannelError> {
+        let wake = self.out.wake();
+        self.check_pages()?;
+        self.wake(wake)
     }
 
     #[inline]
@@ -288,6 +306,29 @@ pub(crate) mod tests {
         assert_eq!(left.send_bytes(&[0; MAX_MESSAGE + 1]), Err(ChannelError::TooLong));
         left.send_bytes(&[0xff; 3]).unwrap();
         assert_eq!(right.receive::<String>(), Err(ChannelError::Corrupt));
+    }
+
+    #[test]
+    fn what_is_left_wakes_nobody_until_somebody_waits_for_its_being_taken() {
+        let signals = Rc::new(Cell::new(0));
+        let count = signals.clone();
+        fake::install(move |_, label, _| {
+            count.set(count.get() + usize::from(label == Label::ChannelSignal));
+            Ok((0, 0))
+        });
+        let (mut left, mut right) = pair(0);
+        assert_eq!(right.announce_sleep(), Ok(true));
+        left.leave("a figure").unwrap();
+        assert_eq!(signals.get(), 0);
+        left.send("a line").unwrap();
+        assert_eq!(signals.get(), 1, "one is woken for both");
+        assert_eq!(right.receive::<String>(), Ok(Some("a figure".into())));
+        assert_eq!(right.receive::<String>(), Ok(Some("a line".into())));
+        assert_eq!(right.announce_sleep(), Ok(true));
+        left.leave("another").unwrap();
+        assert_eq!(left.wait_until_taken(1, 1), Err(ChannelError::Full), "it was not taken in time");
+        assert_eq!(signals.get(), 2, "but whoever should take it was woken");
+        assert_eq!(right.receive::<String>(), Ok(Some("another".into())));
     }
 
     #[test]

@@ -66,9 +66,18 @@ pub fn open(endpoint: Endpoint) {
 
 /// Sends a message; forgets the console when its server has gone.
 fn send<T: Serialize>(message: &T) {
+    with_console(|console| console.send(message));
+}
+
+/// Leaves a figure for the server, likewise.
+fn leave(figure: &ToConsole) {
+    with_console(|console| console.leave(figure));
+}
+
+fn with_console(says: impl FnOnce(&mut Console) -> Result<(), ChannelError>) {
     let mut used = lock();
     if let Some(console) = used.console.as_mut()
-        && console.send(message).is_err()
+        && says(console).is_err()
     {
         *used.console = None;
     }
@@ -79,6 +88,16 @@ impl Console {
         self.collect()?;
         let patience = PATIENCE_SECONDS.saturating_mul(events::tsc_hz());
         self.endpoint.send_waiting(message, events::CONSOLE, crate::clock::now().saturating_add(patience))
+    }
+
+    /// Sends a message that is not worth an exit: the server finds it when anybody has woken it, as the market does after each
+    /// of its rounds.
+    fn leave(&mut self, figure: &ToConsole) -> Result<(), ChannelError> {
+        self.collect()?;
+        match self.endpoint.leave(figure) {
+            Err(ChannelError::Full) => self.send(figure),
+            left => left,
+        }
     }
 
     /// Takes in what the server says.
@@ -177,14 +196,14 @@ pub fn request(message: &ToConsole) {
     send(message);
 }
 
-/// Reports units of work done, of `total` (0 if unknown).
+/// Reports units of work done, of `total` (0 if unknown). No exit, unless there is no room.
 pub fn progress(done: u64, total: u64) {
-    request(&ToConsole::Progress { done, total });
+    leave(&ToConsole::Progress { done, total });
 }
 
-/// Reports how well a cache does: accesses since the start that found something, and all of them.
+/// Reports how well a cache does: accesses since the start that found something, and all of them. As [`progress`].
 pub fn hits(hits: u64, accesses: u64) {
-    request(&ToConsole::Hits { hits, accesses });
+    leave(&ToConsole::Hits { hits, accesses });
 }
 
 /// Reports a row of the bench.
@@ -195,12 +214,7 @@ pub fn bench(operation: &str, instructions: u64, exits: u64) {
 /// Waits until everything has been taken by the server, and files are on their way to the host, or until the TSC has
 /// reached `deadline`.
 pub fn flush(deadline: u64) {
-    let mut used = lock();
-    if let Some(console) = used.console.as_mut()
-        && console.flush(deadline).is_err()
-    {
-        *used.console = None;
-    }
+    with_console(|console| console.flush(deadline));
 }
 
 /// Writes a message about the own end, if the console is not in use right now, and waits for it at most until `deadline`.

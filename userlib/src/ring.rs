@@ -17,7 +17,8 @@
 //!
 //! A signal costs an exit, so it is sent only to a side that announced that it sleeps. The announcement (store, fence,
 //! look again) and the publication (store, fence, look for a sleeper) are ordered so that one of both sides always sees
-//! the other: no wake-up is lost. A test goes through all interleavings.
+//! the other: no wake-up is lost. A test goes through all interleavings. A message that nobody waits for may be left for when
+//! the other side wakes by itself, or is woken by a later one.
 
 use core::sync::atomic::Ordering;
 
@@ -98,6 +99,26 @@ impl<M: Words> Producer<M> {
     /// Appends a message.
     #[inline]
     pub fn send(&mut self, message: &[u8]) -> Result<Wake, RingError> {
+        self.append(message)?;
+        Ok(self.wake())
+    }
+
+    /// Appends a message for when the consumer looks: a sleeping one still waits for [`Producer::wake`], or the next `send`.
+    pub fn leave(&mut self, message: &[u8]) -> Result<(), RingError> {
+        self.append(message)?;
+        self.memory.store(TAIL, self.tail, Ordering::Release);
+        Ok(())
+    }
+
+    /// Publishes what was appended, and says whether the consumer has to be woken for it.
+    #[inline]
+    pub fn wake(&self) -> Wake {
+        publish(&self.memory, TAIL, self.tail, CONSUMER_SLEEPS)
+    }
+
+    /// Writes a message, which is not published yet.
+    #[inline]
+    fn append(&mut self, message: &[u8]) -> Result<(), RingError> {
         if message.len() > self.longest() {
             return Err(RingError::TooLong);
         }
@@ -121,7 +142,7 @@ impl<M: Words> Producer<M> {
             rest = later;
         }
         self.tail = self.tail.wrapping_add(words);
-        Ok(publish(&self.memory, TAIL, self.tail, CONSUMER_SLEEPS))
+        Ok(())
     }
 
     /// Announces that this side is going to sleep until there is room for a message of this many bytes. False if there
