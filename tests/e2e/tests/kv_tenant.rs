@@ -118,7 +118,17 @@ fn start(text: &str) -> (Machine, u16) {
 
 #[test]
 fn clients_are_served_while_pages_and_the_function_are_taken_and_come_again() {
-    let (mut machine, port) = start(SCENARIO);
+    pages_and_the_function_are_taken(SCENARIO);
+}
+
+/// The same by one that never gives its core up: it hears of the market all the same, in time.
+#[test]
+fn one_that_halts_on_its_core_gives_pages_up_in_time_and_goes_on() {
+    pages_and_the_function_are_taken(&SCENARIO.replace("\"items=24\"", "\"items=24\", \"rest=halt\""));
+}
+
+fn pages_and_the_function_are_taken(scenario: &str) {
+    let (mut machine, port) = start(scenario);
     clients_of_others(port);
     let tally = Arc::new(Tally::default());
     let for_client = tally.clone();

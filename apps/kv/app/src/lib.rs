@@ -1,6 +1,6 @@
 //! `kv`: a memcached server behind a virtual function of its own, whose items live in pages that it buys.
 //!
-//! It serves TCP and UDP port 11211 and sleeps when there is nothing to do. A hit is worth the application's valuation; how
+//! It serves TCP and UDP port 11211 and rests when there is nothing to do. A hit is worth the application's valuation; how
 //! many hits more pages would bring is estimated from what clients ask for, and pages are bid for at that ([`policy`]). Under
 //! notice it gives pages up shortly before the deadline ([`memory`]): what is worth more than other things moves, the rest
 //! is evicted. With a namespace (`storage`) the rest goes there instead, comes back when it is asked for, verified, while other
@@ -11,6 +11,12 @@
 //!
 //! Arguments:
 //! - `address=A.B.C.D/BITS`, `gateway=A.B.C.D`: its address; without, it asks for one by DHCP;
+//! - `rest=wait` (as without) or `halt`: what it does while there is nothing to do: it gives its core up, which is an exit, or
+//!   halts inside the VM, so that it keeps its core, is charged, and serves without one exit of its own. Then it hears of the
+//!   market once in a period of its CPU time, and a frame that comes when its budget is used up waits for the next one;
+//! - `mode=interrupt` (as without), `poll` or `adaptive`: how it learns of frames; who polls never rests;
+//! - `delay=MICROSECONDS`: at most one interrupt for frames in such a time (0, at most 8191): fewer interrupts, later answers;
+//! - `batch=N`: the device is told of so many frames to be sent at once at most (as many as there are);
 //! - `clients=N`: clients at once (as many as its heap has room for, at most 360);
 //! - `items=N`: pages of its base for items (32), which it has whatever pages cost;
 //! - `pages=N`: pages that it buys at most (as many as its heap has room for tables of);

@@ -10,7 +10,7 @@ use kv_server::kv_engine::{PAGE_BYTES, Retrievals, Store, Time};
 use kv_server::{Server, Settings};
 use userlib::market::{Event, FixedBid, MarginalHit, Price, Quantity};
 use userlib::storage::Storage;
-use userlib::{App, Error, Start, clock, console, println};
+use userlib::{App, Error, Start, clock, console, events, println};
 
 use crate::memory::{COLD_TABLE_BYTES_PER_PAGE, Items, Memory, TABLE_BYTES_PER_PAGE};
 use crate::pages::MappedPages;
@@ -41,7 +41,8 @@ const LEAST_HITS: u64 = 1_000;
 #[derive(Clone, Copy, Debug)]
 struct Due {
     units: usize,
-    /// TSC value at which they are given up: late enough to use them, early enough to let go of many before the deadline.
+    /// TSC value at which they are given up: late enough to use them, early enough to let go of many before the deadline, and
+    /// to be on the core once more before it.
     at: u64,
 }
 
@@ -50,6 +51,8 @@ struct Kv {
     server: Server<MappedPages, Shelf<Storage>>,
     memory: Memory,
     due: Vec<Due>,
+    /// Whether it keeps its core while it has nothing to do.
+    keeps_core: bool,
     /// Pages of the base for items, and how many can be bought besides.
     own_pages: u32,
     most_pages: u32,
@@ -157,6 +160,7 @@ impl Kv {
             server,
             memory: Memory::default(),
             due: Vec::new(),
+            keeps_core: network.keeps_core(),
             own_pages,
             most_pages,
             next_bid: 0,
@@ -178,8 +182,10 @@ impl Kv {
             Event::Leased { lease, .. } => self.memory.arrived(self.server.store(), app.market().pager(), lease),
             Event::Notice(notice) if notice.good == page => {
                 let tsc = clock::now();
-                let left = notice.deadline_tsc.saturating_sub(tsc);
-                self.due.push(Due { units: notice.units as usize, at: tsc + left / 2 });
+                let half = notice.deadline_tsc.saturating_sub(tsc) / 2;
+                // Who keeps its core uses its budget up, and is then away for up to a period.
+                let away = if self.keeps_core { events::cpu_share().period_ticks } else { 0 };
+                self.due.push(Due { units: notice.units as usize, at: tsc + half.saturating_sub(away) });
             }
             Event::Taken { leases } => self.memory.taken(self.server.store(), &leases),
             Event::NicReset => println!("the function was reset and is up again"),
