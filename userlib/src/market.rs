@@ -510,7 +510,8 @@ fn bid_message(good: u16, offer: &Offer, limits: &Limits) -> RequestBody {
             _ => {}
         }
     }
-    let most = offer.max_payment.min(limits.budget).max(Credits::ZERO);
+    // Who wants nothing says the same whatever money there is, so that it is said once.
+    let most = if curve.is_empty() { Credits::ZERO } else { offer.max_payment.min(limits.budget).max(Credits::ZERO) };
     RequestBody::Bid {
         good,
         curve,

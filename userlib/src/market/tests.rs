@@ -238,7 +238,7 @@ fn a_bid_stays_within_its_limits() {
     assert_eq!(sent(Limits { max_price: Price(50), ..NO_LIMITS }).0, [(5, 50), (4, 10)]);
     assert_eq!(sent(Limits { budget: Credits(700), ..NO_LIMITS }).1, 700);
     assert_eq!(sent(Limits { most_units: 4, ..NO_LIMITS }).0, [(3, 90), (1, 50)]);
-    assert_eq!(sent(Limits { most_units: 0, ..NO_LIMITS }).0, []);
+    assert_eq!(sent(Limits { most_units: 0, ..NO_LIMITS }), (vec![], 0), "nothing is the same whatever money there is");
 }
 
 #[test]
