@@ -258,6 +258,10 @@ impl<R: Registers + Clone, M: DmaMemory, B: DmaBuffer, const N: usize> Stack<R, 
             return Next::Sleep(Some(now_ns.saturating_add(EXHAUSTED_NS)));
         }
         if looks_on || sends_more {
+            // Who only looks tells a device again, too, whose transmission was closed for a while.
+            if !has_found && !sends_more {
+                self.port.is_sending(now_ns);
+            }
             return Next::Look;
         }
         let due = match due {
