@@ -87,7 +87,7 @@ pub(crate) fn execute<'a, P: Pages, C: Cold>(
         b"gat" => classic::get_and_touch(rest, false, store, output),
         b"gats" => classic::get_and_touch(rest, true, store, output),
         _ => {
-            let words = Words::new(line);
+            let words = Words::new((command, rest));
             match command {
                 b"mg" => meta::get(&words, store, output),
                 b"ms" => meta::set(&words, store, output),

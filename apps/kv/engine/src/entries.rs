@@ -217,33 +217,26 @@ impl Entries {
 
     /// Puts an entry first in the list of its class.
     pub fn push_newest(&mut self, id: EntryId, class: Class) {
-        self.get_mut(id).class = class;
-        self.attach(id);
-        self.count_in(id);
+        let entry = self.get_mut(id);
+        entry.class = class;
+        let bytes = entry.bytes_in_memory();
+        let stored = &mut self.stored[usize::from(class)];
+        stored.items += 1;
+        stored.bytes += bytes;
+        self.attach(id, self.list_of(id));
     }
 
     /// Takes an entry out of its list.
     pub fn unlist(&mut self, id: EntryId) {
-        self.count_out(id);
-        self.detach(id);
-    }
-
-    fn count_in(&mut self, id: EntryId) {
-        let (class, bytes) = (self.get(id).class, self.get(id).bytes_in_memory());
-        let stored = &mut self.stored[usize::from(class)];
-        stored.items += 1;
-        stored.bytes += bytes;
-    }
-
-    fn count_out(&mut self, id: EntryId) {
-        let (class, bytes) = (self.get(id).class, self.get(id).bytes_in_memory());
+        let entry = self.get(id);
+        let (class, bytes) = (entry.class, entry.bytes_in_memory());
         let stored = &mut self.stored[usize::from(class)];
         stored.items -= 1;
         stored.bytes -= bytes;
+        self.detach(id, self.list_of(id));
     }
 
-    fn attach(&mut self, id: EntryId) {
-        let place = self.list_of(id);
+    fn attach(&mut self, id: EntryId, place: usize) {
         let list = &mut self.lists[place];
         let before = list.newest;
         list.newest = id;
@@ -257,9 +250,8 @@ impl Entries {
         entry.newer = EntryId::NONE;
     }
 
-    fn detach(&mut self, id: EntryId) {
+    fn detach(&mut self, id: EntryId, place: usize) {
         let Entry { older, newer, .. } = *self.get(id);
-        let place = self.list_of(id);
         if older.is_some() {
             self.get_mut(older).newer = newer;
         } else {
@@ -281,8 +273,9 @@ impl Entries {
     /// Moves an entry to the front of its list.
     pub fn bump(&mut self, id: EntryId) {
         if self.get(id).newer.is_some() {
-            self.detach(id);
-            self.attach(id);
+            let place = self.list_of(id);
+            self.detach(id, place);
+            self.attach(id, place);
         }
     }
 
@@ -306,6 +299,11 @@ impl Entries {
     pub fn newer(&self, id: EntryId) -> Option<EntryId> {
         let id = self.get(id).newer;
         id.is_some().then_some(id)
+    }
+
+    /// Bytes of keys, and of values in memory, of all classes.
+    pub fn bytes(&self) -> u64 {
+        self.stored.iter().map(|stored| stored.bytes).sum()
     }
 
     /// What there is of this class.

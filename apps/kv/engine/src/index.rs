@@ -69,20 +69,32 @@ impl Index {
         self.push(id, entries);
     }
 
-    pub fn remove(&mut self, id: EntryId, entries: &mut Entries) {
+    /// Puts an entry where another one is, which has the same hash.
+    pub fn replace(&mut self, old: EntryId, new: EntryId, entries: &mut Entries) {
+        entries.get_mut(new).chain = entries.get(old).chain;
+        self.redirect(old, new, entries);
+    }
+
+    /// Lets what leads to an entry in its chain lead to this one instead.
+    fn redirect(&mut self, id: EntryId, to: EntryId, entries: &mut Entries) {
         let bucket = self.bucket(entries.get(id).hash);
-        let after = entries.get(id).chain;
-        if self.buckets[bucket] == id {
-            self.buckets[bucket] = after;
-        } else {
-            let mut before = self.buckets[bucket];
-            while before.is_some() && entries.get(before).chain != id {
-                before = entries.get(before).chain;
-            }
-            if before.is_some() {
-                entries.get_mut(before).chain = after;
-            }
+        let mut before = self.buckets[bucket];
+        if before == id {
+            self.buckets[bucket] = to;
+            return;
         }
+        while before.is_some() {
+            let entry = entries.get_mut(before);
+            if entry.chain == id {
+                entry.chain = to;
+                return;
+            }
+            before = entry.chain;
+        }
+    }
+
+    pub fn remove(&mut self, id: EntryId, entries: &mut Entries) {
+        self.redirect(id, entries.get(id).chain, entries);
         self.items -= 1;
         for _ in 0..MOST_MERGES {
             if self.items < self.buckets.len() / 4 && self.buckets.len() > LEAST {
@@ -143,19 +155,29 @@ mod tests {
     fn entries_are_found_while_the_table_grows_and_shrinks() {
         let (mut index, mut entries) = (Index::new(), Entries::new());
         let hash = |number: u32| number.wrapping_mul(0x9e37_79b9);
-        let ids: Vec<EntryId> = (0..5000).map(|number| entries.insert(Entry::new(hash(number), 1, 0))).collect();
-        let found = |index: &Index, entries: &Entries, number: u32| {
+        let mut ids: Vec<EntryId> = (0..5000).map(|number| entries.insert(Entry::new(hash(number), 1, 0))).collect();
+        let found = |index: &Index, entries: &Entries, ids: &[EntryId], number: u32| {
             index.find(hash(number), entries, |id| id == ids[number as usize]).is_some()
         };
         for number in 0..5000 {
             index.insert(ids[number as usize], &mut entries);
-            assert!(found(&index, &entries, number) && found(&index, &entries, number / 2));
+            assert!(found(&index, &entries, &ids, number) && found(&index, &entries, &ids, number / 2));
+        }
+        assert_eq!((index.items(), index.buckets()), (5000, 5000));
+        for number in 0..5000 {
+            let old = ids[number as usize];
+            ids[number as usize] = entries.insert(Entry::new(hash(number), 1, 0));
+            index.replace(old, ids[number as usize], &mut entries);
+            assert!(
+                found(&index, &entries, &ids, number) && index.find(hash(number), &entries, |id| id == old).is_none()
+            );
+            assert!(found(&index, &entries, &ids, number / 2) && found(&index, &entries, &ids, 4999));
         }
         assert_eq!((index.items(), index.buckets()), (5000, 5000));
         for number in 0..5000 {
             index.remove(ids[number as usize], &mut entries);
-            assert!(!found(&index, &entries, number));
-            assert!(number == 4999 || found(&index, &entries, 4999));
+            assert!(!found(&index, &entries, &ids, number));
+            assert!(number == 4999 || found(&index, &entries, &ids, 4999));
         }
         assert_eq!(index.items(), 0);
         assert!(index.buckets() < 300 && index.table_bytes() < 8192);

@@ -89,8 +89,6 @@ pub struct Store<P, C> {
     /// Reads from the second tier that are under way.
     pub(crate) loads: Vec<(Ticket, EntryId)>,
     crawled: usize,
-    /// Bytes of keys and values.
-    pub(crate) bytes: u64,
     pub(crate) counters: Counters,
     retrievals: Retrievals,
     pub(crate) of_classes: [ClassCounters; CLASSES],
@@ -125,7 +123,6 @@ impl<P: Pages, C: Cold> Store<P, C> {
             distances: Distances::new((PAGE_BYTES / DISTANCE_UNIT) as u32, SAMPLE_BITS),
             loads: Vec::new(),
             crawled: 0,
-            bytes: 0,
             counters: Counters::default(),
             retrievals: Retrievals::default(),
             of_classes: [ClassCounters::default(); CLASSES],
@@ -197,7 +194,7 @@ impl<P: Pages, C: Cold> Store<P, C> {
 
     /// Bytes of keys and values in memory.
     pub fn bytes(&self) -> u64 {
-        self.bytes
+        self.entries.bytes()
     }
 
     /// Bytes of the caller's heap that the tables of pages, entries and buckets take. They grow with the pages lent.
@@ -386,8 +383,24 @@ impl<P: Pages, C: Cold> Store<P, C> {
         !self.entries.get(id).marks.has(Marks::FETCHED)
     }
 
-    /// Makes an item the one with its key. There must be none.
-    fn link(&mut self, id: EntryId, explicit: Option<u64>) {
+    /// Makes an item the one with its key, and returns its CAS unique value. There must be none.
+    fn link(&mut self, id: EntryId, explicit: Option<u64>) -> u64 {
+        self.index.insert(id, &mut self.entries);
+        self.mark_linked(id, explicit)
+    }
+
+    /// Makes an item the one with its key instead of the old one, which is destroyed unless it is pinned.
+    fn relink(&mut self, old: EntryId, new: EntryId, explicit: Option<u64>) -> u64 {
+        self.index.replace(old, new, &mut self.entries);
+        self.mark_unlinked(old);
+        if self.entries.get(old).pins == 0 {
+            self.destroy(old);
+        }
+        self.mark_linked(new, explicit)
+    }
+
+    /// Lets an item that is in the index count as stored from now on.
+    fn mark_linked(&mut self, id: EntryId, explicit: Option<u64>) -> u64 {
         self.accesses += 1;
         let cas = self.next_cas(explicit);
         let (now, stamp, generation) = (self.clock.now(), self.stamp(), self.generation);
@@ -401,8 +414,8 @@ impl<P: Pages, C: Cold> Store<P, C> {
         entry.accessed = now;
         entry.stamp = stamp;
         self.entries.bump(id);
-        self.index.insert(id, &mut self.entries);
         self.counters.total_items += 1;
+        cas
     }
 
     /// Takes an item from its key. It is destroyed unless it is pinned.
@@ -416,6 +429,11 @@ impl<P: Pages, C: Cold> Store<P, C> {
     /// Lets an item not be found any more.
     fn take_key(&mut self, id: EntryId) {
         self.index.remove(id, &mut self.entries);
+        self.mark_unlinked(id);
+    }
+
+    /// Lets an item that is not in the index any more count as stored no longer.
+    fn mark_unlinked(&mut self, id: EntryId) {
         self.entries.get_mut(id).marks.clear(Marks::LINKED);
         if self.sizes.is_on() {
             self.subtract_size(id);
@@ -467,7 +485,7 @@ impl<P: Pages, C: Cold> Store<P, C> {
 
     /// Frees an item's chunks and its place in the second tier.
     fn free_memory(&mut self, id: EntryId) {
-        let Entry { marks, ticket, first, key_length, length, .. } = *self.entries.get(id);
+        let Entry { marks, ticket, first, .. } = *self.entries.get(id);
         if marks.has(Marks::GONE) {
             return;
         }
@@ -475,12 +493,9 @@ impl<P: Pages, C: Cold> Store<P, C> {
             self.free_chunks(first);
             self.entries.unlist(id);
         }
-        self.bytes -= u64::from(key_length);
         if marks.has(Marks::COLD) {
             self.cold.release(ticket);
             self.loads.retain(|load| load.1 != id);
-        } else {
-            self.bytes -= u64::from(length);
         }
         let entry = self.entries.get_mut(id);
         entry.marks.set(Marks::GONE);

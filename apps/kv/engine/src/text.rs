@@ -14,17 +14,14 @@ pub(crate) const MOST_WORDS: usize = 23;
 pub(crate) struct Words<'a>(heapless::Vec<&'a [u8], MOST_WORDS>);
 
 impl<'a> Words<'a> {
-    /// Splits a line at spaces.
-    pub fn new(line: &'a [u8]) -> Words<'a> {
+    /// The first word of a line, and those that follow it, split at spaces.
+    pub fn new((first, rest): (&'a [u8], &'a [u8])) -> Words<'a> {
         let mut words = heapless::Vec::new();
-        let mut rest = line;
-        loop {
-            let (word, after) = next_word(rest);
-            if word.is_empty() || words.push(word).is_err() {
-                return Words(words);
-            }
-            rest = after;
+        let (mut word, mut rest) = (first, rest);
+        while !word.is_empty() && words.push(word).is_ok() {
+            (word, rest) = next_word(rest);
         }
+        Words(words)
     }
 
     /// Number of words.
@@ -58,6 +55,11 @@ pub(crate) fn next_word(line: &[u8]) -> (&[u8], &[u8]) {
     let ends = |byte: &u8| matches!(byte, b' ' | 0);
     let (word, rest) = line.split_at(line.iter().position(ends).unwrap_or(line.len()));
     if rest.first() == Some(&0) { (word, &rest[rest.len()..]) } else { (word, rest) }
+}
+
+/// True if there is a next word.
+pub(crate) fn has_word(line: &[u8]) -> bool {
+    line.iter().find(|byte| **byte != b' ').is_some_and(|byte| *byte != 0)
 }
 
 /// What C's `isspace` accepts.
@@ -176,9 +178,12 @@ mod tests {
 
     #[test]
     fn words_are_separated_by_spaces_only() {
-        let words = Words::new(b"  get  a\tb c ");
+        let words = Words::new(next_word(b"  get  a\tb c "));
         assert_eq!(words.from(0), [&b"get"[..], b"a\tb", b"c"]);
+        for line in [&b""[..], b"  ", b" a", b"\0a", b" \0", b"\t"] {
+            assert_eq!(has_word(line), !next_word(line).0.is_empty(), "{line:?}");
+        }
         assert_eq!((words.count(), words.last(), words.get(9)), (3, &b"c"[..], &b""[..]));
-        assert_eq!(Words::new(&[b'a', b' '].repeat(40)).count(), MOST_WORDS);
+        assert_eq!(Words::new(next_word(&[b'a', b' '].repeat(40))).count(), MOST_WORDS);
     }
 }

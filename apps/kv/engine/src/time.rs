@@ -41,6 +41,8 @@ const HEAD_START: u64 = 2;
 pub(crate) struct Clock {
     started: Time,
     now: Time,
+    /// The second of `now`, which is asked for more often than it changes.
+    second: Second,
 }
 
 /// A second in the store's own time; 0 is none, as in "never expires".
@@ -48,12 +50,15 @@ pub(crate) type Second = u32;
 
 impl Clock {
     pub fn new(now: Time) -> Clock {
-        Clock { started: now, now }
+        Clock { started: now, now, second: HEAD_START as Second }
     }
 
     /// Takes note of the time. It never goes backwards.
     pub fn set(&mut self, now: Time) {
-        self.now = self.now.max(now);
+        if now > self.now {
+            self.now = now;
+            self.second = u32::try_from(self.uptime() + HEAD_START).unwrap_or(u32::MAX);
+        }
     }
 
     pub fn time(&self) -> Time {
@@ -66,7 +71,7 @@ impl Clock {
     }
 
     pub fn now(&self) -> Second {
-        u32::try_from(self.uptime() + HEAD_START).unwrap_or(u32::MAX)
+        self.second
     }
 
     /// When something expires whose `exptime` a client gave: 0 is never, a negative one at once, up to thirty days from

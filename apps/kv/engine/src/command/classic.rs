@@ -14,7 +14,7 @@ const END: &[u8] = b"END\r\n";
 
 /// `get` and `gets`.
 pub(crate) fn get<'a>(keys: &'a [u8], tells_cas: bool, output: &mut impl Output) -> After<'a> {
-    if text::next_word(keys).0.is_empty() {
+    if !text::has_word(keys) {
         say(output, ERROR);
         return After::Done;
     }

@@ -211,13 +211,11 @@ impl<P: Pages, C: Cold> Store<P, C> {
     }
 
     fn stored(&mut self, id: EntryId, explicit: Option<u64>) -> Outcome {
-        self.link(id, explicit);
-        Outcome::Stored(self.entries.get(id).cas)
+        Outcome::Stored(self.link(id, explicit))
     }
 
     fn replaced(&mut self, old: EntryId, new: EntryId, explicit: Option<u64>) -> Outcome {
-        self.unlink(old);
-        self.stored(new, explicit)
+        Outcome::Stored(self.relink(old, new, explicit))
     }
 
     /// Makes an item of the values of two, with key, flags and expiry of `old`, which is one of them.

@@ -131,7 +131,6 @@ impl<P: Pages, C: Cold> Store<P, C> {
         let parts = Parts::new(&self.chunks, &self.pages, entry, 0);
         let ticket = self.cold.write(length as usize, parts)?;
         let key = self.take_out(id);
-        self.bytes -= u64::from(length);
         let stamp = self.stamp();
         let entry = self.entries.get_mut(id);
         entry.ticket = ticket;
@@ -165,7 +164,6 @@ impl<P: Pages, C: Cold> Store<P, C> {
         let entry = self.entries.get_mut(id);
         entry.stamp = stamp;
         entry.marks.clear(Marks::COLD);
-        self.bytes += u64::from(length);
         self.cold.release(ticket);
         let key = &key[..usize::from(key_length)];
         let kept = self.place_key(id, key, key.len() + length as usize);

@@ -87,7 +87,6 @@ impl<P: Pages, C: Cold> Store<P, C> {
             self.of_class(class_of(total)).outofmemory += 1;
             return Err(Refusal::NoMemory);
         }
-        self.bytes += total as u64;
         if self.distances.follows(key.hash) {
             self.distances.store(key.hash, self.units(id));
         }
