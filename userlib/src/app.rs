@@ -7,7 +7,7 @@ use alloc::string::String;
 
 use proto::nic::{BANDWIDTH_GOOD, VF_GOOD};
 use proto::start::Start;
-use proto::storage::IOPS_GOOD;
+use proto::storage::{IOPS_GOOD, STORAGE_GOOD};
 
 use crate::clock::{self, Clock};
 use crate::console;
@@ -139,8 +139,21 @@ impl App {
 
     /// The good that is reads and writes of the own namespace, if they are limited.
     pub fn iops_good(&self) -> Option<u16> {
-        self.start.storage?;
-        self.good(IOPS_GOOD)
+        self.storage_device_good(IOPS_GOOD)
+    }
+
+    /// The good that is the size of the own namespace, in MiB, if this application has one or can buy one.
+    pub fn storage_good(&self) -> Option<u16> {
+        self.storage_device_good(STORAGE_GOOD)
+    }
+
+    /// Units of a good in the base, pages apart.
+    pub fn base_units(&self, good: u16) -> u32 {
+        self.start.bases.get(usize::from(good)).copied().unwrap_or(0)
+    }
+
+    fn storage_device_good(&self, name: &str) -> Option<u16> {
+        if self.start.storage_units > 0 { self.good(name) } else { None }
     }
 
     fn nic_good(&self, name: &str) -> Option<u16> {
@@ -169,7 +182,7 @@ impl App {
     #[cfg(target_os = "none")]
     pub(crate) fn vf_lasts_until(&mut self) -> Result<Option<u64>, MarketError> {
         let Some(good) = self.vf_good() else { return Ok(None) };
-        if self.start.bases.get(usize::from(good)).is_none_or(|base| *base > 0) {
+        if self.base_units(good) > 0 {
             return Ok(None);
         }
         let (now, interval) = (clock::now(), self.interval_ticks(good));
@@ -395,7 +408,7 @@ mod imp {
         unsafe { heap::claim(arch::memory_end() as *mut u8, spare as usize) };
         let mut pager = Pager::new(Slots::new(start.free_slots_end), own::BASE, own::VM);
         let for_nic = if start.nic_mac.is_some() { proto::nic::BASE_PAGES } else { 0 };
-        let for_storage = if start.storage.is_some() { proto::storage::BASE_PAGES } else { 0 };
+        let for_storage = if start.storage_units > 0 { proto::storage::BASE_PAGES } else { 0 };
         let usual = (start.base_pages / KEPT_PART).min(MOST_KEPT) + for_nic + for_storage;
         let kept = usual.saturating_add(keep(&start));
         if start.base_pages > kept {

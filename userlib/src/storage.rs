@@ -17,7 +17,8 @@
 //! When the storage server is started again the queues live on. If the controller had to be reset, the market tells of that
 //! by [`crate::market::Event::StorageLost`]: commands do not end any more, and [`Storage::lose`] gives their tokens and buffers
 //! back. [`crate::market::Event::StorageRenewed`] tells of new queues, in a namespace with nothing but zeroes, which
-//! [`Storage::renew`] takes into use.
+//! [`Storage::renew`] takes into use. So it is if the namespace is revoked, with a notice of its good before; and who has to buy
+//! its namespace has an [`App::storage_function`] until it has got one.
 
 use alloc::vec::Vec;
 
@@ -131,6 +132,28 @@ pub struct Storage {
     looks: Looks,
 }
 
+/// A virtual function without a namespace yet, with memory for its queues and its buffers.
+#[derive(Debug)]
+pub struct StorageFunction {
+    rings: MappedMemory,
+    buffers_at: IoAddress,
+    buffers: Vec<Buffer>,
+    patience: u64,
+}
+
+impl StorageFunction {
+    /// Takes queues into use.
+    ///
+    /// # Errors
+    /// When what the market says of the namespace cannot be.
+    pub fn open(self, space: &Space) -> Result<Storage, Error> {
+        let StorageFunction { rings, buffers_at, buffers, patience } = self;
+        let space = InUse::new(space, rings, buffers_at, patience)?;
+        let looks = Looks::new(Mode::Interrupt);
+        Ok(Storage { space, rings, buffers_at, buffers, patience, reminds: false, looks })
+    }
+}
+
 /// What the market says of a namespace, made use of.
 #[derive(Debug)]
 struct InUse {
@@ -152,18 +175,30 @@ impl App {
         let Some(space) = self.start().storage else {
             return Err(Error::failed("this application has no namespace: `storage` in its scenario"));
         };
+        self.storage_function()?.open(&space)
+    }
+
+    /// Makes ready for a namespace that is to be bought (the good [`App::storage_good`]): when
+    /// [`crate::market::Event::StorageRenewed`] tells of it, it is opened. To be called once.
+    ///
+    /// # Errors
+    /// When there is no virtual function of the storage device, or the base has too few pages ([`BASE_PAGES`]).
+    pub fn storage_function(&mut self) -> Result<StorageFunction, Error> {
+        if self.start().storage_units == 0 {
+            return Err(Error::failed(
+                "this application has no function of a storage device: `storage` in its scenario",
+            ));
+        }
         let [rings, buffers] = self.map_storage()?;
         let buffers_at = buffers.io_address();
         let patience = self.clock().ticks_of_us(PATIENCE_US);
-        let space = InUse::new(&space, rings, buffers_at, patience)?;
         // SAFETY: the memory is used by the buffers alone; a driver has a buffer for as long as its command is under way.
         let pages = unsafe { buffers.into_buffers(PAGE_BYTES) };
         let buffers = (0..).zip(pages).map(|(number, memory)| Buffer { memory, number }).collect();
         own_device::take_vector(VECTOR);
         let irq: Cap<Irq> = Slot::root(STORAGE_IRQ_SLOT).cap();
         irq.bind(own::VCPU, VECTOR)?;
-        let looks = Looks::new(Mode::Interrupt);
-        Ok(Storage { space, rings, buffers_at, buffers, patience, reminds: false, looks })
+        Ok(StorageFunction { rings, buffers_at, buffers, patience })
     }
 
     /// Maps rings and buffers for the VM and, in the window of the function's domain, for the function.

@@ -212,6 +212,7 @@ pub fn server_start(tsc_hz: u64, app: u16, name: &str, args: Vec<String>, free_p
         image_end: builder.image_end(),
         seed: 0,
         nic_mac: None,
+        storage_units: 0,
         storage: None,
         has_vf: false,
     }

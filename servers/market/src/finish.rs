@@ -119,7 +119,7 @@ impl<M: Machine> Server<'_, M> {
     }
 
     /// Reconciles what a device's server has a part in at the end of an interval: limits hold from its beginning on, which
-    /// only the servers see, and tell; functions come when they are out of their reset; namespaces stay.
+    /// only the servers see, and tell; functions come when they are out of their reset, namespaces when they are erased.
     pub(crate) fn reconcile_ended(&mut self, good: usize) {
         if core::mem::take(&mut self.markets[good].unreconciled) {
             self.reconcile_good(good);
@@ -152,6 +152,8 @@ impl<M: Machine> Server<'_, M> {
         let lease = self.markets[good].rounds.lease(account(app)).filter(|_| self.tenants[app].is_running());
         let leased = lease.map_or(0, |lease| u64::from(lease.base.0) + u64::from(lease.running.0));
         let held = self.storage.as_ref()?.held_bytes(app)?;
+        // A part of a namespace is none.
+        let leased = if leased < storage_units(self.plan().apps[app].storage_bytes).into() { 0 } else { leased };
         // It may have got a larger one than it pays for.
         Some(Count { leased, existing: storage_units(held.min(self.plan().apps[app].storage_bytes)).into() })
     }

@@ -52,6 +52,7 @@ pub mod slots;
 pub mod sold_rate;
 pub mod statement;
 pub mod storage;
+pub mod storage_function;
 pub mod storage_link;
 pub mod tenant;
 pub mod trading;

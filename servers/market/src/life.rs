@@ -16,6 +16,7 @@ use market_mechanism::rounds::RoundError;
 use market_mechanism::{Credits, Price, Quantity};
 use proto::host::{End, Record, stop_reason};
 use proto::start::{INPUT_BASE, Start, events};
+use proto::storage::storage_units;
 
 /// log2 bytes of the block for a tenant's rings, start-up page and channels: four pages.
 pub const SIDE_BITS: u8 = PAGE_BITS + 2;
@@ -73,7 +74,7 @@ impl<M: Machine> Server<'_, M> {
         if self.has_base_vf(app) && self.available_vf().is_none() {
             return;
         }
-        if self.wants_storage(app) && self.ready_storage(app).is_none() {
+        if self.wants_storage(app) && !self.is_storage_ready(app) {
             return;
         }
         self.add_base(app);
@@ -241,6 +242,7 @@ impl<M: Machine> Server<'_, M> {
             image_end: builder.image_end(),
             seed: plan.seed.wrapping_add(app as u64),
             nic_mac: of.nic.then(|| mac(app)),
+            storage_units: storage_units(of.storage_bytes),
             storage: self.storage.as_ref().and_then(|link| link.space(app)),
             has_vf: self.has_base_vf(app),
         }

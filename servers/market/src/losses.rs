@@ -25,7 +25,7 @@ const LEASES_PER_MESSAGE: usize = 256;
 const _: () = assert!(LEASES_PER_MESSAGE * 5 + 64 <= proto::MAX_MESSAGE);
 
 impl<M: Machine> Server<'_, M> {
-    /// Begins the intervals of pages and functions whose time has come.
+    /// Begins the intervals of pages, functions and namespaces whose time has come.
     pub(crate) fn begin_intervals(&mut self) {
         let now = self.root.machine.now();
         for good in 0..self.markets.len() {
@@ -35,7 +35,7 @@ impl<M: Machine> Server<'_, M> {
         }
     }
 
-    /// Begins an interval of pages or functions that has not begun: at once.
+    /// Begins an interval of pages, functions or namespaces that has not begun: at once.
     pub(crate) fn begin_interval(&mut self, good: usize) {
         let begins = self.markets[good].begins.take();
         match self.markets[good].kind {
@@ -44,7 +44,11 @@ impl<M: Machine> Server<'_, M> {
                 self.move_vfs();
                 self.markets[good].unreconciled = true;
             }
-            GoodKind::Cpu(_) | GoodKind::Bandwidth | GoodKind::Operations | GoodKind::Storage => {}
+            GoodKind::Storage => {
+                self.move_namespaces();
+                self.markets[good].unreconciled = true;
+            }
+            GoodKind::Cpu(_) | GoodKind::Bandwidth | GoodKind::Operations => {}
         }
     }
 

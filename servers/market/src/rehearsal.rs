@@ -63,7 +63,7 @@ fn start_servers(root: &mut Root<NoKernel>, archive: &Archive<'_>) -> Result<(),
         root.take(Layout::new(image, 0, 0).bits)?;
         root.take(SIDE_BITS)?;
         for _ in 0..=proto::storage::MAX_VFS {
-            root.take(crate::storage_link::FUNCTION_BITS)?;
+            root.take(crate::storage_function::FUNCTION_BITS)?;
         }
     }
     let clients = archive.plan.apps.len() as u64 + 1;

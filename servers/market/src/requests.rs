@@ -13,6 +13,7 @@ use market_mechanism::{Bid, Credits, Curve, Price, Quantity, RoundNo, Segment, e
 use proto::console::FromConsole;
 use proto::host::End;
 use proto::market::{Answer, Explanation, FromMarket, Reason, Refusal, Request, RequestBody};
+use proto::storage::storage_units;
 
 /// Requests that a client may make in one interval of pages. What lies beyond is read in the next one.
 pub const MAX_REQUESTS: u32 = 128;
@@ -165,15 +166,18 @@ impl<M: Machine> Server<'_, M> {
         Ok(())
     }
 
-    /// Units of a good that an application can have besides its base: one function together with the base, and no part of
-    /// a namespace.
+    /// Units of a good that an application can have besides its base: one function together with the base, and the namespace
+    /// that it asks for.
     fn room(&self, app: usize, good: usize) -> u32 {
         match self.markets[good].kind {
             GoodKind::Vf => {
                 let lease = self.markets[good].rounds.lease(account(app)).unwrap_or_default();
                 1u32.saturating_sub(lease.base.0)
             }
-            GoodKind::Storage => 0,
+            GoodKind::Storage => {
+                let lease = self.markets[good].rounds.lease(account(app)).unwrap_or_default();
+                storage_units(self.plan().apps[app].storage_bytes).saturating_sub(lease.base.0)
+            }
             GoodKind::Page | GoodKind::Cpu(_) | GoodKind::Bandwidth | GoodKind::Operations => u32::MAX,
         }
     }

@@ -104,7 +104,7 @@ pub struct Market {
     pub unreconciled: bool,
     /// How long before its interval a round closes, in ticks.
     pub lead: u64,
-    /// When the interval of pages or functions begins whose round was closed last; `None` if it has begun.
+    /// When the interval of pages, functions or namespaces begins whose round was closed last; `None` if it has begun.
     pub begins: Option<u64>,
     /// From when on what the last round took may go: a whole interval after the notice of it.
     pub free_from: u64,
@@ -340,7 +340,8 @@ impl<'a, M: Machine> Server<'a, M> {
                     let bases = tenants.iter().enumerate().filter_map(|(app, of)| base_units(archive, app, of, at));
                     CONTROLLER_UNITS.saturating_sub(bases.sum())
                 }
-                GoodKind::Storage => 0,
+                // What namespaces there are the scenario says.
+                GoodKind::Storage => good.supply_limit.unwrap_or(0),
             };
             markets.push(make_market(at, good, kind, elastic, archive, &clock)?);
         }
@@ -626,8 +627,8 @@ fn make_market(
     // Each base joins when its application starts.
     let rounds = Rounds::new(terms, Quantity(elastic), Ticks(clock.epoch)).map_err(Failure::Rounds)?;
     let lead = match kind {
-        GoodKind::Page | GoodKind::Vf => PAGE_LEAD_MICROS,
-        GoodKind::Cpu(_) | GoodKind::Bandwidth | GoodKind::Operations | GoodKind::Storage => TIME_LEAD_MICROS,
+        GoodKind::Page | GoodKind::Vf | GoodKind::Storage => PAGE_LEAD_MICROS,
+        GoodKind::Cpu(_) | GoodKind::Bandwidth | GoodKind::Operations => TIME_LEAD_MICROS,
     };
     let lead = clock.span(lead).min(interval / 4);
     Ok(Market {
@@ -659,6 +660,7 @@ pub fn base_units(archive: &Archive<'_>, app: usize, tenant: &Tenant, good: usiz
         GoodKind::Bandwidth => plan.nic.then_some(plan.base_bandwidth),
         GoodKind::Vf => plan.nic.then_some(plan.base_vf),
         GoodKind::Operations => plan.base_iops.filter(|_| plan.storage_bytes > 0),
-        GoodKind::Storage => (plan.storage_bytes > 0).then(|| storage_units(plan.storage_bytes)),
+        GoodKind::Storage if plan.storage_bytes == 0 => None,
+        GoodKind::Storage => Some(if plan.base_storage { storage_units(plan.storage_bytes) } else { 0 }),
     }
 }

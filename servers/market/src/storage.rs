@@ -12,21 +12,24 @@ use crate::tenant;
 use alloc::{format, vec::Vec};
 use proto::host::{End, stop_reason};
 use proto::market::FromMarket;
-use proto::storage::{FromStorage, Space, UNIT_OPERATIONS};
+use proto::storage::{FromStorage, Space, UNIT_OPERATIONS, storage_units};
 
 /// Reports that are read before applications have their turn.
 const BURST: u32 = 16;
 
 impl<M: Machine> Server<'_, M> {
-    /// True if an application gets a namespace.
+    /// True if an application gets a virtual function of the storage device.
     pub(crate) fn wants_storage(&self, app: usize) -> bool {
         self.plan().apps[app].storage_bytes > 0
     }
 
-    /// What an application is to have, by plan and ledger.
+    /// What an application is to have, by plan and ledger. Its namespace is whole, or not there.
     fn wanted(&self, app: usize) -> Wanted {
         let per_s = self.sold(app, GoodKind::Operations).map(|units| units * UNIT_OPERATIONS);
-        Wanted { bytes: self.plan().apps[app].storage_bytes, per_s }
+        let of = &self.plan().apps[app];
+        let sold = self.sold(app, GoodKind::Storage);
+        let is_entitled = of.base_storage || sold.is_some_and(|units| units >= storage_units(of.storage_bytes).into());
+        Wanted { is_entitled, bytes: of.storage_bytes, per_s }
     }
 
     /// What all applications are to have.
@@ -47,15 +50,44 @@ impl<M: Machine> Server<'_, M> {
         self.flush_storage();
     }
 
-    /// What is ready for an application that is to have a namespace; that is begun if nobody has begun it.
-    pub(crate) fn ready_storage(&mut self, app: usize) -> Option<Space> {
-        let wanted = self.wanted(app);
-        let ready = self.storage.as_mut()?.ready(&mut self.root, app, wanted);
+    /// True if everything is ready for an application that is to have a virtual function, and a namespace if that is in its
+    /// base; that is begun if nobody has begun it.
+    pub(crate) fn is_storage_ready(&mut self, app: usize) -> bool {
+        let (wanted, has_base) = (self.wanted(app), self.plan().apps[app].base_storage);
+        let Some(link) = self.storage.as_mut() else { return false };
+        if !has_base {
+            return link.has_free(&mut self.root);
+        }
+        let ready = link.ready(&mut self.root, app, wanted);
         self.flush_storage();
-        ready.unwrap_or_else(|error| {
+        ready.map(|space| space.is_some()).unwrap_or_else(|error| {
             self.fail(format!("namespace of application {app}: {error:?}"));
-            None
+            false
         })
+    }
+
+    /// Takes namespaces from those who have lost them by price, and has others made for those who have won them. Nothing moves
+    /// while an interval is still to begin, as with [`Server::move_vfs`].
+    pub(crate) fn move_namespaces(&mut self) {
+        if self.markets.iter().any(|market| market.kind == GoodKind::Storage && market.begins.is_some()) {
+            return;
+        }
+        let all = self.all_wanted();
+        let running = |server: &Self, app: usize| server.tenants[app].is_running() && server.wants_storage(app);
+        for (app, _) in all.iter().enumerate().filter(|(_, wanted)| !wanted.is_entitled) {
+            if running(self, app) {
+                self.take_namespace(app);
+            }
+        }
+        for (app, wanted) in all.into_iter().enumerate().filter(|(_, wanted)| wanted.is_entitled) {
+            if running(self, app)
+                && let Some(link) = self.storage.as_mut()
+                && let Err(error) = link.renew(&mut self.root, app, wanted)
+            {
+                self.fail(format!("namespace of application {app}: {error:?}"));
+            }
+        }
+        self.flush_storage();
     }
 
     /// True if something only waits for the device: functions that come out of a reset.
@@ -93,7 +125,8 @@ impl<M: Machine> Server<'_, M> {
         let interval = u64::from(self.plan().goods[0].interval_ms);
         let deadline_tsc = self.root.machine.now().saturating_add(self.clock.ticks(interval));
         let good = self.markets.iter().position(|market| market.kind == GoodKind::Storage);
-        let units = self.sold(app, GoodKind::Storage).filter(|_| self.tenants[app].is_running());
+        let has_one = self.tenants[app].is_running() && self.wanted(app).is_entitled;
+        let units = self.sold(app, GoodKind::Storage).filter(|_| has_one);
         let (Some(good), Some(units)) = (good, units) else {
             let name = self.name(app);
             return self.say(&format!("{name} has no namespace that could be taken"));
@@ -111,14 +144,15 @@ impl<M: Machine> Server<'_, M> {
     pub(crate) fn revoke_storage(&mut self) {
         let now = self.root.machine.now();
         for app in 0..self.tenants.len() {
-            if self.tenants[app].storage_until.take_if(|until| *until <= now).is_some() {
+            let is_due = self.tenants[app].storage_until.take_if(|until| *until <= now).is_some();
+            if is_due && self.storage.as_ref().is_some_and(|link| link.space(app).is_some()) {
                 self.take_namespace(app);
             }
         }
     }
 
     /// Takes its queues and its namespace from an application, which keeps its virtual function: it gets others when what was
-    /// there is erased.
+    /// there is erased, if it is to have some.
     fn take_namespace(&mut self, app: usize) {
         if self.storage.as_mut().is_some_and(|link| link.revoke(app)) {
             self.flush_storage();

@@ -20,14 +20,12 @@ use crate::machine::{Attention, Invoke, Machine, Peer, Slot};
 use crate::memory::{MemoryError, PAGE_BITS};
 use crate::nic_link::ROUTES as NIC_ROUTES;
 use crate::root::{Root, SERVER_WINDOW};
-use crate::sold_rate::SoldRate;
+use crate::storage_function::Function;
 use alloc::{format, vec, vec::Vec};
-use cap_spec::abi::{Error, ObjectType, Rights, slots};
+use cap_spec::abi::{Rights, slots};
 use core::fmt;
 use proto::start::{DOORBELLS, STORAGE_IRQ_SLOT, STORAGE_SLOT};
-use proto::storage::{
-    MAX_VFS, MESSAGE, SERVER_IO_BASE, Space, ToStorage, UNIT_OPERATIONS, WINDOW, WINDOW_BITS, function_at, page,
-};
+use proto::storage::{MAX_VFS, MESSAGE, Space, ToStorage, UNIT_OPERATIONS, WINDOW, WINDOW_BITS, function_at, page};
 
 /// Class code of NVMe controllers (PCI Code and ID Assignment Specification, 1.9).
 const NVME_CLASS: u32 = 0x01_0802;
@@ -44,10 +42,6 @@ pub const STORAGE_CORE: u8 = 0;
 /// Its CPU time there, in microseconds: it works when a VF changes hands, and looks each millisecond at those with limits.
 const BUDGET_MICROS: u64 = 200;
 const PERIOD_MICROS: u64 = 5_000;
-/// log2 bytes of the block for a function's domain, tables and memory.
-pub const FUNCTION_BITS: u8 = 16;
-/// The BAR with registers and doorbells.
-const REGISTERS_BAR: u8 = 0;
 const PAGE: u64 = 1 << PAGE_BITS;
 const READ_WRITE: Rights = Rights::READ.union(Rights::WRITE);
 const ROLE: Role = Role {
@@ -85,24 +79,11 @@ impl fmt::Display for NoStorage {
     }
 }
 
-/// A function with its domain and memory.
-#[derive(Debug)]
-struct Function {
-    function: Slot,
-    domain: Slot,
-    /// Frames of the pages of memory, from [`page::SUBMISSION`] on.
-    memory: Vec<Slot>,
-    /// Frames of the registers and of the doorbells; none before the function could be looked at for the first time.
-    registers: Option<[Slot; 2]>,
-    /// How often the IOMMU has stopped it since it has that holder.
-    stopped: u64,
-    /// Reads and writes per second that its holder may do.
-    limit: SoldRate,
-}
-
 /// What an application is to have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wanted {
+    /// It is to have a namespace now: in its base, or bought.
+    pub is_entitled: bool,
     /// Bytes of its namespace, at least.
     pub bytes: u64,
     /// Reads and writes per second; `None`: no limit.
@@ -122,6 +103,8 @@ pub enum State {
     Held(usize, Space, Vec<Slot>),
     /// The same, but the storage server takes its queues and erases its namespace.
     Losing(usize, Vec<Slot>),
+    /// The same, but it is offline, with no queues and no namespace, until the application is to have some.
+    Without(usize, Vec<Slot>),
     /// The same, but its queues are gone, and the storage server makes new ones in another namespace.
     Renewing(usize, Vec<Slot>),
     /// The storage server erases what was in its namespace.
@@ -138,6 +121,7 @@ impl State {
             | State::Ready(app, _)
             | State::Held(app, ..)
             | State::Losing(app, _)
+            | State::Without(app, _)
             | State::Renewing(app, _) => Some(app),
             State::Idle | State::Releasing | State::Dead => None,
         }
@@ -259,10 +243,21 @@ impl StorageLink {
             match self.vfs[vf].1 {
                 State::Preparing(app) | State::Renewing(app, _) => self.prepare(root, vf, wanted[app])?,
                 State::Releasing | State::Losing(..) => self.server.send(&ToStorage::Release { vf: vf as u8 }),
-                State::Idle | State::Ready(..) | State::Held(..) | State::Dead => {}
+                State::Idle | State::Ready(..) | State::Held(..) | State::Without(..) | State::Dead => {}
             }
         }
         Ok(())
+    }
+
+    /// The first VF that nobody has and that is out of its reset, if the controller works.
+    fn free<M: Machine>(&self, root: &mut Root<M>) -> Option<usize> {
+        let mut free = self.vfs.iter().enumerate().filter(|(_, (_, state))| *state == State::Idle && self.is_up);
+        free.find(|(_, (function, _))| root.machine.function_info(function.function).is_ok()).map(|(vf, _)| vf)
+    }
+
+    /// True if an application that is to have no namespace yet can have a VF.
+    pub fn has_free<M: Machine>(&self, root: &mut Root<M>) -> bool {
+        self.free(root).is_some()
     }
 
     /// What is ready for an application. If nothing is being made ready, that is begun, as soon as a VF is free.
@@ -280,10 +275,7 @@ impl StorageLink {
             Some(_) => return Ok(None),
             None => {}
         }
-        let mut free = self.vfs.iter().enumerate().filter(|(_, (_, state))| *state == State::Idle);
-        let mut is_out_of_reset = |function: &Function| root.machine.function_info(function.function).is_ok();
-        let free = free.find(|(_, (function, _))| is_out_of_reset(function)).map(|(vf, _)| vf);
-        if let Some(vf) = free.filter(|_| self.is_up) {
+        if let Some(vf) = self.free(root) {
             self.vfs[vf].1 = State::Preparing(app);
             self.prepare(root, vf, wanted)?;
         }
@@ -296,7 +288,7 @@ impl StorageLink {
     }
 
     fn prepare<M: Machine>(&mut self, root: &mut Root<M>, vf: usize, wanted: Wanted) -> Result<(), MemoryError> {
-        let Wanted { bytes, per_s } = wanted;
+        let Wanted { bytes, per_s, .. } = wanted;
         let function = &mut self.vfs[vf].0;
         function.attach(root)?;
         function.limit.begin(per_s, root.machine.now());
@@ -347,17 +339,32 @@ impl StorageLink {
         self.vfs.get(usize::from(vf))?.1.holder()
     }
 
-    /// Takes its namespace and its queues from an application that has some. False if it has none.
+    /// Takes its namespace and its queues from an application that has some, or is about to get new ones. False if it is
+    /// neither.
     pub fn revoke(&mut self, app: usize) -> bool {
         let Some(vf) = self.of(app) else { return false };
         let state = &mut self.vfs[vf].1;
-        let State::Held(_, _, slots) = state else { return false };
+        let (State::Held(_, _, slots) | State::Renewing(_, slots)) = state else { return false };
         *state = State::Losing(app, core::mem::take(slots));
         self.server.send(&ToStorage::Release { vf: vf as u8 });
         true
     }
 
-    /// The server has erased what was in the namespace of a VF. Who still has the VF gets another namespace.
+    /// Begins to make queues in a namespace for an application that is without.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn renew<M: Machine>(&mut self, root: &mut Root<M>, app: usize, wanted: Wanted) -> Result<(), MemoryError> {
+        let Some(vf) = self.of(app) else { return Ok(()) };
+        let state = &mut self.vfs[vf].1;
+        let State::Without(_, slots) = state else { return Ok(()) };
+        *state = State::Renewing(app, core::mem::take(slots));
+        // Else that is done when the controller is up.
+        if self.is_up { self.prepare(root, vf, wanted) } else { Ok(()) }
+    }
+
+    /// The server has erased what was in the namespace of a VF. Who still has the VF gets another namespace, if it is to have
+    /// one.
     ///
     /// # Errors
     /// The kernel's.
@@ -367,8 +374,10 @@ impl StorageLink {
             Some(state @ State::Releasing) => *state = State::Idle,
             Some(state @ State::Losing(..)) => {
                 let State::Losing(app, slots) = core::mem::replace(state, State::Dead) else { return Ok(()) };
-                *state = State::Renewing(app, slots);
-                self.prepare(root, vf, wanted[app])?;
+                *state = State::Without(app, slots);
+                if wanted[app].is_entitled {
+                    self.renew(root, app, wanted[app])?;
+                }
             }
             _ => {}
         }
@@ -405,14 +414,16 @@ impl StorageLink {
     /// Every VF is useless. Returns the applications that had one or were to have one.
     pub fn fail(&mut self) -> Vec<usize> {
         let holders = self.holders();
-        let is_held = |state: &State| matches!(state, State::Held(..) | State::Losing(..) | State::Renewing(..));
+        let is_held = |state: &State| {
+            matches!(state, State::Held(..) | State::Losing(..) | State::Without(..) | State::Renewing(..))
+        };
         for (_, state) in self.vfs.iter_mut().filter(|(_, state)| !is_held(state)) {
             *state = State::Dead;
         }
         holders
     }
 
-    /// Gives an application whose VM is being made what was made ready for it.
+    /// Gives an application whose VM is being made what was made ready for it, or else a VF without a namespace.
     ///
     /// # Errors
     /// [`MemoryError`]; [`StorageLink::take_back`] takes back what was given.
@@ -422,12 +433,17 @@ impl StorageLink {
         app: usize,
         builder: &mut Builder,
     ) -> Result<(), MemoryError> {
-        let vf = self.of(app).ok_or(MemoryError::NoMemory)?;
+        let is_without = self.of(app).is_none();
+        let vf = self.of(app).or_else(|| self.free(root)).ok_or(MemoryError::NoMemory)?;
         let (function, state) = &mut self.vfs[vf];
-        let State::Ready(_, space) = *state else { return Err(MemoryError::NoMemory) };
         let Some([_, doorbells]) = function.registers else { return Err(MemoryError::NoMemory) };
         let copy = root.slot()?;
-        *state = State::Held(app, space, vec![copy]);
+        *state = match *state {
+            State::Ready(_, space) => State::Held(app, space, vec![copy]),
+            State::Idle if is_without => State::Without(app, vec![copy]),
+            _ => return Err(MemoryError::NoMemory),
+        };
+        function.attach(root)?;
         function.stopped = 0;
         root.machine.copy(copy, doorbells, READ_WRITE)?;
         builder.map(root, copy, DOORBELLS, READ_WRITE)?;
@@ -445,8 +461,10 @@ impl StorageLink {
     pub fn take_back<M: Machine>(&mut self, root: &mut Root<M>, app: usize) -> Result<Option<usize>, MemoryError> {
         let Some(vf) = self.of(app) else { return Ok(None) };
         let (function, state) = &mut self.vfs[vf];
-        if let State::Held(_, _, slots) | State::Losing(_, slots) | State::Renewing(_, slots) =
-            core::mem::replace(state, State::Dead)
+        if let State::Held(_, _, slots)
+        | State::Losing(_, slots)
+        | State::Without(_, slots)
+        | State::Renewing(_, slots) = core::mem::replace(state, State::Dead)
         {
             slots.into_iter().try_for_each(|slot| root.drop_slot(slot))?;
         }
@@ -464,6 +482,7 @@ impl StorageLink {
             State::Idle
             | State::Preparing(_)
             | State::Losing(..)
+            | State::Without(..)
             | State::Renewing(..)
             | State::Releasing
             | State::Dead => None,
@@ -511,60 +530,6 @@ impl StorageLink {
     /// Moves what is queued into the ring as far as there is room. True if something is left.
     pub fn flush<M: Machine>(&mut self, machine: &mut M) -> bool {
         self.server.flush(machine)
-    }
-}
-
-impl Function {
-    /// Makes the domain of a function, and memory in it up to page `end`.
-    fn new<M: Machine>(root: &mut Root<M>, function: Slot, end: u64) -> Result<Function, MemoryError> {
-        let block = root.take(FUNCTION_BITS)?;
-        let block = root.memory.slot(block);
-        let domain = root.make(block, ObjectType::IommuDomain, 0)?;
-        for level in [2, 1] {
-            let table = root.make(block, ObjectType::PageTable, 0)?;
-            root.machine.map_io_table(table, domain, SERVER_IO_BASE, level)?;
-        }
-        let mut memory = Vec::new();
-        for number in page::SUBMISSION..end {
-            let frame = root.make(block, ObjectType::Frame, PAGE_BITS)?;
-            memory.push(frame);
-            let copy = root.slot()?;
-            root.machine.copy(copy, frame, READ_WRITE)?;
-            let rights = match number {
-                page::SUBMISSION | page::IO_SUBMISSION => Rights::READ,
-                _ => READ_WRITE,
-            };
-            root.machine.map_io(copy, domain, SERVER_IO_BASE + number * PAGE, rights)?;
-        }
-        Ok(Function { function, domain, memory, registers: None, stopped: 0, limit: SoldRate::nothing() })
-    }
-
-    /// Lets the function reach its domain, if it does not already.
-    fn attach<M: Machine>(&self, root: &mut Root<M>) -> Result<(), MemoryError> {
-        match root.machine.attach_function(self.function, self.domain) {
-            Err(fault) if fault.error != Error::InUse => Err(fault.into()),
-            _ => Ok(()),
-        }
-    }
-
-    /// False if the function is not there yet.
-    fn find_registers<M: Machine>(&mut self, root: &mut Root<M>) -> Result<bool, MemoryError> {
-        if self.registers.is_some() {
-            return Ok(true);
-        }
-        let first = root.memory.slots.take(page::REGISTER_PAGES as u16).ok_or(MemoryError::NoSlots)?;
-        let frames = [first, Slot::nested(first.node(), first.index() + 1)];
-        match root.machine.bar_frames(self.function, REGISTERS_BAR, page::REGISTERS, first, page::REGISTER_PAGES as u16)
-        {
-            Ok(()) => self.registers = Some(frames),
-            Err(fault) => {
-                frames.into_iter().for_each(|slot| root.memory.slots.give(slot));
-                if fault.error != Error::Busy {
-                    return Err(fault.into());
-                }
-            }
-        }
-        Ok(self.registers.is_some())
     }
 }
 

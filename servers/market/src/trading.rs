@@ -88,14 +88,16 @@ impl<M: Machine> Server<'_, M> {
         self.write_lines(good, &actions);
         self.perform(&actions);
         match self.markets[good].kind {
-            GoodKind::Page | GoodKind::Vf => self.markets[good].begin_after(nominal.0, interval, noticed_at),
+            GoodKind::Page | GoodKind::Vf | GoodKind::Storage => {
+                self.markets[good].begin_after(nominal.0, interval, noticed_at)
+            }
             GoodKind::Cpu(_) => {
                 // A market that is late closes the next round before it has looked at this interval.
                 self.reconcile_begun(good);
                 self.apply(good);
                 self.markets[good].unreconciled = true;
             }
-            GoodKind::Bandwidth | GoodKind::Operations | GoodKind::Storage => {
+            GoodKind::Bandwidth | GoodKind::Operations => {
                 self.apply(good);
                 self.markets[good].unreconciled = true;
             }
@@ -230,12 +232,13 @@ impl<M: Machine> Server<'_, M> {
         made.or_else(|error| self.root.give(block).and(Err(error)))
     }
 
-    /// Makes what holders may use of CPU time, bandwidth, operations or functions what they have by the ledger. Pages move when their
+    /// Makes what holders may use of CPU time, bandwidth, operations, functions or namespaces what they have by the ledger. Pages move when their
     /// interval begins.
     pub(crate) fn apply(&mut self, good: usize) {
         match self.markets[good].kind {
-            GoodKind::Page | GoodKind::Storage => {}
+            GoodKind::Page => {}
             GoodKind::Vf => self.move_vfs(),
+            GoodKind::Storage => self.move_namespaces(),
             GoodKind::Cpu(_) => self.apply_time(good),
             GoodKind::Bandwidth => self.apply_limits(good),
             GoodKind::Operations => self.apply_operations(good),
@@ -284,10 +287,8 @@ impl<M: Machine> Server<'_, M> {
                 GoodKind::Cpu(_) => tenant.cpu_ticks += units * unit * frames,
                 GoodKind::Bandwidth => tenant.kilobits += units * interval_ms,
                 GoodKind::Operations => tenant.operations += units * interval_ms * UNIT_OPERATIONS / 1_000,
-                // It is seen in the rounds; it is one or none.
-                GoodKind::Vf => {}
-                // Nobody has more than in its base.
-                GoodKind::Storage => {}
+                // It is seen in the rounds; it is one or none, and a whole namespace or none.
+                GoodKind::Vf | GoodKind::Storage => {}
             }
         }
     }

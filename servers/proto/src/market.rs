@@ -164,7 +164,7 @@ pub enum FromMarket {
     /// The queues of the namespace are gone: they were taken after a notice, or the storage device had to be reset or does not
     /// work any more.
     StorageLost,
-    /// After that: there are new queues, in a namespace with nothing but zeroes.
+    /// After that, or when one was bought: there are new queues, in a namespace with nothing but zeroes.
     StorageRenewed {
         /// What it is like.
         space: Space,

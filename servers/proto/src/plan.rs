@@ -90,6 +90,9 @@ pub struct App {
     pub vlan: Option<u16>,
     /// Bytes of the namespace that it gets and pays for, with a virtual function of the NVMe controller; 0: none.
     pub storage_bytes: u64,
+    /// True if that namespace is in its base; otherwise it has only the virtual function, and may buy the units of `storage`
+    /// that the namespace is. Counts only with a namespace.
+    pub base_storage: bool,
     /// Units of `iops` in its base; `None`: its reads and writes are not limited. Counts only with a namespace.
     pub base_iops: Option<u32>,
 }

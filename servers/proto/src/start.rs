@@ -91,7 +91,10 @@ pub struct Start {
     pub seed: u64,
     /// Ethernet address of its virtual function of the network device; `None` if it has none and cannot buy one.
     pub nic_mac: Option<[u8; 6]>,
-    /// Its namespace and queues, whose capabilities lie from [`STORAGE_SLOT`] on; `None` if it has none.
+    /// Units of the good `storage` that its namespace is, or the one that it can buy; 0: it has no virtual function of the storage
+    /// device, whose capabilities lie from [`STORAGE_SLOT`] on.
+    pub storage_units: u32,
+    /// Its namespace and queues; `None` if it has none, or none before it has bought one.
     pub storage: Option<Space>,
     /// True if the capabilities of such a function lie from [`NIC_SLOT`] on; else they will when one was bought.
     pub has_vf: bool,

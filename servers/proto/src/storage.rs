@@ -54,7 +54,8 @@ pub const UNIT_OPERATIONS: u64 = 100;
 /// Units that a controller is taken to have: a million reads and writes a second. What it really does depends on the
 /// medium; a scenario says how much of it is for sale.
 pub const CONTROLLER_UNITS: u32 = 10_000;
-/// The good that is the size of namespaces. It is sold with bases only: nobody can buy more.
+/// The good that is the size of namespaces: in bases, or bought by who has a function without one. Nobody has more than the
+/// namespace that it asks for, and who has less has none.
 pub const STORAGE_GOOD: &str = "storage";
 /// Bytes of one unit of it.
 const UNIT_BYTES: u64 = 1 << 20;

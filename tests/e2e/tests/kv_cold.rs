@@ -48,9 +48,28 @@ const NEIGHBOUR: &str = r#"
     base_pages = 96
     args = ["role=keep", "for=1000000"]
 "#;
+/// One more `kv`, which nobody asks; one namespace that is large enough, and functions for both.
+const OTHER: &str = r#"
+    [[app]]
+    name = "other"
+    image = "kv"
+    nic = true
+    storage = "8 MiB"
+    base_storage = 0
+    budget = 1
+    valuation = 1e-14
+    core = 0
+    base_cpu = 10
+    base_pages = 1024
+    [storage]
+    namespaces = ["8 MiB", "1 MiB"]
+    supply = 8
+    interval = "500 ms"
+"#;
 const KV: usize = 0;
 const CACHE: u16 = 1;
 const BENCH: usize = 2;
+const OTHER_KV: u16 = 2;
 /// Keys: their values take three times what the base has, and fit into all pages.
 const KEYS: u64 = 300;
 /// Requests on their way at once.
@@ -115,6 +134,27 @@ fn make_memory_dear(machine: &mut Machine) {
     wait_pages(machine, "pages are lost", |pages| pages == 0);
 }
 
+/// Asks without a pause until the console has had these lines, and sees that something of what was there is missed.
+fn ask_until(machine: &mut Machine, clients: &mut [Client], lines: &[&str]) {
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            let mut found = Vec::new();
+            while !is_over.load(Ordering::Relaxed) {
+                found.push(ask_all(clients, 7));
+            }
+            // Once more: what was lost while the last ones were on their way is missed now.
+            found.push(ask_all(clients, 7));
+            found
+        });
+        let seen: Vec<_> = lines.iter().map(|line| machine.wait_line(line)).collect();
+        is_over.store(true, Ordering::Relaxed);
+        seen.into_iter().for_each(|line| drop(line.expect("it goes as it should")));
+        let found = asking.join().expect("each answer is right, or a miss");
+        assert!(found.iter().any(|&found| found < KEYS), "what was there is gone: {found:?}");
+    });
+}
+
 /// Everything is stored anew, and is read from the namespace again.
 fn expect_as_before(machine: &mut Machine, clients: &mut [Client]) {
     let before = statistics(&mut clients[0])["cold_reads"];
@@ -167,23 +207,7 @@ fn what_is_asked_for_while_the_namespace_is_revoked_is_right_or_missed_and_the_n
     assert_eq!(ask_all(&mut clients, 7), KEYS, "what does not fit is on the namespace");
     let work = machine.state().apps[BENCH].done;
     machine.send(&Command::RevokeStorage { app: KV as u16 }).expect("sent");
-    let is_over = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let asking = scope.spawn(|| {
-            let mut found = Vec::new();
-            while !is_over.load(Ordering::Relaxed) {
-                found.push(ask_all(&mut clients, 7));
-            }
-            // Once more: what was lost while the last ones were on their way is missed now.
-            found.push(ask_all(&mut clients, 7));
-            found
-        });
-        let seen = ["the namespace of kv is taken", "[kv] there are new queues"].map(|line| machine.wait_line(line));
-        is_over.store(true, Ordering::Relaxed);
-        let found = asking.join().expect("each answer is right, or a miss");
-        seen.map(|line| line.expect("it is revoked, and renewed"));
-        assert!(found.iter().any(|&found| found < KEYS), "what was there is gone: {found:?}");
-    });
+    ask_until(&mut machine, &mut clients, &["the namespace of kv is taken", "[kv] there are new queues"]);
     let of = statistics(&mut clients[0]);
     assert!(of["cold_failures"] > 0 || of["get_misses"] > 0, "{of:?}");
     expect_as_before(&mut machine, &mut clients);
@@ -191,4 +215,24 @@ fn what_is_asked_for_while_the_namespace_is_revoked_is_right_or_missed_and_the_n
     let zero = run.console.iter().filter(|line| line.contains("[bench] 256 pages are zero")).count();
     assert_eq!((zero, run.end("bench")), (1, &End::RunOver), "it has kept its namespace");
     assert!(run.app("bench").done > work, "and used it");
+}
+
+/// The namespace is bought, lost to another `kv` that pays more for it, and bought again, while clients ask without a pause.
+#[test]
+fn a_namespace_that_is_bought_and_lost_by_price_and_bought_again() {
+    let bought = SCENARIO.replace("storage = \"8 MiB\"", "storage = \"8 MiB\"\n    base_storage = 0");
+    let scenario = e2e::scenario(&format!("{bought}{OTHER}"), &Change::none()).expect("a scenario");
+    let (mut machine, ports) = Machine::start_serving(&scenario).expect("a machine");
+    machine.wait_line("[kv] serving at 10.0.2.101, port 11211").expect("it serves");
+    machine.wait_line("[kv] there are new queues").expect("it buys a namespace");
+    let mut clients = [(); 2].map(|()| Client::connect(ports[0]));
+    store_all(&mut clients[0]);
+    make_memory_dear(&mut machine);
+    assert_eq!(ask_all(&mut clients, 7), KEYS, "what does not fit is on the namespace");
+    machine.send(&Command::Valuation { app: OTHER_KV, ppm: 1_000_000_000_000_000 }).expect("sent");
+    ask_until(&mut machine, &mut clients, &["the namespace of kv is taken", "[other] there are new queues"]);
+    machine.send(&Command::Valuation { app: OTHER_KV, ppm: 1 }).expect("sent");
+    machine.wait_line("[kv] there are new queues").expect("it buys one again");
+    expect_as_before(&mut machine, &mut clients);
+    machine.stop();
 }

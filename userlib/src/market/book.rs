@@ -109,7 +109,7 @@ pub enum Event {
     NicReset,
     /// The queues of the namespace are gone; what was under way does not end any more.
     StorageLost,
-    /// There are new ones, in a namespace with nothing but zeroes: `Storage::renew`.
+    /// There are new ones, in a namespace with nothing but zeroes: `Storage::renew`, or `StorageFunction::open` for the first.
     StorageRenewed {
         /// What it is like.
         space: Space,

@@ -267,10 +267,12 @@ fn check(file: &Path, tree: Node, overrides: &Overrides, images: &[String], prob
         storage: apps.iter().any(|app| app.storage.is_some()),
         limits: apps.iter().any(|app| app.base_iops.is_some()),
     };
-    let goods = terms::goods(&mut top, &mut storage, cores, has, problems);
+    let mut goods = terms::goods(&mut top, &mut storage, cores, has, problems);
     let events: Vec<Node> = top.tables("event");
     top.finish();
+    let storage_place = storage.place();
     let storage = storage::read(storage, &apps, problems);
+    storage::supply(&storage, &apps, &mut goods, storage_place, problems);
 
     check_apps(&apps, limit_ms, problems);
     check_core_time(&apps, &goods, has, problems);
@@ -333,6 +335,7 @@ struct ReadApp {
     core: u8,
     network: network::Wanted,
     storage: Option<Placed<u64>>,
+    base_storage: bool,
     base_iops: Option<Placed<u32>>,
     place: Place,
 }
@@ -384,6 +387,11 @@ fn app(node: Node, cores: u16, images: &[String], problems: &Problems) -> ReadAp
     {
         problems.add(storage.place, "`storage`: must be whole pages of 4 KiB, one at least");
     }
+    let base_storage = section.integer("base_storage", 0..=1);
+    if let Some(placed) = base_storage.as_ref().filter(|_| storage.is_none()) {
+        problems.add(placed.place, "`base_storage`: only an application with `storage` has one");
+    }
+    let base_storage = base_storage.is_none_or(|placed| placed.value > 0);
     let base_iops = section.integer("base_iops", 0..=i64::from(CONTROLLER_UNITS));
     if let Some(placed) = base_iops.as_ref().filter(|_| storage.is_none()) {
         problems.add(placed.place, "`base_iops`: only an application with `storage` has some");
@@ -420,13 +428,27 @@ fn app(node: Node, cores: u16, images: &[String], problems: &Problems) -> ReadAp
             base_bandwidth: 0,
             vlan: None,
             storage_bytes: storage.as_ref().map_or(0, |storage| storage.value),
+            base_storage,
             base_iops: base_iops.as_ref().map(|placed| placed.value),
         }),
         _ => None,
     };
     let plan = plan.map(|plan| network.plan(plan));
     let core = u8::try_from(core.value).unwrap_or(0);
-    ReadApp { plan, name, input, base_pages, base_cpu, deadline, core, network, storage, base_iops, place }
+    ReadApp {
+        plan,
+        name,
+        input,
+        base_pages,
+        base_cpu,
+        deadline,
+        core,
+        network,
+        storage,
+        base_storage,
+        base_iops,
+        place,
+    }
 }
 
 /// Names and deadlines.

@@ -3,9 +3,11 @@
 use super::ReadApp;
 use super::reader::Placed;
 use super::reader::{Problems, Section};
+use super::tree::Place;
 use super::units;
 use crate::storage::{Medium, Storage};
-use proto::storage::CONTROLLER_UNITS;
+use proto::plan::Good;
+use proto::storage::{CONTROLLER_UNITS, STORAGE_GOOD, storage_units};
 
 /// All bases must fit into what the controller is taken to do.
 pub fn check_operations(apps: &[ReadApp], problems: &Problems) {
@@ -21,6 +23,22 @@ pub fn check_operations(apps: &[ReadApp], problems: &Problems) {
         }
         left -= wanted;
     }
+}
+
+/// How much of the good is for sale besides bases, if anybody can buy it: what namespaces have beside these, unless the section
+/// says less.
+pub fn supply(storage: &Storage, apps: &[ReadApp], goods: &mut [Good], place: Place, problems: &Problems) {
+    let Some(good) = goods.iter_mut().find(|good| good.name == STORAGE_GOOD) else { return };
+    let bases = apps.iter().filter(|app| app.base_storage).filter_map(|app| app.storage.as_ref());
+    let bases = bases.fold(0u32, |sum, wanted| sum.saturating_add(storage_units(wanted.value)));
+    let all = storage.namespaces.iter().fold(0u32, |sum, &bytes| sum.saturating_add(storage_units(bytes)));
+    let most = all.saturating_sub(bases);
+    let has_buyers = apps.iter().any(|app| app.storage.is_some() && !app.base_storage);
+    let supply = good.supply_limit.unwrap_or(if has_buyers { most } else { 0 });
+    if supply > most {
+        problems.add(place, format!("[storage] `supply`: the namespaces have {most} MiB besides bases, not {supply}"));
+    }
+    good.supply_limit = Some(supply);
 }
 
 /// Reads the section. Without `namespaces` there is one for each application that has `storage`, of that size.

@@ -30,7 +30,8 @@ struct Terms {
 }
 
 /// Reads `[page]`, `[cpu]`, with `[cpu.N]` for what is different on core N, `[bandwidth]` and `[vf]`, which are goods if the
-/// machine has a network device, `[iops]`, which is one if reads and writes of an application are limited, and what `[storage]` says of the price of namespaces, which are one if it has a controller.
+/// machine has a network device, `[iops]`, which is one if reads and writes of an application are limited, and what `[storage]`
+/// says of the price of namespaces, which are one if it has a controller.
 pub fn goods(
     top: &mut Section<'_>,
     storage: &mut Section<'_>,
@@ -87,7 +88,8 @@ pub fn goods(
     let iops = Terms { reserve: micro(3_500), base_price: micro(7_000), ..page_terms };
     let iops = terms(&mut section, iops, 1, problems);
     section.finish();
-    let space = namespaces(storage, Terms { base_price: micro(110), ..vf }, problems);
+    let space = Terms { reserve: micro(55), base_price: micro(110), ..page_terms };
+    let space = terms(storage, Terms { interval_ms: 1_000, ..space }, 1, problems);
     if has.nic {
         goods.push(good(BANDWIDTH_GOOD.into(), bandwidth, UNITS_PER_GIGABIT, problems));
         goods.push(good(VF_GOOD.into(), vf, 1, problems));
@@ -99,13 +101,6 @@ pub fn goods(
         goods.push(good(STORAGE_GOOD.into(), space, MIB_PER_GIB, problems));
     }
     goods
-}
-
-/// What the operator asks for namespaces, which nobody buys but with a base: there is one price.
-fn namespaces(section: &mut Section<'_>, default: Terms, problems: &Problems) -> Terms {
-    let interval_ms = interval(section, default.interval_ms, 1, problems);
-    let base_price = section.credits("base_price").unwrap_or(default.base_price);
-    Terms { interval_ms, reserve: base_price, base_price, supply_limit: Some(0), ..default }
 }
 
 /// The length of an interval, a multiple of `step_ms`.

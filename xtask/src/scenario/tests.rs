@@ -304,6 +304,7 @@ fn an_application_with_a_namespace_is_told_from_others() {
         (&["app.two.storage=\"8 MiB\"", "app.two.base_pages=79"][..], "`storage` needs at least 80"),
         (&["app.two.storage=\"8 MiB\"", "app.two.nic=true", "app.two.base_pages=111"], "needs at least 112"),
         (&["app.two.storage=\"1 KiB\"", pages], "must be whole pages"),
+        (&["app.two.base_storage=0"], "only an application with `storage` has one"),
         (&["app.two.storage=\"17 MiB\"", pages, sizes], "no namespace is as large"),
         (&["app.two.storage=\"1 MiB\"", pages, "storage.medium=\"tape\""], "must be \"file\" or \"null\""),
         (&["app.two.storage=\"1 MiB\"", pages, "storage.namespaces=[\"0 KiB\"]"], "is no size"),
@@ -311,6 +312,32 @@ fn an_application_with_a_namespace_is_told_from_others() {
     ] {
         let refused = with(sets).unwrap_err().to_string();
         assert!(refused.contains(reason), "{refused}");
+    }
+}
+
+/// What namespaces have besides bases is for sale, if anybody is to buy one.
+#[test]
+fn namespaces_are_sold_to_who_has_none_in_its_base() {
+    let with = |sets: &[&str]| {
+        let first = ["app.one.storage=\"1 MiB\"", "app.one.base_pages=96", "app.two.base_pages=96"];
+        let two = ["app.two.storage=\"5 MiB\"", "app.two.base_storage=0"];
+        let sets = first.iter().chain(&two).chain(sets).map(ToString::to_string).collect();
+        read(GOOD, &Overrides { sets, ..Overrides::default() })
+    };
+    let supply = |sets: &[&str]| {
+        let plan = with(sets).unwrap().plan;
+        assert_eq!(plan.apps.iter().map(|app| app.base_storage).collect::<Vec<_>>(), [true, false]);
+        plan.goods.last().unwrap().supply_limit
+    };
+    assert_eq!(supply(&[]), Some(5));
+    let three = "storage.namespaces=[\"1 MiB\", \"5 MiB\", \"7 MiB\"]";
+    assert_eq!((supply(&[three]), supply(&[three, "storage.supply=5"])), (Some(12), Some(5)));
+    for (sets, problem) in [
+        (&[three, "storage.supply=13"][..], "the namespaces have 12 MiB besides bases, not 13"),
+        (&["app.one.base_storage=2"], "2 is not from 0 to 1"),
+    ] {
+        let refused = with(sets).unwrap_err().to_string();
+        assert!(refused.contains(problem), "{refused}");
     }
 }
 

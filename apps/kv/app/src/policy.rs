@@ -58,9 +58,9 @@ pub fn points(hits: impl Iterator<Item = (u32, u64)>, base: u32, most: u32) -> V
     points
 }
 
-/// What a virtual function is worth for one of its intervals, which has so many `parts` of the intervals that hits are counted
-/// in: the hits that clients get by it, `least` at least, as who has no function never learns how many there would be.
-pub fn function(hits: Rate, parts: u64, least: u64, per_hit: Price) -> Price {
+/// What a virtual function or a namespace is worth for one of its intervals, which has so many `parts` of the intervals that hits
+/// are counted in: the hits that clients get by it, `least` at least, as who has none never learns how many there would be.
+pub fn device(hits: Rate, parts: u64, least: u64, per_hit: Price) -> Price {
     let hits = hits.per_interval().saturating_mul(parts).max(least);
     Price(per_hit.0.saturating_mul(hits)).min(Price::LIMIT)
 }
@@ -112,10 +112,10 @@ mod tests {
     #[test]
     fn a_function_is_worth_its_hits() {
         let mut rate = Rate::default();
-        assert_eq!(function(rate, 10, 500, Price(3)), Price(1_500));
+        assert_eq!(device(rate, 10, 500, Price(3)), Price(1_500));
         (0..80).for_each(|_| rate.note(1_000));
-        assert!((Price(29_900)..=Price(30_000)).contains(&function(rate, 10, 500, Price(3))));
-        assert_eq!(function(rate, u64::MAX, 500, Price(3)), Price::LIMIT);
+        assert!((Price(29_900)..=Price(30_000)).contains(&device(rate, 10, 500, Price(3))));
+        assert_eq!(device(rate, u64::MAX, 500, Price(3)), Price::LIMIT);
     }
 
     #[test]

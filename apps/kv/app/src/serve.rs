@@ -9,7 +9,7 @@ use app_net::{Network, Next};
 use kv_server::kv_engine::{PAGE_BYTES, Retrievals, Store, Time};
 use kv_server::{Server, Settings};
 use userlib::market::{Event, FixedBid, MarginalHit, Price, Quantity};
-use userlib::storage::Storage;
+use userlib::storage::{Storage, StorageFunction};
 use userlib::{App, Error, Start, clock, console, events, println};
 
 use crate::memory::{COLD_TABLE_BYTES_PER_PAGE, Items, Memory, TABLE_BYTES_PER_PAGE};
@@ -34,7 +34,7 @@ const EPOCH_S: u64 = 1_767_225_600;
 /// Entries of the store that are looked at for expiry in each interval of the page good.
 const CRAWLED: usize = 64;
 
-/// Hits a second that a function is bought for, if it is not told.
+/// Hits a second that a function is bought for, and reads for a namespace, if it is not told.
 const LEAST_HITS: u64 = 1_000;
 
 /// Pages to be given up.
@@ -58,12 +58,15 @@ struct Kv {
     most_pages: u32,
     /// When the next bid is due, by the TSC.
     next_bid: u64,
-    /// Hits and accesses up to the last bid, and how many there are between two.
-    counted: [u64; 2],
+    /// Hits, accesses, and hits that were read from the namespace, up to the last bid; and how many there are between two.
+    counted: [u64; 3],
     hits: Rate,
     accesses: Rate,
+    reads: Rate,
     /// The namespace, while its queues are gone.
     lost: Option<Storage>,
+    /// What there is for a namespace before the first one was bought.
+    unused: Option<StorageFunction>,
     /// Pages of the namespace that it uses at most.
     cold_pages: usize,
     /// Of a value that has come from there.
@@ -137,7 +140,7 @@ impl Kv {
         let settings = Settings::default();
         let client_bytes = (settings.receive_bytes + settings.transmit_bytes) as u64;
         let clients = app.number("clients", base / CLIENTS_PART / client_bytes).clamp(2, settings.most_clients as u64);
-        let has_storage = app.start().storage.is_some();
+        let has_storage = app.storage_good().is_some();
         let page_bytes = TABLE_BYTES_PER_PAGE + if has_storage { COLD_TABLE_BYTES_PER_PAGE } else { 0 };
         let table_pages = base / TABLES_PART / page_bytes;
         let most_pages = app.number("pages", table_pages.saturating_sub(own_pages.into())) as u32;
@@ -145,8 +148,11 @@ impl Kv {
         let key = || core::array::from_fn(|_| ((clock::now() ^ seed) >> 2) as u8);
         let mut shelf = Shelf::new(&key());
         let cold_pages = app.number("cold", base / COLD_PART / COLD_TABLE_BYTES) as usize;
-        if has_storage {
+        let mut unused = None;
+        if app.start().storage.is_some() {
             shelf.open(app.storage()?, cold_pages);
+        } else if has_storage {
+            unused = Some(app.storage_function()?);
         }
         let mut items: Items<_> = Store::new(MappedPages::default(), shelf, &key(), time(network.now_ns()));
         Memory::base(&mut items, app.market().pager(), own_pages)?;
@@ -164,10 +170,12 @@ impl Kv {
             own_pages,
             most_pages,
             next_bid: 0,
-            counted: [0; 2],
+            counted: [0; 3],
             hits: Rate::default(),
             accesses: Rate::default(),
+            reads: Rate::default(),
             lost: None,
+            unused,
             cold_pages,
             value: Vec::new(),
             looked_at: clock::now(),
@@ -191,15 +199,22 @@ impl Kv {
             Event::NicReset => println!("the function was reset and is up again"),
             Event::StorageLost => {
                 // What is under way there fails, and is a miss, as is all that was there.
-                self.lost = self.server.store().cold_mut().lose();
-                self.lost.iter_mut().for_each(|storage| drop(storage.lose()));
+                if let Some(mut storage) = self.server.store().cold_mut().lose() {
+                    storage.lose();
+                    self.lost = Some(storage);
+                }
             }
             Event::StorageRenewed { space } => {
-                if let Some(mut storage) = self.lost.take() {
-                    storage.renew(&space)?;
-                    self.server.store().cold_mut().open(storage, self.cold_pages);
-                    println!("there are new queues");
-                }
+                let storage = match (self.lost.take(), self.unused.take()) {
+                    (Some(mut storage), _) => {
+                        storage.renew(&space)?;
+                        storage
+                    }
+                    (None, Some(function)) => function.open(&space)?,
+                    (None, None) => return Ok(()),
+                };
+                self.server.store().cold_mut().open(storage, self.cold_pages);
+                println!("there are new queues");
             }
             Event::VfLeased => println!("another function is up"),
             Event::VfTaken => println!("the function was lost to who paid more for it"),
@@ -224,13 +239,18 @@ impl Kv {
         self.next_bid = tsc + app.interval_ticks(app.page_good());
         let (own, most) = (self.own_pages, self.most_pages);
         let items = self.server.store();
-        let Retrievals { hits, misses } = items.retrievals();
+        let Retrievals { hits, misses, cold_reads: reads } = items.retrievals();
         let accesses = hits + misses;
-        let [new_hits, new_accesses] = [hits - self.counted[0], accesses - self.counted[1]];
-        self.counted = [hits, accesses];
+        let [new_hits, new_accesses, new_reads] =
+            [hits - self.counted[0], accesses - self.counted[1], reads - self.counted[2]];
+        self.counted = [hits, accesses, reads];
         if is_reached {
             self.hits.note(new_hits);
             self.accesses.note(new_accesses);
+            // Who has no namespace does not learn how many reads there would be.
+            if items.cold_mut().is_open() {
+                self.reads.note(new_reads);
+            }
         }
         items.crawl(now, CRAWLED);
         let points = policy::points(items.hits_by_pages(self.accesses.per_interval()), own, most);
@@ -247,6 +267,7 @@ impl Kv {
         // A page that was lost costs at least one hit to fill again.
         app.market().bid_by(page, &MarginalHit { points: &points, per_hit, refill: per_hit })?;
         bid_for_function(app, self.hits)?;
+        bid_for_namespace(app, self.reads)?;
         app.work_done(hits, 0);
         console::hits(hits, accesses);
         Ok(())
@@ -292,7 +313,7 @@ impl Kv {
     fn finish(mut self, app: &mut App) -> Result<(), Error> {
         let store = self.server.store();
         let (counters, totals) = (store.counters(), store.totals());
-        let Retrievals { hits, misses } = store.retrievals();
+        let Retrievals { hits, misses, .. } = store.retrievals();
         app.work_done(hits, hits);
         println!(
             "{hits} hits, {misses} misses, {} evictions, {} pages given back, {} items lost",
@@ -302,12 +323,26 @@ impl Kv {
     }
 }
 
+/// Bids for a namespace at what the hits are worth that are read from it, unless the base has one: all of it, or nothing.
+fn bid_for_namespace(app: &mut App, reads: Rate) -> Result<(), Error> {
+    let units = app.start().storage_units;
+    let Some(good) = app.storage_good().filter(|&good| app.base_units(good) < units) else { return Ok(()) };
+    let worth = worth_of(app, good, reads, app.number("cold_hits", LEAST_HITS));
+    let value = Price(worth.0 / u64::from(units));
+    Ok(app.market().bid_by(good, &FixedBid { units: Quantity(units), value, keep: Price::ZERO })?)
+}
+
+/// What hits are worth in an interval of this good, of which there are `least` in a second at least.
+fn worth_of(app: &App, good: u16, hits: Rate, least: u64) -> Price {
+    let interval = app.interval_ticks(good);
+    let parts = interval / app.interval_ticks(app.page_good()).max(1);
+    let least = least.saturating_mul(interval) / app.clock().hz().max(1);
+    policy::device(hits, parts, least, app.value_of_work())
+}
+
 /// Bids for a virtual function at what its hits are worth, unless the base has one.
 fn bid_for_function(app: &mut App, hits: Rate) -> Result<(), Error> {
     let Some(good) = app.vf_good().filter(|_| !app.start().has_vf) else { return Ok(()) };
-    let interval = app.interval_ticks(good);
-    let parts = interval / app.interval_ticks(app.page_good()).max(1);
-    let least = app.number("hits", LEAST_HITS).saturating_mul(interval) / app.clock().hz().max(1);
-    let value = policy::function(hits, parts, least, app.value_of_work());
+    let value = worth_of(app, good, hits, app.number("hits", LEAST_HITS));
     Ok(app.market().bid_by(good, &FixedBid { units: Quantity(1), value, keep: Price::ZERO })?)
 }

@@ -80,4 +80,6 @@ pub struct Retrievals {
     pub hits: u64,
     /// Those that were not.
     pub misses: u64,
+    /// Values that came back from the second tier.
+    pub cold_reads: u64,
 }

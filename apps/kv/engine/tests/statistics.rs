@@ -165,9 +165,9 @@ fn what_classes_did_is_counted_by_class_and_in_sum() {
     client
         .expect("stats", &[("cas_badval", 1), ("delete_hits", 1), ("incr_hits", 1), ("decr_hits", 1), ("bytes", 1007)]);
     // What pages are bid for is not what clients can have begin anew.
-    assert_eq!(client.store.retrievals(), Retrievals { hits: 3, misses: 1 });
+    assert_eq!(client.store.retrievals(), Retrievals { hits: 3, misses: 1, cold_reads: 0 });
     assert_eq!(client.ask("stats reset"), "RESET\r\n");
-    assert_eq!(client.store.retrievals(), Retrievals { hits: 3, misses: 1 });
+    assert_eq!(client.store.retrievals(), Retrievals { hits: 3, misses: 1, cold_reads: 0 });
     client.expect("stats", &[("get_hits", 0), ("cmd_set", 0), ("curr_items", 2), ("bytes", 1007)]);
     client.expect("stats slabs", &[("16:get_hits", 0), ("16:used_chunks", 1)]);
 }

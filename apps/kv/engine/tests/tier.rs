@@ -126,6 +126,9 @@ fn the_coldest_values_move_and_come_back_when_they_are_asked_for() {
         .collect();
     assert!(world.ask(format!("get{keys}\r\n").as_bytes()) == [expected.concat(), b"END\r\n".to_vec()].concat());
     assert_eq!((world.store.counters().cold_reads, world.store.cold_mut().values.len()), (9, 0));
+    // What namespaces are bid for is not what clients can have begin anew.
+    assert_eq!(world.ask(b"stats reset\r\n"), b"RESET\r\n");
+    assert_eq!((world.store.counters().cold_reads, world.store.retrievals().cold_reads), (0, 9));
 }
 
 /// A connection waits for its value in order; others go on.

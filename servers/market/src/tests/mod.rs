@@ -75,6 +75,7 @@ pub fn app(name: &str) -> App {
         base_bandwidth: 0,
         vlan: None,
         storage_bytes: 0,
+        base_storage: true,
         base_iops: None,
     }
 }

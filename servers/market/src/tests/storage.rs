@@ -135,7 +135,7 @@ fn a_namespace_is_paid_by_the_second_for_each_mib_that_is_begun() {
         disk.run_to(&mut sim, ms);
         assert_eq!(paid(&sim), charges[..count], "at {ms} ms");
     }
-    // More than the base is not to be had.
+    // More than the namespace that it asks for is not to be had.
     for request in [bid(STORAGE, 1, 5_000), RequestBody::Desk { good: STORAGE, quantity: 1 }] {
         sim.tenants[0].says.push(request.clone());
         sim.tenants[1].says.push(request);
@@ -364,5 +364,50 @@ fn who_ends_without_a_namespace_leaves_nothing() {
     say(&mut sim, &FromStorage::Released { vf: 0 });
     disk.run_to(&mut sim, 1_000_000);
     assert_eq!(disk.told, [ToStorage::Release { vf: 1 }], "nobody gets anything");
+    assert_eq!(sim.totals().2, 0, "{:?}", sim.result());
+}
+
+/// Two that buy their namespaces, for which there is one of three MiB: who values it most has it, with its queues, for whole
+/// intervals, and the other one is without.
+#[test]
+fn a_namespace_goes_to_who_values_it_most_and_is_erased_in_between() {
+    let mut plan = two();
+    plan.apps[1].storage_bytes = 3 * MIB;
+    plan.apps.iter_mut().for_each(|app| app.base_storage = false);
+    plan.goods[usize::from(STORAGE)].supply_limit = Some(3);
+    plan.limit_ms = 8_500;
+    let archive = archive(&plan);
+    let (mut sim, mut disk) =
+        (Sim::on(machine(), &archive, silent), Disk { erases: Some(Vec::new()), ..Disk::default() });
+    sim.tenants[0].says.extend([bid(STORAGE, 4, 5_000), bid(STORAGE, 3, 5_000)]);
+    disk.run_to(&mut sim, 1_995);
+    assert!(sim.server.tenants.iter().all(crate::tenant::Tenant::is_running));
+    assert_eq!(disk.told, [ToStorage::Begin], "nobody has one in its base");
+    assert_eq!(sim.answers(0), [Answer::Refused(proto::market::Refusal::BadQuantity), Answer::Done]);
+    disk.run_to(&mut sim, 2_010);
+    let prepare = |vf, mib: u64| ToStorage::Prepare { vf, bytes: mib * MIB / 2, per_s: None };
+    assert_eq!(disk.told[1..], [prepare(0, 5)]);
+    assert_eq!(heard(&sim, 0), [vec![], vec![], vec![1]]);
+    // The other one bids more in round 4, for interval 5.
+    disk.run_to(&mut sim, 3_500);
+    sim.tenants[1].says.push(bid(STORAGE, 3, 9_000));
+    disk.run_to(&mut sim, 4_998);
+    assert_eq!((heard(&sim, 0)[0].len(), disk.told.len()), (1, 2), "there is a notice, and nothing is taken");
+    disk.run_to(&mut sim, 5_010);
+    assert_eq!(disk.told[2..], [ToStorage::Release { vf: 0 }, prepare(1, 6)]);
+    assert_eq!([&heard(&sim, 0)[1..], &heard(&sim, 1)[1..]], [&[vec![0], vec![1]][..], &[vec![], vec![2]]]);
+    // Who is without stays so when that is erased, and when the server is started again.
+    say(&mut sim, &FromStorage::Released { vf: 0 });
+    disk.run_to(&mut sim, 5_500);
+    disk.told.clear();
+    restart(&mut sim, &mut disk);
+    disk.run_to(&mut sim, 5_600);
+    assert_eq!(disk.told, [ToStorage::Keep { vf: 1, namespace: 2, per_s: None }, ToStorage::Begin]);
+    // It gets another one when it pays more again: round 6 sells interval 7.
+    sim.tenants[0].says.push(bid(STORAGE, 3, 20_000));
+    disk.run_to(&mut sim, 7_010);
+    assert_eq!(disk.told[2..], [ToStorage::Release { vf: 1 }, prepare(0, 5)]);
+    assert_eq!([&heard(&sim, 0)[1..], &heard(&sim, 1)[1..]], [&[vec![0], vec![1, 3]][..], &[vec![0], vec![2]]]);
+    disk.run_to(&mut sim, 1_000_000);
     assert_eq!(sim.totals().2, 0, "{:?}", sim.result());
 }

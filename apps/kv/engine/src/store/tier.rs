@@ -74,6 +74,7 @@ impl<P: Pages, C: Cold> Store<P, C> {
         let restored = value.is_some_and(|parts| self.restore(id, parts));
         if restored {
             self.counters.cold_reads += 1;
+            self.retrievals.cold_reads += 1;
         } else {
             self.counters.cold_failures += 1;
             if self.entries.get(id).marks.has(Marks::LINKED) {
