@@ -22,7 +22,6 @@ use kernel::vm::MAX_CORES;
 use market_mechanism::types::UNITS_PER_CORE;
 use proto::nic::BASE_PAGES;
 use proto::plan::{App, Event, Good, Plan};
-use proto::storage::CONTROLLER_UNITS;
 use reader::{Placed, Problem, Problems, Section};
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -264,8 +263,8 @@ fn check(file: &Path, tree: Node, overrides: &Overrides, images: &[String], prob
     let apps: Vec<ReadApp> = top.tables("app").into_iter().map(|node| app(node, cores, images, problems)).collect();
     let has = Servers {
         nic: apps.iter().any(|app| app.network.nic),
-        storage: apps.iter().any(|app| app.storage.is_some()),
-        limits: apps.iter().any(|app| app.base_iops.is_some()),
+        storage: apps.iter().any(|app| app.storage.bytes.is_some()),
+        limits: apps.iter().any(|app| app.storage.base_iops.is_some()),
     };
     let mut goods = terms::goods(&mut top, &mut storage, cores, has, problems);
     let events: Vec<Node> = top.tables("event");
@@ -334,9 +333,7 @@ struct ReadApp {
     deadline: Placed<u64>,
     core: u8,
     network: network::Wanted,
-    storage: Option<Placed<u64>>,
-    base_storage: bool,
-    base_iops: Option<Placed<u32>>,
+    storage: storage::Wanted,
     place: Place,
 }
 
@@ -382,23 +379,9 @@ fn app(node: Node, cores: u16, images: &[String], problems: &Problems) -> ReadAp
     }
     let awaited = section.boolean("awaited").unwrap_or(starts);
     let network = network::Wanted::read(&mut section, problems);
-    let storage = section.bytes("storage");
-    if let Some(storage) = storage.as_ref().filter(|storage| storage.value == 0 || !storage.value.is_multiple_of(4096))
-    {
-        problems.add(storage.place, "`storage`: must be whole pages of 4 KiB, one at least");
-    }
-    let base_storage = section.integer("base_storage", 0..=1);
-    if let Some(placed) = base_storage.as_ref().filter(|_| storage.is_none()) {
-        problems.add(placed.place, "`base_storage`: only an application with `storage` has one");
-    }
-    let base_storage = base_storage.is_none_or(|placed| placed.value > 0);
-    let base_iops = section.integer("base_iops", 0..=i64::from(CONTROLLER_UNITS));
-    if let Some(placed) = base_iops.as_ref().filter(|_| storage.is_none()) {
-        problems.add(placed.place, "`base_iops`: only an application with `storage` has some");
-    }
-    let base_iops = base_iops.map(|placed| placed_u32(Some(placed), 0));
+    let storage = storage::Wanted::read(&mut section, problems);
     let needs =
-        [(network.nic, "`nic = true`", BASE_PAGES), (storage.is_some(), "`storage`", proto::storage::BASE_PAGES)];
+        [(network.nic, "`nic = true`", BASE_PAGES), (storage.bytes.is_some(), "`storage`", proto::storage::BASE_PAGES)];
     let needs: Vec<_> = needs.into_iter().filter(|(is_wanted, ..)| *is_wanted).collect();
     let pages = needs.iter().map(|(.., pages)| pages).sum();
     if base_pages.value < pages {
@@ -427,28 +410,15 @@ fn app(node: Node, cores: u16, images: &[String], problems: &Problems) -> ReadAp
             base_vf: 0,
             base_bandwidth: 0,
             vlan: None,
-            storage_bytes: storage.as_ref().map_or(0, |storage| storage.value),
-            base_storage,
-            base_iops: base_iops.as_ref().map(|placed| placed.value),
+            storage_bytes: 0,
+            base_storage: false,
+            base_iops: None,
         }),
         _ => None,
     };
-    let plan = plan.map(|plan| network.plan(plan));
+    let plan = plan.map(|plan| storage.plan(network.plan(plan)));
     let core = u8::try_from(core.value).unwrap_or(0);
-    ReadApp {
-        plan,
-        name,
-        input,
-        base_pages,
-        base_cpu,
-        deadline,
-        core,
-        network,
-        storage,
-        base_storage,
-        base_iops,
-        place,
-    }
+    ReadApp { plan, name, input, base_pages, base_cpu, deadline, core, network, storage, place }
 }
 
 /// Names and deadlines.
