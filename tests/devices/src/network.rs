@@ -179,6 +179,65 @@ pub fn udp_socket(port: u16) -> udp::Socket<'static> {
     socket
 }
 
+/// What a stream has at a place, so that a byte that is missing, changed or there twice is seen.
+#[must_use]
+pub fn byte(place: usize) -> u8 {
+    (place ^ place >> 8 ^ place >> 13) as u8
+}
+
+/// A connection with a stream of [`byte`]s each way at once: the end inside has index 0, the one outside 1.
+pub struct Streams {
+    /// Its socket inside.
+    pub inside: SocketHandle,
+    /// Its socket outside.
+    pub outside: SocketHandle,
+    /// Bytes that each end has sent.
+    pub sent: [usize; 2],
+    /// Bytes that each end has received.
+    pub received: [usize; 2],
+}
+
+impl Streams {
+    /// Connects to a port inside.
+    ///
+    /// # Panics
+    /// When one of the ports is 0.
+    pub fn connect(network: &mut Network, port: u16, from: u16) -> Streams {
+        let inside = network.inside.sockets().add(tcp_socket());
+        network.socket_inside::<tcp::Socket>(inside).listen(port).expect("the port is not 0");
+        Streams { inside, outside: network.connect(port, from), sent: [0; 2], received: [0; 2] }
+    }
+
+    /// Each end sends what it can, up to so many bytes in all, and takes what has come; whether something has.
+    ///
+    /// # Panics
+    /// When a byte is not the one that was sent.
+    pub fn go_on(&mut self, network: &mut Network, up_to: usize) -> bool {
+        let before = self.received;
+        let ends =
+            [network.inside.sockets().get_mut::<tcp::Socket>(self.inside), network.sockets.get_mut(self.outside)];
+        for (end, socket) in ends.into_iter().enumerate() {
+            let left = up_to.saturating_sub(self.sent[end]);
+            if socket.can_send() && left > 0 {
+                let more = socket.send(|place| {
+                    let count = place.len().min(left);
+                    place[..count].iter_mut().zip(self.sent[end]..).for_each(|(place, at)| *place = byte(at));
+                    (count, count)
+                });
+                self.sent[end] += more.expect("it can send");
+            }
+            if socket.can_recv() {
+                let more = socket.recv(|bytes| {
+                    assert!(bytes.iter().zip(self.received[end]..).all(|(&got, at)| got == byte(at)));
+                    (bytes.len(), bytes.len())
+                });
+                self.received[end] += more.expect("it can receive");
+            }
+        }
+        self.received != before
+    }
+}
+
 fn now(machine: &Machine) -> Instant {
     Instant::from_micros((machine.now_ns() / 1000) as i64)
 }

@@ -2,7 +2,7 @@
 //! checks every checksum, or frames made by hand.
 
 use device::Registers;
-use device_tests::network::{INSIDE_IP, Network, OUTSIDE_IP, tcp_socket, udp_socket};
+use device_tests::network::{INSIDE_IP, Network, OUTSIDE_IP, Streams, tcp_socket, udp_socket};
 use device_tests::nic::{OUTSIDE, frame, mac};
 use igbvf::MacAddress;
 use net::smoltcp::phy::ChecksumCapabilities;
@@ -155,37 +155,15 @@ fn requests_are_answered_where_they_lie_and_all_else_is_the_stacks() {
 #[test]
 fn a_stream_of_a_mebibyte_goes_each_way_at_once() {
     const BYTES: usize = 1 << 20;
-    let byte = |place: usize| (place ^ place >> 8 ^ place >> 13) as u8;
     let mut network = Network::start_static(Mode::Polled);
-    let mut listener = tcp_socket();
-    listener.listen(80).unwrap();
-    let inside = network.inside.sockets().add(listener);
-    let outside = network.connect(80, 50_000);
-    let (mut sent, mut received) = ([0; 2], [0; 2]);
+    let mut streams = Streams::connect(&mut network, 80, 50_000);
     network.run("both streams", |network| {
-        let ends = [network.inside.sockets().get_mut::<tcp::Socket>(inside), network.sockets.get_mut(outside)];
-        for (end, socket) in ends.into_iter().enumerate() {
-            if socket.can_send() {
-                let more = socket.send(|place| {
-                    let count = place.len().min(BYTES - sent[end]);
-                    place[..count].iter_mut().zip(sent[end]..).for_each(|(place, at)| *place = byte(at));
-                    (count, count)
-                });
-                sent[end] += more.unwrap();
-            }
-            if socket.can_recv() {
-                let more = socket.recv(|bytes| {
-                    assert!(bytes.iter().zip(received[end]..).all(|(&got, at)| got == byte(at)));
-                    (bytes.len(), bytes.len())
-                });
-                received[end] += more.unwrap();
-            }
-        }
-        (received == [BYTES; 2]).then_some(())
+        streams.go_on(network, BYTES);
+        (streams.received == [BYTES; 2]).then_some(())
     });
-    network.socket::<tcp::Socket>(outside).close();
+    network.socket::<tcp::Socket>(streams.outside).close();
     network.run("the end of the stream", |network| {
-        let socket = network.socket_inside::<tcp::Socket>(inside);
+        let socket = network.socket_inside::<tcp::Socket>(streams.inside);
         if socket.state() == tcp::State::CloseWait {
             socket.close();
         }

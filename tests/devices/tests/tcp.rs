@@ -1,7 +1,7 @@
 //! Segments of TCP that somebody forges who sees all of a connection: sequence numbers within its window, any flags, options and
 //! lengths, data over its data. That connection gets what he likes, or breaks; the stack and its other connections don't.
 
-use device_tests::network::{INSIDE_IP, Network, OUTSIDE_IP, tcp_socket};
+use device_tests::network::{INSIDE_IP, Network, OUTSIDE_IP, Streams, byte, tcp_socket};
 use net::Mode;
 use net::smoltcp::iface::SocketHandle;
 use net::smoltcp::socket::tcp;
@@ -154,11 +154,8 @@ impl Victims {
 #[test]
 fn segments_forged_into_a_connection_break_no_other_one() {
     const FORGERIES: usize = 2000;
-    let byte = |place: usize| (place ^ place >> 8 ^ place >> 13) as u8;
     let mut network = Network::start_static(Mode::Polled);
-    let inside = network.inside.sockets().add(tcp_socket());
-    network.socket_inside::<tcp::Socket>(inside).listen(LEFT_ALONE).unwrap();
-    let outside = network.connect(LEFT_ALONE, 50_000);
+    let mut streams = Streams::connect(&mut network, LEFT_ALONE, 50_000);
     let mut victims = Victims::new(&mut network);
     let forged = Rc::new(RefCell::new(0));
     let (count, mut random) = (forged.clone(), Box::new(device::fake::random(11)) as Random);
@@ -171,7 +168,7 @@ fn segments_forged_into_a_connection_break_no_other_one() {
         *count.borrow_mut() += forgeries.len();
         forgeries
     }));
-    let (mut sent, mut received, mut still) = ([0; 2], [0; 2], 0);
+    let mut still = 0;
     network.run("both streams", |network| {
         victims.go_on(network);
         let is_over = *forged.borrow() >= FORGERIES;
@@ -180,28 +177,14 @@ fn segments_forged_into_a_connection_break_no_other_one() {
             // The cable has lost something, as it may; it is sent again in time.
             network.bench.machine.step(20_000_000);
         }
-        let ends = [network.inside.sockets().get_mut::<tcp::Socket>(inside), network.sockets.get_mut(outside)];
-        for (end, socket) in ends.into_iter().enumerate() {
-            if socket.can_send() && !is_over {
-                let more = socket.send(|place| {
-                    let count = place.len().min(1000);
-                    place[..count].iter_mut().zip(sent[end]..).for_each(|(place, at)| *place = byte(at));
-                    (count, count)
-                });
-                sent[end] += more.unwrap();
-            }
-            if socket.can_recv() {
-                let more = socket.recv(|bytes| {
-                    assert!(bytes.iter().zip(received[end]..).all(|(&got, at)| got == byte(at)));
-                    (bytes.len(), bytes.len())
-                });
-                received[end] += more.unwrap();
-                still = 0;
-            }
+        let up_to = if is_over { 0 } else { usize::MAX };
+        if streams.go_on(network, up_to) {
+            still = 0;
         }
-        (is_over && received == [sent[1], sent[0]]).then_some(())
+        (is_over && streams.received == [streams.sent[1], streams.sent[0]]).then_some(())
     });
-    println!("{sent:?} bytes, {} forged, {} broken, {} bytes taken", forged.borrow(), victims.broken, victims.taken);
+    let (sent, forged) = (streams.sent, forged.borrow());
+    println!("{sent:?} bytes, {forged} forged, {} broken, {} bytes taken", victims.broken, victims.taken);
     assert!(victims.broken > 50 && victims.taken > 20_000, "they must come into the connection");
     // Nobody forges any more: who comes there is served as ever.
     network.forger = None;
