@@ -30,6 +30,34 @@ enum Attacker {
 /// has: under the instruction clock another core's instructions would look like time that it was away. So one core is
 /// the rule, and attacks on other cores are made again on two.
 fn attack(cores: u16, arguments: &[&str], rounds: u32, attacker: Attacker) -> Finished {
+    let run = run_beside_victim(cores, arguments, rounds);
+    let said = run.app("attacker").lines.join("\n");
+    let attacker = match (attacker, run.end("attacker")) {
+        (Attacker::SucceedsOrIsStopped(reason), End::Fault { .. }) => Attacker::IsStopped(reason),
+        (Attacker::SucceedsOrIsStopped(_), _) => Attacker::Succeeds,
+        (attacker, _) => attacker,
+    };
+    match attacker {
+        Attacker::Succeeds => {
+            assert_eq!(run.end("attacker"), &End::Exit { status: 0 }, "{said}");
+            assert!(said.contains(" 0 wrong"), "{said}");
+        }
+        Attacker::IsStopped(wanted) => match run.end("attacker") {
+            End::Fault { reason, registers, .. } => {
+                assert_eq!(*reason, wanted as u8, "{said}");
+                assert!(!registers.is_empty(), "a stopped VM is reported with its registers");
+            }
+            end => panic!("the attacker ended with {end:?}, not stopped for {wanted:?}\n{said}"),
+        },
+        Attacker::SucceedsOrIsStopped(_) => unreachable!("resolved above"),
+        Attacker::EndsAs(wanted) => assert_eq!(run.end("attacker"), &wanted, "{said}"),
+        Attacker::GoesOn => assert_eq!(run.end("attacker"), &End::RunOver, "{said}"),
+    }
+    run
+}
+
+/// As [`attack`], whatever becomes of the attacker.
+fn run_beside_victim(cores: u16, arguments: &[&str], rounds: u32) -> Finished {
     let arguments: Vec<String> = arguments.iter().map(|argument| format!("{argument:?}")).collect();
     let text = format!(
         r#"
@@ -63,28 +91,6 @@ fn attack(cores: u16, arguments: &[&str], rounds: u32, attacker: Attacker) -> Fi
     );
     let run = run(&text, &Change::none());
     check(&run);
-    let said = run.app("attacker").lines.join("\n");
-    let attacker = match (attacker, run.end("attacker")) {
-        (Attacker::SucceedsOrIsStopped(reason), End::Fault { .. }) => Attacker::IsStopped(reason),
-        (Attacker::SucceedsOrIsStopped(_), _) => Attacker::Succeeds,
-        (attacker, _) => attacker,
-    };
-    match attacker {
-        Attacker::Succeeds => {
-            assert_eq!(run.end("attacker"), &End::Exit { status: 0 }, "{said}");
-            assert!(said.contains(" 0 wrong"), "{said}");
-        }
-        Attacker::IsStopped(wanted) => match run.end("attacker") {
-            End::Fault { reason, registers, .. } => {
-                assert_eq!(*reason, wanted as u8, "{said}");
-                assert!(!registers.is_empty(), "a stopped VM is reported with its registers");
-            }
-            end => panic!("the attacker ended with {end:?}, not stopped for {wanted:?}\n{said}"),
-        },
-        Attacker::SucceedsOrIsStopped(_) => unreachable!("resolved above"),
-        Attacker::EndsAs(wanted) => assert_eq!(run.end("attacker"), &wanted, "{said}"),
-        Attacker::GoesOn => assert_eq!(run.end("attacker"), &End::RunOver, "{said}"),
-    }
     run
 }
 
@@ -288,49 +294,16 @@ fn hostile_scenario_that_is_shipped_ends_well() {
 /// else's does. (That the victim's report arrives whole is part of every test here.)
 #[test]
 fn hostile_console_ring() {
-    let run = run_ring("console-ring");
+    let run = run_beside_victim(2, &["console-ring", "1000"], 400);
     assert_eq!(run.end("attacker"), &End::Exit { status: 0 });
 }
 
 /// As above, under the market server.
 #[test]
 fn hostile_market_ring() {
-    let run = run_ring("market-ring");
+    let run = run_beside_victim(2, &["market-ring", "1000"], 400);
     let end = run.end("attacker");
     assert!(matches!(end, End::RunOver | End::Killed), "{end:?}");
-}
-
-fn run_ring(attack: &str) -> Finished {
-    let (cores, core) = (2, 1);
-    let text = format!(
-        r#"
-        title = "{attack} and its victim"
-        limit = "20 s"
-        [machine]
-        cores = {cores}
-        memory = "128 MiB"
-        [operator]
-        common_pool_percent = 0
-        [[app]]
-        name = "victim"
-        args = ["400", "{cores}"]
-        budget = 1
-        core = {core}
-        base_cpu = 30
-        base_pages = 64
-        [[app]]
-        name = "attacker"
-        image = "hostile"
-        args = ["{attack}", "1000"]
-        budget = 1
-        core = {core}
-        base_cpu = 30
-        awaited = false
-        "#
-    );
-    let run = run(&text, &Change::none());
-    check(&run);
-    run
 }
 
 /// An attack by a virtual function beside a victim, two tenants that exchange frames through functions of the
