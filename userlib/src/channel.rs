@@ -12,6 +12,7 @@ use proto::start::RING_STRIDE;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::cap::{Cap, Channel, Fault, own};
+use crate::clock;
 use crate::events;
 use crate::ring::{Consumer, Producer, RingError, Wake};
 use crate::shared::SharedMemory;
@@ -213,7 +214,7 @@ impl Endpoint {
             if sleeps? {
                 let taken = events::wait(events, deadline);
                 self.out.awake();
-                if taken.map_err(|_| ChannelError::PeerGone)? == 0 && deadline != 0 {
+                if taken.map_err(|_| ChannelError::PeerGone)? == 0 && is_over(deadline) {
                     return Err(ChannelError::Full);
                 }
             }
@@ -233,7 +234,7 @@ impl Endpoint {
             }
             let taken = events::wait(events, deadline);
             self.out.awake();
-            if taken.map_err(|_| ChannelError::PeerGone)? == 0 && deadline != 0 {
+            if taken.map_err(|_| ChannelError::PeerGone)? == 0 && is_over(deadline) {
                 return Err(ChannelError::Full);
             }
         }
@@ -264,6 +265,12 @@ impl Endpoint {
     fn check_pages(&self) -> Result<(), ChannelError> {
         if LOST.load(Ordering::Acquire) & self.pages != 0 { Err(ChannelError::PeerGone) } else { Ok(()) }
     }
+}
+
+/// True if the TSC has reached a deadline (0: none). Who waits is woken for nothing, too: by the market, and, if it has an
+/// interrupt route, by every NMI of its core.
+fn is_over(deadline: u64) -> bool {
+    deadline != 0 && clock::now() >= deadline
 }
 
 #[cfg(test)]
