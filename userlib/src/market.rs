@@ -26,6 +26,7 @@ pub use market_mechanism::types::{Credits, Curve, Price, Quantity, RoundNo, Segm
 pub use proto::market::{
     Answer, Explanation, FromMarket, Movement, Reason, Refusal, Request, RequestBody, StatementLine,
 };
+pub use proto::nic::UNIT_BITS_PER_S as BANDWIDTH_UNIT;
 use proto::nic::VF_MESSAGES;
 use proto::start::NIC_SLOT;
 pub use statement::Statement;

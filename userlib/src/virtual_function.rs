@@ -17,7 +17,7 @@ use alloc::format;
 
 use device::Clock as _;
 pub use igbvf::function::MOST_INTERRUPT_DELAY_US;
-use igbvf::function::VECTORS;
+use igbvf::function::{Counters, VECTORS};
 use igbvf::moderation::{Mode, Moderation};
 use igbvf::{Event, Function, MacAddress};
 use proto::nic::BASE_PAGES;
@@ -189,6 +189,12 @@ impl VirtualFunction {
     #[must_use]
     pub fn link_is_up(&self) -> bool {
         self.function.link_is_up()
+    }
+
+    /// What the device has counted of it. It begins anew after a reset, and with another function.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.function.counters()
     }
 
     /// Lets one of its messages come whenever there is cause, as it does not after a reset.

@@ -11,7 +11,7 @@ use proto::host::End;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStderr, Stdio};
 
 /// A scenario that is wrong is refused before anything is built or booted, with the line and the reason.

@@ -38,6 +38,9 @@ pub struct Network {
     /// Interrupts that the stack was told of.
     interrupts: u64,
     stack: Stack<MappedRegisters, MappedMemory, MappedBuffer, DESCRIPTORS>,
+    /// Bytes that have left by all functions, and what the present one's counter said then.
+    sent_bytes: u64,
+    sent_octets: u32,
 }
 
 impl Network {
@@ -69,8 +72,9 @@ impl Network {
         stack.port().set_send_batch(driving.send_batch);
         function.set_interrupt_delay_us(RECEIVED, driving.interrupt_delay_us);
         function.let_interrupt(MAILBOX);
+        let sent_octets = function.counters().sent_octets;
         let (function, use_ends, interrupts) = (Some(function), app.vf_use_ends(), usage::device_interrupts());
-        Ok(Network { function, use_ends, clock, driving, rest, interrupts, stack })
+        Ok(Network { function, use_ends, clock, driving, rest, interrupts, stack, sent_bytes: 0, sent_octets })
     }
 
     /// How the function is driven.
@@ -115,6 +119,16 @@ impl Network {
     fn function(&mut self) -> Option<&VirtualFunction> {
         self.let_go();
         self.function.as_ref()
+    }
+
+    /// Bytes that have left since the start, by the device's own count, which may lose what was sent just before a reset or
+    /// the end of a function. To be asked for again before 4 GiB more have left.
+    pub fn sent_bytes(&mut self) -> u64 {
+        if let Some(octets) = self.function().map(|function| function.counters().sent_octets) {
+            self.sent_bytes += u64::from(octets.wrapping_sub(self.sent_octets));
+            self.sent_octets = octets;
+        }
+        self.sent_bytes
     }
 
     /// The time that the stack goes by, in nanoseconds since some moment.
@@ -285,6 +299,7 @@ impl Network {
         self.stack.set_mac(function.mac());
         self.stack.set_mode(self.driving.mode);
         function.set_interrupt_delay_us(RECEIVED, self.driving.interrupt_delay_us);
+        self.sent_octets = function.counters().sent_octets;
         function.let_interrupt(MAILBOX);
         Ok(())
     }

@@ -8,6 +8,7 @@
 //! that was lost. When its function was reset it sets it up again, and connections go on; when the queues of its namespace
 //! are gone, what was there is missed, and new ones are used. If its base has no function it buys one, at what all its hits
 //! are worth; when that is lost by price items stay, and with the next function clients and their connections are back.
+//! Bandwidth it buys as far as it sends more than its base lets through, at what the hits are worth whose answers it carries.
 //!
 //! Arguments:
 //! - `address=A.B.C.D/BITS`, `gateway=A.B.C.D`: its address; without, it asks for one by DHCP;
@@ -21,7 +22,8 @@
 //! - `items=N`: pages of its base for items (32), which it has whatever pages cost;
 //! - `pages=N`: pages that it buys at most (as many as its heap has room for tables of);
 //! - `cold=N`: pages of its namespace that it uses at most (as many as its heap has room for a table of);
-//! - `hits=N`: hits a second that a function is bought for before there are more (1,000), if the base has none;
+//! - `hits=N`: hits a second that a function is bought for before there are more (1,000), if the base has none, and likewise
+//!   the first unit of bandwidth;
 //! - `epoch=SECONDS`: the time at which the machine was started, since 1970 (the start of 2026);
 //! - `for=MILLISECONDS`: when it ends; without, it serves until the run is over.
 #![no_std]

@@ -1,12 +1,15 @@
 //! What pages are worth: hits by size, as the store estimates them, less what the own base has anyway; what a hit in
-//! memory is worth more than one that is read from the namespace; and what a virtual function is worth: all hits.
+//! memory is worth more than one that is read from the namespace; and what a virtual function and its bandwidth are worth: the
+//! hits that clients get by them.
 
 use alloc::vec::Vec;
 
-use userlib::market::{HitPoint, Price, Quantity};
+use userlib::market::{FixedBid, HitPoint, Price, Quantity};
 
 /// The part of a new rate that counts at once: 1 of so many.
 const SMOOTHING: u64 = 4;
+/// Bandwidth that is wanted, by what is sent in the mean.
+const BURSTS: u64 = 3;
 /// Rates are kept in so many parts of one.
 const PARTS: u64 = 256;
 
@@ -65,6 +68,50 @@ pub fn device(hits: Rate, parts: u64, least: u64, per_hit: Price) -> Price {
     Price(per_hit.0.saturating_mul(hits)).min(Price::LIMIT)
 }
 
+/// What was sent: in the last interval, and in those before it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sending {
+    mean: Rate,
+    last: u64,
+    total: u64,
+}
+
+impl Sending {
+    /// Takes note of how many bytes have been sent since the start.
+    pub fn note(&mut self, total: u64) {
+        self.last = total.saturating_sub(self.total);
+        self.total = total;
+        self.mean.note(self.last);
+    }
+
+    /// What to bid for bandwidth, of which there are units `held` and, as long as the application lives, those of its `base`.
+    /// A unit lets `counted` bytes through in the interval that bytes and hits are counted in, and `sold` in the one that it
+    /// is sold for. Answers come in bursts, and who waits for one asks for nothing meanwhile; so there is to be
+    /// [`BURSTS`] times as much as is sent. A unit is worth the hits whose answers it carries, as all are of the same
+    /// kind; who has none at all bids for one, at `least` hits.
+    pub fn bid(
+        self,
+        hits: Rate,
+        (counted, sold): (u64, u64),
+        (base, held): (u32, u32),
+        least: u64,
+        per_hit: Price,
+    ) -> FixedBid {
+        let used = self.last.max(self.mean.per_interval()).div_ceil(counted.max(1));
+        let has_none = base == 0 && held == 0;
+        let wanted = used.saturating_mul(BURSTS).max(has_none.into());
+        let bytes = self.mean.per_interval().max(1);
+        let carried = u128::from(hits.per_interval()) * u128::from(sold) / u128::from(bytes);
+        let carried = if has_none { carried.max(least.into()) } else { carried };
+        let value = u128::from(per_hit.0).saturating_mul(carried);
+        FixedBid {
+            units: Quantity(wanted.saturating_sub(base.into()).try_into().unwrap_or(u32::MAX)),
+            value: u64::try_from(value).map_or(Price::LIMIT, Price).min(Price::LIMIT),
+            keep: Price::ZERO,
+        }
+    }
+}
+
 /// Hits at so many pages, on the line from one point to a larger one; beyond its ends, as at the nearer one.
 fn between(from: (u32, u64), to: (u32, u64), pages: u32) -> u64 {
     let run = u128::from(to.0.saturating_sub(from.0).max(1));
@@ -116,6 +163,34 @@ mod tests {
         (0..80).for_each(|_| rate.note(1_000));
         assert!((Price(29_900)..=Price(30_000)).contains(&device(rate, 10, 500, Price(3))));
         assert_eq!(device(rate, u64::MAX, 500, Price(3)), Price::LIMIT);
+    }
+
+    /// A unit is 100 bytes in an interval; there is one hit for every 50 bytes.
+    #[test]
+    fn bandwidth_is_worth_the_hits_that_it_carries() {
+        let after = |each: &[u64], has: (u32, u32)| {
+            let (mut sending, mut hits, mut total) = (Sending::default(), Rate::default(), 0);
+            for bytes in each {
+                total += bytes;
+                sending.note(total);
+                hits.note(bytes / 50);
+            }
+            let bid = sending.bid(hits, (100, 200), has, 7, Price(3));
+            (bid.units.0, bid.value.0)
+        };
+        let steady = |bytes| [bytes; 100];
+        // Four hits a unit; what is lost by rounding of means is less than one.
+        let (units, value) = after(&steady(1_000), (0, 100));
+        assert!(units == 30 && (6..=12).contains(&value), "{units} at {value}");
+        assert_eq!(after(&steady(1_000), (4, 100)).0, 26);
+        assert_eq!(after(&steady(1_000), (30, 0)).0, 0, "the base is enough");
+        assert_eq!(after(&[1, 1, 1, 890], (10, 0)).0, 17, "what it sends now counts, too");
+        // Who has nothing gets the first unit at what it is told, and who sends nothing wants nothing.
+        assert_eq!(after(&[], (0, 0)), (1, 7 * 3));
+        assert_eq!(after(&steady(0), (3, 0)), (0, 0));
+        let huge = Sending { last: u64::MAX, total: u64::MAX, mean: Rate::default() };
+        assert_eq!(huge.bid(Rate::default(), (1, u64::MAX), (0, u32::MAX), 1, Price(1)).units, Quantity(u32::MAX));
+        assert_eq!(huge.bid(Rate::default(), (0, 0), (0, 0), u64::MAX, Price(u64::MAX)).value, Price::LIMIT);
     }
 
     #[test]

@@ -8,13 +8,13 @@ use alloc::vec::Vec;
 use app_net::{Network, Next};
 use kv_server::kv_engine::{PAGE_BYTES, Retrievals, Store, Time};
 use kv_server::{Server, Settings};
-use userlib::market::{Event, FixedBid, MarginalHit, Price, Quantity};
+use userlib::market::{BANDWIDTH_UNIT, Event, FixedBid, MarginalHit, Price, Quantity};
 use userlib::storage::{Storage, StorageFunction};
 use userlib::{App, Error, Start, clock, console, events, println};
 
 use crate::memory::{COLD_TABLE_BYTES_PER_PAGE, Items, Memory, TABLE_BYTES_PER_PAGE};
 use crate::pages::MappedPages;
-use crate::policy::{self, Rate};
+use crate::policy::{self, Rate, Sending};
 use crate::shelf::Shelf;
 
 /// Pages of the base for items, if it is not told.
@@ -63,6 +63,8 @@ struct Kv {
     hits: Rate,
     accesses: Rate,
     reads: Rate,
+    /// Bytes that leave by the function.
+    sending: Sending,
     /// The namespace, while its queues are gone.
     lost: Option<Storage>,
     /// What there is for a namespace before the first one was bought.
@@ -96,7 +98,7 @@ pub fn run(app: &mut App) -> Result<(), Error> {
             kv.take(app, event)?;
         }
         kv.give_up(app)?;
-        kv.bid(app, time(network.now_ns()), network.link_is_up())?;
+        kv.bid(app, time(network.now_ns()), &mut network)?;
         let next = network.poll();
         let now_ns = network.now_ns();
         let is_idle = matches!(next, Next::Sleep(_)) && !goes_on;
@@ -174,6 +176,7 @@ impl Kv {
             hits: Rate::default(),
             accesses: Rate::default(),
             reads: Rate::default(),
+            sending: Sending::default(),
             lost: None,
             unused,
             cold_pages,
@@ -229,14 +232,15 @@ impl Kv {
         Ok(())
     }
 
-    /// Once per interval of the page good: bids for pages and for a function at what their hits are worth, and tells how many
-    /// hits there were. While there is no function, pages and function are worth what they were: clients will be back.
-    fn bid(&mut self, app: &mut App, now: Time, is_reached: bool) -> Result<(), Error> {
+    /// Once per interval of the page good: bids for pages, for a function and for its bandwidth at what their hits are worth,
+    /// and tells how many hits there were. While there is no function, all are worth what they were: clients will be back.
+    fn bid(&mut self, app: &mut App, now: Time, network: &mut Network) -> Result<(), Error> {
         let tsc = clock::now();
         if tsc < self.next_bid {
             return Ok(());
         }
         self.next_bid = tsc + app.interval_ticks(app.page_good());
+        let is_reached = network.link_is_up();
         let (own, most) = (self.own_pages, self.most_pages);
         let items = self.server.store();
         let Retrievals { hits, misses, cold_reads: reads } = items.retrievals();
@@ -251,6 +255,7 @@ impl Kv {
             if items.cold_mut().is_open() {
                 self.reads.note(new_reads);
             }
+            self.sending.note(network.sent_bytes());
         }
         items.crawl(now, CRAWLED);
         let points = policy::points(items.hits_by_pages(self.accesses.per_interval()), own, most);
@@ -268,9 +273,23 @@ impl Kv {
         app.market().bid_by(page, &MarginalHit { points: &points, per_hit, refill: per_hit })?;
         bid_for_function(app, self.hits)?;
         bid_for_namespace(app, self.reads)?;
+        self.bid_for_bandwidth(app)?;
         app.work_done(hits, 0);
         console::hits(hits, accesses);
         Ok(())
+    }
+
+    /// Bids for bandwidth at what the hits are worth that it carries.
+    fn bid_for_bandwidth(&self, app: &mut App) -> Result<(), Error> {
+        let Some(good) = app.bandwidth_good() else { return Ok(()) };
+        let (hz, sold) = (app.clock().hz().max(1), app.interval_ticks(good));
+        let bytes = |ticks: u64| (u128::from(ticks) * u128::from(BANDWIDTH_UNIT / 8) / u128::from(hz)) as u64;
+        let unit = (bytes(app.interval_ticks(app.page_good())), bytes(sold));
+        let least = app.number("hits", LEAST_HITS).saturating_mul(sold) / hz;
+        let lease = app.market().holding(good).lease;
+        let has = (lease.base.0, lease.running.0);
+        let bid = self.sending.bid(self.hits, unit, has, least, app.value_of_work());
+        Ok(app.market().bid_by(good, &bid)?)
     }
 
     /// Moves values to the namespace, so that pages are free for what comes and for who is to get them, and back from there.
