@@ -248,23 +248,24 @@ impl<B: Bus> Vtd<B> {
             return Err(Failure::OutOfRange);
         }
         let at = self.tables.interrupts.plus(u64::from(entry) * ENTRY);
-        let mut done = self.alive()?;
+        let done = self.alive()?;
         let before = [self.bus.word(at), self.bus.word(at.plus(8))];
-        if let Some([low, high]) = delivery.map(interrupt_entry)
-            && low & before[0] & PRESENT != 0
-            && high == before[1]
-        {
-            // Of the same source: one store, so that a message meets the entry as it was or as it is, and none is lost.
+        let [low, high] = delivery.map_or([0; 2], interrupt_entry);
+        if before[0] & PRESENT != 0 && (low & PRESENT == 0 || high == before[1]) {
+            // Of the same source, or absent from now on: one store, so that a message meets the entry as it was or as it is. None
+            // is lost, and none is recorded as a fault on the way to an entry whose faults are not.
             self.bus.set_word(at, low);
             self.write_back(at, ENTRY);
             return self.forget(Forget::Interrupt(entry));
         }
         if before[0] & PRESENT != 0 {
             self.block(at);
-            done = self.forget(Forget::Interrupt(entry))?;
+            let _ = self.forget(Forget::Interrupt(entry))?;
         }
-        let Some(delivery) = delivery else { return Ok(done) };
-        self.set(at, interrupt_entry(delivery));
+        if delivery.is_none() {
+            return Ok(done);
+        }
+        self.set(at, [low, high]);
         // Also where the entry was absent: a unit may have cached that, and an emulator keeps copies in the interrupt
         // controllers, which it brings up to date here.
         self.forget(Forget::Interrupt(entry))

@@ -174,6 +174,31 @@ fn an_interrupt_counts_only_from_its_source() {
     assert_eq!(vtd.set_interrupt(INTERRUPTS, None), Err(Failure::OutOfRange));
 }
 
+/// A function raises its messages while its route is opened, parked and masked: that is no fault, at no moment.
+#[test]
+fn an_entry_that_is_to_raise_nothing_records_no_fault_on_the_way() {
+    const ENTRY_NUMBER: u16 = 9;
+    let mut seen = [false; 2];
+    for seed in 0..200 {
+        let (fake, mut vtd) = on(&[(CAP, ECAP)], seed);
+        let mut set = |signal| {
+            let _ = vtd.set_interrupt(ENTRY_NUMBER, Some(Delivery { apic_id: 1, signal, source: FUNCTION })).unwrap();
+        };
+        set(Signal::Nothing);
+        fake.with(0, |unit| unit.interrupts_seen.clear());
+        for signal in [Signal::Vector(0x40), Signal::Nothing, Signal::Nmi].into_iter().cycle().take(30) {
+            set(signal);
+        }
+        fake.with(0, |unit| {
+            for (_, [low, _]) in unit.interrupts_seen.iter().filter(|seen| seen.0 == ENTRY_NUMBER) {
+                assert!(low & 3 != 0, "neither present nor unrecorded: {low:#x}");
+                seen[usize::from(low & 1 != 0)] = true;
+            }
+        });
+    }
+    assert_eq!(seen, [true; 2], "it was met as both");
+}
+
 #[test]
 fn ranges_are_flushed_whole_by_pages_where_units_can_and_by_domain_where_not() {
     for cap in [CAP, CAP & !(1 << 39), CAP & !(0x3f << 48) | 1 << 48] {
