@@ -1,5 +1,6 @@
 //! A client of memcached's text protocol, for tests that look at every answer.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
@@ -44,6 +45,20 @@ impl Client {
     pub fn get(&mut self, key: &str) -> Option<Vec<u8>> {
         self.say(format!("get {key}\r\n").as_bytes());
         self.value(key)
+    }
+
+    /// The numbers among the general statistics, by their names.
+    pub fn statistics(&mut self) -> BTreeMap<String, u64> {
+        self.say(b"stats\r\n");
+        let mut found = BTreeMap::new();
+        loop {
+            let line = self.line();
+            let words: Vec<&str> = line.split_whitespace().collect();
+            match words[..] {
+                ["STAT", name, value] => drop(value.parse().map(|value| found.insert(name.to_string(), value))),
+                _ => return found,
+            }
+        }
     }
 
     /// The answer to a `get` of this key alone.

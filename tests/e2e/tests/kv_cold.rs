@@ -110,19 +110,6 @@ fn ask_all(clients: &mut [Client], step: u64) -> u64 {
     found
 }
 
-fn statistics(client: &mut Client) -> BTreeMap<String, u64> {
-    client.say(b"stats\r\n");
-    let mut found = BTreeMap::new();
-    loop {
-        let line = client.line();
-        let words: Vec<&str> = line.split_whitespace().collect();
-        match words[..] {
-            ["STAT", name, value] => drop(value.parse().map(|value| found.insert(name.to_string(), value))),
-            _ => return found,
-        }
-    }
-}
-
 /// Waits until the pages that `kv` holds beyond its base satisfy this.
 fn wait_pages(machine: &mut Machine, what: &str, wanted: impl Fn(u32) -> bool) {
     let is_so = |record: &Record| matches!(record, Record::Round { good: 0, holdings, .. } if wanted(holdings[KV]));
@@ -158,13 +145,13 @@ fn ask_until(machine: &mut Machine, clients: &mut [Client], lines: &[&str]) {
 
 /// Everything is stored anew, and is read from the namespace again.
 fn expect_as_before(machine: &mut Machine, clients: &mut [Client]) {
-    let before = statistics(&mut clients[0])["cold_reads"];
+    let before = clients[0].statistics()["cold_reads"];
     store_all(&mut clients[0]);
     // While there was no namespace, pages were worth more to it: it may have some for another moment.
     let is_as_before = (0..10).any(|_| {
         wait_pages(machine, "pages are lost again", |pages| pages == 0);
         assert_eq!(ask_all(clients, 11), KEYS, "it goes on as before");
-        statistics(&mut clients[0])["cold_reads"] > before
+        clients[0].statistics()["cold_reads"] > before
     });
     assert!(is_as_before, "nothing is read from the new namespace");
 }
@@ -178,11 +165,11 @@ fn values_of_pages_that_are_taken_are_on_the_namespace_and_what_is_lost_with_it_
     store_all(&mut clients[0]);
     assert_eq!(ask_all(&mut clients, 7), KEYS, "what does not fit is on the namespace");
     make_memory_dear(&mut machine);
-    let before = statistics(&mut clients[0]);
+    let before = clients[0].statistics();
     for step in [7, 11] {
         assert_eq!(ask_all(&mut clients, step), KEYS, "nothing is missed");
     }
-    let after = statistics(&mut clients[0]);
+    let after = clients[0].statistics();
     let of = |name: &str| after[name];
     assert!(of("cold_reads") > before["cold_reads"] + KEYS, "most have to be read");
     assert_eq!([of("get_misses"), of("evictions"), of("items_lost"), of("cold_failures")], [0; 4]);
@@ -209,7 +196,7 @@ fn what_is_asked_for_while_the_namespace_is_revoked_is_right_or_missed_and_the_n
     let work = machine.state().apps[BENCH].done;
     machine.send(&Command::RevokeStorage { app: KV as u16 }).expect("sent");
     ask_until(&mut machine, &mut clients, &["the namespace of kv is taken", "[kv] there are new queues"]);
-    let of = statistics(&mut clients[0]);
+    let of = clients[0].statistics();
     assert!(of["cold_failures"] > 0 || of["get_misses"] > 0, "{of:?}");
     expect_as_before(&mut machine, &mut clients);
     let run = machine.stop();

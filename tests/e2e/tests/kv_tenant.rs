@@ -258,3 +258,68 @@ fn a_client_in_python_and_values_of_a_mebibyte_are_served() {
     assert_eq!(client.ask(b"set k 0 0 1048577\r\n"), "SERVER_ERROR object too large for cache\r\n");
     machine.stop();
 }
+
+/// Requests of one client, each of which is answered before the next one is sent, and rounds of bids between the two halves of
+/// them.
+const REQUESTS: u64 = 400;
+const ROUNDS: usize = 5;
+
+/// What it costs a tenant with half a core to serve so many requests, by what it does while it has nothing to do: own exits,
+/// preemptions, interrupts of its function.
+fn cost_of_serving(rest: &str) -> [u64; 3] {
+    let scenario = ALONE.replace("\"pages=0\"", &format!("\"pages=0\", \"rest={rest}\""));
+    let (mut machine, port) = start(&scenario);
+    let mut client = Client::connect(port);
+    let names = ["own_exits", "preemptions", "device_interrupts", "cmd_get", "cmd_set"];
+    let counts = |client: &mut Client| {
+        let statistics = client.statistics();
+        names.map(|name| statistics[name])
+    };
+    let before = counts(&mut client);
+    for half in 0..2 {
+        for key in 0..REQUESTS / 4 {
+            let line = format!("set key{key} 0 0 {VALUE_BYTES}\r\n");
+            client.say(&[line.as_bytes(), &value(key + half), b"\r\n"].concat());
+            assert_eq!(client.line(), "STORED\r\n");
+            assert!(client.get(&format!("key{key}")) == Some(value(key + half)));
+        }
+        for _ in 0..ROUNDS {
+            machine.wait_record(|record| matches!(record, Record::Hits { app: 0, .. })).expect("it reports");
+        }
+    }
+    let after = counts(&mut client);
+    let [exits, preemptions, interrupts, gets, sets] = core::array::from_fn(|at| after[at] - before[at]);
+    assert_eq!((gets, sets), (REQUESTS / 2, REQUESTS / 2));
+    println!("rest={rest}: {exits} own exits, {preemptions} preemptions, {interrupts} interrupts, {REQUESTS} requests");
+    machine.stop();
+    [exits, preemptions, interrupts]
+}
+
+#[test]
+fn a_tenant_that_halts_serves_requests_and_reports_without_one_exit_of_its_own() {
+    let [exits, preemptions, interrupts] = cost_of_serving("halt");
+    assert_eq!(exits, 0);
+    assert!(preemptions > 0, "its share of the core is a half, so that the core is taken from it");
+    assert!(interrupts > REQUESTS / 2, "it is told of what comes by its function: {interrupts}");
+    // What is counted is there to be counted: who gives its core up has an exit each time.
+    let [exits, ..] = cost_of_serving("wait");
+    assert!(exits > REQUESTS / 2, "{exits}");
+}
+
+/// What an application has chosen stays so when its function is reset.
+#[test]
+fn a_tenant_that_polls_is_not_interrupted_nor_is_it_after_a_reset() {
+    let (mut machine, port) = start(&ALONE.replace("\"pages=0\"", "\"pages=0\", \"mode=poll\""));
+    let mut client = Client::connect(port);
+    let mut serves = |text: &str| {
+        client.say(format!("set key 0 0 {}\r\n{text}\r\n", text.len()).as_bytes());
+        assert_eq!(client.line(), "STORED\r\n");
+        assert!(client.get("key") == Some(text.into()));
+        assert_eq!(client.statistics()["device_interrupts"], 0);
+    };
+    serves("before");
+    machine.send(&Command::CrashNic).expect("sent");
+    machine.wait_line("[kv] the function was reset and is up again").expect("it comes up again");
+    serves("afterwards");
+    machine.stop();
+}

@@ -6,11 +6,11 @@
 use alloc::vec::Vec;
 
 use app_net::{Network, Next};
-use kv_server::kv_engine::{PAGE_BYTES, Retrievals, Store, Time};
+use kv_server::kv_engine::{PAGE_BYTES, Retrievals, Store, Time, Usage};
 use kv_server::{Server, Settings};
 use userlib::market::{BANDWIDTH_UNIT, Event, FixedBid, MarginalHit, Price, Quantity};
 use userlib::storage::{Storage, StorageFunction};
-use userlib::{App, Error, Start, clock, console, events, println};
+use userlib::{App, Error, Start, clock, console, events, println, usage};
 
 use crate::memory::{COLD_TABLE_BYTES_PER_PAGE, Items, Memory, TABLE_BYTES_PER_PAGE};
 use crate::pages::MappedPages;
@@ -158,6 +158,7 @@ impl Kv {
         }
         let mut items: Items<_> = Store::new(MappedPages::default(), shelf, &key(), time(network.now_ns()));
         Memory::base(&mut items, app.market().pager(), own_pages)?;
+        items.set_usage(cost);
         let settings = Settings {
             most_clients: clients as usize,
             most_opening: (clients as usize).div_ceil(OPENING_PART),
@@ -357,6 +358,12 @@ fn worth_of(app: &App, good: u16, hits: Rate, least: u64) -> Price {
     let parts = interval / app.interval_ticks(app.page_good()).max(1);
     let least = least.saturating_mul(interval) / app.clock().hz().max(1);
     policy::device(hits, parts, least, app.value_of_work())
+}
+
+/// What the VM has cost so far.
+fn cost() -> Usage {
+    let exits = usage::exits();
+    Usage { own_exits: exits.own, preemptions: exits.preemptions, device_interrupts: usage::device_interrupts() }
 }
 
 /// Bids for a virtual function at what its hits are worth, unless the base has one.

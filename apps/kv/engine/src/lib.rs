@@ -47,7 +47,7 @@ pub use connection::{Connection, Next, Progress};
 pub use output::{LEAST_ROOM, Output};
 pub use pages::{HeapPages, PAGE_BYTES, PageNumber, Pages};
 pub use service::{Ends, Service};
-pub use stats::{ClassCounters, Counters, Retrievals};
+pub use stats::{ClassCounters, Counters, Retrievals, Usage};
 pub use store::{Given, MOST_KEY_BYTES, MOST_VALUE_BYTES, Store};
 pub use time::Time;
 

@@ -41,8 +41,8 @@ pub(crate) fn write<P: Pages, C: Cold>(
             return false;
         }
         let next = match group {
-            Group::General => named(*line, &general::all(store), output),
-            Group::Settings => named(*line, &settings::all(store), output),
+            Group::General => named(*line, general::all(store).into_iter().chain(general::of_vm(store)), output),
+            Group::Settings => named(*line, settings::all(store), output),
             Group::Items => classes::items(*line, store, output),
             Group::Slabs => classes::slabs(*line, store, output),
             Group::Sizes => sizes(*line, store, output),
@@ -93,15 +93,19 @@ fn numbered(prefix: &[u8], number: usize, name: &[u8], value: Value, output: &mu
 
 /// As all that follow: writes the line with this number, if it tells anything, and returns the number of the one behind it;
 /// `None` if there is none.
-fn named(line: usize, list: &[(&'static str, Value)], output: &mut impl Output) -> Option<usize> {
-    let (name, value) = list.get(line)?;
-    stat(output, &[name.as_bytes()], *value);
+fn named(
+    line: usize,
+    list: impl IntoIterator<Item = (&'static str, Value)>,
+    output: &mut impl Output,
+) -> Option<usize> {
+    let (name, value) = list.into_iter().nth(line)?;
+    stat(output, &[name.as_bytes()], value);
     Some(line + 1)
 }
 
 fn sizes<P: Pages, C: Cold>(line: usize, store: &Store<P, C>, output: &mut impl Output) -> Option<usize> {
     if !store.sizes.is_on() {
-        return named(line, &[("sizes_status", Value::Text("disabled"))], output);
+        return named(line, [("sizes_status", Value::Text("disabled"))], output);
     }
     let (row, bytes, count) = store.sizes.from(line)?;
     let mut buffer = [0; MOST_DIGITS];

@@ -1,5 +1,16 @@
 //! What is counted. The names are those that `stats` tells, and mean what memcached's doc/protocol.txt says.
 
+/// What the VM of a server has cost since its start, as whoever runs it counts that.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Exits that it caused itself.
+    pub own_exits: u64,
+    /// Exits by which its core was taken from it.
+    pub preemptions: u64,
+    /// Interrupts of its devices that it has taken.
+    pub device_interrupts: u64,
+}
+
 /// Counters of a store since its start or the last `stats reset`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[expect(missing_docs, reason = "protocol.txt, \"General-purpose statistics\", says what each is")]

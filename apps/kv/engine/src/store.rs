@@ -30,7 +30,7 @@ use crate::pages::{PAGE_BYTES, Pages};
 use crate::prefixes::Prefixes;
 use crate::service::{Clients, Service};
 use crate::sizes::Sizes;
-use crate::stats::{ClassCounters, Counters, Retrievals};
+use crate::stats::{ClassCounters, Counters, Retrievals, Usage};
 use crate::time::{Clock, Second, Time};
 
 /// Bytes of a key at most (protocol.txt, "Keys").
@@ -102,6 +102,8 @@ pub struct Store<P, C> {
     pub(crate) verbosity: u32,
     /// What `slabs automove` asked for. A page changes its class when an item needs it, whatever it is.
     pub(crate) automove: u32,
+    /// Tells what the VM has cost, if there is one.
+    pub(crate) usage: Option<fn() -> Usage>,
 }
 
 impl<P: Pages, C: Cold> Store<P, C> {
@@ -134,6 +136,7 @@ impl<P: Pages, C: Cold> Store<P, C> {
             connections: 0,
             verbosity: 0,
             automove: 0,
+            usage: None,
         }
     }
 
@@ -155,6 +158,11 @@ impl<P: Pages, C: Cold> Store<P, C> {
     /// What the server around the store tells of itself.
     pub fn service_mut(&mut self) -> &mut Service {
         &mut self.service
+    }
+
+    /// Has `stats` tell what the VM has cost, which it asks this for.
+    pub fn set_usage(&mut self, usage: fn() -> Usage) {
+        self.usage = Some(usage);
     }
 
     pub(crate) fn of_class(&mut self, class: Class) -> &mut ClassCounters {

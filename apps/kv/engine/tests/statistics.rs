@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use common::{HeapStore, START, feed, store};
-use kv_engine::{Connection, Ends, Retrievals, Time};
+use kv_engine::{Connection, Ends, Retrievals, Time, Usage};
 
 /// Groups, what asks for them, and where the name of a statistic stands in a word: behind how many colons.
 const GROUPS: [(&str, &str, usize); 5] = [
@@ -85,6 +85,38 @@ fn left_out(group: &str) -> BTreeSet<String> {
         names.split(", ").map(|name| name.trim_matches('`').to_owned()).collect::<Vec<_>>()
     });
     names.collect()
+}
+
+/// The names that `docs/kv.md` says `stats` tells besides.
+fn told_besides() -> BTreeSet<String> {
+    let text = file("../../../docs/kv.md");
+    let paragraph = text.lines().find_map(|line| line.strip_prefix("`stats` tells besides: ")).expect("a paragraph");
+    let names = paragraph.split('`').skip(1).step_by(2);
+    // What `stats reset` does is said there, too; names have no spaces.
+    names.filter(|name| !name.contains(' ')).map(str::to_owned).collect()
+}
+
+#[test]
+fn what_only_this_store_tells_is_told_behind_all_and_documented() {
+    let mut client = Client::new(64);
+    client.store.set_usage(|| Usage { own_exits: 1, preemptions: 20, device_interrupts: 300 });
+    let names = file("tests/names/general.txt");
+    let own: BTreeSet<String> = client
+        .stats("stats")
+        .into_keys()
+        .filter(|name| !names.lines().any(|of_memcached| of_memcached == name))
+        .collect();
+    assert_eq!(own, told_besides());
+}
+
+#[test]
+fn what_the_vm_has_cost_is_told_where_there_is_one_and_reset_leaves_it() {
+    let mut client = Client::new(64);
+    assert!(!client.ask("stats").contains("own_exits"));
+    client.store.set_usage(|| Usage { own_exits: 1, preemptions: 20, device_interrupts: 300 });
+    assert_eq!(client.ask("stats reset"), "RESET\r\n");
+    let told = "STAT own_exits 1\r\nSTAT preemptions 20\r\nSTAT device_interrupts 300\r\nEND\r\n";
+    assert!(client.ask("stats").ends_with(told));
 }
 
 #[test]

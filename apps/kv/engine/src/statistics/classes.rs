@@ -65,7 +65,7 @@ pub(super) fn slabs<P: Pages, C: Cold>(line: usize, store: &Store<P, C>, output:
         let used = (0..CLASSES as Class).filter(|class| store.chunks.count(*class).pages > 0).count();
         let malloced = (store.pages_lent() * PAGE_BYTES) as u64;
         let last = [("active_slabs", Value::Number(used as u64)), ("total_malloced", Value::Number(malloced))];
-        return named(line - CLASSES * LINES, &last, output).map(|_| line + 1);
+        return named(line - CLASSES * LINES, last, output).map(|_| line + 1);
     }
     let class = number as Class;
     let (count, c) = (store.chunks.count(class), &store.of_classes[number]);

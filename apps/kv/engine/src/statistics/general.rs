@@ -38,7 +38,7 @@ mod zero {
     pub const ACTIVE: Value = ZERO;
 }
 
-/// All of them.
+/// All of them but those of [`of_vm`].
 pub(super) fn all<P: Pages, C: Cold>(store: &Store<P, C>) -> [(&'static str, Value); 94] {
     let (c, t, s) = (&store.counters, &store.totals(), &store.service);
     let number = Value::Number;
@@ -139,4 +139,17 @@ pub(super) fn all<P: Pages, C: Cold>(store: &Store<P, C>) -> [(&'static str, Val
         ("cold_reads", number(c.cold_reads)),
         ("cold_failures", number(c.cold_failures)),
     ]
+}
+
+/// What the VM has cost, where there is one.
+pub(super) fn of_vm<P, C>(store: &Store<P, C>) -> impl Iterator<Item = (&'static str, Value)> + use<P, C> {
+    let lines = store.usage.map(|usage| {
+        let usage = usage();
+        [
+            ("own_exits", Value::Number(usage.own_exits)),
+            ("preemptions", Value::Number(usage.preemptions)),
+            ("device_interrupts", Value::Number(usage.device_interrupts)),
+        ]
+    });
+    lines.into_iter().flatten()
 }
