@@ -4,7 +4,6 @@
 use e2e::memcached::Client;
 use e2e::{Change, Machine};
 use proto::host::{Command, End, Record};
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
