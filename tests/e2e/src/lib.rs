@@ -33,6 +33,16 @@ pub mod program;
 pub mod rounds;
 pub mod station;
 
+/// Where clients of a machine's servers find them: ports that nobody else has, as machines that are started at the same time
+/// would choose the same ones.
+fn forwards(scenario: &Scenario) -> Result<Vec<network::Forward>> {
+    let mut forwards = network::forwards(scenario)?;
+    for forward in &mut forwards {
+        forward.port = std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
+    }
+    Ok(forwards)
+}
+
 /// Wall time after which a machine counts as hung.
 pub const TIMEOUT: Duration = Duration::from_secs(240);
 
@@ -262,7 +272,7 @@ impl Machine {
     /// # Errors
     /// As [`Machine::start`].
     pub fn start_serving(scenario: &Scenario) -> Result<(Machine, Vec<u16>)> {
-        let forwards = network::forwards(scenario)?;
+        let forwards = forwards(scenario)?;
         let machine = Machine::start_as(scenario, Acceleration::PacedClock, &forwards, |_| {})?;
         Ok((machine, forwards.iter().map(|forward| forward.port).collect()))
     }
@@ -272,7 +282,7 @@ impl Machine {
     /// # Errors
     /// As [`Machine::start`].
     pub fn start_serving_beside(scenario: &Scenario, station: &station::Station) -> Result<(Machine, Vec<u16>)> {
-        let forwards = network::forwards(scenario)?;
+        let forwards = forwards(scenario)?;
         // A hub joins the device's cable, the emulator's network and the station's.
         let mut devices = network::devices("hubport,id=n0,hubid=0");
         let others = [network::user(&forwards).replace("id=n0", "id=user"), station.netdev("station")];

@@ -279,7 +279,7 @@ fn hostile_unknown() {
     let lines = &run.app("attacker").lines;
     assert_eq!(lines[0], "hostile: unknown attack \"nosuch\"; there are:");
     let listed: Vec<&str> = lines[1..].iter().flat_map(|line| line["hostile: ".len()..].split(", ")).collect();
-    assert!(listed.contains(&"random") && listed.contains(&"spin") && listed.len() == 43, "{listed:?}");
+    assert!(listed.contains(&"random") && listed.contains(&"spin") && listed.len() == 44, "{listed:?}");
 }
 
 #[test]

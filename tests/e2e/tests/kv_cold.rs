@@ -121,8 +121,9 @@ fn make_memory_dear(machine: &mut Machine) {
     wait_pages(machine, "pages are lost", |pages| pages == 0);
 }
 
-/// Asks without a pause until the console has had these lines, and sees that something of what was there is missed.
-fn ask_until(machine: &mut Machine, clients: &mut [Client], lines: &[&str]) {
+/// Asks without a pause until the console has had these lines. Returns how many keys were found in each round: all answers are
+/// right, or misses.
+fn ask_until(machine: &mut Machine, clients: &mut [Client], lines: &[&str]) -> Vec<u64> {
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
         let asking = scope.spawn(|| {
@@ -137,9 +138,8 @@ fn ask_until(machine: &mut Machine, clients: &mut [Client], lines: &[&str]) {
         let seen: Vec<_> = lines.iter().map(|line| machine.wait_line(line)).collect();
         is_over.store(true, Ordering::Relaxed);
         seen.into_iter().for_each(|line| drop(line.expect("it goes as it should")));
-        let found = asking.join().expect("each answer is right, or a miss");
-        assert!(found.iter().any(|&found| found < KEYS), "what was there is gone: {found:?}");
-    });
+        asking.join().expect("each answer is right, or a miss")
+    })
 }
 
 /// Everything is stored anew, and is read from the namespace again.
@@ -194,7 +194,8 @@ fn what_is_asked_for_while_the_namespace_is_revoked_is_right_or_missed_and_the_n
     assert_eq!(ask_all(&mut clients, 7), KEYS, "what does not fit is on the namespace");
     let work = machine.state().apps[BENCH].done;
     machine.send(&Command::RevokeStorage { app: KV as u16 }).expect("sent");
-    ask_until(&mut machine, &mut clients, &["the namespace of kv is taken", "[kv] there are new queues"]);
+    let found = ask_until(&mut machine, &mut clients, &["the namespace of kv is taken", "[kv] there are new queues"]);
+    assert!(found.iter().any(|&found| found < KEYS), "what was there is gone: {found:?}");
     let of = clients[0].statistics();
     assert!(of["cold_failures"] > 0 || of["get_misses"] > 0, "{of:?}");
     expect_as_before(&mut machine, &mut clients);
@@ -217,6 +218,7 @@ fn a_namespace_that_is_bought_and_lost_by_price_and_bought_again() {
     make_memory_dear(&mut machine);
     assert_eq!(ask_all(&mut clients, 7), KEYS, "what does not fit is on the namespace");
     machine.send(&Command::Valuation { app: OTHER_KV, ppm: 1_000_000_000_000_000 }).expect("sent");
+    // What was read back into memory before the loss is found after it; what was not is missed.
     ask_until(&mut machine, &mut clients, &["the namespace of kv is taken", "[other] there are new queues"]);
     machine.send(&Command::Valuation { app: OTHER_KV, ppm: 1 }).expect("sent");
     machine.wait_line("[kv] there are new queues").expect("it buys one again");

