@@ -21,8 +21,11 @@ const DATAGRAM_PORT: u16 = 4000;
 const STREAM_PORT: u16 = 50_000;
 /// Bytes of the buffer for the stream.
 const BUFFER_BYTES: usize = 32 << 10;
-/// Microseconds after which a datagram counts as lost; between two that are sent before the peer is there.
-const LOST_US: u64 = 20_000;
+/// Microseconds between two that are sent before the peer is there.
+const AGAIN_US: u64 = 20_000;
+/// Microseconds after which a datagram counts as lost: many periods of CPU time, as whoever uses its budget up answers in the
+/// next one.
+const LOST_US: u64 = 1_000_000;
 /// Seconds after which the peer counts as gone.
 const PATIENCE_S: u64 = 3;
 
@@ -100,7 +103,7 @@ impl Asking {
     fn find(&mut self, app: &mut App, network: &mut Network) -> Result<(), Error> {
         let deadline = app.clock().in_us(1_000_000 * PATIENCE_S);
         while clock::now() < deadline {
-            let again = app.clock().in_us(LOST_US);
+            let again = app.clock().in_us(AGAIN_US);
             self.waiting.clear();
             while clock::now() < again {
                 let next = network.poll();

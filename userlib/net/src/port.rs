@@ -42,6 +42,15 @@ pub struct Drops {
     pub sent: u64,
 }
 
+/// What has become of the frames that were there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Answered {
+    /// Requests that were answered.
+    pub requests: usize,
+    /// The next frame is something else. If it is not, the stack must see none: what has come since may be a request.
+    pub is_for_stack: bool,
+}
+
 /// Rings of `N` descriptors each, a power of two from 8 to 4096, and buffers of [`BUFFER_BYTES`] at least.
 #[derive(Debug)]
 pub struct Port<R, M, B, const N: usize> {
@@ -139,29 +148,30 @@ impl<R: Registers + Clone, M: DmaMemory, B: DmaBuffer, const N: usize> Port<R, M
     }
 
     /// Answers requests to a service where they lie, so many at most, until something else has come, which is left for the
-    /// stack. Returns how many there were. The answers go out at [`Port::flush`].
+    /// stack. The answers go out at [`Port::flush`].
     pub(crate) fn answer(
         &mut self,
         service: &Service,
         most: usize,
         answer: &mut impl FnMut(&[u8], &mut [u8]) -> Option<usize>,
-    ) -> usize {
+    ) -> Answered {
         let Port { receiver, sender, .. } = self;
         for requests in 0..most {
+            let none_left = Answered { requests, is_for_stack: false };
             if !sender.can_send() || !receiver.next() {
-                return requests;
+                return none_left;
             }
-            let Some((buffer, bytes)) = &receiver.held else { return requests };
+            let Some((buffer, bytes)) = &receiver.held else { return none_left };
             let is_request = buffer.read(*bytes, |frame| {
                 let request = Request::parse(frame, service);
                 request.map(|request| sender.answer(&request, service, answer)).is_some()
             });
             if !is_request {
                 receiver.is_unseen = true;
-                return requests;
+                return Answered { requests, is_for_stack: true };
             }
         }
-        most
+        Answered { requests: most, is_for_stack: false }
     }
 
     /// Whether there is a next frame, and an answer to it could be sent.

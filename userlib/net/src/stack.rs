@@ -2,7 +2,7 @@
 
 use crate::datagram::Service;
 use crate::neighbours::{Heard, Neighbours, Own};
-use crate::port::{Port, STALLED_NS};
+use crate::port::{Answered, Port, STALLED_NS};
 use alloc::vec::Vec;
 use device::{DmaBuffer, DmaMemory, Registers};
 use igbvf::MacAddress;
@@ -13,6 +13,8 @@ use smoltcp::socket::dhcpv4;
 use smoltcp::time::Instant;
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr, Ipv4Address, Ipv4Cidr};
 
+/// Nobody answers anything before the stack.
+const ALL_FOR_STACK: Answered = Answered { requests: 0, is_for_stack: true };
 /// Frames that one poll takes in at most, so that a flood keeps nobody from serving its sockets.
 const MOST_FRAMES: usize = 64;
 /// Frames for sockets after which their buffers go back at once, although nothing is sent yet.
@@ -198,7 +200,7 @@ impl<R: Registers + Clone, M: DmaMemory, B: DmaBuffer, const N: usize> Stack<R, 
     /// What came is answered by the next call, when the application has had its say: so that its answer and the
     /// acknowledgement of what is answered are one segment.
     pub fn poll(&mut self, now_ns: u64) -> Next {
-        self.poll_with(now_ns, |_, _| 0)
+        self.poll_with(now_ns, |_, _| ALL_FOR_STACK)
     }
 
     /// The same, and requests to a UDP port of the own address, one datagram each, are answered where they lie in the rings,
@@ -213,17 +215,21 @@ impl<R: Registers + Clone, M: DmaMemory, B: DmaBuffer, const N: usize> Stack<R, 
         let service = self.own.map(|own| Service { mac: self.mac, address: own.address, port });
         self.poll_with(now_ns, |port, most| match &service {
             Some(service) => port.answer(service, most, &mut answer),
-            None => 0,
+            None => ALL_FOR_STACK,
         })
     }
 
-    fn poll_with(&mut self, now_ns: u64, mut answer: impl FnMut(&mut Port<R, M, B, N>, usize) -> usize) -> Next {
+    fn poll_with(&mut self, now_ns: u64, mut answer: impl FnMut(&mut Port<R, M, B, N>, usize) -> Answered) -> Next {
         let now = instant(now_ns);
         let taken = self.port.taken();
         self.interface.poll_maintenance(now);
         let (mut left, mut for_sockets) = (MOST_FRAMES, 0);
         while left > 0 {
-            left -= answer(&mut self.port, left);
+            let answered = answer(&mut self.port, left);
+            left -= answered.requests;
+            if !answered.is_for_stack {
+                break;
+            }
             let Some(seen) = self.introduce(now, left) else { break };
             left = seen;
             if left == 0
