@@ -48,35 +48,94 @@ fn next<T>(network: &mut Network, what: &str, wanted: impl Fn(&[u8]) -> Option<T
     })
 }
 
-/// Tells the stack inside who has the address outside, as ARP would.
-fn introduce(network: &mut Network) {
-    let repr = ArpRepr::EthernetIpv4 {
+/// The ARP packet in a frame.
+fn arp_of(frame: &[u8]) -> Option<(EthernetAddress, ArpRepr)> {
+    let ethernet = EthernetFrame::new_checked(frame).ok()?;
+    let arp = (ethernet.ethertype() == EthernetProtocol::Arp).then(|| ethernet.payload())?;
+    Some((ethernet.dst_addr(), ArpRepr::parse(&ArpPacket::new_checked(arp).ok()?).ok()?))
+}
+
+/// The request by which somebody asks for an address, or says where it is, if it is the own one.
+fn request(from: MacAddress, own: Ipv4Address, target: Ipv4Address) -> ArpRepr {
+    ArpRepr::EthernetIpv4 {
         operation: ArpOperation::Request,
-        source_hardware_addr: EthernetAddress(OUTSIDE.0),
-        source_protocol_addr: OUTSIDE_IP,
+        source_hardware_addr: EthernetAddress(from.0),
+        source_protocol_addr: own,
         target_hardware_addr: EthernetAddress([0; 6]),
-        target_protocol_addr: INSIDE_IP,
-    };
+        target_protocol_addr: target,
+    }
+}
+
+/// The stack outside says this to everybody by ARP.
+fn say(network: &Network, repr: ArpRepr) {
     let mut bytes = vec![0; repr.buffer_len()];
     repr.emit(&mut ArpPacket::new_unchecked(&mut bytes[..]));
     network.bench.send_from_outside(&frame(BROADCAST, OUTSIDE, ARP, &bytes));
-    let answer = next(network, "the answer of ARP", |bytes| {
-        let ethernet = EthernetFrame::new_checked(bytes).ok()?;
-        let arp = (ethernet.ethertype() == EthernetProtocol::Arp).then(|| ethernet.payload().to_vec())?;
-        ArpRepr::parse(&ArpPacket::new_checked(&arp[..]).ok()?).ok()
+}
+
+/// Starts with a given address, which it has told.
+fn start(mode: Mode) -> Network {
+    let mut network = Network::start_static(mode);
+    let said = next(&mut network, "it says where it is", arp_of);
+    assert_eq!(said, (EthernetAddress::BROADCAST, request(mac(0), INSIDE_IP, INSIDE_IP)));
+    network
+}
+
+/// Tells the stack inside who has the address outside, as ARP would.
+fn introduce(network: &mut Network) {
+    say(network, request(OUTSIDE, OUTSIDE_IP, INSIDE_IP));
+    let inside = EthernetAddress(mac(0).0);
+    next(network, "the answer of ARP", |bytes| match arp_of(bytes)? {
+        (
+            _,
+            ArpRepr::EthernetIpv4 {
+                operation: ArpOperation::Reply, source_hardware_addr, source_protocol_addr, ..
+            },
+        ) => {
+            assert_eq!((source_hardware_addr, source_protocol_addr), (inside, INSIDE_IP));
+            Some(())
+        }
+        _ => None,
     });
-    let ArpRepr::EthernetIpv4 { operation, source_hardware_addr, source_protocol_addr, .. } = answer else {
-        panic!("{answer:?}");
-    };
-    assert_eq!(
-        (operation, source_hardware_addr, source_protocol_addr),
-        (ArpOperation::Reply, EthernetAddress(mac(0).0), INSIDE_IP)
-    );
+}
+
+#[test]
+fn it_says_where_it_is_when_it_comes_and_when_it_is_elsewhere() {
+    let mut network = start(Mode::Polled);
+    network.inside.set_mac(mac(7));
+    let said = next(&mut network, "it says where it is", arp_of);
+    assert_eq!(said, (EthernetAddress::BROADCAST, request(mac(7), INSIDE_IP, INSIDE_IP)));
+}
+
+/// Its question was asked before there was anybody who could answer, and is not asked again before a second is over.
+#[test]
+fn who_was_asked_for_in_vain_is_talked_to_as_soon_as_it_says_where_it_is() {
+    let mut network = start(Mode::Polled);
+    let socket = network.inside.sockets().add(udp_socket(7));
+    let outside = IpEndpoint::new(OUTSIDE_IP.into(), 9);
+    network.socket_inside::<udp::Socket>(socket).send_slice(b"here", outside).unwrap();
+    let machine = network.bench.machine.clone();
+    let now_ns = machine.now_ns();
+    let asked = machine.wait("its question", || {
+        network.inside.poll(now_ns);
+        match arp_of(&network.bench.look_outside()?)?.1 {
+            ArpRepr::EthernetIpv4 { target_protocol_addr, .. } => Some(target_protocol_addr),
+            _ => None,
+        }
+    });
+    assert_eq!(asked, OUTSIDE_IP);
+    say(&network, request(OUTSIDE, OUTSIDE_IP, OUTSIDE_IP));
+    // At the same time still, for the stack.
+    let sent = machine.wait("the datagram", || {
+        network.inside.poll(now_ns);
+        network.bench.look_outside()
+    });
+    assert!(sent.windows(4).any(|bytes| bytes == b"here"), "{sent:?}");
 }
 
 #[test]
 fn it_says_who_it_is_and_answers_echoes() {
-    let mut network = Network::start_static(Mode::Polled);
+    let mut network = start(Mode::Polled);
     introduce(&mut network);
     let sums = ChecksumCapabilities::default();
     let data = [0xa5; 1001];
@@ -102,7 +161,7 @@ fn it_says_who_it_is_and_answers_echoes() {
 
 #[test]
 fn datagrams_come_back() {
-    let mut network = Network::start_static(Mode::Polled);
+    let mut network = start(Mode::Polled);
     let inside = network.inside.sockets().add(udp_socket(7));
     let outside = network.sockets.add(udp_socket(4000));
     for bytes in [0, 1, 17, 18, 1000, 1472] {
@@ -124,7 +183,7 @@ fn datagrams_come_back() {
 
 #[test]
 fn requests_are_answered_where_they_lie_and_all_else_is_the_stacks() {
-    let mut network = Network::start_static(Mode::Polled);
+    let mut network = start(Mode::Polled);
     network.echo = Some(7);
     let inside = network.inside.sockets().add(udp_socket(8));
     let outside = network.sockets.add(udp_socket(4000));
@@ -155,7 +214,7 @@ fn requests_are_answered_where_they_lie_and_all_else_is_the_stacks() {
 #[test]
 fn a_stream_of_a_mebibyte_goes_each_way_at_once() {
     const BYTES: usize = 1 << 20;
-    let mut network = Network::start_static(Mode::Polled);
+    let mut network = start(Mode::Polled);
     let mut streams = Streams::connect(&mut network, 80, 50_000);
     network.run("both streams", |network| {
         streams.go_on(network, BYTES);
@@ -244,7 +303,7 @@ fn what_is_taken(network: &mut Network, packet: &[u8]) -> bool {
 
 #[test]
 fn wrong_checksums_and_fragments_are_dropped_and_counted() {
-    let mut network = Network::start_static(Mode::Polled);
+    let mut network = start(Mode::Polled);
     network.inside.sockets().add(udp_socket(7));
     let good = udp_packet(
         IpEndpoint::new(OUTSIDE_IP.into(), 9),
@@ -283,7 +342,7 @@ fn wrong_checksums_and_fragments_are_dropped_and_counted() {
 #[test]
 fn three_hundred_connections_are_open_at_once() {
     const COUNT: u16 = 300;
-    let mut network = Network::start_static(Mode::Polled);
+    let mut network = start(Mode::Polled);
     let mut inside = Vec::new();
     let mut outside = Vec::new();
     for n in 0..COUNT {
@@ -325,7 +384,7 @@ fn three_hundred_connections_are_open_at_once() {
 
 #[test]
 fn frames_that_make_no_sense_harm_nothing() {
-    let mut network = Network::start_static(Mode::Polled);
+    let mut network = start(Mode::Polled);
     network.inside.sockets().add(udp_socket(7));
     let mut listener = tcp_socket();
     listener.listen(80).unwrap();
@@ -381,12 +440,15 @@ impl LeastHeader for Ipv4Packet<&mut [u8]> {
 
 #[test]
 fn it_sleeps_when_there_is_nothing_and_is_woken_by_a_frame() {
-    let mut network = Network::start_static(Mode::Adaptive { idle_looks: 3 });
+    let mut network = start(Mode::Adaptive { idle_looks: 3 });
     let messages = network.bench.vfs[0].catch_messages();
     let machine = network.bench.machine.clone();
     let socket = network.inside.sockets().add(udp_socket(7));
     let looks = |network: &mut Network| (1..100).find(|_| network.inside.poll(machine.now_ns()) != Next::Look).unwrap();
-    assert!((3..6).contains(&looks(&mut network)));
+    // The emulated device sends a function its own broadcasts back.
+    machine.wait("its own word", || messages.take(0).then_some(()));
+    network.inside.interrupted();
+    assert!((3..8).contains(&looks(&mut network)));
     assert_eq!(network.inside.poll(machine.now_ns()), Next::Sleep(None), "no timer is due");
     let _ = messages.take(0);
     let ends = (IpEndpoint::new(OUTSIDE_IP.into(), 9), IpEndpoint::new(INSIDE_IP.into(), 7));
@@ -406,7 +468,6 @@ fn it_sleeps_when_there_is_nothing_and_is_woken_by_a_frame() {
         .socket_inside::<udp::Socket>(socket)
         .send_slice(b"?", IpEndpoint::new(Ipv4Address::new(10, 0, 0, 200).into(), 9))
         .unwrap();
-    // The emulated device sends a function its own broadcasts back.
     let due_ns = machine.wait("a timer", || match network.inside.poll(machine.now_ns()) {
         Next::Sleep(due_ns) => due_ns,
         Next::Look => None,
@@ -417,7 +478,7 @@ fn it_sleeps_when_there_is_nothing_and_is_woken_by_a_frame() {
 /// Transmission was closed when the device was told of a frame: nobody answers, so nobody wakes who waits.
 #[test]
 fn what_was_not_sent_while_transmission_was_closed_goes_out_afterwards() {
-    let mut network = Network::start_static(Mode::Interrupt);
+    let mut network = start(Mode::Interrupt);
     introduce(&mut network);
     let machine = network.bench.machine.clone();
     let socket = network.inside.sockets().add(udp_socket(7));
@@ -453,7 +514,7 @@ fn what_was_not_sent_while_transmission_was_closed_goes_out_afterwards() {
 
 #[test]
 fn all_buffers_come_back_from_a_function_that_was_reset() {
-    let mut network = Network::start_static(Mode::Polled);
+    let mut network = start(Mode::Polled);
     introduce(&mut network);
     network.bench.vf(0).write32(0, 1 << 26);
     network.bench.vfs[0].reset();

@@ -35,6 +35,7 @@ fn default_scenario_leaves_what_the_host_computes() {
     shows_what_the_result_holds(&text(&output.stdout), &result);
     shock_shows_in_the_price(&result);
     let servers = Servers(&result);
+    clients_are_served_from_the_start(&servers);
     memory_and_hits_follow_load_and_price(&servers);
     bandwidth_follows_load_and_price(&servers);
 
@@ -134,6 +135,13 @@ fn time(value: &Value) -> u64 {
 
 fn mean(of: &[f64]) -> f64 {
     of.iter().sum::<f64>() / of.len().max(1) as f64
+}
+
+/// All three functions come up at the same time: the clients' requests reach a server that was not there when they asked where
+/// it is.
+fn clients_are_served_from_the_start(servers: &Servers) {
+    let first = servers.ratios("gold", &(0..3_400)).first().map(|(t, _)| *t);
+    assert!(first < Some(500), "gold had its first request before {first:?} ms");
 }
 
 /// While a server has requests it holds pages as far as they are worth their price to it, more where a hit is worth more; with

@@ -9,6 +9,9 @@
 //! Frames from those whom nothing leads back to are not shown to the stack: it would keep an answer to one, and with it all
 //! that its socket has to say to others.
 //!
+//! Who comes says where it is (RFC 5227, 2.3), as it was asked for in vain before it was there, or elsewhere: the stack, which
+//! asks again after a second only, is told that, too.
+//!
 //! The stack has room for as many hosts as there are places here, one for each value of an address's last byte: in a network
 //! of up to that many nobody displaces anybody.
 
@@ -29,6 +32,9 @@ const ETHERNET_BYTES: usize = 14;
 const IPV4: [u8; 2] = [0x08, 0x00];
 const ARP: [u8; 2] = [0x08, 0x06];
 const ARP_BYTES: usize = 28;
+/// Where in a frame an ARP packet has its sender's and its target's network addresses.
+const ARP_SENDER: usize = ETHERNET_BYTES + 14;
+const ARP_TARGET: usize = ETHERNET_BYTES + 24;
 
 /// Where a host is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,28 +84,52 @@ impl Neighbours {
         *self = Neighbours::new();
     }
 
-    /// What is to be done before the stack sees this frame, if anything.
+    /// What is to be done before the stack sees this frame, if anything. Once that is done there is nothing any more.
     #[inline]
     pub(crate) fn hear(&mut self, now: Instant, frame: &[u8], own: &Own) -> Option<Heard> {
         let head = frame.first_chunk::<{ ETHERNET_BYTES + 20 }>()?;
         if head[12..14] == IPV4 {
-            let told = &self.told[usize::from(head[29])];
-            let is_known = head[26..30] == told.place.address
-                && head[6..12] == told.place.mac
-                && now.total_micros() < told.until_us;
-            return if is_known { None } else { self.hear_new(now, head, own) };
+            return self.hear_from(now, *head[26..].first_chunk()?, head, own);
         }
-        // The stack will follow this itself; whoever is spoken for in it is introduced again by the next frame.
         if head[12..14] == ARP {
-            self.told[usize::from(head[31])].until_us = i64::MIN;
+            let sender = *head[ARP_SENDER..].first_chunk()?;
+            let target = frame.get(ARP_TARGET..ARP_TARGET + 4)?;
+            // What is said to everybody the stack does not follow. All others hear oneself, too.
+            if sender == target {
+                let is_own = sender == own.address.address().octets();
+                return if is_own { None } else { self.hear_from(now, sender, head, own) };
+            }
+            // All else it does; whoever is spoken for in it is introduced again by the next frame.
+            self.told[usize::from(sender[3])].until_us = i64::MIN;
         }
         None
     }
 
-    /// The same of a packet from somebody who is not known.
+    /// The same of a frame that comes from this address.
+    #[inline]
+    fn hear_from(
+        &mut self,
+        now: Instant,
+        address: [u8; 4],
+        head: &[u8; ETHERNET_BYTES + 20],
+        own: &Own,
+    ) -> Option<Heard> {
+        let told = &self.told[usize::from(address[3])];
+        let is_known =
+            address == told.place.address && head[6..12] == told.place.mac && now.total_micros() < told.until_us;
+        if is_known { None } else { self.hear_new(now, address, head, own) }
+    }
+
+    /// The same of a frame from somebody who is not known.
     #[cold]
-    fn hear_new(&mut self, now: Instant, head: &[u8; ETHERNET_BYTES + 20], own: &Own) -> Option<Heard> {
-        let (address, mac) = (*head[26..].first_chunk()?, *head[6..].first_chunk()?);
+    fn hear_new(
+        &mut self,
+        now: Instant,
+        address: [u8; 4],
+        head: &[u8; ETHERNET_BYTES + 20],
+        own: &Own,
+    ) -> Option<Heard> {
+        let mac = *head[6..].first_chunk()?;
         let (host, source) = (Ipv4Address::from(address), EthernetAddress(mac));
         if !own.address.contains_addr(&host) {
             return (!own.has_gateway).then_some(Heard::Nobody);
@@ -117,23 +147,46 @@ impl Neighbours {
     }
 }
 
-/// The frame by which a host would answer if it was asked where it is.
+/// A frame with an ARP packet for IPv4 over Ethernet.
 pub(crate) type Introduction = [u8; ETHERNET_BYTES + ARP_BYTES];
 
 pub(crate) const NO_INTRODUCTION: Introduction = [0; ETHERNET_BYTES + ARP_BYTES];
 
+/// The frame by which a host would answer if it was asked where it is.
 fn introduction(host: Ipv4Address, source: EthernetAddress, own: &Own) -> Introduction {
+    arp(
+        own.mac,
+        ArpRepr::EthernetIpv4 {
+            operation: ArpOperation::Reply,
+            source_hardware_addr: source,
+            source_protocol_addr: host,
+            target_hardware_addr: own.mac,
+            target_protocol_addr: own.address.address(),
+        },
+    )
+}
+
+/// The frame that tells everybody the own place (RFC 5227, 2.3).
+pub(crate) fn announcement(own: &Own) -> Introduction {
+    let address = own.address.address();
+    arp(
+        EthernetAddress::BROADCAST,
+        ArpRepr::EthernetIpv4 {
+            operation: ArpOperation::Request,
+            source_hardware_addr: own.mac,
+            source_protocol_addr: address,
+            target_hardware_addr: EthernetAddress([0; 6]),
+            target_protocol_addr: address,
+        },
+    )
+}
+
+fn arp(dst_addr: EthernetAddress, packet: ArpRepr) -> Introduction {
+    let ArpRepr::EthernetIpv4 { source_hardware_addr: src_addr, .. } = packet else { return NO_INTRODUCTION };
     let mut bytes = NO_INTRODUCTION;
     let mut frame = EthernetFrame::new_unchecked(&mut bytes[..]);
-    EthernetRepr { src_addr: source, dst_addr: own.mac, ethertype: EthernetProtocol::Arp }.emit(&mut frame);
-    let answer = ArpRepr::EthernetIpv4 {
-        operation: ArpOperation::Reply,
-        source_hardware_addr: source,
-        source_protocol_addr: host,
-        target_hardware_addr: own.mac,
-        target_protocol_addr: own.address.address(),
-    };
-    answer.emit(&mut ArpPacket::new_unchecked(frame.payload_mut()));
+    EthernetRepr { src_addr, dst_addr, ethertype: EthernetProtocol::Arp }.emit(&mut frame);
+    packet.emit(&mut ArpPacket::new_unchecked(frame.payload_mut()));
     bytes
 }
 
@@ -141,11 +194,11 @@ fn introduction(host: Ipv4Address, source: EthernetAddress, own: &Own) -> Introd
 mod tests {
     use super::*;
 
-    const OWN: Own = Own {
-        address: Ipv4Cidr::new(Ipv4Address::new(10, 0, 0, 1), 24),
-        mac: EthernetAddress([2, 0, 0, 0, 0, 1]),
-        has_gateway: false,
-    };
+    const OWN: Own = Own { address: Ipv4Cidr::new(Ipv4Address::new(10, 0, 0, 1), 24), mac: mac(1), has_gateway: false };
+
+    const fn mac(last: u8) -> EthernetAddress {
+        EthernetAddress([2, 0, 0, 0, 0, last])
+    }
 
     fn frame(kind: [u8; 2], address: [u8; 4], mac: u8) -> [u8; 60] {
         let mut frame = [0; 60];
@@ -189,6 +242,25 @@ mod tests {
         assert_eq!(heard(&mut neighbours, 33, &from(8)), place(8));
         neighbours.forget();
         assert_eq!(heard(&mut neighbours, 33, &from(8)), place(8));
+    }
+
+    #[test]
+    fn who_says_to_everybody_where_it_is_is_introduced() {
+        let place = |last| Own { address: Ipv4Cidr::new(Ipv4Address::new(10, 0, 0, last), 24), mac: mac(last), ..OWN };
+        let mut neighbours = Neighbours::new();
+        for last in [9, 8] {
+            let said = heard(&mut neighbours, 0, &announcement(&place(last)));
+            assert_eq!(said, Some((Ipv4Address::new(10, 0, 0, last), mac(last))));
+            assert_eq!(heard(&mut neighbours, 0, &announcement(&place(last))), None, "once");
+        }
+        let moved = heard(&mut neighbours, 0, &announcement(&Own { mac: mac(7), ..place(9) }));
+        assert_eq!(moved, Some((Ipv4Address::new(10, 0, 0, 9), mac(7))));
+        // It is the own one, or somebody is asked for.
+        assert!(neighbours.hear(Instant::ZERO, &announcement(&OWN), &OWN).is_none());
+        let mut question = announcement(&place(9));
+        question[ARP_TARGET + 3] = 7;
+        assert_eq!(heard(&mut neighbours, 0, &question), None);
+        assert_eq!(heard(&mut neighbours, 0, &announcement(&place(9))[..41]), None);
     }
 
     #[test]

@@ -201,6 +201,12 @@ impl<R: Registers + Clone, M: DmaMemory, B: DmaBuffer, const N: usize> Port<R, M
         }
     }
 
+    /// Sends a frame that is not the stack's, at [`Port::flush`]; true if there was room for it.
+    pub(crate) fn send(&mut self, frame: &Introduction) -> bool {
+        let transmit = self.sender.can_send().then_some(Transmit(&mut self.sender));
+        transmit.map(|transmit| transmit.consume(frame.len(), |place| place.copy_from_slice(frame))).is_some()
+    }
+
     /// True if the frame that the stack has seen last was one that opens a TCP connection.
     pub(crate) fn has_opened(&self) -> bool {
         self.receiver.held.is_some() && !self.receiver.is_unseen && self.receiver.opens

@@ -1,7 +1,7 @@
 //! The stack: addresses, sockets, and when to look again.
 
 use crate::datagram::Service;
-use crate::neighbours::{Heard, Neighbours, Own};
+use crate::neighbours::{self, Heard, Neighbours, Own};
 use crate::port::{Answered, Port, STALLED_NS};
 use alloc::vec::Vec;
 use device::{DmaBuffer, DmaMemory, Registers};
@@ -74,6 +74,8 @@ pub struct Stack<R, M, B, const N: usize> {
     neighbours: Neighbours,
     /// The own place, when there is one.
     own: Option<Own>,
+    /// Whether everybody is still to be told of it.
+    announces: bool,
     moderation: Moderation<R>,
     mac: MacAddress,
     vector: u8,
@@ -103,6 +105,7 @@ impl<R: Registers + Clone, M: DmaMemory, B: DmaBuffer, const N: usize> Stack<R, 
             sockets,
             neighbours,
             own: None,
+            announces: false,
             moderation,
             mac,
             vector,
@@ -126,6 +129,7 @@ impl<R: Registers + Clone, M: DmaMemory, B: DmaBuffer, const N: usize> Stack<R, 
         self.neighbours.forget();
         let (mac, has_gateway) = (EthernetAddress(self.mac.0), gateway.is_some());
         self.own = address.map(|address| Own { address, mac, has_gateway });
+        self.announces = true;
         let routes = self.interface.routes_mut();
         match gateway {
             Some(gateway) => {
@@ -171,14 +175,16 @@ impl<R: Registers + Clone, M: DmaMemory, B: DmaBuffer, const N: usize> Stack<R, 
     pub fn restart(&mut self, registers: R, receive: M, transmit: M) -> Result<(), QueueError> {
         self.port.restart(registers.clone(), receive, transmit)?;
         self.moderation = Moderation::new(registers, self.vector, self.moderation.mode());
+        self.announces = true;
         Ok(())
     }
 
-    /// The address of the function from now on. Who knows the former one asks for the new one when that is forgotten.
+    /// The address of the function from now on. Who knows the former one is told.
     pub fn set_mac(&mut self, mac: MacAddress) {
         self.mac = mac;
         let mac = EthernetAddress(mac.0);
         self.own = self.own.map(|own| Own { mac, ..own });
+        self.announces = true;
         self.interface.set_hardware_addr(HardwareAddress::Ethernet(mac));
     }
 
@@ -303,6 +309,11 @@ impl<R: Registers + Clone, M: DmaMemory, B: DmaBuffer, const N: usize> Stack<R, 
 
     /// Lets the sockets send. Returns whether they have more, and when they will.
     fn send(&mut self, now: Instant) -> (bool, Option<Instant>) {
+        if self.announces
+            && let Some(own) = &self.own
+        {
+            self.announces = !self.port.send(&neighbours::announcement(own));
+        }
         let Stack { interface, port, sockets, .. } = self;
         for round in 0..MOST_ROUNDS {
             let has_sent = interface.poll_egress(now, port, sockets) != PollResult::None;
