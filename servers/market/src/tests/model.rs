@@ -7,10 +7,8 @@
 
 use crate::machine::{Attention, Full, Machine, Peer, Received, Slot};
 use crate::root::{HANDLER_PAGE, TENANT_STRIDE, TENANT_WINDOW};
-use alloc::{
-    collections::{BTreeMap, VecDeque},
-    vec::Vec,
-};
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec::Vec;
 use cap_spec::abi::{
     BOOT_INFO_MAGIC, Error, Fault, FaultRecord, Label, ObjectType, ROOT_BOOT_INFO, boot_info, handler_page, slots,
 };
@@ -85,9 +83,8 @@ pub struct Model {
     pub cuts: Vec<u64>,
 }
 
-/// A CNode that stands for the tenants' own slots.
+/// CNodes that stand for the tenants' own slots, and for those of channels.
 const TENANTS: u32 = u32::MAX;
-/// A CNode that stands for the slots of channels.
 const FLIGHT: u32 = u32::MAX - 1;
 
 /// Says of the capability to a function that it is a lease.
