@@ -8,6 +8,7 @@ extern crate alloc;
 pub mod capabilities;
 pub mod card;
 pub mod children;
+pub mod config_space;
 pub mod control;
 pub mod driven;
 pub mod function;

@@ -1,6 +1,6 @@
 //! What the IOMMU stops, as the holders of domains and of the machine are told it.
 
-use crate::station::{Bench, IO_BASE, frame};
+use crate::station::{Bench, IO_BASES, PAGES, frame};
 use crate::{Check, refused};
 use alloc::format;
 use cap_spec::abi::{FaultRecord, Stopped, slots};
@@ -28,7 +28,7 @@ fn channel(bench: &mut Bench, event: u64) -> Result<Cap<Channel>, Fault> {
 }
 
 /// Everybody names a handler.
-fn name_handlers(bench: &mut Bench) -> Result<(), Fault> {
+pub fn name_handlers(bench: &mut Bench) -> Result<(), Fault> {
     for (station, event) in OF_STATIONS.into_iter().enumerate() {
         let channel = channel(bench, event)?;
         bench.stations[station].domain.set_handler(channel)?;
@@ -46,6 +46,11 @@ pub fn forget(bench: &Bench) -> Result<(), Fault> {
     }
     while MACHINE.take_fault()?.record.is_some() {}
     Ok(())
+}
+
+/// What was forgotten before this, and this alone, has been stopped of a station: at any address of this page.
+pub fn is_stopped(bench: &Bench, station: usize, wanted: Stopped) -> Check {
+    is_told(bench, station, |stopped| stopped == wanted)
 }
 
 /// One fault of a station has come: its holder and the machine's are told of it, alike, and the other one is not.
@@ -82,7 +87,7 @@ pub fn what_is_stopped_is_told_to_whom_it_concerns(bench: &mut Bench) -> Check {
     if ids != REQUESTERS.map(Ok) {
         return Err(format!("the functions are {ids:x?}"));
     }
-    name_handlers(bench).and_then(|()| forget(bench)).map_err(&told)?;
+    forget(bench).map_err(&told)?;
     bench.stations[0].send_from(IoAddress(NOWHERE), 64);
     is_told(bench, 0, |stopped| stopped == Stopped::Read(NOWHERE))?;
     forget(bench).map_err(&told)?;
@@ -92,7 +97,7 @@ pub fn what_is_stopped_is_told_to_whom_it_concerns(bench: &mut Bench) -> Check {
     is_told(
         bench,
         1,
-        |stopped| matches!(stopped, Stopped::Write(page) if (IO_BASE..IO_BASE + 0x8000).contains(&page)),
+        |stopped| matches!(stopped, Stopped::Write(page) if (IO_BASES[1]..IO_BASES[1] + PAGES * 4096).contains(&page)),
     )?;
     crate::checks::give_to_device(&bench.stations[1]).map_err(&told)?;
     crate::checks::goes_on(bench, 32)

@@ -3,16 +3,15 @@
 //! A transmit queue writes its head, four bytes, to an address that its owner names: so its owner has it write where it likes.
 
 use crate::faults::{MACHINE, forget};
-use crate::station::{Bench, FIRST_VECTOR, IO_BASE, frame};
+use crate::station::{Bench, FIRST_VECTOR, frame};
 use crate::{Check, refused};
 use alloc::format;
 use cap_spec::abi::Stopped;
 use core::sync::atomic::{AtomicU64, Ordering};
-use device::{IoAddress, Registers};
+use device::{DmaMemory, Registers};
 use guests::root::exits;
-use igbvf::offload::Offload;
-use igbvf::registers::{TDWBAH, TDWBAL, TDWBAL_ENABLE, transmit_queue};
-use igbvf::{Segment, TransmitQueue};
+use igbvf::TransmitQueue;
+use igbvf::registers::{DBAL, DCTL, DCTL_ENABLE, DH, DLEN, DT, TDWBAH, TDWBAL, TDWBAL_ENABLE, transmit_queue};
 use userlib::arch::{TrapFrame, end_of_interrupt, set_handler};
 
 /// Where writes of devices are interrupt requests (Intel SDM volume 3, 11.11.1).
@@ -26,10 +25,12 @@ const INDICES: u32 = 512;
 const UNKNOWN: u16 = 0xffff;
 /// Nobody's station.
 const NOBODY: u16 = 9;
-/// A vector that nothing is bound to: what a message in compatibility format asks for.
-const VECTOR: u8 = FIRST_VECTOR + 5;
-/// Descriptors of a ring whose head may be that vector.
-const LONG_RING: usize = 128;
+/// What messages in compatibility format ask for: a vector that nothing is bound to, an NMI, and an INIT.
+const VECTOR: u8 = FIRST_VECTOR + 9;
+const NMI: u16 = 4 << 8 | 1;
+const INIT: u16 = 5 << 8 | 1;
+/// Bytes of a ring whose head may be any of them.
+const RING_BYTES: u32 = 0x8000;
 
 /// How often [`VECTOR`] came.
 static CAME: AtomicU64 = AtomicU64::new(0);
@@ -47,7 +48,7 @@ fn forge(bench: &mut Bench, address: u32) {
     station.registers.write32(low, address | TDWBAL_ENABLE);
     station.send(&frame(NOBODY, 0, &[]));
     // The next one's head is told where the driver looks, behind its ring of 8 descriptors, and it goes on.
-    station.registers.write32(low, (IO_BASE + 4096 + 8 * 16) as u32 | TDWBAL_ENABLE);
+    station.registers.write32(low, (station.io_base + 4096 + 8 * 16) as u32 | TDWBAL_ENABLE);
     station.send(&frame(NOBODY, 0, &[]));
     (0..100).for_each(|_| core::hint::spin_loop());
 }
@@ -79,34 +80,54 @@ pub fn forged_messages_raise_nothing_but_what_their_entry_says(bench: &mut Bench
     crate::checks::goes_on(bench, 34)
 }
 
-/// Messages in compatibility format, which the emulator lets pass though the unit is told to block them: a stray vector is
-/// all that comes of one, and everything goes on. A line says whether it came.
+/// Has station 0 write this, of which one less is a multiple of 8, as a message in compatibility format to the first
+/// core: fixed interrupts have their vector there, others their delivery mode above it (Intel SDM volume 3, 11.11.2).
+fn forge_compatible(bench: &mut Bench, data: u16) -> Check {
+    let station = &mut bench.stations[0];
+    let (registers, ring) = (station.registers, station.memory.from_page(1));
+    let anew = || TransmitQueue::new(registers, ring, 0).map_err(|error| format!("the ring: {error:?}"));
+    station.transmit = anew()?;
+    station.send(&frame(NOBODY, 0, &[]));
+    // The descriptor of that frame becomes the last one before `data` in a ring that begins long before this memory: so
+    // the head that is told is `data`.
+    let base = ring.io_address().0 - 16 * u64::from(data - 1);
+    let set_up = [
+        (DCTL, 0),
+        (DBAL, base as u32),
+        (DLEN, RING_BYTES),
+        (DH, u32::from(data - 1)),
+        (DT, u32::from(data - 1)),
+        (TDWBAH, 0),
+        (TDWBAL, MESSAGES | TDWBAL_ENABLE),
+        (DCTL, DCTL_ENABLE),
+        (DT, u32::from(data)),
+    ];
+    set_up.into_iter().for_each(|(register, value)| registers.write32(transmit_queue(0) + register, value));
+    (0..1000).for_each(|_| core::hint::spin_loop());
+    station.transmit = anew()?;
+    Ok(())
+}
+
+/// Messages in compatibility format, which the emulator lets pass though the unit is told to block them: a stray vector
+/// or an NMI, which costs an exit, is all that comes of one, and everything goes on. Lines say whether they came.
 pub fn a_message_in_compatibility_format_is_survived(bench: &mut Bench) -> Check {
     set_handler(VECTOR, Some(came));
-    let station = &mut bench.stations[0];
-    let (registers, memory) = (station.registers, station.memory);
-    let queue = TransmitQueue::<_, _, (), LONG_RING>::new(registers, memory.from_page(1), 0);
-    let mut queue = queue.map_err(|error| format!("the long ring: {error:?}"))?;
-    let page = crate::station::SEND_PAGE;
-    memory.put(page as usize * 4096, &frame(NOBODY, 0, &[]));
-    let segment = Segment { address: IoAddress(IO_BASE + page * 4096), bytes: 64 };
-    for number in 1..=VECTOR {
-        // The last one's head is the vector.
-        if number == VECTOR {
-            registers.write32(transmit_queue(0) + TDWBAH, 0);
-            registers.write32(transmit_queue(0) + TDWBAL, MESSAGES | TDWBAL_ENABLE);
-        }
-        if queue.send(&[segment], &Offload::NONE, ()).is_err() {
-            return Err("the long ring is full".into());
-        }
-        queue.flush();
-    }
-    (0..1000).for_each(|_| core::hint::spin_loop());
-    bench.root.text(&format!("devices: stray vectors: {}\n", CAME.load(Ordering::Relaxed)));
-    let station = &mut bench.stations[0];
-    station.transmit =
-        TransmitQueue::new(registers, memory.from_page(1), 0).map_err(|error| format!("the ring: {error:?}"))?;
+    forge_compatible(bench, u16::from(VECTOR))?;
+    let before = exits();
+    forge_compatible(bench, NMI)?;
+    let exits = exits() - before;
+    let vectors = CAME.load(Ordering::Relaxed);
+    bench.root.text(&format!("devices: stray vectors: {vectors}, exits for a stray NMI: {exits}\n"));
     crate::checks::goes_on(bench, 35)
+}
+
+/// The same with an INIT.
+pub fn an_init_in_compatibility_format(bench: &mut Bench) -> Check {
+    bench.root.text("devices: an INIT is forged\n");
+    forge_compatible(bench, INIT)?;
+    crate::checks::goes_on(bench, 36)?;
+    bench.root.text("devices: it goes on after an INIT\n");
+    Ok(())
 }
 
 /// No page with a message table is handed out, of no function, nor one behind the end of a BAR, where the next function's

@@ -16,8 +16,9 @@ use userlib::dma::{MappedMemory, MappedRegisters, TscClock};
 pub const STATIONS: u16 = 2;
 /// Pages of memory that a function reaches: two of rings, the others of frames.
 pub const PAGES: u64 = 8;
-/// Where the memory of a function begins in its domain.
-pub const IO_BASE: u64 = 0x10_0000;
+/// Where the memory of each function begins in its domain: below the same page table, and where the other one has
+/// nothing.
+pub const IO_BASES: [u64; STATIONS as usize] = [0x60_0000, 0x68_0000];
 /// Bytes of a buffer that frames are received into.
 pub const BUFFER_BYTES: u16 = 2048;
 /// Page from which frames are sent.
@@ -45,6 +46,24 @@ impl Buffer for Place {
     }
 }
 
+/// A queue that frames come in by.
+pub type Receive = ReceiveQueue<MappedRegisters, MappedMemory, Place, 8>;
+
+/// A new receive queue in the first page of this memory, with these buffers.
+fn receive_into(registers: MappedRegisters, memory: MappedMemory, buffers: impl Iterator<Item = u64>) -> Receive {
+    let mut receive = ReceiveQueue::new(registers, memory, 0, BUFFER_BYTES).unwrap_or_else(|error| panic!("{error:?}"));
+    for buffer in buffers {
+        let _ = receive.supply(Place(IoAddress(buffer)));
+    }
+    receive.show();
+    receive
+}
+
+/// The buffers of a station whose memory begins here.
+fn own_buffers(io_base: u64) -> impl Iterator<Item = u64> {
+    (0..7).map(move |buffer| io_base + 2 * 4096 + buffer * u64::from(BUFFER_BYTES))
+}
+
 /// Everything.
 pub struct Bench<'a> {
     /// The root VM.
@@ -65,6 +84,8 @@ pub struct Station {
     pub function: Cap<PciFunction>,
     /// Its domain.
     pub domain: Cap<IommuDomain>,
+    /// Where its memory begins there.
+    pub io_base: u64,
     /// The frames of its memory, for the VM, and behind them for the device.
     pub frames: Slot,
     /// The memory.
@@ -76,7 +97,7 @@ pub struct Station {
     /// The driver.
     pub driver: igbvf::Function<MappedRegisters>,
     /// Frames that come in.
-    pub receive: ReceiveQueue<MappedRegisters, MappedMemory, Place, 8>,
+    pub receive: Receive,
     /// Frames that go out.
     pub transmit: TransmitQueue<MappedRegisters, MappedMemory, (), 8>,
 }
@@ -147,9 +168,9 @@ impl Station {
         function: Cap<PciFunction>,
     ) -> Result<Station, Fault> {
         function::until_ready(function, clock)?;
-        let domain = root.make::<IommuDomain>(0)?;
+        let (domain, io_base) = (root.make::<IommuDomain>(0)?, IO_BASES[usize::from(number)]);
         for level in [2, 1] {
-            root.make::<PageTable>(0)?.map_io(domain, IO_BASE, level)?;
+            root.make::<PageTable>(0)?.map_io(domain, io_base, level)?;
         }
         // The frames of the VM, and their copies for the device behind them.
         let frames = root.slots(2 * PAGES as u16);
@@ -160,9 +181,9 @@ impl Station {
         }
         let window = root.window(PAGES);
         frames.cap::<Frame>().map_row(own::VM, window, BOTH, PAGES - 1)?;
-        frames.after(PAGES as u16).cap::<Frame>().map_io(domain, IO_BASE, BOTH, PAGES - 1)?;
+        frames.after(PAGES as u16).cap::<Frame>().map_io(domain, io_base, BOTH, PAGES - 1)?;
         // SAFETY: the frames have just been mapped there, and nothing else uses them.
-        let memory = unsafe { MappedMemory::new(window, IoAddress(IO_BASE), PAGES as usize * 4096) };
+        let memory = unsafe { MappedMemory::new(window, IoAddress(io_base), PAGES as usize * 4096) };
 
         let irq = function::message_route(root, number)?;
         let vector = FIRST_VECTOR + number as u8;
@@ -182,22 +203,17 @@ impl Station {
             clock.pause();
         }
         driver.route_interrupts(0, 1, 2);
-        let mut receive =
-            ReceiveQueue::new(registers, memory, 0, BUFFER_BYTES).unwrap_or_else(|error| panic!("{error:?}"));
+        let receive = receive_into(registers, memory, own_buffers(io_base));
         let transmit =
             TransmitQueue::new(registers, memory.from_page(1), 0).unwrap_or_else(|error| panic!("{error:?}"));
-        for buffer in 0..7 {
-            let _ = receive.supply(Place(IoAddress(IO_BASE + 2 * 4096 + buffer * u64::from(BUFFER_BYTES))));
-        }
-        receive.show();
         igbvf::moderation::Moderation::new(registers, 0, igbvf::moderation::Mode::Interrupt);
-        Ok(Station { function, domain, frames, memory, irq, registers, driver, receive, transmit })
+        Ok(Station { function, domain, io_base, frames, memory, irq, registers, driver, receive, transmit })
     }
 
     /// Sends bytes as they are, from the page for this.
     pub fn send(&mut self, bytes: &[u8]) {
         self.memory.put(SEND_PAGE as usize * 4096, bytes);
-        self.send_from(IoAddress(IO_BASE + SEND_PAGE * 4096), bytes.len() as u16);
+        self.send_from(IoAddress(self.io_base + SEND_PAGE * 4096), bytes.len() as u16);
     }
 
     /// Sends what stands at an address of the domain.
@@ -208,11 +224,21 @@ impl Station {
         self.transmit.flush();
     }
 
+    /// From now on frames are received into one buffer, at any address.
+    pub fn receive_at(&mut self, address: u64) {
+        self.receive = receive_into(self.registers, self.memory, core::iter::once(address));
+    }
+
+    /// From now on frames are received into its own buffers again, all of them.
+    pub fn receive_anew(&mut self) {
+        self.receive = receive_into(self.registers, self.memory, own_buffers(self.io_base));
+    }
+
     /// The next frame that came in; its buffer goes back.
     pub fn take(&mut self) -> Option<[u8; 64]> {
         let received = self.receive.receive()?;
         let mut bytes = [0; 64];
-        self.memory.get((received.buffer.0.0 - IO_BASE) as usize, &mut bytes);
+        self.memory.get((received.buffer.0.0 - self.io_base) as usize, &mut bytes);
         let _ = self.receive.supply(received.buffer);
         self.receive.show();
         Some(bytes)
