@@ -17,6 +17,7 @@ pub mod interrupt;
 pub mod interrupted;
 pub mod measure;
 pub mod memory;
+pub mod nic_dma;
 pub mod nic_flood;
 pub mod page_fault;
 pub mod race;

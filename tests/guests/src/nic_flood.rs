@@ -2,6 +2,7 @@
 //! that has the physical function, and anything into every register.
 
 use crate::capabilities::{Random, SCRATCH};
+use crate::config_space;
 use crate::instructions::Tally;
 use core::sync::atomic::{AtomicU64, Ordering};
 use device::Registers;
@@ -24,7 +25,7 @@ const DELAY_US: u32 = 30;
 const WAIT_US: u64 = 500;
 /// Bytes of a page.
 const PAGE: u32 = 4096;
-const BOTH: Rights = Rights::READ.union(Rights::WRITE);
+pub(crate) const BOTH: Rights = Rights::READ.union(Rights::WRITE);
 /// Words of a message in the mailbox.
 const WORDS: u32 = 16;
 
@@ -80,9 +81,14 @@ fn map(bars: u8) -> Result<Mapped, Fault> {
     Ok(Mapped { registers, bytes, withheld, beyond })
 }
 
+/// Maps its registers alone.
+pub(crate) fn map_registers() -> Result<MappedRegisters, Fault> {
+    map(1).map(|mapped| mapped.registers)
+}
+
 /// Has the function interrupt for so many microseconds, in and out of waits. Wrong: no interrupt came, or none into a wait.
 pub fn interrupts(ticks_of_us: impl Fn(u64) -> u64, us: u64) -> Result<Tally, Fault> {
-    let Mapped { registers, .. } = map(1)?;
+    let registers = map_registers()?;
     set_handler(VECTOR, Some(came));
     enable_interrupts();
     let irq: Cap<Irq> = Slot::root(NIC_IRQ_SLOT).cap();
@@ -111,7 +117,7 @@ pub fn interrupts(ticks_of_us: impl Fn(u64) -> u64, us: u64) -> Result<Tally, Fa
 /// Puts messages into the function's mailbox for so many microseconds, without waiting for an answer. Wrong: the buffer was
 /// never its own.
 pub fn mailbox(ticks_of_us: impl Fn(u64) -> u64, us: u64, seed: u64) -> Result<Tally, Fault> {
-    let Mapped { registers, .. } = map(1)?;
+    let registers = map_registers()?;
     let mut random = Random(seed);
     let end = clock::now() + ticks_of_us(us);
     let (mut attempts, mut sent) = (0, 0);
@@ -134,13 +140,16 @@ pub fn mailbox(ticks_of_us: impl Fn(u64) -> u64, us: u64, seed: u64) -> Result<T
     Ok(Tally { attempts, wrong: u64::from(sent == 0) })
 }
 
-/// Writes anything to every register of all that the function's BARs map, over and over for so many microseconds. Wrong: a page
-/// behind a BAR's end was to be had, or a register of the physical function took what was written.
+/// Writes anything to every register of its configuration space, then of all that the function's BARs map, over and
+/// over for so many microseconds. Wrong: configuration space took what it must not, a page behind a BAR's end was to be
+/// had, or a register of the physical function took what was written.
 pub fn every_register(ticks_of_us: impl Fn(u64) -> u64, us: u64, seed: u64) -> Result<Tally, Fault> {
+    let tried = config_space::try_everything(Slot::root(NIC_SLOT).cap())?;
+    userlib::println!("hostile: {} configuration writes, wrong: {:x?}", tried.attempts, tried.wrong);
     let Mapped { registers, bytes, withheld, beyond } = map(BARS)?;
     let mut random = Random(seed);
     let end = clock::now() + ticks_of_us(us);
-    let (mut rounds, mut wrong) = (0, beyond);
+    let (mut rounds, mut wrong) = (0, beyond + tried.wrong.len() as u64);
     while clock::now() < end {
         (0..bytes).step_by(4).for_each(|offset| registers.write32(offset, random.word() as u32));
         for offset in OF_PHYSICAL {
@@ -151,5 +160,5 @@ pub fn every_register(ticks_of_us: impl Fn(u64) -> u64, us: u64, seed: u64) -> R
         rounds += 1;
     }
     userlib::println!("hostile: {rounds} rounds over {} pages, {withheld} were withheld", bytes / PAGE);
-    Ok(Tally { attempts: rounds * u64::from(bytes / 4), wrong })
+    Ok(Tally { attempts: tried.attempts + rounds * u64::from(bytes / 4), wrong })
 }

@@ -9,7 +9,7 @@ extern crate alloc;
 use alloc::vec::Vec;
 use guests::instructions::{self, Tally};
 use guests::tenant::{Tenant, idle};
-use guests::{capabilities, memory, nic_flood, ring3, trade, trap};
+use guests::{capabilities, memory, nic_dma, nic_flood, ring3, trade, trap};
 use userlib::cap::Fault;
 use userlib::{clock, println};
 
@@ -57,7 +57,7 @@ fn seed(tenant: &Tenant) -> u64 {
 type Attack = fn(&mut Tenant) -> Outcome;
 
 /// All attacks: first those by what an application may do, then those by what its processor may do.
-const ATTACKS: [(&str, Attack); 44] = [
+const ATTACKS: [(&str, Attack); 45] = [
     ("random", |tenant| {
         let end = tenant.start.free_slots_end;
         let done = capabilities::random_invocations(seed(tenant), count(tenant), end);
@@ -76,6 +76,13 @@ const ATTACKS: [(&str, Attack); 44] = [
     ("nic-interrupts", |tenant| nic_flood::interrupts(|us| tenant.micros(us), count(tenant))),
     ("nic-mailbox", |tenant| nic_flood::mailbox(|us| tenant.micros(us), count(tenant), seed(tenant))),
     ("nic-registers", |tenant| nic_flood::every_register(|us| tenant.micros(us), count(tenant), seed(tenant))),
+    // The argument is the last byte of the neighbour's address.
+    ("nic-dma", |tenant| {
+        let own = tenant.start.nic_mac.unwrap_or_default();
+        let mut neighbour = own;
+        neighbour[5] = count(tenant) as u8;
+        nic_dma::attack(tenant.start.tsc_hz, own, neighbour)
+    }),
     ("revoke-base", |_| capabilities::revoke_own_base()),
     // Both happens between two looks of the market.
     ("sleep-and-revoke", |tenant| {
