@@ -120,24 +120,36 @@ fn a_namespace_is_revoked_and_renewed_while_the_neighbour_goes_on() {
     assert_eq!((run.end("bench"), run.end("other")), (&End::Exit { status: 0 }, &End::Exit { status: 0 }));
 }
 
-/// An attacker with a namespace beside a tenant that checks its own one all the time: data outside of what its function
-/// reaches, others' namespaces, commands of all kinds, the admin doorbell, and the end of everything that it is made of while
-/// commands are under way. Its function and its namespace then go to a third one, which finds nothing but zeroes. One more
-/// touches the page of registers, of which it has the doorbells only.
-#[test]
-fn hostile_commands_reach_nothing_and_the_neighbour_goes_on() {
+/// A scenario of a tenant that checks its namespace all the time, and what makes further applications for it, of a name,
+/// an image and arguments.
+fn keeper() -> (String, impl Fn(&str, &str, &str) -> String) {
     let keep = CHECK.replace("args = [\"role=check\", \"operations=96\"]", "args = [\"role=keep\", \"for=1800\"]");
     let keep = keep.replace("base_cpu = 40", "base_cpu = 20");
-    let app = |name: &str, image: &str, args: &str| {
-        let app = keep.split("[[app]]").nth(1).expect("an application").replace("\"bench\"", &format!("\"{name}\""));
+    let one = keep.split("[[app]]").nth(1).expect("an application").to_owned();
+    let app = move |name: &str, image: &str, args: &str| {
+        let app = one.replace("\"bench\"", &format!("\"{name}\""));
         app.replace("blkbench", image).replace("role=keep\", \"for=1800", args)
     };
+    (keep, app)
+}
+
+/// An attacker with a namespace beside a tenant that checks its own one all the time: data outside of what its function
+/// reaches, others' namespaces, commands of all kinds, the admin doorbell, and the end of everything that it is made of
+/// while commands are under way. Its function and its namespace then go to a third one, which finds nothing but zeroes.
+/// Others touch the pages beside the doorbells: registers and the table of messages.
+#[test]
+fn hostile_commands_reach_nothing_and_the_neighbour_goes_on() {
+    let (keep, app) = keeper();
     let attacker = app("attacker", "hostile_storage", "rings=100") + "    awaited = false\n";
-    let toucher =
-        app("toucher", "hostile_storage", "touch=1").replace("base_cpu = 20", "base_cpu = 5") + "    awaited = false\n";
+    // One after the other, as there are functions.
+    let touchers = ["registers", "table-read", "table-write"].map(|touch| {
+        let app = app(touch, "hostile_storage", &format!("touch={touch}")).replace("base_cpu = 20", "base_cpu = 3");
+        format!("    [[app]]{app}    awaited = false\n")
+    });
+    let touchers = touchers.concat();
     let next = app("next", "blkbench", "role=keep\", \"for=100") + "    starts = false\n    awaited = true\n";
     let scenario = format!(
-        "{keep}    [[app]]{attacker}    [[app]]{toucher}    [[app]]{next}    [storage]\n    \
+        "{keep}    [[app]]{attacker}{touchers}    [[app]]{next}    [storage]\n    \
          namespaces = [\"1 MiB\", \"1 MiB\", \"1 MiB\"]\n"
     );
     let run = run(&scenario, &Change::none().event("1500 ms=start:next"));
@@ -153,9 +165,47 @@ fn hostile_commands_reach_nothing_and_the_neighbour_goes_on() {
         assert!(run.console_has(line), "{line}: {:#?}", run.console);
     }
     assert_eq!(run.end("attacker"), &End::Stopped);
-    let End::Fault { reason, detail, .. } = run.end("toucher") else { panic!("{:?}", run.end("toucher")) };
-    assert_eq!((*reason, detail[0]), (StopReason::NestedFault as u8, DOORBELLS - 4096), "{detail:x?}");
+    for (toucher, page) in
+        [("registers", DOORBELLS - 4096), ("table-read", DOORBELLS + 4096), ("table-write", DOORBELLS + 4096)]
+    {
+        let End::Fault { reason, detail, .. } = run.end(toucher) else { panic!("{:?}", run.end(toucher)) };
+        assert_eq!((*reason, detail[0]), (StopReason::NestedFault as u8, page), "{toucher}: {detail:x?}");
+        assert_eq!(detail[1] & 2 != 0, toucher == "table-write", "{toucher}: {detail:x?}");
+    }
     assert_eq!((run.end("bench"), run.end("next")), (&End::Exit { status: 0 }, &End::Exit { status: 0 }));
+    let bench = run.app("bench").lines.join("\n");
+    assert!(bench.contains("times read and right, 0 times with new queues"), "{bench}");
+}
+
+/// A tenant takes each part of what its function reaches back while the function reads and writes it and the admin
+/// queue runs: data, rings, and the tables of its window. What is stopped is told, whoever has the memory next is not
+/// written to, the neighbour's data are right, and the function goes to the next one.
+#[test]
+fn what_a_function_uses_is_revoked_part_by_part_and_nobody_is_harmed() {
+    let (keep, app) = keeper();
+    let revoker = app("revoker", "hostile_storage", "revoke=1");
+    let next = app("next", "blkbench", "role=keep\", \"for=100") + "    starts = false\n    awaited = true\n";
+    let scenario =
+        format!("{keep}    [[app]]{revoker}    [[app]]{next}    [storage]\n    namespaces = [\"1 MiB\", \"1 MiB\"]\n");
+    let run = run(&scenario, &Change::none().event("1200 ms=start:next"));
+    run.expect_good().expect_shares();
+    for part in ["data", "a table of pages", "a table of tables", "the rings"] {
+        let line = format!("[revoker] {part} revoked in use: memory clean: true, then kept: true");
+        assert!(run.console_has(&line), "{line}: {:#?}", run.console);
+    }
+    for line in [
+        // The first page of data, which was taken first; then commands, which no table leads to any more.
+        "the IOMMU stopped a write at I/O address 0x40004000 by the function of revoker",
+        "the IOMMU stopped a read at I/O address 0x40000000 by the function of revoker",
+        "storage function 1 is back from revoker",
+        "storage function 1: its namespace is erased",
+        "[next] 256 pages are zero",
+    ] {
+        assert!(run.console_has(line), "{line}: {:#?}", run.console);
+    }
+    for app in ["bench", "revoker", "next"] {
+        assert_eq!(run.end(app), &End::Exit { status: 0 }, "{app}");
+    }
     let bench = run.app("bench").lines.join("\n");
     assert!(bench.contains("times read and right, 0 times with new queues"), "{bench}");
 }

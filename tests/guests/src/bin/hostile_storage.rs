@@ -1,7 +1,11 @@
 //! An attacker that has a namespace: commands whose data lie where its function must not reach, and in namespaces of others;
 //! commands of every operation code, those of the admin queue among them; then the admin doorbell, which it rings while it revokes everything that it is made of, its page tables among them.
 //!
-//! With `touch=1`, instead, it reads from the page of registers, of which it was given the doorbells only.
+//! With `revoke`, instead, it takes each part of what its function reaches back while the function uses it, and has the
+//! memory for something else at once.
+//!
+//! With `touch`, instead, it touches what is beside the doorbells, of which it was given one page: `registers` reads
+//! the page of registers before them, `table-read` and `table-write` the one of the table of messages behind them.
 //!
 //! It drives the queues that the storage server has made for it by itself, so that it can put anything into a command.
 #![no_std]
@@ -14,7 +18,7 @@ use device::{DmaMemory, IoAddress, Registers};
 use guests::capabilities;
 use proto::start::{DOORBELLS, STORAGE_SLOT};
 use proto::storage::{ENTRIES, QUEUES, SERVER_IO_BASE, Space, WINDOW, page};
-use userlib::cap::{Cap, Frame, IommuDomain, PageTable, Rights, Slot, own};
+use userlib::cap::{Cap, Frame, IommuDomain, PageTable, Rights, Slot, Untyped, own};
 use userlib::dma::{MappedMemory, MappedRegisters};
 use userlib::{App, Error, clock, println};
 
@@ -42,6 +46,10 @@ const ADMIN_PAGES: [u64; 3] = [page::SUBMISSION, page::COMPLETION, page::DATA];
 /// The page of its namespace in which it keeps [`PATTERN`], and the one that commands of every kind are aimed at.
 const KEPT: u64 = 16;
 const AIMED_AT: u64 = 4;
+/// The part that commands are put into.
+const RINGS: &str = "the rings";
+/// Microseconds after which whatever was stopped has been told: more than the kernel ever waits before it looks again.
+const TOLD_US: u64 = 140_000;
 /// Seconds after which a command counts as lost.
 const LOST_S: u64 = 2;
 
@@ -142,10 +150,10 @@ impl Attack {
 
 fn run(app: &mut App) -> Result<(), Error> {
     let Some(space) = app.start().storage else { return Err(Error::failed("it has no namespace")) };
-    let (memory, hz) = (map(app)?, app.clock().hz());
-    if app.number("touch", 0) != 0 {
-        touch_registers();
-        return Err(Error::failed("it has read the registers"));
+    let ((memory, parts), hz) = (map(app)?, app.clock().hz());
+    if let Some(touch) = app.arg("touch") {
+        touch_beside(touch);
+        return Err(Error::failed("it has touched what is beside the doorbells"));
     }
     // SAFETY: the launcher has mapped the page of doorbells there, for as long as the VM lives.
     let doorbells = unsafe { MappedRegisters::new(DOORBELLS, PAGE as u32) };
@@ -153,6 +161,9 @@ fn run(app: &mut App) -> Result<(), Error> {
     let mut attack = Attack { doorbells, submission, completion, put: 0, taken: 0, space, attempts: 0, wrong: 0, hz };
     let data = memory.from_page(2 * QUEUES);
     (0..data.words()).for_each(|word| data.store(word, PATTERN));
+    if app.arg("revoke").is_some() {
+        return parts.into_iter().try_for_each(|part| revoke_in_use(&mut attack, app, &part));
+    }
 
     windows(&mut attack, app)?;
     addresses(&mut attack, &data);
@@ -331,12 +342,17 @@ fn windows(attack: &mut Attack, app: &mut App) -> Result<(), Error> {
     Ok(())
 }
 
-/// Reads where the controller's registers would be, before the doorbells; without upcalls, which would put zeroes there.
-fn touch_registers() {
+/// Reads where the controller's registers would be, before the doorbells, or touches where the table of messages would
+/// be, behind them; without upcalls, which would put zeroes there.
+fn touch_beside(what: &str) {
     let _ = own::VCPU.set_upcall(0, 0);
+    let page = if what == "registers" { DOORBELLS - PAGE } else { DOORBELLS + PAGE };
     // SAFETY: nothing is mapped there, so that this ends in a fault.
-    let registers = unsafe { MappedRegisters::new(DOORBELLS - PAGE, PAGE as u32) };
-    println!("the registers say {:#x}", registers.read32(0));
+    let registers = unsafe { MappedRegisters::new(page, PAGE as u32) };
+    if what == "table-write" {
+        registers.write32(0, 0xfee0_0000);
+    }
+    println!("what is there says {:#x}", registers.read32(0));
 }
 
 /// Rings the doorbells of the admin queue.
@@ -350,22 +366,67 @@ fn ring_admin(doorbells: &MappedRegisters, times: u64) -> u64 {
     times
 }
 
-/// Maps the rings and the data for the VM and, in its window, for the function.
-fn map(app: &mut App) -> Result<MappedMemory, Error> {
+/// Something that the function needs, the memory that it is made of, and the pages of that.
+struct Part(&'static str, Cap<Untyped>, u16);
+
+/// Takes a part back while commands are under way and the admin queue runs. The next owner of its memory, which is the
+/// attacker itself, finds it clean and keeps what it has there, however often the doorbells are rung.
+fn revoke_in_use(attack: &mut Attack, app: &mut App, Part(name, untyped, pages): &Part) -> Result<(), Error> {
+    let has_rings = *name != RINGS;
+    let mut use_all = |is_there: bool| {
+        if is_there {
+            let command = attack.command(READ, PAGE, DATA, 0);
+            (0..4).for_each(|_| attack.submit(&command));
+        }
+        attack.ring();
+        ring_admin(&attack.doorbells, 8);
+    };
+    use_all(true);
+    untyped.revoke()?;
+    use_all(has_rings);
+    let mut market = app.market();
+    let pager = market.pager();
+    let frames = pager.take_slots(*pages)?;
+    untyped.retype_many::<Frame>(cap_spec::abi::PAGE_BITS, frames, *pages)?;
+    let gpa = pager.map_frames(frames, *pages)?;
+    drop(market);
+    // SAFETY: just mapped, for this alone.
+    let memory = unsafe { MappedMemory::new(gpa, IoAddress(0), usize::from(*pages) * PAGE as usize) };
+    let holds = |value: u64| (0..memory.words()).all(|word| memory.load(word) == value);
+    let is_clean = holds(0);
+    (0..memory.words()).for_each(|word| memory.store(word, PATTERN));
+    use_all(has_rings);
+    // Until what was stopped is told, however seldom the kernel looks.
+    app.sleep_until(app.clock().in_us(TOLD_US));
+    println!("{name} revoked in use: memory clean: {is_clean}, then kept: {}", holds(PATTERN));
+    Ok(())
+}
+
+/// Maps the rings and the data for the VM and, in its window, for the function: each part from an Untyped of its own.
+fn map(app: &mut App) -> Result<(MappedMemory, [Part; 4]), Error> {
     let window: Cap<IommuDomain> = Slot::root(STORAGE_SLOT).cap();
     let mut market = app.market();
     let pager = market.pager();
-    for level in [2, 1] {
-        pager.make::<PageTable>()?.map_io(window, WINDOW, level)?;
+    let mut part = |name, pages: u16| -> Result<Part, Error> {
+        let bits = cap_spec::abi::PAGE_BITS + pages.ilog2() as u8;
+        let slot = pager.take_slots(1)?;
+        Ok(Part(name, own::BASE.retype::<Untyped>(bits, slot)?, pages))
+    };
+    let (data, leaves) = (part("data", 2)?, part("a table of pages", 1)?);
+    let (tables, rings) = (part("a table of tables", 1)?, part(RINGS, 2 * QUEUES as u16)?);
+    for (Part(_, untyped, _), level) in [(&tables, 2), (&leaves, 1)] {
+        untyped.retype::<PageTable>(0, pager.take_slots(1)?)?.map_io(window, WINDOW, level)?;
     }
     let frames = pager.take_slots(PAGES)?;
-    own::BASE.retype_many::<Frame>(cap_spec::abi::PAGE_BITS, frames, PAGES)?;
+    rings.1.retype_many::<Frame>(cap_spec::abi::PAGE_BITS, frames, rings.2)?;
+    data.1.retype_many::<Frame>(cap_spec::abi::PAGE_BITS, frames.after(rings.2), data.2)?;
     let gpa = pager.map_frames(frames, PAGES)?;
     let copies = pager.take_slots(PAGES)?;
     for page in 0..PAGES {
         copies.after(page).copy(frames.after(page).cap::<Frame>(), BOTH)?;
     }
     copies.cap::<Frame>().map_io(window, WINDOW, BOTH, u64::from(PAGES) - 1)?;
-    // SAFETY: just mapped, for this alone; it stays until everything goes.
-    Ok(unsafe { MappedMemory::new(gpa, IoAddress(WINDOW), usize::from(PAGES) * PAGE as usize) })
+    // SAFETY: just mapped, for this alone; it stays until everything goes, or is not used any more.
+    let memory = unsafe { MappedMemory::new(gpa, IoAddress(WINDOW), usize::from(PAGES) * PAGE as usize) };
+    Ok((memory, [data, leaves, tables, rings]))
 }
