@@ -140,7 +140,8 @@ specs! {
     CNodeDelete."Delete": args [full("index")] results [] errors [InUse]
     "Removes a capability. An original goes with its descendants and its object; the children of a copy become its parent's."
 
-    CNodeRevoke."Revoke": args [full("index")] results [] errors []
+    CNodeRevoke."Revoke": args [full("index")]
+    results ["Untyped: bytes at its start that stay out of use, as an IOMMU that has failed may reach them; else 0"] errors []
     "Removes every descendant. An Untyped is then scrubbed and its watermark returns to 0: it can be retyped anew."
 
     CNodeIdentify."Identify": args [full("index")]

@@ -73,7 +73,7 @@ impl<M: Machine> Kernel<M> {
                 return Err(Fault::new(Error::OutOfRange, 4));
             }
         }
-        if mapped_in.is_some() {
+        if mapped_in.is_some() || self.is_kept_back(&call.slot.cap) {
             return Err(Fault::new(Error::InUse, 0));
         }
         let table = self.free_entry::<false>(vm, gpa, level)?;
@@ -126,10 +126,11 @@ impl<M: Machine> Kernel<M> {
         if slot.rights.contains(rights) { Ok(()) } else { Err(Fault::new(Error::MissingRight, 4)) }
     }
 
-    /// Checks that one of the further frames of a Map is not mapped, and that the entry for it is empty.
+    /// Checks that one of the further frames of a Map is neither mapped nor in quarantine, and that the entry for it is empty.
     #[inline(always)]
     pub(crate) fn check_unmapped(&self, slot: SlotId, entry: Entry) -> Result<(), Fault> {
-        if self.slot(slot).cap.mapping().is_some() {
+        let cap = &self.slot(slot).cap;
+        if cap.mapping().is_some() || self.is_kept_back(cap) {
             return Err(Fault::new(Error::InUse, 4));
         }
         match entry {
@@ -143,7 +144,7 @@ impl<M: Machine> Kernel<M> {
         let vm = self.vm_argument(call, 1)?;
         let gpa = call.number(2, 0, (1u64 << GPA_BITS) - 1)?;
         let level = call.number(3, 1, 3)? as u8;
-        if mapped_in.is_some() {
+        if mapped_in.is_some() || self.is_kept_back(&call.slot.cap) {
             return Err(Fault::new(Error::InUse, 0));
         }
         let above = level.wrapping_add(1);
@@ -264,6 +265,7 @@ impl<M: Machine> Kernel<M> {
     /// the same VM.
     #[inline(never)]
     pub(crate) fn unmap_row(&mut self, slot: SlotId, more: u32) -> Flushed {
+        let mut flushed = Flushed::nothing_withdrawn();
         let mut open: Option<Withdrawn> = None;
         let mut last = Leaves::NONE;
         for slot in (0..=more).map(|offset| slot.plus(offset)) {
@@ -271,20 +273,25 @@ impl<M: Machine> Kernel<M> {
             open = match open {
                 Some(before) if before.is_of(&withdrawn) => Some(before),
                 Some(before) => {
-                    let Flushed { .. } = self.flush(before);
+                    flushed = flushed.and(self.flush(before));
                     Some(withdrawn)
                 }
                 None => Some(withdrawn),
             };
         }
-        let flushed = open.map_or_else(Flushed::nothing_withdrawn, |withdrawn| self.flush(withdrawn));
+        if let Some(withdrawn) = open {
+            flushed = flushed.and(self.flush(withdrawn));
+        }
         (0..=more).for_each(|offset| self.forget_mapping(slot.plus(offset), &flushed));
         flushed
     }
 
     /// Clears the record of a capability whose mapping has been taken back, and the memory of a table.
     #[inline]
-    fn forget_mapping(&mut self, slot: SlotId, _: &Flushed) {
+    fn forget_mapping(&mut self, slot: SlotId, flushed: &Flushed) {
+        if flushed.has_failed() {
+            self.keep_back(slot);
+        }
         let cap = &mut self.slot_mut(slot).cap;
         if let Some(record) = cap.mapping_mut() {
             *record = Mapping::NONE;
@@ -309,16 +316,17 @@ impl<M: Machine> Kernel<M> {
     fn take_out(&mut self, slot: SlotId) -> Option<Withdrawn> {
         let &Mapping { vm, .. } = self.slot(slot).cap.mapping()?;
         if self.machine.vm(vm).is_domain() {
-            return self.take_out_of_domain(slot);
+            return Some(self.take_out_of_domain(slot, vm));
         }
         self.take_out_of::<false>(slot)
     }
 
-    /// [`Kernel::take_out`] of what is mapped in a domain.
+    /// [`Kernel::take_out`] of what is mapped in a domain. A record without entry counts as well: a unit that has failed may
+    /// remember the table that the entry was in.
     #[cold]
     #[inline(never)]
-    fn take_out_of_domain(&mut self, slot: SlotId) -> Option<Withdrawn> {
-        self.take_out_of::<true>(slot)
+    fn take_out_of_domain(&mut self, slot: SlotId, domain: VmId) -> Withdrawn {
+        self.take_out_of::<true>(slot).unwrap_or(Withdrawn::from(domain))
     }
 
     #[inline(always)]
@@ -350,7 +358,7 @@ impl<M: Machine> Kernel<M> {
             return None;
         }
         if self.machine.vm(mapping.vm).is_domain() {
-            return self.take_out_of_domain(slot);
+            return Some(self.take_out_of_domain(slot, mapping.vm));
         }
         let level = leaf_level(bits);
         let leaves = Leaves {

@@ -277,6 +277,11 @@ impl<C: ConfigAccess, T: TableAccess, B: Bus> Assignment<C, T, B> {
         self.has_completed(done);
     }
 
+    /// See [`crate::machine::Devices::iommu_has_failed`].
+    pub fn has_failed(&self) -> bool {
+        self.has_failed
+    }
+
     /// See [`crate::machine::Devices::take_fault`].
     pub fn take_fault(&mut self) -> Option<(Option<FunctionId>, FaultRecord)> {
         let record = self.iommu()?.take_fault()?;

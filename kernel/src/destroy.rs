@@ -2,7 +2,7 @@
 //!
 //! Removing a copy is one step. Removing an original, or the descendants of a capability, takes leaves of the forest one
 //! after the other. What a capability gave is withdrawn and flushed before its slot is erased ([`Flushed`]); memory is
-//! scrubbed, and so made retypeable, only when nothing is derived from the Untyped any more.
+//! scrubbed, and so made retypeable, only when nothing is derived from the Untyped any more, and never what is in quarantine.
 //!
 //! A CNode or Channel has slots, which may hold originals, other CNodes, itself, or the Untyped that it was made of; and
 //! there is neither a stack nor memory to remember them. So its capability becomes a *zombie*, which no lookup finds, and
@@ -45,6 +45,8 @@ pub(crate) struct Work {
     focus: SlotId,
     /// Keep the target, and scrub it if it is an Untyped.
     keep: bool,
+    /// Of an Untyped that has been scrubbed, the bytes at its start that are not free again.
+    pub(crate) kept_back: u64,
 }
 
 /// What a step has come to.
@@ -61,12 +63,12 @@ pub(crate) enum Step {
 impl Work {
     /// Delete of a slot.
     pub(crate) fn delete(target: SlotId) -> Work {
-        Work { target, focus: SlotId::NONE, keep: false }
+        Work { target, focus: SlotId::NONE, keep: false, kept_back: 0 }
     }
 
     /// Revoke of a slot.
     pub(crate) fn revoke(target: SlotId) -> Work {
-        Work { target, focus: SlotId::NONE, keep: true }
+        Work { target, focus: SlotId::NONE, keep: true, kept_back: 0 }
     }
 }
 
@@ -107,11 +109,9 @@ impl<M: Machine> Kernel<M> {
         } else if leaf == work.target && work.keep {
             return match cap {
                 Cap::Untyped { .. } => {
-                    if self.scrub_step(leaf) {
-                        Step::Done
-                    } else {
-                        Step::Heavy
-                    }
+                    let Some(kept_back) = self.scrub_step(leaf) else { return Step::Heavy };
+                    work.kept_back = kept_back;
+                    Step::Done
                 }
                 Cap::Doomed { .. } => {
                     self.take_away(leaf);
@@ -262,7 +262,10 @@ impl<M: Machine> Kernel<M> {
 
     /// Empties a slot whose capability reaches nothing any more. The children of a copy become its parent's.
     #[inline]
-    fn erase(&mut self, slot: SlotId, _: Flushed) {
+    fn erase(&mut self, slot: SlotId, flushed: Flushed) {
+        if flushed.has_failed() {
+            self.keep_back(slot);
+        }
         self.remove(slot);
     }
 

@@ -52,6 +52,10 @@ pub struct DeviceModel {
     pub faults_recorded: Vec<(Option<FunctionId>, FaultRecord)>,
     /// Fault events are held back.
     pub holds_fault_events: bool,
+    /// The IOMMU does not answer.
+    pub is_stuck: bool,
+    /// It did not answer when it was told something.
+    pub has_failed: bool,
     /// What was done that must not be.
     pub faults: Vec<&'static str>,
 }
@@ -103,7 +107,8 @@ pub trait HasDevices: Machine {
 impl<M: HasDevices> Devices for M {
     fn function(&self, function: FunctionId) -> FunctionFacts {
         assert!(usize::from(function.get()) < MAX_FUNCTIONS, "{function:?} does not exist");
-        DeviceModel::facts(function)
+        let facts = DeviceModel::facts(function);
+        FunctionFacts { quarantined: facts.quarantined || self.iommu_has_failed(), ..facts }
     }
 
     fn bar(&self, function: FunctionId, bar: u8) -> Bar {
@@ -133,17 +138,24 @@ impl<M: HasDevices> Devices for M {
         model.expect(!model.in_reset.contains(&function), "a function in a reset is attached");
         let before = model.attached.insert(function, domain);
         model.expect(before.is_none(), "an attached function is attached");
+        model.has_failed |= model.is_stuck;
     }
 
     fn detach_function(&mut self, function: FunctionId) {
         let model = self.devices_mut();
         let before = model.attached.remove(&function);
         model.expect(before.is_some(), "a function is detached that is not attached");
+        model.has_failed |= model.is_stuck;
     }
 
     fn flush_function(&mut self, function: FunctionId) {
         let model = self.devices_mut();
         model.expect(model.attached.contains_key(&function), "a function is flushed that is not attached");
+        model.has_failed |= model.is_stuck;
+    }
+
+    fn iommu_has_failed(&self) -> bool {
+        self.devices().has_failed
     }
 
     fn reset_function(&mut self, function: FunctionId) -> Ticks {

@@ -108,7 +108,8 @@ impl<M: Machine> Kernel<M> {
     fn window_argument(&self, call: &Invoked) -> Result<Window, Fault> {
         let &[cptr, ..] = call.args;
         match self.capability(call.root, cptr, 1, ObjectType::IommuDomain, Rights::WRITE)?.cap {
-            Cap::IommuDomain { id, .. } if self.machine.vm(id).dissolving => {
+            // What is not in reach of an IOMMU that has failed never will be.
+            Cap::IommuDomain { id, .. } if self.machine.vm(id).dissolving || self.machine.iommu_has_failed() => {
                 Err(Fault::new(Error::InvalidCapability, 1))
             }
             Cap::IommuDomain { bits, id, first } => Ok(Window { domain: id, first, bytes: bytes_of(bits) }),

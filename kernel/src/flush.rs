@@ -7,7 +7,8 @@
 //! What a flush is: no core runs the VM (each that did has left the guest, and cannot enter again before the lock is
 //! free), and the VM's TLB generation has moved, so that every core gives it a new address-space number before it enters
 //! it again. Translations cached under the old numbers are never used again. For a domain: the IOMMU has dropped what it
-//! cached for the functions that are attached to it, and has said so.
+//! cached for the functions that are attached to it, and has said so. If it has not, then or ever before, the [`Flushed`]
+//! says so, and with the capability the memory goes into quarantine (see `quarantine`).
 
 use crate::function::MAX_FUNCTIONS;
 use crate::kernel::{Kernel, News};
@@ -22,10 +23,12 @@ pub(crate) struct Withdrawn {
     vm: VmId,
 }
 
-/// Nothing that was withdrawn is in anybody's reach.
+/// Nothing that was withdrawn is in anybody's reach, or a failed IOMMU may still reach it, so that it is to be kept back.
 #[must_use = "proof that memory may be reused"]
 #[derive(Debug)]
-pub(crate) struct Flushed(());
+pub(crate) struct Flushed {
+    has_failed: bool,
+}
 
 impl Withdrawn {
     /// An entry of this VM's tables has been cleared.
@@ -45,13 +48,25 @@ impl Flushed {
     /// For a capability that made nothing reachable: there was nothing to flush.
     #[inline]
     pub(crate) fn nothing_withdrawn() -> Flushed {
-        Flushed(())
+        Flushed { has_failed: false }
+    }
+
+    /// Both.
+    #[inline]
+    pub(crate) fn and(self, other: Flushed) -> Flushed {
+        Flushed { has_failed: self.has_failed || other.has_failed }
+    }
+
+    /// The IOMMU has failed: what was withdrawn from a domain is to be kept back.
+    #[inline]
+    pub(crate) fn has_failed(&self) -> bool {
+        self.has_failed
     }
 }
 
 impl<M: Machine> Kernel<M> {
     /// Completes a withdrawal from a domain: no function that is attached to it uses what was cached. One that is not
-    /// attached has nothing cached (see [`crate::machine::Devices::detach_function`]).
+    /// attached has nothing cached (see [`crate::machine::Devices::detach_function`]), unless the IOMMU has failed.
     #[cold]
     fn flush_domain(&mut self, domain: VmId) -> Flushed {
         if self.machine.vm(domain).functions != 0 {
@@ -61,7 +76,7 @@ impl<M: Machine> Kernel<M> {
                 }
             }
         }
-        Flushed(())
+        Flushed { has_failed: self.machine.iommu_has_failed() }
     }
 
     /// Completes a withdrawal.
@@ -87,6 +102,6 @@ impl<M: Machine> Kernel<M> {
             }
         }
         self.count(vm, stats_page::SHOOTDOWNS);
-        Flushed(())
+        Flushed::nothing_withdrawn()
     }
 }

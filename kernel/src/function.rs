@@ -16,7 +16,8 @@ use crate::kernel::{Kernel, Message};
 use crate::machine::Machine;
 use crate::slot::Slot;
 use crate::types::{FunctionId, Hpa, SlotId, Ticks, VmId};
-use cap_spec::abi::{Error, Fault, Label, ObjectType, PAGE_BITS, Rights};
+use crate::untyped::bytes_of;
+use cap_spec::abi::{DOMAIN_BITS, Error, Fault, Label, ObjectType, PAGE_BITS, Rights};
 
 /// Functions that the kernel knows, virtual ones that are not enabled included.
 pub const MAX_FUNCTIONS: usize = 64;
@@ -485,6 +486,10 @@ impl<M: Machine> Kernel<M> {
         let domain = self.function(function).domain;
         if domain.is_some() {
             self.machine.detach_function(function);
+            if self.machine.iommu_has_failed() {
+                // The unit may go on with the root of its tables.
+                self.quarantine.add(domain.address(), bytes_of(DOMAIN_BITS));
+            }
             self.take_all_faults();
             self.function_mut(function).domain = VmId::NONE;
             let header = self.machine.vm_mut(domain);

@@ -8,6 +8,7 @@ use crate::fault::Faults;
 use crate::function::{Function, MAX_FUNCTIONS};
 use crate::machine::Machine;
 use crate::nested::EntryFormat;
+use crate::quarantine::Quarantine;
 use crate::sched::{Limits, NEVER, Schedule};
 use crate::slot::Slot;
 use crate::types::{CoreId, FunctionId, Hpa, SlotId, Ticks, VcpuId, VmId};
@@ -112,6 +113,8 @@ pub struct Kernel<M> {
     pub(crate) tsc_hz: u64,
     /// What all functions were stopped from.
     pub(crate) faults: Faults,
+    /// What an IOMMU that has failed may reach.
+    pub(crate) quarantine: Quarantine,
     /// Until when events of the IOMMU are held back; [`NEVER`]: they are not.
     pub(crate) faults_held_until: Ticks,
     /// Looks in a row, up to the last one, at which the IOMMU had stopped something.
@@ -145,6 +148,7 @@ impl<M: Machine> Kernel<M> {
             statistics_page: Hpa::new(0),
             tsc_hz: 1,
             faults: Faults::NONE,
+            quarantine: Quarantine::EMPTY,
             faults_held_until: NEVER,
             fault_looks: 0,
         }

@@ -40,6 +40,7 @@ pub mod machine;
 pub mod nested;
 pub mod pci;
 pub mod protocol;
+mod quarantine;
 mod run;
 pub mod sched;
 pub mod slot;

@@ -49,6 +49,9 @@ pub trait Devices {
     /// Makes the IOMMU forget what it has cached of the tables for an attached function, and waits until it has; with the
     /// same way out as [`Devices::detach_function`].
     fn flush_function(&mut self, function: FunctionId);
+    /// True once the IOMMU has not carried something out: nobody knows any more, ever, what it has cached and what it still
+    /// carries out of what it was asked before. No function is a bus master then, and none becomes one.
+    fn iommu_has_failed(&self) -> bool;
     /// Begins the reset of a function; returns how long it takes.
     fn reset_function(&mut self, function: FunctionId) -> Ticks;
     /// The time of a reset has passed, or that since it was enabled as a virtual function: puts back what the function needs to

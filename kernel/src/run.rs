@@ -148,7 +148,7 @@ impl<M: Machine> Kernel<M> {
             }
         }
         if self.core(core).loaded.is_some() {
-            Outcome::Done { status: Status::OK, results: [0, 0] }
+            Outcome::Done { status: Status::OK, results: [work.kept_back, 0] }
         } else {
             Outcome::Gone
         }

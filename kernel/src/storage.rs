@@ -289,6 +289,10 @@ impl machine::Devices for Hardware {
         self.assignment.bar(function, bar)
     }
 
+    fn iommu_has_failed(&self) -> bool {
+        self.assignment.has_failed()
+    }
+
     fn filter_config(&self, function: FunctionId, offset: u16, value: u32) -> Option<u32> {
         self.assignment.filter_config(function, offset, value)
     }

@@ -3,6 +3,7 @@
 //! Invariants: every object that was made of an Untyped lies below its watermark; bytes of RAM from the watermark on are
 //! zero. So Retype takes memory at the watermark without touching what it does not initialise, and Revoke, which alone
 //! lowers the watermark, scrubs from the top down and lowers it some pages at a time: between two steps both invariants hold.
+//! It does not go below memory in quarantine (see `quarantine`).
 
 use crate::cap::{Cap, Mapping};
 use crate::channel::Channel;
@@ -177,20 +178,21 @@ impl<M: Machine> Kernel<M> {
         }
     }
 
-    /// One step of the scrub of an Untyped without children: some pages from its watermark down. True when that is 0.
+    /// One step of the scrub of an Untyped without children: some pages from its watermark down, to what is in quarantine.
+    /// Once it is there, the bytes below: 0, unless an IOMMU has failed.
     #[inline]
-    pub(crate) fn scrub_step(&mut self, slot: SlotId) -> bool {
-        let Cap::Untyped { device, base, ref mut watermark, .. } = self.slot_mut(slot).cap else { return true };
-        if device || *watermark == 0 {
-            *watermark = 0;
-            return true;
-        }
+    pub(crate) fn scrub_step(&mut self, slot: SlotId) -> Option<u64> {
+        let Cap::Untyped { device, base, watermark: top, .. } = self.slot(slot).cap else { return Some(0) };
         // Down to a multiple of what is cleared at once: the next step clears as much as it may.
-        let bottom = watermark.saturating_sub(1) & !(SCRUB_BYTES - 1);
-        let (from, bytes) = (base.plus(bottom), watermark.wrapping_sub(bottom));
-        *watermark = bottom;
-        self.machine.zero(from, bytes);
-        bottom == 0
+        let kept = if device { 0 } else { self.quarantine.kept_of(base, top) };
+        let bottom = if device { 0 } else { (top.saturating_sub(1) & !(SCRUB_BYTES - 1)).max(kept) };
+        if let Cap::Untyped { watermark, .. } = &mut self.slot_mut(slot).cap {
+            *watermark = bottom;
+        }
+        if !device && bottom < top {
+            self.machine.zero(base.plus(bottom), top.wrapping_sub(bottom));
+        }
+        (bottom == kept).then_some(kept)
     }
 }
 

@@ -8,7 +8,8 @@
 //! * **Move** moves a capability with its place in the derivation. The source must lie in the root CNode or in a CNode
 //!   reached with WRITE (`MissingRight`, 2), and not be a boot capability (`InUse`, 2).
 //! * **Delete** removes a capability as chapter `derivation` says. Boot capabilities are `InUse`.
-//! * **Revoke** removes every descendant. An Untyped that is still there then gets watermark 0.
+//! * **Revoke** removes every descendant. An Untyped that is still there then gets watermark 0. What an IOMMU that has failed
+//!   may reach stays below it: see chapter `iommu_domain`.
 //! * **Identify** says what a slot holds, and tells no address.
 
 use super::Outcome;

@@ -3,8 +3,8 @@
 //! Guarantees, towards hardware that does what its manual says: a function that is not attached reaches no memory; an
 //! attached one reaches what its domain's tables map; a message raises what the entry says that it names, and only if it
 //! comes from the source of that entry. An operation returns [`Completed`] only when every unit has carried it out, DMA and
-//! interrupts in flight included. If a unit fails, what the operation was for stays in quarantine: nobody knows whether the
-//! unit still uses what it has cached.
+//! interrupts in flight included. If a unit fails, what the operation was for stays in quarantine, functions (`assignment`)
+//! and memory (`quarantine`): nobody knows whether the unit still uses what it has cached.
 //!
 //! The names here fit any vendor's units; [`vtd`] is the back end that there is. Only this module writes the tables by
 //! which units find domains, and those of interrupt remapping; the tables of a domain are the capability core's, in the

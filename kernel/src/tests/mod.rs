@@ -9,6 +9,7 @@ mod functions;
 mod host;
 mod hostile_launch;
 mod mapping;
+mod quarantine;
 mod random;
 mod running;
 mod slots;

@@ -435,7 +435,9 @@ impl<M: Machine> Server<'_, M> {
             if let Err(error) = self.root.give(*block) {
                 self.fail(format!("memory cannot be taken back: {error:?}"));
             }
-            if !self.root.memory.is_clean(&mut self.root.machine, *block) {
+            let memory = &self.root.memory;
+            // What the kernel keeps back is out of everybody's reach.
+            if !memory.is_kept(*block) && !memory.is_clean(&mut self.root.machine, *block) {
                 self.tenants[app].left[0] += 1 << (self.root.memory.bits(*block) - PAGE_BITS);
             }
         }

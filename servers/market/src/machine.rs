@@ -165,12 +165,13 @@ pub trait Invoke: Machine {
         self.invoke(Label::UntypedRetype, untyped, arguments).map(drop)
     }
 
-    /// Removes every descendant; an Untyped is scrubbed.
+    /// Removes every descendant; an Untyped is scrubbed. Returns how many of its bytes the kernel keeps back, as an IOMMU
+    /// that has failed may reach them.
     ///
     /// # Errors
     /// As `CNode.Revoke`.
-    fn revoke(&mut self, slot: Slot) -> Result<(), Fault> {
-        self.invoke(Label::CNodeRevoke, slot.holder(), [slot.index().into(), 0, 0, 0, 0]).map(drop)
+    fn revoke(&mut self, slot: Slot) -> Result<u64, Fault> {
+        self.invoke(Label::CNodeRevoke, slot.holder(), [slot.index().into(), 0, 0, 0, 0]).map(|[kept, _]| kept)
     }
 
     /// Removes a capability.

@@ -5,7 +5,7 @@
 //! only when a larger block is wanted: merging costs a scrub of the whole.
 //!
 //! Guarantees: a free block is clean and has no capability derived from it; blocks in use never overlap; a block that
-//! comes back is revoked and scrubbed before it counts as free.
+//! comes back is revoked and scrubbed before it counts as free; one of which the kernel keeps something back never does.
 
 use crate::machine::{Invoke, Slot};
 use crate::slots::Slots;
@@ -56,6 +56,8 @@ enum State {
         count: u32,
         free: u32,
     },
+    /// The kernel keeps some of it back, for good.
+    Kept,
     /// Was a part of a block that has been merged; its number can be used again.
     Gone,
 }
@@ -130,11 +132,14 @@ impl Memory {
     /// The kernel's.
     pub fn scrub_next(&mut self, kernel: &mut impl Invoke) -> Result<bool, MemoryError> {
         let Some(&(slot, bits)) = self.dirty.last() else { return Ok(false) };
-        kernel.revoke(slot)?;
+        let kept = kernel.revoke(slot)?;
         self.dirty.pop();
         let id = self.number(1);
-        self.blocks[id as usize] = Block { slot, bits, parent: None, state: State::Free };
-        self.free[usize::from(bits)].insert(id);
+        self.blocks[id as usize] = Block { slot, bits, parent: None, state: State::Kept };
+        match kept {
+            0 => self.release(id),
+            _ => self.free_pages -= pages(bits),
+        }
         Ok(true)
     }
 
@@ -147,17 +152,25 @@ impl Memory {
         self.take_block(kernel, bits)
     }
 
-    /// Takes a block back: revokes what was derived from it and scrubs it.
+    /// Takes a block back: revokes what was derived from it and scrubs it. It is free then, unless [`Memory::is_kept`].
     ///
     /// # Errors
     /// The kernel's; then the block stays in use.
     pub fn give(&mut self, kernel: &mut impl Invoke, id: BlockId) -> Result<(), MemoryError> {
         let block = self.blocks[id.0 as usize];
         debug_assert_eq!(block.state, State::Used);
-        kernel.revoke(block.slot)?;
-        self.release(id.0);
-        self.free_pages += pages(block.bits);
+        if kernel.revoke(block.slot)? == 0 {
+            self.release(id.0);
+            self.free_pages += pages(block.bits);
+        } else {
+            self.blocks[id.0 as usize].state = State::Kept;
+        }
         Ok(())
+    }
+
+    /// True of a block that came back and is not used any more, as the kernel keeps some of it back.
+    pub fn is_kept(&self, id: BlockId) -> bool {
+        self.blocks[id.0 as usize].state == State::Kept
     }
 
     /// Whether the kernel says that a block is as a free one must be: an Untyped of its size, nothing of it used, nothing
@@ -232,9 +245,14 @@ impl Memory {
             .filter(|(id, block)| block.bits >= bits && self.is_unused(*id as u32))
             .min_by_key(|(_, block)| block.bits);
         let id = whole.map(|(id, _)| id as u32).ok_or(MemoryError::NoMemory)?;
-        kernel.revoke(self.blocks[id as usize].slot)?;
+        let kept = kernel.revoke(self.blocks[id as usize].slot)?;
         self.forget_parts(id);
-        self.release(id);
+        self.blocks[id as usize].state = State::Kept;
+        match kept {
+            0 => self.release(id),
+            // Clean parts lay between what is kept back.
+            _ => self.free_pages -= pages(self.blocks[id as usize].bits),
+        }
         Ok(())
     }
 

@@ -41,6 +41,8 @@ pub enum Bug {
     DmaInFlight,
     /// The IOMMU does not answer in time, which counts as an answer.
     IgnoredTimeOut,
+    /// The kernel is not told that the IOMMU has failed, and hands out again what that may reach.
+    ForgottenQuarantine,
     /// A message is masked and the mask not read back, so that one in flight arrives later.
     MessagePastMask,
     /// A function that is detached goes on until it is reset and used again: its memory is sold meanwhile.
@@ -53,7 +55,7 @@ pub enum Bug {
 
 impl Bug {
     /// Every bug.
-    pub const ALL: [Bug; 23] = [
+    pub const ALL: [Bug; 24] = [
         Bug::ForgottenFlush,
         Bug::AsidReused,
         Bug::RefusedFlush,
@@ -73,6 +75,7 @@ impl Bug {
         Bug::ForgottenEntryFlush,
         Bug::DmaInFlight,
         Bug::IgnoredTimeOut,
+        Bug::ForgottenQuarantine,
         Bug::MessagePastMask,
         Bug::ResaleUnderDma,
         Bug::BusMasterLeftOn,
@@ -101,6 +104,7 @@ impl Bug {
             Bug::ForgottenEntryFlush => "forgotten-entry-flush",
             Bug::DmaInFlight => "dma-in-flight",
             Bug::IgnoredTimeOut => "ignored-time-out",
+            Bug::ForgottenQuarantine => "forgotten-quarantine",
             Bug::MessagePastMask => "message-past-mask",
             Bug::ResaleUnderDma => "resale-under-dma",
             Bug::BusMasterLeftOn => "bus-master-left-on",

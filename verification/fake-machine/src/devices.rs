@@ -185,6 +185,10 @@ impl Devices for FakeMachine {
         self.0.has_completed(done);
     }
 
+    fn iommu_has_failed(&self) -> bool {
+        self.0.iommu.is_cut && self.0.bug != Some(Bug::ForgottenQuarantine)
+    }
+
     fn reset_function(&mut self, function: FunctionId) -> Ticks {
         let attached = self.0.iommu.attached.contains_key(&function);
         self.0.expect(!attached, function, "is reset while it is attached");

@@ -5,7 +5,8 @@
 //! and uses it until it is told to forget. A request of a function is under way for any time, before it is translated
 //! and after. An access must be one that the tables of the domain to which the function is attached allow now, or have
 //! allowed since the last flush within the kernel step that is under way; so what survives a flush, a detachment or the
-//! sale of memory is found by its first use. The unit's walks are judged in the same way.
+//! sale of memory is found by its first use. The unit's walks are judged in the same way. After the unit has failed, what was
+//! under way arrives whenever it likes, and must not find memory that was handed out since.
 
 use crate::bug::Bug;
 use crate::hardware::Hardware;
@@ -16,7 +17,7 @@ use cap_spec::abi::{FaultRecord, Rights, Stopped};
 use kernel::device_model::requester;
 use kernel::nested::{Entry, EntryFormat, entry_index};
 use kernel::types::{FunctionId, Gpa, Hpa, VmId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// I/O addresses that functions use, in two regions of a table of level 1.
 pub const IO_PAGES: [u64; 6] = [0, 0x1000, 0x2000, 0x3000, 0x20_0000, 0x20_1000];
@@ -24,6 +25,8 @@ pub const IO_PAGES: [u64; 6] = [0, 0x1000, 0x2000, 0x3000, 0x20_0000, 0x20_1000]
 const UNDER_WAY: usize = 6;
 /// One in so many waits for the unit ends with a time-out.
 const TIME_OUTS: u64 = 500;
+/// The same, where it is what happens afterwards that is looked at.
+const MORE_TIME_OUTS: u64 = 50;
 
 /// Records of stopped requests that the unit has room for.
 pub const RECORDS: usize = 2;
@@ -58,6 +61,10 @@ pub struct Iommu {
     pub is_dead: bool,
     /// All functions were cut off at the bridges.
     pub is_cut: bool,
+    /// How many stores there had been then.
+    cut_at: u64,
+    /// Pages that were scrubbed since.
+    scrubbed: BTreeSet<u64>,
     /// Accesses that reached memory.
     pub accesses: u64,
     /// Requests that the unit stopped.
@@ -78,9 +85,16 @@ impl Iommu {
         self.flushed.clear();
     }
 
-    /// True if nothing is under way.
+    /// Memory is scrubbed, to be handed out again or as a table is taken out of its tree.
+    pub(crate) fn scrubbed(&mut self, base: Hpa, bytes: u64) {
+        if self.is_cut {
+            self.scrubbed.extend((base.get()..base.plus(bytes).get()).step_by(PAGE as usize).map(|at| at / PAGE));
+        }
+    }
+
+    /// True if nothing is under way that comes to an end.
     pub(crate) fn is_quiet(&self) -> bool {
-        self.requests.is_empty()
+        self.is_cut || self.requests.is_empty()
     }
 }
 
@@ -100,10 +114,12 @@ impl Hardware {
                 self.send_request(function);
             }
         }
-        if !self.iommu.is_quiet() && self.random.one_in(3) {
+        if !self.iommu.requests.is_empty() && self.random.one_in(3) {
             let index = self.random.below(self.iommu.requests.len() as u64) as usize;
             let request = self.iommu.requests.swap_remove(index);
-            if let Some(request) = self.advance(request) {
+            // Nobody knows when a failed unit is done with what it has taken in.
+            let again = (self.iommu.is_cut && request.leaf.is_some()).then_some(request);
+            if let Some(request) = self.advance(request).or(again) {
                 self.iommu.requests.push(request);
             }
         }
@@ -179,8 +195,11 @@ impl Hardware {
         self.tell_faults();
     }
 
-    /// Requests that `which` names run to their end.
+    /// Requests that `which` names run to their end, unless the unit has failed.
     fn finish_requests(&mut self, which: impl Fn(&Request) -> bool) {
+        if self.iommu.is_cut {
+            return;
+        }
         let (ending, others) = std::mem::take(&mut self.iommu.requests).into_iter().partition(which);
         self.iommu.requests = others;
         let ending: Vec<Request> = ending;
@@ -261,8 +280,21 @@ impl Hardware {
             || self.in_step && holds(&tree.walk(address, |at| self.memory.word_since(at, since)))
     }
 
+    /// A unit that has failed reaches a page.
+    fn judge_late(&mut self, function: FunctionId, page: u64, allowed: &[Use]) {
+        let found = self.memory.page_use(page);
+        if !allowed.contains(&found) || self.made[page as usize] > self.iommu.cut_at {
+            self.violate(format!(
+                "a failed IOMMU reaches page {page:#x} for {function:?}, which was made {found:?} since"
+            ));
+        }
+    }
+
     fn judge_io_table(&mut self, function: FunctionId, address: Gpa, table: Hpa, level: u8) {
-        if !self.holds_of_domain(function, address, |(tables, _)| tables[usize::from(level)] == Some(table)) {
+        if self.iommu.is_cut {
+            // A table that was taken out of its tree is clean.
+            self.judge_late(function, table.get() / PAGE, &[Use::Table, Use::Data]);
+        } else if !self.holds_of_domain(function, address, |(tables, _)| tables[usize::from(level)] == Some(table)) {
             self.violate(format!(
                 "the IOMMU walks for {function:?} at {:#x} through {:#x}, no table of level {level} of its domain any more",
                 address.get(),
@@ -275,10 +307,18 @@ impl Hardware {
     fn reach_memory(&mut self, request: &Request, leaf: Cached) {
         let &Request { function, address, write, .. } = request;
         let wanted = if write { Rights::WRITE } else { Rights::READ };
+        let page = leaf.base.get() / PAGE;
         self.iommu.accesses += 1;
         self.say(|| format!("{function:?} reaches {:#x} at {:#x}, write {write}", leaf.base.get(), address.get()));
         let allows = |(base, rights): (Hpa, Rights)| base == leaf.base && rights.contains(wanted);
-        if !self.iommu.attached.contains_key(&function) {
+        if self.iommu.is_cut {
+            self.judge_late(function, page, &[Use::Data]);
+            if self.iommu.scrubbed.contains(&page) {
+                self.violate(format!(
+                    "a failed IOMMU reaches page {page:#x} for {function:?}, which was scrubbed since"
+                ));
+            }
+        } else if !self.iommu.attached.contains_key(&function) {
             self.violate(format!("DMA of {function:?} reaches {:#x} after it was detached", leaf.base.get()));
         } else if !self.holds_of_domain(function, address, |(_, end)| end.is_some_and(allows)) {
             self.violate(format!(
@@ -287,7 +327,6 @@ impl Hardware {
                 address.get()
             ));
         }
-        let page = leaf.base.get() / PAGE;
         if self.memory.page_use(page) != Use::Data {
             let found = self.memory.page_use(page);
             self.violate(format!("DMA of {function:?} reaches page {page:#x}, which is {found:?}"));
@@ -307,7 +346,8 @@ impl Hardware {
                 self.dma_moment();
                 self.run_beside(active);
             }
-            self.iommu.is_dead = self.random.one_in(TIME_OUTS);
+            let rarity = if self.bug == Some(Bug::ForgottenQuarantine) { MORE_TIME_OUTS } else { TIME_OUTS };
+            self.iommu.is_dead = self.random.one_in(rarity);
         }
         !self.iommu.is_dead
     }
@@ -365,10 +405,11 @@ impl Hardware {
         self.finish_requests(|request| request.function == function && (all || request.write));
     }
 
-    /// The bridges let no function through any more; what is beyond them arrives.
+    /// The bridges let no function through any more; what is beyond them stays under way.
     pub(crate) fn cut_off_dma(&mut self) {
-        self.finish_requests(|_| true);
         self.iommu.is_cut = true;
+        self.stores += 1;
+        self.iommu.cut_at = self.stores;
         self.iommu.attached.clear();
     }
 }

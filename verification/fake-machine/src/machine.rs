@@ -91,6 +91,7 @@ impl Machine for FakeMachine {
 
     fn zero(&mut self, base: Hpa, bytes: u64) {
         self.0.memory.zero(base, bytes);
+        self.0.iommu.scrubbed(base, bytes);
         self.stored();
     }
 

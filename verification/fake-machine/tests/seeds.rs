@@ -136,6 +136,11 @@ fn a_time_out_that_counts_as_an_answer_is_found() {
 }
 
 #[test]
+fn memory_that_a_failed_iommu_reaches_and_that_is_handed_out_again_is_found() {
+    find(Bug::ForgottenQuarantine, 2_000, "since");
+}
+
+#[test]
 fn a_message_in_flight_past_its_mask_is_found() {
     find(Bug::MessagePastMask, 20, "which runs another");
 }

@@ -52,6 +52,24 @@ fn nothing_is_merged_while_a_part_is_in_use() {
 }
 
 #[test]
+fn what_the_kernel_keeps_back_is_not_used_again_and_everything_else_is() {
+    let (mut model, mut memory) = memory(16);
+    let blocks: Vec<BlockId> = (0..16).map(|_| memory.take(&mut model, 12).unwrap()).collect();
+    let lease = memory.slots.take(1).unwrap();
+    model.retype(memory.slot(blocks[3]), ObjectType::Frame, 12, lease, 1).unwrap();
+    // Of the others nothing has been made.
+    model.keeps_back = true;
+    for &block in &blocks {
+        memory.give(&mut model, block).unwrap();
+        assert_eq!(memory.is_kept(block), block == blocks[3]);
+    }
+    assert_eq!((memory.free_pages(), memory.audit(&mut model, 100)), (15, 0));
+    assert_eq!(memory.take(&mut model, 16), Err(MemoryError::NoMemory), "the whole is never merged again");
+    let again: Vec<BlockId> = core::iter::from_fn(|| memory.take(&mut model, 12).ok()).collect();
+    assert_eq!((again.len(), again.contains(&blocks[3])), (15, false));
+}
+
+#[test]
 fn small_untypeds_are_scrubbed_first_and_only_as_needed() {
     let first = slots::FREE + 1;
     let mut model = Model::new(1, &[24, 16]);

@@ -71,6 +71,8 @@ pub struct Model {
     pub leases_left: Option<u32>,
     /// Revocations leave what was derived.
     pub keeps_children: bool,
+    /// A revocation of an Untyped that something was made of keeps its first page back: an IOMMU has failed.
+    pub keeps_back: bool,
     /// Invocations that were made.
     pub invocations: u64,
     /// A peer that does not read: its ring is full.
@@ -147,6 +149,7 @@ impl Model {
             flight: BTreeMap::new(),
             leases_left: None,
             keeps_children: false,
+            keeps_back: false,
             signals: BTreeMap::new(),
             faults: VecDeque::new(),
             accepted: 0,
@@ -409,7 +412,9 @@ impl Machine for Model {
                         }
                         if let Some(cap) = self.caps.get_mut(&target).filter(|cap| cap.object == ObjectType::Untyped) {
                             self.scrubbed += cap.value >> 12;
-                            (cap.value, cap.dirty) = (0, false);
+                            cap.value = if self.keeps_back { cap.value.min(1 << 12) } else { 0 };
+                            cap.dirty = false;
+                            return Ok([cap.value, 0]);
                         }
                     }
                     _ => {
