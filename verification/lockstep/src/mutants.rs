@@ -4,7 +4,7 @@
 //! A bug is put in around the real kernel: the call is changed before it arrives, or the kernel's memory before or
 //! after it.
 
-use cap_spec::abi::{Label, Rights, info_page};
+use cap_spec::abi::{IO_ADDRESS_BITS, Label, ObjectType, Rights, info_page};
 use cap_spec::machine::{Cap, Entry, Extent, Mapping, SlotId, State, TableId, VcpuId};
 use kernel::Kernel;
 use kernel::cap::Cap as KernelCap;
@@ -46,6 +46,14 @@ pub enum Mutant {
     FreeTooEarly,
     /// A signal is lost.
     SignalLost,
+    /// MapIo does not look at the window of the domain's capability.
+    WindowIgnored,
+    /// Detach leaves the function with the domain that it had.
+    DomainLeftAttached,
+    /// A lease leaves the function usable by those that it descends from.
+    LeaseLeavesParent,
+    /// UnbindMsix leaves the message bound.
+    MessageLeftBound,
 }
 
 /// What a bug remembers from before the call to after it.
@@ -61,7 +69,7 @@ fn slot_id(id: SlotId) -> k::SlotId {
 
 impl Mutant {
     /// Every one.
-    pub const ALL: [Mutant; 14] = [
+    pub const ALL: [Mutant; 18] = [
         Mutant::RightsNotMasked,
         Mutant::BadgeIgnored,
         Mutant::TakesWithoutRight,
@@ -76,6 +84,10 @@ impl Mutant {
         Mutant::SplitNotCounted,
         Mutant::FreeTooEarly,
         Mutant::SignalLost,
+        Mutant::WindowIgnored,
+        Mutant::DomainLeftAttached,
+        Mutant::LeaseLeavesParent,
+        Mutant::MessageLeftBound,
     ];
 
     /// Before the kernel sees a call by `invoker` in the state `before`; the abstract machine has gone to `after`.
@@ -141,6 +153,22 @@ impl Mutant {
                         *free_from = 0;
                     }
                 }
+            }
+            (Mutant::WindowIgnored, Some(Label::FrameMapIo | Label::PageTableMapIo)) => {
+                memory.keep_all(kernel, before, |cap| matches!(cap, Cap::IommuDomain { .. }));
+                memory.change_caps(kernel, |cap| {
+                    if let KernelCap::IommuDomain { bits, first, .. } = cap {
+                        (*bits, *first) = (IO_ADDRESS_BITS, 0);
+                    }
+                });
+            }
+            (Mutant::LeaseLeavesParent, Some(label)) if label.object() == ObjectType::PciFunction => {
+                memory.keep_all(kernel, before, |cap| matches!(cap, Cap::PciFunction { .. }));
+                memory.change_caps(kernel, |cap| {
+                    if let KernelCap::PciFunction { lease, function } = cap {
+                        *lease = before.functions[&function.get()].leases;
+                    }
+                });
             }
             _ => {}
         }
@@ -215,6 +243,29 @@ impl Mutant {
                     kernel.machine.set_shared_word(page, info_page::EVENTS, vcpu.events);
                 }
             }
+            (Mutant::WindowIgnored, Some(Label::FrameMapIo | Label::PageTableMapIo)) => memory.restore_caps(kernel),
+            (Mutant::LeaseLeavesParent, Some(label)) if label.object() == ObjectType::PciFunction => {
+                memory.restore_caps(kernel);
+            }
+            (Mutant::DomainLeftAttached, Some(Label::PciFunctionDetach)) if done => {
+                for (number, function) in &before.functions {
+                    if let (Some(domain), None) = (function.domain, after.functions[number].domain) {
+                        let domain = k::VmId::at(k::Hpa::new(domain.0));
+                        kernel.machine.devices.attached.insert(k::FunctionId::new(*number), domain);
+                    }
+                }
+            }
+            (Mutant::MessageLeftBound, Some(Label::PciFunctionUnbindMsix)) if done => {
+                for (id, slot) in &before.slots {
+                    if let (Cap::Irq { first, message: Some(message), .. }, Some(Cap::Irq { message: None, .. })) =
+                        (&slot.cap, after.slots.get(id).map(|slot| &slot.cap))
+                    {
+                        let function = k::FunctionId::new(message.function);
+                        let message = kernel::Message { function, entry: message.entry };
+                        kernel.machine.devices.messages.insert(*first, message);
+                    }
+                }
+            }
             _ => {}
         }
     }
@@ -224,6 +275,21 @@ impl Memory {
     /// Remembers what a slot holds.
     fn keep(&mut self, kernel: &Kernel<Host>, id: SlotId) {
         self.slots.push((slot_id(id), *kernel.machine.slot(slot_id(id))));
+    }
+
+    /// Remembers what those slots hold that hold this.
+    fn keep_all(&mut self, kernel: &Kernel<Host>, before: &State, holds: impl Fn(&Cap) -> bool) {
+        before.slots.iter().filter(|(_, slot)| holds(&slot.cap)).for_each(|(id, _)| self.keep(kernel, *id));
+    }
+
+    /// Changes the capabilities in the remembered slots.
+    fn change_caps(&self, kernel: &mut Kernel<Host>, change: impl Fn(&mut KernelCap)) {
+        self.slots.iter().for_each(|(id, _)| change(&mut kernel.machine.slot_mut(*id).cap));
+    }
+
+    /// Gives the remembered slots their capabilities back.
+    fn restore_caps(&self, kernel: &mut Kernel<Host>) {
+        self.slots.iter().for_each(|(id, slot)| kernel.machine.slot_mut(*id).cap = slot.cap);
     }
 
     /// Gives the remembered slots their rights back.
