@@ -195,7 +195,8 @@ impl Market {
     }
 
     /// Replaces the standing bid for a good, within the limits that were set. A bid that changes nothing is not sent. A
-    /// refusal comes as [`Event::Refused`].
+    /// refusal comes as [`Event::Refused`]. The market is not woken for it, so it costs no exit: it counts when the next round
+    /// is closed, for which the market wakes.
     pub fn bid(&mut self, good: u16, offer: &Offer) -> Result<(), MarketError> {
         let at = usize::from(good);
         let Some(limits) = self.limits.get(at) else {
@@ -203,7 +204,7 @@ impl Market {
         };
         let body = bid_message(good, offer, limits);
         if self.standing[at].as_ref() != Some(&body) {
-            self.send(body.clone())?;
+            self.say(body.clone(), Endpoint::leave)?;
             self.standing[at] = Some(body);
         }
         Ok(())
@@ -383,9 +384,18 @@ impl Market {
 
     /// Sends a request without waiting for its answer. A refusal becomes an event.
     fn send(&mut self, body: RequestBody) -> Result<u32, MarketError> {
+        self.say(body, Endpoint::send)
+    }
+
+    /// The same, in this way.
+    fn say(
+        &mut self,
+        body: RequestBody,
+        way: impl FnOnce(&mut Endpoint, &Request) -> Result<(), ChannelError>,
+    ) -> Result<u32, MarketError> {
         let number = self.book.next_number();
         let request = Request { number, body };
-        match self.endpoint.send(&request) {
+        match way(&mut self.endpoint, &request) {
             Ok(()) => Ok(number),
             // Both rings could be full of each other's messages: taking ours in makes room for the market's.
             Err(ChannelError::Full) => {

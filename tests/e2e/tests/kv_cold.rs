@@ -72,6 +72,9 @@ const BENCH: usize = 2;
 const OTHER_KV: u16 = 2;
 /// Keys: their values take three times what the base has, and fit into all pages.
 const KEYS: u64 = 300;
+/// Rounds of pages in which it pays, between two looks, and looks at most.
+const ROUNDS: usize = 5;
+const MOST_LOOKS: usize = 20;
 /// Requests on their way at once.
 const AT_ONCE: usize = 30;
 
@@ -223,5 +226,63 @@ fn a_namespace_that_is_bought_and_lost_by_price_and_bought_again() {
     machine.send(&Command::Valuation { app: OTHER_KV, ppm: 1 }).expect("sent");
     machine.wait_line("[kv] there are new queues").expect("it buys one again");
     expect_as_before(&mut machine, &mut clients);
+    machine.stop();
+}
+
+/// It holds pages that it pays for from round to round, a function and a namespace.
+const PAYING: &str = r#"
+    title = "kv that halts, and reads from its namespace"
+    limit = "1000 s"
+    [machine]
+    cores = 2
+    memory = "256 MiB"
+    [page]
+    supply = 24
+    [[app]]
+    name = "kv"
+    nic = true
+    storage = "8 MiB"
+    port = 11211
+    budget = 1
+    valuation = 1e-9
+    core = 1
+    base_cpu = 50
+    base_pages = 2048
+    args = ["items=20", "rest=halt"]
+"#;
+
+#[test]
+fn it_serves_from_pages_and_namespace_that_it_pays_for_without_an_exit_of_its_own() {
+    let scenario = e2e::scenario(PAYING, &Change::none()).expect("a scenario");
+    let (mut machine, ports) = Machine::start_serving(&scenario).expect("a machine");
+    machine.wait_line("serving at 10.0.2.101, port 11211").expect("it serves");
+    let mut clients = [(); 2].map(|()| Client::connect(ports[0]));
+    store_all(&mut clients[0]);
+    // Pages that come are taken up with some exits; what it holds already, and pays for, costs none.
+    let (mut steady, mut before_that) = (0, 0);
+    for step in [7, 11].into_iter().cycle().take(MOST_LOOKS) {
+        let held = machine.state().apps[KV].holdings[0];
+        let before = clients[0].statistics();
+        assert_eq!(ask_all(&mut clients, step), KEYS, "nothing is missed");
+        let mut stays = held > 0 && held == core::mem::replace(&mut before_that, held);
+        for _ in 0..ROUNDS {
+            wait_pages(&mut machine, "the next round", |_| true);
+            stays &= machine.state().apps[KV].holdings[0] == held;
+        }
+        let after = clients[0].statistics();
+        let [exits, reads, interrupts, hits] =
+            ["own_exits", "cold_reads", "device_interrupts", "get_hits"].map(|name| after[name] - before[name]);
+        println!("{held} pages: {hits} hits, {reads} reads, {interrupts} interrupts, {exits} own exits");
+        assert_eq!(hits, KEYS);
+        if stays {
+            assert_eq!(exits, 0);
+            assert!(reads > KEYS / 10 && interrupts > KEYS / 10, "{reads} reads, {interrupts} interrupts");
+            steady += 1;
+        }
+        if steady == 3 {
+            break;
+        }
+    }
+    assert_eq!(steady, 3, "what it holds changes all the time");
     machine.stop();
 }

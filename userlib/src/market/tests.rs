@@ -242,6 +242,27 @@ fn a_bid_stays_within_its_limits() {
 }
 
 #[test]
+fn a_bid_wakes_nobody_as_the_market_wakes_for_the_next_round() {
+    let (mut market, server) = connect(|_| answer(Answer::Done));
+    let signals = Rc::new(RefCell::new(0));
+    let count = signals.clone();
+    fake::install(move |_, label, _| {
+        *count.borrow_mut() += usize::from(label == Label::ChannelSignal);
+        Ok((0, 0))
+    });
+    assert_eq!(server.borrow_mut().endpoint.announce_sleep(), Ok(true));
+    let offer = FixedBid { units: Quantity(3), value: Price(5), keep: Price(0) };
+    market.bid(0, &offer.decide(&Line::default(), &market.holding(0))).unwrap();
+    assert_eq!(*signals.borrow(), 0);
+    server.borrow_mut().serve();
+    assert!(matches!(server.borrow().requests[..], [RequestBody::Bid { good: 0, .. }]));
+    // Somebody who wants his answer wakes it.
+    assert_eq!(server.borrow_mut().endpoint.announce_sleep(), Ok(true));
+    market.release_cpu(1, 1).unwrap();
+    assert_eq!(*signals.borrow(), 1);
+}
+
+#[test]
 fn pages_that_cannot_be_used_go_back_and_are_bid_for_no_more() {
     let (mut market, server) = connect(|_| answer(Answer::Done));
     let wanted = FixedBid { units: Quantity(3), value: Price(5), keep: Price(0) };
