@@ -3,12 +3,13 @@
 use crate::content;
 use crate::cost::{Cost, measure};
 use crate::serve::{ECHO, STREAM};
+use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
 use app_net::smoltcp::iface::SocketHandle;
 use app_net::smoltcp::socket::{tcp, udp};
 use app_net::smoltcp::wire::Ipv4Address;
-use app_net::{Network, Next};
+use app_net::{Driving, Network, Next};
 use userlib::{App, Error, clock, println};
 
 /// How many datagrams are under way at once, in turn.
@@ -37,6 +38,7 @@ const PATIENCE_S: u64 = 3;
 pub fn run(app: &mut App) -> Result<(), Error> {
     let peer = app.arg("peer").and_then(|text| text.parse().ok()).ok_or(Error::failed("`peer` must be an address"))?;
     let (operations, kib) = (app.number("operations", OPERATIONS), app.number("kib", KIB));
+    let turns = turns(app.arg("turns"))?;
     let seed = app.start().seed;
     let mut network = Network::new(app, seed)?;
     let mut asking = Asking::new(&mut network, peer);
@@ -46,9 +48,24 @@ pub fn run(app: &mut App) -> Result<(), Error> {
         done += asking.run(app, &mut network, outstanding, operations)?;
         app.work_done(done, 0);
     }
+    for turn in turns {
+        network.set_mode(turn.mode);
+        network.set_interrupt_delay_us(turn.interrupt_delay_us);
+        println!("driven anew: {:?}, delay of {} us", turn.mode, turn.interrupt_delay_us);
+        done += asking.run(app, &mut network, OUTSTANDING[1], operations)?;
+    }
     stream(app, &mut network, peer, kib << 10)?;
     app.work_done(done + kib, 0);
     Ok(())
+}
+
+/// How the function is to be driven from turn to turn: `turns=MODE:MICROSECONDS,MODE:MICROSECONDS`.
+fn turns(text: Option<&str>) -> Result<Vec<Driving>, Error> {
+    let turns = text.into_iter().flat_map(|text| text.split(',')).map(|turn| {
+        let (mode, delay) = turn.split_once(':').unwrap_or((turn, "0"));
+        app_net::driving(Some(mode), Some(delay), None).map_err(|wrong| Error::failed(format!("turns: {wrong}")))
+    });
+    turns.collect()
 }
 
 /// Datagrams that come back.
@@ -122,7 +139,7 @@ impl Asking {
     fn run(&mut self, app: &mut App, network: &mut Network, outstanding: usize, operations: u64) -> Result<u64, Error> {
         let (end, mut lost, mut cost) = (self.next + operations, 0, Cost::default());
         (self.right, self.wrong) = (0, 0);
-        let mut deadline = app.clock().in_us(LOST_US);
+        let (mut deadline, began_ns) = (app.clock().in_us(LOST_US), network.now_ns());
         while self.next < end || !self.waiting.is_empty() {
             let sent = self.next;
             let ((next, back), spent) = measure(|| (network.poll(), self.turn(network, outstanding, end)));
@@ -141,13 +158,14 @@ impl Asking {
         }
         println!(
             "{outstanding} at once: {} datagrams came back right, {lost} did not, {} were wrong; {} instructions each, \
-             {} exits, {} preemptions, {} interrupts",
+             {} exits, {} preemptions, {} interrupts in {} us",
             self.right,
             self.wrong,
             cost.each(),
             cost.exits.own,
             cost.exits.preemptions,
-            cost.interrupts
+            cost.interrupts,
+            (network.now_ns() - began_ns) / 1_000
         );
         if self.wrong > 0 { Err(Error::failed("what came back was not what was sent")) } else { Ok(self.right) }
     }

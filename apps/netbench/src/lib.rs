@@ -2,7 +2,8 @@
 //! - `serve`: echoes datagrams at UDP port 7, and takes a stream at TCP port 9, of which it checks every byte, for
 //!   `for=MILLISECONDS`, or until `streams=N` have ended;
 //! - `ask`: sends `operations=N` datagrams to `peer=A.B.C.D`, one after the other and then 16 at once, and a stream of `kib=N`;
-//!   checks every byte that comes back, and tells what it cost;
+//!   checks every byte that comes back, and tells what it cost; before the stream the datagrams again, once for each of
+//!   `turns=MODE:MICROSECONDS,...`, with mode and delay changed as it runs;
 //! - `echo`: sends every frame back to whom it came from, for `for=MILLISECONDS`;
 //! - `ping`: sends frames to `peer=ADDRESS`, one after the other, and waits for each to come back; for the same time;
 //! - `listen`: counts what it hears and says nothing;
