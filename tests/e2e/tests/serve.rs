@@ -8,7 +8,9 @@ use serde_json::Value;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread;
 use std::time::Instant;
 
 #[test]
@@ -21,18 +23,8 @@ fn a_run_serves_ordinary_clients_until_it_is_interrupted() {
         b"limit = \"1 s\"\n[machine]\ncores = 1\nmemory = \"128 MiB\"\n[[app]]\nname = \"store\"\nimage = \"kv\"\n\
          nic = true\nport = 11211\nbudget = 1\nvaluation = 1e-9\nbase_cpu = 40\nbase_pages = 4096\n         ",
     );
-    let mut run = xtask();
-    run.args(["run", "--serve", "--plain"]).arg(&path).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut run = run.spawn().expect("it starts");
-    let mut lines = BufReader::new(run.stdout.take().expect("it is piped")).lines();
-    let mut line_with = |what: &str| {
-        let mut lines = lines.by_ref().map(|line| line.expect("text"));
-        lines.find(|line| line.contains(what)).unwrap_or_else(|| panic!("it ended before `{what}`"))
-    };
-    let says = line_with("store serves TCP at 127.0.0.1:");
-    let port = says.split(['(', ':']).nth(1).and_then(|port| port.trim().parse::<u16>().ok()).expect("a port");
+    let (run, port, says) = serving(Some(&path), "store", "serving at 10.0.2.101");
     assert!(port != 11211 && says.ends_with("(port 11211 is not free)"), "{says}");
-    line_with("serving at 10.0.2.101");
     let ping = Command::new("memcping").arg(format!("--servers=127.0.0.1:{port}")).output();
     let ping = ping.expect("libmemcached-tools are installed");
     assert!(ping.status.success(), "{}", text(&ping.stderr));
@@ -44,6 +36,39 @@ fn a_run_serves_ordinary_clients_until_it_is_interrupted() {
     assert_eq!(client.get("k").as_deref(), Some(&b"x"[..]));
     while client.get("k").is_some() {}
     assert!(began.elapsed().as_millis() >= 900, "{:?}", began.elapsed());
+    ends_well(run);
+}
+
+/// What README tells of the run that needs no argument: clients of the host talk to `gold`, beside those of the machine itself.
+#[test]
+fn the_run_that_needs_no_argument_serves_what_readme_shows() {
+    let _one = one_at_a_time();
+    let (run, port, _) = serving(None, "gold", "[gold] serving at 10.0.2.104");
+    shows_what_readme_shows(port);
+    ends_well(run);
+}
+
+/// Starts a run that serves until it is interrupted, and waits for this server. Returns its port, and what was said of that.
+fn serving(scenario: Option<&Path>, name: &str, serves: &str) -> (Child, u16, String) {
+    let mut run = xtask();
+    run.args(["run", "--serve", "--plain"]).args(scenario).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut run = run.spawn().expect("it starts");
+    let mut lines = BufReader::new(run.stdout.take().expect("it is piped")).lines().map(|line| line.expect("text"));
+    let mut line_with = |what: &str| {
+        let line = lines.find(|line| line.contains(what));
+        line.unwrap_or_else(|| panic!("it ended before `{what}`"))
+    };
+    let says = line_with(&format!("{name} serves TCP at 127.0.0.1:"));
+    let port =
+        says.split(['(', ':']).nth(1).and_then(|port| port.trim().split(' ').next()?.parse().ok()).expect("a port");
+    line_with(serves);
+    // Whoever prints must not be held up.
+    thread::spawn(move || lines.for_each(drop));
+    (run, port, says)
+}
+
+/// Interrupts a run, which has been good.
+fn ends_well(run: Child) {
     signal(run.id(), "INT");
     let output = run.wait_with_output().expect("it ends");
     assert!(output.status.success(), "{}", text(&output.stderr));
