@@ -198,6 +198,10 @@ fn shows_what_the_result_holds(said: &str, result: &Value) {
     assert!(line("machine: ").starts_with("machine: 2 cores, 512 MiB; scenario "), "{said}");
     assert!(line("terms: ").starts_with("terms: page reserve 264 fee 0 penalty 264 base 529, cpu.0 cpu.1 "), "{said}");
     assert!(said.lines().any(|line| line.contains("prices: page ") && line.contains(" cr")), "{said}");
+    let of_gold = said.lines().filter(|line| line.contains("prices: ")).filter_map(|line| line.split(", gold ").nth(1));
+    let follows = |part: &str| ["pages", "Mb/s", "hits"].iter().all(|word| part.split(' ').any(|one| one == *word));
+    let shown = of_gold.filter_map(|rest| rest.split(',').next()).filter(|part| follows(part)).count();
+    assert!(shown >= 2, "memory, bandwidth and hits of a server are shown as it runs: {said}");
     let (_, closing) = said.split_once("\napplication ").expect("a table of applications");
     let (header, closing) = closing.split_once('\n').expect("it has rows");
     for column in ["work", "paid", "work/credit", "page-s", "cpu-s", "exits"] {

@@ -251,11 +251,32 @@ fn a_client_in_python_and_values_of_a_mebibyte_are_served() {
     let output = output.expect("Python runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let mut client = Client::connect(port);
-    let value: Vec<u8> = (0..LARGEST).map(|at| (at / 7) as u8).collect();
-    client.say(&[format!("set largest 0 0 {LARGEST}\r\n").as_bytes(), &value, b"\r\n"].concat());
+    let largest: Vec<u8> = (0..LARGEST).map(|at| (at / 7) as u8).collect();
+    client.say(&[format!("set largest 0 0 {LARGEST}\r\n").as_bytes(), &largest, b"\r\n"].concat());
     assert_eq!(client.line(), "STORED\r\n");
-    assert!(client.get("largest") == Some(value), "the largest value comes back");
+    assert!(client.get("largest") == Some(largest), "the largest value comes back");
     assert_eq!(client.ask(b"set k 0 0 1048577\r\n"), "SERVER_ERROR object too large for cache\r\n");
+    machine.stop();
+}
+
+/// Connections that are open at once.
+const CONNECTIONS: u64 = 256;
+
+/// How many clients there may be follows from the base.
+#[test]
+fn a_tenant_with_a_large_base_serves_256_connections_at_once() {
+    let (machine, port) = start(&ALONE.replace("base_pages = 4096", "base_pages = 12288"));
+    let clients = (0..CONNECTIONS).map(|key| {
+        let mut client = Client::connect(port);
+        client.say(&[format!("set of{key} 0 0 {VALUE_BYTES}\r\n").as_bytes(), &value(key), b"\r\n"].concat());
+        assert_eq!(client.line(), "STORED\r\n");
+        client
+    });
+    let mut clients: Vec<Client> = clients.collect();
+    for (client, key) in clients.iter_mut().zip((0..CONNECTIONS).rev()) {
+        assert!(client.get(&format!("of{key}")) == Some(value(key)), "what another connection has stored");
+    }
+    assert_eq!(clients[0].statistics()["curr_connections"], CONNECTIONS);
     machine.stop();
 }
 
