@@ -4,6 +4,7 @@
 use crate::limits::Limited;
 use crate::{Function, IoMemory};
 use alloc::vec::Vec;
+use core::cell::{Cell, RefCell};
 use device::{Clock, DmaMemory, IoAddress, PAGE_BYTES, Registers};
 use nvme_admin::{Controller, Error, QueueRequest, Resource};
 use nvme_queue::{Command, Namespace, QueuePair, Rings};
@@ -20,6 +21,18 @@ const VF_VECTORS: u16 = MESSAGE + 1;
 const MOST_CONTROLLERS: usize = 256;
 /// Nanoseconds that a read or a write of the server's own may take.
 const LIMIT_NS: u64 = 10_000_000_000;
+
+/// Nanoseconds that a VF's own controller may take for all that it is told: the VF's holder can keep it from answering, as it
+/// has the doorbells.
+pub const VF_LIMIT_NS: u64 = 1_000_000_000;
+
+/// What a VF's own controller has.
+#[derive(Clone, Copy, Debug)]
+struct Own {
+    space: Namespace,
+    doorbells: [u32; QUEUES],
+    stride: u32,
+}
 
 /// The PF, ready.
 #[derive(Debug)]
@@ -99,7 +112,8 @@ impl<R: Registers + Clone, M: DmaMemory + Clone, C: Clock + Clone> Admin<R, M, C
     /// operations per second or without.
     ///
     /// # Errors
-    /// As [`Controller::execute`]; [`Error::Nonsense`] if it sees another namespace, or more than this.
+    /// As [`Controller::execute`]; [`Error::Nonsense`] if it sees another namespace, or more than this; [`Error::NotReady`]
+    /// if the VF itself does not answer. That one which is final is the PF's.
     pub fn prepare(
         &mut self,
         vf: usize,
@@ -113,26 +127,19 @@ impl<R: Registers + Clone, M: DmaMemory + Clone, C: Clock + Clone> Admin<R, M, C
         self.controller.assign(number, Resource::Queues, VF_QUEUES)?;
         self.controller.set_online(number)?;
         self.controller.attach(namespace, number)?;
-        let mut own = Controller::enable(function.registers, function.memory, self.clock.clone())?;
-        if own.next_namespace(0)? != Some(namespace) || own.next_namespace(namespace)?.is_some() {
-            return Err(Error::Nonsense);
-        }
-        let Namespace { block_shift, blocks, max_transfer_bytes, .. } = own.namespace(namespace)?;
-        let mut doorbells = [0; QUEUES];
-        let mut stride = 0;
-        for (queue, doorbell) in doorbells.iter_mut().enumerate() {
-            let made = own.create_queues(&QueueRequest {
-                number: 1 + queue as u16,
-                entries: ENTRIES,
-                submission: IoAddress(ring_at(queue, false)),
-                completion: IoAddress(ring_at(queue, true)),
-                vector: (queue + 1 == QUEUES).then_some(MESSAGE),
-            })?;
-            (*doorbell, stride) = (made.first, made.stride);
-        }
-        own.hand_over();
+        let Own { space, doorbells, stride } = self.prepare_own(function, namespace)?;
         self.begin_limit(vf, namespace, per_s)?;
+        let Namespace { block_shift, blocks, max_transfer_bytes, .. } = space;
         Ok(Space { namespace, block_shift, blocks, max_transfer_bytes, doorbells, stride })
+    }
+
+    /// What the VF's own controller is told, while limits of others are kept.
+    fn prepare_own(&mut self, function: Function<R, M>, namespace: u32) -> Result<Own, Error> {
+        let clock = Looking { clock: self.clock.clone(), outcome: Cell::new(Ok(())), admin: RefCell::new(self) };
+        let own = make_queues(function, &clock, namespace);
+        clock.outcome.get()?;
+        // Of a VF that does not answer nothing follows for the PF.
+        own.map_err(|error| if error.is_final() { Error::NotReady } else { error })
     }
 
     /// Takes a namespace from every controller of the subsystem that has it.
@@ -162,6 +169,58 @@ impl<R: Registers + Clone, M: DmaMemory + Clone, C: Clock + Clone> Admin<R, M, C
                 return Err(Error::TimedOut);
             }
             self.clock.pause();
+        }
+    }
+}
+
+/// Makes a holder's queues by the VF's own controller, which is handed over then.
+fn make_queues<R: Registers + Clone, M: DmaMemory + Clone>(
+    function: Function<R, M>,
+    clock: &impl Clock,
+    namespace: u32,
+) -> Result<Own, Error> {
+    let mut own = Controller::enable_within(function.registers, function.memory, clock, VF_LIMIT_NS)?;
+    if own.next_namespace(0)? != Some(namespace) || own.next_namespace(namespace)?.is_some() {
+        return Err(Error::Nonsense);
+    }
+    let space = own.namespace(namespace)?;
+    let mut doorbells = [0; QUEUES];
+    let mut stride = 0;
+    for (queue, doorbell) in doorbells.iter_mut().enumerate() {
+        let made = own.create_queues(&QueueRequest {
+            number: 1 + queue as u16,
+            entries: ENTRIES,
+            submission: IoAddress(ring_at(queue, false)),
+            completion: IoAddress(ring_at(queue, true)),
+            vector: (queue + 1 == QUEUES).then_some(MESSAGE),
+        })?;
+        (*doorbell, stride) = (made.first, made.stride);
+    }
+    own.hand_over();
+    Ok(Own { space, doorbells, stride })
+}
+
+/// A clock that has the limits of VFs looked at while it waits for another VF.
+struct Looking<'a, R, M, C> {
+    clock: C,
+    admin: RefCell<&'a mut Admin<R, M, C>>,
+    /// Of the last look.
+    outcome: Cell<Result<(), Error>>,
+}
+
+impl<R: Registers + Clone, M: DmaMemory + Clone, C: Clock + Clone> Clock for Looking<'_, R, M, C> {
+    fn now_ns(&self) -> u64 {
+        self.clock.now_ns()
+    }
+
+    fn pause(&self) {
+        self.pause_times(1);
+    }
+
+    fn pause_times(&self, times: u32) {
+        self.clock.pause_times(times);
+        if self.outcome.get().is_ok() {
+            self.outcome.set(self.admin.borrow_mut().look_at_limits());
         }
     }
 }

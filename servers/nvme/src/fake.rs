@@ -37,6 +37,8 @@ pub struct Subsystem {
     pub refuses_offline: Cell<bool>,
     /// VFs that were taken offline last, rather than brought online, by their controller numbers.
     pub offline: RefCell<BTreeSet<u16>>,
+    /// A controller that ends no command any more after so many, and whether it then reports a fatal error.
+    pub stuck: Cell<Option<(u16, usize, bool)>>,
     vfs: u64,
 }
 
@@ -66,6 +68,7 @@ pub fn functions(disks: &[usize]) -> (&'static Subsystem, Vec<&'static FakeFunct
         refuses: Cell::new(None),
         refuses_offline: Cell::new(false),
         offline: RefCell::default(),
+        stuck: Cell::new(None),
         vfs,
     }));
     let function = |number| -> &'static FakeFunction {
@@ -93,7 +96,7 @@ impl FakeFunction {
         let rings = [(self.memory.submission, self.memory.completion), (self.io.submission, self.io.completion)];
         let (submission, completion) = rings[queue];
         let done = &self.done[queue];
-        while done.get() % 64 != tail {
+        while done.get() % 64 != tail && self.is_stuck(done.get()).is_none() {
             let at = done.get();
             let entry = core::array::from_fn(|word| submission.load(8 * (at % 64) + word));
             let status = if queue == 0 { self.administer(entry) } else { self.transfer(entry) };
@@ -104,6 +107,12 @@ impl FakeFunction {
             let word = read | (entry[0] >> 16 & 0xffff) << 32 | phase << 48 | status << 49;
             completion.store(2 * (at % 64) + 1, word | (queue as u64) << 16);
         }
+    }
+
+    /// Once it ends no command any more, after so many: whether that is a fatal error.
+    fn is_stuck(&self, done: usize) -> Option<bool> {
+        let (number, commands, is_fatal) = self.subsystem.stuck.get()?;
+        (number == self.number && done >= commands).then_some(is_fatal)
     }
 
     fn administer(&self, entry: [u64; 8]) -> Option<()> {
@@ -208,7 +217,10 @@ impl Registers for FakeFunction {
         match offset {
             // Rings of up to 64 entries.
             0 => 63,
-            STATUS => self.is_on.get().into(),
+            STATUS => {
+                let is_fatal = self.is_stuck(self.done[0].get()) == Some(true);
+                u32::from(self.is_on.get()) | u32::from(self.is_on.get() && is_fatal) << 1
+            }
             _ => 0,
         }
     }

@@ -173,6 +173,46 @@ fn what_is_refused_for_one_holder_is_tried_again_and_keeps_no_other_from_its_lim
     }
 }
 
+/// Its holder has the doorbells, and can keep a VF from answering, at any command.
+#[test]
+fn a_vf_that_does_not_answer_while_it_is_prepared_ends_nothing_for_others() {
+    for (commands, is_fatal) in (0..7).flat_map(|commands| [(commands, false), (commands, true)]) {
+        let clock = FakeClock::default();
+        let (subsystem, mut server) = working(2, &clock);
+        for vf in [0, 1] {
+            server.take(ToStorage::Prepare { vf, bytes: BYTES, per_s: Some(1_000) });
+        }
+        assert_eq!(prepared(&after_erasing(&mut server)), [(0, 1), (1, 2)]);
+        server.take(ToStorage::Release { vf: 0 });
+        assert!(after_erasing(&mut server).contains(&FromStorage::Released { vf: 0 }));
+        subsystem.stuck.set(Some((1, commands, is_fatal)));
+        subsystem.disks.borrow_mut()[1].operations += 100_000;
+        let start_ns = clock.now_ns();
+        server.take(ToStorage::Prepare { vf: 0, bytes: BYTES, per_s: None });
+        assert_eq!(said(&mut server), [FromStorage::Impossible { vf: 0 }], "{commands}, {is_fatal}");
+        let waited_ns = clock.now_ns() - start_ns;
+        assert!(waited_ns < admin::VF_LIMIT_NS + 100_000_000, "{waited_ns}");
+        // If there was time the neighbour has been closed meanwhile.
+        assert_eq!(subsystem.disks.borrow()[1].attached.contains(&2), is_fatal);
+        assert!(subsystem.offline.borrow().contains(&1));
+        subsystem.stuck.set(None);
+        server.take(ToStorage::Prepare { vf: 0, bytes: BYTES, per_s: None });
+        assert_eq!(prepared(&after_erasing(&mut server)), [(0, 1)], "{commands}, {is_fatal}");
+    }
+}
+
+/// What the PF itself does not do while a VF is waited for is the end, as ever.
+#[test]
+fn a_pf_that_does_not_answer_while_a_vf_is_prepared_has_failed() {
+    let clock = FakeClock::default();
+    let (subsystem, mut server) = working(2, &clock);
+    server.take(ToStorage::Prepare { vf: 0, bytes: BYTES, per_s: None });
+    subsystem.stuck.set(Some((0, 0, false)));
+    assert_eq!(after_erasing(&mut server), [FromStorage::Failed]);
+    server.take(ToStorage::Prepare { vf: 0, bytes: BYTES, per_s: None });
+    assert_eq!(said(&mut server), [FromStorage::Impossible { vf: 0 }]);
+}
+
 /// Two holders with a limit, of which the first one's is refused with these operation codes for good; with what it does until
 /// the first one is given up.
 fn refused_for_good(opcode: u8, clock: &FakeClock) -> (&'static Subsystem, Working<'_>) {

@@ -64,6 +64,8 @@ pub struct Controller<R, M, C> {
     admin: AdminQueue<R, M>,
     pub(crate) data: M,
     clock: C,
+    /// When everything must have ended, by the clock.
+    ends_ns: u64,
 }
 
 /// Begins to switch a controller off, whoever has enabled it. All its queues, and those of its virtual functions, are gone
@@ -78,10 +80,25 @@ impl<R: Registers + Clone, M: DmaMemory, C: Clock> Controller<R, M, C> {
     /// # Errors
     /// [`Error::Unfit`], [`Error::NotReady`] or [`Error::Fatal`].
     pub fn enable(registers: R, memory: AdminMemory<M>, clock: C) -> Result<Controller<R, M, C>, Error> {
+        Controller::enable_within(registers, memory, clock, u64::MAX)
+    }
+
+    /// The same, for a controller that somebody else may keep from answering: this and all commands together take so many
+    /// nanoseconds at most, after which it is as if it did not answer.
+    ///
+    /// # Errors
+    /// As [`Controller::enable`].
+    pub fn enable_within(
+        registers: R,
+        memory: AdminMemory<M>,
+        clock: C,
+        within_ns: u64,
+    ) -> Result<Controller<R, M, C>, Error> {
+        let ends_ns = clock.now_ns().saturating_add(within_ns);
         let high = check_fit(&registers, &memory)?;
         let AdminMemory { submission, completion, data } = memory;
         switch_off(&registers);
-        become_ready(&registers, &clock, false)?;
+        become_ready(&registers, &clock, ends_ns, false)?;
         for word in 0..PAGE_WORDS {
             submission.store(word, 0);
             completion.store(word, 0);
@@ -93,11 +110,11 @@ impl<R: Registers + Clone, M: DmaMemory, C: Clock> Controller<R, M, C> {
             registers.write32(register + 4, (at >> 32) as u32);
         }
         registers.write32(reg::CC, reg::CC_ON);
-        become_ready(&registers, &clock, true)?;
+        become_ready(&registers, &clock, ends_ns, true)?;
         let doorbells = registers.clone();
         let rings = Rings { doorbells, first: reg::DOORBELLS, stride: stride(high), submission, completion };
         let admin = QueuePair::new(rings).ok_or(Error::Unfit)?;
-        Ok(Controller { registers, admin, data, clock })
+        Ok(Controller { registers, admin, data, clock, ends_ns })
     }
 
     /// Takes up a controller that another program has enabled with the same memory, and left without notice: it is not
@@ -141,7 +158,7 @@ impl<R: Registers + Clone, M: DmaMemory, C: Clock> Controller<R, M, C> {
         let doorbells = registers.clone();
         let rings = Rings { doorbells, first: reg::DOORBELLS, stride: stride(high), submission, completion };
         let admin = QueuePair::resumed(rings, told).ok_or(Error::Unfit)?;
-        Ok(Controller { registers, admin, data, clock })
+        Ok(Controller { registers, admin, data, clock, ends_ns: u64::MAX })
     }
 
     /// Does one command.
@@ -154,7 +171,7 @@ impl<R: Registers + Clone, M: DmaMemory, C: Clock> Controller<R, M, C> {
         // Before the controller can know of it, so that who adopts the controller knows what is under way.
         self.admin.completion_ring().store(JOURNAL, u64::from(self.admin.position()));
         self.admin.ring();
-        let deadline_ns = self.clock.now_ns().saturating_add(COMMAND_LIMIT_NS);
+        let deadline_ns = self.clock.now_ns().saturating_add(COMMAND_LIMIT_NS).min(self.ends_ns);
         let mut pauses = 1;
         loop {
             if let Some(done) = self.admin.completed() {
@@ -210,10 +227,10 @@ fn stride(capabilities_high: u32) -> u32 {
     4 << (capabilities_high & reg::CAP_HIGH_DSTRD)
 }
 
-/// Waits until the controller is ready, or is not.
-fn become_ready(registers: &impl Registers, clock: &impl Clock, ready: bool) -> Result<(), Error> {
+/// Waits until the controller is ready, or is not, up to a time of the clock at most.
+fn become_ready(registers: &impl Registers, clock: &impl Clock, ends_ns: u64, ready: bool) -> Result<(), Error> {
     let units = u64::from(registers.read32(reg::CAP) >> reg::CAP_TO_SHIFT).max(1);
-    let deadline_ns = clock.now_ns().saturating_add(units * 500_000_000);
+    let deadline_ns = clock.now_ns().saturating_add(units * 500_000_000).min(ends_ns);
     loop {
         let status = registers.read32(reg::CSTS);
         if (status & reg::CSTS_RDY != 0) == ready {

@@ -115,6 +115,32 @@ fn a_command_that_does_not_end_is_given_up() {
     assert!((10_000_000_000..11_000_000_000).contains(&waited_ns), "{waited_ns}");
 }
 
+/// It takes half of the time for each command, and would end all of them.
+#[test]
+fn who_is_slow_on_purpose_has_one_time_for_all_commands() {
+    let registers = FakeRegisters::default();
+    let memory = memory();
+    let (submission, completion) = (memory.submission, memory.completion);
+    let (mut looks, mut done) = (0u32, 0usize);
+    registers.set_rule(move |offset| {
+        (offset == reg::CSTS).then(|| {
+            looks += 1;
+            if looks > 2 && looks % 30 == 0 {
+                let word = (done as u64 + 1) | (submission.load(8 * done) >> 16 & 0xffff) << 32 | 1 << 48;
+                completion.store(2 * done + 1, word);
+                done += 1;
+            }
+            u32::from(looks > 1)
+        })
+    });
+    let clock = FakeClock::default();
+    let mut controller = Controller::enable_within(&registers, memory, &clock, 1_000_000_000).unwrap();
+    let ended = (0..60).take_while(|_| controller.identity().is_ok()).count();
+    assert!((1..10).contains(&ended), "{ended}");
+    assert_eq!(controller.identity(), Err(Error::TimedOut));
+    assert!((1_000_000_000..1_050_000_000).contains(&clock.now_ns()), "{}", clock.now_ns());
+}
+
 #[test]
 fn a_controller_that_does_not_become_ready_is_given_up_after_its_own_time() {
     let registers = FakeRegisters::default();
