@@ -147,11 +147,15 @@ impl<M: Machine> Server<'_, M> {
     }
 
     /// MiB of a namespace by the ledger, and of the one that an application has; `None` while it has none as its queues are
-    /// made anew.
+    /// made anew, or as one in its base was refused, which is tried again.
     fn count_storage(&mut self, app: usize, good: usize) -> Option<Count> {
         let lease = self.markets[good].rounds.lease(account(app)).filter(|_| self.tenants[app].is_running());
         let leased = lease.map_or(0, |lease| u64::from(lease.base.0) + u64::from(lease.running.0));
-        let held = self.storage.as_ref()?.held_bytes(app)?;
+        let link = self.storage.as_ref()?;
+        if self.plan().apps[app].base_storage && link.is_without(app) {
+            return None;
+        }
+        let held = link.held_bytes(app)?;
         // A part of a namespace is none.
         let leased = if leased < storage_units(self.plan().apps[app].storage_bytes).into() { 0 } else { leased };
         // It may have got a larger one than it pays for.

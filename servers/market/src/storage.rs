@@ -6,10 +6,11 @@ use crate::launch::Builder;
 use crate::machine::{Machine, Peer, Received};
 use crate::memory::MemoryError;
 use crate::nic::MAX_RESTARTS;
-use crate::server::Server;
+use crate::server::{Server, account};
 use crate::storage_link::{STORAGE_HANDLER_PAGE, State, Wanted};
 use crate::tenant;
 use alloc::{format, vec::Vec};
+use market_mechanism::Quantity;
 use proto::host::{End, stop_reason};
 use proto::market::FromMarket;
 use proto::storage::{FromStorage, Space, UNIT_OPERATIONS, storage_units};
@@ -109,6 +110,7 @@ impl<M: Machine> Server<'_, M> {
 
     /// Takes an application's virtual function and namespace back.
     pub(crate) fn take_storage(&mut self, app: usize) {
+        self.tenants[app].storage_until = None;
         let Some(link) = self.storage.as_mut() else { return };
         match link.take_back(&mut self.root, app) {
             Ok(None) => {}
@@ -154,6 +156,7 @@ impl<M: Machine> Server<'_, M> {
     /// Takes its queues and its namespace from an application, which keeps its virtual function: it gets others when what was
     /// there is erased, if it is to have some.
     fn take_namespace(&mut self, app: usize) {
+        self.tenants[app].storage_until = None;
         if self.storage.as_mut().is_some_and(|link| link.revoke(app)) {
             self.flush_storage();
             self.post(app, &FromMarket::StorageLost);
@@ -236,8 +239,10 @@ impl<M: Machine> Server<'_, M> {
                 "storage device: it does not work".into()
             }
             FromStorage::Lost => {
-                let holders = link.lose_queues();
-                holders.into_iter().for_each(|app| self.post(app, &FromMarket::StorageLost));
+                for app in link.lose_queues() {
+                    self.tenants[app].storage_until = None;
+                    self.post(app, &FromMarket::StorageLost);
+                }
                 "storage device: it was reset".into()
             }
             FromStorage::Prepared { vf, space } => match link.prepared(vf, space) {
@@ -252,8 +257,11 @@ impl<M: Machine> Server<'_, M> {
                 None => return,
             },
             FromStorage::Uncounted { vf } => {
-                if let Some(app) = link.holder(vf) {
-                    self.take_namespace(app);
+                match link.holder(vf) {
+                    Some(app) if self.tenants[app].is_running() => self.take_namespace(app),
+                    // It waits for another function.
+                    Some(app) => self.take_storage(app),
+                    None => {}
                 }
                 format!("storage function {vf}: the controller does not keep it to its limit")
             }
@@ -271,18 +279,40 @@ impl<M: Machine> Server<'_, M> {
             FromStorage::Impossible { vf } => {
                 let app = link.refused(vf, State::Dead);
                 self.cannot_have_storage(app);
-                format!("storage function {vf}: the controller refused")
+                format!("storage function {vf}: it cannot be made ready")
+            }
+            FromStorage::Unreleased { vf } => {
+                if let Err(error) = link.unreleased(&mut self.root, vf) {
+                    self.fail(format!("storage functions: {error:?}"));
+                }
+                format!("storage function {vf}: the controller does not release it")
             }
         };
         self.say(&line);
     }
 
-    /// Ends an application that cannot start, as there is nothing for it.
+    /// There is no namespace for an application that was to have one. One that cannot start ends. One that runs gives back what
+    /// it has bought: that was its own doing if its function did not answer, so it is paid for only what somebody else buys. One
+    /// in its base is tried again when the next interval begins.
     fn cannot_have_storage(&mut self, app: Option<usize>) {
         let Some(app) = app else { return };
+        if self.tenants[app].is_running() {
+            return self.return_storage(app);
+        }
         let name = self.name(app);
         self.fail(format!("{name} cannot be launched: there is no namespace for it"));
         self.end_tenant(app, crate::life::launch_failure());
+    }
+
+    /// Gives back all that an application has bought of the good of namespaces, as if it had done so itself.
+    fn return_storage(&mut self, app: usize) {
+        let Some(good) = self.markets.iter().position(|market| market.kind == GoodKind::Storage) else { return };
+        let rounds = &mut self.markets[good].rounds;
+        let units = rounds.lease(account(app)).map_or(Quantity::ZERO, |lease| lease.running);
+        if units > Quantity::ZERO && rounds.release(account(app), units).is_ok() {
+            let name = self.name(app);
+            self.say(&format!("{name} gives back {} MiB, as no namespace was made ready for it", units.0));
+        }
     }
 
     /// The queues of all functions are gone: who has one hears of it, who waits for one does not start.

@@ -7,8 +7,9 @@
 //! see the registers of its VF nor change what its admin queue's addresses stand for: those pages are outside of its window,
 //! the submission queue is for the VF to read only, and nobody looks at what the VF writes into the completion queue.
 //!
-//! Guarantees: a VF has one holder at most. When it is taken back its doorbells are unmapped, it is reset, and the storage
-//! server erases its namespace before either is given to anybody else. A holder that loses only its namespace keeps the VF,
+//! Guarantees: a VF has one holder at most. When it is taken back its doorbells are unmapped, it is reset (not before the
+//! storage server has done with it what it was about to do), and the storage server erases its namespace before either is given
+//! to anybody else. A holder that loses only its namespace keeps the VF,
 //! which the storage server takes offline, so that its queues are gone; it gets others when what was there is erased. When the
 //! storage server ends, functions and their memory stay as they are, so that holders go on.
 
@@ -107,7 +108,10 @@ pub enum State {
     Without(usize, Vec<Slot>),
     /// The same, but its queues are gone, and the storage server makes new ones in another namespace.
     Renewing(usize, Vec<Slot>),
-    /// The storage server erases what was in its namespace.
+    /// Nobody has it any more, but the storage server, which has been told to release it, may still be about to make it ready:
+    /// it is reset when that is over.
+    Leaving,
+    /// It was reset, and the storage server erases what was in its namespace.
     Releasing,
     /// The controller refused something: nobody gets it any more.
     Dead,
@@ -123,7 +127,7 @@ impl State {
             | State::Losing(app, _)
             | State::Without(app, _)
             | State::Renewing(app, _) => Some(app),
-            State::Idle | State::Releasing | State::Dead => None,
+            State::Idle | State::Leaving | State::Releasing | State::Dead => None,
         }
     }
 }
@@ -242,7 +246,10 @@ impl StorageLink {
         for vf in 0..self.vfs.len() {
             match self.vfs[vf].1 {
                 State::Preparing(app) | State::Renewing(app, _) => self.prepare(root, vf, wanted[app])?,
-                State::Releasing | State::Losing(..) => self.server.send(&ToStorage::Release { vf: vf as u8 }),
+                State::Leaving | State::Releasing | State::Losing(..) => {
+                    self.server.send(&ToStorage::Release { vf: vf as u8 })
+                }
+                State::Without(app, _) if wanted[app].is_entitled => self.renew(root, app, wanted[app])?,
                 State::Idle | State::Ready(..) | State::Held(..) | State::Without(..) | State::Dead => {}
             }
         }
@@ -371,6 +378,10 @@ impl StorageLink {
     pub fn released<M: Machine>(&mut self, root: &mut Root<M>, vf: u8, wanted: &[Wanted]) -> Result<(), MemoryError> {
         let vf = usize::from(vf);
         match self.vfs.get_mut(vf).map(|(_, state)| state) {
+            Some(State::Leaving) => {
+                self.reset(root, vf)?;
+                self.vfs[vf].1 = State::Idle;
+            }
             Some(state @ State::Releasing) => *state = State::Idle,
             Some(state @ State::Losing(..)) => {
                 let State::Losing(app, slots) = core::mem::replace(state, State::Dead) else { return Ok(()) };
@@ -384,14 +395,45 @@ impl StorageLink {
         Ok(())
     }
 
-    /// The server cannot do what it was asked for a VF. Returns the application that was to have it.
+    /// The server cannot make a VF ready; whoever gives it up is not concerned. Who has it stays without a namespace, until it
+    /// is to have one again ([`StorageLink::renew`]). Returns the application that was to have one.
     pub fn refused(&mut self, vf: u8, state_after: State) -> Option<usize> {
         let (_, state) = self.vfs.get_mut(usize::from(vf))?;
-        if !matches!(state, State::Preparing(_) | State::Releasing) {
-            // A holder without queues keeps what it has.
-            return None;
+        match state {
+            State::Preparing(_) => core::mem::replace(state, state_after).holder(),
+            State::Renewing(app, slots) => {
+                let app = *app;
+                *state = State::Without(app, core::mem::take(slots));
+                Some(app)
+            }
+            _ => None,
         }
-        core::mem::replace(state, state_after).holder()
+    }
+
+    /// The server cannot take a VF, or its namespace, from its holder: nobody else gets it any more.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn unreleased<M: Machine>(&mut self, root: &mut Root<M>, vf: u8) -> Result<(), MemoryError> {
+        let vf = usize::from(vf);
+        match self.vfs.get_mut(vf).map(|(_, state)| state) {
+            Some(state @ State::Releasing) => *state = State::Dead,
+            Some(state @ State::Leaving) => {
+                *state = State::Dead;
+                self.reset(root, vf)?;
+            }
+            // A holder without queues keeps what it has.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Ends what a VF may reach.
+    fn reset<M: Machine>(&mut self, root: &mut Root<M>, vf: usize) -> Result<(), MemoryError> {
+        let function = &self.vfs[vf].0;
+        root.machine.reset_function(function.function)?;
+        root.machine.revoke(function.domain)?;
+        Ok(())
     }
 
     /// All queues are gone, but the controller works: they will be made anew, for those who have a VF as for those who wait
@@ -460,17 +502,20 @@ impl StorageLink {
     /// The kernel's; then the VF is not given to anybody else.
     pub fn take_back<M: Machine>(&mut self, root: &mut Root<M>, app: usize) -> Result<Option<usize>, MemoryError> {
         let Some(vf) = self.of(app) else { return Ok(None) };
-        let (function, state) = &mut self.vfs[vf];
+        let state = core::mem::replace(&mut self.vfs[vf].1, State::Dead);
+        // The server must not find reset what it is about to make ready.
+        let is_busy = matches!(state, State::Preparing(_) | State::Renewing(..) | State::Losing(..));
         if let State::Held(_, _, slots)
         | State::Losing(_, slots)
         | State::Without(_, slots)
-        | State::Renewing(_, slots) = core::mem::replace(state, State::Dead)
+        | State::Renewing(_, slots) = state
         {
             slots.into_iter().try_for_each(|slot| root.drop_slot(slot))?;
         }
-        root.machine.reset_function(function.function)?;
-        root.machine.revoke(function.domain)?;
-        *state = State::Releasing;
+        if !is_busy {
+            self.reset(root, vf)?;
+        }
+        self.vfs[vf].1 = if is_busy { State::Leaving } else { State::Releasing };
         self.server.send(&ToStorage::Release { vf: vf as u8 });
         Ok(Some(vf))
     }
@@ -484,18 +529,24 @@ impl StorageLink {
             | State::Losing(..)
             | State::Without(..)
             | State::Renewing(..)
+            | State::Leaving
             | State::Releasing
             | State::Dead => None,
         }
     }
 
-    /// Bytes of the namespace that an application has: 0 if it has none, `None` while it is without queues.
+    /// Bytes of the namespace that an application has: 0 if it has none, `None` while its queues are taken or made.
     pub fn held_bytes(&self, app: usize) -> Option<u64> {
         match self.of(app).map(|vf| &self.vfs[vf].1) {
             Some(State::Held(_, space, _)) => Some(space.blocks.saturating_mul(1 << (space.block_shift & 63))),
             Some(State::Losing(..) | State::Renewing(..)) => None,
             _ => Some(0),
         }
+    }
+
+    /// True if an application has a VF that is offline, for which nothing is being made ready.
+    pub fn is_without(&self, app: usize) -> bool {
+        self.of(app).is_some_and(|vf| matches!(self.vfs[vf].1, State::Without(..)))
     }
 
     /// The VF that an application has or is to have.

@@ -262,7 +262,7 @@ impl<R: Registers + Clone, M: DmaMemory + Clone, C: Clock + Clone> Server<R, M, 
     fn release(&mut self, vf: u8) {
         let place = usize::from(vf);
         let (Some((_, state)), Some((admin, spaces))) = (self.vfs.get_mut(place), self.admin.as_mut()) else {
-            return self.report(FromStorage::Impossible { vf });
+            return self.report(FromStorage::Unreleased { vf });
         };
         if matches!(state, State::Erasing(_)) {
             return;
@@ -279,7 +279,7 @@ impl<R: Registers + Clone, M: DmaMemory + Clone, C: Clock + Clone> Server<R, M, 
         match ended {
             Ok(()) => self.report(FromStorage::Released { vf }),
             Err(error) => {
-                self.report(FromStorage::Impossible { vf });
+                self.report(FromStorage::Unreleased { vf });
                 self.look_at(error);
             }
         }

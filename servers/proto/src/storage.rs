@@ -143,8 +143,8 @@ pub enum ToStorage {
         /// From when on it holds, in nanoseconds of the time-stamp counter; at once if that has passed.
         from_ns: u64,
     },
-    /// VF `vf` loses its queues and its namespace, which is to be erased: it has lost its holder and been reset, or its holder
-    /// has lost them.
+    /// VF `vf` loses its queues and its namespace, which is to be erased: it has lost its holder, or its holder has lost them.
+    /// One that is being prepared, or waits for a namespace, gets none.
     Release {
         /// Which VF, below [`MAX_VFS`].
         vf: u8,
@@ -197,8 +197,13 @@ pub enum FromStorage {
         /// Which VF it was.
         vf: u8,
     },
-    /// What was asked for a VF is impossible, or the controller refused it.
+    /// A VF cannot be kept or prepared: that is impossible, or the controller refused it, or the VF did not answer.
     Impossible {
+        /// Which VF.
+        vf: u8,
+    },
+    /// A VF, or its namespace, cannot be taken from its holder: the controller refused that, or does not work.
+    Unreleased {
         /// Which VF.
         vf: u8,
     },

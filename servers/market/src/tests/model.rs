@@ -5,6 +5,8 @@
 //! was not scrubbed refuses to be retyped, revocation removes descendants and scrubs, CPU time is admitted against what
 //! the core has. Whatever else the market might ask is a panic, so that a test notices.
 
+mod nvme;
+
 use crate::machine::{Attention, Full, Machine, Peer, Received, Slot};
 use crate::root::{HANDLER_PAGE, TENANT_STRIDE, TENANT_WINDOW};
 use alloc::collections::{BTreeMap, VecDeque};
@@ -96,12 +98,6 @@ impl Model {
     /// Adds an Intel 82576 with so many virtual functions.
     pub fn add_nic(&mut self, vfs: u64) {
         self.add_function(PHYSICAL, vfs);
-    }
-
-    /// Adds an NVMe controller with so many virtual functions, besides the network device.
-    pub fn add_nvme(&mut self, vfs: u64) {
-        self.add_nic(8);
-        self.add_function(NVME_PHYSICAL, vfs);
     }
 
     fn add_function(&mut self, slot: u16, vfs: u64) {

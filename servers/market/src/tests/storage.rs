@@ -2,6 +2,7 @@
 
 use super::model::Model;
 use super::*;
+use alloc::collections::VecDeque;
 use proto::market::Movement;
 use proto::storage::{ENTRIES, FromStorage, IOPS_GOOD, STORAGE_GOOD, Space, ToStorage, UNIT_OPERATIONS};
 
@@ -44,6 +45,18 @@ struct Disk {
     lies: u64,
     /// VFs whose namespaces it erases; kept up to when it is told that it has ended, if it is not to do that at once.
     erases: Option<Vec<u8>>,
+    /// How the next ones end that it is to make ready: those that do not end as they should.
+    ends: VecDeque<Prepared>,
+}
+
+/// How a function that is to be made ready ends.
+enum Prepared {
+    /// Not at all, until the test says so.
+    Never,
+    /// It is refused.
+    Refused,
+    /// Well, but at once it can't be kept to its limit.
+    Uncounted,
 }
 
 impl Disk {
@@ -59,9 +72,21 @@ impl Disk {
                 match message {
                     ToStorage::Begin => say(sim, &FromStorage::Ready { namespaces: 4 }),
                     ToStorage::Prepare { vf, bytes, per_s } => {
+                        let end = self.ends.pop_front();
+                        match end {
+                            Some(Prepared::Never) => continue,
+                            Some(Prepared::Refused) => {
+                                say(sim, &FromStorage::Impossible { vf });
+                                continue;
+                            }
+                            Some(Prepared::Uncounted) | None => {}
+                        }
                         self.made += 1;
                         self.set(sim, vf, per_s);
                         say(sim, &FromStorage::Prepared { vf, space: space(self.made, bytes - self.lacks) });
+                        if end.is_some() {
+                            say(sim, &FromStorage::Uncounted { vf });
+                        }
                     }
                     ToStorage::Limit { vf, per_s, from_ns } => self.coming[usize::from(vf)] = Some((from_ns, per_s)),
                     ToStorage::Release { vf } => {
@@ -408,6 +433,115 @@ fn a_namespace_goes_to_who_values_it_most_and_is_erased_in_between() {
     disk.run_to(&mut sim, 7_010);
     assert_eq!(disk.told[2..], [ToStorage::Release { vf: 1 }, prepare(0, 5)]);
     assert_eq!([&heard(&sim, 0)[1..], &heard(&sim, 1)[1..]], [&[vec![0], vec![1, 3]][..], &[vec![0], vec![2]]]);
+    disk.run_to(&mut sim, 1_000_000);
+    assert_eq!(sim.totals().2, 0, "{:?}", sim.result());
+}
+
+/// One that buys its namespace, of two MiB and a half, from the second interval on.
+fn buyer() -> Plan {
+    let mut plan = two();
+    plan.apps[0].base_storage = false;
+    plan.goods[usize::from(STORAGE)].supply_limit = Some(3);
+    plan.limit_ms = 8_500;
+    plan
+}
+
+const PREPARE: ToStorage = ToStorage::Prepare { vf: 0, bytes: 2 * MIB + MIB / 2, per_s: None };
+
+/// The server would find a function reset that it is about to make ready; what it says of that is not said of the release.
+#[test]
+fn who_leaves_while_its_namespace_is_made_ready_has_its_function_reset_only_after_that() {
+    let archive = archive(&buyer());
+    for answer in [FromStorage::Impossible { vf: 0 }, FromStorage::Prepared { vf: 0, space: space(1, 3 * MIB) }] {
+        let mut disk = Disk { erases: Some(Vec::new()), ends: [Prepared::Never].into(), ..Disk::default() };
+        let mut sim = Sim::on(machine(), &archive, silent);
+        sim.tenants[0].says.push(bid(STORAGE, 3, 5_000));
+        disk.run_to(&mut sim, 2_100);
+        assert_eq!(disk.told, [ToStorage::Begin, PREPARE]);
+        sim.command(Command::Kill { app: 0 });
+        disk.run_to(&mut sim, 2_110);
+        assert_eq!((&disk.told[2..], &disk.erases), (&[ToStorage::Release { vf: 0 }][..], &Some([0].into())));
+        assert!(!sim.model().is_nvme_reset(), "it is about to be made ready");
+        say(&mut sim, &answer);
+        disk.run_to(&mut sim, 2_120);
+        assert!(!sim.model().is_nvme_reset());
+        say(&mut sim, &FromStorage::Released { vf: 0 });
+        disk.run_to(&mut sim, 2_130);
+        assert!(sim.model().is_nvme_reset());
+        disk.run_to(&mut sim, 2_300);
+        let Sim { server, .. } = &mut sim;
+        let link = server.storage.as_mut().expect("a controller");
+        let all: Vec<usize> = (0..4).filter(|&app| link.ready(&mut server.root, app, WANTED).is_ok()).collect();
+        assert_eq!((all.len(), link.holders().len()), (4, 4), "no function is lost");
+    }
+}
+
+const WANTED: crate::storage_link::Wanted = crate::storage_link::Wanted { is_entitled: true, bytes: MIB, per_s: None };
+
+/// It may have kept its function from answering: that costs nobody else anything, and it what it has paid.
+#[test]
+fn who_gets_no_namespace_made_ready_gives_it_back_and_may_buy_again() {
+    let archive = archive(&buyer());
+    let mut disk = Disk { ends: [Prepared::Refused, Prepared::Refused].into(), ..Disk::default() };
+    let mut sim = Sim::on(machine(), &archive, silent);
+    sim.tenants[0].says.push(bid(STORAGE, 3, 5_000));
+    disk.run_to(&mut sim, 2_900);
+    assert_eq!(disk.told[1..], [PREPARE]);
+    let leased = |sim: &Sim<'_>| {
+        let lease = sim.server.markets[usize::from(STORAGE)].rounds.lease(crate::server::account(0)).expect("a member");
+        (lease.running.0, lease.next.0)
+    };
+    assert_eq!(leased(&sim), (0, 0));
+    disk.run_to(&mut sim, 8_000);
+    assert_eq!(disk.told[1..], [PREPARE; 3], "its bid stands");
+    assert_eq!(heard(&sim, 0), [vec![], vec![], vec![1]]);
+    assert_eq!(leased(&sim), (3, 3));
+    disk.run_to(&mut sim, 1_000_000);
+    assert_eq!(sim.totals().2, 0, "{:?}", sim.result());
+}
+
+/// One with a namespace in its base, which was lost, is refused a new one once: it is tried again.
+#[test]
+fn who_is_refused_a_namespace_in_its_base_gets_one_in_the_next_interval() {
+    let archive = archive(&two());
+    let (mut sim, mut disk) = (Sim::on(machine(), &archive, silent), Disk::default());
+    disk.run_to(&mut sim, 500);
+    disk.ends.push_back(Prepared::Refused);
+    say(&mut sim, &FromStorage::Lost);
+    restart(&mut sim, &mut disk);
+    disk.run_to(&mut sim, 600);
+    assert_eq!(heard(&sim, 0), [vec![], vec![0], vec![]]);
+    disk.run_to(&mut sim, 1_100);
+    assert_eq!(heard(&sim, 0), [vec![], vec![0], vec![2]]);
+    disk.run_to(&mut sim, 1_000_000);
+    assert_eq!(sim.totals().2, 0, "{:?}", sim.result());
+}
+
+/// A notice is of the namespace that there was, not of one that came after it was lost otherwise.
+#[test]
+fn a_new_namespace_is_not_taken_by_an_old_notice() {
+    let archive = archive(&revoked());
+    let (mut sim, mut disk) = (Sim::on(machine(), &archive, silent), Disk::default());
+    disk.run_to(&mut sim, 320);
+    assert_eq!(heard(&sim, 0)[0].len(), 1);
+    say(&mut sim, &FromStorage::Lost);
+    restart(&mut sim, &mut disk);
+    disk.run_to(&mut sim, 900);
+    assert_eq!(heard(&sim, 0)[1..], [vec![0], vec![3]]);
+    disk.run_to(&mut sim, 1_000_000);
+    assert_eq!(sim.totals().2, 0, "{:?}", sim.result());
+}
+
+/// One that is offline before its application starts is given to nobody.
+#[test]
+fn who_waits_for_a_function_that_cannot_be_kept_to_its_limit_gets_another_one() {
+    let archive = archive(&limited());
+    let mut disk = Disk { ends: [Prepared::Uncounted].into(), ..Disk::default() };
+    let mut sim = Sim::on(machine(), &archive, silent);
+    disk.run_to(&mut sim, 300);
+    assert!(sim.server.tenants.iter().all(crate::tenant::Tenant::is_running), "{:?}", sim.texts);
+    assert!(disk.told.contains(&ToStorage::Release { vf: 0 }), "{:?}", disk.told);
+    assert_eq!((disk.made, disk.now[0]), (4, None), "{:?}", disk.now);
     disk.run_to(&mut sim, 1_000_000);
     assert_eq!(sim.totals().2, 0, "{:?}", sim.result());
 }
