@@ -12,6 +12,7 @@
 use crate::cap::{Cap, Mapping};
 use crate::decode::{Invocation, Invoked};
 use crate::flush::{Flushed, Withdrawn};
+use crate::iommu;
 use crate::kernel::Kernel;
 use crate::machine::Machine;
 use crate::nested::{Entry, EntryFormat, GPA_BITS, IO_ROOT_LEVEL, ROOT_LEVEL, entry_bits, entry_index, leaf_level};
@@ -156,7 +157,7 @@ impl<M: Machine> Kernel<M> {
     /// How entries are written: in the tables of domains (`IO`), or of VMs. What is often done is compiled for each.
     #[inline(always)]
     fn format<const IO: bool>(&self) -> EntryFormat {
-        if IO { EntryFormat::Vtd } else { self.format }
+        if IO { iommu::FORMAT } else { self.format }
     }
 
     /// The table of this level that covers an address.

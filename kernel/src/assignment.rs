@@ -13,9 +13,8 @@
 mod tests;
 
 use crate::function::{Bar, FunctionFacts, MAX_FUNCTIONS};
-use crate::iommu::vtd::{self, Vtd};
 use crate::iommu::{
-    self, Bus, Completed, Delivery, DomainNumber, FIRST_MESSAGE, Failure, FaultRecord, Requester, Signal,
+    self, Bus, Completed, Delivery, DomainNumber, FIRST_MESSAGE, Failure, FaultRecord, Iommu, Requester, Signal,
 };
 use crate::kernel::{MAX_ROUTES, Message};
 use crate::pci::express::DeviceType;
@@ -49,7 +48,7 @@ pub struct Access<C, T, B> {
     /// MSI-X tables.
     pub tables: T,
     /// The IOMMU.
-    pub iommu: Vtd<B>,
+    pub iommu: Iommu<B>,
 }
 
 /// The functions, and who may have them.
@@ -161,7 +160,7 @@ impl<C: ConfigAccess, T: TableAccess, B: Bus> Assignment<C, T, B> {
     }
 
     /// The units, for the interrupts of the kernel itself.
-    pub fn iommu(&mut self) -> Option<&mut Vtd<B>> {
+    pub fn iommu(&mut self) -> Option<&mut Iommu<B>> {
         self.access.as_mut().map(|access| &mut access.iommu)
     }
 
@@ -403,7 +402,7 @@ impl<C: ConfigAccess, T: TableAccess, B: Bus> Assignment<C, T, B> {
             let _ = msix.try_set(&mut access.config, at, Messages::Unmasked);
         }
         if let Some(entry) = msix.entry(&bars, message.entry) {
-            let iommu::Message { address, data } = vtd::message(entry_of(route));
+            let iommu::Message { address, data } = iommu::message(entry_of(route));
             msix::write_entry(&mut access.tables, entry, Some(msix::Message { address, data }));
         }
     }

@@ -7,9 +7,10 @@
 use crate::address_space::ENTRIES;
 use crate::cap::Cap;
 use crate::decode::{Invocation, Invoked};
+use crate::iommu::FORMAT;
 use crate::kernel::Kernel;
 use crate::machine::Machine;
-use crate::nested::{EntryFormat, entry_bits, entry_index, leaf_level};
+use crate::nested::{entry_bits, entry_index, leaf_level};
 use crate::types::{Gpa, VmId};
 use crate::untyped::bytes_of;
 use crate::vm::Vm;
@@ -77,7 +78,7 @@ impl<M: Machine> Kernel<M> {
             self.check_further(further, bits, rights)?;
             check_kind(&further.cap, 4)?;
             let entry = self.machine.table_entry(table, index.wrapping_add(offset as usize));
-            self.check_unmapped(id, EntryFormat::Vtd.decode(entry, level))?;
+            self.check_unmapped(id, FORMAT.decode(entry, level))?;
         }
         Ok(Invocation::MapFrameIo { slot: call.id, domain: window.domain, gpa, rights, table, more })
     }
@@ -121,7 +122,7 @@ impl<M: Machine> Kernel<M> {
     #[cold]
     pub(crate) fn make_domain(&mut self, id: VmId) {
         *self.machine.vm_mut(id) = Vm::domain();
-        self.machine.set_table_entry(id.top(), 0, EntryFormat::Vtd.table(id.root()));
+        self.machine.set_table_entry(id.top(), 0, FORMAT.table(id.root()));
         self.machine.publish_table(id.root());
         self.machine.publish_table(id.top());
     }

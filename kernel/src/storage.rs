@@ -17,9 +17,7 @@ use cap_spec::abi::{FaultRecord, Register};
 use core::sync::atomic::{AtomicU64, Ordering};
 use kernel::channel::{self, Channel};
 use kernel::function::{Bar, FunctionFacts};
-use kernel::iommu::vtd::Vtd;
-use kernel::iommu::vtd::redirection;
-use kernel::iommu::{Delivery, Requester, Signal, nmi_entry, pin_entry};
+use kernel::iommu::{Delivery, Iommu, Requester, Signal, nmi_entry, pin_entry, redirection};
 use kernel::machine::{self, Machine, SharedPage};
 use kernel::protocol::deadlines::{Alarm, Deadlines};
 use kernel::protocol::pins::Pins;
@@ -54,7 +52,7 @@ pub type Assignment = kernel::assignment::Assignment<Ecam, MsixTables, Units>;
 #[derive(Debug)]
 pub struct Remapping {
     /// The units.
-    pub units: Vtd<Units>,
+    pub units: Iommu<Units>,
     /// Source id of the IOAPIC's messages.
     pub io_apic: Requester,
 }

@@ -9,6 +9,7 @@ use crate::cap::Cap;
 use crate::cspace::slots_of;
 use crate::decode::{Invocation, Invoked};
 use crate::fault::Faults;
+use crate::iommu::FORMAT;
 use crate::kernel::Kernel;
 use crate::launch::Mark;
 use crate::machine::Machine;
@@ -70,13 +71,13 @@ const _: () = assert!(size_of::<Vm>() <= 1024, "the rest of the page is the back
 impl Vm {
     /// A domain that has just been made.
     pub const fn domain() -> Vm {
-        Vm { launched: true, ..Vm::new(Hpa::new(0), 0, EntryFormat::Vtd) }
+        Vm { launched: true, ..Vm::new(Hpa::new(0), 0, FORMAT) }
     }
 
     /// True for a domain.
     #[inline]
     pub const fn is_domain(&self) -> bool {
-        matches!(self.format, EntryFormat::Vtd)
+        matches!(self.format, FORMAT)
     }
 
     /// The level of its root table.

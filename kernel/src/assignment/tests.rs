@@ -6,7 +6,6 @@ extern crate alloc;
 use super::*;
 use crate::iommu::fake::{CACHING_MODE, CAP, ECAP, Fake as Units};
 use crate::iommu::vtd::Tables;
-use crate::nested::EntryFormat;
 use crate::pci::registers::{BUS_MASTER, COMMAND};
 use crate::pci::tests::fake::Fake as Config;
 use crate::pci::tests::{IGB, NVME, PLATFORM, PORT_OF_IGB, PORT_OF_NVME, machine};
@@ -50,9 +49,9 @@ const DISC: FunctionId = FunctionId::new(9);
 /// The machine, with its unit on.
 fn assigned(config: Config, cap: u64, is_confined: impl Fn(Bdf) -> bool) -> (Units, Assigned) {
     let units = Units::new(&[(cap, ECAP)], 3);
-    let vtd = Vtd::turn_on(units.clone(), TABLES, [0], CONTEXTS, Ticks::new(500), 0);
+    let turned = Iommu::turn_on(units.clone(), TABLES, [0], CONTEXTS, Ticks::new(500), 0);
     let mut assigned: Assigned = Box::default();
-    let mut access = Access { config, tables: Table::default(), iommu: vtd.expect("the unit comes on") };
+    let mut access = Access { config, tables: Table::default(), iommu: turned.expect("the unit comes on") };
     assigned.functions.enumerate(&mut access.config, 0..=255, PLATFORM);
     assigned.start(access, is_confined, 512 << 30, 1);
     (units, assigned)
@@ -63,9 +62,9 @@ fn with_domain() -> (Units, Assigned) {
     let (units, mut assigned) = assigned(machine(), CAP, |_| true);
     let mut bus = units.clone();
     let (two, one) = (Hpa::new(0x20_0000), Hpa::new(0x20_1000));
-    bus.set_word(DOMAIN.root(), EntryFormat::Vtd.table(two));
-    bus.set_word(two, EntryFormat::Vtd.table(one));
-    bus.set_word(one, EntryFormat::Vtd.leaf(Hpa::new(PAGE), Rights::READ, 1, false));
+    bus.set_word(DOMAIN.root(), iommu::FORMAT.table(two));
+    bus.set_word(two, iommu::FORMAT.table(one));
+    bus.set_word(one, iommu::FORMAT.leaf(Hpa::new(PAGE), Rights::READ, 1, false));
     for entry in [DOMAIN.root(), two, one] {
         assigned.publish(entry);
     }

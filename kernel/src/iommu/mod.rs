@@ -6,18 +6,26 @@
 //! interrupts in flight included. If a unit fails, what the operation was for stays in quarantine, functions (`assignment`)
 //! and memory (`quarantine`): nobody knows whether the unit still uses what it has cached.
 //!
-//! The names here fit any vendor's units; [`vtd`] is the back end that there is. Only this module writes the tables by
-//! which units find domains, and those of interrupt remapping; the tables of a domain are the capability core's, in the
-//! format of [`EntryFormat::Vtd`](crate::nested::EntryFormat::Vtd).
+//! The names here fit any vendor's units; [`vtd`] is the back end that there is, and whoever does not turn units on knows it
+//! only as [`Iommu`], [`FORMAT`], [`message`] and [`redirection`]. Only this module writes the tables by which units find
+//! domains, and those of interrupt remapping; the tables of a domain are the capability core's, in the format [`FORMAT`].
 
 #[cfg(any(test, feature = "host"))]
 pub mod fake;
 pub mod vtd;
 
 use crate::kernel::MAX_ROUTES;
+use crate::nested::EntryFormat;
 use crate::types::{CoreId, Hpa, Ticks};
 use crate::vm::MAX_CORES;
 pub use cap_spec::abi::{FaultRecord, Stopped};
+pub use vtd::{message, redirection};
+
+/// All units of the machine.
+pub type Iommu<B> = vtd::Vtd<B>;
+
+/// How the entries of the tables of a domain are written.
+pub const FORMAT: EntryFormat = EntryFormat::Vtd;
 
 /// Entries of the interrupt remapping table.
 pub const INTERRUPTS: u16 = 1024;

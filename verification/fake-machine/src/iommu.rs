@@ -15,7 +15,8 @@ use crate::tlb::{Cached, Tlb, prefix};
 use crate::translate::Tree;
 use cap_spec::abi::{FaultRecord, Rights, Stopped};
 use kernel::device_model::requester;
-use kernel::nested::{Entry, EntryFormat, entry_index};
+use kernel::iommu::FORMAT;
+use kernel::nested::{Entry, entry_index};
 use kernel::types::{FunctionId, Gpa, Hpa, VmId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -247,12 +248,12 @@ impl Hardware {
         loop {
             self.judge_io_table(function, address, table, level);
             let entry = self.memory.word(table.get() + entry_index(address, level) as u64 * 8);
-            let (base, leaf) = match EntryFormat::Vtd.decode(entry, level) {
+            let (base, leaf) = match FORMAT.decode(entry, level) {
                 Entry::Empty => return None,
                 Entry::Table(next) => (next, false),
                 Entry::Leaf(base) => (base, true),
             };
-            let rights = if leaf { EntryFormat::Vtd.rights(entry) } else { Rights::empty() };
+            let rights = if leaf { FORMAT.rights(entry) } else { Rights::empty() };
             let prefix = prefix(address, level);
             let cached = Cached { asid: number, level, leaf, prefix, base, rights, dirty: true };
             self.iommu.iotlb.keep(cached, &mut self.random);

@@ -36,7 +36,7 @@ impl Tree {
 
     /// A domain's.
     pub(crate) fn of_domain(domain: VmId) -> Tree {
-        Tree { root: domain.root(), level: IO_ROOT_LEVEL, format: EntryFormat::Vtd }
+        Tree { root: domain.root(), level: IO_ROOT_LEVEL, format: kernel::iommu::FORMAT }
     }
 
     /// The walk of memory, without caches: the table of each level (index 4 to 1) and the leaf.
