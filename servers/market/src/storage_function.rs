@@ -30,6 +30,8 @@ pub struct Function {
     pub stopped: u64,
     /// Reads and writes per second that its holder may do.
     pub limit: SoldRate,
+    /// Whether the server has not been told of that holder.
+    pub is_new: bool,
 }
 
 impl Function {
@@ -57,7 +59,7 @@ impl Function {
             };
             root.machine.map_io(copy, domain, SERVER_IO_BASE + number * PAGE, rights)?;
         }
-        Ok(Function { function, domain, memory, registers: None, stopped: 0, limit: SoldRate::nothing() })
+        Ok(Function { function, domain, memory, registers: None, stopped: 0, limit: SoldRate::nothing(), is_new: true })
     }
 
     /// Lets the function reach its domain, if it does not already.

@@ -299,7 +299,8 @@ impl StorageLink {
         let function = &mut self.vfs[vf].0;
         function.attach(root)?;
         function.limit.begin(per_s, root.machine.now());
-        self.server.send(&ToStorage::Prepare { vf: vf as u8, bytes, per_s });
+        let is_new = core::mem::take(&mut function.is_new);
+        self.server.send(&ToStorage::Prepare { vf: vf as u8, is_new, bytes, per_s });
         Ok(())
     }
 
@@ -430,7 +431,8 @@ impl StorageLink {
 
     /// Ends what a VF may reach.
     fn reset<M: Machine>(&mut self, root: &mut Root<M>, vf: usize) -> Result<(), MemoryError> {
-        let function = &self.vfs[vf].0;
+        let function = &mut self.vfs[vf].0;
+        function.is_new = true;
         root.machine.reset_function(function.function)?;
         root.machine.revoke(function.domain)?;
         Ok(())

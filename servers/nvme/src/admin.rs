@@ -8,7 +8,7 @@ use core::cell::{Cell, RefCell};
 use device::{Clock, DmaMemory, IoAddress, PAGE_BYTES, Registers};
 use nvme_admin::{Controller, Error, QueueRequest, Resource};
 use nvme_queue::{Command, Namespace, QueuePair, Rings};
-use proto::storage::{ENTRIES, MESSAGE, QUEUES, Space, ring_at};
+use proto::storage::{ENTRIES, MAX_VFS, MESSAGE, QUEUES, Space, ring_at};
 
 /// The PF's own queue pair.
 const OWN_QUEUE: u16 = 1;
@@ -44,6 +44,8 @@ pub struct Admin<R, M, C> {
     pub(crate) clock: C,
     /// The VFs with limits.
     pub(crate) limits: Vec<Limited>,
+    /// Operations that holders of VFs owe who are without a namespace.
+    pub(crate) debts: [u64; MAX_VFS],
 }
 
 impl<R: Registers + Clone, M: DmaMemory + Clone, C: Clock + Clone> Admin<R, M, C> {
@@ -90,7 +92,7 @@ impl<R: Registers + Clone, M: DmaMemory + Clone, C: Clock + Clone> Admin<R, M, C
         let first = PAGE_BYTES as u32 + made.first;
         let rings = Rings { doorbells, first, stride: made.stride, submission, completion };
         let queue = QueuePair::new(rings).ok_or(Error::Unfit)?;
-        Ok(Admin { controller, number, queue, buffer, clock, limits: Vec::new() })
+        Ok(Admin { controller, number, queue, buffer, clock, limits: Vec::new(), debts: [0; MAX_VFS] })
     }
 
     /// The controller number of a VF.

@@ -92,13 +92,18 @@ impl<R: Registers + Clone, M: DmaMemory + Clone, C: Clock + Clone> Server<R, M, 
                 _ => self.report(FromStorage::Impossible { vf }),
             },
             ToStorage::Begin => self.begin(),
-            ToStorage::Prepare { vf, bytes, per_s } => match self.vfs.get_mut(usize::from(vf)) {
-                Some((_, state @ State::Idle)) if self.admin.is_some() => {
-                    *state = State::Waits(bytes, per_s);
-                    self.serve_waiting();
+            ToStorage::Prepare { vf, is_new, bytes, per_s } => {
+                match (self.vfs.get_mut(usize::from(vf)), &mut self.admin) {
+                    (Some((_, state @ State::Idle)), Some((admin, _))) => {
+                        *state = State::Waits(bytes, per_s);
+                        if is_new {
+                            admin.forget_debt(usize::from(vf));
+                        }
+                        self.serve_waiting();
+                    }
+                    _ => self.report(FromStorage::Impossible { vf }),
                 }
-                _ => self.report(FromStorage::Impossible { vf }),
-            },
+            }
             ToStorage::Limit { vf, per_s, from_ns } => self.change_limit(vf, per_s, from_ns),
             ToStorage::Release { vf } => self.release(vf),
             ToStorage::Crash => panic!("the storage server was ordered to crash"),

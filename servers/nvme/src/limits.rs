@@ -2,7 +2,8 @@
 //! has made up for that (Namespace Attachment). Its commands are refused meanwhile; its queues stay.
 //!
 //! What counts are the reads and writes that have ended well, of whatever size, as the controller counts them by namespace.
-//! All of them are charged, also those that came before the closing, and a debt outlives a change of the limit. So over a
+//! All of them are charged, also those that came before the closing, and a debt outlives a change of the limit and a time in
+//! which its holder has no namespace. So over a
 //! second what passes is within 5 % of the limit, from 1,000 operations a second on, if the medium does no more than some
 //! 30,000: in the time between two readings no more than 3 % of them pass. While the server erases a namespace it
 //! goes on to look at limits.
@@ -35,10 +36,10 @@ pub struct Meter {
 }
 
 impl Meter {
-    /// A limit from now on, in operations per second, at a time at which so many were counted.
+    /// A limit from now on, in operations per second, for somebody who owes so many, at a time at which so many were counted.
     #[must_use]
-    pub const fn new(per_s: u64, counted: u64, now_ns: u64) -> Meter {
-        Meter { rate: Rate::new(Some(per_s), now_ns), coming: None, counted, wait_ns: 0, next_ns: now_ns }
+    pub fn new(owed: u64, per_s: u64, counted: u64, now_ns: u64) -> Meter {
+        Meter { rate: Rate::owing(owed, Some(per_s), now_ns), coming: None, counted, wait_ns: 0, next_ns: now_ns }
     }
 
     /// Another limit, from `from_ns` on; what was set to come before that is forgotten.
@@ -106,7 +107,8 @@ impl<R: Registers + Clone, M: DmaMemory + Clone, C: Clock + Clone> Admin<R, M, C
         }
         let Some(per_s) = per_s else { return self.controller.detach(namespace, self.number) };
         let counted = self.controller.operations(namespace)?;
-        let meter = Meter::new(per_s, counted, self.clock.now_ns());
+        let owed = self.debts.get_mut(vf).map_or(0, core::mem::take);
+        let meter = Meter::new(owed, per_s, counted, self.clock.now_ns());
         self.limits.push(Limited { vf, controller, namespace, is_open: true, meter, refusals: 0 });
         self.look_at_limits()
     }
@@ -119,9 +121,25 @@ impl<R: Registers + Clone, M: DmaMemory + Clone, C: Clock + Clone> Admin<R, M, C
         }
     }
 
-    /// A VF has no namespace any more.
+    /// A VF is to have no namespace any more. What its holder owes stays owed.
     pub(crate) fn end_limit(&mut self, vf: usize) {
-        self.limits.retain(|limited| limited.vf != vf);
+        let Some(at) = self.limits.iter().position(|limited| limited.vf == vf) else { return };
+        let Limited { namespace, mut meter, .. } = self.limits.swap_remove(at);
+        let now_ns = self.clock.now_ns();
+        // What the controller does not count any more is not known.
+        if let Ok(counted) = self.controller.operations(namespace) {
+            meter.read(counted, now_ns);
+        }
+        if let Some(debt) = self.debts.get_mut(vf) {
+            *debt = debt.saturating_add(meter.rate.owed(now_ns));
+        }
+    }
+
+    /// A VF has a new holder, who owes nothing.
+    pub(crate) fn forget_debt(&mut self, vf: usize) {
+        if let Some(debt) = self.debts.get_mut(vf) {
+            *debt = 0;
+        }
     }
 
     /// The limit that is in force for a VF; `None`: none.
@@ -230,7 +248,7 @@ mod tests {
 
     impl Holder {
         fn new(per_s: u64, speed: u64, late_ns: u64) -> Holder {
-            let meter = Meter::new(per_s, 7, 0);
+            let meter = Meter::new(0, per_s, 7, 0);
             Holder { meter, now_ns: 0, counted: 7, speed, is_open: true, late_ns, noise: 1 }
         }
 
@@ -298,7 +316,7 @@ mod tests {
 
     #[test]
     fn who_is_silent_is_looked_at_seldom() {
-        let mut meter = Meter::new(1_000, 0, 0);
+        let mut meter = Meter::new(0, 1_000, 0, 0);
         for (now_ns, counted, next_ns) in [(0, 0, MS), (MS, 0, 3 * MS), (3 * MS, 0, 7 * MS), (7 * MS, 0, 11 * MS)] {
             assert!(meter.read(counted, now_ns));
             assert_eq!(meter.next_ns(), next_ns);

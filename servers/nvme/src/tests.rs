@@ -30,13 +30,13 @@ fn reports(server: &mut Fake<'_>) -> Vec<FromStorage> {
 fn nothing_is_promised_without_a_controller_that_works() {
     let (registers, clock) = (FakeRegisters::default(), FakeClock::default());
     let mut server = server(&registers, &clock);
-    server.take(ToStorage::Prepare { vf: 0, bytes: 4096, per_s: None });
+    server.take(ToStorage::Prepare { vf: 0, is_new: true, bytes: 4096, per_s: None });
     server.take(ToStorage::Release { vf: 0 });
     let refused = [FromStorage::Impossible { vf: 0 }, FromStorage::Unreleased { vf: 0 }];
     assert_eq!(reports(&mut server), refused, "it has not begun");
     server.take(ToStorage::Begin);
     assert_eq!(reports(&mut server), [FromStorage::Failed]);
-    server.take(ToStorage::Prepare { vf: 0, bytes: 4096, per_s: None });
+    server.take(ToStorage::Prepare { vf: 0, is_new: true, bytes: 4096, per_s: None });
     assert_eq!(reports(&mut server), [FromStorage::Impossible { vf: 0 }]);
 }
 
@@ -95,7 +95,7 @@ fn limits_are_heard_and_in_force_while_a_namespace_is_erased() {
     let clock = FakeClock::default();
     let (subsystem, mut server) = working(2, &clock);
     for vf in [0, 1] {
-        server.take(ToStorage::Prepare { vf, bytes: BYTES, per_s: Some(1_000) });
+        server.take(ToStorage::Prepare { vf, is_new: true, bytes: BYTES, per_s: Some(1_000) });
     }
     assert_eq!(prepared(&after_erasing(&mut server)), [(0, 1), (1, 2)]);
     subsystem.disks.borrow_mut()[0].is_written.fill(true);
@@ -111,12 +111,33 @@ fn limits_are_heard_and_in_force_while_a_namespace_is_erased() {
     assert!(subsystem.disks.borrow()[0].attached.is_empty());
 }
 
+/// Who gives a namespace back and buys it again owes what it has done beyond its limit; the next holder does not.
+#[test]
+fn what_is_owed_outlives_a_time_without_a_namespace_but_not_the_holder() {
+    let clock = FakeClock::default();
+    let (subsystem, mut server) = working(1, &clock);
+    let prepare = |is_new| ToStorage::Prepare { vf: 0, is_new, bytes: BYTES, per_s: Some(1_000) };
+    let is_open = || subsystem.disks.borrow()[0].attached.contains(&1);
+    server.take(prepare(true));
+    assert_eq!(prepared(&after_erasing(&mut server)), [(0, 1)]);
+    assert!(is_open());
+    // An hour's worth, just before it is given back.
+    subsystem.disks.borrow_mut()[0].operations += 3_600_000;
+    for (is_new, opens) in [(false, false), (false, false), (true, true)] {
+        server.take(ToStorage::Release { vf: 0 });
+        assert!(after_erasing(&mut server).contains(&FromStorage::Released { vf: 0 }));
+        server.take(prepare(is_new));
+        assert_eq!(prepared(&said(&mut server)), [(0, 1)]);
+        assert_eq!(is_open(), opens, "a new holder: {is_new}");
+    }
+}
+
 #[test]
 fn each_of_several_is_lent_only_after_its_erasing_has_ended() {
     let clock = FakeClock::default();
     let (subsystem, mut server) = working(2, &clock);
     for vf in [0, 1, 2] {
-        server.take(ToStorage::Prepare { vf, bytes: BYTES, per_s: None });
+        server.take(ToStorage::Prepare { vf, is_new: true, bytes: BYTES, per_s: None });
     }
     for step in 1..STEPS {
         server.poll();
@@ -156,7 +177,7 @@ fn what_is_refused_for_one_holder_is_tried_again_and_keeps_no_other_from_its_lim
         let clock = FakeClock::default();
         let (subsystem, mut server) = working(2, &clock);
         for vf in [0, 1] {
-            server.take(ToStorage::Prepare { vf, bytes: BYTES, per_s: Some(1_000) });
+            server.take(ToStorage::Prepare { vf, is_new: true, bytes: BYTES, per_s: Some(1_000) });
         }
         assert_eq!(prepared(&after_erasing(&mut server)), [(0, 1), (1, 2)]);
         let is_open = |disk: usize| subsystem.disks.borrow()[disk].attached.contains(&(disk as u16 + 1));
@@ -181,7 +202,7 @@ fn a_vf_that_does_not_answer_while_it_is_prepared_ends_nothing_for_others() {
         let clock = FakeClock::default();
         let (subsystem, mut server) = working(2, &clock);
         for vf in [0, 1] {
-            server.take(ToStorage::Prepare { vf, bytes: BYTES, per_s: Some(1_000) });
+            server.take(ToStorage::Prepare { vf, is_new: true, bytes: BYTES, per_s: Some(1_000) });
         }
         assert_eq!(prepared(&after_erasing(&mut server)), [(0, 1), (1, 2)]);
         server.take(ToStorage::Release { vf: 0 });
@@ -189,7 +210,7 @@ fn a_vf_that_does_not_answer_while_it_is_prepared_ends_nothing_for_others() {
         subsystem.stuck.set(Some((1, commands, is_fatal)));
         subsystem.disks.borrow_mut()[1].operations += 100_000;
         let start_ns = clock.now_ns();
-        server.take(ToStorage::Prepare { vf: 0, bytes: BYTES, per_s: None });
+        server.take(ToStorage::Prepare { vf: 0, is_new: true, bytes: BYTES, per_s: None });
         assert_eq!(said(&mut server), [FromStorage::Impossible { vf: 0 }], "{commands}, {is_fatal}");
         let waited_ns = clock.now_ns() - start_ns;
         assert!(waited_ns < admin::VF_LIMIT_NS + 100_000_000, "{waited_ns}");
@@ -197,7 +218,7 @@ fn a_vf_that_does_not_answer_while_it_is_prepared_ends_nothing_for_others() {
         assert_eq!(subsystem.disks.borrow()[1].attached.contains(&2), is_fatal);
         assert!(subsystem.offline.borrow().contains(&1));
         subsystem.stuck.set(None);
-        server.take(ToStorage::Prepare { vf: 0, bytes: BYTES, per_s: None });
+        server.take(ToStorage::Prepare { vf: 0, is_new: true, bytes: BYTES, per_s: None });
         assert_eq!(prepared(&after_erasing(&mut server)), [(0, 1)], "{commands}, {is_fatal}");
     }
 }
@@ -207,10 +228,10 @@ fn a_vf_that_does_not_answer_while_it_is_prepared_ends_nothing_for_others() {
 fn a_pf_that_does_not_answer_while_a_vf_is_prepared_has_failed() {
     let clock = FakeClock::default();
     let (subsystem, mut server) = working(2, &clock);
-    server.take(ToStorage::Prepare { vf: 0, bytes: BYTES, per_s: None });
+    server.take(ToStorage::Prepare { vf: 0, is_new: true, bytes: BYTES, per_s: None });
     subsystem.stuck.set(Some((0, 0, false)));
     assert_eq!(after_erasing(&mut server), [FromStorage::Failed]);
-    server.take(ToStorage::Prepare { vf: 0, bytes: BYTES, per_s: None });
+    server.take(ToStorage::Prepare { vf: 0, is_new: true, bytes: BYTES, per_s: None });
     assert_eq!(said(&mut server), [FromStorage::Impossible { vf: 0 }]);
 }
 
@@ -219,7 +240,7 @@ fn a_pf_that_does_not_answer_while_a_vf_is_prepared_has_failed() {
 fn refused_for_good(opcode: u8, clock: &FakeClock) -> (&'static Subsystem, Working<'_>) {
     let (subsystem, mut server) = working(2, clock);
     for vf in [0, 1] {
-        server.take(ToStorage::Prepare { vf, bytes: BYTES, per_s: Some(1_000) });
+        server.take(ToStorage::Prepare { vf, is_new: true, bytes: BYTES, per_s: Some(1_000) });
     }
     assert_eq!(prepared(&after_erasing(&mut server)), [(0, 1), (1, 2)]);
     subsystem.disks.borrow_mut().iter_mut().for_each(|disk| disk.operations += 1_000);
@@ -254,10 +275,10 @@ fn who_cannot_be_counted_is_taken_offline_and_its_namespace_is_erased_when_it_is
         assert!(subsystem.offline.borrow().iter().eq(&[1, 3]), "it, and one that has no holder");
         subsystem.refuses.set(None);
         server.take(ToStorage::Release { vf: 0 });
-        server.take(ToStorage::Prepare { vf: 0, bytes: BYTES, per_s: Some(1_000) });
+        server.take(ToStorage::Prepare { vf: 0, is_new: true, bytes: BYTES, per_s: Some(1_000) });
         assert_eq!(said(&mut server), [FromStorage::Impossible { vf: 0 }], "not before it is erased");
         assert_eq!(after_erasing(&mut server), [FromStorage::Released { vf: 0 }]);
-        server.take(ToStorage::Prepare { vf: 0, bytes: BYTES, per_s: Some(1_000) });
+        server.take(ToStorage::Prepare { vf: 0, is_new: true, bytes: BYTES, per_s: Some(1_000) });
         assert_eq!(prepared(&said(&mut server)), [(0, 1)]);
         assert!(subsystem.offline.borrow().iter().eq(&[3]));
     }

@@ -125,10 +125,12 @@ pub enum ToStorage {
     },
     /// Bring the controller up.
     Begin,
-    /// VF `vf` has been reset and has a new holder: give it a namespace with nothing but zeroes, and queues.
+    /// VF `vf` is to have a namespace with nothing but zeroes, and queues.
     Prepare {
         /// Which VF, below [`MAX_VFS`].
         vf: u8,
+        /// It was reset, and has a new holder; else its holder has had a namespace before, and may owe operations.
+        is_new: bool,
         /// Bytes that the namespace must have at least.
         bytes: u64,
         /// Reads and writes per second that it may do; `None`: no limit.

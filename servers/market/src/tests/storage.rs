@@ -71,7 +71,7 @@ impl Disk {
                 self.told.push(message);
                 match message {
                     ToStorage::Begin => say(sim, &FromStorage::Ready { namespaces: 4 }),
-                    ToStorage::Prepare { vf, bytes, per_s } => {
+                    ToStorage::Prepare { vf, bytes, per_s, .. } => {
                         let end = self.ends.pop_front();
                         match end {
                             Some(Prepared::Never) => continue,
@@ -410,8 +410,8 @@ fn a_namespace_goes_to_who_values_it_most_and_is_erased_in_between() {
     assert_eq!(disk.told, [ToStorage::Begin], "nobody has one in its base");
     assert_eq!(sim.answers(0), [Answer::Refused(proto::market::Refusal::BadQuantity), Answer::Done]);
     disk.run_to(&mut sim, 2_010);
-    let prepare = |vf, mib: u64| ToStorage::Prepare { vf, bytes: mib * MIB / 2, per_s: None };
-    assert_eq!(disk.told[1..], [prepare(0, 5)]);
+    let prepare = |vf, is_new, mib: u64| ToStorage::Prepare { vf, is_new, bytes: mib * MIB / 2, per_s: None };
+    assert_eq!(disk.told[1..], [prepare(0, true, 5)]);
     assert_eq!(heard(&sim, 0), [vec![], vec![], vec![1]]);
     // The other one bids more in round 4, for interval 5.
     disk.run_to(&mut sim, 3_500);
@@ -419,7 +419,7 @@ fn a_namespace_goes_to_who_values_it_most_and_is_erased_in_between() {
     disk.run_to(&mut sim, 4_998);
     assert_eq!((heard(&sim, 0)[0].len(), disk.told.len()), (1, 2), "there is a notice, and nothing is taken");
     disk.run_to(&mut sim, 5_010);
-    assert_eq!(disk.told[2..], [ToStorage::Release { vf: 0 }, prepare(1, 6)]);
+    assert_eq!(disk.told[2..], [ToStorage::Release { vf: 0 }, prepare(1, true, 6)]);
     assert_eq!([&heard(&sim, 0)[1..], &heard(&sim, 1)[1..]], [&[vec![0], vec![1]][..], &[vec![], vec![2]]]);
     // Who is without stays so when that is erased, and when the server is started again.
     say(&mut sim, &FromStorage::Released { vf: 0 });
@@ -431,7 +431,7 @@ fn a_namespace_goes_to_who_values_it_most_and_is_erased_in_between() {
     // It gets another one when it pays more again: round 6 sells interval 7.
     sim.tenants[0].says.push(bid(STORAGE, 3, 20_000));
     disk.run_to(&mut sim, 7_010);
-    assert_eq!(disk.told[2..], [ToStorage::Release { vf: 1 }, prepare(0, 5)]);
+    assert_eq!(disk.told[2..], [ToStorage::Release { vf: 1 }, prepare(0, false, 5)]);
     assert_eq!([&heard(&sim, 0)[1..], &heard(&sim, 1)[1..]], [&[vec![0], vec![1, 3]][..], &[vec![0], vec![2]]]);
     disk.run_to(&mut sim, 1_000_000);
     assert_eq!(sim.totals().2, 0, "{:?}", sim.result());
@@ -446,7 +446,11 @@ fn buyer() -> Plan {
     plan
 }
 
-const PREPARE: ToStorage = ToStorage::Prepare { vf: 0, bytes: 2 * MIB + MIB / 2, per_s: None };
+const PREPARE: ToStorage = prepare(true);
+
+const fn prepare(is_new: bool) -> ToStorage {
+    ToStorage::Prepare { vf: 0, is_new, bytes: 2 * MIB + MIB / 2, per_s: None }
+}
 
 /// The server would find a function reset that it is about to make ready; what it says of that is not said of the release.
 #[test]
@@ -493,7 +497,7 @@ fn who_gets_no_namespace_made_ready_gives_it_back_and_may_buy_again() {
     };
     assert_eq!(leased(&sim), (0, 0));
     disk.run_to(&mut sim, 8_000);
-    assert_eq!(disk.told[1..], [PREPARE; 3], "its bid stands");
+    assert_eq!(disk.told[1..], [PREPARE, prepare(false), prepare(false)], "its bid stands");
     assert_eq!(heard(&sim, 0), [vec![], vec![], vec![1]]);
     assert_eq!(leased(&sim), (3, 3));
     disk.run_to(&mut sim, 1_000_000);
