@@ -63,48 +63,31 @@ impl Counts {
     /// The counts of two times together.
     #[must_use]
     pub fn plus(self, other: Counts) -> Counts {
-        Counts::from(core::array::from_fn(|at| self.all()[at].saturating_add(other.all()[at])))
+        self.with(other, u64::saturating_add)
     }
 
     /// What has come since an earlier time.
     #[must_use]
     pub fn since(self, earlier: Counts) -> Counts {
-        Counts::from(core::array::from_fn(|at| self.all()[at].saturating_sub(earlier.all()[at])))
+        self.with(earlier, u64::saturating_sub)
     }
 
     /// True if these can be the counts of a later time.
     #[must_use]
     pub fn is_later(self, earlier: Counts) -> bool {
-        self.all().iter().zip(earlier.all()).all(|(later, earlier)| *later >= earlier)
+        self.with(earlier, u64::min) == earlier
     }
 
-    /// All of them, in their order.
-    fn all(self) -> [u64; 7] {
-        let Counts { sent_frames, sent_octets, received_frames, received_octets, .. } = self;
-        let Counts { received_multicasts, dropped_frames, forged_frames, .. } = self;
-        [sent_frames, sent_octets, received_frames, received_octets, received_multicasts, dropped_frames, forged_frames]
-    }
-}
-
-impl From<[u64; 7]> for Counts {
-    fn from(all: [u64; 7]) -> Counts {
-        let [
-            sent_frames,
-            sent_octets,
-            received_frames,
-            received_octets,
-            received_multicasts,
-            dropped_frames,
-            forged_frames,
-        ] = all;
+    /// This of each count and the same one of another.
+    fn with(self, other: Counts, of: fn(u64, u64) -> u64) -> Counts {
         Counts {
-            sent_frames,
-            sent_octets,
-            received_frames,
-            received_octets,
-            received_multicasts,
-            dropped_frames,
-            forged_frames,
+            sent_frames: of(self.sent_frames, other.sent_frames),
+            sent_octets: of(self.sent_octets, other.sent_octets),
+            received_frames: of(self.received_frames, other.received_frames),
+            received_octets: of(self.received_octets, other.received_octets),
+            received_multicasts: of(self.received_multicasts, other.received_multicasts),
+            dropped_frames: of(self.dropped_frames, other.dropped_frames),
+            forged_frames: of(self.forged_frames, other.forged_frames),
         }
     }
 }

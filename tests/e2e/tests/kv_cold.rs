@@ -223,37 +223,24 @@ fn a_namespace_that_is_bought_and_lost_by_price_and_bought_again() {
     machine.send(&Command::Valuation { app: OTHER_KV, ppm: 1_000_000_000_000_000 }).expect("sent");
     // What was read back into memory before the loss is found after it; what was not is missed.
     ask_until(&mut machine, &mut clients, &["the namespace of kv is taken", "[other] there are new queues"]);
+    let reads = clients[0].statistics()["cold_reads"];
+    ask_all(&mut clients, 11);
+    assert_eq!(clients[0].statistics()["cold_reads"], reads, "there is nothing to read from");
     machine.send(&Command::Valuation { app: OTHER_KV, ppm: 1 }).expect("sent");
     machine.wait_line("[kv] there are new queues").expect("it buys one again");
     expect_as_before(&mut machine, &mut clients);
     machine.stop();
 }
 
-/// It holds pages that it pays for from round to round, a function and a namespace.
-const PAYING: &str = r#"
-    title = "kv that halts, and reads from its namespace"
-    limit = "1000 s"
-    [machine]
-    cores = 2
-    memory = "256 MiB"
-    [page]
-    supply = 24
-    [[app]]
-    name = "kv"
-    nic = true
-    storage = "8 MiB"
-    port = 11211
-    budget = 1
-    valuation = 1e-9
-    core = 1
-    base_cpu = 50
-    base_pages = 2048
-    args = ["items=20", "rest=halt"]
-"#;
+/// `kv` without the rival, with fewer pages than it could use: it pays for them from round to round, and never gives its core up.
+fn paying() -> String {
+    let (kv, _) = SCENARIO.split_once("    [[app]]\n    name = \"cache\"").expect("it is there");
+    kv.replace("supply = 96", "supply = 24").replace("[\"items=20\"]", "[\"items=20\", \"rest=halt\"]")
+}
 
 #[test]
 fn it_serves_from_pages_and_namespace_that_it_pays_for_without_an_exit_of_its_own() {
-    let scenario = e2e::scenario(PAYING, &Change::none()).expect("a scenario");
+    let scenario = e2e::scenario(&paying(), &Change::none()).expect("a scenario");
     let (mut machine, ports) = Machine::start_serving(&scenario).expect("a machine");
     machine.wait_line("serving at 10.0.2.101, port 11211").expect("it serves");
     let mut clients = [(); 2].map(|()| Client::connect(ports[0]));

@@ -32,7 +32,6 @@ const NVME_PHYSICAL: u16 = PHYSICAL + 1;
 const MESSAGE_ROUTES: [u64; 2] = [24, 128];
 /// Messages that a ring holds.
 const RING: usize = 64;
-
 /// A place that a capability can be in: a CNode by its number, and an index.
 pub type Place = (u32, u16);
 
