@@ -15,8 +15,8 @@ const PATTERN: u64 = 0x7e57_ab1e_5ec2_e75a;
 const LEASE_BITS: u8 = 13;
 /// Rounds that it still makes whenever it is looked at.
 const ROUNDS: u64 = 20;
-/// For what only a keeper that has no more time, or looks at something damaged, does not come to.
-const PATIENCE_MICROS: u64 = 20_000_000;
+/// For what only a keeper that has no more time, or looks at something damaged, does not come to, however busy its host is.
+const PATIENCE_MICROS: u64 = 200_000_000;
 
 /// One that runs.
 pub struct Keeper {

@@ -101,8 +101,8 @@ fn until(root: &Root, race: &Race, what: &str, done: impl Fn() -> bool) -> Check
     Ok(())
 }
 
-/// For what only a machine that hangs, or that leaves no time to one of its cores, does not come to.
-const PATIENCE_MICROS: u64 = 100_000_000;
+/// For what only a machine that hangs, or that leaves no time to one of its cores, does not come to, however busy its host is.
+const PATIENCE_MICROS: u64 = 300_000_000;
 
 /// Takes everything back, under the racers if they still run, and looks at what comes back.
 fn take_back(root: &mut Root, race: &Race) -> Check {
