@@ -35,6 +35,15 @@ fn virtual_functions_are_driven_by_their_holders_and_kept_apart() {
     assert!(run.console.iter().any(|said| said.ends_with(line)), "{:?}", run.console);
 }
 
+/// A function that never ceases to interrupt costs who shares the core with its VM at most one NMI for each wait of that.
+#[test]
+fn a_storm_of_interrupts_costs_a_neighbour_one_nmi_in_a_wait() {
+    let run = boot(&Guest { command_line: "root_budget_us=3000 storm=interrupts".into(), ..guest(NETWORK) });
+    run.expect_good();
+    let check = "a_storm_of_interrupts_costs_a_neighbour_one_nmi_in_a_wait";
+    assert!(run.console_has(&format!("devices {check}: ok")), "{:?}", run.console);
+}
+
 /// Nor does the emulator hold an INIT back while the kernel has GIF = 0: one that a function forges is the end of the
 /// machine, with nothing more said (CAVEATS.md).
 #[test]

@@ -291,6 +291,17 @@ children! {
         "jbe 2b",
         "inc qword ptr [rbx + 0x08]",
         "jmp 2b";
+    /// Writes 7 to two registers in the page behind its shared one, whose offsets the shared page tells, and counts in its first
+    /// word, over and over.
+    rings:
+        "mov rbx, {shared}",
+        "mov rcx, [rbx + 0x10]",
+        "mov rdx, [rbx + 0x18]",
+        "2:",
+        "mov dword ptr [rbx + rcx + 0x1000], 7",
+        "mov dword ptr [rbx + rdx + 0x1000], 7",
+        "inc qword ptr [rbx]",
+        "jmp 2b";
     /// Sleeps for a moment and wakes, as often as it can, counting in the first shared word.
     storm:
         "mov rbx, {shared}",

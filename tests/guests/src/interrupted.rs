@@ -370,6 +370,17 @@ interrupt_children! {
         "cli",
         "inc qword ptr [rbx + 8]",
         "jmp 2b";
+    /// Waits for whatever comes, again and again, and counts the waits.
+    waits, "0x4000", "", "":
+        "sti",
+        "2:",
+        "inc qword ptr [rbx + 8]",
+        "mov eax, {wait}",
+        "mov edi, {vcpu}",
+        "mov esi, 2",
+        "xor edx, edx",
+        "vmmcall",
+        "jmp 2b";
     /// Two Vcpus of one VM. The first one's IDT is taken away under it, and it gets an interrupt (the first time) and makes
     /// one by an instruction (the second time), whose deliveries fault and stop it; the second one brings the IDT back
     /// and starts it again. RDI tells them apart.
