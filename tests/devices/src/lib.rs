@@ -5,9 +5,10 @@
 //! [`machine`] is the emulator with its memory and clock, [`function`] a PCI function that was found and set up (which
 //! is the kernel's work in a real system), [`nic`] a machine with an 82576 and a cable whose other end is in the test,
 //! [`network`] a TCP/IP stack on such a machine and another one at the other end of its cable, [`nvme`] a machine with an
-//! NVMe controller.
+//! NVMe controller. [`forged`] are segments as somebody hostile makes them.
 #![forbid(unsafe_code)]
 
+pub mod forged;
 pub mod function;
 pub mod machine;
 pub mod network;

@@ -1,93 +1,17 @@
 //! Segments of TCP that somebody forges who sees all of a connection: sequence numbers within its window, any flags, options and
 //! lengths, data over its data. That connection gets what he likes, or breaks; the stack and its other connections don't.
 
-use device_tests::network::{INSIDE_IP, Network, OUTSIDE_IP, Streams, byte, tcp_socket};
+use device_tests::forged::{FORGERY, Random, forge, goes_to};
+use device_tests::network::{Network, Streams, byte, tcp_socket};
 use net::Mode;
 use net::smoltcp::iface::SocketHandle;
 use net::smoltcp::socket::tcp;
-use net::smoltcp::wire::{Ipv4Packet, TcpPacket};
 use std::cell::RefCell;
 use std::rc::Rc;
-
-/// Where headers begin in a frame, and what is the least length of each.
-const IP: usize = 14;
-const TCP: usize = IP + 20;
-const LEAST: usize = TCP + 20;
 
 /// The port whose connections are forged upon, and the one that is left alone.
 const FORGED: u16 = 81;
 const LEFT_ALONE: u16 = 80;
-
-type Random = Box<dyn FnMut(u64) -> u64>;
-
-/// A copy of a segment, with something else about it.
-fn forge(frame: &[u8], random: &mut Random) -> Vec<u8> {
-    let total = usize::from(u16::from_be_bytes([frame[IP + 2], frame[IP + 3]]));
-    let mut bytes = frame[..IP + total].to_vec();
-    for _ in 0..1 + random(3) {
-        change(&mut bytes, random);
-    }
-    let mut ip = Ipv4Packet::new_unchecked(&mut bytes[IP..]);
-    ip.set_total_len(match random(8) {
-        // It says that it is of another length.
-        0 => random(1500) as u16,
-        _ => ip.as_ref().len() as u16,
-    });
-    ip.fill_checksum();
-    if random(16) != 0 {
-        TcpPacket::new_unchecked(&mut bytes[TCP..]).fill_checksum(&OUTSIDE_IP.into(), &INSIDE_IP.into());
-    }
-    if random(16) == 0 {
-        bytes.truncate(IP + random(60) as usize);
-    }
-    // The least length of Ethernet.
-    bytes.resize(bytes.len().max(60), 0);
-    bytes
-}
-
-/// Changes one thing.
-fn change(bytes: &mut Vec<u8>, random: &mut Random) {
-    let add = |bytes: &mut [u8], at: usize, by: u32| {
-        let field = bytes[at..at + 4].first_chunk_mut().expect("four bytes");
-        *field = u32::from_be_bytes(*field).wrapping_add(by).to_be_bytes();
-    };
-    let near = |random: &mut Random| match random(5) {
-        0 => random(1 << 32) as u32,
-        1 => 1 << random(32),
-        2 => (random(1 << 15) as u32).wrapping_neg(),
-        _ => random(1 << 15) as u32,
-    };
-    match random(9) {
-        // Sequence and acknowledgement numbers.
-        0 => add(bytes, TCP + 4, near(random)),
-        1 => add(bytes, TCP + 8, near(random)),
-        // Flags, mostly those that mean something.
-        2 => bytes[TCP + 13] = (random(256) & [0xff, 0x1f, 0x1f, 0x1f][random(4) as usize]) as u8,
-        3 => bytes[TCP + 13] ^= 1 << random(8),
-        // Length of the header, window, urgent pointer.
-        4 => bytes[TCP + 12] = random(256) as u8,
-        5 => bytes[TCP + 14..TCP + 16].copy_from_slice(&(random(1 << 16) as u16).to_be_bytes()),
-        6 => bytes[TCP + 18..TCP + 20].copy_from_slice(&(random(1 << 16) as u16).to_be_bytes()),
-        // Options: of the kinds that there are, of any length.
-        7 => {
-            let words = 1 + random(10) as usize;
-            bytes.truncate(LEAST);
-            for _ in 0..words * 4 {
-                bytes.push((random(256) & [0xff, 0x0f, 0x0f][random(3) as usize]) as u8);
-            }
-            bytes[TCP + 12] = (5 + words as u8) << 4;
-        }
-        // Data that are not the connection's.
-        _ => {
-            bytes.truncate(LEAST);
-            bytes[TCP + 12] = 5 << 4;
-            bytes.extend((0..random(1400)).map(|_| FORGERY));
-        }
-    }
-}
-
-/// What forged data consist of; the connection itself never sends it.
-const FORGERY: u8 = 0xf0;
 
 /// Looks without anything after which a connection counts as broken.
 const STILL: u32 = 50;
@@ -160,8 +84,7 @@ fn segments_forged_into_a_connection_break_no_other_one() {
     let forged = Rc::new(RefCell::new(0));
     let (count, mut random) = (forged.clone(), Box::new(device::fake::random(11)) as Random);
     network.forger = Some(Box::new(move |frame| {
-        let is_tcp = frame[12..14] == [8, 0] && frame[IP + 9] == 6;
-        if !is_tcp || frame[TCP + 2..TCP + 4] != FORGED.to_be_bytes() {
+        if !goes_to(frame, FORGED) {
             return Vec::new();
         }
         let forgeries: Vec<Vec<u8>> = (0..random(3)).map(|_| forge(frame, &mut random)).collect();

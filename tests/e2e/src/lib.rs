@@ -297,6 +297,15 @@ impl Machine {
         Ok((machine, forwards.iter().map(|forward| forward.port).collect()))
     }
 
+    /// Boots a scenario that was read, with nothing but a station on the Ethernet.
+    ///
+    /// # Errors
+    /// As [`Machine::start`].
+    pub fn start_serving_only(scenario: &Scenario, station: &station::Station) -> Result<Machine> {
+        let devices = network::devices(&station.netdev("n0"));
+        Machine::start_as(scenario, Acceleration::PacedClock, &[], |config| config.extra = devices)
+    }
+
     /// Boots a scenario that was read, on a machine with a further device.
     ///
     /// # Errors

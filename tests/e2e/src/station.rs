@@ -1,10 +1,13 @@
 //! A host on the machine's Ethernet, with frames made one by one: for what the emulator's own network does not let through, such
-//! as answers in datagrams.
+//! as answers in datagrams, and segments that are forged into a connection.
 
-use smoltcp::phy::ChecksumCapabilities;
+use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
+use smoltcp::phy::{ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken};
+use smoltcp::socket::tcp;
+use smoltcp::time::Instant as Time;
 use smoltcp::wire::{
-    ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr, IpProtocol,
-    Ipv4Address, Ipv4Packet, Ipv4Repr, UdpPacket, UdpRepr,
+    ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr, IpCidr,
+    IpProtocol, Ipv4Address, Ipv4Packet, Ipv4Repr, UdpPacket, UdpRepr,
 };
 use std::net::UdpSocket;
 use std::time::{Duration, Instant};
@@ -57,6 +60,20 @@ impl Station {
     /// When the host refuses.
     pub fn send(&self, frame: &[u8]) {
         self.cable.send_to(frame, ("127.0.0.1", self.theirs)).expect("it is sent");
+    }
+
+    /// A stack of TCP at the station's end of the cable; `forger` makes what somebody sends who sees a frame of it, before that
+    /// one. It has the cable to itself.
+    #[must_use]
+    pub fn host(&self, forger: Forger) -> Host<'_> {
+        let mut config = Config::new(MAC.into());
+        config.random_seed = 1;
+        let mut cable = Cable { station: self, forger };
+        let mut interface = Interface::new(config, &mut cable, Time::ZERO);
+        interface.update_ip_addrs(|addresses| {
+            addresses.push(IpCidr::new(ADDRESS.into(), 24)).expect("there is room");
+        });
+        Host { cable, interface, started: Instant::now(), sockets: SocketSet::new(Vec::new()), port: FIRST_PORT }
     }
 
     /// Forgets what has come, others' frames among it: when the socket is full of these, an answer finds no room there.
@@ -151,6 +168,121 @@ impl Station {
         ethernet.emit(&mut whole);
         answer.emit(&mut ArpPacket::new_unchecked(whole.payload_mut()));
         self.send(&frame);
+    }
+}
+
+/// Frames that somebody sends when he sees this one.
+pub type Forger = Box<dyn FnMut(&[u8]) -> Vec<Vec<u8>>>;
+
+/// The port of a [`Host`]'s first connection; the next ones follow.
+pub const FIRST_PORT: u16 = 49_152;
+
+/// A host with connections of TCP.
+#[allow(missing_debug_implementations)]
+pub struct Host<'a> {
+    cable: Cable<'a>,
+    interface: Interface,
+    started: Instant,
+    sockets: SocketSet<'static>,
+    /// Of the next connection.
+    port: u16,
+}
+
+impl Host<'_> {
+    /// Begins a connection.
+    ///
+    /// # Panics
+    /// When there is no port left.
+    pub fn connect(&mut self, to: (Ipv4Address, u16)) -> SocketHandle {
+        let buffer = || tcp::SocketBuffer::new(vec![0; 4096]);
+        let mut socket = tcp::Socket::new(buffer(), buffer());
+        socket.connect(self.interface.context(), to, self.port).expect("a connection begins");
+        self.port += 1;
+        self.sockets.add(socket)
+    }
+
+    /// A connection.
+    pub fn socket(&mut self, connection: SocketHandle) -> &mut tcp::Socket<'static> {
+        self.sockets.get_mut(connection)
+    }
+
+    /// Breaks a connection off.
+    pub fn give_up(&mut self, connection: SocketHandle) {
+        self.socket(connection).abort();
+        self.poll();
+        self.sockets.remove(connection);
+    }
+
+    /// Takes what has come in and sends what can be sent; waits for a moment if there is nothing.
+    pub fn go_on(&mut self) {
+        if self.poll() == PollResult::None {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn poll(&mut self) -> PollResult {
+        let now = Time::from_micros(self.started.elapsed().as_micros() as i64);
+        self.interface.poll(now, &mut self.cable, &mut self.sockets)
+    }
+}
+
+/// The station's end of the cable, as the stack wants it.
+struct Cable<'a> {
+    station: &'a Station,
+    forger: Forger,
+}
+
+/// What has come, or may be sent.
+struct Came(Vec<u8>);
+struct Sends<'a, 'b>(&'b mut Cable<'a>);
+
+impl<'a> Device for Cable<'a> {
+    type RxToken<'b>
+        = Came
+    where
+        Self: 'b;
+    type TxToken<'b>
+        = Sends<'a, 'b>
+    where
+        Self: 'b;
+
+    fn receive(&mut self, _: Time) -> Option<(Came, Sends<'a, '_>)> {
+        let mut frame = vec![0; 2048];
+        let cable = &self.station.cable;
+        cable.set_nonblocking(true).expect("a socket can be set up");
+        let came = cable.recv(&mut frame);
+        cable.set_nonblocking(false).expect("a socket can be set up");
+        frame.truncate(came.ok()?);
+        Some((Came(frame), Sends(self)))
+    }
+
+    fn transmit(&mut self, _: Time) -> Option<Sends<'a, '_>> {
+        Some(Sends(self))
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        let mut capabilities = DeviceCapabilities::default();
+        capabilities.medium = Medium::Ethernet;
+        capabilities.max_transmission_unit = 1514;
+        capabilities
+    }
+}
+
+impl RxToken for Came {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, look: F) -> R {
+        look(&self.0)
+    }
+}
+
+impl TxToken for Sends<'_, '_> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, fill: F) -> R {
+        let mut frame = vec![0; length];
+        let result = fill(&mut frame);
+        for forged in (self.0.forger)(&frame) {
+            self.0.station.send(&forged);
+        }
+        self.0.station.send(&frame);
+        result
     }
 }
 

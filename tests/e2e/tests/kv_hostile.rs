@@ -1,11 +1,16 @@
-//! `kv` as a tenant, with clients that misbehave, requests in datagrams, and a neighbour that sends it malformed frames: a
-//! client that does nothing wrong is served all the while, and finds what it has stored.
+//! `kv` as a tenant, with clients that misbehave, requests in datagrams, segments that are forged into a connection, and a
+//! neighbour that sends it malformed frames: a client that does nothing wrong is served all the while, and finds what it has stored.
 
+use device_tests::forged::{Random, begins, comes_from, forge, goes_to};
 use e2e::memcached::Client;
-use e2e::station::Station;
+use e2e::station::{FIRST_PORT, Host, Station};
 use e2e::{Change, Machine};
 use proto::host::{Command, End};
+use smoltcp::iface::SocketHandle;
+use smoltcp::socket::tcp::State;
+use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -162,4 +167,113 @@ fn a_client_is_served_while_others_misbehave() {
     let run = machine.stop();
     run.expect_shares();
     assert_eq!(run.end("neighbour"), &End::Exit { status: 0 });
+}
+
+/// A connection that stores and reads in turn; each answer is checked.
+struct LeftAlone {
+    connection: SocketHandle,
+    key: &'static str,
+    came: Vec<u8>,
+    /// A request is not answered yet.
+    asked: bool,
+    /// Answers that have come.
+    answered: u32,
+}
+
+impl LeftAlone {
+    fn begin(host: &mut Host<'_>, key: &'static str) -> LeftAlone {
+        let connection = host.connect((SERVER.1.into(), PORTS.1));
+        LeftAlone { connection, key, came: Vec::new(), asked: false, answered: 0 }
+    }
+
+    fn go_on(&mut self, host: &mut Host<'_>) {
+        let (socket, key) = (host.socket(self.connection), self.key);
+        if socket.can_recv() {
+            socket.recv(|bytes| (bytes.len(), self.came.extend_from_slice(bytes))).expect("it can");
+        }
+        let value = format!("value {}", self.answered / 2);
+        let stores = self.answered.is_multiple_of(2);
+        if self.asked {
+            let expected = match stores {
+                true => "STORED\r\n".to_string(),
+                false => format!("VALUE {key} 0 {}\r\n{value}\r\nEND\r\n", value.len()),
+            };
+            assert!(expected.as_bytes().starts_with(&self.came), "{:?}", String::from_utf8_lossy(&self.came));
+            if self.came.len() == expected.len() {
+                self.came.clear();
+                (self.asked, self.answered) = (false, self.answered + 1);
+            }
+        } else if socket.can_send() {
+            let request = match stores {
+                true => format!("set {key} 0 0 {}\r\n{value}\r\n", value.len()),
+                false => format!("get {key}\r\n"),
+            };
+            socket.send_slice(request.as_bytes()).expect("it can");
+            self.asked = true;
+        }
+    }
+}
+
+/// Somebody sees connections and forges segments into them: they get what he likes, or break, and then another one begins. One
+/// beside them is served all the while, and so is who comes later.
+#[test]
+fn segments_forged_into_connections_break_no_other_one() {
+    const FORGERIES: u64 = 1500;
+    /// Looks at which nothing has come in, after which a connection is given up.
+    const STILL: u32 = 300;
+    let scenario = e2e::scenario(SCENARIO, &Change::none()).expect("a scenario");
+    let station = Station::new();
+    let mut machine = Machine::start_serving_only(&scenario, &station).expect("a machine");
+    machine.wait_line("serving at 10.0.2.101, port 11211").expect("it serves");
+    let forged = Rc::new(Cell::new(0));
+    let mut random = Box::new(device::fake::random(5)) as Random;
+    let count = forged.clone();
+    let mut host = station.host(Box::new(move |frame| {
+        if !goes_to(frame, PORTS.1) || comes_from(frame, FIRST_PORT) || begins(frame) || count.get() >= FORGERIES {
+            return Vec::new();
+        }
+        let forgeries: Vec<_> = (0..random(3)).map(|_| forge(frame, &mut random)).collect();
+        count.set(count.get() + forgeries.len() as u64);
+        forgeries
+    }));
+    let to = (SERVER.1.into(), PORTS.1);
+    let mut alone = LeftAlone::begin(&mut host, "alone");
+    let mut victim = host.connect(to);
+    let (mut begun, mut still, mut answers) = (1, 0, 0);
+    while forged.get() < FORGERIES {
+        host.go_on();
+        alone.go_on(&mut host);
+        let socket = host.socket(victim);
+        still += 1;
+        if socket.can_recv() {
+            let all = |bytes: &mut [u8]| (bytes.len(), bytes.split(|&byte| byte == b'\n').count());
+            answers += socket.recv(all).expect("it can");
+            still = 0;
+        }
+        if socket.can_send() && socket.send_queue() == 0 {
+            socket.send_slice(b"get forged\r\nset forged 0 0 3\r\nabc\r\n").expect("it can");
+        }
+        let is_over = !matches!(socket.state(), State::SynSent | State::Established);
+        if is_over || still > STILL {
+            host.give_up(victim);
+            victim = host.connect(to);
+            (begun, still) = (begun + 1, 0);
+        }
+    }
+    let answered = alone.answered;
+    println!("{begun} connections, {answers} lines, {answered} answers beside them");
+    assert!(begun > 50 && answers > 100 && answered > 100, "they must come into connections, and one be served");
+    // Nobody forges any more.
+    host.give_up(victim);
+    let mut new = LeftAlone::begin(&mut host, "new");
+    while new.answered < 10 {
+        host.go_on();
+        new.go_on(&mut host);
+    }
+    while alone.answered < answered + 10 {
+        host.go_on();
+        alone.go_on(&mut host);
+    }
+    let run = machine.stop();
+    run.expect_shares();
 }
