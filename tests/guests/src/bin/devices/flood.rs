@@ -4,7 +4,6 @@ use crate::station::Bench;
 use crate::{Check, refused};
 use alloc::format;
 use cap_spec::abi::{ExitKind, stats_page};
-use guests::function::BOTH;
 use guests::root::{set_word, tsc, word};
 use guests::{children, interrupted};
 use userlib::cap::{Cap, Frame, Rights, own};
