@@ -13,7 +13,7 @@ use userlib::cap::{
 /// Where the root VM maps pages of children while it fills them. Its own tables for it are made at the start.
 pub const WINDOW: u64 = 0x8000_0000;
 /// Guest-physical layout of a child: top page table, its one lower level, code, then data pages.
-const CHILD_TOP: u64 = 0x1000;
+pub const CHILD_TOP: u64 = 0x1000;
 const CHILD_LOWER: u64 = 0x2000;
 /// Where a child's code starts.
 pub const CHILD_CODE: u64 = 0x3000;
