@@ -97,10 +97,11 @@ pub fn set_timer(lvt: u64, divide: u64, count: u64) {
     write(Msr::X2APIC_TIMER_INITIAL, count);
 }
 
-/// True while some vector is requested and not yet taken.
+/// True while some vector is requested and not yet taken. Those below 16 are none (Intel SDM volume 3, 11.5.2), and one that a
+/// controller takes all the same may stay for ever.
 #[inline]
 pub fn any_requested() -> bool {
-    (0..8).any(|word| rdmsr(Msr::irr(word)) != 0)
+    rdmsr(Msr::irr(0)) >> 16 != 0 || (1..8).any(|word| rdmsr(Msr::irr(word)) != 0)
 }
 
 /// True while a vector is requested and not yet taken.

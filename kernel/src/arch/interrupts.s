@@ -1,5 +1,6 @@
 # Stubs of the host's IDT. Exceptions are the kernel's own faults and end in a panic; NMI only leaves a mark; vectors
-# from 32 on are guests' interrupts, which are accepted at the drain point and recorded.
+# from 32 on are guests' interrupts, which are accepted at the drain point and recorded. Interrupts below 32, which the
+# controller takes from whoever sends them, are nobody's: they are accepted there, too, and forgotten.
 .section .text.interrupts, "ax"
 .code64
 
@@ -26,6 +27,24 @@ interrupt_stubs:
 
 exception_common:
     # vector, error code of those that have one, rip, cs, rflags, rsp, ss
+    push %rax
+    # An interrupt has no error code, comes at the drain point only, and is in service (ISR of vectors 0 to 31).
+    lea drain(%rip), %rax
+    cmp %rax, 16(%rsp)
+    jb 1f
+    lea drain_end(%rip), %rax
+    cmp %rax, 16(%rsp)
+    jae 1f
+    push %rcx
+    push %rdx
+    mov $0x810, %ecx
+    rdmsr
+    mov 24(%rsp), %ecx
+    bt %ecx, %eax
+    jc drain_accepted
+    pop %rdx
+    pop %rcx
+1:  pop %rax
     mov %rsp, %rdi
     and $-16, %rsp
     call host_exception
@@ -40,6 +59,7 @@ drain_common:
     and $-{area_bytes}, %rax
     lock bts %rcx, {drained}(%rax)
     movb $1, {drained_any}(%rax)
+drain_accepted:
     mov $0x80b, %ecx
     xor %eax, %eax
     xor %edx, %edx
@@ -89,6 +109,7 @@ drain:
     nop
     nop
     cli
+drain_end:
     clgi
     ret
 

@@ -385,7 +385,7 @@ fn stray_messages_harm_nothing() {
     let mut monitor = Monitor::connect(&sockets).expect("the monitor answers");
     monitor.go().expect("the machine runs");
     machine.wait_record(|record| matches!(record, Record::Progress { .. })).expect("progress");
-    // Every vector that a message can have, a few at a time and at as many moments.
+    // Every vector that is no exception's, a few at a time and at as many moments.
     let mut sent = 0;
     for vectors in (32..=255u32).collect::<Vec<_>>().chunks(8) {
         monitor.stop().expect("the machine stops");

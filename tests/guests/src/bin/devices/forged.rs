@@ -12,7 +12,8 @@ use device::{DmaMemory, Registers};
 use guests::root::exits;
 use igbvf::TransmitQueue;
 use igbvf::registers::{DBAL, DCTL, DCTL_ENABLE, DH, DLEN, DT, TDWBAH, TDWBAL, TDWBAL_ENABLE, transmit_queue};
-use userlib::arch::{TrapFrame, end_of_interrupt, set_handler};
+use userlib::arch::{TrapFrame, disable_interrupts, enable_interrupts, end_of_interrupt, set_handler};
+use userlib::cap::own;
 
 /// Where writes of devices are interrupt requests (Intel SDM volume 3, 11.11.1).
 const MESSAGES: u32 = 0xfee0_0000;
@@ -29,6 +30,8 @@ const NOBODY: u16 = 9;
 const VECTOR: u8 = FIRST_VECTOR + 9;
 const NMI: u16 = 4 << 8 | 1;
 const INIT: u16 = 5 << 8 | 1;
+/// Vectors of exceptions that can be forged (see [`forge_compatible`]).
+const EXCEPTIONS: [u16; 4] = [1, 9, 17, 25];
 /// Bytes of a ring whose head may be any of them.
 const RING_BYTES: u32 = 0x8000;
 
@@ -109,7 +112,8 @@ fn forge_compatible(bench: &mut Bench, data: u16) -> Check {
 }
 
 /// Messages in compatibility format, which the emulator lets pass though the unit is told to block them: a stray vector
-/// or an NMI, which costs an exit, is all that comes of one, and everything goes on. Lines say whether they came.
+/// or an NMI, which costs an exit, is all that comes of one, and everything goes on; vectors of exceptions are no exceptions of
+/// the kernel. Lines say whether they came.
 pub fn a_message_in_compatibility_format_is_survived(bench: &mut Bench) -> Check {
     set_handler(VECTOR, Some(came));
     forge_compatible(bench, u16::from(VECTOR))?;
@@ -117,6 +121,14 @@ pub fn a_message_in_compatibility_format_is_survived(bench: &mut Bench) -> Check
     forge_compatible(bench, NMI)?;
     let exits = exits() - before;
     let vectors = CAME.load(Ordering::Relaxed);
+    // Vectors of exceptions: the VM does not take them, and waits, so that it is the kernel which does.
+    disable_interrupts();
+    for vector in EXCEPTIONS {
+        forge_compatible(bench, vector)?;
+        let deadline = userlib::clock::now() + bench.root.tsc_hz / 1000;
+        own::VCPU.wait(1 << 63, deadline).map_err(refused("it waits"))?;
+    }
+    enable_interrupts();
     bench.root.text(&format!("devices: stray vectors: {vectors}, exits for a stray NMI: {exits}\n"));
     crate::checks::goes_on(bench, 35)
 }
