@@ -156,7 +156,7 @@ specs! {
     "Maps the frame, and further ones of its size behind it under the same table. One mapping per capability."
 
     FrameUnmap."Unmap": args [MORE] results [] errors [WrongType, NotMapped]
-    "Takes the mapping back, and those of further frames; when it returns no core can reach a frame by it."
+    "Takes the mapping back, and those of further frames, which are mapped in the same address space; when it returns nobody can reach a frame by it."
 
     PageTableMap."Map": args [cap("vm", ObjectType::Vm, W, "the address space"), num("gpa", "any address that the table shall cover"),
           num("level", "1 maps 4 KiB pages, 2 holds tables of level 1 or 2 MiB pages, 3 holds tables of level 2 or 1 GiB pages")]

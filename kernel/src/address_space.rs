@@ -105,7 +105,8 @@ impl<M: Machine> Kernel<M> {
             if !matches!(further, Cap::Frame { .. }) {
                 return Err(Fault::new(Error::WrongType, 1));
             }
-            if further.mapping().is_none() {
+            // One flush serves all of them.
+            if further.mapping().is_none_or(|mapping| mapping.vm != mapped_in) {
                 return Err(Fault::new(Error::NotMapped, 1));
             }
         }

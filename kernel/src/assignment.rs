@@ -88,8 +88,10 @@ impl<C: ConfigAccess, T: TableAccess, B: Bus> Assignment<C, T, B> {
         let limits = access.iommu.limits();
         self.ticks_per_us = ticks_per_us;
         let has_numbers = usize::from(limits.domains) > MAX_FUNCTIONS;
-        // Units that remember what was not mapped, or do not know large pages, would need more of whoever maps.
-        let is_plain = limits.leaf_level >= 3 && !limits.remembers_absence;
+        // Units that remember what was not mapped, or do not know large pages, would need more of whoever maps; those that have
+        // no height of tables in common reach no domain.
+        let is_plain =
+            limits.leaf_level >= 3 && !limits.remembers_absence && (limits.three_levels || limits.four_levels);
         if has_numbers && is_plain && self.functions.left_out() == 0 {
             for function in self.functions.iter() {
                 let reaches = access.iommu.reaches(Requester::new(function.at.id()));

@@ -15,7 +15,7 @@
 
 use alloc::format;
 
-use device::Clock as _;
+use device::{Clock as _, Registers as _};
 pub use igbvf::function::MOST_INTERRUPT_DELAY_US;
 use igbvf::function::{Counters, VECTORS};
 use igbvf::moderation::{Mode, Moderation};
@@ -77,6 +77,8 @@ impl App {
         let hz = self.clock().hz();
         let function: Cap<PciFunction> = Slot::root(NIC_SLOT).cap();
         let Surroundings { registers, memory, domain, .. } = self.surround(function, pages)?;
+        // Who had its registers before may have left it rings: it forgets them before it reaches anything.
+        registers.write32(igbvf::registers::VTCTRL, igbvf::registers::VTCTRL_RST);
         own_device::take_vector(VECTOR);
         for message in 0..u16::from(VECTORS) {
             let irq: Cap<Irq> = Slot::root(NIC_IRQ_SLOT + message).cap();

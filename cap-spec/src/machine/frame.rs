@@ -86,9 +86,13 @@ pub(super) fn map(state: &mut State, call: Invoked) -> Result<Outcome, Fault> {
 /// `Frame.Unmap`.
 pub(super) fn unmap(state: &mut State, call: Invoked) -> Result<Outcome, Fault> {
     let row = row(state, &call, 1)?;
+    let space = |slot: &SlotId| match state.slots.get(slot).map(|slot| &slot.cap) {
+        Some(Cap::Frame { mapping: Some(mapping), .. }) => Some(mapping.vm),
+        _ => None,
+    };
     for (slot, number) in row.iter().zip([0].into_iter().chain(core::iter::repeat(1))) {
         match state.slots.get(slot).map(|slot| &slot.cap) {
-            Some(Cap::Frame { mapping: Some(_), .. }) => {}
+            Some(Cap::Frame { mapping: Some(_), .. }) if space(slot) == space(&call.slot) => {}
             Some(Cap::Frame { .. }) => return Err(Fault::new(Error::NotMapped, number)),
             _ => return Err(Fault::new(Error::WrongType, number)),
         }

@@ -52,6 +52,8 @@ pub struct Unit {
     pub stays_on: bool,
     /// It finds fault with its queue.
     pub refuses: bool,
+    /// Something sends it completions that it has not asked for.
+    pub is_pestered: bool,
     /// Ticks that it needs for its queue.
     pub delay: u64,
     /// Seeded defect: it takes descriptors of this type for done.
@@ -390,7 +392,7 @@ impl Unit {
 
     /// Fault status: what is sticky, whether there are records, and where the first one was when there were none.
     fn fault_status(&self) -> u32 {
-        let sticky = self.registers.get(&0x34).copied().unwrap_or(0) as u32;
+        let sticky = self.registers.get(&0x34).copied().unwrap_or(0) as u32 | u32::from(self.is_pestered) << 5;
         match self.faults.iter().any(|record| record[1] & FAULT != 0) {
             true => sticky | RECORD | (self.first_fault as u32) << 8,
             false => sticky,

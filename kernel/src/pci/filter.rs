@@ -64,7 +64,8 @@ fn register(first: u16, offset: u16) -> Option<usize> {
 /// change from `value`, the others as they are, or as zeros where a 1 would clear. None if it may change nothing, or the
 /// value is reserved.
 pub fn write(function: &Function, offset: u16, current: u32, value: u32) -> Option<u32> {
-    if matches!(function.kind, Kind::Bridge(_) | Kind::Other) || is_kernels(function, offset) {
+    // Ones are said by a function that is not there, or is not yet, and are kept by none that is.
+    if matches!(function.kind, Kind::Bridge(_) | Kind::Other) || is_kernels(function, offset) || current == u32::MAX {
         return None;
     }
     /// Status and Device Status are in the high halves, and nothing but errors can be written there.

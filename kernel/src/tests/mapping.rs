@@ -222,6 +222,8 @@ fn unmapping_expels_every_other_core_that_runs_the_vm() {
 fn a_row_of_frames_is_mapped_and_unmapped_at_once_or_not_at_all() {
     let mut world = world_with_vm();
     map_tables(&mut world);
+    world.retype(MEMORY, ObjectType::IommuDomain, 0, 70, 1);
+    world.retype(MEMORY, ObjectType::PageTable, 0, 71, 2);
     world.retype(MEMORY, ObjectType::Frame, 12, 60, 8);
     world.retype(MEMORY, ObjectType::Frame, 21, 68, 1);
     let row = |first: u64, gpa: u64, more: u64| (first, [20, gpa, RW, more, 0]);
@@ -241,6 +243,15 @@ fn a_row_of_frames_is_mapped_and_unmapped_at_once_or_not_at_all() {
     world.refused(Label::FrameUnmap, 60, [64, 0, 0, 0, 0], Error::OutOfRange, 1);
     world.ok(Label::FrameUnmap, 60, [1, 0, 0, 0, 0]);
     world.ok(Label::FrameMap, 60, row(60, 0x9000, 2).1);
+    // One flush serves a row: it is of one address space.
+    for (table, level) in [(71, 2), (72, 1)] {
+        world.ok(Label::PageTableMapIo, table, [70, 0, level, 0, 0]);
+    }
+    world.ok(Label::FrameUnmap, 61, [0; 5]);
+    world.ok(Label::FrameMapIo, 61, [70, 0, RW, 0, 0]);
+    world.refused(Label::FrameUnmap, 60, [2, 0, 0, 0, 0], Error::NotMapped, 1);
+    world.ok(Label::FrameUnmap, 61, [0; 5]);
+    world.ok(Label::FrameMap, 61, row(61, 0xa000, 0).1);
     world.refused(Label::FrameMap, 64, row(64, 0xb000, 0).1, Error::AddressOccupied, 2);
     world.check();
     world.ok(Label::FrameUnmap, 60, [3, 0, 0, 0, 0]);

@@ -52,10 +52,13 @@ pub const KEPT: u32 = 0x96ff_ffff;
 pub const OVERFLOW: u32 = 1 << 0;
 /// FSTS: a fault record is there.
 pub const RECORD: u32 = 1 << 1;
-/// FSTS: invalidation queue error, completion error, time-out error.
-pub const QUEUE_ERRORS: u32 = 0b111 << 4;
+/// FSTS: the unit has found fault with its queue, and has stopped there.
+pub const QUEUE_ERROR: u32 = 1 << 4;
+/// FSTS: a completion that nobody asked for, or one that did not come. Both are of caches of translations in devices, of which no
+/// function is told to have one: whatever says so is none of the queue's.
+pub const STRAY_COMPLETION: u32 = 0b11 << 5;
 /// FSTS: every bit that is cleared by writing it.
-pub const FSTS_CLEAR: u32 = OVERFLOW | 0b1111 << 2 | QUEUE_ERRORS;
+pub const FSTS_CLEAR: u32 = OVERFLOW | 0b111 << 2 | QUEUE_ERROR | STRAY_COMPLETION;
 /// FECTL: the message is held back.
 pub const EVENT_MASKED: u32 = 1 << 31;
 /// PMEN: protected memory is on; its status.

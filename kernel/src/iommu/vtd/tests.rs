@@ -259,6 +259,16 @@ fn a_unit_that_finds_fault_with_its_queue_is_dead_at_once() {
 }
 
 #[test]
+fn a_completion_that_nobody_has_asked_for_harms_nothing() {
+    let (fake, mut vtd) = on(&[(CAP, ECAP)], 1);
+    fake.with(0, |unit| (unit.is_pestered, unit.delay) = (true, 50));
+    assert!(vtd.flush_domain(DOMAIN).is_ok(), "the queue is worked on all the same");
+    assert_eq!(vtd.take_fault(), None);
+    fake.with(0, |unit| (unit.is_pestered, unit.stuck) = (true, true));
+    assert_eq!(vtd.flush_domain(DOMAIN), Err(Failure::TimedOut));
+}
+
+#[test]
 fn a_detach_that_is_not_completed_is_no_detach() {
     let (fake, mut vtd) = on(&[(CAP, ECAP)], 1);
     let domain = Domain::new(&mut vtd, 7);

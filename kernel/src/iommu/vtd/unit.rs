@@ -193,8 +193,8 @@ impl Unit {
         }
         let (number, status, serial) = (self.number, self.status, self.serial);
         let done = |bus: &_| Bus::word(bus, status) as u32 == serial;
-        let faulty = |bus: &_| Bus::register32(bus, number, FSTS) & QUEUE_ERRORS != 0;
-        // What is done is done, whatever is wrong now; else an error ends the wait.
+        let faulty = |bus: &_| Bus::register32(bus, number, FSTS) & QUEUE_ERROR != 0;
+        // What is done is done, whatever is wrong now; else an error of the queue ends the wait, and nothing that a device says.
         self.poll(bus, |bus| done(bus) || faulty(bus))?;
         if done(bus) { Ok(()) } else { Err(self.died(Failure::QueueFault)) }
     }
@@ -214,9 +214,9 @@ impl Unit {
         self.capabilities.fault_records.wrapping_add(index.wrapping_mul(16))
     }
 
-    /// True if a fault was recorded, or lost.
+    /// True if a fault was recorded, or lost, or there is something to be cleared so that the next one is told.
     pub fn pending(&self, bus: &impl Bus) -> bool {
-        bus.register32(self.number, FSTS) & (OVERFLOW | RECORD) != 0
+        bus.register32(self.number, FSTS) & (OVERFLOW | RECORD | STRAY_COMPLETION) != 0
     }
 
     /// Takes the oldest fault record. When none is left, an overflow is taken note of: `Err`, and the unit records anew. The
@@ -227,6 +227,9 @@ impl Unit {
             return Ok(Some(record));
         }
         let status = bus.register32(self.number, FSTS);
+        if status & STRAY_COMPLETION != 0 {
+            bus.set_register32(self.number, FSTS, STRAY_COMPLETION);
+        }
         // FRI: where the oldest one was when there were none before (chapter 11, FSTS). It stays as records are taken, which
         // are used in turn: so it tells the first, and from there on they are counted.
         let first = status >> 8 & 0xff;

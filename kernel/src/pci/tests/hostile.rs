@@ -156,6 +156,7 @@ fn all_of(fake: &mut Fake, functions: &mut Functions, random: &mut Random) {
             filter::read(&function, offset, value);
             let allowed = (offset == COMMAND || offset == function.offsets.express + 8) && offset != 8;
             assert!(filter::write(&function, offset, 0, value).is_none() || allowed);
+            assert!(filter::write(&function, offset, u32::MAX, value).is_none(), "nobody knows what it says");
         }
         if let Some(msix) = function.msix {
             for number in [0, msix.entries - 1, msix.entries, u16::MAX] {
