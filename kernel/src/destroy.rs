@@ -135,10 +135,8 @@ impl<M: Machine> Kernel<M> {
                         | Cap::PciFunction { .. }
                         | Cap::Irq { .. }
                 );
-            // What a device reaches is flushed by the IOMMU, which is waited for.
-            let is_of_domain = cap.mapping().is_some_and(|mapping| self.machine.vm(mapping.vm).is_domain());
             let gone = self.take_away(leaf);
-            return match light && !is_of_domain {
+            return match light {
                 _ if gone && leaf == work.target => Step::Done,
                 true => Step::Light,
                 false => Step::Heavy,

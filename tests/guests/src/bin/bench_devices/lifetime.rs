@@ -26,7 +26,7 @@ const OTHERS: usize = 16;
 
 /// All rows.
 pub fn measure(root: &mut Root, pair: &mut Pair) -> Result<(), String> {
-    domains(root).map_err(refused("frames are mapped for a device"))?;
+    domains(root, pair).map_err(refused("frames are mapped for a device"))?;
     leases(root, pair)?;
     let taken = take_much(root, pair.card.capability(NUMBER));
     taken.and_then(|()| tell_longest_hold(root, "virtual functions")).map_err(refused("much is taken from a function"))
@@ -52,11 +52,15 @@ fn take_much(root: &mut Root, function: Cap<PciFunction>) -> Result<(), Fault> {
     root.return_to(mark)
 }
 
-fn domains(root: &mut Root) -> Result<(), Fault> {
+/// Frames of a domain that a function is attached to: what is unmapped is flushed, and the IOMMU waited for.
+fn domains(root: &mut Root, pair: &Pair) -> Result<(), Fault> {
+    let function = pair.card.capability(NUMBER);
     let domain: Cap<IommuDomain> = root.make(0)?;
     for level in [2, 1] {
         root.make::<PageTable>(0)?.map_io(domain, IO, level)?;
     }
+    until_ready(function, &pair.clock)?;
+    function.attach(domain)?;
     let first = root.slots(64);
     for page in 0..64 {
         let frame = root.make::<Frame>(12)?;
@@ -71,7 +75,7 @@ fn domains(root: &mut Root) -> Result<(), Fault> {
             tell(root, &format!("IOMMU {what} of {each}"), cost.each(count));
         }
     }
-    Ok(())
+    function.detach()
 }
 
 fn leases(root: &mut Root, pair: &mut Pair) -> Result<(), String> {
