@@ -315,3 +315,78 @@ impl Drop for Display {
         self.close();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::{self, Overrides};
+    use ratatui::Terminal;
+    use ratatui::backend::TestBackend;
+    use std::path::Path;
+
+    const PLAN: &str = r#"
+        [machine]
+        cores = 1
+        [[app]]
+        name = "gold"
+        budget = 1
+        nic = true
+        base_bandwidth = 10
+        storage = "1 MiB"
+        base_iops = 4
+        base_pages = 256
+    "#;
+    const WITHOUT: &str = "[machine]\ncores = 1\n[[app]]\nname = \"gold\"\nbudget = 1\n";
+
+    fn state(plan: &str) -> RunState {
+        RunState::new(&scenario::parse(Path::new("x.toml"), plan, &Overrides::default(), &["gold".into()]).unwrap())
+    }
+
+    /// The head and the first row of the table of applications.
+    fn head_and_row(state: &RunState) -> [String; 2] {
+        let display = Display {
+            terminal: None,
+            title: String::new(),
+            selected: 0,
+            hostile: Vec::new(),
+            log: VecDeque::new(),
+            drawn: None,
+        };
+        let mut terminal = Terminal::new(TestBackend::new(160, 4)).unwrap();
+        terminal.draw(|frame| display.apps(frame, frame.area(), state)).unwrap();
+        let buffer = terminal.backend().buffer();
+        [1, 2].map(|y| (0..buffer.area.width).map(|x| buffer[(x, y)].symbol()).collect())
+    }
+
+    /// What stands in the row below this head, up to the next head.
+    fn below<'a>([head, row]: &'a [String; 2], name: &str, next: &str) -> &'a str {
+        let at = |name: &str| head.find(&format!(" {name} ")).unwrap_or_else(|| panic!("no `{name}` in {head}"));
+        row[at(name)..at(next)].trim()
+    }
+
+    #[test]
+    fn bandwidth_operations_and_hits_stand_under_their_heads() {
+        let mut state = state(PLAN);
+        for (good, units) in state.goods.iter().zip(&mut state.apps[0].holdings) {
+            *units = match () {
+                () if good.is_bandwidth() => 7,
+                () if good.is_iops() => 3,
+                () => 0,
+            };
+        }
+        state.apps[0].hits = vec![(0, 10, 100), (100_000, 55, 160)];
+        let table = head_and_row(&state);
+        assert_eq!(below(&table, "Mb/s", "ops/s"), "17");
+        assert_eq!(below(&table, "ops/s", "hits"), "700");
+        assert_eq!(below(&table, "hits", "balance"), "75.0 %");
+        assert_eq!(below(&table, "balance", "paid"), "1.000000000");
+    }
+
+    #[test]
+    fn without_devices_and_a_cache_nothing_is_shown_of_them() {
+        let table = head_and_row(&state(WITHOUT));
+        assert!(["Mb/s", "ops/s"].iter().all(|name| !table[0].contains(name)), "{}", table[0]);
+        assert_eq!(below(&table, "hits", "balance"), "");
+        assert_eq!(below(&table, "balance", "paid"), "1.000000000");
+    }
+}
