@@ -94,26 +94,34 @@ fn an_application_chooses_how_it_learns_of_frames() {
     assert_eq!(polled, 0, "who looks is not interrupted");
 }
 
-/// It turns from one way to another and back, delays included, and is told of what comes in each of them. How much a delay
-/// saves is shown with the device: here a core that others have, too, may tell a VM of a device for nothing.
+/// It turns from one way to another and back, delays included, and is told of what comes in each of them. It has a core of its
+/// own: where others have it, too, a VM may be told of a device for nothing, and looks before the delay is over.
 #[test]
 fn an_application_changes_how_it_learns_of_frames_as_it_runs() {
-    let turns = format!("{ASK}, \"turns=poll,interrupt,poll,interrupt:4000,adaptive,interrupt\"");
+    // Sixteen datagrams are under way, so that 200 of them come back by a dozen interrupts: 80 ms with this delay, and 1 to 21
+    // without.
+    const DELAY_US: u64 = 8_000;
+    let turns = format!("{ASK}, \"turns=poll,interrupt,poll,interrupt:{DELAY_US},adaptive,interrupt\"");
     let scenario = SCENARIO.replace(ASK, &turns);
     let change = Change::set("app.server.base_bandwidth=450").and_set("app.client.base_bandwidth=450");
+    let change = change.and_set("machine.cores=3").and_set("app.client.core=2").and_set("app.client.base_cpu=80");
     let run = run(&scenario, &change);
     run.expect_good();
     let turns = run.console.split(|line| line.contains("driven anew: ")).skip(1).map(|lines| {
         let line = lines.iter().find(|line| line.contains("16 at once")).expect("it tells what it cost");
         let numbers: Vec<u64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
-        let [_, right, lost, wrong, _, exits, _, interrupts, _] = numbers[..] else { panic!("{line}") };
+        let [_, right, lost, wrong, _, exits, _, interrupts, took_us] = numbers[..] else { panic!("{line}") };
         assert_eq!((right, lost, wrong, exits), (200, 0, 0, 0), "{line}");
-        interrupts
+        println!("{interrupts} interrupts in {took_us} us");
+        (interrupts, took_us)
     });
-    let turns: Vec<u64> = turns.collect();
-    let [polled, interrupted, polled_again, _, _, last] = turns[..] else { panic!("{turns:?}") };
-    assert_eq!((polled, polled_again), (0, 0), "who looks is not interrupted");
-    assert!(interrupted > 0 && last > 0, "who does not look is: {turns:?}");
+    let turns: Vec<(u64, u64)> = turns.collect();
+    let [polled, interrupted, polled_again, delayed, _, last] = turns[..] else { panic!("{turns:?}") };
+    assert_eq!((polled.0, polled_again.0), (0, 0), "who looks is not interrupted");
+    assert!(interrupted.0 > 0 && delayed.0 > 0 && last.0 > 0, "who does not look is: {turns:?}");
+    let several = 5 * DELAY_US;
+    assert!(delayed.1 > several, "interrupts come no sooner than after the delay: {turns:?}");
+    assert!(interrupted.1 < several && last.1 < several, "and without one at once: {turns:?}");
 }
 
 #[test]
