@@ -244,6 +244,7 @@ fn it_serves_from_pages_and_namespace_that_it_pays_for_without_an_exit_of_its_ow
     let (mut machine, ports) = Machine::start_serving(&scenario).expect("a machine");
     machine.wait_line("serving at 10.0.2.101, port 11211").expect("it serves");
     let mut clients = [(); 2].map(|()| Client::connect(ports[0]));
+    assert_eq!(clients[0].statistics()["memory_worth"], 1000, "nothing was read from there yet");
     store_all(&mut clients[0]);
     // Pages that come are taken up with some exits; what it holds already, and pays for, costs none.
     let (mut steady, mut before_that) = (0, 0);
@@ -271,5 +272,8 @@ fn it_serves_from_pages_and_namespace_that_it_pays_for_without_an_exit_of_its_ow
         }
     }
     assert_eq!(steady, 3, "what it holds changes all the time");
+    // Memory is traded for reading: its bids take a hit in memory for what reading would cost, and no more.
+    let worth = clients[0].statistics()["memory_worth"];
+    assert!((1..1000).contains(&worth), "{worth}");
     machine.stop();
 }

@@ -41,6 +41,11 @@ pub fn worth_in_memory(per_hit: Price, read: u64, hit: u64) -> Price {
     Price(lost as u64)
 }
 
+/// A part of a price in thousandths, rounded down; all of a price of nothing.
+pub fn thousandths(part: Price, whole: Price) -> u64 {
+    u128::from(part.0).saturating_mul(1000).checked_div(u128::from(whole.0)).map_or(1000, |parts| parts as u64)
+}
+
 /// What buying pages adds to the hits: `hits` tells hits by pages in all, ascending; `base` of these pages are there
 /// anyway, and at most `most` can be used besides. Between its points the estimate is taken as straight.
 pub fn points(hits: impl Iterator<Item = (u32, u64)>, base: u32, most: u32) -> Vec<HitPoint> {
@@ -125,6 +130,13 @@ fn between(from: (u32, u64), to: (u32, u64), pages: u32) -> u64 {
 mod tests {
     use super::*;
     use alloc::vec;
+
+    #[test]
+    fn thousandths_are_of_the_whole() {
+        assert_eq!(thousandths(Price(3), Price(4)), 750);
+        assert_eq!(thousandths(Price::LIMIT, Price::LIMIT), 1000);
+        assert_eq!(thousandths(Price(0), Price(0)), 1000);
+    }
 
     fn of(hits: &[(u32, u64)], base: u32, most: u32) -> Vec<(u32, u64)> {
         points(hits.iter().copied(), base, most).iter().map(|point| (point.pages.0, point.hits)).collect()

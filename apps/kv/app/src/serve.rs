@@ -4,6 +4,7 @@
 //! whatever is to go is given up in time, and no page is used that is gone.
 
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use app_net::{Network, Next};
 use kv_server::kv_engine::{PAGE_BYTES, Retrievals, Store, Time, Usage};
@@ -270,6 +271,7 @@ impl Kv {
             Some(read) => policy::worth_in_memory(app.value_of_work(), read, busy / new_accesses.max(1)),
             None => app.value_of_work(),
         };
+        MEMORY_WORTH.store(policy::thousandths(per_hit, app.value_of_work()), Ordering::Relaxed);
         // A page that was lost costs at least one hit to fill again.
         app.market().bid_by(page, &MarginalHit { points: &points, per_hit, refill: per_hit })?;
         bid_for_function(app, self.hits)?;
@@ -360,10 +362,18 @@ fn worth_of(app: &App, good: u16, hits: Rate, least: u64) -> Price {
     policy::device(hits, parts, least, app.value_of_work())
 }
 
-/// What the VM has cost so far.
+/// What a hit in memory was worth to the last bid for pages ([`Usage::memory_worth`]).
+static MEMORY_WORTH: AtomicU64 = AtomicU64::new(1000);
+
+/// What the VM has cost so far, and what it bids by.
 fn cost() -> Usage {
     let exits = usage::exits();
-    Usage { own_exits: exits.own, preemptions: exits.preemptions, device_interrupts: usage::device_interrupts() }
+    Usage {
+        own_exits: exits.own,
+        preemptions: exits.preemptions,
+        device_interrupts: usage::device_interrupts(),
+        memory_worth: MEMORY_WORTH.load(Ordering::Relaxed),
+    }
 }
 
 /// Bids for a virtual function at what its hits are worth, unless the base has one.

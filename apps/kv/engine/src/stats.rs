@@ -9,6 +9,9 @@ pub struct Usage {
     pub preemptions: u64,
     /// Interrupts of its devices that it has taken.
     pub device_interrupts: u64,
+    /// What its bids for pages take a hit in memory for, in thousandths of what a hit is worth: less than all if values are read
+    /// from a namespace, too.
+    pub memory_worth: u64,
 }
 
 /// Counters of a store since its start or the last `stats reset`.

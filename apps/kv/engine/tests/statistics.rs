@@ -99,7 +99,7 @@ fn told_besides() -> BTreeSet<String> {
 #[test]
 fn what_only_this_store_tells_is_told_behind_all_and_documented() {
     let mut client = Client::new(64);
-    client.store.set_usage(|| Usage { own_exits: 1, preemptions: 20, device_interrupts: 300 });
+    client.store.set_usage(|| Usage { own_exits: 1, preemptions: 20, device_interrupts: 300, memory_worth: 900 });
     let names = file("tests/names/general.txt");
     let own: BTreeSet<String> = client
         .stats("stats")
@@ -113,9 +113,10 @@ fn what_only_this_store_tells_is_told_behind_all_and_documented() {
 fn what_the_vm_has_cost_is_told_where_there_is_one_and_reset_leaves_it() {
     let mut client = Client::new(64);
     assert!(!client.ask("stats").contains("own_exits"));
-    client.store.set_usage(|| Usage { own_exits: 1, preemptions: 20, device_interrupts: 300 });
+    client.store.set_usage(|| Usage { own_exits: 1, preemptions: 20, device_interrupts: 300, memory_worth: 900 });
     assert_eq!(client.ask("stats reset"), "RESET\r\n");
-    let told = "STAT own_exits 1\r\nSTAT preemptions 20\r\nSTAT device_interrupts 300\r\nEND\r\n";
+    let told =
+        "STAT own_exits 1\r\nSTAT preemptions 20\r\nSTAT device_interrupts 300\r\nSTAT memory_worth 900\r\nEND\r\n";
     assert!(client.ask("stats").ends_with(told));
 }
 

@@ -149,6 +149,7 @@ pub(super) fn of_vm<P, C>(store: &Store<P, C>) -> impl Iterator<Item = (&'static
             ("own_exits", Value::Number(usage.own_exits)),
             ("preemptions", Value::Number(usage.preemptions)),
             ("device_interrupts", Value::Number(usage.device_interrupts)),
+            ("memory_worth", Value::Number(usage.memory_worth)),
         ]
     });
     lines.into_iter().flatten()
