@@ -174,13 +174,14 @@ fn memory_and_hits_follow_load_and_price(servers: &Servers) {
     }
 }
 
-/// Bandwidth goes to the server that answers, as far as its base does not carry that, and is dear when there is not enough of
-/// it; when the clients are gone nobody buys any.
+/// Bandwidth goes to the server whose turn it is, as far as its base does not carry what it answers, and is dear when there is
+/// not enough of it; when the clients are gone nobody buys any.
 fn bandwidth_follows_load_and_price(servers: &Servers) {
-    // The second turn of `gold`, which has its items in memory by then.
-    let holding = |name: &str| servers.holding("bandwidth", name, 2_400..3_000);
-    let (busy, other) = (holding("gold"), holding("bronze"));
-    assert!(busy > 2.0 + 2.0 * other, "{busy} and {other} Mb/s");
+    // The end of the turn of `bronze`, and of the second one of `gold`: each has bought, and has its items in memory by then.
+    for (busy, other, turn) in [("bronze", "gold", 1_800..2_100), ("gold", "bronze", 2_400..3_000)] {
+        let [more, less] = [busy, other].map(|name| servers.holding("bandwidth", name, turn.clone()));
+        assert!(more > 2.0 + 2.0 * less, "{turn:?}: {busy} has {more} Mb/s, {other} has {less}");
+    }
     let rounds = servers.rounds("bandwidth");
     let price = |round: &Value| time(&round["clearing"]);
     let dearest = rounds.iter().map(price).max().expect("rounds");
