@@ -16,7 +16,6 @@
 use alloc::format;
 
 use device::{Clock as _, Registers as _};
-pub use igbvf::function::MOST_INTERRUPT_DELAY_US;
 use igbvf::function::{Counters, VECTORS};
 use igbvf::moderation::{Mode, Moderation};
 use igbvf::{Event, Function, MacAddress};
@@ -202,12 +201,6 @@ impl VirtualFunction {
     /// Lets one of its messages come whenever there is cause, as it does not after a reset.
     pub fn let_interrupt(&self, message: u8) {
         Moderation::new(self.registers, message, Mode::Interrupt);
-    }
-
-    /// Lets at most one of such messages pass in so many microseconds, at most [`MOST_INTERRUPT_DELAY_US`]; 0 lets all pass, as
-    /// after a reset. May be changed at any time.
-    pub fn set_interrupt_delay_us(&self, message: u8, delay_us: u32) {
-        self.function.set_interrupt_delay_us(message, delay_us);
     }
 
     /// Gives the core up until the function has interrupted, something has happened in the market, which is returned, or

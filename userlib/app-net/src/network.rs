@@ -70,7 +70,7 @@ impl Network {
         let clock = function.clock();
         let mut stack = Stack::new(port, registers, &settings, clock.now_ns());
         stack.port().set_send_batch(driving.send_batch);
-        function.set_interrupt_delay_us(RECEIVED, driving.interrupt_delay_us);
+        stack.set_interrupt_delay_us(driving.interrupt_delay_us);
         function.let_interrupt(MAILBOX);
         let sent_octets = function.counters().sent_octets;
         let (function, use_ends, interrupts) = (Some(function), app.vf_use_ends(), usage::device_interrupts());
@@ -94,11 +94,11 @@ impl Network {
     /// Lets at most one interrupt for received frames come in so many microseconds, at most [`MOST_INTERRUPT_DELAY_US`]; 0 lets
     /// all come. Fewer interrupts for more delay: it may be changed at any time.
     ///
-    /// [`MOST_INTERRUPT_DELAY_US`]: userlib::virtual_function::MOST_INTERRUPT_DELAY_US
+    /// [`MOST_INTERRUPT_DELAY_US`]: net::MOST_INTERRUPT_DELAY_US
     pub fn set_interrupt_delay_us(&mut self, delay_us: u32) {
         self.driving.interrupt_delay_us = delay_us;
-        if let Some(function) = self.function() {
-            function.set_interrupt_delay_us(RECEIVED, delay_us);
+        if self.function().is_some() {
+            self.stack.set_interrupt_delay_us(delay_us);
         }
     }
 
@@ -294,11 +294,11 @@ impl Network {
     fn restart(&mut self) -> Result<(), Error> {
         let Some(function) = &self.function else { return Ok(()) };
         let (registers, memory) = (function.registers(), function.memory());
-        let restarted = self.stack.restart(registers, memory, memory.from_page(TRANSMIT_PAGE));
+        let Driving { mode, interrupt_delay_us, .. } = self.driving;
+        let transmit = memory.from_page(TRANSMIT_PAGE);
+        let restarted = self.stack.restart(registers, memory, transmit, mode, interrupt_delay_us);
         restarted.map_err(|error| Error::failed(format!("the queues of the virtual function: {error:?}")))?;
         self.stack.set_mac(function.mac());
-        self.stack.set_mode(self.driving.mode);
-        function.set_interrupt_delay_us(RECEIVED, self.driving.interrupt_delay_us);
         self.sent_octets = function.counters().sent_octets;
         function.let_interrupt(MAILBOX);
         Ok(())

@@ -209,8 +209,7 @@ impl<R: Registers> Function<R> {
     /// Lets at most one message of a vector pass in so many microseconds, at most [`MOST_INTERRUPT_DELAY_US`]; 0 lets all pass. This is the
     /// batching delay of interrupts; it may be changed at any time.
     pub fn set_interrupt_delay_us(&self, vector: u8, delay_us: u32) {
-        let interval = delay_us.min(MOST_INTERRUPT_DELAY_US) << 2;
-        self.registers.write32(reg::vteitr(vector.min(VECTORS - 1)), interval | reg::VTEITR_CNT_IGNR);
+        crate::moderation::set_delay_us(&self.registers, vector, delay_us);
     }
 
     /// Octets and frames, received and sent, as the device counts them; each wraps at 2^32.

@@ -4,6 +4,7 @@
 //! then the vector is unmasked. Causes that came while it was masked stay in the device and raise the interrupt at that
 //! moment, so nothing is slept through.
 
+use crate::function::{MOST_INTERRUPT_DELAY_US, VECTORS};
 use crate::registers as reg;
 use device::Registers;
 use device::look::Looks;
@@ -21,7 +22,7 @@ pub struct Moderation<R> {
 impl<R: Registers> Moderation<R> {
     /// For a vector that [`crate::Function::route_interrupts`] uses.
     pub fn new(registers: R, vector: u8, mode: Mode) -> Moderation<R> {
-        let vector_bit = 1 << vector.min(crate::function::VECTORS - 1);
+        let vector_bit = 1 << vector.min(VECTORS - 1);
         let mut moderation = Moderation { registers, vector_bit, looks: Looks::new(mode), masked: false };
         moderation.set_mode(mode);
         moderation
@@ -39,6 +40,11 @@ impl<R: Registers> Moderation<R> {
             Mode::Interrupt | Mode::Adaptive { .. } => self.unmask(),
             Mode::Polled => self.mask(),
         }
+    }
+
+    /// As [`crate::Function::set_interrupt_delay_us`], for this vector.
+    pub fn set_delay_us(&self, delay_us: u32) {
+        set_delay_us(&self.registers, self.vector_bit.trailing_zeros() as u8, delay_us);
     }
 
     /// To be called when the vector's interrupt has come. A spurious call does no harm.
@@ -71,6 +77,12 @@ impl<R: Registers> Moderation<R> {
         self.masked = false;
         self.registers.write32(reg::VTEIMS, self.vector_bit);
     }
+}
+
+/// See [`crate::Function::set_interrupt_delay_us`].
+pub(crate) fn set_delay_us(registers: &impl Registers, vector: u8, delay_us: u32) {
+    let interval = delay_us.min(MOST_INTERRUPT_DELAY_US) << 2;
+    registers.write32(reg::vteitr(vector.min(VECTORS - 1)), interval | reg::VTEITR_CNT_IGNR);
 }
 
 #[cfg(test)]

@@ -167,14 +167,23 @@ impl<R: Registers + Clone, M: DmaMemory, B: DmaBuffer, const N: usize> Stack<R, 
         self.port
     }
 
-    /// Goes on over a function that was reset, with rings in the same or other memory. Addresses, sockets and connections
-    /// stay: what was under way is lost, and sent again as after any loss.
+    /// Goes on over a function that was reset, with rings in the same or other memory, and learns of frames in this mode with
+    /// this delay ([`Stack::set_interrupt_delay_us`]). Addresses, sockets and connections stay: what was under way is lost, and
+    /// sent again as after any loss.
     ///
     /// # Errors
     /// As [`Port::restart`].
-    pub fn restart(&mut self, registers: R, receive: M, transmit: M) -> Result<(), QueueError> {
+    pub fn restart(
+        &mut self,
+        registers: R,
+        receive: M,
+        transmit: M,
+        mode: Mode,
+        interrupt_delay_us: u32,
+    ) -> Result<(), QueueError> {
         self.port.restart(registers.clone(), receive, transmit)?;
-        self.moderation = Moderation::new(registers, self.vector, self.moderation.mode());
+        self.moderation = Moderation::new(registers, self.vector, mode);
+        self.moderation.set_delay_us(interrupt_delay_us);
         self.announces = true;
         Ok(())
     }
@@ -191,6 +200,12 @@ impl<R: Registers + Clone, M: DmaMemory, B: DmaBuffer, const N: usize> Stack<R, 
     /// Changes how frames are learnt of, at any time.
     pub fn set_mode(&mut self, mode: Mode) {
         self.moderation.set_mode(mode);
+    }
+
+    /// Lets at most one interrupt for received frames come in so many microseconds, at any time; see
+    /// [`igbvf::Function::set_interrupt_delay_us`].
+    pub fn set_interrupt_delay_us(&mut self, delay_us: u32) {
+        self.moderation.set_delay_us(delay_us);
     }
 
     /// To be called when the vector's interrupt has come. A spurious call does no harm.
