@@ -174,6 +174,9 @@ impl Station {
 /// Frames that somebody sends when he sees this one.
 pub type Forger = Box<dyn FnMut(&[u8]) -> Vec<Vec<u8>>>;
 
+/// How long a [`Host`] may be at work.
+const HOST_PATIENCE: Duration = Duration::from_secs(300);
+
 /// The port of a [`Host`]'s first connection; the next ones follow.
 pub const FIRST_PORT: u16 = 49_152;
 
@@ -214,7 +217,11 @@ impl Host<'_> {
     }
 
     /// Takes what has come in and sends what can be sent; waits for a moment if there is nothing.
+    ///
+    /// # Panics
+    /// When all of it has taken too long.
     pub fn go_on(&mut self) {
+        assert!(self.started.elapsed() < HOST_PATIENCE, "the machine does not do what is waited for");
         if self.poll() == PollResult::None {
             std::thread::sleep(Duration::from_millis(1));
         }

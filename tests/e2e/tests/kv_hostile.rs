@@ -159,7 +159,7 @@ fn a_client_is_served_while_others_misbehave() {
     // It was served meanwhile, and who comes new is, too.
     let beside = done.load(Ordering::Relaxed) - before;
     println!("served beside clients: {during}, beside frames: {beside}");
-    assert!(during > 100 && beside > 50, "too little was served meanwhile");
+    assert!(during > 20 && beside > 10, "too little was served meanwhile");
     let mut new = Client::connect(port);
     assert_eq!(new.ask(b"set new 0 0 3\r\nabc\r\n"), "STORED\r\n");
     assert_eq!(new.get("new").as_deref(), Some(&b"abc"[..]));
