@@ -7,8 +7,11 @@ use cap_spec::abi::StopReason;
 use serde::{Deserialize, Serialize};
 
 /// What a guest of the bench stores, by one instruction, to have in its place how many instructions were executed so far
-/// that were no VM's. Where nobody counts it stays as it is.
+/// that were no VM's, and above [`COUNT_BITS`] how often these have written to registers of devices; both wrap. Where nobody counts
+/// it stays as it is.
 pub const COUNT_MARK: u32 = 0x4e4b_4331;
+/// See [`COUNT_MARK`].
+pub const COUNT_BITS: u32 = 48;
 
 /// From the host to the market server, through the console server; also the events of a plan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -85,6 +85,13 @@ impl Instruction<'_> {
         unsafe { qemu_plugin_register_vcpu_insn_exec_cb(self.0, executed, NO_REGISTERS, count) }
     }
 
+    /// Lets each of its stores that goes to a register of a device add one to the count.
+    pub fn count_register_writes(&self, count: &'static AtomicU64) {
+        let count = std::ptr::from_ref(count).cast_mut().cast();
+        // SAFETY: `written` gets the count back as it is passed here.
+        unsafe { qemu_plugin_register_vcpu_mem_cb(self.0, written, NO_REGISTERS, WRITES, count) }
+    }
+
     /// Lets `call` have the physical address of each store to memory that it makes, after the store.
     pub fn on_store(&self, call: fn(u64)) {
         // SAFETY: `stored` gets the function back as it is passed here.
@@ -95,6 +102,16 @@ impl Instruction<'_> {
 extern "C" fn executed(_: c_uint, count: *mut c_void) {
     // SAFETY: `count` above has passed an atomic that lives for ever.
     unsafe { &*count.cast::<AtomicU64>() }.fetch_add(1, Ordering::Relaxed);
+}
+
+extern "C" fn written(_: c_uint, access: u32, address: u64, count: *mut c_void) {
+    // SAFETY: a place is asked for within the call that tells of the access, and what comes is valid there, or null.
+    let is_register = unsafe {
+        let place = qemu_plugin_get_hwaddr(access, address);
+        !place.is_null() && qemu_plugin_hwaddr_is_io(place)
+    };
+    // SAFETY: `count_register_writes` has passed an atomic that lives for ever.
+    unsafe { &*count.cast::<AtomicU64>() }.fetch_add(u64::from(is_register), Ordering::Relaxed);
 }
 
 extern "C" fn stored(_: c_uint, access: u32, address: u64, call: *mut c_void) {

@@ -1,9 +1,9 @@
 //! A plugin of the emulator, for the bench: counts the instructions that no VM executes, the kernel's and before it the
-//! firmware's, and tells a guest how many there were so far when it asks.
+//! firmware's, and which of them write to registers of devices, and tells a guest how many there were so far when it asks.
 //!
 //! What is counted is told by its address: before the first world switch everything, from then on what lies in the
 //! kernel's text, where no guest of the bench has code. A guest asks by storing [`COUNT_MARK`] with one instruction into a
-//! word, in whose place the count is at once. The word is written through the file that is the machine's memory. The
+//! word, in whose place both counts are at once. The word is written through the file that is the machine's memory. The
 //! emulator's clock of instructions and what the machine executes stay as they are without the plugin.
 //!
 //! Arguments: `text=FIRST-END` (the kernel's text, hexadecimal) and `memory=FILE`.
@@ -11,7 +11,7 @@
 mod emulator;
 
 use emulator::{Instruction, Translated};
-use proto::host::COUNT_MARK;
+use proto::host::{COUNT_BITS, COUNT_MARK};
 use std::ffi::{CStr, c_char, c_int};
 use std::fs::{File, OpenOptions};
 use std::ops::Range;
@@ -33,6 +33,8 @@ struct Plugin {
 static PLUGIN: OnceLock<Plugin> = OnceLock::new();
 /// Instructions so far that were no VM's.
 static COUNT: AtomicU64 = AtomicU64::new(0);
+/// Of these, how often they have written to registers of devices.
+static REGISTER_WRITES: AtomicU64 = AtomicU64::new(0);
 /// Whether there were VMs already.
 static HAS_SWITCHED: AtomicBool = AtomicBool::new(false);
 
@@ -83,6 +85,7 @@ fn translated(block: &Translated<'_>) {
     for instruction in block.instructions() {
         if !HAS_SWITCHED.load(Ordering::Relaxed) || plugin.text.contains(&instruction.address()) {
             instruction.count(&COUNT);
+            instruction.count_register_writes(&REGISTER_WRITES);
             if instruction.bytes().starts_with(&WORLD_SWITCH) {
                 HAS_SWITCHED.store(true, Ordering::Relaxed);
             }
@@ -101,7 +104,9 @@ fn is_question(instruction: &Instruction<'_>) -> bool {
 /// A question was stored at this address of the machine's memory.
 fn answer(address: u64) {
     let Some(plugin) = PLUGIN.get() else { return };
-    if let Err(error) = plugin.memory.write_all_at(&COUNT.load(Ordering::Relaxed).to_le_bytes(), address) {
+    let [instructions, writes] = [&COUNT, &REGISTER_WRITES].map(|count| count.load(Ordering::Relaxed));
+    let counts = writes << COUNT_BITS | instructions & ((1 << COUNT_BITS) - 1);
+    if let Err(error) = plugin.memory.write_all_at(&counts.to_le_bytes(), address) {
         eprintln!("counter: cannot answer at {address:#x}: {error}");
     }
 }

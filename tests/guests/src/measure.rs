@@ -7,7 +7,7 @@ use cap_spec::abi::{Rights, slots, stats_page};
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 use device::Registers;
-use proto::host::{COUNT_MARK, Record};
+use proto::host::{COUNT_BITS, COUNT_MARK, Record};
 use userlib::cap::{Cap, Fault, Machine, Slot, own};
 use userlib::dma::MappedRegisters;
 
@@ -51,12 +51,19 @@ fn ask(word: &AtomicU64) {
     }
 }
 
-/// The count of instructions that were no VM's.
+/// The counts of what was no VM's ([`COUNT_MARK`]); see [`between`].
 #[inline(always)]
 pub fn kernel_count() -> u64 {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     ask(&COUNT);
     COUNT.load(Ordering::Relaxed)
+}
+
+/// Instructions, and writes to registers, from one [`kernel_count`] to a later one.
+#[inline(always)]
+fn between(before: u64, after: u64) -> (u64, u64) {
+    let instructions = after.wrapping_sub(before) & ((1 << COUNT_BITS) - 1);
+    (instructions, (after >> COUNT_BITS).wrapping_sub(before >> COUNT_BITS) & (u64::MAX >> COUNT_BITS))
 }
 
 /// The kernel's part of a cost, if the emulator counts it.
@@ -82,6 +89,9 @@ pub struct Start {
 }
 
 impl Start {
+    /// Those at the machine's reset.
+    pub const RESET: Start = Start { exits: 0, kernel: 0, tsc: 0 };
+
     /// Reads them.
     #[inline(always)]
     pub fn now() -> Start {
@@ -98,7 +108,7 @@ impl Start {
     /// As [`Start::until`], where the count was this.
     #[inline(always)]
     pub fn until_counted(&self, end: u64, kernel: u64) -> Cost {
-        Cost { ticks: end - self.tsc, kernel: kernel - self.kernel, exits: exits() - self.exits }
+        Cost { ticks: end - self.tsc, kernel: between(self.kernel, kernel).0, exits: exits() - self.exits }
     }
 }
 
@@ -185,7 +195,7 @@ pub struct IoCost {
     pub ticks: u64,
     /// Exits of the VM meanwhile.
     pub exits: u64,
-    /// Writes to registers of devices.
+    /// Writes to registers of devices, the kernel's among them where somebody counts.
     pub writes: u64,
     /// Interrupts of devices.
     pub interrupts: u64,
@@ -259,14 +269,15 @@ impl Meter {
     /// A stretch ends.
     #[inline(always)]
     pub fn stop(&mut self) {
-        let (end, kernel) = (tsc(), kernel_count());
+        let (end, after) = (tsc(), kernel_count());
         let (sum, before) = (&mut self.sum, &self.before);
-        let writes = WRITES.load(Ordering::Relaxed) - before.writes;
-        sum.ticks += (end - before.ticks).saturating_sub(clock_cost() + writes);
-        sum.writes += writes;
+        let own_writes = WRITES.load(Ordering::Relaxed) - before.writes;
+        let (kernel, writes) = between(BEFORE.load(Ordering::Relaxed), after);
+        sum.ticks += (end - before.ticks).saturating_sub(clock_cost() + own_writes);
+        sum.writes += own_writes + writes;
         sum.exits += exits() - before.exits;
         sum.interrupts += (self.interrupts)() - before.interrupts;
-        sum.kernel += kernel - BEFORE.load(Ordering::Relaxed);
+        sum.kernel += kernel;
     }
 
     /// What the stretches since the last call cost together.

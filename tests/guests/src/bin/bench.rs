@@ -16,7 +16,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use guests::children;
 use guests::interrupt;
 use guests::measure::{Cost, RUNS, Start, end, least, once, row, tell, tell_figure, tell_kernel, tell_longest_hold};
-use guests::root::{CHILD_BITS, Root, exits, option, tsc, word};
+use guests::root::{CHILD_BITS, Root, option, tsc, word};
 use guests::timer;
 use userlib::arch::{TrapFrame, disable_interrupts, enable_interrupts, set_handler};
 use userlib::cap::{CNode, Cap, Channel, Fault, Frame, IoPort, Irq, PageTable, PortWidth, Slot, Untyped, own};
@@ -374,7 +374,7 @@ fn virtual_machines(root: &mut Root) -> Result<(), Fault> {
         own::VCPU.wait(1, 0)?;
         best.0 = least(best.0, start.until_counted(stamp(), kernel()));
         if run == 0 {
-            let first = Cost { ticks: stamp(), kernel: kernel(), exits: exits() };
+            let first = Start::RESET.until_counted(stamp(), kernel());
             tell(root, "reset to first instruction of the first tenant", first);
         }
         time.delete()?;

@@ -7,7 +7,7 @@ use alloc::string::String;
 use device::Clock;
 use guests::card;
 use guests::function::{BOTH, until_ready};
-use guests::measure::{Counted, IoCost, Meter, row, tell, tell_figure, tell_io, tell_longest_hold};
+use guests::measure::{Counted, IoCost, Meter, RUNS, tell_figure, tell_io, tell_longest_hold};
 use guests::root::{Root, tsc};
 use net::smoltcp::phy::{Device, RxToken, TxToken};
 use net::smoltcp::time::Instant;
@@ -66,13 +66,25 @@ fn domains(root: &mut Root, pair: &Pair) -> Result<(), Fault> {
         let frame = root.make::<Frame>(12)?;
         first.after(page).move_from(frame)?;
     }
+    let mut meter = Meter::new(|| card::interrupts(NUMBER));
     for count in [1, 64] {
         let frames: Cap<Frame> = first.cap();
-        let map = row(|| Ok(()), |()| frames.map_io(domain, IO, BOTH, count - 1), |()| frames.unmap_row(count - 1))?;
-        let unmap = row(|| frames.map_io(domain, IO, BOTH, count - 1), |()| frames.unmap_row(count - 1), |()| Ok(()))?;
-        for (what, cost) in [("map", map), ("unmap", unmap)] {
+        let worst = IoCost { ticks: u64::MAX, ..IoCost::default() };
+        let (mut mapped, mut unmapped) = (worst, worst);
+        for _ in 0..RUNS {
+            meter.start();
+            frames.map_io(domain, IO, BOTH, count - 1)?;
+            meter.stop();
+            mapped = mapped.min(meter.take());
+            meter.start();
+            frames.unmap_row(count - 1)?;
+            meter.stop();
+            unmapped = unmapped.min(meter.take());
+        }
+        for (what, cost) in [("map", mapped), ("unmap", unmapped)] {
             let each = if count == 1 { "1 frame" } else { "64 frames, each" };
-            tell(root, &format!("IOMMU {what} of {each}"), cost.each(count));
+            let per_row = IoCost { exits: cost.exits * count, ..cost };
+            tell_io(root, &format!("IOMMU {what} of {each}"), count, per_row);
         }
     }
     function.detach()
