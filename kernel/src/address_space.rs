@@ -263,27 +263,16 @@ impl<M: Machine> Kernel<M> {
         flushed
     }
 
-    /// [`Kernel::unmap`] of a Frame, and of those in the `more` slots behind it, with one flush for all that are mapped in
-    /// the same VM.
+    /// [`Kernel::unmap`] of a Frame, and of those in the `more` slots behind it, which are mapped in the same address space: one
+    /// flush serves all.
     #[inline(never)]
     pub(crate) fn unmap_row(&mut self, slot: SlotId, more: u32) -> Flushed {
-        let mut flushed = Flushed::nothing_withdrawn();
-        let mut open: Option<Withdrawn> = None;
         let mut last = Leaves::NONE;
+        let mut withdrawn: Option<Withdrawn> = None;
         for slot in (0..=more).map(|offset| slot.plus(offset)) {
-            let Some(withdrawn) = self.take_frame_out(slot, &mut last) else { continue };
-            open = match open {
-                Some(before) if before.is_of(&withdrawn) => Some(before),
-                Some(before) => {
-                    flushed = flushed.and(self.flush(before));
-                    Some(withdrawn)
-                }
-                None => Some(withdrawn),
-            };
+            withdrawn = self.take_frame_out(slot, &mut last).or(withdrawn);
         }
-        if let Some(withdrawn) = open {
-            flushed = flushed.and(self.flush(withdrawn));
-        }
+        let flushed = withdrawn.map_or_else(Flushed::nothing_withdrawn, |withdrawn| self.flush(withdrawn));
         (0..=more).for_each(|offset| self.forget_mapping(slot.plus(offset), &flushed));
         flushed
     }

@@ -36,12 +36,6 @@ impl Withdrawn {
     pub(crate) fn from(vm: VmId) -> Withdrawn {
         Withdrawn { vm }
     }
-
-    /// True if one flush serves both.
-    #[inline]
-    pub(crate) fn is_of(&self, other: &Withdrawn) -> bool {
-        self.vm == other.vm
-    }
 }
 
 impl Flushed {
@@ -49,12 +43,6 @@ impl Flushed {
     #[inline]
     pub(crate) fn nothing_withdrawn() -> Flushed {
         Flushed { has_failed: false }
-    }
-
-    /// Both.
-    #[inline]
-    pub(crate) fn and(self, other: Flushed) -> Flushed {
-        Flushed { has_failed: self.has_failed || other.has_failed }
     }
 
     /// The IOMMU has failed: what was withdrawn from a domain is to be kept back.
