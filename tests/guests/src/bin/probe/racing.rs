@@ -31,6 +31,9 @@ struct Race {
     times: Vec<Cap<CpuTime>>,
     /// Where the handler pages of both racers are, as long as there are any.
     handlers: Vec<u64>,
+    /// What the root VM's slots and window were before it.
+    mark: u16,
+    window: u64,
 }
 
 impl Race {
@@ -86,6 +89,7 @@ fn race(root: &mut Root, block: Cap<Untyped>, seed: u64, attempts: &[Attempt]) -
 }
 
 fn make(root: &mut Root, block: Cap<Untyped>, seed: u64, attempts: &[Attempt]) -> Result<Race, Fault> {
+    let (mark, window) = (root.mark(), root.window(0));
     let mut pages = Vec::new();
     let (first, address) = root.shared_page()?;
     pages.push(first);
@@ -122,7 +126,7 @@ fn make(root: &mut Root, block: Cap<Untyped>, seed: u64, attempts: &[Attempt]) -
     }
     Slot::in_node(node, PLAY).move_from(holder)?;
     let first = handler_of(root, child.vcpu)?;
-    Ok(Race { child, script, times, handlers: Vec::from([first]) })
+    Ok(Race { child, script, times, handlers: Vec::from([first]), mark, window })
 }
 
 /// Sleeps until this is so, or something was answered as it must not be. False if it does not come to that, as a racer is not
@@ -169,9 +173,11 @@ fn take_back(root: &mut Root, race: &Race) -> Check {
         }
     }
     match word(ROOT_BOOT_INFO, boot_info::RESTARTS) {
-        0 => Ok(()),
-        restarts => Err(format!("the root VM was restarted {restarts} times")),
+        0 => {}
+        restarts => return Err(format!("the root VM was restarted {restarts} times")),
     }
+    root.reset_window(race.window);
+    root.return_to(race.mark).map_err(told("slots"))
 }
 
 /// One kind of attempt of the first race: what it is, and what undoes it.
@@ -331,7 +337,6 @@ fn race_of_moves(
     least: u64,
     themselves: bool,
 ) -> Result<bool, String> {
-    let (mark, window) = (root.mark(), root.window(0));
     let moves = moves(part(root));
     let attempts: Vec<Attempt> = moves.iter().map(|known| known.attempt).collect();
     let mut race = race(root, block, seed, &attempts)?;
@@ -367,8 +372,6 @@ fn race_of_moves(
         race.revoke_base();
     }
     take_back(root, &race)?;
-    root.reset_window(window);
-    root.return_to(mark).map_err(told("slots"))?;
     Ok(ended)
 }
 
@@ -380,7 +383,6 @@ fn race_at_random(
     least: u64,
     themselves: bool,
 ) -> Result<bool, String> {
-    let (mark, window) = (root.mark(), root.window(0));
     let attempts = race::random_script(seed, ENTRIES, part(root));
     let mut race = race(root, block, seed, &attempts)?;
     let script = race.script;
@@ -396,8 +398,6 @@ fn race_at_random(
         until(root, &race, "stopped", || script.has_stopped(0) || script.has_stopped(1))?;
     }
     take_back(root, &race)?;
-    root.reset_window(window);
-    root.return_to(mark).map_err(told("slots"))?;
     Ok(ran)
 }
 
