@@ -285,7 +285,7 @@ mod imp {
     use crate::clock::{self, Clock};
     use crate::end::{self, Kind, PANICKED};
     use crate::error::Error;
-    use crate::market::{Board, Good, Market, Quantity};
+    use crate::market::{Board, Credits, Good, Market, Quantity};
     use crate::pager::Pager;
     use crate::slots::Slots;
     use crate::{arch, console, events, heap, start_page};
@@ -419,7 +419,8 @@ mod imp {
             .zip(start.goods.iter().zip(&start.interval_ticks))
             .map(|(number, (name, &interval_ticks)): (u16, _)| {
                 let base = start.bases.get(usize::from(number)).copied().unwrap_or(0);
-                Good { name: name.clone(), interval_ticks, base: Quantity(base) }
+                let base_charge = Credits(start.base_charges.get(usize::from(number)).copied().unwrap_or(0));
+                Good { name: name.clone(), interval_ticks, base: Quantity(base), base_charge }
             })
             .collect();
         // SAFETY: the launcher maps the board for as long as the VM lives.

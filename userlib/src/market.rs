@@ -194,7 +194,7 @@ impl Market {
         }
     }
 
-    /// Replaces the standing bid for a good, within the limits that were set. A bid that changes nothing is not sent. A
+    /// Replaces the standing bid for a good, within the limits that were set and without what the base costs soon. A bid that changes nothing is not sent. A
     /// refusal comes as [`Event::Refused`]. The market is not woken for it, so it costs no exit: it counts when the next round
     /// is closed, for which the market wakes.
     pub fn bid(&mut self, good: u16, offer: &Offer) -> Result<(), MarketError> {
@@ -202,7 +202,7 @@ impl Market {
         let Some(limits) = self.limits.get(at) else {
             return Err(MarketError::Refused(Refusal::UnknownGood));
         };
-        let body = bid_message(good, offer, limits);
+        let body = bid_message(good, offer, limits, self.book.to_spend());
         if self.standing[at].as_ref() != Some(&body) {
             self.say(body.clone(), Endpoint::leave)?;
             self.standing[at] = Some(body);
@@ -506,8 +506,8 @@ impl Market {
     }
 }
 
-/// An offer as a message, within limits.
-fn bid_message(good: u16, offer: &Offer, limits: &Limits) -> RequestBody {
+/// An offer as a message, within limits, for who has so much to spend.
+fn bid_message(good: u16, offer: &Offer, limits: &Limits, to_spend: Credits) -> RequestBody {
     let mut left = limits.most_units;
     let mut curve: Vec<proto::market::Segment> = Vec::new();
     for segment in offer.curve.segments() {
@@ -523,6 +523,9 @@ fn bid_message(good: u16, offer: &Offer, limits: &Limits) -> RequestBody {
     }
     // Who wants nothing says the same whatever money there is, so that it is said once.
     let most = if curve.is_empty() { Credits::ZERO } else { offer.max_payment.min(limits.budget).max(Credits::ZERO) };
+    // Nor does who can pay for all of it.
+    let all = curve.iter().map(|segment| i128::from(segment.quantity) * i128::from(segment.value));
+    let most = if all.sum::<i128>() <= to_spend.0 { most } else { most.min(to_spend) };
     RequestBody::Bid {
         good,
         curve,

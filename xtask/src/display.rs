@@ -374,7 +374,7 @@ mod tests {
                 () => 0,
             };
         }
-        state.apps[0].hits = vec![(0, 10, 100), (100_000, 55, 160)];
+        state.apps[0].hits = vec![(0, 10, 100), (100_000, 55, 160)].into();
         let table = head_and_row(&state);
         assert_eq!(below(&table, "Mb/s", "ops/s"), "17");
         assert_eq!(below(&table, "ops/s", "hits"), "700");

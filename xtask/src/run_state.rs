@@ -5,10 +5,12 @@
 
 mod app;
 mod good;
+mod history;
 
 use crate::scenario::Scenario;
 pub use app::{AppState, OutputFile, Phase, Totals};
 pub use good::{GoodState, Sample, to_f64};
+pub use history::History;
 use market_mechanism::Credits;
 use market_mechanism::types::Price;
 use proto::host::Record;
@@ -144,7 +146,7 @@ impl RunState {
             name: good.name.clone(),
             interval_ms: good.interval_ms,
             supply: 0,
-            history: Vec::new(),
+            history: History::default(),
             paid: Credits::ZERO,
         };
         let app = |app: &proto::plan::App| AppState {
@@ -163,12 +165,12 @@ impl RunState {
             done: 0,
             total: 0,
             holdings: vec![0; plan.goods.len()],
-            used: Vec::new(),
-            hits: Vec::new(),
+            used: History::default(),
+            hits: History::default(),
             files: Vec::new(),
             network: None,
             totals: Totals::default(),
-            lines: Vec::new(),
+            lines: History::default(),
             output_bytes: 0,
         };
         RunState {

@@ -5,7 +5,7 @@
 use crate::emulator::{Acceleration, Config, Machine, Output};
 use crate::epitaph::{Epitaph, Event, events_from_line};
 use crate::pace::Pace;
-use crate::run_state::RunState;
+use crate::run_state::{History, RunState};
 use crate::setup::Tools;
 use anyhow::{Context, Result};
 use kernel::epitaph::{EPITAPH_MARK, EVENTS_MARK, EventKind};
@@ -44,7 +44,7 @@ pub struct Session {
     /// What its records told.
     pub state: RunState,
     /// Its console, line by line.
-    pub console: Vec<String>,
+    pub console: History<String>,
     log: Option<BufWriter<File>>,
     started: Instant,
     last_record: Option<Instant>,
@@ -68,7 +68,7 @@ impl Session {
         };
         let machine = Machine::start(tools, config)?;
         let pace = (config.acceleration == Acceleration::PacedClock).then(Pace::default);
-        let (console, started) = (Vec::new(), Instant::now());
+        let (console, started) = (History::default(), Instant::now());
         Ok(Session { machine, state, console, log, started, last_record: None, status: None, pace })
     }
 

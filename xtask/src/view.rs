@@ -215,7 +215,7 @@ mod tests {
             name: name.into(),
             interval_ms: 10,
             supply: 0,
-            history: Vec::new(),
+            history: crate::run_state::History::default(),
             paid: Credits::ZERO,
         };
         let state = RunState { goods: vec![good("page"), good("cpu.0")], ..RunState::bare() };

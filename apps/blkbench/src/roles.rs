@@ -193,6 +193,14 @@ fn fresh(bench: &mut Bench, rest: &mut Rest<'_>) -> Result<(), Error> {
 /// Passes the time while nothing ends, and tells what happens in the market.
 type Pass<'a> = dyn FnMut(&mut App, &mut Storage, Next) -> Result<Option<Event>, Error> + 'a;
 
+/// If it is the loss of the namespace. What else happens to its server is told, and the rest concerns nobody here.
+fn is_loss(event: Event) -> bool {
+    if event == Event::StorageRestarted {
+        println!("the storage server was started again");
+    }
+    event == Event::StorageLost
+}
+
 /// Does something with the namespace. None if that was lost meanwhile: there are new queues then.
 fn unless_lost<T>(
     app: &mut App,
@@ -200,19 +208,15 @@ fn unless_lost<T>(
     pass: &mut Pass<'_>,
     work: impl FnOnce(&mut Bench, &mut Rest<'_>) -> Result<T, Error>,
 ) -> Result<Option<T>, Error> {
-    // Another event than the loss concerns nobody here.
     let mut is_lost = false;
-    let mut rest = |storage: &mut Storage, next| match pass(app, storage, next)? {
-        Some(Event::StorageLost) => {
-            is_lost = true;
-            Err(Error::failed("the namespace is lost"))
-        }
-        _ => Ok(()),
+    let mut rest = |storage: &mut Storage, next| {
+        is_lost |= pass(app, storage, next)?.is_some_and(is_loss);
+        if is_lost { Err(Error::failed("the namespace is lost")) } else { Ok(()) }
     };
     let done = work(bench, &mut rest);
     if !is_lost {
         let done = done?;
-        if app.poll()? != Some(Event::StorageLost) {
+        if !app.poll()?.is_some_and(is_loss) {
             return Ok(Some(done));
         }
     }

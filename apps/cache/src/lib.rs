@@ -139,6 +139,7 @@ impl Replay {
                 | Event::VfLeased
                 | Event::VfTaken
                 | Event::NicReset
+                | Event::StorageRestarted
                 | Event::StorageLost
                 | Event::StorageRenewed { .. }
                 | Event::StopNotice { .. }

@@ -169,6 +169,7 @@ impl Work {
                 | Event::VfLeased
                 | Event::VfTaken
                 | Event::NicReset
+                | Event::StorageRestarted
                 | Event::StorageLost
                 | Event::StorageRenewed { .. }
                 | Event::StopNotice { .. }

@@ -207,6 +207,7 @@ pub fn server_start(tsc_hz: u64, app: u16, name: &str, args: Vec<String>, free_p
         deadline_tsc: 0,
         input_bytes: 0,
         bases: Vec::new(),
+        base_charges: Vec::new(),
         base_pages: free_pages as u32,
         free_slots_end: builder.free_slots_end(),
         image_end: builder.image_end(),

@@ -247,6 +247,8 @@ pub struct Server<'a, M> {
     pub(crate) nic_restarts: u32,
     /// Times that the storage server was started again.
     pub(crate) storage_restarts: u32,
+    /// True from its end until the storage server, started again, has found its device.
+    pub(crate) storage_stopped: bool,
     /// Ticks that the market had used when it began to serve.
     pub(crate) used_before: u64,
 }
@@ -372,6 +374,7 @@ impl<'a, M: Machine> Server<'a, M> {
             failures: Vec::new(),
             nic_restarts: 0,
             storage_restarts: 0,
+            storage_stopped: false,
             used_before: 0,
         };
         server.used_before = server.root.machine.read_word(abi::STATS_PAGE + stats_page::USED_TICKS as u64);
@@ -464,7 +467,7 @@ impl<'a, M: Machine> Server<'a, M> {
 
     fn next_wake(&self, more: bool, pending: bool) -> Wake {
         let now = self.root.machine.now();
-        let limit = self.clock.at(self.plan().limit_ms);
+        let limit = self.run_limit();
         let mut at = self.ending.as_ref().map_or(limit, |ending| ending.deadline);
         if more || self.phase != Phase::Running {
             at = now;
@@ -500,6 +503,11 @@ impl<'a, M: Machine> Server<'a, M> {
         Wake { at, mask }
     }
 
+    /// The time at which the run ends whatever happens.
+    fn run_limit(&self) -> u64 {
+        self.plan().limit_ms.map_or(u64::MAX, |limit| self.clock.at(limit))
+    }
+
     /// Ends the run when every awaited application has ended, or at its limit.
     fn check_end(&mut self) {
         if self.phase != Phase::Running {
@@ -510,7 +518,7 @@ impl<'a, M: Machine> Server<'a, M> {
         let done = awaited.clone().all(|(_, tenant)| tenant.has_ended());
         if done && awaited.count() > 0 {
             self.end_run(None);
-        } else if now >= self.clock.at(self.plan().limit_ms) {
+        } else if now >= self.run_limit() {
             self.end_run(Some("the run's limit was reached"));
         }
         self.go_on_ending();

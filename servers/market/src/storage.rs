@@ -215,6 +215,7 @@ impl<M: Machine> Server<'_, M> {
         let Some(link) = self.storage.as_mut() else { return false };
         let ended = link.end(&mut self.root);
         self.storage_restarts += 1;
+        self.storage_stopped = true;
         if self.storage_restarts > MAX_RESTARTS || ended.is_err() {
             self.storage_restarts = MAX_RESTARTS + 1;
             self.fail(format!("the storage server cannot be started again: {ended:?}"));
@@ -231,6 +232,9 @@ impl<M: Machine> Server<'_, M> {
                 let came_up = link.came_up(&mut self.root, &wanted);
                 if let Err(error) = came_up {
                     self.fail(format!("storage functions: {error:?}"));
+                }
+                if core::mem::take(&mut self.storage_stopped) {
+                    self.tell_storage_restarted();
                 }
                 format!("storage device: ready, {namespaces} namespaces")
             }
@@ -289,6 +293,16 @@ impl<M: Machine> Server<'_, M> {
             }
         };
         self.say(&line);
+    }
+
+    /// Those who had queues all the while hear that the storage server was started again. Others hear of new queues.
+    fn tell_storage_restarted(&mut self) {
+        for app in 0..self.tenants.len() {
+            let has_queues = self.storage.as_ref().is_some_and(|link| link.space(app).is_some());
+            if has_queues && self.tenants[app].is_running() {
+                self.post(app, &FromMarket::StorageRestarted);
+            }
+        }
     }
 
     /// There is no namespace for an application that was to have one. One that cannot start ends. One that runs gives back what

@@ -4,7 +4,7 @@ use crate::archive::GoodKind;
 use crate::machine::{Attention, Full, Invoke, Machine};
 use crate::memory::{MemoryError, PAGE_BITS};
 use crate::root::BOARD_PAGE;
-use crate::server::{Market, Phase, Server, account};
+use crate::server::{Market, Phase, Server, account, base_units};
 use crate::tenant::{PageLease, State, Tenant};
 use alloc::{format, vec::Vec};
 use cap_spec::abi::{Error, ObjectType};
@@ -12,7 +12,7 @@ use market_mechanism::board::WORDS;
 use market_mechanism::curve_lane::{self, Award, Entry, Scratch, Step, Tally, Terms};
 use market_mechanism::ledger::Cause;
 use market_mechanism::rounds::{Action, Report};
-use market_mechanism::types::Ticks;
+use market_mechanism::types::{Price, Ticks};
 use market_mechanism::{Credits, Quantity, RoundNo};
 use proto::host::{End, Record};
 use proto::market::{FromMarket, Movement};
@@ -348,12 +348,31 @@ impl<M: Machine> Server<'_, M> {
         machine.write_word(at(1), sequence.wrapping_add(1));
     }
 
+    /// What an application's base costs in an interval of a good.
+    pub(crate) fn base_charge(&self, app: usize, good: usize) -> Credits {
+        let units = base_units(&self.archive, app, &self.tenants[app], good).unwrap_or(0);
+        Credits::of(Price(self.plan().goods[good].base_price), Quantity(units))
+    }
+
+    /// An application's income in a second, in 1e-15 credits.
+    pub(crate) fn income(&self, app: usize) -> i128 {
+        let plan = &self.plan().apps[app];
+        if !plan.income_covers_base {
+            return plan.income_per_second;
+        }
+        let costs = self.plan().goods.iter().enumerate().map(|(good, of)| {
+            let interval = i128::from(of.interval_ms);
+            (self.base_charge(app, good).0 * 1_000 + interval - 1) / interval
+        });
+        plan.income_per_second.max(costs.sum())
+    }
+
     /// Credits what has been earned since the start of the run, to the last whole unit.
     fn pay_income(&mut self) {
         let now = self.root.machine.now();
         let elapsed = i128::from(now.saturating_sub(self.clock.epoch));
         for app in 0..self.tenants.len() {
-            let rate = self.plan().apps[app].income_per_second;
+            let rate = self.income(app);
             let tenant = &mut self.tenants[app];
             if rate == 0 || !tenant.is_running() {
                 continue;

@@ -18,7 +18,7 @@ pub mod start;
 pub mod storage;
 
 /// Version of all messages; part of the plan and of the first record of a run.
-pub const VERSION: u32 = 10;
+pub const VERSION: u32 = 11;
 
 /// The longest encoded message that a ring or a serial frame carries, in bytes.
 pub const MAX_MESSAGE: usize = 1536;

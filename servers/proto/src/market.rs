@@ -161,6 +161,9 @@ pub enum FromMarket {
     VfTaken,
     /// The network device was reset, as its server was started again: the virtual function is to be brought up anew.
     NicReset,
+    /// The storage server had stopped and was started again: queues and namespace are as they were. What is above a limit was
+    /// counted by nobody meanwhile, and who was closed stayed so.
+    StorageRestarted,
     /// The queues of the namespace are gone: they were taken after a notice, or the storage device had to be reset or does not
     /// work any more.
     StorageLost,

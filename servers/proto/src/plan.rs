@@ -24,8 +24,8 @@ pub struct Plan {
     pub apps: Vec<App>,
     /// What happens when, in ascending order of time.
     pub events: Vec<Event>,
-    /// The run is ended, and reported as timed out, after this much virtual time.
-    pub limit_ms: u64,
+    /// The run is ended, and reported as timed out, after this much virtual time; without it, when it is told to end.
+    pub limit_ms: Option<u64>,
     /// Share of each good that is allotted by Karma's rule outside the auction, in percent (0 to 50).
     pub common_pool_percent: u8,
 }
@@ -66,6 +66,8 @@ pub struct App {
     pub budget: Atto15,
     /// Income per second of virtual time, 1e-15 credit.
     pub income_per_second: Atto15,
+    /// True if it has at least the income that its base costs, so that it can stay for as long as it likes.
+    pub income_covers_base: bool,
     /// What its work is worth to it: 1e-15 credit per unit of work.
     pub valuation: u64,
     /// The core that it runs on.

@@ -80,6 +80,8 @@ pub struct Start {
     pub input_bytes: u64,
     /// Units of each good in the base; 0 for pages, which [`Start::base_pages`] tells.
     pub bases: Vec<u32>,
+    /// What the base costs in an interval of each good.
+    pub base_charges: Vec<Atto15>,
     /// Pages of 4 KiB that can still be retyped from the base Untyped.
     pub base_pages: u32,
     /// Slots of the root CNode from `cap_spec::abi::slots::FREE` up to (not including) this one are empty; from here on

@@ -463,7 +463,7 @@ impl Machine {
         Ok(Finished {
             state: self.session.state.clone(),
             records: std::mem::take(&mut self.records),
-            console: self.session.console.clone(),
+            console: self.session.console.to_vec(),
             failure,
         })
     }

@@ -27,6 +27,8 @@ pub struct Good {
     pub interval_ticks: u64,
     /// Units of it in the application's base.
     pub base: Quantity,
+    /// What that costs in an interval.
+    pub base_charge: Credits,
 }
 
 /// What a round brought.
@@ -107,6 +109,8 @@ pub enum Event {
     VfTaken,
     /// The network device was reset: a virtual function is to be brought up anew, by `Nic::reset`.
     NicReset,
+    /// The storage server was started again: queues and namespace are as they were.
+    StorageRestarted,
     /// The queues of the namespace are gone; what was under way does not end any more.
     StorageLost,
     /// There are new ones, in a namespace with nothing but zeroes: `Storage::renew`, or `StorageFunction::open` for the first.
@@ -185,6 +189,18 @@ impl Book {
     /// The free balance, as far as known.
     pub fn set_free(&mut self, free: Credits) {
         self.free = free;
+    }
+
+    /// What may be spent on other things than the base: the free balance, but for what the base costs until each of its goods
+    /// was paid for once more, as whoever cannot pay for its base is ended.
+    pub fn to_spend(&self) -> Credits {
+        let bases = self.goods.iter().filter(|good| good.base_charge > Credits::ZERO);
+        let longest = bases.clone().map(|good| good.interval_ticks).max().unwrap_or(0);
+        let keeps = bases.map(|good| {
+            let intervals = longest.div_ceil(good.interval_ticks.max(1)) + 1;
+            i128::from(intervals).saturating_mul(good.base_charge.0)
+        });
+        Credits(self.free.0.saturating_sub(keeps.fold(0, i128::saturating_add)).max(0))
     }
 
     /// The goods.
@@ -292,6 +308,7 @@ impl Book {
             FromMarket::Vf { part } => Effect::AcceptVf { part },
             FromMarket::VfTaken => Effect::Tell(Event::VfTaken),
             FromMarket::NicReset => Effect::Tell(Event::NicReset),
+            FromMarket::StorageRestarted => Effect::Tell(Event::StorageRestarted),
             FromMarket::StorageLost => Effect::Tell(Event::StorageLost),
             FromMarket::StorageRenewed { space } => Effect::Tell(Event::StorageRenewed { space }),
             FromMarket::StopNotice { deadline_tsc } => Effect::Tell(Event::StopNotice { deadline_tsc }),
@@ -304,8 +321,11 @@ mod tests {
     use super::*;
 
     fn book() -> Book {
-        let good = |name: &str, base| Good { name: name.into(), interval_ticks: 100, base: Quantity(base) };
-        Book::new(std::vec![good("page", 0), good("cpu.0", 3)])
+        let good = |name: &str, interval_ticks, base| {
+            let base_charge = Credits(i128::from(base) * 10);
+            Good { name: name.into(), interval_ticks, base: Quantity(base), base_charge }
+        };
+        Book::new(std::vec![good("page", 100, 0), good("cpu.0", 100, 3), good("vf.nic", 950, 1)])
     }
 
     fn round(good: u16, round: u64, holding: u32) -> FromMarket {
@@ -314,6 +334,17 @@ mod tests {
 
     fn no_line(_: u16) -> Option<Line> {
         None
+    }
+
+    #[test]
+    fn what_the_base_costs_soon_is_not_to_be_spent() {
+        let mut book = book();
+        // Ten intervals of CPU time in the longest one, and one more; two of that.
+        for (free, to_spend) in [(1_000, 650), (351, 1), (350, 0), (0, 0)] {
+            book.set_free(Credits(free));
+            assert_eq!(book.to_spend(), Credits(to_spend));
+        }
+        assert_eq!(Book::new(std::vec![]).to_spend(), Credits::ZERO);
     }
 
     #[test]

@@ -209,6 +209,7 @@ mod tests {
             name: name.into(),
             interval_ticks,
             base: market_mechanism::types::Quantity(0),
+            base_charge: Credits::ZERO,
         };
         let mut statement = Statement::new(std::vec![good("page", 100_000_000), good("cpu.0", 10_000_000)]);
         let lines = std::vec![line(Movement::Round, Some(1), 4, -1_500), line(Movement::Refund, None, 0, 200)];

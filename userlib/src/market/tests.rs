@@ -48,7 +48,12 @@ fn connect(answer: fn(&RequestBody) -> Vec<FromMarket>) -> (Market, Rc<RefCell<S
     });
     let lines: &'static [[AtomicU64; WORDS]] = Box::leak(Box::new([const { [const { AtomicU64::new(0) }; WORDS] }; 2]));
     publish(&lines[1], &Line { ask: Price(31), clearing: Price(30), ..Line::default() });
-    let goods = ["page", "cpu.0"].map(|name| Good { name: name.into(), interval_ticks: 10, base: Quantity(1) });
+    let goods = ["page", "cpu.0"].map(|name| Good {
+        name: name.into(),
+        interval_ticks: 10,
+        base: Quantity(1),
+        base_charge: Credits(10),
+    });
     let pager = Pager::new(Slots::new(200), own::BASE, own::VM);
     let market = Market::new(client, Board::new(lines), goods.into(), pager, 1_000_000_000);
     (market, server)
@@ -227,18 +232,22 @@ fn a_bid_stays_within_its_limits() {
     let steps = [(3, 90), (2, 50), (4, 10)];
     let steps = steps.map(|(quantity, value)| Segment { quantity: Quantity(quantity), value: Price(value) });
     let offer = Offer { curve: Curve::new(&steps).unwrap(), keep: Price(1), max_payment: Credits(1 << 100) };
-    let sent = |limits: Limits| match bid_message(0, &offer, &limits) {
+    let bid = |limits: Limits, to_spend| match bid_message(0, &offer, &limits, Credits(to_spend)) {
         RequestBody::Bid { curve, max_payment, keep, .. } => {
             assert_eq!(keep, 1);
             (curve.iter().map(|segment| (segment.quantity, segment.value)).collect::<Vec<_>>(), max_payment)
         }
         other => panic!("{other:?}"),
     };
+    let sent = |limits| bid(limits, 1 << 100);
     assert_eq!(sent(NO_LIMITS), (vec![(3, 90), (2, 50), (4, 10)], u64::MAX));
     assert_eq!(sent(Limits { max_price: Price(50), ..NO_LIMITS }).0, [(5, 50), (4, 10)]);
     assert_eq!(sent(Limits { budget: Credits(700), ..NO_LIMITS }).1, 700);
     assert_eq!(sent(Limits { most_units: 4, ..NO_LIMITS }).0, [(3, 90), (1, 50)]);
     assert_eq!(sent(Limits { most_units: 0, ..NO_LIMITS }), (vec![], 0), "nothing is the same whatever money there is");
+    // What its base costs is not spent; who could pay all that it bids is not held up by it, and says the same every time.
+    assert_eq!([410, 409, 0].map(|to_spend| bid(NO_LIMITS, to_spend).1), [u64::MAX, 409, 0]);
+    assert_eq!(bid(Limits { budget: Credits(7), ..NO_LIMITS }, 9).1, 7);
 }
 
 #[test]

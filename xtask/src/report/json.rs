@@ -204,7 +204,7 @@ fn app_object(state: &RunState, app: &AppState) -> Value {
         "page_ms": app.totals.page_ms, "cpu_ticks_bought": app.totals.cpu_ticks_bought, "kilobits_bought": app.totals.kilobits_bought,
         "operations_bought": app.totals.operations_bought, "network": app.network.as_ref().map(network),
         "used_ticks": app.totals.used_ticks, "reclaim_us": app.totals.reclaim_us, "exits": exits,
-        "files": files.collect::<Vec<_>>(), "lines": app.lines, "cpu_share": app.shares(state.tsc_hz).into_iter().map(rounded).collect::<Vec<_>>(),
+        "files": files.collect::<Vec<_>>(), "lines": app.lines[..], "cpu_share": app.shares(state.tsc_hz).into_iter().map(rounded).collect::<Vec<_>>(),
         "hits": app.hits.last().map(|report| report.1), "accesses": app.hits.last().map(|report| report.2),
         "hit_ratio": app.hit_ratios().into_iter().map(rounded).collect::<Vec<_>>(),
     })

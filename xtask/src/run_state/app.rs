@@ -1,5 +1,6 @@
 //! What is known of an application.
 
+use super::History;
 use market_mechanism::Credits;
 use proto::host::End;
 use proto::nic::Counts;
@@ -81,9 +82,9 @@ pub struct AppState {
     /// Units held now, per good.
     pub holdings: Vec<u32>,
     /// Ticks had so far: (when in microseconds, ticks).
-    pub used: Vec<(u64, u64)>,
+    pub used: History<(u64, u64)>,
     /// How well its cache does, if it has one and tells: (when in microseconds, hits, accesses) so far; neither ever falls.
-    pub hits: Vec<(u64, u64, u64)>,
+    pub hits: History<(u64, u64, u64)>,
     /// Its output files.
     pub files: Vec<OutputFile>,
     /// From its end.
@@ -91,7 +92,7 @@ pub struct AppState {
     /// What it has sent and received by virtual functions of the network device, if it has had one; from the run's end.
     pub network: Option<Counts>,
     /// Lines that it printed.
-    pub lines: Vec<String>,
+    pub lines: History<String>,
     /// Bytes of its files so far.
     pub(super) output_bytes: usize,
 }
@@ -99,7 +100,7 @@ pub struct AppState {
 impl AppState {
     /// Share of its core between the last two reports, if there were two.
     pub fn share(&self, tsc_hz: u64) -> Option<f64> {
-        let [.., before, last] = self.used.as_slice() else { return None };
+        let [.., before, last] = &self.used[..] else { return None };
         share(*before, *last, tsc_hz)
     }
 
@@ -111,7 +112,7 @@ impl AppState {
 
     /// The part of the accesses between the last two reports that its cache could answer, if there were any.
     pub fn hit_ratio(&self) -> Option<f64> {
-        let [.., before, last] = self.hits.as_slice() else { return None };
+        let [.., before, last] = &self.hits[..] else { return None };
         hit_ratio(*before, *last)
     }
 

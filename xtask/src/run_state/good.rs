@@ -1,5 +1,6 @@
 //! What is known of a good: its rounds, and prices as people read them.
 
+use super::History;
 use market_mechanism::Credits;
 use market_mechanism::types::{
     MIB_PER_GIB, PAGES_PER_GIB, Price, UNITS_PER_CORE, UNITS_PER_GIGABIT, UNITS_PER_THOUSAND,
@@ -32,7 +33,7 @@ pub struct GoodState {
     /// Units for sale.
     pub supply: u32,
     /// One sample per round.
-    pub history: Vec<Sample>,
+    pub history: History<Sample>,
     /// All payments of its rounds.
     pub paid: Credits,
 }

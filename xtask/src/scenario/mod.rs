@@ -36,8 +36,6 @@ const INPUTS_MAX: u64 = ROOT_ARCHIVE_BYTES - (64 << 20);
 const VM_BYTES: u64 = 64 << 10;
 /// The page's size.
 const PAGE_BYTES: u64 = 4096;
-/// The longest run, in milliseconds of virtual time.
-const LONGEST_MS: u64 = 3_600_000;
 /// The input that means the repository's own sources.
 const SOURCES: &str = "@sources";
 /// Applications and the market server are the console server's clients.
@@ -121,8 +119,8 @@ impl Scenario {
         self.plan.apps.iter().any(|app| app.nic)
     }
 
-    /// Lets the run last until the user ends it, or as long as the market can remember ([`LONGEST_MS`]): what serves clients is
-    /// awaited, and told what time it is.
+    /// Lets the run last until the user ends it: what serves clients is awaited, told what time it
+    /// is, and given at least the income that its base costs.
     ///
     /// # Errors
     /// When nothing of it serves clients.
@@ -136,10 +134,10 @@ impl Scenario {
         let epoch = std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs());
         for service in &self.services {
             let app = &mut self.plan.apps[service.app];
-            app.awaited = true;
+            (app.awaited, app.income_covers_base) = (true, true);
             app.args.push(format!("epoch={epoch}"));
         }
-        self.plan.limit_ms = LONGEST_MS;
+        self.plan.limit_ms = None;
         Ok(())
     }
 
@@ -300,7 +298,7 @@ fn check(file: &Path, tree: Node, overrides: &Overrides, images: &[String], prob
         goods,
         apps: plan_apps,
         events,
-        limit_ms,
+        limit_ms: Some(limit_ms),
         common_pool_percent: common_pool,
     };
     let memory_mib = u32::try_from(memory.value >> 20).ok()?;
@@ -399,6 +397,7 @@ fn app(node: Node, cores: u16, images: &[String], problems: &Problems) -> ReadAp
             args,
             budget: budget.value.0,
             income_per_second: income,
+            income_covers_base: false,
             valuation: valuation_atto,
             core: u8::try_from(core.value).unwrap_or(0),
             base_cpu: base_cpu.value,

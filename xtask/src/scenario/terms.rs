@@ -9,7 +9,7 @@ use market_mechanism::types::{
     MIB_PER_GIB, PAGES_PER_GIB, Price, UNITS_PER_CORE, UNITS_PER_GIGABIT, UNITS_PER_THOUSAND,
 };
 use proto::nic::{BANDWIDTH_GOOD, VF_GOOD};
-use proto::plan::{Good, Plan};
+use proto::plan::{App, Good, Plan};
 use proto::storage::{IOPS_GOOD, STORAGE_GOOD};
 
 /// CPU time is sold by frames of this length, so that its intervals are multiples of it.
@@ -190,8 +190,12 @@ pub fn line(plan: &Plan) -> String {
         }
     }
     let groups: Vec<String> = groups.iter().map(|(names, said)| format!("{} {said}", names.join(" "))).collect();
-    let incomes = plan.apps.iter().filter(|app| app.income_per_second > 0);
-    let incomes: String =
-        incomes.map(|app| format!("; {} income {} a second", app.name, app.income_per_second)).collect();
+    let income = |app: &App| match (app.income_per_second, app.income_covers_base) {
+        (0, false) => String::new(),
+        (0, true) => format!("; {} income what its base costs", app.name),
+        (income, false) => format!("; {} income {income} a second", app.name),
+        (income, true) => format!("; {} income {income} a second, or what its base costs if that is more", app.name),
+    };
+    let incomes: String = plan.apps.iter().map(income).collect();
     format!("terms: {}{incomes} (1e-15 credits per unit and interval, rounded down)", groups.join(", "))
 }

@@ -56,7 +56,7 @@ fn read(text: &str, overrides: &Overrides) -> Result<Scenario, Refused> {
 fn a_good_scenario_becomes_a_plan() {
     let scenario = read(GOOD, &Overrides::default()).unwrap();
     let plan = &scenario.plan;
-    assert_eq!((scenario.cores, scenario.memory_mib, plan.limit_ms), (2, 128, 20_000));
+    assert_eq!((scenario.cores, scenario.memory_mib, plan.limit_ms), (2, 128, Some(20_000)));
     let goods: Vec<&str> = plan.goods.iter().map(|good| good.name.as_str()).collect();
     assert_eq!(goods, ["page", "cpu.0", "cpu.1"]);
     // One credit per GiB-hour and per core-hour, as the mechanism converts them.

@@ -202,6 +202,7 @@ impl Kv {
             }
             Event::Taken { leases } => self.memory.taken(self.server.store(), &leases),
             Event::NicReset => println!("the function was reset and is up again"),
+            Event::StorageRestarted => println!("the storage server was started again, with nothing lost"),
             Event::StorageLost => {
                 // What is under way there fails, and is a miss, as is all that was there.
                 if let Some(mut storage) = self.server.store().cold_mut().lose() {

@@ -18,7 +18,7 @@ fn two() -> Plan {
     let mut plan = plan(apps.into(), Some(PAGES));
     let good = Good { name: BANDWIDTH_GOOD.into(), supply_limit: Some(SUPPLY), ..plan.goods[0].clone() };
     plan.goods.push(good);
-    plan.limit_ms = 1_300;
+    plan.limit_ms = Some(1_300);
     plan
 }
 
@@ -179,7 +179,7 @@ fn no_more_is_sold_than_the_cable_carries() {
 #[test]
 fn of_all_limits_that_wait_for_the_server_the_last_one_of_each_function_is_told() {
     let mut plan = two();
-    plan.limit_ms = 5_000;
+    plan.limit_ms = Some(5_000);
     let archive = archive(&plan);
     let mut sim = Sim::on(machine(), &archive, silent);
     let mut limits = Limits::default();

@@ -465,3 +465,35 @@ fn a_run_that_reaches_its_limit_fails_and_everything_is_taken_back() {
     assert!(status == 1 && reason.starts_with("the run's limit was reached"), "{reason}");
     assert_eq!(sim.end(0), Some(&End::RunOver));
 }
+
+/// Intervals of a minute, so that hours are few rounds.
+fn for_hours() -> Plan {
+    let mut plan = plan(["a", "b"].map(app).into(), Some(PAGES));
+    for good in &mut plan.goods {
+        good.interval_ms = 60_000;
+    }
+    (plan.limit_ms, plan.apps[0].income_covers_base) = (None, true);
+    plan.apps[1].awaited = false;
+    // What three hours of its base cost, and no more.
+    plan.apps.iter_mut().for_each(|app| app.budget = 3 * 60 * (100 * i128::from(16 + 16) + 100));
+    plan
+}
+
+#[test]
+fn a_run_without_a_limit_goes_on_for_days_until_it_is_told_to_end() {
+    const HOUR_MS: u64 = 3_600_000;
+    let archive = archive(&for_hours());
+    let mut sim = Sim::new(&archive, silent);
+    sim.run_to(2 * HOUR_MS);
+    let [a, b] = [0, 1].map(|app| sim.server.ledger.free(crate::server::account(app)));
+    assert!(a > b, "who has an income for its base keeps what it had: {a}, {b}");
+    sim.run_to(48 * HOUR_MS);
+    assert_eq!((sim.power_off, sim.end(1)), (None, Some(&End::Unpaid)));
+    let kept = sim.server.ledger.free(crate::server::account(0)) - a;
+    let seconds = 46 * 3_600;
+    assert!((0..=seconds).contains(&kept.0), "{kept}: a unit a second at most, as an income is whole units");
+    sim.command(Command::Stop);
+    sim.run_to(49 * HOUR_MS);
+    assert!(sim.result().1.starts_with("the run was stopped by a command"), "{:?}", sim.result());
+    assert_eq!((sim.end(0), sim.totals().2), (Some(&End::RunOver), 0));
+}

@@ -49,7 +49,7 @@ pub fn plan(apps: Vec<App>, pages: Option<u32>) -> Plan {
         goods: vec![good("page", 100, pages), good("cpu.0", 10, None)],
         apps,
         events: Vec::new(),
-        limit_ms: 2_000,
+        limit_ms: Some(2_000),
         common_pool_percent: 0,
     }
 }
@@ -63,6 +63,7 @@ pub fn app(name: &str) -> App {
         args: Vec::new(),
         budget: 10 * CREDIT,
         income_per_second: 0,
+        income_covers_base: false,
         valuation: 1,
         core: 0,
         base_cpu: 1,

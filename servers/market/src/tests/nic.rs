@@ -179,7 +179,7 @@ fn functions_are_in_the_vlan_of_their_holder() {
 #[test]
 fn what_was_sent_and_received_is_summed_over_functions_and_servers() {
     let mut plan = plan(["a", "b", "c"].map(|name| App { nic: name != "c", ..app(name) }).into(), Some(PAGES));
-    plan.limit_ms = 1_000;
+    plan.limit_ms = Some(1_000);
     let archive = archive(&plan);
     let mut sim = Sim::on(machine(2), &archive, silent);
     let counts = |frames| Counts { sent_frames: frames, received_octets: 3 * frames, ..Counts::default() };
@@ -218,7 +218,7 @@ fn what_was_sent_and_received_is_summed_over_functions_and_servers() {
 #[test]
 fn a_server_that_does_not_answer_does_not_keep_the_run_from_its_end() {
     let mut plan = plan(vec![App { nic: true, ..app("a") }], Some(PAGES));
-    plan.limit_ms = 1_000;
+    plan.limit_ms = Some(1_000);
     let archive = archive(&plan);
     let mut sim = Sim::on(machine(2), &archive, silent);
     sim.run_to(1_045);

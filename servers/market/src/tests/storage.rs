@@ -20,7 +20,7 @@ fn two() -> Plan {
     plan.goods.push(Good { name: STORAGE_GOOD.into(), supply_limit: Some(0), ..terms });
     // So that a statement keeps all lines.
     plan.goods[1].interval_ms = 100;
-    plan.limit_ms = 3_500;
+    plan.limit_ms = Some(3_500);
     plan
 }
 
@@ -183,7 +183,7 @@ fn who_cannot_pay_for_its_namespace_does_not_keep_it() {
         // Nothing else costs it anything.
         plan.goods[..2].iter_mut().for_each(|good| good.base_price = 0);
         plan.apps[0].budget = intervals * 3 * PRICE - lacking;
-        plan.limit_ms = 2_500;
+        plan.limit_ms = Some(2_500);
         let archive = super::archive(&plan);
         let (mut sim, mut disk) = (Sim::on(machine(), &archive, silent), Disk::default());
         disk.run_to(&mut sim, 1_000_000);
@@ -285,7 +285,7 @@ fn a_limit_that_is_not_what_was_sold_fails_the_run() {
 #[test]
 fn of_all_limits_that_wait_for_the_server_the_last_one_of_each_function_is_told() {
     let mut plan = limited();
-    plan.limit_ms = 5_000;
+    plan.limit_ms = Some(5_000);
     let archive = archive(&plan);
     let (mut sim, mut disk) = (Sim::on(machine(), &archive, silent), Disk::default());
     disk.run_to(&mut sim, 105);
@@ -321,6 +321,11 @@ fn heard(sim: &Sim<'_>, app: usize) -> [Vec<u64>; 3] {
     heard
 }
 
+/// How often an application heard that the storage server was started again.
+fn heard_restarts(sim: &Sim<'_>, app: usize) -> usize {
+    sim.tenants[app].heard.iter().filter(|message| **message == FromMarket::StorageRestarted).count()
+}
+
 /// Two with a namespace each, the first of which loses its one after 300 ms.
 fn revoked() -> Plan {
     let mut plan = two();
@@ -354,6 +359,8 @@ fn a_namespace_is_taken_after_a_notice_and_another_one_given_when_it_is_erased()
     let kept = |told: &&ToStorage| matches!(told, ToStorage::Keep { .. });
     let kept: Vec<&ToStorage> = disk.told.iter().filter(kept).collect();
     assert_eq!(kept, [&ToStorage::Keep { vf: 1, namespace: 2, per_s: None }]);
+    // Who kept its queues hears of the server; who has none hears of new ones.
+    assert_eq!([0, 1, 2].map(|app| heard_restarts(&sim, app)), [0, 1, 0]);
     assert_eq!((prepared(&disk), disk.erases.take()), (0, Some([0, 0].into())));
     say(&mut sim, &FromStorage::Released { vf: 0 });
     say(&mut sim, &FromStorage::Released { vf: 0 });
@@ -371,6 +378,7 @@ fn a_namespace_is_taken_after_a_notice_and_another_one_given_when_it_is_erased()
     sim.command(Command::RevokeStorage { app: 0 });
     disk.run_to(&mut sim, 1_000);
     assert_eq!((&heard(&sim, 0)[2], heard(&sim, 1)), (&vec![3, 4, 6], [vec![], vec![0], vec![5]]));
+    assert_eq!([0, 1, 2].map(|app| heard_restarts(&sim, app)), [0, 1, 0], "they heard of new queues instead");
     disk.run_to(&mut sim, 1_000_000);
     assert_eq!(sim.totals().2, 0, "{:?}", sim.result());
 }
@@ -400,7 +408,7 @@ fn a_namespace_goes_to_who_values_it_most_and_is_erased_in_between() {
     plan.apps[1].storage_bytes = 3 * MIB;
     plan.apps.iter_mut().for_each(|app| app.base_storage = false);
     plan.goods[usize::from(STORAGE)].supply_limit = Some(3);
-    plan.limit_ms = 8_500;
+    plan.limit_ms = Some(8_500);
     let archive = archive(&plan);
     let (mut sim, mut disk) =
         (Sim::on(machine(), &archive, silent), Disk { erases: Some(Vec::new()), ..Disk::default() });
@@ -442,7 +450,7 @@ fn buyer() -> Plan {
     let mut plan = two();
     plan.apps[0].base_storage = false;
     plan.goods[usize::from(STORAGE)].supply_limit = Some(3);
-    plan.limit_ms = 8_500;
+    plan.limit_ms = Some(8_500);
     plan
 }
 

@@ -14,7 +14,7 @@ fn with_base(base_vf: u32, supply: u32) -> Plan {
     let mut plan = plan(apps.into(), Some(PAGES));
     let good = Good { name: VF_GOOD.into(), supply_limit: Some(supply), ..plan.goods[0].clone() };
     plan.goods.push(Good { interval_ms: 1_000, ..good });
-    plan.limit_ms = 9_000;
+    plan.limit_ms = Some(9_000);
     plan
 }
 
@@ -192,7 +192,7 @@ fn a_base_that_waits_is_not_sold_meanwhile() {
     plan.apps.push(app("c"));
     // The function is in its reset up to 250 ms.
     plan.events = [at(150, Command::Kill { app: 0 }), at(160, Command::Start { app: 1 })].into();
-    plan.limit_ms = 600;
+    plan.limit_ms = Some(600);
     let archive = archive(&plan);
     let mut sim = Sim::on(machine(1), &archive, silent);
     sim.tenants[2].says.extend([bid(0, 5_000, 5_000), bid(1, 100, 5_000)]);
