@@ -12,8 +12,7 @@
 //!   all the time that it has one;
 //! - `malform`: sends `frames=N` that are almost right ([`malformed`]), which follow from `seed=N`, to whom has the Ethernet
 //!   address `peer`, the address `target=A.B.C.D` and serves port 11211, with the own address `from=A.B.C.D`;
-//! - `stray`: has its function read frames where it must not, and tells what it hears of that;
-//! - `count`: counts what it hears in each interval of bandwidth, by sender.
+//! - `stray`: has its function read frames where it must not, and tells what it hears of that.
 //!
 //! The first two have an address, by the arguments `address` and `gateway` as [`app_net::address`] reads them; the others
 //! send frames of Ethernet. The first two halt on the core while there is work, so that none of it takes an exit, and drive
@@ -31,7 +30,6 @@ extern crate alloc;
 pub mod content;
 pub mod frame;
 pub mod malformed;
-pub mod windows;
 
 #[cfg(target_os = "none")]
 mod ask;

@@ -2,10 +2,7 @@
 
 use crate::frame::{BYTES, Mac, build, is_ours, parse, turn};
 use crate::malformed::{self, MOST_BYTES, Target};
-use crate::windows::Windows;
-use alloc::string::String;
 use app_net::smoltcp::wire::Ipv4Address;
-use core::fmt::Write as _;
 use userlib::draw::Draw;
 use userlib::market::{Event, FixedBid, Price, Quantity};
 use userlib::nic::{BUFFER_BYTES, Nic, SendError};
@@ -51,7 +48,6 @@ fn frames(app: &mut App) -> Result<(), Error> {
     match app.arg("role") {
         Some("echo") => echo(app, &mut nic, end),
         Some("listen") => listen(app, &mut nic, end),
-        Some("count") => count(app, &mut nic, end),
         Some(role @ ("ping" | "flood" | "malform")) => {
             let peer = app.arg("peer").and_then(parse).ok_or(Error::failed("`peer` must be an Ethernet address"))?;
             match role {
@@ -61,7 +57,7 @@ fn frames(app: &mut App) -> Result<(), Error> {
             }
         }
         _ => Err(Error::failed(
-            "`role` must be `serve`, `ask`, `echo`, `ping`, `listen`, `flood`, `malform`, `stray`, `count` or `hold`",
+            "`role` must be `serve`, `ask`, `echo`, `ping`, `listen`, `flood`, `malform`, `stray` or `hold`",
         )),
     }
 }
@@ -137,6 +133,7 @@ fn flood(app: &mut App, nic: &mut Nic, peer: Mac, end: u64) -> Result<(), Error>
     let want = Quantity(app.number("want", 0) as u32);
     bid(app, want)?;
     let mut sent = 0;
+    println!("sends from {} us of the run on", app.clock().us_at(clock::now()));
     while clock::now() < end {
         match nic.send(frame) {
             Ok(()) => sent += 1,
@@ -179,28 +176,6 @@ fn bid(app: &mut App, units: Quantity) -> Result<(), Error> {
     let Some(good) = app.bandwidth_good().filter(|_| units > Quantity::ZERO) else { return Ok(()) };
     let bid = FixedBid { units, value: app.value_of_work(), keep: Price::ZERO };
     Ok(app.market().bid_by(good, &bid)?)
-}
-
-fn count(app: &mut App, nic: &mut Nic, end: u64) -> Result<(), Error> {
-    let good = app.bandwidth_good().ok_or(Error::failed("bandwidth is not sold"))?;
-    let window = app.clock().us_of_ticks(app.interval_ticks(good)).max(1);
-    let mut frame = [0; BUFFER_BYTES];
-    let mut windows = Windows::default();
-    while clock::now() < end {
-        while let Some(length) = nic.receive(&mut frame) {
-            if is_ours(&frame[..length]) {
-                windows.heard(&frame[..length], (app.clock().us_at(clock::now()) / window) as usize);
-            }
-        }
-        rest(app, nic, end)?;
-    }
-    for (sender, bits) in windows.senders() {
-        let mut line = String::new();
-        // To a string it does not fail.
-        let _ = bits.iter().try_for_each(|bits| write!(line, " {bits}"));
-        println!("bits heard from {sender:02x?} by window:{line}");
-    }
-    Ok(())
 }
 
 /// Waits for a frame or for the market, of which it tells, and looks what the physical function says.
