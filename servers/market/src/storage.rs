@@ -7,7 +7,7 @@ use crate::machine::{Machine, Peer, Received};
 use crate::memory::MemoryError;
 use crate::nic::MAX_RESTARTS;
 use crate::server::{Server, account};
-use crate::storage_link::{STORAGE_HANDLER_PAGE, State, Wanted};
+use crate::storage_link::{Refused, STORAGE_HANDLER_PAGE, Wanted};
 use crate::tenant;
 use alloc::{format, vec::Vec};
 use market_mechanism::Quantity;
@@ -83,9 +83,13 @@ impl<M: Machine> Server<'_, M> {
         for (app, wanted) in all.into_iter().enumerate().filter(|(_, wanted)| wanted.is_entitled) {
             if running(self, app)
                 && let Some(link) = self.storage.as_mut()
-                && let Err(error) = link.renew(&mut self.root, app, wanted)
             {
-                self.fail(format!("namespace of application {app}: {error:?}"));
+                match link.renew(&mut self.root, app, wanted) {
+                    // Nobody pays for what it has to wait for.
+                    Ok(()) if link.must_wait(app, self.root.machine.now()) => self.return_storage(app),
+                    Ok(()) => {}
+                    Err(error) => self.fail(format!("namespace of application {app}: {error:?}")),
+                }
             }
         }
         self.flush_storage();
@@ -276,12 +280,13 @@ impl<M: Machine> Server<'_, M> {
                 format!("storage function {vf}: its namespace is erased")
             }
             FromStorage::TooLarge { vf } => {
-                let app = link.refused(vf, State::Idle);
+                let app = link.refused(vf, Refused::TooLarge);
                 self.cannot_have_storage(app);
                 format!("storage function {vf}: there is no namespace of that size")
             }
             FromStorage::Impossible { vf } => {
-                let app = link.refused(vf, State::Dead);
+                let (now, second) = (self.root.machine.now(), self.clock.ticks(1_000));
+                let app = link.refused(vf, Refused::Impossible { now, second });
                 self.cannot_have_storage(app);
                 format!("storage function {vf}: it cannot be made ready")
             }

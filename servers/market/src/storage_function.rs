@@ -15,6 +15,38 @@ const REGISTERS_BAR: u8 = 0;
 const PAGE: u64 = 1 << PAGE_BITS;
 const READ_WRITE: Rights = Rights::READ.union(Rights::WRITE);
 
+/// Longest wait, as a power of two of seconds.
+const LONGEST_WAIT: u32 = 6;
+
+/// How often a namespace could not be made ready for a holder, of late, and when that is tried again. A holder can keep its
+/// function from answering, and the server waits a second for that each time: so one that does it again and again is tried ever
+/// more seldom.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tries {
+    failures: u32,
+    not_before: u64,
+}
+
+impl Tries {
+    /// It failed. The first time costs nothing; then one second, three, seven and so on, of so many ticks each.
+    pub fn failed(&mut self, now: u64, second: u64) {
+        let seconds = (1u64 << self.failures.min(LONGEST_WAIT)) - 1;
+        self.not_before = now.saturating_add(second.saturating_mul(seconds));
+        self.failures = self.failures.saturating_add(1).min(LONGEST_WAIT + 1);
+    }
+
+    /// It went well. That makes up for one failure, so that nobody who fails every other time is trusted for it.
+    pub fn went_well(&mut self) {
+        self.failures = self.failures.saturating_sub(1);
+    }
+
+    /// True if it is not to be tried yet.
+    #[must_use]
+    pub fn must_wait(&self, now: u64) -> bool {
+        now < self.not_before
+    }
+}
+
 /// A function with its domain and memory.
 #[derive(Debug)]
 pub struct Function {
@@ -32,6 +64,8 @@ pub struct Function {
     pub limit: SoldRate,
     /// Whether the server has not been told of that holder.
     pub is_new: bool,
+    /// How that holder's namespaces came to nothing.
+    pub tries: Tries,
 }
 
 impl Function {
@@ -59,7 +93,16 @@ impl Function {
             };
             root.machine.map_io(copy, domain, SERVER_IO_BASE + number * PAGE, rights)?;
         }
-        Ok(Function { function, domain, memory, registers: None, stopped: 0, limit: SoldRate::nothing(), is_new: true })
+        Ok(Function {
+            function,
+            domain,
+            memory,
+            registers: None,
+            stopped: 0,
+            limit: SoldRate::nothing(),
+            is_new: true,
+            tries: Tries::default(),
+        })
     }
 
     /// Lets the function reach its domain, if it does not already.

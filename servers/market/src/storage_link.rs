@@ -21,7 +21,7 @@ use crate::machine::{Attention, Invoke, Machine, Peer, Slot};
 use crate::memory::{MemoryError, PAGE_BITS};
 use crate::nic_link::ROUTES as NIC_ROUTES;
 use crate::root::{Root, SERVER_WINDOW};
-use crate::storage_function::Function;
+use crate::storage_function::{Function, Tries};
 use alloc::{format, vec, vec::Vec};
 use cap_spec::abi::{Rights, slots};
 use core::fmt;
@@ -130,6 +130,20 @@ impl State {
             State::Idle | State::Leaving | State::Releasing | State::Dead => None,
         }
     }
+}
+
+/// Why the server cannot make a VF ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// There is no namespace of that size.
+    TooLarge,
+    /// The controller or the function does not do it, at this time; a second has so many ticks.
+    Impossible {
+        /// TSC value.
+        now: u64,
+        /// Ticks.
+        second: u64,
+    },
 }
 
 /// The market's side of the storage server.
@@ -329,11 +343,14 @@ impl StorageLink {
 
     /// The server has made a VF ready. Returns the application that it is for.
     pub fn prepared(&mut self, vf: u8, space: Space) -> Option<usize> {
-        let (_, state) = self.vfs.get_mut(usize::from(vf))?;
+        let (function, state) = self.vfs.get_mut(usize::from(vf))?;
         let app = state.holder()?;
         *state = match core::mem::replace(state, State::Dead) {
             State::Preparing(app) => State::Ready(app, space),
-            State::Renewing(app, slots) => State::Held(app, space, slots),
+            State::Renewing(app, slots) => {
+                function.tries.went_well();
+                State::Held(app, space, slots)
+            }
             other => {
                 *state = other;
                 return None;
@@ -358,17 +375,29 @@ impl StorageLink {
         true
     }
 
-    /// Begins to make queues in a namespace for an application that is without.
+    /// Begins to make queues in a namespace for an application that is without, unless it has to wait for that ([`Tries`]).
     ///
     /// # Errors
     /// The kernel's.
     pub fn renew<M: Machine>(&mut self, root: &mut Root<M>, app: usize, wanted: Wanted) -> Result<(), MemoryError> {
         let Some(vf) = self.of(app) else { return Ok(()) };
-        let state = &mut self.vfs[vf].1;
+        let (function, state) = &mut self.vfs[vf];
         let State::Without(_, slots) = state else { return Ok(()) };
+        if function.tries.must_wait(root.machine.now()) {
+            return Ok(());
+        }
         *state = State::Renewing(app, core::mem::take(slots));
         // Else that is done when the controller is up.
         if self.is_up { self.prepare(root, vf, wanted) } else { Ok(()) }
+    }
+
+    /// True if an application has no namespace, and is not to get one yet, as none could be made ready for it of late.
+    pub fn must_wait(&self, app: usize, now: u64) -> bool {
+        let (function, state) = match self.of(app) {
+            Some(vf) => &self.vfs[vf],
+            None => return false,
+        };
+        matches!(state, State::Without(..)) && function.tries.must_wait(now)
     }
 
     /// The server has erased what was in the namespace of a VF. Who still has the VF gets another namespace, if it is to have
@@ -398,11 +427,17 @@ impl StorageLink {
 
     /// The server cannot make a VF ready; whoever gives it up is not concerned. Who has it stays without a namespace, until it
     /// is to have one again ([`StorageLink::renew`]). Returns the application that was to have one.
-    pub fn refused(&mut self, vf: u8, state_after: State) -> Option<usize> {
-        let (_, state) = self.vfs.get_mut(usize::from(vf))?;
+    pub fn refused(&mut self, vf: u8, why: Refused) -> Option<usize> {
+        let (function, state) = self.vfs.get_mut(usize::from(vf))?;
         match state {
-            State::Preparing(_) => core::mem::replace(state, state_after).holder(),
+            State::Preparing(_) => {
+                let state_after = if why == Refused::TooLarge { State::Idle } else { State::Dead };
+                core::mem::replace(state, state_after).holder()
+            }
             State::Renewing(app, slots) => {
+                if let Refused::Impossible { now, second } = why {
+                    function.tries.failed(now, second);
+                }
                 let app = *app;
                 *state = State::Without(app, core::mem::take(slots));
                 Some(app)
@@ -432,7 +467,7 @@ impl StorageLink {
     /// Ends what a VF may reach.
     fn reset<M: Machine>(&mut self, root: &mut Root<M>, vf: usize) -> Result<(), MemoryError> {
         let function = &mut self.vfs[vf].0;
-        function.is_new = true;
+        (function.is_new, function.tries) = (true, Tries::default());
         root.machine.reset_function(function.function)?;
         root.machine.revoke(function.domain)?;
         Ok(())

@@ -512,6 +512,38 @@ fn who_gets_no_namespace_made_ready_gives_it_back_and_may_buy_again() {
     assert_eq!(sim.totals().2, 0, "{:?}", sim.result());
 }
 
+/// The server waits a second each time for a function that its holder keeps from answering, and makes nothing ready for others
+/// meanwhile. So it is tried ever more seldom, and nobody pays for what it waits for.
+#[test]
+fn who_keeps_its_function_from_answering_again_and_again_is_tried_ever_more_seldom() {
+    let mut plan = buyer();
+    plan.limit_ms = Some(360_000);
+    let archive = archive(&plan);
+    let refusals = (0..64).map(|_| Prepared::Refused).collect();
+    let mut disk = Disk { ends: refusals, ..Disk::default() };
+    let mut sim = Sim::on(machine(), &archive, silent);
+    sim.tenants[0].says.push(bid(STORAGE, 3, 5_000));
+    let mut tries = Vec::new();
+    for second in 1..260 {
+        let before = disk.told.len();
+        disk.run_to(&mut sim, second * 1_000 + 500);
+        tries.extend((before < disk.told.len()).then_some(second));
+    }
+    let gaps: Vec<u64> = tries.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!(
+        gaps.is_sorted() && gaps[0] <= 2 && gaps.iter().rev().take(2).all(|gap| (64..=66).contains(gap)),
+        "{gaps:?}"
+    );
+    let paid = sim.server.markets[usize::from(STORAGE)].rounds.lease(crate::server::account(0)).expect("a member");
+    assert_eq!(paid.running.0, 0, "it waits");
+    // One that answers again is served as soon as it is tried.
+    disk.ends.clear();
+    disk.run_to(&mut sim, 350_000);
+    assert_eq!(heard(&sim, 0)[2].len(), 1);
+    disk.run_to(&mut sim, 1_000_000);
+    assert_eq!(sim.totals().2, 0, "{:?}", sim.result());
+}
+
 /// One with a namespace in its base, which was lost, is refused a new one once: it is tried again.
 #[test]
 fn who_is_refused_a_namespace_in_its_base_gets_one_in_the_next_interval() {
