@@ -3,6 +3,7 @@
 //! A `Channel` is 256 bytes: slot 0 holds the capability in flight towards end 1, slot 1 that towards end 2, and this
 //! header begins at byte [`HEADER_OFFSET`].
 
+use crate::cnode::check_copyable;
 use crate::decode::{Invocation, Invoked};
 use crate::kernel::Kernel;
 use crate::machine::Machine;
@@ -156,7 +157,7 @@ impl<M: Machine> Kernel<M> {
             }
             return Ok(Invocation::Move { from, to, mask });
         }
-        self.check_copyable(from, 1)?;
+        check_copyable(self.slot(from), 1)?;
         Ok(Invocation::Derive { from, to, mask, badge: 0 })
     }
 

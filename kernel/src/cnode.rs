@@ -9,6 +9,7 @@ use crate::decode::{Invocation, Invoked};
 use crate::kernel::Kernel;
 use crate::launch::Mark;
 use crate::machine::Machine;
+use crate::slot::{MAX_DEPTH, Slot};
 use crate::types::{SlotId, VmId};
 use crate::untyped::{bytes_of, identity};
 use cap_spec::abi::{Error, Fault, Label, PAGE_BITS, Rights};
@@ -43,6 +44,28 @@ fn choose_window(cap: &mut Cap, badge: u64) {
     }
 }
 
+/// The end or the window that a Mint chooses, 0 for neither.
+#[inline(always)]
+fn decode_badge(call: &Invoked, source: &Slot) -> Result<u64, Fault> {
+    match source.cap {
+        Cap::Channel { .. } if source.rights.contains(Rights::CONTROL) => call.number(4, 1, 2),
+        Cap::IommuDomain { bits, first, .. } => decode_window(call, first, bits),
+        _ => call.number(4, 0, 0),
+    }
+}
+
+/// Checks that a child with the same object may be derived from a slot, which argument `number` names.
+#[inline]
+pub(crate) fn check_copyable(source: &Slot, number: u8) -> Result<(), Fault> {
+    if source.cap.object_type().is_unique() {
+        return Err(Fault::new(Error::NotCopyable, number));
+    }
+    if source.depth >= MAX_DEPTH - 1 {
+        return Err(Fault::new(Error::TooDeep, number));
+    }
+    Ok(())
+}
+
 impl<M: Machine> Kernel<M> {
     /// Every label of CNode.
     #[inline]
@@ -60,8 +83,9 @@ impl<M: Machine> Kernel<M> {
                 let to = self.empty_slot(base, slots, index, 1)?;
                 let from = self.any(call.root, source, 2)?.slot;
                 let mask = call.rights(3, Rights::all())?;
-                let badge = if matches!(label, Label::CNodeMint) { self.decode_badge(call, from)? } else { 0 };
-                self.check_copyable(from, 2)?;
+                let source = self.slot(from);
+                let badge = if matches!(label, Label::CNodeMint) { decode_badge(call, source)? } else { 0 };
+                check_copyable(source, 2)?;
                 Ok(Invocation::Derive { from, to, mask, badge })
             }
             Label::CNodeMove => {
@@ -87,17 +111,6 @@ impl<M: Machine> Kernel<M> {
         }
     }
 
-    /// The end or the window that a Mint chooses, 0 for neither.
-    #[inline]
-    fn decode_badge(&self, call: &Invoked, from: SlotId) -> Result<u64, Fault> {
-        let source = self.slot(from);
-        match source.cap {
-            Cap::Channel { .. } if source.rights.contains(Rights::CONTROL) => call.number(4, 1, 2),
-            Cap::IommuDomain { bits, first, .. } => decode_window(call, first, bits),
-            _ => call.number(4, 0, 0),
-        }
-    }
-
     /// The capability that argument `number` names, in a slot that it may be taken out of.
     pub(crate) fn decode_taken(&self, call: &Invoked, cptr: u64, number: u8) -> Result<SlotId, Fault> {
         let found = self.any(call.root, cptr, number)?;
@@ -105,18 +118,6 @@ impl<M: Machine> Kernel<M> {
             return Err(Fault::new(Error::MissingRight, number));
         }
         Ok(found.slot)
-    }
-
-    /// Checks that a child with the same object may be derived from `from`, which argument `number` names.
-    #[inline]
-    pub(crate) fn check_copyable(&self, from: SlotId, number: u8) -> Result<(), Fault> {
-        if self.slot(from).cap.object_type().is_unique() {
-            return Err(Fault::new(Error::NotCopyable, number));
-        }
-        if self.is_too_deep(from) {
-            return Err(Fault::new(Error::TooDeep, number));
-        }
-        Ok(())
     }
 
     /// What a slot holds, without any address of the machine.

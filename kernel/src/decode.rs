@@ -371,10 +371,9 @@ impl Invoked<'_> {
     /// Argument `number` as a mask of rights, none of them outside `allowed`.
     #[inline]
     pub(crate) fn rights(&self, number: u8, allowed: Rights) -> Result<Rights, Fault> {
-        let value = self.number(number, 0, allowed.bits() as u64)?;
-        let rights = Rights::from_bits_truncate(value as u8);
-        if rights.bits() as u64 == value && allowed.contains(rights) {
-            Ok(rights)
+        let value = self.number(number, 0, u64::MAX)?;
+        if value & !(allowed.bits() as u64) == 0 {
+            Ok(Rights::from_bits_truncate(value as u8))
         } else {
             Err(Fault::new(Error::OutOfRange, number))
         }
