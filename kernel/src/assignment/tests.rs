@@ -4,15 +4,21 @@
 extern crate alloc;
 
 use super::*;
+use crate::iommu::Bus;
 use crate::iommu::fake::{CACHING_MODE, CAP, ECAP, Fake as Units};
 use crate::iommu::vtd::Tables;
+use crate::pci::ConfigAccess;
+use crate::pci::capability::Offsets;
+use crate::pci::express::{DEVICE_STATUS, TRANSACTIONS_PENDING};
 use crate::pci::registers::{BUS_MASTER, COMMAND};
 use crate::pci::tests::fake::Fake as Config;
 use crate::pci::tests::{IGB, NVME, PLATFORM, PORT_OF_IGB, PORT_OF_NVME, machine};
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
+use alloc::rc::Rc;
 use alloc::vec::Vec;
 use cap_spec::abi::Rights;
+use core::cell::RefCell;
 
 /// MSI-X tables: what was written where.
 #[derive(Default)]
@@ -209,4 +215,113 @@ fn a_reset_takes_its_time_and_gives_the_function_back() {
     assert_eq!(assigned.revive(NIC), Some(Ticks::new(AGAIN_US.into())));
     config(&mut assigned).put(IGB, space);
     assert_eq!(assigned.revive(NIC), None);
+}
+
+/// Looks at a function, one after the other: at its command register, or whether its requests are answered; and whether it
+/// could reach memory at that time.
+type Looks = Rc<RefCell<Vec<(u16, bool)>>>;
+
+/// Has the adapter, which is attached, answer its requests only after so many looks; and notes all looks at it.
+fn pending_for(assigned: &mut Assigned, units: &Units, looks: usize) -> Looks {
+    let seen = Looks::default();
+    let (seen_by_device, units) = (seen.clone(), units.clone());
+    let status = Offsets::find(config(assigned), IGB).express + DEVICE_STATUS;
+    let mut left = looks;
+    config(assigned).liar = Some(RefCell::new(Box::new(move |at, offset| {
+        let is_status = offset == status & !3;
+        if at == IGB && (is_status || offset == COMMAND) {
+            seen_by_device.borrow_mut().push((offset, units.dma(0, IGB.id(), 8, false).is_ok()));
+        }
+        let pends = at == IGB && is_status && left > 0;
+        left -= usize::from(pends);
+        pends.then(|| u32::from(TRANSACTIONS_PENDING) << (8 * (status & 2)))
+    })));
+    seen
+}
+
+/// The order that a detached function is owed: it sends nothing new, what it has sent has arrived, and only then its memory is
+/// out of reach and what units have cached is forgotten. The other way round it would be stopped in the middle of a request.
+#[test]
+fn a_function_is_out_of_reach_of_its_domain_only_when_what_it_has_sent_has_arrived() {
+    let (units, mut assigned) = with_domain();
+    assigned.attach(NIC, DOMAIN);
+    let status = Offsets::find(config(&mut assigned), IGB).express + DEVICE_STATUS;
+    let seen = pending_for(&mut assigned, &units, 3);
+    assigned.detach(NIC);
+    let expected: Vec<(u16, bool)> =
+        [COMMAND, COMMAND].into_iter().chain([status & !3; 4]).map(|at| (at, true)).collect();
+    assert_eq!(*seen.borrow(), expected, "it is told, it says that it was, and then its requests are waited for");
+    assert!(units.dma(0, IGB.id(), 8, false).is_err());
+    // One whose requests are never answered is not waited for without end.
+    assigned.attach(NIC, DOMAIN);
+    let (seen, before) = (pending_for(&mut assigned, &units, usize::MAX), units.now());
+    assigned.detach(NIC);
+    let waits = seen.borrow().iter().filter(|(at, _)| *at == status & !3).count();
+    assert!(waits > 1 && units.now().get() - before.get() < 10 * DRAIN_US, "{waits} looks");
+    assert!(units.dma(0, IGB.id(), 8, false).is_err());
+    // One that stays a bus master is cut off at once: there is no end of what it sends.
+    assigned.attach(NIC, DOMAIN);
+    let seen = pending_for(&mut assigned, &units, usize::MAX);
+    config(&mut assigned).spaces.get_mut(&IGB).unwrap().writable[usize::from(COMMAND / 4)] = 0;
+    assigned.detach(NIC);
+    assert!(seen.borrow().iter().all(|(at, _)| *at == COMMAND));
+    assert!(units.dma(0, IGB.id(), 8, false).is_err());
+}
+
+#[test]
+fn the_first_message_that_is_bound_leaves_all_others_masked() {
+    let (_, mut assigned) = with_domain();
+    vfs_of(&mut assigned, NIC, 1);
+    let message = |entry| Message { function: VF, entry };
+    let messages = assigned.facts(VF).messages;
+    assert!(messages > 2);
+    // What a former owner, or the reset, has left: all of them can be sent.
+    let entries: Vec<Hpa> = (0..messages).filter_map(|entry| assigned.entry(message(entry))).collect();
+    for entry in entries {
+        assigned.access.as_mut().unwrap().tables.0.extend([(entry.get(), 0xfee0_0000), (entry.get() + 12, 0)]);
+    }
+    let unmasked = |assigned: &Assigned| {
+        let control =
+            |entry| assigned.access.as_ref().unwrap().tables.0[&(assigned.entry(message(entry)).unwrap().get() + 12)];
+        (0..messages).filter(|&entry| control(entry) & 1 == 0).collect::<Vec<_>>()
+    };
+    assert_eq!(unmasked(&assigned).len(), usize::from(messages));
+    assigned.bind(30, message(1), true);
+    assert_eq!(unmasked(&assigned), [1]);
+    assigned.bind(31, message(2), false);
+    assert_eq!(unmasked(&assigned), [1, 2], "those that are bound stay");
+}
+
+/// A reset takes what confines a function, and may leave it with MSI and addresses that it translates by itself.
+#[test]
+fn a_function_is_confined_again_when_a_reset_is_over() {
+    const ATS: u16 = 0x400;
+    const ACS: u16 = 0x420;
+    let mut config_space = machine();
+    let space = config_space.spaces.get_mut(&IGB).unwrap();
+    let mut last = 0x100u16;
+    while space.word(last) >> 20 != 0 {
+        last = (space.word(last) >> 20) as u16;
+    }
+    space.words[usize::from(last / 4)] |= u32::from(ATS) << 20;
+    for (at, word, writable) in [
+        (ATS, 0x1_000f | u32::from(ACS) << 20, 0),
+        (ATS + 4, 0, 0x801f_0000),
+        (ACS, 0x1_000d, 0),
+        (ACS + 4, 0x1f, 0x1f_0000),
+    ] {
+        (space.words[usize::from(at / 4)], space.writable[usize::from(at / 4)]) = (word, writable);
+    }
+    let (_, mut assigned) = assigned(config_space, CAP, |_| true);
+    let msi = Offsets::find(config(&mut assigned), IGB).msi;
+    assert!(msi != 0 && assigned.physical().any(|function| function == NIC));
+    assert_eq!(assigned.reset(NIC), Ticks::new(control::RESET_US.into()));
+    let high = |assigned: &mut Assigned, at: u16| config(assigned).word(IGB, at) >> 16;
+    assert_eq!(high(&mut assigned, ACS + 4), 0, "the reset has turned it off");
+    config(&mut assigned).write_half(IGB, ATS + 6, 0x8000);
+    config(&mut assigned).write_half(IGB, msi + 2, 1);
+    assert!(high(&mut assigned, ATS + 4) & 0x8000 != 0 && high(&mut assigned, msi) & 1 == 1);
+    assert_eq!(assigned.revive(NIC), None);
+    assert_eq!((high(&mut assigned, ACS + 4), high(&mut assigned, ATS + 4) & 0x8000), (0x1f, 0));
+    assert_eq!(high(&mut assigned, msi) & 1, 0);
 }
