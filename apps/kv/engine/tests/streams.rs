@@ -121,6 +121,37 @@ fn a_value_is_sent_in_pieces_as_there_is_room_and_survives_its_replacement() {
     slow.close(&mut store);
 }
 
+/// What is not stored is skipped to its last byte, or its bytes would be executed.
+#[test]
+fn a_value_above_the_limit_is_refused_and_skipped() {
+    let mut store = store(600);
+    let mut connection = Connection::new(&mut store);
+    let length = (1 << 20) + 1;
+    let value: Vec<u8> = b"\r\nmn\r\n".iter().copied().cycle().take(length).collect();
+    let refusal = "SERVER_ERROR object too large for cache\r\n";
+    let cases = [
+        (format!("set big 0 0 {length}"), refusal),
+        (format!("set big 0 0 {length} noreply"), ""),
+        (format!("ms big {length}"), refusal),
+        (format!("ms big {length} MA N0 q k O1"), refusal),
+    ];
+    for (line, refusal) in cases {
+        let whole = [line.as_bytes(), b"\r\n", &value, b"\r\nmn\r\n"].concat();
+        for size in [97, 1460, whole.len() - 7, whole.len() - 6, whole.len() - 5, whole.len()] {
+            assert_eq!(feed(&mut store, &mut connection, START, &[b"set big 0 0 1\r\nx\r\n"], 2000).0, b"STORED\r\n");
+            let pieces: Vec<&[u8]> = whole.chunks(size).collect();
+            let (answer, is_closed) = feed(&mut store, &mut connection, START, &pieces, LEAST_ROOM);
+            assert!(answer == format!("{refusal}MN\r\n").as_bytes(), "{line} {size}: {} bytes", answer.len());
+            assert!(!is_closed && connection.is_idle(), "{line} {size}");
+            // Nothing old is left under the key.
+            assert_eq!(feed(&mut store, &mut connection, START, &[b"mg big\r\n"], 2000).0, b"EN\r\n");
+            assert_eq!(check(&store), Ok(()));
+        }
+    }
+    assert_eq!((store.items(), store.pages_free()), (0, 600));
+    connection.close(&mut store);
+}
+
 /// A client that announces much and goes away leaves nothing behind.
 #[test]
 fn a_connection_that_ends_in_a_value_leaves_nothing() {
