@@ -13,7 +13,7 @@ mod value;
 
 pub use memory::Given;
 
-pub(crate) use change::{Delta, Mode, Outcome, Storing};
+pub(crate) use change::{Delta, Made, Mode, Outcome, Storing};
 pub(crate) use value::{Refusal, Written};
 
 use alloc::vec::Vec;

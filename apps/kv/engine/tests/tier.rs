@@ -177,6 +177,7 @@ fn commands_that_change_a_cold_value_wait_for_it() {
         ("incr a 1\r\n", "42\r\n", "42"),
         ("ma a MD v\r\n", "VA 2\r\n40\r\n", "40"),
         ("ms a 1 MA\r\n0\r\n", "HD\r\n", "410"),
+        ("ms a 2 MP N0 s\r\n-1\r\n", "HD s4\r\n", "-141"),
     ] {
         world.set("a", b"41");
         assert_eq!(world.store.spill(START, 1, 1), 1);
@@ -186,6 +187,15 @@ fn commands_that_change_a_cold_value_wait_for_it() {
     world.set("a", b"41");
     world.store.spill(START, 1, 1);
     assert_eq!(world.ask(b"mg a v f\r\n"), b"VA 2 f3\r\n41\r\n");
+}
+
+#[test]
+fn a_cold_value_that_is_not_wanted_is_not_read() {
+    let mut world = World::new(16);
+    world.set("a", b"cold");
+    assert_eq!(world.store.spill(START, 1, 1), 1);
+    assert_eq!(world.ask(b"md a x\r\nmg a c s\r\n"), b"HD\r\nHD c1 s0\r\n");
+    assert_eq!((world.store.counters().cold_reads, world.store.cold_mut().values.len()), (0, 0));
 }
 
 #[test]

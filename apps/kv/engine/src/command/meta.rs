@@ -7,7 +7,7 @@ use crate::command::{After, BAD_FORMAT, ERROR, Incoming, NO_MEMORY, NOT_NUMERIC,
 use crate::entries::{EntryId, Marks};
 use crate::output::{Line, Output, say};
 use crate::pages::Pages;
-use crate::store::{Delta, MOST_KEY_BYTES, Mode, Outcome, Refusal, Store, Storing};
+use crate::store::{Delta, MOST_KEY_BYTES, Made, Mode, Outcome, Refusal, Store, Storing};
 use crate::text::{self, MOST_DIGITS, Words};
 use crate::{base64, classes};
 
@@ -82,7 +82,8 @@ pub(crate) fn get<'a, P: Pages, C: Cold>(
     store.note_access(key, found);
     let is_hit = found.is_some();
     if !is_hit && flags.vivify.is_some() {
-        found = store.create(key, flags.key_marks(), b"").ok();
+        let made = Made { marks: flags.key_marks(), explicit: flags.explicit, ..Made::default() };
+        found = store.make(key, made).ok();
     }
     // As in memcached, an item that is made is a hit, and touching one that is there does not count as a retrieval.
     match found {
@@ -183,7 +184,7 @@ fn answer_hit<P: Pages, C: Cold>(
 pub(crate) struct SetReply {
     quiet: bool,
     /// Letters of the flags that return something, in their order; 0 is none.
-    order: [u8; 3],
+    order: [u8; 4],
     opaque: [u8; flags::MOST_OPAQUE],
     opaque_length: usize,
 }
@@ -223,7 +224,9 @@ fn begin_set<P: Pages, C: Cold>(
     let mode = match flags.mode {
         None | Some(b'S') => Mode::Set,
         Some(b'E') => Mode::Add,
+        Some(b'A') if flags.vivify.is_some() => Mode::AppendOrSet,
         Some(b'A') => Mode::Append,
+        Some(b'P') if flags.vivify.is_some() => Mode::PrependOrSet,
         Some(b'P') => Mode::Prepend,
         Some(b'R') => Mode::Replace,
         Some(_) => return Err(b"CLIENT_ERROR invalid mode for ms M token\r\n"),
@@ -235,8 +238,9 @@ fn begin_set<P: Pages, C: Cold>(
         Mode::Set | Mode::Replace if flags.cas.is_some() => Mode::Cas,
         mode => mode,
     };
+    let expiry = if matches!(mode, Mode::AppendOrSet | Mode::PrependOrSet) { flags.vivify } else { flags.ttl };
     let key = store.key(key);
-    let pin = match store.begin(key, flags.client_flags, flags.ttl.unwrap_or(0), length) {
+    let pin = match store.begin(key, flags.client_flags, expiry.unwrap_or(0), length) {
         Ok(pin) => pin,
         Err(refusal) => {
             store.discard(key);
@@ -244,8 +248,8 @@ fn begin_set<P: Pages, C: Cold>(
         }
     };
     store.entries.get_mut(pin.id()).marks.set(flags.key_marks());
-    let mut reply = SetReply { quiet: flags.quiet, order: [0; 3], opaque: [0; flags::MOST_OPAQUE], opaque_length: 0 };
-    let returning = flags.words().filter(|flag| matches!(flag[0], b'O' | b'k' | b'c'));
+    let mut reply = SetReply { quiet: flags.quiet, order: [0; 4], opaque: [0; flags::MOST_OPAQUE], opaque_length: 0 };
+    let returning = flags.words().filter(|flag| matches!(flag[0], b'O' | b'k' | b'c' | b's'));
     for (flag, place) in returning.zip(&mut reply.order) {
         *place = flag[0];
         if flag[0] == b'O' {
@@ -257,12 +261,15 @@ fn begin_set<P: Pages, C: Cold>(
         mode,
         cas: flags.cas.unwrap_or(0),
         invalidates: flags.stale && mode == Mode::Cas,
-        explicit: flags.explicit,
+        // As in memcached, 0 is none here.
+        explicit: flags.explicit.filter(|cas| *cas != 0),
     };
     Ok(Incoming { pin, length, received: 0, end: [0; 2], storing, reply: Reply::Meta(reply) })
 }
 
 /// Tells the result of `ms`.
+// Inlined into what ends every storage command, it would slow `set` down.
+#[inline(never)]
 pub(crate) fn say_stored<P: Pages, C: Cold>(
     stored: Outcome,
     reply: &SetReply,
@@ -284,6 +291,9 @@ pub(crate) fn say_stored<P: Pages, C: Cold>(
     for letter in reply.order {
         match letter {
             b'c' => line.flag(b'c', cas),
+            // As in memcached, what was not stored has a size as well: that of what was sent.
+            b's' if code == b"HD" => line.flag(b's', store.stored_length(id).into()),
+            b's' => line.flag(b's', store.entries.get(id).length.into()),
             b'O' => return_token(&mut line, &reply.opaque[..reply.opaque_length], &[], false),
             b'k' => return_key(&mut line, store.key_of(id), binary),
             _ => {}
@@ -309,8 +319,8 @@ pub(crate) fn delete<'a, P: Pages, C: Cold>(
     if flags.opaque_is_too_long() {
         return fail(output, flags::OPAQUE_TOO_LONG);
     }
-    let found = store.find(store.key(key));
-    let code: &[u8] = match found {
+    let hashed = store.key(key);
+    let code: &[u8] = match store.find(hashed) {
         None => {
             store.counters.delete_misses += 1;
             b"NF"
@@ -319,7 +329,20 @@ pub(crate) fn delete<'a, P: Pages, C: Cold>(
             store.counters.delete_misses += 1;
             b"EX"
         }
-        Some(id) => {
+        Some(mut id) => {
+            if flags.no_value {
+                let made = Made {
+                    client_flags: flags.client_flags,
+                    expiry: flags.ttl.unwrap_or(0),
+                    marks: flags.key_marks(),
+                    explicit: flags.explicit.or(Some(store.entries.get(id).cas)),
+                    ..Made::default()
+                };
+                id = match store.make(hashed, made) {
+                    Ok(id) => id,
+                    Err(_) => return fail(output, b"SERVER_ERROR out of memory\r\n"),
+                };
+            }
             if flags.stale {
                 let cas = store.next_cas(flags.explicit);
                 let entry = store.entries.get_mut(id);
@@ -330,7 +353,9 @@ pub(crate) fn delete<'a, P: Pages, C: Cold>(
                 entry.marks.clear(Marks::WON);
             } else {
                 store.of(id).delete_hits += 1;
-                store.unlink(id);
+                if !flags.no_value {
+                    store.unlink(id);
+                }
             }
             if flags.quiet {
                 return After::Done;
@@ -392,7 +417,14 @@ pub(crate) fn arithmetic<'a, P: Pages, C: Cold>(
                 store.count_delta_miss(increase);
                 return miss(b"NF");
             }
-            match store.create(key, flags.key_marks(), text::digits(flags.initial, &mut [0; MOST_DIGITS])) {
+            let mut buffer = [0; MOST_DIGITS];
+            let made = Made {
+                value: text::digits(flags.initial, &mut buffer),
+                marks: flags.key_marks(),
+                explicit: flags.explicit,
+                ..Made::default()
+            };
+            match store.make(key, made) {
                 Ok(id) => (id, flags.initial),
                 Err(_) => return fail(output, b"SERVER_ERROR Out of memory allocating new item\r\n"),
             }

@@ -6,6 +6,7 @@ use crate::entries::{Entry, EntryId, Marks};
 use crate::pages::{PAGE_BYTES, Pages};
 use crate::store::{Key, MOST_KEY_BYTES, Pin, Refusal, Store, Written};
 use crate::text::{self, MOST_DIGITS};
+use crate::time::Second;
 
 /// How a value is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +16,10 @@ pub(crate) enum Mode {
     Replace,
     Append,
     Prepend,
+    /// As [`Mode::Append`], but a miss stores the value as it came.
+    AppendOrSet,
+    /// The same of [`Mode::Prepend`].
+    PrependOrSet,
     Cas,
 }
 
@@ -27,6 +32,17 @@ pub(crate) struct Storing {
     /// An item with a larger one is replaced, too, and stale then.
     pub invalidates: bool,
     /// The new CAS unique value, instead of the next one.
+    pub explicit: Option<u64>,
+}
+
+/// An item that no client sends.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Made<'a> {
+    pub value: &'a [u8],
+    pub client_flags: u32,
+    pub expiry: Second,
+    pub marks: Marks,
+    /// The CAS unique value, instead of the next one.
     pub explicit: Option<u64>,
 }
 
@@ -73,7 +89,7 @@ impl<P: Pages, C: Cold> Store<P, C> {
         }
         let Some(old) = self.find_like(id) else {
             return match mode {
-                Mode::Set | Mode::Add => self.stored(id, explicit),
+                Mode::Set | Mode::Add | Mode::AppendOrSet | Mode::PrependOrSet => self.stored(id, explicit),
                 Mode::Cas => {
                     self.counters.cas_misses += 1;
                     Outcome::NotFound
@@ -106,9 +122,9 @@ impl<P: Pages, C: Cold> Store<P, C> {
                 self.of(old).cas_badval += 1;
                 Outcome::Exists
             }
-            Mode::Append | Mode::Prepend if cas != 0 && !matches => Outcome::Exists,
-            Mode::Append => self.join(old, old, id, explicit),
-            Mode::Prepend => self.join(old, id, old, explicit),
+            _ if cas != 0 && !matches => Outcome::Exists,
+            Mode::Append | Mode::AppendOrSet => self.join(old, old, id, explicit),
+            Mode::Prepend | Mode::PrependOrSet => self.join(old, id, old, explicit),
         }
     }
 
@@ -136,7 +152,7 @@ impl<P: Pages, C: Cold> Store<P, C> {
         let mut buffer = [0; MOST_DIGITS];
         let digits = text::digits(value, &mut buffer);
         let entry = self.entries.get(id);
-        let (flags, expiry) = (entry.client_flags, entry.expiry);
+        let (client_flags, expiry) = (entry.client_flags, entry.expiry);
         if digits.len() <= entry.length as usize && entry.pins == 0 {
             let cas = self.next_cas(explicit);
             self.entries.get_mut(id).cas = cas;
@@ -144,27 +160,33 @@ impl<P: Pages, C: Cold> Store<P, C> {
             self.touch_position(id);
             return Delta::Done(id, value);
         }
-        let Ok(pin) = self.begin(key, flags, expiry, digits.len()) else { return Delta::NoMemory };
-        let new = pin.id();
-        self.write(new, 0, digits);
-        // Making room may have taken the old one.
-        match self.find_like(new) {
-            Some(old) => self.replaced(old, new, explicit),
-            None => self.stored(new, explicit),
-        };
-        self.unpin(pin);
-        Delta::Done(new, value)
+        let made = Made { value: digits, client_flags, expiry, explicit, ..Made::default() };
+        match self.make(key, made) {
+            Ok(new) => Delta::Done(new, value),
+            Err(_) => Delta::NoMemory,
+        }
     }
 
-    /// Makes an item with a short value that does not expire yet. There must be none under its key.
-    pub(crate) fn create(&mut self, key: Key, marks: Marks, value: &[u8]) -> Result<EntryId, Refusal> {
-        let pin = self.begin(key, 0, 0, value.len())?;
+    /// Makes an item with a short value, in place of the one under its key if there is one.
+    pub(crate) fn make(&mut self, key: Key, made: Made) -> Result<EntryId, Refusal> {
+        let pin = self.begin(key, made.client_flags, made.expiry, made.value.len())?;
         let id = pin.id();
-        self.entries.get_mut(id).marks.set(marks);
-        self.write(id, 0, value);
-        self.stored(id, None);
+        self.entries.get_mut(id).marks.set(made.marks);
+        self.write(id, 0, made.value);
+        // Making room may have taken the old one.
+        match self.find_like(id) {
+            Some(old) => self.replaced(old, id, made.explicit),
+            None => self.stored(id, made.explicit),
+        };
         self.unpin(pin);
         Ok(id)
+    }
+
+    /// Bytes of the value that was stored for this item, which is another item's if it was joined with an older value.
+    pub(crate) fn stored_length(&self, id: EntryId) -> u32 {
+        let hash = self.entries.get(id).hash;
+        let stored = self.index.find(hash, &self.entries, |other| self.key_of(other) == self.key_of(id));
+        self.entries.get(stored.unwrap_or(id)).length
     }
 
     /// Removes what is under a key, if there is anything, without counting it as a command.

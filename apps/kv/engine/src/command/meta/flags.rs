@@ -50,6 +50,8 @@ pub(super) struct Flags<'a> {
     pub no_update: bool,
     /// `q`
     pub quiet: bool,
+    /// `x`
+    pub no_value: bool,
     /// `I`
     pub stale: bool,
     /// `F`
@@ -86,6 +88,7 @@ impl<'a> Flags<'a> {
             value: false,
             no_update: false,
             quiet: false,
+            no_value: false,
             stale: false,
             client_flags: 0,
             cas: None,
@@ -124,6 +127,10 @@ impl<'a> Flags<'a> {
                 }
                 b'q' => {
                     flags.quiet = true;
+                    Ok(())
+                }
+                b'x' => {
+                    flags.no_value = true;
                     Ok(())
                 }
                 b'I' => {
