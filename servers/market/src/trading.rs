@@ -57,12 +57,13 @@ impl<M: Machine> Server<'_, M> {
             // So late that the interval before it has not begun.
             self.begin_interval(good);
         }
-        if matches!(
-            self.markets[good].kind,
-            GoodKind::Bandwidth | GoodKind::Operations | GoodKind::Vf | GoodKind::Storage
-        ) {
+        match self.markets[good].kind {
             // There was the whole interval to put limits in force, and to reset functions that changed hands.
-            self.reconcile_ended(good);
+            GoodKind::Bandwidth | GoodKind::Operations | GoodKind::Vf | GoodKind::Storage => self.reconcile_ended(good),
+            // A market that is late may not have looked at this interval yet. Once the rules have closed the round, what they
+            // say is of the next one, and what the kernel says still of this one.
+            GoodKind::Cpu(_) => self.reconcile_begun(good),
+            GoodKind::Page => {}
         }
         self.skip_missed(good, now);
         let market = &mut self.markets[good];
@@ -91,13 +92,7 @@ impl<M: Machine> Server<'_, M> {
             GoodKind::Page | GoodKind::Vf | GoodKind::Storage => {
                 self.markets[good].begin_after(nominal.0, interval, noticed_at)
             }
-            GoodKind::Cpu(_) => {
-                // A market that is late closes the next round before it has looked at this interval.
-                self.reconcile_begun(good);
-                self.apply(good);
-                self.markets[good].unreconciled = true;
-            }
-            GoodKind::Bandwidth | GoodKind::Operations => {
+            GoodKind::Cpu(_) | GoodKind::Bandwidth | GoodKind::Operations => {
                 self.apply(good);
                 self.markets[good].unreconciled = true;
             }

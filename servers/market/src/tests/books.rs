@@ -214,6 +214,30 @@ fn cpu_time_is_reconciled_in_every_interval() {
     assert_eq!(sim.server.tally.intervals - intervals, 5);
 }
 
+/// As after it was held up with the pages of an application that gave much up: it closes the next round of CPU time before it has
+/// looked at the interval that goes on. What it compares is of one and the same interval all the same.
+#[test]
+fn a_market_that_is_late_compares_the_interval_that_the_kernel_has() {
+    let archive = three();
+    let mut sim = Sim::new(&archive, silent);
+    sim.tenants[0].says.push(bid(1, 30, 3_000));
+    sim.run_to(155);
+    assert_eq!(sim.cpu(0), 30);
+    sim.tenants[0].says.push(bid(1, 5, 3_000));
+    let before = sim.server.tally.intervals;
+    for quarter in 0..400 {
+        let end = sim.server.clock.at(155) + quarter * sim.server.clock.span(250);
+        let market = &mut sim.server.markets[1];
+        market.unreconciled |= market.due() <= end && !market.retry;
+        while sim.model().now < end {
+            sim.step(end);
+        }
+    }
+    assert_eq!(sim.cpu(0), 5);
+    assert!(sim.server.tally.intervals > before);
+    assert_eq!((sim.server.tally.mismatches, &sim.server.failures[..]), (0, &[][..]));
+}
+
 #[test]
 fn a_difference_fails_the_run() {
     let archive = three();
