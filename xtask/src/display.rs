@@ -215,7 +215,7 @@ impl Display {
         });
         let (mut widths, mut header) = (
             vec![18, 7, 13, 8, 8, 16, 16, 40],
-            vec!["application", "pages", "CPU bought", "CPU had", "hits", "balance", "paid", "progress"],
+            vec!["application", "pages", "CPU", "CPU had", "hits", "balance", "paid", "progress"],
         );
         if shows_operations {
             widths.insert(4, 8);

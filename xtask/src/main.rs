@@ -161,7 +161,7 @@ struct RunArguments {
     /// Print plain lines even on a terminal.
     #[arg(long, conflicts_with = "json")]
     plain: bool,
-    /// Keep everything that serves clients up until Ctrl-C, or for an hour, in the time of the host; other applications end when they do.
+    /// Keep everything that serves clients up until Ctrl-C, in the time of the host; other applications end when they do.
     #[arg(long)]
     serve: bool,
     /// Wall time in seconds after which the run counts as hung (default: 300, or never with --serve).

@@ -25,15 +25,16 @@ pub struct Forward {
 }
 
 impl Forward {
-    /// How to talk to it.
-    pub fn describe(&self, scenario: &Scenario) -> String {
-        let name = scenario.plan.apps.get(self.service.app).map_or("?", |app| app.name.as_str());
-        let wanted = if self.port == self.service.port {
-            String::new()
-        } else {
-            format!(" (port {} is not free)", self.service.port)
+    /// How to talk to it, which is one of these.
+    pub fn describe(&self, scenario: &Scenario, all: &[Forward]) -> String {
+        let name = |service: &Service| scenario.plan.apps.get(service.app).map_or("?", |app| app.name.as_str());
+        let wanted = self.service.port;
+        let why = match all.iter().find(|other| other.port == wanted) {
+            _ if self.port == wanted => String::new(),
+            Some(other) => format!(" (port {wanted} is that of {})", name(&other.service)),
+            None => format!(" (port {wanted} is not free)"),
         };
-        format!("{name} serves TCP at {HOST}:{}{wanted}", self.port)
+        format!("{} serves TCP at {HOST}:{}{why}", name(&self.service), self.port)
     }
 }
 
@@ -114,12 +115,15 @@ mod tests {
         let forwards = forwards(&scenario).unwrap();
         let [a, b] = [&forwards[0], &forwards[1]];
         assert!(a.port != port && b.port != port && a.port != b.port, "{forwards:?}");
-        let says = a.describe(&scenario);
+        let says = a.describe(&scenario, &forwards);
         assert_eq!(says, format!("a serves TCP at 127.0.0.1:{} (port {port} is not free)", a.port));
         let network = user(&forwards);
         let rule = format!(",hostfwd=tcp:127.0.0.1:{}-10.0.2.102:{port}", b.port);
         assert!(network.contains(&rule), "{network}");
         drop(taken);
-        assert_eq!(super::forwards(&scenario).unwrap()[0].port, port, "it is free now");
+        let forwards = super::forwards(&scenario).unwrap();
+        assert_eq!(forwards[0].port, port, "it is free now");
+        let says = forwards[1].describe(&scenario, &forwards);
+        assert_eq!(says, format!("b serves TCP at 127.0.0.1:{} (port {port} is that of a)", forwards[1].port));
     }
 }

@@ -87,7 +87,7 @@ pub fn run(options: &Options) -> Result<u8> {
     }
     let forwards = network::forwards(&scenario)?;
     let config = machine(&scenario, &built, acceleration, &folder, &module, &forwards)?;
-    forwards.iter().for_each(|forward| remark(&forward.describe(&scenario)));
+    forwards.iter().for_each(|forward| remark(&forward.describe(&scenario, &forwards)));
     let log = folder.join("console.log");
     let mut session = Session::start(&tools, &config, RunState::new(&scenario), Some(&log))?;
     let mut view: Box<dyn View> = match (options.json, options.plain || !std::io::stdout().is_terminal()) {
@@ -102,8 +102,8 @@ pub fn run(options: &Options) -> Result<u8> {
     let mut failure = stopped.failure.or_else(|| session.failure());
     if stopped.by_user && session.ended_when_told() {
         // What was asked for is no failure; an interrupted run is not a whole one, though, unless it is to end like that.
-        let is_cut_short = stopped.interrupted && !options.serve;
-        failure = is_cut_short.then(|| "interrupted; what it had done is reported".into());
+        let is_whole = options.serve || !stopped.interrupted;
+        failure = (!is_whole).then(|| "interrupted; what it had done is reported".into());
     }
     let wall = session.elapsed().as_secs_f64();
     let shown = paths::shown(&options.scenario);
@@ -123,10 +123,17 @@ pub fn run(options: &Options) -> Result<u8> {
         remark(&format!("event {event} did not happen: the run ended at {:.3} s", session.state.now as f64 / 1e6));
     }
     match failure {
-        None => Ok(0),
+        None => {
+            if stopped.by_user {
+                remark("ended when it was told to");
+            }
+            Ok(0)
+        }
         Some(failure) => {
-            tell!("error: {failure}\n{}", session.last_lines());
-            Ok(if stopped.interrupted { INTERRUPTED } else { 1 })
+            tell!("{}\nerror: {failure}", session.last_lines());
+            // A run that serves is to end by an interrupt: what is wrong with it then is something else.
+            let is_cut_short = stopped.interrupted && !(options.serve && stopped.by_user);
+            Ok(if is_cut_short { INTERRUPTED } else { 1 })
         }
     }
 }

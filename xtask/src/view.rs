@@ -73,12 +73,14 @@ fn for_sale(state: &RunState, supply: &[u32], bases: &[u32]) -> String {
 /// Plain lines on standard output.
 pub struct Plain {
     next_summary: u64,
+    /// Events of the scenario that were told.
+    told: usize,
 }
 
 impl Plain {
     /// A view that sums up once a second of virtual time.
     pub fn new() -> Plain {
-        Plain { next_summary: 1_000_000 }
+        Plain { next_summary: 1_000_000, told: 0 }
     }
 
     fn say(&self, t: u64, who: &str, text: &str) {
@@ -126,6 +128,10 @@ impl View for Plain {
     }
 
     fn record(&mut self, state: &RunState, record: &Record) {
+        for (at_ms, event) in state.events.iter().skip(self.told).take_while(|(at_ms, _)| at_ms * 1_000 <= state.now) {
+            self.say(at_ms * 1_000, "event", event.split_once('=').map_or(event.as_str(), |(_, what)| what));
+            self.told += 1;
+        }
         match record {
             Record::Begin { tsc_hz, cores, supply, bases, restarts, .. } => {
                 let supply = for_sale(state, supply, bases);

@@ -24,7 +24,9 @@ fn default_scenario_leaves_what_the_host_computes() {
     }
     let output = output(&mut command);
     assert!(output.status.success(), "{}\n{}", text(&output.stdout), text(&output.stderr));
-    says_where_clients_find_the_servers(&text(&output.stdout));
+    let said = text(&output.stdout);
+    says_where_clients_find_the_servers(&said);
+    assert!(said.contains("[   1.200 s] event: shock:cache:120:800 ms"), "{said}");
 
     let result: Value = serde_json::from_slice(&left("result.json")).expect("result.json is JSON");
     assert_eq!(result["status"], "ok");
@@ -32,7 +34,7 @@ fn default_scenario_leaves_what_the_host_computes() {
     assert_eq!(result["totals"]["mismatches"], 0);
     assert!(result["totals"]["intervals"].as_u64() > Some(10));
     takes_less_than_a_minute(&result);
-    shows_what_the_result_holds(&text(&output.stdout), &result);
+    shows_what_the_result_holds(&said, &result);
     shock_shows_in_the_price(&result);
     let servers = Servers(&result);
     clients_are_served_from_the_start(&servers);
