@@ -33,6 +33,42 @@ impl Pace {
     }
 }
 
+/// How long the clocks are compared before a machine counts as slow, and how long it is left at that.
+const SLOW_FOR: Duration = Duration::from_secs(10);
+
+/// Notices when a machine that serves clients is much slower than the host: what is to expire in a second lasts longer then.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Lag {
+    /// When the two were compared last: the host's clock, and the machine's in microseconds.
+    from: Option<(Instant, u64)>,
+    is_slow: bool,
+}
+
+impl Lag {
+    /// What to tell of it: when it becomes slow, and when it is no more.
+    pub fn look(&mut self, now: Instant, machine_us: u64) -> Option<String> {
+        let (since, from_us) = *self.from.get_or_insert((now, machine_us));
+        let host = now.saturating_duration_since(since);
+        if host < SLOW_FOR {
+            return None;
+        }
+        self.from = Some((now, machine_us));
+        let machine = Duration::from_micros(machine_us.saturating_sub(from_us));
+        let was_slow = core::mem::replace(&mut self.is_slow, machine < host * 3 / 4);
+        match (was_slow, self.is_slow) {
+            (false, true) => {
+                let per_s = machine.as_secs_f64() / host.as_secs_f64();
+                Some(format!(
+                    "the machine is slower than this host's clock: its seconds last {:.1} s",
+                    1.0 / per_s.max(0.001)
+                ))
+            }
+            (true, false) => Some("the machine keeps pace with this host's clock again".into()),
+            _ => None,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -49,5 +85,21 @@ mod tests {
         assert_eq!(pace.pause(at(11), 1_511_000), Some(LONGEST));
         assert_eq!(pace.pause(at(5_000), 1_600_000), None);
         assert_eq!(pace.pause(at(5_001), 1_610_000), ms(9), "the lost seconds are lost");
+    }
+
+    #[test]
+    fn a_machine_that_becomes_slow_is_told_of_once_and_so_is_its_coming_back() {
+        let mut lag = Lag::default();
+        let start = Instant::now();
+        let mut look = |s: u64, machine_s: u64| lag.look(start + Duration::from_secs(s), machine_s * 1_000_000);
+        assert_eq!((look(0, 0), look(9, 1)), (None, None), "too early to say");
+        assert_eq!(look(10, 9), None);
+        assert_eq!(
+            look(20, 14).as_deref(),
+            Some("the machine is slower than this host's clock: its seconds last 2.0 s")
+        );
+        assert_eq!(look(30, 15), None, "that is known");
+        assert_eq!(look(40, 25).as_deref(), Some("the machine keeps pace with this host's clock again"));
+        assert_eq!(look(50, 35), None);
     }
 }

@@ -3,6 +3,7 @@
 use crate::build::{self, Built};
 use crate::emulator::{Acceleration, Config, Loader};
 use crate::network::{self, Forward};
+use crate::pace::Lag;
 use crate::run_state::RunState;
 use crate::scenario::events::ONE_PPM;
 use crate::scenario::{self, Overrides, Refused, Scenario};
@@ -95,8 +96,8 @@ pub fn run(options: &Options) -> Result<u8> {
         (false, true) => Box::new(Plain::new()),
         (false, false) => Box::new(crate::display::Display::open(&scenario)?),
     };
-    let outcome =
-        watch(&mut session, view.as_mut(), &scenario, options.timeout.or((!options.serve).then_some(TIMEOUT)));
+    let timeout = options.timeout.or((!options.serve).then_some(TIMEOUT));
+    let outcome = watch(&mut session, view.as_mut(), &scenario, timeout, options.serve);
     view.close();
     let stopped = outcome?;
     let mut failure = stopped.failure.or_else(|| session.failure());
@@ -243,10 +244,12 @@ fn watch(
     view: &mut dyn View,
     scenario: &Scenario,
     timeout: Option<Duration>,
+    serves: bool,
 ) -> Result<Stopped> {
     let mut ppm = vec![ONE_PPM; scenario.plan.apps.len()];
     let names: Vec<&str> = scenario.plan.apps.iter().map(|app| app.name.as_str()).collect();
     let mut ending: Option<Instant> = None;
+    let mut lag = serves.then(Lag::default);
     let mut interrupted = false;
     let end = |failure: Option<String>, interrupted: bool, by_user: bool| Ok(Stopped { failure, interrupted, by_user });
     loop {
@@ -255,6 +258,12 @@ fn watch(
             Seen::Record(record) => view.record(&session.state, &record),
             Seen::Nothing => {}
             Seen::Off => return end(None, interrupted, ending.is_some()),
+        }
+        // Before its first record the machine boots.
+        if let Some(lag) = lag.as_mut().filter(|_| session.state.begun)
+            && let Some(text) = lag.look(Instant::now(), session.state.now)
+        {
+            view.note(&text);
         }
         for wish in view.tick(&session.state) {
             match wish {
