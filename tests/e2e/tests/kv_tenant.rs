@@ -1,12 +1,11 @@
 //! `kv` as an application of the market, as clients on the host see it: it is served by its own virtual function while its
 //! pages are bought, taken and bought again, and while its function is reset, or lost and bought again.
 
-use e2e::memcached::Client;
+use e2e::memcached::{Checker, Client};
 use e2e::{Change, Machine};
 use proto::host::{Command, Record};
 use std::process::Command as Program;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 /// A tenant that serves, and one that wants the same pages, but at first not for much.
 const SCENARIO: &str = r#"
@@ -41,37 +40,10 @@ const CACHE: u16 = 1;
 /// Keys of the client, and bytes of a value: more than the base holds, and fewer than all pages do.
 const KEYS: u64 = 800;
 const VALUE_BYTES: usize = 500;
-/// Requests on their way at once.
-const AT_ONCE: usize = 32;
 
 /// What is stored under a key.
 fn value(key: u64) -> Vec<u8> {
     (0..VALUE_BYTES as u64).map(|at| (key.wrapping_mul(31) + at) as u8).collect()
-}
-
-/// What a client has seen.
-#[derive(Default)]
-struct Tally {
-    hits: AtomicU64,
-    misses: AtomicU64,
-    is_over: AtomicBool,
-}
-
-/// Asks for all keys again and again, some at once, and stores what is missing. Every answer is checked.
-fn client(port: u16, tally: &Tally) {
-    let mut client = Client::connect(port);
-    let mut random = e2e::random_numbers(7);
-    while !tally.is_over.load(Ordering::Relaxed) {
-        let keys: Vec<u64> = (0..AT_ONCE).map(|_| random(KEYS)).collect();
-        keys.iter().for_each(|key| client.say(format!("get key{key}\r\n").as_bytes()));
-        let missing: Vec<u64> = keys.into_iter().filter(|key| !is_right(&mut client, *key)).collect();
-        tally.hits.fetch_add((AT_ONCE - missing.len()) as u64, Ordering::Relaxed);
-        tally.misses.fetch_add(missing.len() as u64, Ordering::Relaxed);
-        for key in missing {
-            let line = format!("set key{key} 0 0 {VALUE_BYTES} noreply\r\n");
-            client.say(&[line.as_bytes(), &value(key), b"\r\n"].concat());
-        }
-    }
 }
 
 /// Takes the answer to a request for this key. True if it is there; then it is what was stored.
@@ -130,9 +102,7 @@ fn one_that_halts_on_its_core_gives_pages_up_in_time_and_goes_on() {
 fn pages_and_the_function_are_taken(scenario: &str) {
     let (mut machine, port) = start(scenario);
     clients_of_others(port);
-    let tally = Arc::new(Tally::default());
-    let for_client = tally.clone();
-    let load = std::thread::spawn(move || client(port, &for_client));
+    let checker = Checker::start(port, KEYS, VALUE_BYTES);
     // What clients ask for is worth pages.
     wait_pages(&mut machine, "pages are bought", |pages| pages >= 60);
     // They are worth more to somebody else.
@@ -142,16 +112,16 @@ fn pages_and_the_function_are_taken(scenario: &str) {
     machine.wait_line("[kv] the function was reset and is up again").expect("it comes up again");
     machine.send(&Command::Valuation { app: CACHE, ppm: 1 }).expect("sent");
     wait_pages(&mut machine, "pages are bought again", |pages| pages >= 60);
-    let hits = tally.hits.load(Ordering::Relaxed);
+    let hits = checker.hits();
     machine.wait_record(|record| matches!(record, Record::Hits { app: 0, .. })).expect("it reports");
-    while tally.hits.load(Ordering::Relaxed) == hits {
+    while checker.hits() == hits {
         machine.wait_record(|record| matches!(record, Record::Round { .. })).expect("the same connection goes on");
     }
-    tally.is_over.store(true, Ordering::Relaxed);
-    load.join().expect("every answer was right");
+    let misses = checker.misses();
+    checker.end();
     machine.stop();
     // The rival took what it won by notice and by no force: nothing was lost that had not been given up.
-    assert!(tally.misses.load(Ordering::Relaxed) > KEYS, "what was given up was missed");
+    assert!(misses > KEYS, "what was given up was missed");
 }
 
 /// One function, which `kv` buys and a rival wants, too; whose bids reach nothing at first.
