@@ -202,7 +202,9 @@ impl Market {
         let Some(limits) = self.limits.get(at) else {
             return Err(MarketError::Refused(Refusal::UnknownGood));
         };
-        let body = bid_message(good, offer, limits, self.book.to_spend());
+        // Each good that is bid for may take its part, whatever the others take.
+        let others = self.standing.iter().enumerate().filter(|(other, bid)| *other != at && wants_some(bid)).count();
+        let body = bid_message(good, offer, limits, Credits(self.book.to_spend().0 / (others as i128 + 1)));
         if self.standing[at].as_ref() != Some(&body) {
             self.say(body.clone(), Endpoint::leave)?;
             self.standing[at] = Some(body);
@@ -506,6 +508,11 @@ impl Market {
     }
 }
 
+/// True for a bid that wants something.
+fn wants_some(bid: &Option<RequestBody>) -> bool {
+    matches!(bid, Some(RequestBody::Bid { curve, .. }) if !curve.is_empty())
+}
+
 /// An offer as a message, within limits, for who has so much to spend.
 fn bid_message(good: u16, offer: &Offer, limits: &Limits, to_spend: Credits) -> RequestBody {
     let mut left = limits.most_units;
@@ -523,8 +530,9 @@ fn bid_message(good: u16, offer: &Offer, limits: &Limits, to_spend: Credits) -> 
     }
     // Who wants nothing says the same whatever money there is, so that it is said once.
     let most = if curve.is_empty() { Credits::ZERO } else { offer.max_payment.min(limits.budget).max(Credits::ZERO) };
-    // Nor does who can pay for all of it.
-    let all = curve.iter().map(|segment| i128::from(segment.quantity) * i128::from(segment.value));
+    // Nor does who can pay for all of it, as if everything was held already and worth keeping.
+    let keep = i128::from(offer.keep.0);
+    let all = curve.iter().map(|segment| i128::from(segment.quantity) * (i128::from(segment.value) + keep));
     let most = if all.sum::<i128>() <= to_spend.0 { most } else { most.min(to_spend) };
     RequestBody::Bid {
         good,

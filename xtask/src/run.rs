@@ -132,8 +132,8 @@ pub fn run(options: &Options) -> Result<u8> {
         }
         Some(failure) => {
             tell!("{}\nerror: {failure}", session.last_lines());
-            // A run that serves is to end by an interrupt: what is wrong with it then is something else.
-            let is_cut_short = stopped.interrupted && !(options.serve && stopped.by_user);
+            // A run that serves is to end by an interrupt: what is wrong with it then is something else, unless there was another.
+            let is_cut_short = stopped.interrupted && (!options.serve || interrupt::count() > 1);
             Ok(if is_cut_short { INTERRUPTED } else { 1 })
         }
     }

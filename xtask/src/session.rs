@@ -9,7 +9,7 @@ use crate::run_state::{History, RunState};
 use crate::setup::Tools;
 use anyhow::{Context, Result};
 use kernel::epitaph::{EPITAPH_MARK, EVENTS_MARK, EventKind};
-use proto::host::{Command, Record};
+use proto::host::{Command, Record, TOLD_TO_END};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
@@ -134,7 +134,8 @@ impl Session {
     pub fn ended_when_told(&self) -> bool {
         let off = self.status.is_some_and(|status| status.code().is_some_and(|code| code & 1 == 1));
         let agree = self.state.verified.as_ref().is_none_or(|verified| verified.agree());
-        off && agree && self.state.end.is_some() && self.state.violations.is_empty() && self.epitaph().is_none()
+        let is_good = matches!(self.state.end, Some((0 | TOLD_TO_END, _)));
+        off && agree && is_good && self.state.violations.is_empty() && self.epitaph().is_none()
     }
 
     /// The kernel's epitaph, if it panicked. Only the kernel writes at the start of a line: what the console server

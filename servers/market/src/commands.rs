@@ -68,7 +68,7 @@ impl<M: Machine> Server<'_, M> {
                 self.drain_journal();
             }
             Command::RevokeStorage { .. } => self.order_revocation(app),
-            Command::Stop => self.end_run(Some("the run was stopped by a command")),
+            Command::Stop => self.end_run(Some(crate::finish::STOPPED)),
             Command::Crash => panic!("the market was ordered to crash"),
             Command::CrashNic => match self.nic.as_mut() {
                 Some(nic) => nic.crash(),

@@ -4,19 +4,21 @@ use crate::archive::GoodKind;
 use crate::machine::{Invoke, Machine};
 use crate::root::GLOBAL_STATS_PAGE;
 use crate::server::{Phase, Server, account};
-use crate::tenant::State;
+use crate::tenant::{State, Tenant};
 use crate::usage::SHORT_MICROS;
 use alloc::{format, string::String, vec::Vec};
 use cap_spec::abi::{ObjectType, STATS_PAGE, stats_page};
 use market_mechanism::{Credits, Quantity};
 use proto::console::ToConsole;
-use proto::host::{End, Record, stop_reason};
+use proto::host::{End, Record, TOLD_TO_END, stop_reason};
 use proto::storage::storage_units;
 
 /// Value for the debug-exit port after a run of which everything is well: QEMU's exit status is then 33.
 pub const SUCCESS: u8 = 0x10;
 /// After any other: 35.
 pub const FAILURE: u8 = 0x11;
+/// Why a run ended that was told to.
+pub const STOPPED: &str = "the run was stopped by a command";
 /// How long the console server may take to write out what it has and to power off.
 const POWER_OFF_MS: u64 = 10_000;
 /// Free blocks about which the kernel is asked in each interval of pages.
@@ -340,7 +342,11 @@ impl<M: Machine> Server<'_, M> {
         self.report_totals();
         self.report_own_cost();
         let problems = self.problems(reason);
-        let status = u8::from(!problems.is_empty());
+        let status = match problems.len() {
+            0 => 0,
+            all if reason == Some(STOPPED) && all == self.problems_of_stopping() => TOLD_TO_END,
+            _ => 1,
+        };
         let t = self.micros();
         self.record(Record::End { t, status, reason: problems.join("; ") });
         let value = if status == 0 { SUCCESS } else { FAILURE };
@@ -374,6 +380,16 @@ impl<M: Machine> Server<'_, M> {
             )),
             None => self.say("ended before the first round"),
         }
+    }
+
+    /// How many of [`Server::problems`] are but what follows from the command to end the run.
+    fn problems_of_stopping(&self) -> usize {
+        let awaited = self.plan().apps.iter().zip(&self.tenants).filter(|(app, _)| app.awaited);
+        let had_not_ended = |tenant: &Tenant| match tenant.state {
+            State::Ended(End::RunOver) | State::Waiting | State::Starting | State::Running(_) => true,
+            State::Ended(_) => false,
+        };
+        1 + awaited.filter(|(_, tenant)| had_not_ended(tenant)).count()
     }
 
     /// Everything that keeps the run from being a success.

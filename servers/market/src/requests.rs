@@ -191,6 +191,9 @@ impl<M: Machine> Server<'_, M> {
         if quantity > left || quantity == 0 || is_page && (!quantity.is_power_of_two() || quantity > largest) {
             return Err(Refusal::BadQuantity);
         }
+        if self.markets[good].kind == GoodKind::Storage && self.must_wait_for_storage(app) {
+            return Err(Refusal::NotAvailable);
+        }
         // Deliveries follow from the state after the purchase.
         let mut actions = Vec::new();
         let mut emit = |action| actions.push(action);
@@ -251,7 +254,7 @@ impl<M: Machine> Server<'_, M> {
     /// was deleted is gone then.
     fn own_leases(&self, app: usize, leases: &[u32]) -> Result<Vec<u32>, Refusal> {
         let tenant = &self.tenants[app];
-        if leases.is_empty() || leases.iter().any(|&lease| lease == 0 || lease >= tenant.next_lease) {
+        if leases.is_empty() || leases.iter().any(|&lease| lease == 0 || u64::from(lease) >= tenant.next_lease) {
             return Err(Refusal::UnknownLease);
         }
         let mut own: Vec<u32> = leases.iter().copied().filter(|lease| tenant.leases.contains_key(lease)).collect();

@@ -73,7 +73,7 @@ impl<M: Machine> Server<'_, M> {
         if self.markets.iter().any(|market| market.kind == GoodKind::Storage && market.begins.is_some()) {
             return;
         }
-        let all = self.all_wanted();
+        let (all, now) = (self.all_wanted(), self.root.machine.now());
         let running = |server: &Self, app: usize| server.tenants[app].is_running() && server.wants_storage(app);
         for (app, _) in all.iter().enumerate().filter(|(_, wanted)| !wanted.is_entitled) {
             if running(self, app) {
@@ -84,9 +84,8 @@ impl<M: Machine> Server<'_, M> {
             if running(self, app)
                 && let Some(link) = self.storage.as_mut()
             {
-                match link.renew(&mut self.root, app, wanted) {
-                    // Nobody pays for what it has to wait for.
-                    Ok(()) if link.must_wait(app, self.root.machine.now()) => self.return_storage(app),
+                match link.renew(&mut self.root, app, wanted, now) {
+                    Ok(()) if link.must_wait(app, now) => self.return_storage(app),
                     Ok(()) => {}
                     Err(error) => self.fail(format!("namespace of application {app}: {error:?}")),
                 }
@@ -274,8 +273,16 @@ impl<M: Machine> Server<'_, M> {
                 format!("storage function {vf}: the controller does not keep it to its limit")
             }
             FromStorage::Released { vf } => {
-                if let Err(error) = link.released(&mut self.root, vf, &wanted) {
+                let (now, app) = (self.root.machine.now(), link.holder(vf));
+                let (released, waits) = (
+                    link.released(&mut self.root, vf, &wanted, now),
+                    app.filter(|app| wanted[*app].is_entitled && link.must_wait(*app, now)),
+                );
+                if let Err(error) = released {
                     self.fail(format!("storage functions: {error:?}"));
+                }
+                if let Some(app) = waits {
+                    self.return_storage(app);
                 }
                 format!("storage function {vf}: its namespace is erased")
             }
@@ -321,6 +328,21 @@ impl<M: Machine> Server<'_, M> {
         let name = self.name(app);
         self.fail(format!("{name} cannot be launched: there is no namespace for it"));
         self.end_tenant(app, crate::life::launch_failure());
+    }
+
+    /// True if an application is not to get a namespace yet, and so is not to buy one.
+    pub(crate) fn must_wait_for_storage(&self, app: usize) -> bool {
+        let now = self.root.machine.now();
+        self.storage.as_ref().is_some_and(|link| link.must_wait(app, now))
+    }
+
+    /// Leaves those who have to wait for a namespace out of the round that is about to be closed, and takes the others in again.
+    pub(crate) fn suspend_waiting(&mut self, good: usize) {
+        for app in 0..self.tenants.len() {
+            let waits = self.must_wait_for_storage(app);
+            // Who takes no part is none to leave out.
+            let _ = self.markets[good].rounds.suspend(account(app), waits);
+        }
     }
 
     /// Gives back all that an application has bought of the good of namespaces, as if it had done so itself.

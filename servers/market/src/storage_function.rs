@@ -24,20 +24,21 @@ const LONGEST_WAIT: u32 = 6;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tries {
     failures: u32,
+    /// When the last one was.
+    failed_at: u64,
     not_before: u64,
 }
 
 impl Tries {
-    /// It failed. The first time costs nothing; then one second, three, seven and so on, of so many ticks each.
+    /// It failed. The first time costs nothing; then one second, three, seven and so on, of so many ticks each. Only time makes
+    /// up for it, one failure in as long as the longest wait: who lets every other try succeed holds others up as well.
     pub fn failed(&mut self, now: u64, second: u64) {
-        let seconds = (1u64 << self.failures.min(LONGEST_WAIT)) - 1;
-        self.not_before = now.saturating_add(second.saturating_mul(seconds));
-        self.failures = self.failures.saturating_add(1).min(LONGEST_WAIT + 1);
-    }
-
-    /// It went well. That makes up for one failure, so that nobody who fails every other time is trusted for it.
-    pub fn went_well(&mut self) {
-        self.failures = self.failures.saturating_sub(1);
+        let longest = second.saturating_mul(1 << LONGEST_WAIT).max(1);
+        let faded = u32::try_from(now.saturating_sub(self.failed_at) / longest).unwrap_or(u32::MAX);
+        let failures = self.failures.saturating_sub(faded);
+        let seconds = (1u64 << failures.min(LONGEST_WAIT)) - 1;
+        (self.failed_at, self.not_before) = (now, now.saturating_add(second.saturating_mul(seconds)));
+        self.failures = failures.saturating_add(1).min(LONGEST_WAIT + 1);
     }
 
     /// True if it is not to be tried yet.
@@ -137,5 +138,30 @@ impl Function {
             }
         }
         Ok(self.registers.is_some())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Tries;
+
+    #[test]
+    fn only_time_makes_up_for_a_failure() {
+        let (mut tries, mut now) = (Tries::default(), 1_000);
+        let waits = [0, 1, 3, 7, 15, 31, 63, 63].map(|_| {
+            tries.failed(now, 10);
+            let from = now;
+            while tries.must_wait(now) {
+                now += 1;
+            }
+            (now - from) / 10
+        });
+        assert_eq!(waits, [0, 1, 3, 7, 15, 31, 63, 63]);
+        // Three of them fade in three times the longest wait.
+        now += 3 * 640;
+        tries.failed(now, 10);
+        assert!(tries.must_wait(now + 69) && !tries.must_wait(now + 310));
+        tries.failed(u64::MAX, u64::MAX);
+        assert!(!tries.must_wait(u64::MAX));
     }
 }

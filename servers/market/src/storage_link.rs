@@ -257,13 +257,14 @@ impl StorageLink {
     /// The kernel's.
     pub fn came_up<M: Machine>(&mut self, root: &mut Root<M>, wanted: &[Wanted]) -> Result<(), MemoryError> {
         self.is_up = true;
+        let now = root.machine.now();
         for vf in 0..self.vfs.len() {
             match self.vfs[vf].1 {
                 State::Preparing(app) | State::Renewing(app, _) => self.prepare(root, vf, wanted[app])?,
                 State::Leaving | State::Releasing | State::Losing(..) => {
                     self.server.send(&ToStorage::Release { vf: vf as u8 })
                 }
-                State::Without(app, _) if wanted[app].is_entitled => self.renew(root, app, wanted[app])?,
+                State::Without(app, _) if wanted[app].is_entitled => self.renew(root, app, wanted[app], now)?,
                 State::Idle | State::Ready(..) | State::Held(..) | State::Without(..) | State::Dead => {}
             }
         }
@@ -343,14 +344,11 @@ impl StorageLink {
 
     /// The server has made a VF ready. Returns the application that it is for.
     pub fn prepared(&mut self, vf: u8, space: Space) -> Option<usize> {
-        let (function, state) = self.vfs.get_mut(usize::from(vf))?;
+        let (_, state) = self.vfs.get_mut(usize::from(vf))?;
         let app = state.holder()?;
         *state = match core::mem::replace(state, State::Dead) {
             State::Preparing(app) => State::Ready(app, space),
-            State::Renewing(app, slots) => {
-                function.tries.went_well();
-                State::Held(app, space, slots)
-            }
+            State::Renewing(app, slots) => State::Held(app, space, slots),
             other => {
                 *state = other;
                 return None;
@@ -375,15 +373,22 @@ impl StorageLink {
         true
     }
 
-    /// Begins to make queues in a namespace for an application that is without, unless it has to wait for that ([`Tries`]).
+    /// Begins to make queues in a namespace for an application that is without, unless it has to wait for that ([`Tries`]) at this
+    /// time.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn renew<M: Machine>(&mut self, root: &mut Root<M>, app: usize, wanted: Wanted) -> Result<(), MemoryError> {
+    pub fn renew<M: Machine>(
+        &mut self,
+        root: &mut Root<M>,
+        app: usize,
+        wanted: Wanted,
+        now: u64,
+    ) -> Result<(), MemoryError> {
         let Some(vf) = self.of(app) else { return Ok(()) };
         let (function, state) = &mut self.vfs[vf];
         let State::Without(_, slots) = state else { return Ok(()) };
-        if function.tries.must_wait(root.machine.now()) {
+        if function.tries.must_wait(now) {
             return Ok(());
         }
         *state = State::Renewing(app, core::mem::take(slots));
@@ -391,13 +396,14 @@ impl StorageLink {
         if self.is_up { self.prepare(root, vf, wanted) } else { Ok(()) }
     }
 
-    /// True if an application has no namespace, and is not to get one yet, as none could be made ready for it of late.
+    /// True if an application has no namespace, or none any more, and is not to get one yet, as none could be made ready for it of
+    /// late.
     pub fn must_wait(&self, app: usize, now: u64) -> bool {
         let (function, state) = match self.of(app) {
             Some(vf) => &self.vfs[vf],
             None => return false,
         };
-        matches!(state, State::Without(..)) && function.tries.must_wait(now)
+        matches!(state, State::Without(..) | State::Losing(..)) && function.tries.must_wait(now)
     }
 
     /// The server has erased what was in the namespace of a VF. Who still has the VF gets another namespace, if it is to have
@@ -405,7 +411,13 @@ impl StorageLink {
     ///
     /// # Errors
     /// The kernel's.
-    pub fn released<M: Machine>(&mut self, root: &mut Root<M>, vf: u8, wanted: &[Wanted]) -> Result<(), MemoryError> {
+    pub fn released<M: Machine>(
+        &mut self,
+        root: &mut Root<M>,
+        vf: u8,
+        wanted: &[Wanted],
+        now: u64,
+    ) -> Result<(), MemoryError> {
         let vf = usize::from(vf);
         match self.vfs.get_mut(vf).map(|(_, state)| state) {
             Some(State::Leaving) => {
@@ -417,7 +429,7 @@ impl StorageLink {
                 let State::Losing(app, slots) = core::mem::replace(state, State::Dead) else { return Ok(()) };
                 *state = State::Without(app, slots);
                 if wanted[app].is_entitled {
-                    self.renew(root, app, wanted[app])?;
+                    self.renew(root, app, wanted[app], now)?;
                 }
             }
             _ => {}
@@ -429,15 +441,18 @@ impl StorageLink {
     /// is to have one again ([`StorageLink::renew`]). Returns the application that was to have one.
     pub fn refused(&mut self, vf: u8, why: Refused) -> Option<usize> {
         let (function, state) = self.vfs.get_mut(usize::from(vf))?;
+        // That it has given the namespace up meanwhile makes it no better.
+        if let (Refused::Impossible { now, second }, State::Renewing(..) | State::Losing(..) | State::Without(..)) =
+            (why, &*state)
+        {
+            function.tries.failed(now, second);
+        }
         match state {
             State::Preparing(_) => {
                 let state_after = if why == Refused::TooLarge { State::Idle } else { State::Dead };
                 core::mem::replace(state, state_after).holder()
             }
             State::Renewing(app, slots) => {
-                if let Refused::Impossible { now, second } = why {
-                    function.tries.failed(now, second);
-                }
                 let app = *app;
                 *state = State::Without(app, core::mem::take(slots));
                 Some(app)

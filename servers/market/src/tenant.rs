@@ -130,7 +130,7 @@ pub struct Tenant {
     /// Its leases of pages by number.
     pub leases: BTreeMap<u32, PageLease>,
     /// Number of the next lease.
-    pub next_lease: u32,
+    pub next_lease: u64,
     /// Leases that are still on their way to it, in order.
     pub waiting: VecDeque<u32>,
     /// Parts of a virtual function that are still on their way to it, in order.
@@ -244,6 +244,18 @@ impl Tenant {
         let bytes: usize = self.outbox.iter().map(Vec::len).sum();
         if self.outbox.len() < MAX_OUTBOX && bytes + message.len() <= MAX_OUTBOX_BYTES {
             self.outbox.push_back(message);
+        }
+    }
+
+    /// The number of the next lease: 1 to 2^32 - 1, and then again those that are free, as a run may last for years.
+    pub fn take_lease_number(&mut self) -> u32 {
+        // Ends: far fewer are held than there are.
+        loop {
+            let number = ((self.next_lease - 1) % u64::from(u32::MAX)) as u32 + 1;
+            self.next_lease += 1;
+            if !self.leases.contains_key(&number) {
+                return number;
+            }
         }
     }
 

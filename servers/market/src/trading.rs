@@ -65,6 +65,9 @@ impl<M: Machine> Server<'_, M> {
             GoodKind::Cpu(_) => self.reconcile_begun(good),
             GoodKind::Page => {}
         }
+        if self.markets[good].kind == GoodKind::Storage {
+            self.suspend_waiting(good);
+        }
         self.skip_missed(good, now);
         let market = &mut self.markets[good];
         let (nominal, interval) = (market.rounds.next_close(), market.rounds.terms().interval.0);
@@ -173,8 +176,7 @@ impl<M: Machine> Server<'_, M> {
             match self.make_lease(bits, round) {
                 Ok(lease) => {
                     let tenant = &mut self.tenants[app];
-                    let number = tenant.next_lease;
-                    tenant.next_lease += 1;
+                    let number = tenant.take_lease_number();
                     tenant.leases.insert(number, lease);
                     tenant.waiting.push_back(number);
                     tenant.granted = self.root.machine.now();

@@ -234,7 +234,8 @@ pub enum Record {
     End {
         /// When.
         t: u64,
-        /// 0 if every awaited application ended well and all totals agreed.
+        /// 0 if every awaited application ended well and all totals agreed; [`TOLD_TO_END`] if nothing else is the matter than that
+        /// it was told to end before; else 1.
         status: u8,
         /// Why not, if not.
         reason: String,
@@ -286,6 +287,9 @@ pub enum Record {
         counts: Counts,
     },
 }
+
+/// Status of a run that was good up to where it was told to end.
+pub const TOLD_TO_END: u8 = 2;
 
 /// How an application ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -246,8 +246,27 @@ fn a_bid_stays_within_its_limits() {
     assert_eq!(sent(Limits { most_units: 4, ..NO_LIMITS }).0, [(3, 90), (1, 50)]);
     assert_eq!(sent(Limits { most_units: 0, ..NO_LIMITS }), (vec![], 0), "nothing is the same whatever money there is");
     // What its base costs is not spent; who could pay all that it bids is not held up by it, and says the same every time.
-    assert_eq!([410, 409, 0].map(|to_spend| bid(NO_LIMITS, to_spend).1), [u64::MAX, 409, 0]);
+    assert_eq!([419, 418, 0].map(|to_spend| bid(NO_LIMITS, to_spend).1), [u64::MAX, 418, 0]);
     assert_eq!(bid(Limits { budget: Credits(7), ..NO_LIMITS }, 9).1, 7);
+}
+
+#[test]
+fn goods_that_are_bid_for_share_what_may_be_spent() {
+    let (mut market, server) = connect(|_| answer(Answer::Done));
+    // What two bases of 10 cost in two intervals, and 400.
+    market.set_free(440);
+    let steps = [Segment { quantity: Quantity(1_000), value: Price(10) }];
+    let some = Offer { curve: Curve::new(&steps).unwrap(), keep: Price(0), max_payment: Credits::MAX };
+    let none = Offer { curve: Curve::new(&[]).unwrap(), ..some };
+    for (good, offer) in [(0, &some), (1, &some), (0, &some), (1, &none), (0, &some)] {
+        market.bid(good, offer).unwrap();
+    }
+    assert!(market.statement().is_err(), "so that the market has read them");
+    let most = |request: &RequestBody| match request {
+        RequestBody::Bid { max_payment, .. } => Some(*max_payment),
+        _ => None,
+    };
+    assert_eq!(server.borrow().requests.iter().filter_map(most).collect::<Vec<_>>(), [400, 200, 200, 0, 400]);
 }
 
 #[test]

@@ -230,3 +230,38 @@ fn tables_grow_with_the_pages_and_the_items() {
     // At most 64 items a page.
     assert!(client.store.table_bytes() < 64 * 64 * 2 * 80, "{}", client.store.table_bytes());
 }
+
+/// Room for a joined value is made by taking what is oldest, which may be the part that was sent: it came long ago, and its
+/// last byte only now.
+#[test]
+fn what_was_sent_is_taken_to_make_room_for_the_whole() {
+    let mut refused = 0;
+    for (pages, length, mode, number) in
+        (2..5).flat_map(|pages| [0, 1, 40].map(|length| (pages, length))).flat_map(|(pages, length)| {
+            ["MA", "MP"]
+                .into_iter()
+                .flat_map(move |mode| (0..80).step_by(4).map(move |number| (pages, length, mode, number)))
+        })
+    {
+        let mut client = Client::new(pages);
+        client.set("k", 3000);
+        let mut slow = Connection::new(&mut client.store);
+        let mut sink = common::Sink { bytes: Vec::new(), room: 8000 };
+        let sent = [format!("ms k {length} {mode} s k\r\n").as_bytes(), &vec![b'v'; length]].concat();
+        slow.receive(&mut client.store, START, &sent, &mut sink);
+        (0..number).for_each(|number| client.set(&format!("s{number:03}"), 20));
+        client.use_it("k");
+        slow.receive(&mut client.store, START, b"\r\n", &mut sink);
+        let answers = [
+            format!("HD s{} kk", 3000 + length),
+            format!("NS s{length} kk"),
+            "SERVER_ERROR out of memory storing object".into(),
+        ];
+        let said = String::from_utf8(sink.bytes.clone()).expect("text");
+        let which = answers.iter().position(|answer| said == format!("{answer}\r\n"));
+        refused += usize::from(which.unwrap_or_else(|| panic!("{said}")) == 2);
+        slow.close(&mut client.store);
+        assert_eq!(check(&client.store), Ok(()));
+    }
+    assert!(refused > 0, "it was never taken");
+}

@@ -91,6 +91,8 @@ struct Member {
     stop_before: Option<RoundNo>,
     /// [`Action::Stop`] was given.
     stopped: bool,
+    /// Its bid does not count for now.
+    suspended: bool,
     bid: Option<Bid>,
     paid_running: Paid,
     paid_next: Paid,
@@ -259,6 +261,7 @@ impl<const N: usize> Rounds<N> {
             base_owed: false,
             stop_before: None,
             stopped: false,
+            suspended: false,
             bid: None,
             paid_running: Paid::default(),
             paid_next: Paid::default(),
@@ -312,6 +315,17 @@ impl<const N: usize> Rounds<N> {
     pub fn cancel_bid(&mut self, account: AccountId) -> Result<(), RoundError> {
         let at = self.find(account).map_err(|_| RoundError::NoSuchMember)?;
         self.members[at].bid = None;
+        Ok(())
+    }
+
+    /// Leaves an account's bid out of rounds while it is suspended, as when what it won could not be delivered, so that nobody pays
+    /// for that; what it has won already it keeps.
+    ///
+    /// # Errors
+    /// [`RoundError::NoSuchMember`].
+    pub fn suspend(&mut self, account: AccountId, suspended: bool) -> Result<(), RoundError> {
+        let at = self.find(account).map_err(|_| RoundError::NoSuchMember)?;
+        self.members[at].suspended = suspended;
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::finish::{FAILURE, SUCCESS};
+use proto::host::TOLD_TO_END;
 
 /// Three tenants that want 600 pages each at these values, after half a second.
 fn bidding(archive: &[u8], values: [u64; 3]) -> Sim<'_> {
@@ -494,6 +495,26 @@ fn a_run_without_a_limit_goes_on_for_days_until_it_is_told_to_end() {
     assert!((0..=seconds).contains(&kept.0), "{kept}: a unit a second at most, as an income is whole units");
     sim.command(Command::Stop);
     sim.run_to(49 * HOUR_MS);
-    assert!(sim.result().1.starts_with("the run was stopped by a command"), "{:?}", sim.result());
+    let (status, reason) = sim.result();
+    assert!(status == TOLD_TO_END && reason.starts_with(crate::finish::STOPPED), "{status}: {reason}");
     assert_eq!((sim.end(0), sim.totals().2), (Some(&End::RunOver), 0));
+}
+
+#[test]
+fn numbers_of_leases_begin_again_when_all_were_used() {
+    let archive = three();
+    let mut sim = Sim::new(&archive, silent);
+    sim.run_to(150);
+    sim.tenants[0].says.push(RequestBody::Desk { good: 0, quantity: 1 });
+    sim.run_to(152);
+    sim.server.tenants[0].next_lease = u64::from(u32::MAX);
+    for _ in 0..3 {
+        sim.tenants[0].says.push(RequestBody::Desk { good: 0, quantity: 1 });
+    }
+    sim.run_to(154);
+    let numbers: Vec<u32> = sim.tenants[0].leases.keys().copied().collect();
+    assert_eq!(numbers, [1, 2, 3, u32::MAX], "the first one is held");
+    sim.tenants[0].says.push(RequestBody::GiveUp { leases: vec![u32::MAX, 2] });
+    sim.run_to(450);
+    assert_eq!((sim.pages(0), sim.server.tally.mismatches), (0, 0));
 }

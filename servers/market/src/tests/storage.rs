@@ -534,12 +534,47 @@ fn who_keeps_its_function_from_answering_again_and_again_is_tried_ever_more_seld
         gaps.is_sorted() && gaps[0] <= 2 && gaps.iter().rev().take(2).all(|gap| (64..=66).contains(gap)),
         "{gaps:?}"
     );
-    let paid = sim.server.markets[usize::from(STORAGE)].rounds.lease(crate::server::account(0)).expect("a member");
-    assert_eq!(paid.running.0, 0, "it waits");
+    let lease = sim.server.markets[usize::from(STORAGE)].rounds.lease(crate::server::account(0)).expect("a member");
+    assert_eq!((lease.running.0, lease.next.0), (0, 0), "it waits");
+    // What it had won when it failed it has paid for, of which that was the last.
+    let paid = |message: &&FromMarket| matches!(message, FromMarket::Round { good: STORAGE, payment: 1.., .. });
+    let paid = sim.tenants[0].heard.iter().filter(paid).count();
+    assert!(paid <= 2 * tries.len(), "{paid} intervals for {} tries", tries.len());
+    sim.tenants[0].says.push(RequestBody::Desk { good: STORAGE, quantity: 3 });
+    disk.run_to(&mut sim, 260_400);
+    assert_eq!(sim.answers(0).last(), Some(&Answer::Refused(proto::market::Refusal::NotAvailable)));
     // One that answers again is served as soon as it is tried.
     disk.ends.clear();
     disk.run_to(&mut sim, 350_000);
     assert_eq!(heard(&sim, 0)[2].len(), 1);
+    disk.run_to(&mut sim, 1_000_000);
+    assert_eq!(sim.totals().2, 0, "{:?}", sim.result());
+}
+
+/// Nor is who gives a namespace back before it is known that none can be made ready.
+#[test]
+fn who_gives_it_back_while_its_function_does_not_answer_has_to_wait_all_the_same() {
+    let mut plan = buyer();
+    plan.limit_ms = Some(30_000);
+    let archive = archive(&plan);
+    let mut disk = Disk { ends: (0..16).map(|_| Prepared::Never).collect(), ..Disk::default() };
+    let mut sim = Sim::on(machine(), &archive, silent);
+    let prepared = |disk: &Disk| disk.told.iter().filter(|told| matches!(told, ToStorage::Prepare { .. })).count();
+    let mut at = 2_100;
+    for _ in 0..12 {
+        let before = prepared(&disk);
+        sim.tenants[0].says.push(RequestBody::Desk { good: STORAGE, quantity: 3 });
+        disk.run_to(&mut sim, at + 50);
+        if prepared(&disk) > before {
+            sim.tenants[0].says.push(RequestBody::Release { good: STORAGE, leases: Vec::new(), quantity: 3 });
+            disk.run_to(&mut sim, at + 100);
+            say(&mut sim, &FromStorage::Impossible { vf: 0 });
+        }
+        at += 2_000;
+        disk.run_to(&mut sim, at);
+    }
+    // At once, at once, after a second, three, seven and fifteen.
+    assert_eq!(prepared(&disk), 5, "{:?}", disk.told);
     disk.run_to(&mut sim, 1_000_000);
     assert_eq!(sim.totals().2, 0, "{:?}", sim.result());
 }

@@ -261,8 +261,7 @@ fn begin_set<P: Pages, C: Cold>(
         mode,
         cas: flags.cas.unwrap_or(0),
         invalidates: flags.stale && mode == Mode::Cas,
-        // As in memcached, 0 is none here.
-        explicit: flags.explicit.filter(|cas| *cas != 0),
+        explicit: flags.explicit,
     };
     Ok(Incoming { pin, length, received: 0, end: [0; 2], storing, reply: Reply::Meta(reply) })
 }

@@ -123,8 +123,8 @@ impl<P: Pages, C: Cold> Store<P, C> {
                 Outcome::Exists
             }
             _ if cas != 0 && !matches => Outcome::Exists,
-            Mode::Append | Mode::AppendOrSet => self.join(old, old, id, explicit),
-            Mode::Prepend | Mode::PrependOrSet => self.join(old, id, old, explicit),
+            Mode::Append | Mode::AppendOrSet => self.join(old, [old, id], how),
+            Mode::Prepend | Mode::PrependOrSet => self.join(old, [id, old], how),
         }
     }
 
@@ -241,7 +241,7 @@ impl<P: Pages, C: Cold> Store<P, C> {
     }
 
     /// Makes an item of the values of two, with key, flags and expiry of `old`, which is one of them.
-    fn join(&mut self, old: EntryId, first: EntryId, second: EntryId, explicit: Option<u64>) -> Outcome {
+    fn join(&mut self, old: EntryId, [first, second]: [EntryId; 2], how: Storing) -> Outcome {
         if let Some(ticket) = self.load(old) {
             return Outcome::Cold(ticket);
         }
@@ -260,9 +260,15 @@ impl<P: Pages, C: Cold> Store<P, C> {
             };
         };
         let new = pin.id();
+        let is_gone = |store: &Self, id: EntryId| store.entries.get(id).marks.has(Marks::GONE);
+        let sent = if first == old { second } else { first };
         let complete = self.copy(first, new, 0) && self.copy(second, new, lengths[0]);
         let result = match self.find_like(new) {
-            Some(old) if complete => self.replaced(old, new, explicit),
+            // Making room may have taken what was sent, which is told about as well, whether it was copied before or is empty.
+            _ if is_gone(self, sent) => Outcome::NoMemory,
+            Some(old) if complete => self.replaced(old, new, how.explicit),
+            // Or the old one: then it is a miss.
+            None if matches!(how.mode, Mode::AppendOrSet | Mode::PrependOrSet) => self.stored(sent, how.explicit),
             None if complete => Outcome::NotStored,
             _ => Outcome::NoMemory,
         };

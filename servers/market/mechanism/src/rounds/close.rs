@@ -149,7 +149,7 @@ impl<const N: usize> Rounds<N> {
                 member.bid = None;
             }
             // Who cannot pay its base must not spend on anything else.
-            let Some(bid) = member.bid.filter(|_| member.stop_before.is_none()) else {
+            let Some(bid) = member.bid.filter(|_| member.stop_before.is_none() && !member.suspended) else {
                 continue;
             };
             let budget = bid.max_payment.min(ledger.free(member.account));

@@ -141,7 +141,8 @@ impl<'a> Flags<'a> {
                     .map(|value| flags.client_flags = value)
                     .ok_or(error.unwrap_or(super::BAD_FORMAT)),
                 b'C' => number(BAD_TOKEN).map(|cas| flags.cas = Some(cas)),
-                b'E' => number(BAD_TOKEN).map(|cas| flags.explicit = Some(cas)),
+                // As in memcached, 0 is none.
+                b'E' => number(BAD_TOKEN).map(|cas| flags.explicit = Some(cas).filter(|cas| *cas != 0)),
                 b'J' => number(b"CLIENT_ERROR invalid numeric initial value\r\n").map(|value| flags.initial = value),
                 b'D' => number(b"CLIENT_ERROR invalid numeric delta value\r\n").map(|value| flags.delta = Some(value)),
                 b'M' => match token {
