@@ -70,9 +70,10 @@ fn a_limit_outlives_the_storage_server() {
     let limited = seconds(&run, "limited");
     println!("limited {limited:?}");
     assert!(run.console_has("the storage server stopped") && run.console_has("storage device: it was reset"));
-    // In the second of a crash nobody counts for a moment, and the next one makes up for what passed then.
+    // In the second of a crash nobody counts until the server is up again, some milliseconds later, in which the medium passes as
+    // much as it can: 50 operations in each if the host has nothing else to do for it.
     let both = limited[0] + limited[1];
-    assert!(both.abs_diff(4_000) <= 200, "{both} in the first two seconds, of 4000");
+    assert!((3_800..=4_800).contains(&both), "{both} in the first two seconds, of 4000");
     expect(limited[3], 2_000, 3);
     assert!(run.console_has("preemptions, 1 times with new queues"));
     assert_eq!(run.end("limited"), &End::Exit { status: 0 });

@@ -511,7 +511,7 @@ fn numbers_of_leases_begin_again_when_all_were_used() {
     for _ in 0..3 {
         sim.tenants[0].says.push(RequestBody::Desk { good: 0, quantity: 1 });
     }
-    sim.run_to(154);
+    sim.run_to(190);
     let numbers: Vec<u32> = sim.tenants[0].leases.keys().copied().collect();
     assert_eq!(numbers, [1, 2, 3, u32::MAX], "the first one is held");
     sim.tenants[0].says.push(RequestBody::GiveUp { leases: vec![u32::MAX, 2] });
