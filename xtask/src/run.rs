@@ -132,11 +132,15 @@ pub fn run(options: &Options) -> Result<u8> {
         }
         Some(failure) => {
             tell!("{}\nerror: {failure}", session.last_lines());
-            // A run that serves is to end by an interrupt: what is wrong with it then is something else, unless there was another.
-            let is_cut_short = stopped.interrupted && (!options.serve || interrupt::count() > 1);
-            Ok(if is_cut_short { INTERRUPTED } else { 1 })
+            Ok(failed_status(stopped.interrupted, options.serve, interrupt::count()))
         }
     }
+}
+
+/// The exit status of a run with something wrong. One that serves is to end by an interrupt: what is wrong with it then is
+/// something else, unless there was another one.
+fn failed_status(was_interrupted: bool, serves: bool, interrupts: u32) -> u8 {
+    if was_interrupted && (!serves || interrupts > 1) { INTERRUPTED } else { 1 }
 }
 
 /// Builds what a scenario needs.
@@ -355,4 +359,16 @@ pub fn image(file: &Path, overrides: &Overrides, disc: Option<&Path>) -> Result<
     config.loader = Loader::Disc { image: disc, uefi: None };
     say!("boots with: {}", crate::emulator::typed(&tools, &config));
     Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interrupt_is_how_a_run_that_serves_ends_and_how_another_one_is_cut_short() {
+        assert_eq!([failed_status(false, false, 0), failed_status(false, true, 0)], [1, 1]);
+        assert_eq!([failed_status(true, false, 1), failed_status(true, false, 2)], [INTERRUPTED; 2]);
+        assert_eq!([failed_status(true, true, 1), failed_status(true, true, 2)], [1, INTERRUPTED]);
+    }
 }

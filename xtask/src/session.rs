@@ -234,6 +234,17 @@ mod tests {
     }
 
     #[test]
+    fn a_run_that_was_told_to_end_hides_nothing_else() {
+        let mut told = session("exit 35", "told");
+        for (status, is_good) in [(0, true), (TOLD_TO_END, true), (1, false)] {
+            told.state.end = Some((status, "the run was stopped by a command; store stopped at a fault".into()));
+            assert_eq!(told.ended_when_told(), is_good, "{status}");
+        }
+        told.state.end = None;
+        assert!(!told.ended_when_told());
+    }
+
+    #[test]
     fn a_panic_is_decoded_and_an_imitated_one_is_not() {
         let epitaph = format!("{EPITAPH_MARK} 1 7 kernel/src/x.rs:42: no");
         let real = session(&format!("echo 'kernel: boots'; echo '{epitaph}'; exit 85"), "real");

@@ -11,7 +11,7 @@
 //! Reading order:
 //! 1. [`machine`]: what the market needs, and its invocations by name. [`boot`] and [`archive`]: what it is given.
 //! 2. [`slots`], [`memory`], [`root`]: CSpace, blocks of RAM, the market's own objects and windows.
-//! 3. [`launch`]: how a VM is made. [`console_link`], [`device_server`], [`nic_link`], [`storage_link`]: the servers'.
+//! 3. [`launch`]: how a VM is made. [`console_link`], [`device_server`], [`nic_link`], [`storage_link`] with [`storage_state`]: the servers'.
 //!    [`life`]: an application's start and end; [`nic`], [`storage`]: its virtual functions;
 //!    [`faults`]: what the IOMMU has stopped; [`sold_rate`]: limits that servers of devices keep.
 //! 4. [`server`]: state and loop. [`clock`], [`tenant`]: time, and what is known of an application.
@@ -54,6 +54,7 @@ pub mod statement;
 pub mod storage;
 pub mod storage_function;
 pub mod storage_link;
+pub mod storage_state;
 pub mod tenant;
 pub mod trading;
 pub mod usage;

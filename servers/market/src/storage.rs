@@ -7,7 +7,8 @@ use crate::machine::{Machine, Peer, Received};
 use crate::memory::MemoryError;
 use crate::nic::MAX_RESTARTS;
 use crate::server::{Server, account};
-use crate::storage_link::{Refused, STORAGE_HANDLER_PAGE, Wanted};
+use crate::storage_link::STORAGE_HANDLER_PAGE;
+use crate::storage_state::{Refused, Wanted};
 use crate::tenant;
 use alloc::{format, vec::Vec};
 use market_mechanism::Quantity;
@@ -319,7 +320,7 @@ impl<M: Machine> Server<'_, M> {
 
     /// There is no namespace for an application that was to have one. One that cannot start ends. One that runs gives back what
     /// it has bought: that was its own doing if its function did not answer, so it is paid for only what somebody else buys. One
-    /// in its base is tried again when the next interval begins.
+    /// in its base is tried again when the next interval begins, and then ever more seldom.
     fn cannot_have_storage(&mut self, app: Option<usize>) {
         let Some(app) = app else { return };
         if self.tenants[app].is_running() {

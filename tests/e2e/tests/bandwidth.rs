@@ -127,36 +127,17 @@ fn what_is_sent_is_what_was_sold_within_five_percent_also_after_a_crash() {
 
 /// Two that bid for the bandwidth that is for sale besides their bases, of which each wants most; the second one wins it for a
 /// while.
-const SOLD: &str = r#"
-    title = "bandwidth by price"
-    limit = "20 s"
-    [machine]
-    cores = 1
-    memory = "128 MiB"
-    [bandwidth]
-    supply = 110
-    [[app]]
-    name = "first"
-    image = "netbench"
-    nic = true
-    budget = 1
-    valuation = 2e-8
-    base_cpu = 30
-    base_bandwidth = 60
-    args = ["role=flood", "peer=02:00:00:00:00:99", "for=2400", "want=100"]
-    [[app]]
-    name = "second"
-    image = "netbench"
-    nic = true
-    budget = 1
-    valuation = 1e-8
-    base_cpu = 30
-    base_bandwidth = 60
-    args = ["role=flood", "peer=02:00:00:00:00:99", "for=2400", "want=100"]
-    [[event]]
-    at = "1050 ms"
-    do = "shock:second:4:600 ms"
-"#;
+fn sold() -> String {
+    let sender = |name: &str, valuation: &str| {
+        format!(
+            "[[app]]\nname = \"{name}\"\nimage = \"netbench\"\nnic = true\nbudget = 1\nvaluation = {valuation}\nbase_cpu = 30\n\
+             base_bandwidth = {BASE}\nargs = [\"role=flood\", \"peer=02:00:00:00:00:99\", \"for=2400\", \"want=100\"]\n"
+        )
+    };
+    let machine = "title = \"bandwidth by price\"\nlimit = \"20 s\"\n[machine]\ncores = 1\nmemory = \"128 MiB\"\n[bandwidth]\nsupply = 110\n";
+    let shock = "[[event]]\nat = \"1050 ms\"\ndo = \"shock:second:4:600 ms\"\n";
+    [machine, &sender("first", "2e-8"), &sender("second", "1e-8"), shock].concat()
+}
 
 /// Megabits in each base of theirs, and an interval.
 const BASE: u64 = 60;
@@ -166,7 +147,7 @@ const LEAD_US: u64 = 5_000;
 
 #[test]
 fn what_is_bought_by_price_is_what_leaves_the_device_in_its_interval() {
-    let (run, capture) = captured(SOLD, "sold");
+    let (run, capture) = captured(&sold(), "sold");
     let good = rounds::good(&run.state, "bandwidth");
     for (app, name) in ["first", "second"].into_iter().enumerate() {
         let sent = sent(&capture, app as u8 + 1);

@@ -91,7 +91,7 @@ struct Member {
     stop_before: Option<RoundNo>,
     /// [`Action::Stop`] was given.
     stopped: bool,
-    /// Its bid does not count for now.
+    /// [`Rounds::suspend`]: its bid is left out of rounds.
     suspended: bool,
     bid: Option<Bid>,
     paid_running: Paid,
