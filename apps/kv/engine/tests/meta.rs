@@ -1,30 +1,16 @@
 //! Flags of meta commands that came after memcached 1.6.18, so there is no recording of them. What is expected is what
-//! memcached 1.6.42 does (its proto_parser.c, `do_store_item` in its memcached.c).
+//! a port of memcached 1.6.42 does (proto_parser.c, `do_store_item` in memcached.c).
 
 mod common;
 
-use common::{HeapStore, START, feed, store};
-use kv_engine::check::check;
-use kv_engine::{Connection, Time};
-
-struct Client {
-    store: HeapStore,
-    connection: Connection,
-    second: u64,
-}
+use common::{Client, store};
+use kv_engine::Connection;
 
 impl Client {
     fn new(pages: usize) -> Client {
         let mut store = store(pages);
         let connection = Connection::new(&mut store);
         Client { store, connection, second: 0 }
-    }
-
-    fn ask(&mut self, request: &str) -> String {
-        let now = Time::from_seconds(START.seconds() + self.second);
-        let (answer, _) = feed(&mut self.store, &mut self.connection, now, &[request.as_bytes(), b"\r\n"], usize::MAX);
-        assert_eq!(check(&self.store), Ok(()), "{request}");
-        String::from_utf8(answer).expect("text")
     }
 
     /// Asks one request after the other, and compares the answers, of which the last line has no end here.

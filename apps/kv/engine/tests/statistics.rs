@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::{HeapStore, START, feed, store};
+use common::{Client, START, feed, store};
 use kv_engine::{Connection, Ends, Retrievals, Time, Usage};
 
 /// Groups, what asks for them, and where the name of a statistic stands in a word: behind how many colons.
@@ -22,12 +22,6 @@ const GROUPS: [(&str, &str, usize); 5] = [
 /// Beginnings of the names of what commands count.
 const KINDS: [&str; 10] = ["cmd", "get", "delete", "incr", "decr", "cas", "touch", "store", "total", "expired"];
 
-struct Client {
-    store: HeapStore,
-    connection: Connection,
-    second: u64,
-}
-
 impl Client {
     fn new(pages: usize) -> Client {
         let mut store = store(pages);
@@ -35,14 +29,6 @@ impl Client {
         let ends = Ends { client: end("10.0.2.2:40000"), server: end("10.0.2.101:11211") };
         let connection = Connection::between(Some(ends), &mut store);
         Client { store, connection, second: 0 }
-    }
-
-    fn ask(&mut self, request: &str) -> String {
-        let now = Time::from_seconds(START.seconds() + self.second);
-        let request = format!("{request}\r\n");
-        let (answer, _) = feed(&mut self.store, &mut self.connection, now, &[request.as_bytes()], 4096);
-        assert_eq!(kv_engine::check::check(&self.store), Ok(()));
-        String::from_utf8(answer).expect("text")
     }
 
     fn set(&mut self, key: &str, bytes: usize) {

@@ -19,6 +19,25 @@ pub fn store(pages: usize) -> HeapStore {
     store
 }
 
+/// A client, and the store that it asks.
+pub struct Client {
+    pub store: HeapStore,
+    pub connection: Connection,
+    /// Seconds since [`START`].
+    pub second: u64,
+}
+
+impl Client {
+    /// The answer to a request, which lacks only its last line's end.
+    pub fn ask(&mut self, request: &str) -> String {
+        let now = Time::from_seconds(START.seconds() + self.second);
+        let request = format!("{request}\r\n");
+        let (answer, _) = feed(&mut self.store, &mut self.connection, now, &[request.as_bytes()], 4096);
+        assert_eq!(kv_engine::check::check(&self.store), Ok(()), "{request}");
+        String::from_utf8(answer).expect("text")
+    }
+}
+
 /// An output of limited room, which is emptied when it is full.
 #[derive(Debug)]
 pub struct Sink {
