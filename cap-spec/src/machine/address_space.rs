@@ -25,7 +25,7 @@ pub(super) fn leaf_level(frame_bits: u8) -> u8 {
 }
 
 /// Index of the entry for `gpa` in a table of this level.
-fn index(gpa: u64, level: u8) -> u16 {
+pub(super) fn index(gpa: u64, level: u8) -> u16 {
     (gpa >> (PAGE_BITS + 9 * (level - 1)) & 0x1ff) as u16
 }
 
@@ -50,6 +50,13 @@ fn walk(state: &State, vm: VmId, gpa: u64, level: u8) -> Result<(TableId, u16), 
         }
     }
     Ok((table, index(gpa, level)))
+}
+
+/// The entry for `gpa` at `level`, if the tree of a live address space has one.
+pub(super) fn entry(state: &State, space: VmId, gpa: u64, level: u8) -> Option<Entry> {
+    let is_alive = state.vms.contains_key(&space) || state.domains.contains_key(&space);
+    let (table, index) = is_alive.then(|| walk(state, space, gpa, level).ok())??;
+    state.tables[&table].get(&index).copied()
 }
 
 /// The entry for `gpa` at `level`, which must be free.

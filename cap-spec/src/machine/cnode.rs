@@ -17,7 +17,7 @@ use super::derivation::{Kind, check_depth, derive, relocate, remove, remove_desc
 use super::lookup::{Invoked, empty_slot, full_slot};
 use super::pci_function::has_register_frames;
 use super::state::{Cap, Slot, SlotId, State, Window};
-use crate::abi::{Error, Fault, IO_ADDRESS_BITS, PAGE_BITS, Rights};
+use crate::abi::{Error, Fault, IO_ADDRESS_BITS, ObjectType, PAGE_BITS, Rights};
 
 /// What a copy of a capability of a type that can be copied holds.
 fn copied(cap: &Cap) -> Cap {
@@ -101,19 +101,30 @@ pub(super) fn move_(state: &mut State, call: Invoked) -> Result<Outcome, Fault> 
     Ok(Outcome::NOTHING)
 }
 
-/// `CNode.Delete`.
-pub(super) fn delete(state: &mut State, call: Invoked) -> Result<Outcome, Fault> {
+/// The slot that a Delete is about.
+pub(super) fn to_delete(state: &State, call: Invoked) -> Result<SlotId, Fault> {
     let slot = full_slot(state, call.slot, call.arg(1), 1)?;
     if state.slots[&slot].parent.is_none() {
         return Err(Fault::new(Error::InUse, 1));
     }
+    Ok(slot)
+}
+
+/// The slot that a Revoke is about.
+pub(super) fn to_revoke(state: &State, call: Invoked) -> Result<SlotId, Fault> {
+    full_slot(state, call.slot, call.arg(1), 1)
+}
+
+/// `CNode.Delete`.
+pub(super) fn delete(state: &mut State, call: Invoked) -> Result<Outcome, Fault> {
+    let slot = to_delete(state, call)?;
     remove(state, slot);
     Ok(Outcome::NOTHING)
 }
 
 /// `CNode.Revoke`.
 pub(super) fn revoke(state: &mut State, call: Invoked) -> Result<Outcome, Fault> {
-    let slot = full_slot(state, call.slot, call.arg(1), 1)?;
+    let slot = to_revoke(state, call)?;
     remove_descendants(state, slot);
     if let Some(Cap::Untyped { watermark, .. }) = state.slots.get_mut(&slot).map(|slot| &mut slot.cap) {
         *watermark = 0;
@@ -129,6 +140,7 @@ pub(super) fn identify(state: &mut State, call: Invoked) -> Result<Outcome, Faul
     let mut bound = false;
     let mut detail = 0;
     match cap {
+        _ if state.dying.hides(slot) => {}
         Cap::Untyped { extent, watermark, .. } => {
             size_bits = extent.bits;
             detail = extent.bytes() - watermark;
@@ -155,7 +167,8 @@ pub(super) fn identify(state: &mut State, call: Invoked) -> Result<Outcome, Faul
         Cap::PciFunction { function, .. } => bound = state.functions[function].domain.is_some(),
         Cap::Vm(_) | Cap::Vcpu(_) | Cap::Channel { .. } | Cap::Machine => {}
     }
-    let first = cap.object_type() as u64
+    let object_type = if state.dying.hides(slot) { ObjectType::Null } else { cap.object_type() };
+    let first = object_type as u64
         | u64::from(size_bits) << 8
         | u64::from(rights.bits()) << 16
         | u64::from(state.has_children(slot)) << 24

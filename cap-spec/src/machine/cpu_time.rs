@@ -25,7 +25,7 @@ use super::{MAX_RESERVATIONS, MAX_SPLITS, Outcome};
 use crate::abi::{Error, Fault};
 
 /// The whole of a core.
-const WHOLE: u64 = 1 << 32;
+pub(super) const WHOLE: u64 = 1 << 32;
 
 /// What a reservation takes of its core, in 2^-32.
 pub fn share(config: &Config, reservation: Reservation) -> u64 {

@@ -56,6 +56,7 @@ pub(super) fn relocate(state: &mut State, from: SlotId, to: SlotId) {
         other.parent = Some(to);
     }
     state.slots.insert(to, slot);
+    state.dying.relocate(from, to);
 }
 
 /// Removes one capability, with everything that must go with it.
@@ -81,19 +82,28 @@ fn remove_all(state: &mut State, mut doomed: Vec<SlotId>, captives: &BTreeSet<Sl
             doomed.extend(children);
             continue;
         }
-        let parent = found.parent;
-        for child in children {
-            if let Some(child) = state.slots.get_mut(&child) {
-                child.parent = parent;
-            }
+        doomed.extend(slots_of_object(state, next));
+        if matches!(found.cap, Cap::Untyped { .. }) {
+            give_memory_back(state, next, captives);
         }
-        release(state, next, &mut doomed, captives);
-        state.slots.remove(&next);
+        take(state, next);
+    }
+}
+
+/// Takes one capability away, with its mapping, or for an original its object, of which nothing is derived any more.
+pub(super) fn take(state: &mut State, slot: SlotId) {
+    release(state, slot);
+    let parent = state.slots[&slot].parent;
+    for child in state.slots.values_mut().filter(|child| child.parent == Some(slot)) {
+        child.parent = parent;
+    }
+    if let Some(gone) = state.slots.remove(&slot) {
+        state.dying.forget(slot, &gone);
     }
 }
 
 /// The slots in the object whose original this is: they go with it.
-fn slots_of_object(state: &State, slot: SlotId) -> Vec<SlotId> {
+pub(super) fn slots_of_object(state: &State, slot: SlotId) -> Vec<SlotId> {
     match state.slots[&slot] {
         Slot { cap: Cap::CNode { id, slot_bits }, original: true, .. } => {
             state.slots.range(id.slot(0)..id.slot(1 << slot_bits)).map(|(id, _)| *id).collect()
@@ -134,7 +144,7 @@ fn is_captive(state: &State, slot: SlotId) -> bool {
 }
 
 /// The parent of the Untyped in `slot`, if this is its parent's whole extent.
-fn whole_of_parent(state: &State, slot: SlotId) -> Option<SlotId> {
+pub(super) fn whole_of_parent(state: &State, slot: SlotId) -> Option<SlotId> {
     let Slot { cap: Cap::Untyped { extent, .. }, parent: Some(parent), .. } = state.slots[&slot] else { return None };
     match state.slots[&parent].cap {
         Cap::Untyped { extent: whole, .. } if whole == extent => Some(parent),
@@ -143,7 +153,7 @@ fn whole_of_parent(state: &State, slot: SlotId) -> Option<SlotId> {
 }
 
 /// The Untyped in `slot` goes: its watermark becomes its parent's, if that has the same extent.
-fn give_memory_back(state: &mut State, slot: SlotId, captives: &BTreeSet<SlotId>) {
+pub(super) fn give_memory_back(state: &mut State, slot: SlotId, captives: &BTreeSet<SlotId>) {
     let Some(parent) = whole_of_parent(state, slot) else { return };
     let Cap::Untyped { watermark: left, .. } = state.slots[&slot].cap else { return };
     let Some(Cap::Untyped { watermark, .. }) = state.slots.get_mut(&parent).map(|slot| &mut slot.cap) else { return };
@@ -156,14 +166,11 @@ fn give_memory_back(state: &mut State, slot: SlotId, captives: &BTreeSet<SlotId>
     *watermark = left;
 }
 
-/// Lets go of what the capability in `slot` holds: its mapping, and for an original its object. The slots that die with
-/// the object join `doomed`.
-fn release(state: &mut State, slot: SlotId, doomed: &mut Vec<SlotId>, captives: &BTreeSet<SlotId>) {
-    doomed.extend(slots_of_object(state, slot));
+/// Lets go of what the capability in `slot` holds: its mapping, and for an original its object.
+fn release(state: &mut State, slot: SlotId) {
     let Slot { cap, original, .. } = state.slots[&slot].clone();
     match cap {
         Cap::Frame { .. } => address_space::unmap_frame(state, slot),
-        Cap::Untyped { .. } => give_memory_back(state, slot, captives),
         Cap::CpuTime { vcpu, .. } => {
             if let Some(vcpu) = vcpu {
                 take_time(state, vcpu);
@@ -210,7 +217,8 @@ fn release(state: &mut State, slot: SlotId, doomed: &mut Vec<SlotId>, captives: 
             state.domains.remove(&id);
         }
         Cap::PciFunction { function, lease } => pci_function::give_back(state, function, lease),
-        Cap::CNode { .. }
+        Cap::Untyped { .. }
+        | Cap::CNode { .. }
         | Cap::Vm(_)
         | Cap::Vcpu(_)
         | Cap::Channel { .. }

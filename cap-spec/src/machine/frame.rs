@@ -19,7 +19,7 @@ use super::Outcome;
 use super::address_space::{GPA_END, free_entry, leaf_level, table_start, unmap_frame};
 use super::lookup::{Invoked, slots_behind};
 use super::state::{Cap, Entry, Mapping, SlotId, State};
-use crate::abi::{Error, Fault, ObjectType, Rights};
+use crate::abi::{Error, Fault, Rights};
 
 /// Further frames that one invocation is about at most.
 const MAX_MORE: u64 = 63;
@@ -29,9 +29,7 @@ pub(super) fn map(state: &mut State, call: Invoked) -> Result<Outcome, Fault> {
     let Cap::Frame { extent, mapping, .. } = state.slots[&call.slot].cap else {
         unreachable!("the label was checked against the type")
     };
-    let Cap::Vm(vm) = state.slots[&call.capability(state, 1, ObjectType::Vm, Rights::WRITE)?].cap else {
-        unreachable!("argument 1 was checked to be a Vm")
-    };
+    let vm = call.vm(state, 1)?;
     let gpa = call.in_range(2, 0..=GPA_END - extent.bytes())?;
     if !gpa.is_multiple_of(extent.bytes()) {
         return Err(Fault::new(Error::Misaligned, 2));

@@ -3,16 +3,18 @@
 //! The tests check these after random sequences of invocations; the kernel, which agrees with this machine, inherits
 //! them.
 
-use alloc::collections::BTreeSet;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
-use super::cpu_time::share;
+use super::authority::covers;
+use super::cpu_time::{WHOLE, share};
 use super::state::{Cap, Extent, SlotId, State};
 use super::{MAX_DEPTH, address_space};
 use crate::abi::{CHANNEL_BITS, DOMAIN_BITS, PAGE_BITS, Rights, SLOT_BITS, VCPU_BITS, VCPU_ROUTES, VM_BITS};
+use crate::properties::Property;
 
 /// A rule that a state breaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Broken {
     /// Parents are full slots, and following them ends at a boot capability.
     Forest(SlotId),
@@ -20,6 +22,8 @@ pub enum Broken {
     Depth(SlotId),
     /// A copy has no right that its source lacks, and names the same object.
     Copy(SlotId),
+    /// What a capability allows, the one that it was derived from allows as well (chapter `authority`).
+    Authority(SlotId),
     /// Each object has exactly one original capability, and each original one live object.
     Original(SlotId),
     /// An object lies inside the Untyped that it was made from, below the watermark.
@@ -39,6 +43,29 @@ pub enum Broken {
     /// Leases of a function are a chain, a virtual function is its physical function's, a message raises one route, and a
     /// function is attached to a live domain.
     Function(u16),
+    /// An interrupt route leads to one Vcpu and is raised by one message.
+    Route(u16),
+    /// The reservations in use of a core do not exceed the core.
+    Sold(u8),
+}
+
+impl Broken {
+    /// The property that does not hold.
+    pub const fn property(&self) -> Property {
+        match self {
+            Broken::Forest(_)
+            | Broken::Depth(_)
+            | Broken::Original(_)
+            | Broken::Place(_)
+            | Broken::Dangling(_)
+            | Broken::Range(_) => Property::WellFormed,
+            Broken::Copy(_) | Broken::Authority(_) => Property::NoAuthorityFromNothing,
+            Broken::Containment(_) | Broken::Overlap(_) => Property::NoOverlap,
+            Broken::Mapping(_) => Property::EntriesBacked,
+            Broken::Time(_) | Broken::Sold(_) => Property::TimeDelivered,
+            Broken::Function(_) | Broken::Route(_) => Property::OneOwner,
+        }
+    }
 }
 
 /// The memory of the object that a capability names, if it names one in memory.
@@ -68,6 +95,8 @@ pub fn check(state: &State) -> Result<(), Broken> {
     }
     check_objects(state)?;
     check_functions(state)?;
+    check_routes(state)?;
+    check_sold(state)?;
     check_mappings(state)
 }
 
@@ -90,6 +119,9 @@ fn check_derivation(state: &State, id: SlotId) -> Result<(), Broken> {
     let Some(parent) = slot.parent.map(|parent| &state.slots[&parent]) else { return Ok(()) };
     let is_page = matches!(slot.cap, Cap::Frame { kernel_page: true, .. })
         || matches!((&slot.cap, &parent.cap), (Cap::Frame { device: true, .. }, Cap::PciFunction { .. }));
+    if !covers(&state.config, parent, slot) {
+        return Err(Broken::Authority(id));
+    }
     if !slot.original && !is_page {
         let same = parent.cap.object_type() == slot.cap.object_type()
             && extent_of(&parent.cap) == extent_of(&slot.cap)
@@ -114,7 +146,8 @@ fn check_place(state: &State, id: SlotId) -> Result<(), Broken> {
     let in_cnode = state.cnodes.iter().any(|(cnode, bits)| id >= cnode.slot(1) && id < cnode.slot(1 << bits));
     let in_channel =
         state.channels.keys().any(|channel| [1, 2].map(|end| super::in_flight_slot(*channel, end)).contains(&id));
-    if in_cnode || in_channel { Ok(()) } else { Err(Broken::Place(id)) }
+    let is_home = state.dying.zombies.contains_key(&id) && super::home(&state.slots[&id].cap) == Some(id);
+    if in_cnode || in_channel || is_home { Ok(()) } else { Err(Broken::Place(id)) }
 }
 
 /// What a capability records names live objects.
@@ -269,6 +302,34 @@ fn check_functions(state: &State) -> Result<(), Broken> {
         }
     }
     Ok(())
+}
+
+/// A route is bound by one capability at most.
+fn check_routes(state: &State) -> Result<(), Broken> {
+    let mut bound = BTreeSet::new();
+    for slot in state.slots.values() {
+        if let Cap::Irq { first, count, route, message } = slot.cap
+            && (route.is_some() || message.is_some())
+            && (count != 1 || !bound.insert(first))
+        {
+            return Err(Broken::Route(first));
+        }
+    }
+    Ok(())
+}
+
+/// What is in use of a core is not more than the core.
+fn check_sold(state: &State) -> Result<(), Broken> {
+    let mut sold: BTreeMap<u8, u64> = BTreeMap::new();
+    for slot in state.slots.values() {
+        if let Cap::CpuTime { core, reservation, vcpu: Some(_), .. } = slot.cap {
+            *sold.entry(core).or_default() += share(&state.config, reservation);
+        }
+    }
+    match sold.into_iter().find(|(_, share)| *share > WHOLE) {
+        Some((core, _)) => Err(Broken::Sold(core)),
+        None => Ok(()),
+    }
 }
 
 /// What an address space shows is what capabilities say: a frame that its tree leads to has a capability that records this address.

@@ -25,6 +25,7 @@ use core::ops::Range;
 
 use super::Outcome;
 use super::address_space::{free_entry, leaf_level, table_start};
+use super::dying::check_space;
 use super::frame::row;
 use super::lookup::Invoked;
 use super::state::{Cap, Entry, Mapping, State, TablePlace, VmId, Window};
@@ -36,7 +37,7 @@ pub const INTERRUPT_ADDRESSES: Range<u64> = 0xfee0_0000..0xfef0_0000;
 /// Argument 1: a domain with WRITE.
 fn domain_of(state: &State, call: &Invoked) -> Result<(VmId, Window), Fault> {
     match state.slots[&call.capability(state, 1, ObjectType::IommuDomain, Rights::WRITE)?].cap {
-        Cap::IommuDomain { id, window } => Ok((id, window)),
+        Cap::IommuDomain { id, window } => check_space(state, id, 1).map(|()| (id, window)),
         _ => unreachable!("argument 1 was checked to be an IommuDomain"),
     }
 }

@@ -34,8 +34,32 @@ use crate::abi::{Error, Fault, ObjectType, PAGE_BITS, Rights, SLOT_BITS, VCPU_BI
 /// Guest-physical addresses at which a VM may have writable memory of others when it is launched.
 pub const RING_WINDOW: Range<u64> = 0x11_0000..0x14_0000;
 
+/// A Launch whose arguments are in order.
+#[derive(Clone, Copy)]
+pub(super) struct Launch {
+    /// The invoked capability.
+    invoked: SlotId,
+    vcpu: VcpuId,
+    /// The VM that is to be launched.
+    pub vm: VmId,
+    /// The slot of its base.
+    pub base: SlotId,
+    /// The empty slot for the invoked capability.
+    index: SlotId,
+}
+
 /// `Vcpu.Launch`.
 pub(super) fn launch(state: &mut State, call: Invoked) -> Result<Outcome, Fault> {
+    let launch = prepare(state, call)?;
+    if !launch.is_possible(state) || !state.descendants(launch.base).into_iter().all(|slot| launch.keeps(state, slot)) {
+        return Err(launch.refusal());
+    }
+    launch.start(state);
+    Ok(Outcome::NOTHING)
+}
+
+/// Checks everything but that the VM is confined.
+pub(super) fn prepare(state: &State, call: Invoked) -> Result<Launch, Fault> {
     let Cap::Vcpu(vcpu) = state.slots[&call.slot].cap else { unreachable!("the label was checked against the type") };
     let not_configured = Fault::new(Error::NotConfigured, 0);
     let vm = state.vcpus[&vcpu].vm.ok_or(not_configured)?;
@@ -50,36 +74,45 @@ pub(super) fn launch(state: &mut State, call: Invoked) -> Result<Outcome, Fault>
     if state.slots.contains_key(&index) {
         return Err(Fault::new(Error::SlotOccupied, 2));
     }
-
-    if !is_confined(state, vm, vcpu, base, call.slot) {
-        return Err(Fault::new(Error::NotConfined, 1));
-    }
-
-    relocate(state, call.slot, index);
-    if let Some(vm) = state.vms.get_mut(&vm) {
-        vm.launched = true;
-    }
-    if let Some(vcpu) = state.vcpus.get_mut(&vcpu) {
-        vcpu.run = Run::Runnable;
-    }
-    Ok(Outcome::NOTHING)
+    Ok(Launch { invoked: call.slot, vcpu, vm, base, index })
 }
 
-/// True if the VM is confined to the Untyped in the slot `base`, by the rules above.
-fn is_confined(state: &State, vm: VmId, vcpu: VcpuId, base: SlotId, invoked: SlotId) -> bool {
-    let region = state.vms[&vm].region;
-    let Cap::Untyped { extent, .. } = state.slots[&base].cap else { return false };
-    let root = state.vms[&vm].cspace.map(|root| Extent { base: root.0, bits: state.cnodes[&root] + SLOT_BITS });
-    extent == region
-        && region.holds(base.0)
-        && is_inside(Extent { base: vm.0, bits: VM_BITS }, region)
-        && is_inside(Extent { base: vcpu.0, bits: VCPU_BITS }, region)
-        && root.is_some_and(|root| is_inside(root, region))
-        && state
-            .descendants(base)
-            .into_iter()
-            .all(|slot| slot == invoked || is_kept_inside(state, vm, region, slot, &state.slots[&slot]))
-        && foreign_parts(state, vm) == 0
+impl Launch {
+    /// True if the VM is confined to its base by the rules above, but for what is derived from the base.
+    pub(super) fn is_possible(&self, state: &State) -> bool {
+        let Launch { vm, vcpu, base, .. } = *self;
+        let region = state.vms[&vm].region;
+        let Cap::Untyped { extent, .. } = state.slots[&base].cap else { return false };
+        let root = state.vms[&vm].cspace.map(|root| Extent { base: root.0, bits: state.cnodes[&root] + SLOT_BITS });
+        extent == region
+            && region.holds(base.0)
+            && is_inside(Extent { base: vm.0, bits: VM_BITS }, region)
+            && is_inside(Extent { base: vcpu.0, bits: VCPU_BITS }, region)
+            && root.is_some_and(|root| is_inside(root, region))
+            && foreign_parts(state, vm) == 0
+    }
+
+    /// True if a capability derived from the base breaks no rule.
+    pub(super) fn keeps(&self, state: &State, slot: SlotId) -> bool {
+        let region = state.vms[&self.vm].region;
+        slot == self.invoked || is_kept_inside(state, self.vm, region, slot, &state.slots[&slot])
+    }
+
+    /// The VM is not confined.
+    pub(super) fn refusal(&self) -> Fault {
+        Fault::new(Error::NotConfined, 1)
+    }
+
+    /// Moves the invoked capability into the VM, and starts it.
+    pub(super) fn start(&self, state: &mut State) {
+        relocate(state, self.invoked, self.index);
+        if let Some(vm) = state.vms.get_mut(&self.vm) {
+            vm.launched = true;
+        }
+        if let Some(vcpu) = state.vcpus.get_mut(&self.vcpu) {
+            vcpu.run = Run::Runnable;
+        }
+    }
 }
 
 /// True if a capability derived from the base breaks no rule.
@@ -92,7 +125,7 @@ fn is_kept_inside(state: &State, vm: VmId, region: Extent, id: SlotId, slot: &Sl
         }
         _ => false,
     };
-    if !region.holds(id.0) && !is_harmless {
+    if state.dying.hides(id) || !region.holds(id.0) && !is_harmless {
         return false;
     }
     match slot.cap {

@@ -113,14 +113,15 @@ pub(super) fn in_cspace(state: &State, root: CNodeId, cptr: u64) -> Option<SlotI
     let CptrParts { node, index } = CptrParts::from_raw(cptr)?;
     let mut cnode = root;
     if node != 0 {
-        let second = state.slots.get(&slot_of(state, root, node as u64)?)?;
+        let through = slot_of(state, root, node as u64)?;
+        let second = state.slots.get(&through)?;
         match second.cap {
-            Cap::CNode { id, .. } if second.rights.contains(Rights::READ) => cnode = id,
+            Cap::CNode { id, .. } if second.rights.contains(Rights::READ) && !state.dying.hides(through) => cnode = id,
             _ => return None,
         }
     }
     let slot = slot_of(state, cnode, index as u64)?;
-    state.slots.contains_key(&slot).then_some(slot)
+    (state.slots.contains_key(&slot) && !state.dying.hides(slot)).then_some(slot)
 }
 
 /// Slot `index` of a CNode, full or empty; `None` for slot 0 and beyond the end.

@@ -22,11 +22,14 @@
 //! and `Channel.Grant` by move.
 
 mod address_space;
+pub mod authority;
 mod channel;
 mod cnode;
 mod cpu_time;
 mod derivation;
+mod dying;
 mod faults;
+pub mod fine;
 mod frame;
 pub mod invariants;
 mod iommu_domain;
@@ -45,6 +48,7 @@ mod vm;
 pub use address_space::mappings;
 pub use channel::in_flight_slot;
 pub use cpu_time::share;
+pub use dying::{Dying, Zombie, home};
 pub use faults::report;
 pub use ioport::NEVER_HANDED_OUT;
 pub use launch::{RING_WINDOW, foreign_parts};
@@ -62,7 +66,7 @@ pub const MAX_RESERVATIONS: usize = 128;
 pub const MAX_SPLITS: usize = 64;
 
 /// One invocation as the registers hold it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Call {
     /// Capability pointer of the invoked capability (`rdi`).
     pub cptr: u64,
@@ -73,7 +77,7 @@ pub struct Call {
 }
 
 /// What an invocation that was not refused gives its invoker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Outcome {
     /// It is done, with these results.
     Done([u64; 2]),
@@ -100,6 +104,12 @@ pub fn named_slot(state: &State, invoker: VcpuId, call: Call) -> Option<SlotId> 
 /// # Errors
 /// The fault of the first check that fails; then `state` is as it was.
 pub fn step(state: &mut State, invoker: VcpuId, call: Call) -> Result<Outcome, Fault> {
+    let (label, invoked) = look_up(state, invoker, call)?;
+    carry_out(state, label, invoked)
+}
+
+/// The first three checks: the invoked capability, the label, its rights.
+fn look_up(state: &State, invoker: VcpuId, call: Call) -> Result<(Label, Invoked), Fault> {
     let slot = lookup::in_cspace_of_vcpu(state, invoker, call.cptr, 0)?;
     let label = Label::from_number(call.label).ok_or(Fault::new(Error::InvalidLabel, 0))?;
     let found = &state.slots[&slot];
@@ -109,7 +119,11 @@ pub fn step(state: &mut State, invoker: VcpuId, call: Call) -> Result<Outcome, F
     if !found.rights.contains(label.rights()) {
         return Err(Fault::new(Error::MissingRight, 0));
     }
-    let invoked = Invoked { invoker, slot, args: call.args };
+    Ok((label, Invoked { invoker, slot, args: call.args }))
+}
+
+/// The other checks, and what the label does.
+fn carry_out(state: &mut State, label: Label, invoked: Invoked) -> Result<Outcome, Fault> {
     match label {
         Label::Nop => Ok(Outcome::NOTHING),
         Label::UntypedRetype => untyped::retype(state, invoked),

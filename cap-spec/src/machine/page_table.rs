@@ -12,16 +12,14 @@ use super::Outcome;
 use super::address_space::{GPA_END, free_entry, table_start, unmap_table};
 use super::lookup::Invoked;
 use super::state::{Cap, Entry, State, TablePlace};
-use crate::abi::{Error, Fault, ObjectType, Rights};
+use crate::abi::{Error, Fault};
 
 /// `PageTable.Map`.
 pub(super) fn map(state: &mut State, call: Invoked) -> Result<Outcome, Fault> {
     let Cap::PageTable { id, place } = state.slots[&call.slot].cap else {
         unreachable!("the label was checked against the type")
     };
-    let Cap::Vm(vm) = state.slots[&call.capability(state, 1, ObjectType::Vm, Rights::WRITE)?].cap else {
-        unreachable!("argument 1 was checked to be a Vm")
-    };
+    let vm = call.vm(state, 1)?;
     let gpa = call.in_range(2, 0..=GPA_END - 1)?;
     let level = call.in_range(3, 1..=3)? as u8;
 

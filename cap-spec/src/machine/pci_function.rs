@@ -22,6 +22,7 @@
 //!   but Lease, Detach and UnbindMsix.
 
 use super::derivation::{Kind, check_depth, derive};
+use super::dying::check_space;
 use super::lookup::{Invoked, cnode_of, slot_of};
 use super::state::{Cap, Extent, Function, FunctionFacts, Message, Output, SlotId, State};
 use super::{MAX_SPLITS, Outcome};
@@ -202,6 +203,7 @@ pub(super) fn attach(state: &mut State, call: Invoked) -> Result<Outcome, Fault>
     else {
         unreachable!("argument 1 was checked to be an IommuDomain")
     };
+    check_space(state, id, 1)?;
     check_holder(state, function, lease)?;
     if state.functions[&function].domain.is_some() {
         return Err(Fault::new(Error::InUse, 0));
@@ -284,7 +286,7 @@ pub(super) fn unbind_msix(state: &mut State, call: Invoked) -> Result<Outcome, F
 }
 
 /// Detaches a function, unbinds its messages, and resets it unless virtual functions would go with that.
-fn quiesce(state: &mut State, function: u16) {
+pub(super) fn quiesce(state: &mut State, function: u16) {
     for entry in 0..facts(state, function).messages {
         if let Some(irq) = route_of(state, function, entry) {
             set_message(state, irq, None);

@@ -6,6 +6,7 @@
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
+use super::dying::Dying;
 use crate::abi::{FaultRecord, IO_ADDRESS_BITS, ObjectType, PAGE_BITS, Rights, SLOT_BITS};
 
 macro_rules! id {
@@ -160,7 +161,7 @@ pub struct Message {
 }
 
 /// What is fixed about a function of a device.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FunctionFacts {
     /// Of each BAR, the address of its first byte and how many pages it has.
     pub bars: [(u64, u32); 6],
@@ -185,7 +186,7 @@ pub struct FunctionFacts {
 }
 
 /// A function for which there is a capability.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Function {
     /// The domain that its DMA reaches.
     pub domain: Option<VmId>,
@@ -207,7 +208,7 @@ pub struct Reservation {
 }
 
 /// The period that a Vcpu's core counts for it at present.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Period {
     /// TSC value at which it ends.
     pub end: u64,
@@ -218,7 +219,7 @@ pub struct Period {
 }
 
 /// What a slot holds, and what is kept with the capability and not with an object.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Cap {
     /// Memory that can be retyped: the first `watermark` bytes are taken.
     Untyped {
@@ -334,7 +335,7 @@ impl Cap {
 }
 
 /// A full slot.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slot {
     /// The capability.
     pub cap: Cap,
@@ -363,7 +364,7 @@ pub enum Entry {
 }
 
 /// An address space.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Vm {
     /// Its root CNode.
     pub cspace: Option<CNodeId>,
@@ -390,7 +391,7 @@ pub enum Run {
 }
 
 /// A virtual processor.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Vcpu {
     /// The VM that it runs in.
     pub vm: Option<VmId>,
@@ -407,7 +408,7 @@ pub struct Vcpu {
 }
 
 /// What was stopped, and who is told.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Faults {
     /// The end whose peer is told.
     pub handler: Option<(ChannelId, u8)>,
@@ -427,7 +428,7 @@ pub struct Receiver {
 }
 
 /// What the machine was asked to do to the world outside.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Output {
     /// A value was written to a port.
     Port {
@@ -452,7 +453,7 @@ pub enum Output {
 }
 
 /// What the specification leaves to the machine.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Config {
     /// Shortest period of a reservation, in ticks.
     pub min_period: u64,
@@ -477,7 +478,7 @@ pub struct Config {
 }
 
 /// Everything there is.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct State {
     /// What the machine is like.
     pub config: Config,
@@ -499,6 +500,8 @@ pub struct State {
     pub functions: BTreeMap<u16, Function>,
     /// The channels, with the receivers of ends 1 and 2.
     pub channels: BTreeMap<ChannelId, [Option<Receiver>; 2]>,
+    /// What is half destroyed: nothing, unless Delete and Revoke are done in steps.
+    pub dying: Dying,
     /// Watermarks that the rules leave to the kernel, with the values that it may choose; emptied by who observed them.
     pub choices: BTreeMap<SlotId, BTreeSet<u64>>,
     /// The present period of every Vcpu that has CPU time (its core's doing).
@@ -529,6 +532,7 @@ impl State {
             faults: Faults::default(),
             functions: BTreeMap::new(),
             channels: BTreeMap::new(),
+            dying: Dying::default(),
             choices: BTreeMap::new(),
             periods: BTreeMap::new(),
             holders: BTreeMap::new(),

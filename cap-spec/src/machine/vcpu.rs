@@ -70,9 +70,7 @@ fn check_stopped(state: &State, id: VcpuId) -> Result<(), Fault> {
 /// `Vcpu.Attach`.
 pub(super) fn attach(state: &mut State, call: Invoked) -> Result<Outcome, Fault> {
     let id = vcpu_of(state, &call);
-    let Cap::Vm(vm) = state.slots[&call.capability(state, 1, ObjectType::Vm, Rights::WRITE)?].cap else {
-        unreachable!("argument 1 was checked to be a Vm")
-    };
+    let vm = call.vm(state, 1)?;
     let mut registers = initial_registers();
     for (number, register) in [(2, Register::Rip), (3, Register::Cr3), (4, Register::Rsp)] {
         registers[register as usize] = legal(register, call.arg(number), number)?;
@@ -210,6 +208,11 @@ pub(super) fn set_handler(state: &mut State, call: Invoked) -> Result<Outcome, F
     change(state, id, |vcpu| vcpu.handler = Some((channel, end)))
 }
 
+/// True if it belongs to a VM whose base is being revoked.
+fn is_closing(state: &State, id: VcpuId) -> bool {
+    state.vcpus[&id].vm.is_some_and(|vm| state.dying.closing.contains(&vm))
+}
+
 /// True if it belongs to a VM that has been launched.
 fn is_launched(state: &State, id: VcpuId) -> bool {
     state.vcpus[&id].vm.is_some_and(|vm| state.vms[&vm].launched)
@@ -222,7 +225,7 @@ pub(super) fn start(state: &mut State, call: Invoked) -> Result<Outcome, Fault> 
     if !has_cspace || state.time_of(id).is_none() {
         return Err(Fault::new(Error::NotConfigured, 0));
     }
-    if !is_launched(state, id) {
+    if !is_launched(state, id) || is_closing(state, id) {
         return Err(Fault::new(Error::WrongPhase, 0));
     }
     check_stopped(state, id)?;

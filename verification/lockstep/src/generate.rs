@@ -208,11 +208,14 @@ pub fn step(system: &System, random: &mut Random) -> Option<Step> {
         let is_up = state.vcpus[&ROOT_VCPU].run == Run::Runnable;
         return Some(if is_up || random.one_in(2) { Step::Advance(300) } else { Step::Restart });
     };
-    let Some(view) = View::of(state, invoker) else {
-        return Some(Step::Invoke(core, Call { cptr: 1, label: 0, args: [0; 5] }));
-    };
+    Some(Step::Invoke(core, call(state, invoker, random)))
+}
+
+/// An invocation by `invoker`, chosen by what it holds.
+pub fn call(state: &State, invoker: VcpuId, random: &mut Random) -> Call {
+    let Some(view) = View::of(state, invoker) else { return Call { cptr: 1, label: 0, args: [0; 5] } };
     let label = choose_label(random, &view);
-    Some(Step::Invoke(core, invocation(state, random, &view, label)))
+    invocation(state, random, &view, label)
 }
 
 /// The IOMMU stops something: mostly a function that is attached.

@@ -2,13 +2,13 @@
 
 mod boot;
 
-pub use boot::{CORES, FUNCTION_NUMBERS, ROOT_VCPU, ROOT_VM, place};
+pub use boot::{CORES, FIRST_MESSAGE_ROUTE, FUNCTION_NUMBERS, ROOT_VCPU, ROOT_VM, boot_spec, place};
 
 use crate::host::Host;
 use crate::mutants::Mutant;
 use crate::observe::{comparable, observe};
 use crate::script::Step;
-use boot::{DEVICE, ENTRY, ROOT_CNODE, boot_kernel, boot_spec};
+use boot::{DEVICE, ENTRY, ROOT_CNODE, boot_kernel};
 use cap_spec::abi::{Fault, FaultRecord, Label, SLOT_BITS};
 use cap_spec::machine::{
     self as spec, Call, Cap, Extent, Outcome, Output, Period, Run, Slot, SlotId, State, Vcpu, VcpuId,

@@ -63,9 +63,10 @@ pub(super) const TSC_HZ: u64 = 1_000_000;
 pub(super) const SWITCH: u64 = 10;
 /// Cores.
 pub const CORES: u8 = 2;
-/// Interrupt routes, and the first of them that messages raise.
+/// Interrupt routes.
 pub(super) const ROUTES: u32 = 32;
-pub(super) const FIRST_MESSAGE_ROUTE: u16 = 24;
+/// The first interrupt route that messages raise.
+pub const FIRST_MESSAGE_ROUTE: u16 = 24;
 /// Functions that boot gives, and where their capabilities are.
 pub(super) const FUNCTIONS: [(u64, k::FunctionId); 3] = [
     (place::FUNCTION, device_model::PHYSICAL),
@@ -169,8 +170,8 @@ pub(super) fn function_facts(function: k::FunctionId) -> FunctionFacts {
     }
 }
 
-/// The abstract machine as boot leaves it.
-pub(super) fn boot_spec(dirty_bits: u8) -> State {
+/// The abstract machine as boot leaves it, with 2^`dirty_bits` bytes of memory that has not been scrubbed.
+pub fn boot_spec(dirty_bits: u8) -> State {
     let dirty = dirty(dirty_bits);
     let config = Config {
         min_period: TSC_HZ / 1_000,
