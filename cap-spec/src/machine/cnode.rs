@@ -135,6 +135,11 @@ pub(super) fn revoke(state: &mut State, call: Invoked) -> Result<Outcome, Fault>
 /// `CNode.Identify`.
 pub(super) fn identify(state: &mut State, call: Invoked) -> Result<Outcome, Fault> {
     let slot = full_slot(state, call.slot, call.arg(1), 1)?;
+    Ok(Outcome::Done(identity(state, slot)))
+}
+
+/// What Identify tells of the capability in a slot.
+pub(super) fn identity(state: &State, slot: SlotId) -> [u64; 2] {
     let Slot { cap, rights, .. } = &state.slots[&slot];
     let mut size_bits = 0;
     let mut bound = false;
@@ -173,5 +178,5 @@ pub(super) fn identify(state: &mut State, call: Invoked) -> Result<Outcome, Faul
         | u64::from(rights.bits()) << 16
         | u64::from(state.has_children(slot)) << 24
         | u64::from(bound) << 25;
-    Ok(Outcome::Done([first, detail]))
+    [first, detail]
 }

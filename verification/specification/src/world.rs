@@ -40,6 +40,22 @@ fn devices() -> Vec<Step> {
     ]
 }
 
+/// Two tenants that were launched, one on each core; with a channel to the root VM each, or without.
+pub fn two_tenants(are_connected: bool) -> State {
+    use script::tenant::{CHANNEL, FOREIGN, TIME};
+    let mut steps = Vec::new();
+    for core in [0, 1] {
+        steps.extend(script::launched_tenant(core));
+        if !are_connected {
+            steps.push(script::root(Label::CNodeRevoke, place::CNODE, &[CHANNEL]));
+        }
+        // What stays with the root VM makes room for that of the next.
+        let rest = (60 + 4 * u64::from(core)..).zip([TIME, CHANNEL, FOREIGN]);
+        steps.extend(rest.map(|(to, from)| script::root(Label::CNodeMove, place::CNODE, &[to, from])));
+    }
+    run_script(steps)
+}
+
 /// What one of the scripts of lock-step leaves, chosen by the seed: a tenant that is half built, handed over, launched or
 /// threatened, or CNodes in knots; with functions in use, and that alone.
 pub fn start(seed: u64) -> State {
@@ -59,19 +75,28 @@ pub fn start(seed: u64) -> State {
     if seed % 7 != 5 {
         steps.extend(devices());
     }
+    run_script(steps)
+}
+
+/// The state that invocations by the root VM leave after boot. What a script does not find is refused.
+fn run_script(steps: Vec<Step>) -> State {
     let mut state = after_boot();
     for step in steps {
         if let Step::Invoke(_, call) = step
             && may_run(&state, ROOT_VCPU).is_some()
         {
-            // What a knot leaves impossible is refused.
             let _ = cap_spec::machine::step(&mut state, ROOT_VCPU, call);
         }
     }
+    forget_outputs(&mut state);
+    state
+}
+
+/// Throws away what the state tells the world.
+pub fn forget_outputs(state: &mut State) {
     state.outputs.clear();
     state.completions.clear();
     state.choices.clear();
-    state
 }
 
 /// Who can invoke.
@@ -106,6 +131,12 @@ impl World {
         self.revive();
         let event = self.choose();
         let answer = step(&mut self.fine, event);
+        self.follow(event, answer);
+        (event, answer)
+    }
+
+    /// Remembers which calls are to be repeated after an event.
+    pub fn follow(&mut self, event: Event, answer: Answer) {
         match (event, answer) {
             (Event::Invoke(vcpu, call), Answer::Holds | Answer::Again(_)) => {
                 self.unfinished.insert(vcpu, call);
@@ -115,10 +146,7 @@ impl World {
             }
             _ => {}
         }
-        self.fine.state.outputs.clear();
-        self.fine.state.completions.clear();
-        self.fine.state.choices.clear();
-        (event, answer)
+        forget_outputs(&mut self.fine.state);
     }
 
     /// If nobody can run, the root VM starts again: the kernel's doing.

@@ -4,9 +4,9 @@
 
 use cap_spec::abi::{Label, SLOT_BITS};
 use cap_spec::machine::fine::{self, Answer, Destroy, Event, Fine, Hold, Work, check, check_revoked};
-use cap_spec::machine::{Call, State, VcpuId, step};
 use cap_spec::properties::Property;
 use claims::{Established, Tier};
+use specification::answers::check_answer;
 use specification::world::World;
 use std::collections::BTreeMap;
 
@@ -37,26 +37,6 @@ fn ends_revoke(before: &Fine, after: &Fine, answer: Answer) -> Option<cap_spec::
             Some(target)
         }
         _ => None,
-    }
-}
-
-/// Checks what an invocation that is done in one step has answered and left.
-fn check_answer(before: &State, after: &Fine, invoker: VcpuId, call: Call, answer: Answer) -> Result<(), String> {
-    let is_long = matches!(Label::from_number(call.label), Some(Label::CNodeDelete | Label::CNodeRevoke));
-    let mut atomic = before.clone();
-    let expected = step(&mut atomic, invoker, call);
-    if let (Answer::Answered(_, found @ Err(_)), true) = (answer, *before != after.state) {
-        return Err(format!("{found:?} has changed the state"));
-    }
-    match answer {
-        Answer::Waits | Answer::Impossible if *before != after.state => {
-            Err("what did not happen has changed the state".into())
-        }
-        Answer::Answered(_, found) if !(is_long && found.is_ok()) && found != expected => {
-            Err(format!("answered {found:?}, not {expected:?}"))
-        }
-        Answer::Answered(_, Ok(_)) if !is_long && atomic != after.state => Err("it leaves another state".into()),
-        _ => Ok(()),
     }
 }
 

@@ -7,7 +7,7 @@ use cap_spec::machine::{Cap, State, VcpuId, step};
 use cap_spec::properties::Property;
 use claims::{Established, Tier};
 use lockstep::random::Random;
-use specification::world::{World, runnable};
+use specification::world::{World, forget_outputs, runnable};
 use std::collections::BTreeMap;
 
 /// Runs, one a seed.
@@ -79,8 +79,7 @@ fn what_nobody_interrupts_is_what_the_atomic_machine_does() {
                 *done.entry(label).or_default() += 1;
             }
             (calls, steps_taken, longest) = (calls + 1, steps_taken + steps as u64, longest.max(steps));
-            world.fine.state.outputs.clear();
-            world.fine.state.completions.clear();
+            forget_outputs(&mut world.fine.state);
         }
     }
     println!("{calls} invocations, {steps_taken} steps, the longest {longest}: {done:?}");

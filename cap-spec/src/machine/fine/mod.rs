@@ -23,12 +23,14 @@
 //! An invocation that nobody interrupts leaves the state that `step` gives, and is answered the same: the tests in
 //! `verification/specification` hold it to that.
 
+mod bounds;
 mod destroy;
 mod dirt;
 mod hardware;
 mod invariants;
 mod launch;
 
+pub use bounds::{STEP_CHANGES, changes, remaining};
 pub use destroy::{Destroy, SCAN, SCRUB, STOPPED_AT_ONCE};
 pub use dirt::Dirt;
 pub use hardware::{Cached, Dma, Flush, Hardware, core_of, may_run, route_of};
