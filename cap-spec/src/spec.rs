@@ -326,7 +326,7 @@ specs! {
 
     PciFunctionBindMsix."BindMsix": args [num("entry", "of its MSI-X table"), cap("irq", ObjectType::Irq, NONE, "a range of one")]
     results [] errors [OutOfRange, InUse, Forbidden, Busy]
-    "Lets a message of the function raise the interrupt route."
+    "Lets a message of the function raise the interrupt route. Wakes the Vcpu that takes the route if it sleeps."
 
     PciFunctionUnbindMsix."UnbindMsix": args [num("entry", "of its MSI-X table")] results [] errors [NotMapped]
     "Masks the message for good."

@@ -25,6 +25,7 @@ use super::derivation::{Kind, check_depth, derive};
 use super::dying::check_space;
 use super::lookup::{Invoked, cnode_of, slot_of};
 use super::state::{Cap, Extent, Function, FunctionFacts, Message, Output, SlotId, State};
+use super::vcpu::wake;
 use super::{MAX_SPLITS, Outcome};
 use crate::abi::{Error, Fault, ObjectType, PAGE_BITS, Rights};
 
@@ -253,7 +254,7 @@ pub(super) fn bind_msix(state: &mut State, call: Invoked) -> Result<Outcome, Fau
     let (function, lease) = function_of(state, &call);
     let entry = entry_of(state, &call, function)?;
     let irq = call.capability(state, 2, ObjectType::Irq, Rights::empty())?;
-    let Cap::Irq { first, count, message, .. } = state.slots[&irq].cap else {
+    let Cap::Irq { first, count, route, message } = state.slots[&irq].cap else {
         unreachable!("argument 2 was checked to be an Irq")
     };
     if count != 1 {
@@ -271,6 +272,10 @@ pub(super) fn bind_msix(state: &mut State, call: Invoked) -> Result<Outcome, Fau
     }
     check_ready(state, function)?;
     set_message(state, irq, Some(Message { function, entry }));
+    // The message may have fired before its core can deliver it.
+    if let Some(route) = route {
+        wake(state, route.vcpu);
+    }
     Ok(Outcome::NOTHING)
 }
 

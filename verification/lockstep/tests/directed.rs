@@ -177,3 +177,33 @@ fn the_kernel_never_hands_out_what_the_specification_names() {
         assert_eq!(kernel::ioport::is_forbidden(port, 1), specified, "port {port:#x}");
     }
 }
+
+#[test]
+fn a_message_that_is_bound_wakes_whom_its_route_interrupts() {
+    let mut system = System::new(None);
+    let here = place::CNODE;
+    let (vcpu, time, route) = (20, 21, 22);
+    let start = [
+        retype(place::CLEAN, ObjectType::Vcpu, 0, vcpu, 1),
+        root(Label::VcpuAttach, vcpu, &[place::VM]),
+        root(Label::CpuTimeSplit, place::CPU_TIME + 1, &[500, 2_000, here, time]),
+        root(Label::VcpuBindTime, vcpu, &[time]),
+        root(Label::VcpuStart, vcpu, &[]),
+        root(Label::IrqSplit, place::ROUTES, &[30, 1, here, route]),
+        root(Label::IrqBind, route, &[vcpu, 40]),
+    ];
+    take(&mut system, &start);
+    let sleeper = loop {
+        match system.current(1) {
+            Some(running) => break running,
+            None => take(&mut system, &[Step::Advance(100)]),
+        };
+    };
+    assert_eq!(take(&mut system, &[by(1, Label::VcpuWait, vcpu, &[1, 0])]), Outcome::Blocked);
+    take(&mut system, &[root(Label::PciFunctionBindMsix, place::FUNCTION, &[0, route])]);
+    assert_eq!(
+        system.spec.vcpus[&sleeper].run,
+        Run::Runnable,
+        "the message may have fired before its core delivers it"
+    );
+}
