@@ -39,4 +39,5 @@ pub mod storage;
 pub mod tcb;
 pub mod test;
 pub mod turn;
+pub mod verify;
 pub mod view;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use xtask::boot::Guest;
 use xtask::emulator::Acceleration;
 use xtask::scenario::{Overrides, Refused};
-use xtask::{abi, bench, boot, build, market, new, run, say, setup, tcb, tell, test};
+use xtask::{abi, bench, boot, build, market, new, run, say, setup, tcb, tell, test, verify};
 
 /// Every developer command of the nonkernel.
 #[derive(Parser)]
@@ -41,6 +41,8 @@ enum Command {
         #[arg(long)]
         host_only: bool,
     },
+    /// Show every claim of verification/CLAIMS.md again: the checks of the CI tier, at most ten minutes.
+    Verify(VerifyArguments),
     /// Measure the kernel's operations in instructions; fail when one is more than 2 % worse than the baseline.
     Bench {
         /// Only on these machines: single, vms, cores, many, network, nvme.
@@ -115,6 +117,33 @@ struct BootArguments {
     /// Wall time in seconds after which it counts as hung.
     #[arg(long, default_value_t = 60, value_name = "SECONDS")]
     timeout: u64,
+}
+
+#[derive(Args)]
+struct VerifyArguments {
+    /// Only these checks (default: those of the CI tier).
+    #[arg(value_name = "CHECK")]
+    checks: Vec<String>,
+    /// Also the checks that take long (hours).
+    #[arg(long, conflicts_with = "checks")]
+    full: bool,
+    /// Say which checks there are.
+    #[arg(long, conflicts_with_all = ["checks", "full", "write"])]
+    list: bool,
+    /// Write verification/CLAIMS.md anew from what is found, instead of comparing with it.
+    #[arg(long)]
+    write: bool,
+}
+
+impl VerifyArguments {
+    fn run(self) -> Result<u8> {
+        if self.list {
+            return verify::list().map(|()| 0);
+        }
+        let VerifyArguments { checks, full, write, .. } = self;
+        let (_, failed) = verify::verify(&verify::Options { checks, full, write, host_only: false })?;
+        Ok(u8::from(failed != 0))
+    }
 }
 
 #[derive(Args)]
@@ -210,6 +239,7 @@ fn execute(command: Command) -> Result<u8> {
             let passed = test::test(&test::Options { host_only, filter })?;
             Ok(if passed { 0 } else { 1 })
         }
+        Command::Verify(arguments) => arguments.run(),
         Command::Bench { machines, json, update } => {
             bench::bench(&bench::Options { machines, json, update }).map(|()| 0)
         }

@@ -3,7 +3,7 @@
 //! Machine tests need the images; they are built once, and the tests find them by `NONKERNEL_BUILT`. Two machines run
 //! side by side, as the instruction clock keeps one core busy each.
 
-use crate::{abi, bench, build, process, setup};
+use crate::{abi, bench, build, process, setup, verify};
 use anyhow::{Context, Result, anyhow};
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
@@ -65,7 +65,13 @@ pub fn test(options: &Options) -> Result<bool> {
         tally.add(step("ABI page", abi::check));
     }
     // The default members are for the host; of servers, userlib and applications the libraries are tested there too.
-    let (whole, libraries) = build::host_packages()?;
+    let (mut whole, libraries) = build::host_packages()?;
+    if options.filter.is_none() {
+        // Checks run these, and more.
+        let elsewhere = verify::tested_packages()?;
+        whole.retain(|name| !elsewhere.contains(name));
+        tally.add(step_with("verification", || verification(options)));
+    }
     let filter = options.filter.as_deref();
     tally.add(step_with("host tests", || host_tests(&whole, None, filter)));
     tally.add(step_with("host tests of libraries for VMs", || host_tests(&libraries, Some("--lib"), filter)));
@@ -124,6 +130,12 @@ fn lint_guests() -> Result<()> {
     process::run(build::target_cargo("clippy").arg("--quiet").args(build::kernel_arguments()).args(strict))?;
     let packages = build::guest_packages()?;
     process::run(build::guest_cargo("clippy").arg("--quiet").args(build::guest_arguments(&packages)).args(strict))
+}
+
+fn verification(options: &Options) -> Result<Tally> {
+    let options = verify::Options { host_only: options.host_only, ..Default::default() };
+    let (passed, failed) = verify::verify(&options)?;
+    Ok(Tally { passed, failed })
 }
 
 /// Tests of these packages, or with `only`, of one kind of their targets.

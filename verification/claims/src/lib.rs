@@ -5,6 +5,8 @@
 //! somebody wrote.
 #![forbid(unsafe_code)]
 
+pub mod progress;
+
 use cap_spec::properties::Property;
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +31,20 @@ pub enum Tier {
     Assumed,
 }
 
+impl Tier {
+    /// As a reader of `CLAIMS.md` sees it.
+    pub const fn words(self) -> &'static str {
+        match self {
+            Tier::ProvedForAnySize => "proved for any size",
+            Tier::ProvedToABound => "proved for all states to a bound",
+            Tier::ExhaustiveToABound => "exhaustively checked to a bound",
+            Tier::ReadOffTheBinary => "read off the binary",
+            Tier::Tested => "tested",
+            Tier::Assumed => "assumed",
+        }
+    }
+}
+
 /// A property that a check has established.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Established {
@@ -47,6 +63,13 @@ pub struct Established {
 }
 
 impl Established {
+    /// One of these properties each, of the same check with the same bound.
+    pub fn tell_all(self, properties: &[Property]) {
+        for property in properties {
+            Established { property: property.name().into(), ..self.clone() }.tell();
+        }
+    }
+
     /// Prints the line.
     pub fn tell(&self) {
         println!("{MARK}{}", serde_json::to_string(self).expect("a record of strings is JSON"));

@@ -1,77 +1,98 @@
 //! `cargo run -p fake-machine -- --seed N --steps M --bug B --trace`: one seed, or `--seeds N` of them from `--seed` on.
 
+use cap_spec::properties::Property;
+use claims::progress::{shown, thousands};
+use claims::{Established, Tier};
+use clap::Parser;
 use fake_machine::bug::Bug;
-use fake_machine::run::{Options, Report, STEPS, replay, run};
+use fake_machine::run::{Options, Report, STEPS, run_seeds};
+use fake_machine::setup::CORES;
 use std::process::ExitCode;
+use std::sync::atomic::AtomicUsize;
 
-const HELP: &str = "\
-The kernel library on a simulated machine.
+/// What the oracles look for after each step.
+const PROPERTIES: [Property; 7] = [
+    Property::WellFormed,
+    Property::NoOverlap,
+    Property::EntriesBacked,
+    Property::RevokeComplete,
+    Property::CleanBeforeReuse,
+    Property::TimeDelivered,
+    Property::OneOwner,
+];
 
-usage: fake-machine [--seed N] [--seeds COUNT] [--steps M] [--bug NAME] [--trace]
-
-  --seed N       the first seed (0)
-  --seeds COUNT  how many seeds (1)
-  --steps M      steps of a run
-  --bug NAME     seed a bug into the machine's half of the protocol; --bug list names them
-  --trace        print what happens";
-
-/// What the command line asks for.
+/// The kernel library on a simulated machine.
+#[derive(Parser)]
+#[command(name = "fake-machine", about)]
 struct Arguments {
-    options: Options,
-    seeds: u64,
+    /// The first seed.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    seed: u64,
+    /// How many seeds.
+    #[arg(long, default_value_t = 1, value_name = "COUNT")]
+    seeds: usize,
+    /// Steps of a run.
+    #[arg(long, default_value_t = STEPS, value_name = "N")]
+    steps: u64,
+    /// Threads that share the seeds.
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=64))]
+    threads: u64,
+    /// Seed a bug into the machine's half of the protocol.
+    #[arg(long, value_name = "NAME", value_parser = bug)]
+    bug: Option<Bug>,
+    /// Name the bugs.
+    #[arg(long)]
+    bugs: bool,
+    /// Print what happens.
+    #[arg(long)]
+    trace: bool,
+    /// Claim what has been shown, under this name.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["bug", "trace"])]
+    check: Option<String>,
 }
 
-fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Arguments>, String> {
-    let mut options = Options { seed: 0, steps: STEPS, bug: None, trace: false };
-    let mut seeds = 1;
-    while let Some(word) = words.next() {
-        let mut value = || words.next().ok_or(format!("{word} needs a value"));
-        let number = |text: String| text.parse::<u64>().map_err(|_| format!("{text} is no number"));
-        match word.as_str() {
-            "--seed" => options.seed = number(value()?)?,
-            "--seeds" => seeds = number(value()?)?,
-            "--steps" => options.steps = number(value()?)?,
-            "--bug" => match value()?.as_str() {
-                "list" => {
-                    Bug::ALL.iter().for_each(|bug| println!("{}", bug.name()));
-                    return Ok(None);
-                }
-                name => options.bug = Some(Bug::from_name(name).ok_or(format!("no bug is named {name}"))?),
-            },
-            "--trace" => options.trace = true,
-            "--help" | "-h" => {
-                println!("{HELP}");
-                return Ok(None);
-            }
-            other => return Err(format!("{other} is not known\n{HELP}")),
-        }
-    }
-    Ok(Some(Arguments { options, seeds }))
+fn bug(name: &str) -> Result<Bug, String> {
+    Bug::from_name(name).ok_or("no bug has this name; --bugs lists them".into())
 }
 
 fn main() -> ExitCode {
-    let Arguments { options, seeds } = match parse(std::env::args().skip(1)) {
-        Ok(Some(arguments)) => arguments,
-        Ok(None) => return ExitCode::SUCCESS,
-        Err(text) => {
-            eprintln!("{text}");
-            return ExitCode::from(2);
+    let Arguments { seed, seeds, steps, threads, bug, bugs, trace, check } = Arguments::parse();
+    if bugs {
+        Bug::ALL.iter().for_each(|bug| println!("{}", bug.name()));
+        return ExitCode::SUCCESS;
+    }
+    let options = Options { seed, steps, bug, trace };
+    let done = AtomicUsize::new(0);
+    let total = match shown("seeds", seeds, &done, || run_seeds(&options, seeds, threads, &done)) {
+        Ok(total) => total,
+        Err(failure) => {
+            eprintln!("{failure}");
+            return ExitCode::FAILURE;
         }
     };
-    let mut total = Report::default();
-    for seed in options.seed..options.seed.saturating_add(seeds) {
-        let options = Options { seed, ..options };
-        std::panic::set_hook(Box::new(move |info| {
-            eprintln!("seed {seed}: {info}\nreplay: {}", replay(&options, options.steps));
-        }));
-        match run(&options) {
-            Ok(report) => total.add(&report),
-            Err(failure) => {
-                eprintln!("{failure}");
-                return ExitCode::FAILURE;
-            }
+    println!("{} seeds, nothing found: {total}", thousands(seeds));
+    if let Some(check) = check {
+        let idle = total.idle(seeds as u64);
+        if !idle.is_empty() {
+            eprintln!("too little happened to say that it was tried: {}", idle.join(", "));
+            return ExitCode::FAILURE;
         }
+        tell(check, seed, seeds, steps, &total);
     }
-    println!("{seeds} seeds, nothing found: {total}");
     ExitCode::SUCCESS
+}
+
+fn tell(check: String, seed: u64, seeds: usize, steps: u64, total: &Report) {
+    let bound = format!(
+        "{} seeds from {seed} of {} steps: {} invocations, {} preemptions, {} shootdowns, {} accesses by functions",
+        thousands(seeds),
+        thousands(steps as usize),
+        thousands((total.counts.done + total.counts.refused) as usize),
+        thousands(total.counts.preempted as usize),
+        thousands(total.expulsions as usize),
+        thousands(total.dma as usize)
+    );
+    let tool = "fake machine".to_string();
+    let of = format!("kernel library on a simulated machine of {CORES} cores, IOMMU");
+    Established { check, property: String::new(), tier: Tier::Tested, tool, bound, of }.tell_all(&PROPERTIES);
 }

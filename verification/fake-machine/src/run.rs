@@ -13,6 +13,7 @@ use kernel::machine::{Machine, SharedPage};
 use kernel::types::{VcpuId, VmId};
 use kernel::vcpu::Run;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// What to run.
 #[derive(Clone, Copy, Debug)]
@@ -84,6 +85,31 @@ impl Report {
     }
 }
 
+impl Report {
+    /// What has happened too rarely in so many runs to say that it was tried: a run in which nothing happens finds nothing
+    /// either.
+    pub fn idle(&self, seeds: u64) -> Vec<&'static str> {
+        // Of 10,000 seeds.
+        let least = [
+            ("invocations done", self.counts.done, 300_000),
+            ("invocations refused", self.counts.refused, 300_000),
+            ("preemptions", self.counts.preempted, 2_000),
+            ("restarts", self.counts.restarts, 1_000),
+            ("hand-overs", self.counts.handed_over, 200),
+            ("shootdowns", self.expulsions, 5_000),
+            ("interrupts", self.interrupts, 200_000),
+            ("accesses by functions", self.dma, 300_000),
+            ("requests stopped", self.stopped, 300_000),
+            ("records told", self.told, 10_000),
+            ("messages", self.messages, 100_000),
+            ("detachments", self.detached, 10_000),
+            ("failures of the IOMMU", self.failed, 50),
+        ];
+        let idle = least.into_iter().filter(|(_, count, least)| *count < least * seeds / 10_000);
+        idle.map(|(what, ..)| what).collect()
+    }
+}
+
 impl std::fmt::Display for Report {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Counts { done, refused, preempted, switches, restarts, short, handed_over } = self.counts;
@@ -141,6 +167,35 @@ impl Drop for Replay {
             eprintln!("replay: {}", replay(&self.0, self.0.steps));
         }
     }
+}
+
+/// Runs so many seeds from that of `options` on, on several threads; `done` says how many so far.
+///
+/// # Errors
+/// What was found first in the first thread that has found something.
+///
+/// # Panics
+/// When the kernel does; what to type to see it again is printed.
+pub fn run_seeds(options: &Options, seeds: usize, threads: u64, done: &AtomicUsize) -> Result<Report, Failure> {
+    let seeds = options.seed..options.seed.saturating_add(seeds as u64);
+    std::thread::scope(|scope| {
+        let share = |number: u64| {
+            let mut seeds = seeds.clone().skip(number as usize).step_by(threads as usize);
+            move || {
+                seeds.try_fold(Report::default(), |mut total, seed| {
+                    total.add(&run(&Options { seed, ..*options })?);
+                    done.fetch_add(1, Ordering::Relaxed);
+                    Ok(total)
+                })
+            }
+        };
+        let threads: Vec<_> = (0..threads).map(|number| scope.spawn(share(number))).collect();
+        let mut total = Report::default();
+        for thread in threads {
+            total.add(&thread.join().expect("the kernel does not panic")?);
+        }
+        Ok(total)
+    })
 }
 
 /// Runs a seed.

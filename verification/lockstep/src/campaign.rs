@@ -1,6 +1,7 @@
 //! Random sequences, and what to do with one that fails.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cap_spec::abi::Label;
 
@@ -9,10 +10,14 @@ use crate::mutants::Mutant;
 use crate::pairs::Seen;
 use crate::random::Random;
 use crate::script::{self, Step};
-use crate::system::{Divergence, System};
+use crate::system::{Divergence, Pace, System};
 
 /// Steps of one sequence.
 const LENGTH: usize = 1_000;
+/// The first seeds of two threads are this far apart.
+const APART: u64 = 1 << 32;
+/// Of so many steps each label succeeds once at least, or it can't be said to have been tried.
+const RAREST: usize = 100_000;
 
 /// What a campaign has done.
 #[derive(Debug, Default)]
@@ -34,6 +39,13 @@ impl Report {
         }
         self.seen.add(other.seen);
     }
+
+    /// Labels that succeeded too rarely to say that they were tried.
+    pub fn hardly_tried(&self) -> Vec<Label> {
+        let done = |label: &Label| self.done.get(label).copied().unwrap_or(0);
+        let labels = cap_spec::spec::LABELS.iter().map(|spec| spec.label);
+        labels.filter(|label| done(label) < self.steps / RAREST).collect()
+    }
 }
 
 /// A sequence on which the machines part.
@@ -49,7 +61,7 @@ pub struct Failure {
 
 impl std::fmt::Display for Failure {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        writeln!(out, "seed {:#x}, {} steps:\n{}", self.seed, self.steps.len(), script::print(&self.steps))?;
+        writeln!(out, "# seed {:#x}, {} steps:\n{}", self.seed, self.steps.len(), script::print(&self.steps))?;
         write!(out, "{}", self.divergence)
     }
 }
@@ -60,23 +72,52 @@ impl std::fmt::Display for Failure {
 /// # Errors
 /// The first sequence that fails, shrunk.
 pub fn run(seed: u64, steps: usize, mutant: Option<Mutant>) -> Result<Report, Box<Failure>> {
+    run_counted(seed, steps, mutant, &AtomicUsize::new(0))
+}
+
+fn run_counted(
+    mut seed: u64,
+    steps: usize,
+    mutant: Option<Mutant>,
+    counted: &AtomicUsize,
+) -> Result<Report, Box<Failure>> {
     let mut report = Report::default();
-    let mut seed = seed;
     while report.steps < steps {
         let mut taken = Vec::new();
         if let Err(divergence) = sequence(seed, mutant, &mut taken, &mut report) {
             let (steps, divergence) = shrink(taken, divergence, mutant);
             return Err(Box::new(Failure { seed, steps, divergence }));
         }
+        counted.fetch_add(taken.len(), Ordering::Relaxed);
         seed += 1;
     }
     Ok(report)
 }
 
+/// [`run`] on several threads, which share the steps; `taken` says how many there have been so far.
+///
+/// # Errors
+/// The first sequence that fails in the first thread that has one.
+///
+/// # Panics
+/// When the kernel or the specification does.
+pub fn run_on_threads(seed: u64, steps: usize, threads: u64, taken: &AtomicUsize) -> Result<Report, Box<Failure>> {
+    let mut report = Report::default();
+    std::thread::scope(|scope| {
+        let share = steps.div_ceil(threads as usize);
+        let run = |number| move || run_counted(seed + number * APART, share, None, taken);
+        let threads: Vec<_> = (0..threads).map(|number| scope.spawn(run(number))).collect();
+        for thread in threads {
+            report.add(thread.join().expect("neither machine panics")?);
+        }
+        Ok(report)
+    })
+}
+
 /// One random sequence; `steps` are those taken.
 fn sequence(seed: u64, mutant: Option<Mutant>, steps: &mut Vec<Step>, report: &mut Report) -> Result<(), Divergence> {
     let mut random = Random::new(seed);
-    let mut system = System::new(mutant);
+    let mut system = System::new(mutant).at_pace(Pace::LONG);
     let core = random.below(2) as u8;
     let mut start = match seed % 7 {
         0 => Vec::new(),

@@ -75,13 +75,37 @@ fn fingerprint(system: &System) -> (u64, u64) {
     (half(1), half(2))
 }
 
+/// A small set of steps, and where it begins.
+#[derive(Clone, Debug)]
+pub struct World {
+    /// What it is about.
+    pub name: &'static str,
+    /// What is done first.
+    pub start: Vec<Step>,
+    /// The steps.
+    pub steps: Vec<Step>,
+    /// Length of the sequences that fits into every run.
+    pub length: usize,
+    /// States that there are at least, or the steps lead nowhere.
+    pub least: usize,
+}
+
+/// All of them.
+pub fn worlds() -> [World; 3] {
+    [
+        World { name: "derivation", start: Vec::new(), steps: derivation(), length: 9, least: 1_000 },
+        World { name: "mapping", start: mapping_start(), steps: mapping(), length: 11, least: 500 },
+        World { name: "processor", start: processors_start(), steps: processors(), length: 8, least: 500 },
+    ]
+}
+
 /// Slots of the root CNode that the small worlds use.
 const A: u64 = 20;
 const B: u64 = 21;
 const C: u64 = 22;
 
 /// Memory, CNodes in CNodes, copies, moves, deletion, revocation, and capabilities in flight.
-pub fn derivation() -> Vec<Step> {
+fn derivation() -> Vec<Step> {
     let here = place::CNODE;
     // Slots 1 and 2 of the CNode in slot A.
     let (inner, other_inner) = (A << 16 | 1, A << 16 | 2);
@@ -130,7 +154,7 @@ mod mapped {
 }
 
 /// Where [`mapping`] starts: four tables, a frame and a VM.
-pub fn mapping_start() -> Vec<Step> {
+fn mapping_start() -> Vec<Step> {
     use mapped::*;
     vec![
         retype(place::CLEAN, ObjectType::Vm, 0, VM, 1),
@@ -140,7 +164,7 @@ pub fn mapping_start() -> Vec<Step> {
 }
 
 /// Tables and frames in two address spaces, in every order, with tables taken away from under frames.
-pub fn mapping() -> Vec<Step> {
+fn mapping() -> Vec<Step> {
     use mapped::*;
     let here = place::CNODE;
     let mut steps = vec![
@@ -171,7 +195,7 @@ pub fn mapping() -> Vec<Step> {
 }
 
 /// Where [`processors`] starts: a second Vcpu of the root VM, and a route that it could take.
-pub fn processors_start() -> Vec<Step> {
+fn processors_start() -> Vec<Step> {
     vec![
         retype(place::CLEAN, ObjectType::Vcpu, 0, A, 1),
         root(Label::VcpuAttach, A, &[place::VM]),
@@ -180,7 +204,7 @@ pub fn processors_start() -> Vec<Step> {
 }
 
 /// Time of core 1 split, resized, bound, used up, given back; a Vcpu started, stopped, asleep, signalled, deleted.
-pub fn processors() -> Vec<Step> {
+fn processors() -> Vec<Step> {
     let here = place::CNODE;
     let core = place::CPU_TIME + 1;
     vec![

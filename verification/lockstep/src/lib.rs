@@ -7,7 +7,7 @@
 //! agree with each other; memory was clean when Retype handed it out; and the specification's invariants held. What it
 //! cannot say: anything about caches and other cores in flight (the fake machine's subject), and sequences not tried.
 //!
-//! A failing sequence is shrunk and printed as text. `LOCKSTEP_REPLAY=file cargo test -p lockstep replay` repeats it.
+//! A failing sequence is shrunk and printed as text. `cargo run -p lockstep -- replay FILE` repeats it.
 
 pub mod campaign;
 pub mod exhaustive;

@@ -328,6 +328,8 @@ fn check_devices(kernel: &Kernel<Host>, state: &State) -> Result<(), Defect> {
 
 /// The lists through VMs and Vcpus name exactly what they should.
 fn check_lists(kernel: &Kernel<Host>, state: &State) -> Result<(), Defect> {
+    let none = BTreeSet::new();
+    let Records { mappings, shares, times, routes, attached, receives } = Records::of(state);
     for id in state.vms.keys().chain(state.domains.keys()) {
         let header = kernel.machine.vm(k::VmId::at(k::Hpa::new(id.0)));
         let mut listed = BTreeSet::new();
@@ -338,17 +340,8 @@ fn check_lists(kernel: &Kernel<Host>, state: &State) -> Result<(), Defect> {
             }
             at = kernel.machine.slot(at).cap.mapping().map(|mapping| mapping.next).ok_or(format!("{at:?} unmapped"))?;
         }
-        let recorded: BTreeSet<SlotId> = state
-            .slots
-            .iter()
-            .filter(|(_, slot)| match &slot.cap {
-                Cap::Frame { mapping, .. } => mapping.is_some_and(|mapping| mapping.vm == *id),
-                Cap::PageTable { place, .. } => place.is_some_and(|place| place.vm == *id),
-                _ => false,
-            })
-            .map(|(slot, _)| *slot)
-            .collect();
-        if listed != recorded {
+        let recorded = mappings.get(id).unwrap_or(&none);
+        if listed != *recorded {
             return Err(format!("mappings of {id:?}: listed {listed:?}, recorded {recorded:?}"));
         }
     }
@@ -362,8 +355,7 @@ fn check_lists(kernel: &Kernel<Host>, state: &State) -> Result<(), Defect> {
             }
             at = kernel.machine.vcpu(at).next;
         }
-        let attached: BTreeSet<VcpuId> =
-            state.vcpus.iter().filter(|(_, vcpu)| vcpu.vm == Some(*id)).map(|(vcpu, _)| *vcpu).collect();
+        let attached = attached.get(id).cloned().unwrap_or_default();
         if listed != attached {
             return Err(format!("Vcpus of {id:?}: listed {listed:?}, attached {attached:?}"));
         }
@@ -376,25 +368,10 @@ fn check_lists(kernel: &Kernel<Host>, state: &State) -> Result<(), Defect> {
         if let (Cap::CpuTime { .. }, KernelCap::CpuTime { allocated, .. }) =
             (&slot.cap, kernel.machine.slot(k::Hpa::new(id.0).to_slot()).cap)
         {
-            let shares = state.children(*id).map(|(_, child)| match child.cap {
-                Cap::CpuTime { reservation, .. } => cap_spec::machine::share(&state.config, reservation),
-                _ => 0,
-            });
-            let given: u64 = shares.sum();
+            let given = shares.get(id).copied().unwrap_or(0);
             if allocated != given {
                 return Err(format!("{id:x?} counts a share of {allocated:#x}, its children have {given:#x}"));
             }
-        }
-    }
-    let mut times = BTreeMap::new();
-    let mut routes: BTreeMap<VcpuId, u16> = BTreeMap::new();
-    for (id, slot) in &state.slots {
-        match slot.cap {
-            Cap::CpuTime { vcpu: Some(vcpu), .. } => {
-                times.insert(vcpu, *id);
-            }
-            Cap::Irq { route: Some(route), .. } => *routes.entry(route.vcpu).or_default() += 1,
-            _ => {}
         }
     }
     for id in state.vcpus.keys() {
@@ -407,15 +384,7 @@ fn check_lists(kernel: &Kernel<Host>, state: &State) -> Result<(), Defect> {
             }
             at = kernel.machine.channel(at.channel()).end(at.end()).next;
         }
-        let receives: BTreeSet<(ChannelId, u8)> = state
-            .channels
-            .iter()
-            .flat_map(|(channel, ends)| {
-                [1, 2].into_iter().zip(ends).map(move |(end, receiver)| (*channel, end, receiver))
-            })
-            .filter(|(_, _, receiver)| receiver.is_some_and(|receiver| receiver.vcpu == *id))
-            .map(|(channel, end, _)| (channel, end))
-            .collect();
+        let receives = receives.get(id).cloned().unwrap_or_default();
         if listed != receives {
             return Err(format!("ends of {id:?}: listed {listed:?}, received {receives:?}"));
         }
@@ -429,6 +398,57 @@ fn check_lists(kernel: &Kernel<Host>, state: &State) -> Result<(), Defect> {
         }
     }
     Ok(())
+}
+
+/// What the records of a state say that lists must name, by who has the list.
+#[derive(Default)]
+struct Records {
+    mappings: BTreeMap<VmId, BTreeSet<SlotId>>,
+    /// What the children of CPU time have of it.
+    shares: BTreeMap<SlotId, u64>,
+    times: BTreeMap<VcpuId, SlotId>,
+    routes: BTreeMap<VcpuId, u16>,
+    attached: BTreeMap<VmId, BTreeSet<VcpuId>>,
+    receives: BTreeMap<VcpuId, BTreeSet<(ChannelId, u8)>>,
+}
+
+impl Records {
+    fn of(state: &State) -> Records {
+        let mut records = Records::default();
+        for (id, slot) in &state.slots {
+            records.add(state, *id, slot);
+        }
+        for (id, vcpu) in &state.vcpus {
+            if let Some(vm) = vcpu.vm {
+                records.attached.entry(vm).or_default().insert(*id);
+            }
+        }
+        for (channel, ends) in &state.channels {
+            for (end, receiver) in [1, 2].into_iter().zip(ends) {
+                if let Some(receiver) = receiver {
+                    records.receives.entry(receiver.vcpu).or_default().insert((*channel, end));
+                }
+            }
+        }
+        records
+    }
+
+    fn add(&mut self, state: &State, id: SlotId, slot: &Slot) {
+        match slot.cap {
+            Cap::Frame { mapping: Some(Mapping { vm, .. }), .. }
+            | Cap::PageTable { place: Some(TablePlace { vm, .. }), .. } => {
+                self.mappings.entry(vm).or_default().insert(id);
+            }
+            Cap::CpuTime { reservation, vcpu, .. } => {
+                if let Some(parent) = slot.parent {
+                    *self.shares.entry(parent).or_default() += cap_spec::machine::share(&state.config, reservation);
+                }
+                self.times.extend(vcpu.map(|vcpu| (vcpu, id)));
+            }
+            Cap::Irq { route: Some(route), .. } => *self.routes.entry(route.vcpu).or_default() += 1,
+            _ => {}
+        }
+    }
 }
 
 /// The abstract machine's state as far as the kernel's tells it: tables that no root leads to are unspecified.
