@@ -133,12 +133,18 @@ struct VerifyArguments {
     /// Write verification/CLAIMS.md anew from what is found, instead of comparing with it.
     #[arg(long)]
     write: bool,
+    /// Put bugs into copies of the kernel's source, and see that checks find each (CHECK: only bugs of this name).
+    #[arg(long, conflicts_with_all = ["full", "list", "write"])]
+    seeded_bugs: bool,
 }
 
 impl VerifyArguments {
     fn run(self) -> Result<u8> {
         if self.list {
             return verify::list().map(|()| 0);
+        }
+        if self.seeded_bugs {
+            return Ok(u8::from(!verify::seeded::run(&self.checks)?));
         }
         let VerifyArguments { checks, full, write, .. } = self;
         let (_, failed) = verify::verify(&verify::Options { checks, full, write, host_only: false })?;

@@ -8,6 +8,7 @@ mod page;
 mod record;
 mod register;
 mod runner;
+pub mod seeded;
 
 use crate::process;
 use anyhow::{Context, Result};

@@ -65,7 +65,8 @@ fn properties_rows(
     let mut rows: Vec<&Entry> = record.entries.iter().filter(|entry| entry.told.property == property.name()).collect();
     rows.sort_by_key(|entry| entry.told.tier);
     if rows.is_empty() {
-        out.push_str("Not claimed, see below.\n");
+        let is_gap = register.gaps.iter().any(|gap| gap.property.as_deref() == Some(property.name()));
+        out.push_str(if is_gap { "Not claimed, see below.\n" } else { "No run has shown it yet.\n" });
         return Ok(());
     }
     out.push_str("| tier | of | bound | tool | command | time |\n|---|---|---|---|---|---|\n");
