@@ -133,8 +133,11 @@ struct VerifyArguments {
     /// Write verification/CLAIMS.md anew from what is found, instead of comparing with it.
     #[arg(long)]
     write: bool,
+    /// Only make verification/CLAIMS.md anew of what is recorded, after verification/claims.toml was edited.
+    #[arg(long, conflicts_with_all = ["checks", "full", "list", "write"])]
+    page: bool,
     /// Put bugs into copies of the kernel's source, and see that checks find each (CHECK: only bugs of this name).
-    #[arg(long, conflicts_with_all = ["full", "list", "write"])]
+    #[arg(long, conflicts_with_all = ["full", "list", "write", "page"])]
     seeded_bugs: bool,
 }
 
@@ -142,6 +145,9 @@ impl VerifyArguments {
     fn run(self) -> Result<u8> {
         if self.list {
             return verify::list().map(|()| 0);
+        }
+        if self.page {
+            return verify::write_page().map(|()| 0);
         }
         if self.seeded_bugs {
             return Ok(u8::from(!verify::seeded::run(&self.checks)?));

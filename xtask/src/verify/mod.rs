@@ -46,6 +46,24 @@ pub fn list() -> Result<()> {
     Ok(())
 }
 
+/// Makes `CLAIMS.md` anew from what is recorded, without running anything: after `claims.toml` was edited.
+///
+/// # Errors
+/// When the register does not make sense, or a file can't be written.
+pub fn write_page() -> Result<()> {
+    let register = Register::read()?;
+    let mut record = Record::read()?;
+    record.renew(&register, &BTreeMap::new());
+    write(&register, &record)
+}
+
+fn write(register: &Register, record: &Record) -> Result<()> {
+    record.write()?;
+    fs::write(page::file(), page::text(register, record)?).context("cannot write CLAIMS.md")?;
+    say!("verification/CLAIMS.md is written anew");
+    Ok(())
+}
+
 /// Packages all of whose tests checks of the CI tier run.
 ///
 /// # Errors
@@ -97,9 +115,7 @@ pub fn verify(options: &Options) -> Result<(u64, u64)> {
     }
     if options.write {
         record.renew(&register, &results);
-        record.write()?;
-        fs::write(page::file(), page::text(&register, &record)?).context("cannot write CLAIMS.md")?;
-        say!("verification/CLAIMS.md is written anew");
+        write(&register, &record)?;
     } else {
         faults.extend(stale(&register, &record)?);
     }
@@ -145,7 +161,7 @@ fn stale(register: &Register, record: &Record) -> Result<Vec<String>> {
         }
     }
     if fs::read_to_string(page::file()).ok() != Some(page::text(register, record)?) {
-        faults.push("CLAIMS.md is not what established.jsonl says; type: cargo xtask verify --write".into());
+        faults.push("CLAIMS.md is not what established.jsonl says; type: cargo xtask verify --page".into());
     }
     Ok(faults)
 }

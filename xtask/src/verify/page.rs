@@ -125,6 +125,6 @@ mod tests {
     fn the_page_is_that_of_the_record() {
         let page = text(&Register::read().unwrap(), &Record::read().unwrap()).unwrap();
         let written = std::fs::read_to_string(file()).unwrap();
-        assert!(page == written, "type: cargo xtask verify --write");
+        assert!(page == written, "type: cargo xtask verify --page");
     }
 }
