@@ -75,7 +75,7 @@ enum Command {
     /// Try the market's rules on the host.
     #[command(subcommand)]
     Market(MarketCommand),
-    /// Write docs/abi.md from the ABI's data.
+    /// Write docs/specification.md, the reference of the ABI and of what it means, from cap-spec.
     Abi,
     /// Boot one image as the root VM, without market: for test guests and benches.
     Boot(BootArguments),

@@ -62,7 +62,7 @@ pub fn test(options: &Options) -> Result<bool> {
         tally.add(step("format", format));
         tally.add(step("lints of host code", lint_host));
         tally.add(step("lints of guest code", lint_guests));
-        tally.add(step("ABI page", abi::check));
+        tally.add(step("reference of the ABI", abi::check));
     }
     // The default members are for the host; of servers, userlib and applications the libraries are tested there too.
     let (mut whole, libraries) = build::host_packages()?;
