@@ -114,6 +114,9 @@ pub fn verify(options: &Options) -> Result<(u64, u64)> {
         }
     }
     if options.write {
+        // Read again, as another run may have ended meanwhile.
+        let register = Register::read()?;
+        record = Record::read()?;
         record.renew(&register, &results);
         write(&register, &record)?;
     } else {
