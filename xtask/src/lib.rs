@@ -21,6 +21,7 @@ pub mod epitaph;
 pub mod image;
 pub mod interrupt;
 pub mod market;
+pub mod model;
 pub mod network;
 pub mod new;
 pub mod pace;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use xtask::boot::Guest;
 use xtask::emulator::Acceleration;
 use xtask::scenario::{Overrides, Refused};
-use xtask::{abi, bench, boot, build, market, new, run, say, setup, tcb, tell, test, verify};
+use xtask::{abi, bench, boot, build, market, model, new, run, say, setup, tcb, tell, test, verify};
 
 /// Every developer command of the nonkernel.
 #[derive(Parser)]
@@ -75,6 +75,13 @@ enum Command {
     /// Try the market's rules on the host.
     #[command(subcommand)]
     Market(MarketCommand),
+    /// Ask what can happen: explore everything that a small world of VMs and capabilities can do (docs/model.md).
+    #[command(disable_help_flag = true)]
+    Model {
+        /// Names of questions, files, and options: `cargo xtask model --help` has them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Write docs/specification.md, the reference of the ABI and of what it means, from cap-spec.
     Abi,
     /// Boot one image as the root VM, without market: for test guests and benches.
@@ -260,6 +267,7 @@ fn execute(command: Command) -> Result<u8> {
         Command::Market(MarketCommand::Clear(arguments)) => market::clear(&arguments).map(|()| 0),
         Command::Market(MarketCommand::Check { full }) => market::check(full).map(|()| 0),
         Command::Market(MarketCommand::Bench) => market::bench().map(|()| 0),
+        Command::Model { arguments } => model::model(&arguments),
         Command::Abi => abi::write().map(|()| 0),
         Command::Boot(arguments) => {
             let guest = Guest {
