@@ -116,6 +116,7 @@ impl<M: Machine> Kernel<M> {
             let not_before = Ticks::new(own.free_from);
             let schedule = &mut self.core_mut(own.core).schedule;
             let done = schedule.resize(reservation, Ticks::new(budget), Ticks::new(period), not_before, now);
+            self.machine.trace_freed(own.vcpu, done.from);
             freed_at = freed_at.max(done.from.get());
             if done.disturbed {
                 self.disturb(own.core);
@@ -164,7 +165,9 @@ impl<M: Machine> Kernel<M> {
         }
         let mut free_from = 0;
         if let Some(reservation) = reservation {
-            free_from = self.core_mut(core).schedule.unbind(reservation, now).get();
+            let free = self.core_mut(core).schedule.unbind(reservation, now);
+            self.machine.trace_freed(vcpu, free);
+            free_from = free.get();
         }
         let header = self.machine.vcpu_mut(vcpu);
         header.time = SlotId::NONE;

@@ -72,13 +72,15 @@ impl Faults {
     }
 }
 
-impl<M: Machine> Kernel<M> {
+impl<M> Kernel<M> {
     /// What all functions were stopped from, for those who look at the kernel from outside.
     #[cfg(any(test, feature = "host"))]
     pub fn faults(&self) -> &Faults {
         &self.faults
     }
+}
 
+impl<M: Machine> Kernel<M> {
     /// `IommuDomain.SetHandler`, `Machine.SetHandler`.
     pub(crate) fn decode_fault_handler(&self, call: &Invoked, of: Handled) -> Result<Invocation, Fault> {
         let &[cptr, ..] = call.args;

@@ -166,12 +166,22 @@ pub enum FunctionInvocation {
     Reset(FunctionId),
 }
 
-impl<M: Machine> Kernel<M> {
+impl<M> Kernel<M> {
     /// What the kernel knows of a function. Numbers of functions come from capabilities, and are below [`MAX_FUNCTIONS`].
     pub(crate) fn function(&self, function: FunctionId) -> &Function {
         &self.functions[function.get() as usize & (MAX_FUNCTIONS - 1)]
     }
 
+    /// What stands in the table of functions, for those who look at the kernel from outside: domain, leases, virtual
+    /// functions, until when it is busy.
+    #[cfg(any(test, feature = "host"))]
+    pub fn function_state(&self, function: FunctionId) -> (VmId, u8, u16, Ticks) {
+        let &Function { domain, leases, vfs, ready_at, .. } = self.function(function);
+        (domain, leases, vfs, ready_at)
+    }
+}
+
+impl<M: Machine> Kernel<M> {
     fn function_mut(&mut self, function: FunctionId) -> &mut Function {
         &mut self.functions[function.get() as usize & (MAX_FUNCTIONS - 1)]
     }
@@ -389,14 +399,6 @@ impl<M: Machine> Kernel<M> {
     /// was looked at.
     fn check_ready(&self, state: &Function) -> Result<(), Fault> {
         if state.in_reset || self.machine.now() < state.ready_at { Err(Fault::new(Error::Busy, 0)) } else { Ok(()) }
-    }
-
-    /// What stands in the table of functions, for those who look at the kernel from outside: domain, leases, virtual
-    /// functions, until when it is busy.
-    #[cfg(any(test, feature = "host"))]
-    pub fn function_state(&self, function: FunctionId) -> (VmId, u8, u16, Ticks) {
-        let &Function { domain, leases, vfs, ready_at, .. } = self.function(function);
-        (domain, leases, vfs, ready_at)
     }
 
     // ---- what invoke does ----------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ use crate::types::{CoreId, FunctionId, Hpa, SlotId, Ticks, VcpuId, VmId};
 use crate::vcpu::Vcpu;
 use crate::vm::{MAX_CORES, Vm};
 use cap_spec::abi::{Register, Rights};
+use core::mem::offset_of;
 
 /// Interrupt routes that the kernel knows: pins of IOAPICs, numbered globally, then those that messages of functions raise.
 pub const MAX_ROUTES: usize = 128;
@@ -50,6 +51,8 @@ bitflags::bitflags! {
         const DECIDE = 1;
         /// The tables of the current Vcpu's VM have lost something: it enters with a new number.
         const RENUMBER = 2;
+        /// A call is being worked on that must be told to the trace when it is done.
+        const TRACED = 4;
     }
 }
 
@@ -95,10 +98,12 @@ impl Route {
 }
 
 /// The capability core over a machine.
+///
+/// The machine comes last, so that the rest is where it is whatever the machine is: a checker outside reads it as a kernel
+/// without one.
 #[derive(Clone, Debug)]
+#[repr(C)]
 pub struct Kernel<M> {
-    /// Storage and hardware.
-    pub machine: M,
     pub(crate) cores: [Core; MAX_CORES],
     pub(crate) core_count: usize,
     /// The core that holds the lock and runs these lines.
@@ -119,6 +124,81 @@ pub struct Kernel<M> {
     pub(crate) faults_held_until: Ticks,
     /// Looks in a row, up to the last one, at which the IOMMU had stopped something.
     pub(crate) fault_looks: u8,
+    /// Storage and hardware.
+    pub machine: M,
+}
+
+/// What a kernel and a checker that reads its memory from outside must agree in: where things are, in one number.
+pub const LAYOUT: u64 = {
+    let places = [
+        offset_of!(Kernel<()>, machine),
+        offset_of!(Kernel<()>, routes),
+        offset_of!(Kernel<()>, functions),
+        offset_of!(Kernel<()>, faults),
+        offset_of!(Kernel<()>, statistics_page),
+        size_of::<Core>(),
+        offset_of!(Core, schedule),
+        offset_of!(Core, current),
+        offset_of!(Core, loaded),
+        size_of::<Route>(),
+        offset_of!(Route, message),
+        size_of::<Function>(),
+        offset_of!(Function, domain),
+        offset_of!(Function, ready_at),
+        size_of::<Faults>(),
+        offset_of!(Faults, handler),
+        size_of::<Vm>(),
+        offset_of!(Vm, faults),
+        size_of::<Vcpu>(),
+        offset_of!(Vcpu, reservation),
+        size_of::<Slot>(),
+        offset_of!(Slot, boot),
+    ];
+    let mut number = 0u64;
+    let mut at = 0;
+    while at < places.len() {
+        number = number.wrapping_mul(0x100_0000_01b3) ^ places[at] as u64;
+        at += 1;
+    }
+    number
+};
+
+impl<M> Kernel<M> {
+    /// The bounds on reservations.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Who takes an interrupt route, for the back end, which masks the routes of a Vcpu that is switched out.
+    pub fn route(&self, route: u16) -> Option<Route> {
+        self.routes.get(route as usize).copied().filter(|route| route.vcpu.is_some())
+    }
+
+    /// What raises an interrupt route, if it is no pin and bound to a message.
+    pub fn message(&self, route: u16) -> Option<Message> {
+        self.routes.get(route as usize)?.message
+    }
+
+    /// How many cores are in use.
+    pub fn core_count(&self) -> usize {
+        self.core_count
+    }
+
+    /// What a kernel knows of its machine from boot on, for those who look at it from outside.
+    #[cfg(any(test, feature = "host"))]
+    pub fn known(&self) -> Config {
+        Config {
+            cores: self.core_count,
+            tsc_hz: self.tsc_hz,
+            switch: self.limits.switch(),
+            epoch: Ticks::new(0),
+            asids: 0,
+            format: self.format,
+            statistics_page: self.statistics_page,
+            forbidden_routes: self.forbidden_routes,
+            first_message_route: self.first_message_route,
+        }
+    }
 }
 
 impl<M: Machine> Kernel<M> {
@@ -135,7 +215,6 @@ impl<M: Machine> Kernel<M> {
             shortfall: 0,
         };
         Kernel {
-            machine,
             cores: [CORE; MAX_CORES],
             core_count: 1,
             active: CoreId::new(0),
@@ -151,6 +230,7 @@ impl<M: Machine> Kernel<M> {
             quarantine: Quarantine::EMPTY,
             faults_held_until: NEVER,
             fault_looks: 0,
+            machine,
         }
     }
 
@@ -169,21 +249,6 @@ impl<M: Machine> Kernel<M> {
         }
     }
 
-    /// The bounds on reservations.
-    pub fn limits(&self) -> &Limits {
-        &self.limits
-    }
-
-    /// Who takes an interrupt route, for the back end, which masks the routes of a Vcpu that is switched out.
-    pub fn route(&self, route: u16) -> Option<Route> {
-        self.routes.get(route as usize).copied().filter(|route| route.vcpu.is_some())
-    }
-
-    /// What raises an interrupt route, if it is no pin and bound to a message.
-    pub fn message(&self, route: u16) -> Option<Message> {
-        self.routes.get(route as usize)?.message
-    }
-
     /// How the reservation of a Vcpu stands on its core, for those who look at the kernel from outside.
     #[cfg(any(test, feature = "host"))]
     pub fn reservation_of(&self, vcpu: VcpuId) -> Option<crate::sched::Reservation> {
@@ -198,9 +263,12 @@ impl<M: Machine> Kernel<M> {
         Some(self.core(core).schedule.clone().unbind(reservation?, self.machine.now()))
     }
 
-    /// How many cores are in use.
-    pub fn core_count(&self) -> usize {
-        self.core_count
+    /// For a trace: the call of the current Vcpu of a core begins (true), or ends. True if one was being worked on.
+    pub fn trace_call(&mut self, core: CoreId, begins: bool) -> bool {
+        let news = &mut self.core_mut(core).news;
+        let before = news.contains(News::TRACED);
+        news.set(News::TRACED, begins);
+        before
     }
 
     /// The state of a core. Core ids come from the back end and from CpuTime capabilities, both below `core_count`.

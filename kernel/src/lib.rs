@@ -49,6 +49,7 @@ mod stats;
 mod testing;
 #[cfg(test)]
 mod tests;
+pub mod trace;
 pub mod types;
 mod untyped;
 pub mod vcpu;
@@ -57,6 +58,6 @@ pub mod vm;
 pub use address_space::RING_WINDOW;
 pub use decode::{Call, Invocation};
 pub use derivation::MAX_SPLITS;
-pub use kernel::{Config, Kernel, MAX_ROUTES, Message, Route};
+pub use kernel::{Config, Kernel, LAYOUT, MAX_ROUTES, Message, Route};
 pub use launch::STEP as LAUNCH_STEP;
 pub use run::{Decision, FaultAction, Outcome};

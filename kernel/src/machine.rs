@@ -130,6 +130,10 @@ pub trait Machine: Devices {
     /// Puts results into the registers of a Vcpu that sleeps in Wait: `rax` 0, `rsi` and `rdx` the results. Its
     /// instruction pointer is past the hypercall already. A core may still hold its extended state, but not these.
     fn set_results(&mut self, vcpu: VcpuId, results: [u64; 2]);
+    /// For a trace: a sleeper wakes with these events.
+    fn trace_woken(&mut self, _: VcpuId, _: u64) {}
+    /// For a trace: from when on the share of a Vcpu's reservation is free that it leaves, or shrinks.
+    fn trace_freed(&mut self, _: VcpuId, _: Ticks) {}
     /// Reads a register of a Vcpu whose state no core holds.
     fn register(&self, vcpu: VcpuId, register: Register) -> u64;
     /// Routes interrupt `route` to `core` as `vector`, or masks it (`None`), and waits until it holds. `held`: that core

@@ -11,6 +11,7 @@ mod boot;
 mod panic;
 mod routes;
 mod storage;
+mod tracing;
 
 use kernel::Kernel;
 use storage::Hardware;

@@ -13,6 +13,7 @@ use crate::arch::msix_table::MsixTables;
 use crate::arch::remapping::Units;
 use crate::arch::{apic, core_area, cpu, guests};
 use crate::boot::root::Root;
+use crate::tracing;
 use cap_spec::abi::{FaultRecord, Register};
 use core::sync::atomic::{AtomicU64, Ordering};
 use kernel::channel::{self, Channel};
@@ -22,6 +23,7 @@ use kernel::machine::{self, Machine, SharedPage};
 use kernel::protocol::deadlines::{Alarm, Deadlines};
 use kernel::protocol::pins::Pins;
 use kernel::slot::Slot;
+use kernel::trace::Kind;
 use kernel::types::{ChannelId, CoreId, FunctionId, Hpa, SlotId, Ticks, VcpuId, VmId};
 use kernel::vcpu::Vcpu;
 use kernel::vm::{MAX_CORES, Vm};
@@ -227,6 +229,7 @@ impl Hardware {
 
     /// An NMI was taken: calls every core whose deadline has passed, but one that decides anew in any case, and sets the
     /// alarm anew.
+    #[inline(always)]
     pub fn look_at_deadlines(&mut self, decides: Option<CoreId>) {
         let now = self.carry_out(None, decides);
         if let Some(alarm) = self.deadlines.again(now)
@@ -259,6 +262,12 @@ impl Hardware {
         // atomic may bear.
         unsafe { AtomicU64::from_ptr(word) }
     }
+}
+
+/// A guest may have changed its event word meanwhile.
+#[inline(always)]
+fn found_events(vcpu: VcpuId, word: u64) {
+    tracing::record(Kind::Events, vcpu.address().get(), word);
 }
 
 /// The two accessors of an object's header, which lies at an offset in the object.
@@ -340,7 +349,14 @@ impl machine::Devices for Hardware {
     }
 
     fn take_fault(&mut self) -> Option<(Option<FunctionId>, FaultRecord)> {
-        self.assignment.take_fault()
+        let taken = self.assignment.take_fault();
+        if let Some((function, record)) = taken {
+            let [what, who] = record.to_words();
+            if tracing::is_on() {
+                tracing::write(Kind::Fault, &[function.map_or(u64::MAX, |function| function.get().into()), what, who]);
+            }
+        }
+        taken
     }
 
     fn most_faults(&self) -> usize {
@@ -413,12 +429,16 @@ impl Machine for Hardware {
 
     #[inline]
     fn or_events(&mut self, vcpu: VcpuId, bits: u64) -> u64 {
-        self.events(vcpu).fetch_or(bits, Ordering::AcqRel)
+        let before = self.events(vcpu).fetch_or(bits, Ordering::AcqRel);
+        found_events(vcpu, before);
+        before
     }
 
     #[inline]
     fn take_events(&mut self, vcpu: VcpuId, mask: u64) -> u64 {
-        self.events(vcpu).fetch_and(!mask, Ordering::AcqRel) & mask
+        let before = self.events(vcpu).fetch_and(!mask, Ordering::AcqRel);
+        found_events(vcpu, before);
+        before & mask
     }
 
     #[inline(always)]
@@ -465,6 +485,16 @@ impl Machine for Hardware {
     fn set_results(&mut self, vcpu: VcpuId, results: [u64; 2]) {
         // SAFETY: no core runs it, and the lock is held; see the module.
         unsafe { guests::set_results(vcpu, results) };
+    }
+
+    #[inline(always)]
+    fn trace_woken(&mut self, vcpu: VcpuId, events: u64) {
+        tracing::record(Kind::Woken, vcpu.address().get(), events);
+    }
+
+    #[inline(always)]
+    fn trace_freed(&mut self, vcpu: VcpuId, at: Ticks) {
+        tracing::record(Kind::Freed, vcpu.address().get(), at.get());
     }
 
     fn register(&self, vcpu: VcpuId, register: Register) -> u64 {

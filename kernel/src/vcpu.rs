@@ -416,6 +416,7 @@ impl<M: Machine> Kernel<M> {
         let events = self.machine.take_events(vcpu, mask);
         self.machine.vcpu_mut(vcpu).run = Run::Runnable;
         self.machine.set_results(vcpu, [events, 0]);
+        self.machine.trace_woken(vcpu, events);
     }
 
     /// Writes what the info page says of the Vcpu's reservation and of the machine.

@@ -11,6 +11,7 @@ use crate::counter::Counter;
 use crate::emulator::Acceleration;
 use crate::run_state::{BenchRow, RunState};
 use crate::session::Session;
+use crate::shared_memory::SharedMemory;
 use crate::tcb::write_json;
 use crate::{interrupt, paths, readme, report, setup};
 use anyhow::{Context, Result, bail};
@@ -250,8 +251,8 @@ pub fn measure(tools: &setup::Tools, built: &Built, only: &[String]) -> Result<V
         if !only.is_empty() && !only.iter().any(|wanted| wanted == name) {
             continue;
         }
-        let memory = counter.memory(&folder.join(format!("{name}.memory")), memory_mib)?;
-        let mut extra = counter.arguments(&memory, memory_mib);
+        let memory = SharedMemory::new(&folder.join(format!("{name}.memory")), memory_mib)?;
+        let mut extra = counter.arguments(&memory);
         extra.extend(devices.iter().map(|&text| text.into()));
         let guest = Guest { cores, memory_mib, command_line: command_line.into(), extra, ..Guest::new(image) };
         let config = guest.config(built, &folder.join(format!("{name}.module")))?;

@@ -1,12 +1,13 @@
 //! Counts the kernel's instructions apart from those of VMs: builds the emulator's plugin for it (`tests/counter`), and
 //! gives a machine what the plugin needs.
 
+use crate::shared_memory::{SharedMemory, quoted};
 use crate::{build, paths, process, setup};
 use anyhow::{Context, Result, ensure};
 use cap_spec::abi::IMAGE_BASE;
 use object::read::elf::{ElfFile64, FileHeader, ProgramHeader};
 use object::{LittleEndian, elf};
-use std::fs::{self, File};
+use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -39,43 +40,12 @@ impl Counter {
         Ok(Counter { library: folder.join(format!("debug/lib{PACKAGE}.so")), text: text_of(&file)? })
     }
 
-    /// A machine's memory of so many MiB as a file, which the plugin writes its count into.
-    ///
-    /// # Errors
-    /// When it can't be made.
-    pub fn memory(&self, file: &Path, mib: u32) -> Result<Memory> {
-        let made = File::create(file).and_then(|memory| memory.set_len(u64::from(mib) << 20));
-        made.with_context(|| format!("cannot make {}", file.display()))?;
-        Ok(Memory(file.to_path_buf()))
-    }
-
-    /// Arguments for the emulator of a machine with so many MiB, whose memory is this file.
-    pub fn arguments(&self, memory: &Memory, mib: u32) -> Vec<String> {
-        let (library, file) = (quoted(&self.library), quoted(&memory.0));
+    /// Arguments for the emulator of a machine with this memory, which the plugin writes its count into.
+    pub fn arguments(&self, memory: &SharedMemory) -> Vec<String> {
+        let (library, file) = (quoted(&self.library), quoted(memory.file()));
         let Range { start, end } = self.text;
-        vec![
-            "-plugin".into(),
-            format!("{library},text={start:x}-{end:x},memory={file}"),
-            "-object".into(),
-            format!("memory-backend-file,id=memory,size={mib}M,mem-path={file},share=on"),
-            "-machine".into(),
-            "memory-backend=memory".into(),
-        ]
-    }
-}
-
-/// A path within an argument of the emulator.
-fn quoted(path: &Path) -> String {
-    path.display().to_string().replace(',', ",,")
-}
-
-/// The memory of a machine, gone with this.
-#[derive(Debug)]
-pub struct Memory(PathBuf);
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
+        let plugin = ["-plugin".into(), format!("{library},text={start:x}-{end:x},memory={file}")];
+        plugin.into_iter().chain(memory.arguments()).collect()
     }
 }
 
@@ -120,19 +90,11 @@ mod tests {
     }
 
     #[test]
-    fn commas_in_paths_are_no_ends() {
-        assert_eq!(quoted(Path::new("/a,b/c")), "/a,,b/c");
-    }
-
-    #[test]
-    fn memory_goes_with_the_machine() {
+    fn the_plugin_is_told_of_text_and_memory() {
         let counter = Counter { library: "/x/libcounter.so".into(), text: 0x10_0000..0x10_2000 };
         let file = std::env::temp_dir().join(format!("nonkernel-counter-{}", std::process::id()));
-        let memory = counter.memory(&file, 3).unwrap();
-        assert_eq!(fs::metadata(&file).unwrap().len(), 3 << 20);
-        let arguments = counter.arguments(&memory, 3);
+        let memory = SharedMemory::new(&file, 3).unwrap();
+        let arguments = counter.arguments(&memory);
         assert_eq!(arguments[1], format!("/x/libcounter.so,text=100000-102000,memory={}", quoted(&file)));
-        drop(memory);
-        assert!(!file.exists());
     }
 }

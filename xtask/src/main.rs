@@ -10,7 +10,7 @@ use std::time::Duration;
 use xtask::boot::Guest;
 use xtask::emulator::Acceleration;
 use xtask::scenario::{Overrides, Refused};
-use xtask::{abi, bench, boot, build, market, model, new, run, say, setup, tcb, tell, test, verify};
+use xtask::{abi, bench, boot, build, conform, market, model, new, run, say, setup, tcb, tell, test, verify};
 
 /// Every developer command of the nonkernel.
 #[derive(Parser)]
@@ -84,6 +84,8 @@ enum Command {
     },
     /// Write docs/specification.md, the reference of the ABI and of what it means, from cap-spec.
     Abi,
+    /// Run scenarios and hostile guests with a kernel that records what it does, and replay that through the specification.
+    Conform(ConformArguments),
     /// Boot one image as the root VM, without market: for test guests and benches.
     Boot(BootArguments),
 }
@@ -100,6 +102,19 @@ enum MarketCommand {
     },
     /// Measure how long rounds take; fail when one takes longer than it may. For a machine that does nothing else.
     Bench,
+}
+
+#[derive(Args)]
+struct ConformArguments {
+    /// Scenarios (default: tiny).
+    #[arg(value_name = "SCENARIO", default_value = "tiny")]
+    names: Vec<PathBuf>,
+    /// Cores, instead of the scenario's.
+    #[arg(long)]
+    cores: Option<u16>,
+    /// How instructions are executed.
+    #[arg(long, value_enum, default_value_t = Acceleration::InstructionClock)]
+    accel: Acceleration,
 }
 
 #[derive(Args)]
@@ -269,6 +284,12 @@ fn execute(command: Command) -> Result<u8> {
         Command::Market(MarketCommand::Bench) => market::bench().map(|()| 0),
         Command::Model { arguments } => model::model(&arguments),
         Command::Abi => abi::write().map(|()| 0),
+        Command::Conform(arguments) => conform::conform(&conform::Options {
+            names: arguments.names,
+            cores: arguments.cores,
+            acceleration: arguments.accel,
+        })
+        .map(|()| 0),
         Command::Boot(arguments) => {
             let guest = Guest {
                 cores: arguments.cores,

@@ -91,9 +91,15 @@ pub fn report(state: &mut State, function: Option<u16>, record: FaultRecord) {
         } else {
             faults.lost = faults.lost.saturating_add(1);
         }
-        let told = faults.handler.and_then(|(channel, end)| state.channels[&channel][usize::from(2 - end)]);
-        if let Some(receiver) = told {
-            raise(state, receiver.vcpu, receiver.bits);
-        }
+        let handler = faults.handler;
+        tell_handler(state, handler);
+    }
+}
+
+/// Signals the receiver at the other end of a handler's channel, if there is one.
+pub(super) fn tell_handler(state: &mut State, handler: Option<(super::ChannelId, u8)>) {
+    let told = handler.and_then(|(channel, end)| state.channels[&channel][usize::from(2 - end)]);
+    if let Some(receiver) = told {
+        raise(state, receiver.vcpu, receiver.bits);
     }
 }

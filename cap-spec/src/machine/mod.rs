@@ -55,7 +55,7 @@ pub use faults::report;
 pub use ioport::NEVER_HANDED_OUT;
 pub use launch::{RING_WINDOW, foreign_parts};
 pub use state::*;
-pub use vcpu::{expire, initial_registers};
+pub use vcpu::{expire, initial_registers, interrupt, start_root, stop_by_itself};
 
 use crate::abi::{Error, Fault, Label, ObjectType};
 use lookup::Invoked;
@@ -92,9 +92,14 @@ impl Outcome {
     pub const NOTHING: Outcome = Outcome::Done([0, 0]);
 }
 
+/// The slot of the capability that is invoked, if there is one.
+pub fn invoked_slot(state: &State, invoker: VcpuId, call: Call) -> Option<SlotId> {
+    lookup::in_cspace_of_vcpu(state, invoker, call.cptr, 0).ok()
+}
+
 /// The full slot that argument 1 of a call names in the invoked CNode: what Delete and Revoke are about.
 pub fn named_slot(state: &State, invoker: VcpuId, call: Call) -> Option<SlotId> {
-    let invoked = lookup::in_cspace_of_vcpu(state, invoker, call.cptr, 0).ok()?;
+    let invoked = invoked_slot(state, invoker, call)?;
     match state.slots[&invoked].cap {
         Cap::CNode { .. } => lookup::full_slot(state, invoked, call.args[0], 1).ok(),
         _ => None,

@@ -17,12 +17,14 @@
 //! * **Signal** sets event bits (not 0) and wakes it if it waits for one of them. **Wait** takes the events of a mask
 //!   (not 0) on the invoker's own Vcpu (`Forbidden` for another); if there are none and the deadline has not passed, the
 //!   invoker sleeps until there are, or until the deadline, and then gets what there is.
+//! * The world: a Vcpu that does what its VM cannot settle [stops by itself](stop_by_itself), an interrupt
+//!   [wakes](interrupt) a sleeper, and a root VM that has stopped [starts again](start_root).
 //! * **GetPage** derives a Frame capability to the info page (READ, and WRITE if the invoked one has it) or to the handler
 //!   page (READ).
 
 use core::ops::RangeInclusive;
 
-use super::faults::free_end;
+use super::faults::{free_end, tell_handler};
 use super::lookup::Invoked;
 use super::state::{Cap, Run, State, Vcpu, VcpuId};
 use super::vm::derive_page;
@@ -320,4 +322,34 @@ pub fn expire(state: &mut State, id: VcpuId) -> Option<u64> {
         }
         _ => None,
     }
+}
+
+/// A device wakes a sleeper whose interrupt routes lead to it, at any time, with the events that there are, which are
+/// returned. `None` if it does not sleep or takes no interrupts.
+pub fn interrupt(state: &mut State, id: VcpuId) -> Option<u64> {
+    if state.routes_of(id) == 0 {
+        return None;
+    }
+    let vcpu = state.vcpus.get_mut(&id)?;
+    let Run::Blocked { mask, .. } = vcpu.run else { return None };
+    let taken = vcpu.events & mask;
+    vcpu.events &= !mask;
+    vcpu.run = Run::Runnable;
+    Some(taken)
+}
+
+/// A Vcpu stops by itself, and its handler's peer is told.
+pub fn stop_by_itself(state: &mut State, id: VcpuId) {
+    let Some(vcpu) = state.vcpus.get_mut(&id) else { return };
+    vcpu.run = Run::Stopped;
+    tell_handler(state, state.vcpus[&id].handler);
+}
+
+/// The kernel starts the root VM, for the first time or once more: at its entry, without upcalls.
+pub fn start_root(state: &mut State, id: VcpuId, entry: u64) {
+    let Some(vcpu) = state.vcpus.get_mut(&id) else { return };
+    vcpu.run = Run::Runnable;
+    vcpu.upcall = [0; 2];
+    vcpu.registers = initial_registers();
+    vcpu.registers[Register::Rip as usize] = entry;
 }

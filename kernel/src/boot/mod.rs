@@ -15,6 +15,7 @@ use crate::arch::lock::Lock;
 use crate::arch::mmio::Registers;
 use crate::arch::{apic, core_area, cpu, interrupts, serial};
 use crate::storage::{Booted, Devices};
+use crate::tracing;
 use cap_spec::abi::PAGE_BITS;
 use core::arch::global_asm;
 use core::sync::atomic::Ordering;
@@ -132,6 +133,9 @@ fn prepare(magic: u64, info: u64) -> Booted {
         tsc_hz,
     }
     .carry_out(&mut kernel);
+    if options.trace {
+        tracing::turn_on(&mut kernel);
+    }
     log::info!("root VM starts {} us after reset", cpu::rdtsc() / (tsc_hz / 1_000_000));
     root.start(&mut kernel);
     root.note_first_start(cpu::rdtsc());

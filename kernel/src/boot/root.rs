@@ -5,7 +5,7 @@
 
 use super::physical::{Tables, Taken};
 use crate::arch::guests::Processor;
-use crate::{Nonkernel, panic};
+use crate::{Nonkernel, panic, tracing};
 use cap_spec::abi::{
     BOOT_INFO_MAGIC, IMAGE_BASE, INFO_PAGE, PAGE_BITS, ROOT_ARCHIVE, ROOT_ARCHIVE_BYTES, ROOT_BOOT_INFO, Rights,
     SLOT_BITS, STATS_PAGE, VCPU_BITS, VERSION, VM_BITS, boot_info, slots,
@@ -22,6 +22,7 @@ use kernel::function::MAX_FUNCTIONS;
 use kernel::machine::Machine;
 use kernel::nested::{Entry, entry_index};
 use kernel::sched::CAPACITY;
+use kernel::trace::Kind;
 use kernel::types::{CoreId, FunctionId, Gpa, Hpa, SlotId, Ticks, VcpuId, VmId};
 use kernel::vcpu::Run;
 
@@ -199,7 +200,7 @@ impl Root {
     /// Starts the root VM for the first time, with its memory as in the boot image and everything else zero.
     pub fn start(&self, kernel: &mut Nonkernel) {
         while !self.restore() {}
-        kernel.start_root(self.vcpu, self.entry, self.cr3);
+        self.set_off(kernel);
     }
 
     /// For a core that has nothing else to do: if the root VM has stopped, goes a step further to starting it again, with
@@ -218,9 +219,15 @@ impl Root {
         if self.restore() {
             let restarts = self.note_restart();
             panic::record(EventKind::RootRestarted, restarts as u32, 0);
-            kernel.start_root(self.vcpu, self.entry, self.cr3);
+            self.set_off(kernel);
         }
         true
+    }
+
+    fn set_off(&self, kernel: &mut Nonkernel) {
+        tracing::record(Kind::RootStarted, self.vcpu.address().get(), self.entry);
+        kernel.start_root(self.vcpu, self.entry, self.cr3);
+        tracing::look();
     }
 
     /// Puts the next part of the root VM's memory back to what it was at its start; true with the last one.

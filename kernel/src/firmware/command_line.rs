@@ -15,18 +15,21 @@ pub struct Options {
     pub root_budget_us: u64,
     /// `cores=`: at most this many cores are started.
     pub cores: usize,
+    /// `trace=on`: what the kernel does is recorded for a checker outside, without which it does not go on.
+    pub trace: bool,
     /// `pace=pit`: the PIT runs fast, for an emulator whose cores take turns at its events.
     pub pace: bool,
 }
 
 /// Reads the options; a value that is no number or out of range is ignored.
 pub fn parse(line: &[u8]) -> Options {
-    let mut options = Options { root_budget_us: ROOT_BUDGET_US, cores: usize::MAX, pace: false };
+    let mut options = Options { root_budget_us: ROOT_BUDGET_US, cores: usize::MAX, trace: false, pace: false };
     let words = core::str::from_utf8(line).unwrap_or("").split_ascii_whitespace();
     for (key, value) in words.filter_map(|word| word.split_once('=')) {
         match (key, value.parse()) {
             ("root_budget_us", Ok(budget @ (250..=9_000 | ROOT_PERIOD_US))) => options.root_budget_us = budget,
             ("cores", Ok(cores @ 1..)) => options.cores = cores as usize,
+            ("trace", _) => options.trace = value == "on",
             ("pace", _) => options.pace = value == "pit",
             _ => {}
         }
@@ -46,6 +49,7 @@ mod tests {
         assert_eq!(parse(b"root_budget_us=10000").root_budget_us, ROOT_PERIOD_US);
         assert_eq!(parse(b"root_budget_us=9999").root_budget_us, ROOT_BUDGET_US);
         assert_eq!(parse(b"cores=1").cores, 1);
+        assert!(parse(b"trace=on").trace && !parse(b"trace=off").trace && !default.trace);
         assert!(parse(b"pace=pit").pace && !parse(b"pace=hpet").pace && !default.pace);
         for bad in
             [&b"root_budget_us="[..], b"root_budget_us=9999999", b"root_budget_us=1x", b"cores=0", b"=", b"cores"]

@@ -10,7 +10,7 @@
 //! assert_eq!(run.file("digest", "digest.txt"), expected);
 //! ```
 
-pub mod monitor;
+pub use xtask::monitor;
 
 use anyhow::{Context, Result, bail};
 use proto::host::{Command, End, Record};

@@ -18,4 +18,5 @@ pub mod observe;
 pub mod pairs;
 pub mod random;
 pub mod script;
+pub mod seen;
 pub mod system;

@@ -10,17 +10,48 @@ use cap_spec::machine::{
     CNodeId, Cap, ChannelId, Config, Entry, Extent, Faults, Function, Mapping, Message, Receiver, Reservation, Route,
     Run, Slot, SlotId, State, TableId, TablePlace, Vcpu, VcpuId, Vm, VmId, Window, foreign_parts,
 };
-use kernel::Kernel;
 use kernel::cap::Cap as KernelCap;
-use kernel::machine::Machine;
+use kernel::channel::Channel;
+use kernel::fault::Faults as KernelFaults;
 use kernel::nested::Entry as NestedEntry;
 use kernel::slot::Slot as KernelSlot;
 use kernel::types as k;
-
-use crate::host::Host;
+use kernel::vcpu::Vcpu as KernelVcpu;
+use kernel::vm::Vm as KernelVm;
+use kernel::{Message as KernelMessage, Route as KernelRoute};
 
 /// What is wrong with a representation.
 pub type Defect = String;
+
+/// A kernel at rest, as far as its state is to be seen: in the host's memory, or in that of a running machine.
+pub trait Seen {
+    /// A slot.
+    fn slot(&self, id: k::SlotId) -> KernelSlot;
+    /// The header of a VM or domain.
+    fn vm(&self, id: k::VmId) -> KernelVm;
+    /// The header of a Vcpu.
+    fn vcpu(&self, id: k::VcpuId) -> KernelVcpu;
+    /// A channel.
+    fn channel(&self, id: k::ChannelId) -> Channel;
+    /// The entries of a table.
+    fn table(&self, table: u64) -> [u64; 512];
+    /// The event word of a Vcpu.
+    fn events(&self, vcpu: k::VcpuId) -> u64;
+    /// The registers of a Vcpu that no core holds, if they are to be seen.
+    fn registers(&self, vcpu: k::VcpuId) -> [u64; 21];
+    /// Who takes an interrupt route.
+    fn route(&self, route: u16) -> Option<KernelRoute>;
+    /// What raises it.
+    fn message(&self, route: u16) -> Option<KernelMessage>;
+    /// The domain of a function, its leases, its virtual functions, and from when on it is ready.
+    fn function_state(&self, function: k::FunctionId) -> (k::VmId, u8, u16, k::Ticks);
+    /// What all functions were stopped from.
+    fn faults(&self) -> KernelFaults;
+    /// True if a Delete or Revoke may be half done: then what is being destroyed counts as if it were not yet.
+    fn is_between(&self) -> bool {
+        false
+    }
+}
 
 /// The slot's address.
 fn slot_id(id: k::SlotId) -> SlotId {
@@ -44,24 +75,23 @@ fn channel_id(id: k::ChannelId) -> ChannelId {
 }
 
 /// The state that the kernel stands for. `boot` are the slots of the boot capabilities.
-pub fn observe(kernel: &Kernel<Host>, boot: &[k::SlotId], config: &Config) -> Result<State, Defect> {
+pub fn observe(seen: &impl Seen, boot: &[k::SlotId], config: &Config) -> Result<State, Defect> {
     let mut state = State::new(config.clone());
     for slot in boot {
-        walk(kernel, &mut state, *slot, None)?;
+        walk(seen, &mut state, *slot, None)?;
     }
-    collect_objects(kernel, &mut state)?;
-    state.faults = abstract_faults(kernel.faults());
-    check_places(kernel, &state)?;
-    check_lists(kernel, &state)?;
-    check_devices(kernel, &state)?;
+    collect_objects(seen, &mut state)?;
+    state.faults = abstract_faults(&seen.faults());
+    check_places(seen, &state)?;
+    check_lists(seen, &state)?;
     Ok(state)
 }
 
 /// Visits a slot and everything below it.
-fn walk(kernel: &Kernel<Host>, state: &mut State, root: k::SlotId, parent: Option<SlotId>) -> Result<(), Defect> {
+fn walk(seen: &impl Seen, state: &mut State, root: k::SlotId, parent: Option<SlotId>) -> Result<(), Defect> {
     let mut open = vec![(root, parent)];
     while let Some((id, parent)) = open.pop() {
-        let slot = kernel.machine.slot(id);
+        let slot = seen.slot(id);
         if slot.is_empty() {
             return Err(format!("{id:?} is linked and empty"));
         }
@@ -69,7 +99,7 @@ fn walk(kernel: &Kernel<Host>, state: &mut State, root: k::SlotId, parent: Optio
             return Err(format!("{id:?}: boot is {}", slot.boot));
         }
         let content = Slot {
-            cap: abstract_cap(kernel, id, slot)?,
+            cap: abstract_cap(seen, id, &slot)?,
             rights: slot.rights,
             parent,
             depth: slot.depth,
@@ -78,14 +108,14 @@ fn walk(kernel: &Kernel<Host>, state: &mut State, root: k::SlotId, parent: Optio
         if state.slots.insert(slot_id(id), content).is_some() {
             return Err(format!("{id:?} is linked twice"));
         }
-        let children = children(kernel, id, slot)?;
+        let children = children(seen, id, &slot)?;
         open.extend(children.into_iter().map(|child| (child, Some(slot_id(id)))));
     }
     Ok(())
 }
 
 /// The children of a slot, with all links checked.
-fn children(kernel: &Kernel<Host>, id: k::SlotId, slot: &KernelSlot) -> Result<Vec<k::SlotId>, Defect> {
+fn children(seen: &impl Seen, id: k::SlotId, slot: &KernelSlot) -> Result<Vec<k::SlotId>, Defect> {
     let mut found = Vec::new();
     if !slot.first_child.is_some() {
         if slot.last_child.is_some() {
@@ -96,7 +126,7 @@ fn children(kernel: &Kernel<Host>, id: k::SlotId, slot: &KernelSlot) -> Result<V
     let mut at = slot.first_child;
     let mut before = id;
     loop {
-        let child = kernel.machine.slot(at);
+        let child = seen.slot(at);
         if child.prev != before || child.first != found.is_empty() {
             return Err(format!("{at:?}: prev {:?}, first {}; expected prev {before:?}", child.prev, child.first));
         }
@@ -114,8 +144,15 @@ fn children(kernel: &Kernel<Host>, id: k::SlotId, slot: &KernelSlot) -> Result<V
 }
 
 /// What a capability stands for.
-fn abstract_cap(kernel: &Kernel<Host>, id: k::SlotId, slot: &KernelSlot) -> Result<Cap, Defect> {
+fn abstract_cap(seen: &impl Seen, id: k::SlotId, slot: &KernelSlot) -> Result<Cap, Defect> {
     Ok(match slot.cap {
+        KernelCap::Zombie(zombie) if seen.is_between() => match zombie.bits {
+            cap_spec::abi::CHANNEL_BITS => Cap::Channel { id: ChannelId(zombie.first.address().get()), end: 1 },
+            bits => Cap::CNode { id: CNodeId(zombie.home.address().get()), slot_bits: bits - cap_spec::abi::SLOT_BITS },
+        },
+        KernelCap::Doomed { bits, base } if seen.is_between() => {
+            Cap::Untyped { extent: Extent { base: base.get(), bits }, device: false, watermark: 1 << bits }
+        }
         KernelCap::Null | KernelCap::Zombie(_) | KernelCap::Doomed { .. } => {
             return Err(format!("{id:?} holds {:?}", slot.cap));
         }
@@ -151,9 +188,9 @@ fn abstract_cap(kernel: &Kernel<Host>, id: k::SlotId, slot: &KernelSlot) -> Resu
         },
         KernelCap::Channel { end, id } => Cap::Channel { id: channel_id(id), end },
         KernelCap::Irq { first, count } => {
-            let bound = kernel.route(first).filter(|_| count == 1 && !slot.has_children());
+            let bound = seen.route(first).filter(|_| count == 1 && !slot.has_children());
             let route = bound.map(|route| Route { vcpu: vcpu_id(route.vcpu), vector: route.vector });
-            let message = kernel.message(first).filter(|_| count == 1 && !slot.has_children());
+            let message = seen.message(first).filter(|_| count == 1 && !slot.has_children());
             let message = message.map(|message| Message { function: message.function.get(), entry: message.entry });
             Cap::Irq { first, count, route, message }
         }
@@ -167,7 +204,7 @@ fn abstract_cap(kernel: &Kernel<Host>, id: k::SlotId, slot: &KernelSlot) -> Resu
 }
 
 /// The objects that original capabilities name.
-fn collect_objects(kernel: &Kernel<Host>, state: &mut State) -> Result<(), Defect> {
+fn collect_objects(seen: &impl Seen, state: &mut State) -> Result<(), Defect> {
     let originals: Vec<Cap> = state.slots.values().filter(|slot| slot.original).map(|slot| slot.cap.clone()).collect();
     for cap in originals {
         match cap {
@@ -175,28 +212,28 @@ fn collect_objects(kernel: &Kernel<Host>, state: &mut State) -> Result<(), Defec
                 state.cnodes.insert(id, slot_bits);
             }
             Cap::Vm(id) => {
-                let header = kernel.machine.vm(k::VmId::at(k::Hpa::new(id.0)));
+                let header = seen.vm(k::VmId::at(k::Hpa::new(id.0)));
                 let cspace = header.cspace.is_some().then(|| CNodeId(header.cspace.address().get()));
                 let region = Extent { base: header.region_base.get(), bits: header.region_bits };
                 state.vms.insert(id, Vm { cspace, region, launched: header.launched });
-                collect_tables(kernel, state, id)?;
+                collect_tables(seen, state, id)?;
             }
             Cap::IommuDomain { id, .. } => {
-                let header = kernel.machine.vm(k::VmId::at(k::Hpa::new(id.0)));
+                let header = seen.vm(k::VmId::at(k::Hpa::new(id.0)));
                 state.domains.insert(id, abstract_faults(&header.faults));
-                collect_tables(kernel, state, id)?;
+                collect_tables(seen, state, id)?;
             }
             Cap::PciFunction { function, .. } => {
-                let (domain, leases, vfs, ready_at) = kernel.function_state(k::FunctionId::new(function));
+                let (domain, leases, vfs, ready_at) = seen.function_state(k::FunctionId::new(function));
                 let domain = domain.is_some().then(|| vm_id(domain));
                 state.functions.insert(function, Function { domain, leases, vfs, ready_at: ready_at.get() });
             }
             Cap::Vcpu(id) => {
-                let vcpu = abstract_vcpu(kernel, k::VcpuId::at(k::Hpa::new(id.0)));
+                let vcpu = abstract_vcpu(seen, k::VcpuId::at(k::Hpa::new(id.0)));
                 state.vcpus.insert(id, vcpu);
             }
             Cap::Channel { id, .. } => {
-                let channel = kernel.machine.channel(k::ChannelId::at(k::Hpa::new(id.0)));
+                let channel = seen.channel(k::ChannelId::at(k::Hpa::new(id.0)));
                 let ends =
                     channel.ends.map(|end| some_vcpu(end.receiver).map(|vcpu| Receiver { vcpu, bits: end.bits }));
                 state.channels.insert(id, ends);
@@ -213,8 +250,8 @@ fn abstract_faults(faults: &kernel::fault::Faults) -> Faults {
     Faults { handler, kept: kept.collect(), lost }
 }
 
-fn abstract_vcpu(kernel: &Kernel<Host>, id: k::VcpuId) -> Vcpu {
-    let header = kernel.machine.vcpu(id);
+fn abstract_vcpu(seen: &impl Seen, id: k::VcpuId) -> Vcpu {
+    let header = seen.vcpu(id);
     Vcpu {
         vm: header.vm.is_some().then(|| vm_id(header.vm)),
         run: match header.run {
@@ -222,22 +259,21 @@ fn abstract_vcpu(kernel: &Kernel<Host>, id: k::VcpuId) -> Vcpu {
             kernel::vcpu::Run::Runnable => Run::Runnable,
             kernel::vcpu::Run::Blocked => Run::Blocked { mask: header.wait_mask, deadline: 0 },
         },
-        events: kernel.machine.shared_word(kernel::machine::SharedPage::Info(id), cap_spec::abi::info_page::EVENTS),
-        registers: kernel.machine.registers(id),
+        events: seen.events(id),
+        registers: seen.registers(id),
         upcall: [header.fault_vector, header.event_vector],
         handler: header.handler.is_some().then(|| (channel_id(header.handler.channel()), header.handler.end())),
     }
 }
 
 /// The tables that the root of a VM leads to, as hardware walks them.
-fn collect_tables(kernel: &Kernel<Host>, state: &mut State, vm: VmId) -> Result<(), Defect> {
-    let header = kernel.machine.vm(k::VmId::at(k::Hpa::new(vm.0)));
+fn collect_tables(seen: &impl Seen, state: &mut State, vm: VmId) -> Result<(), Defect> {
+    let header = seen.vm(k::VmId::at(k::Hpa::new(vm.0)));
     let format = header.format;
     let mut open = vec![(vm.root(), header.root_level())];
     while let Some((table, level)) = open.pop() {
         let mut entries = BTreeMap::new();
-        for (index, raw) in (0..).zip(kernel.machine.table(table.0)) {
-            let raw = *raw;
+        for (index, raw) in (0..).zip(seen.table(table.0)) {
             if raw == 0 {
                 continue;
             }
@@ -261,16 +297,16 @@ fn collect_tables(kernel: &Kernel<Host>, state: &mut State, vm: VmId) -> Result<
 }
 
 /// Every full slot of a live CNode or Channel is in the forest, and slot 0 of every CNode is empty.
-fn check_places(kernel: &Kernel<Host>, state: &State) -> Result<(), Defect> {
+fn check_places(seen: &impl Seen, state: &State) -> Result<(), Defect> {
     let check = |id: SlotId| {
-        let slot = kernel.machine.slot(k::Hpa::new(id.0).to_slot());
+        let slot = seen.slot(k::Hpa::new(id.0).to_slot());
         if !slot.is_empty() && !state.slots.contains_key(&id) {
             return Err(format!("{id:?} holds {:?} outside the forest", slot.cap));
         }
         Ok(())
     };
     for (cnode, slot_bits) in &state.cnodes {
-        if !kernel.machine.slot(k::Hpa::new(cnode.0).to_slot()).is_empty() {
+        if !seen.is_between() && !seen.slot(k::Hpa::new(cnode.0).to_slot()).is_empty() {
             return Err(format!("slot 0 of {cnode:?} is full"));
         }
         for index in 1..1 << slot_bits {
@@ -285,60 +321,19 @@ fn check_places(kernel: &Kernel<Host>, state: &State) -> Result<(), Defect> {
     Ok(())
 }
 
-/// What the devices were told is what the kernel's records say.
-fn check_devices(kernel: &Kernel<Host>, state: &State) -> Result<(), Defect> {
-    let model = &kernel.machine.devices;
-    if let Some(fault) = model.faults.first() {
-        return Err(fault.to_string());
-    }
-    let attached: BTreeMap<u16, VmId> = model.attached.iter().map(|(id, vm)| (id.get(), vm_id(*vm))).collect();
-    let recorded: BTreeMap<u16, VmId> =
-        state.functions.iter().filter_map(|(id, function)| Some((*id, function.domain?))).collect();
-    if attached != recorded {
-        return Err(format!("the functions {attached:x?} are attached, the records say {recorded:x?}"));
-    }
-    let has_vfs: BTreeSet<u16> = model.enabled.keys().map(|id| id.get()).collect();
-    let counted: BTreeSet<u16> =
-        state.functions.iter().filter(|(_, function)| function.vfs != 0).map(|(id, _)| *id).collect();
-    if has_vfs != counted {
-        return Err(format!("virtual functions of {has_vfs:?} are enabled, of {counted:?} are recorded"));
-    }
-    let messages: BTreeMap<u16, Message> = model
-        .messages
-        .iter()
-        .map(|(route, message)| (*route, Message { function: message.function.get(), entry: message.entry }))
-        .collect();
-    let mut bound = BTreeMap::new();
-    for slot in state.slots.values() {
-        if let Cap::Irq { first, route, message, .. } = slot.cap {
-            bound.extend(message.map(|message| (first, message)));
-            // A route that is no pin is delivered while it has a Vcpu and a message.
-            let delivered = route.is_some() && (first < state.config.first_message_route || message.is_some());
-            let is_single = matches!(slot.cap, Cap::Irq { count: 1, .. });
-            if is_single && delivered != kernel.machine.routes.contains_key(&first) && route.is_some() {
-                return Err(format!("route {first} is delivered: {}", !delivered));
-            }
-        }
-    }
-    if messages != bound {
-        return Err(format!("the messages {messages:?} are bound, the records say {bound:?}"));
-    }
-    Ok(())
-}
-
 /// The lists through VMs and Vcpus name exactly what they should.
-fn check_lists(kernel: &Kernel<Host>, state: &State) -> Result<(), Defect> {
+fn check_lists(seen: &impl Seen, state: &State) -> Result<(), Defect> {
     let none = BTreeSet::new();
     let Records { mappings, shares, times, routes, attached, receives } = Records::of(state);
     for id in state.vms.keys().chain(state.domains.keys()) {
-        let header = kernel.machine.vm(k::VmId::at(k::Hpa::new(id.0)));
+        let header = seen.vm(k::VmId::at(k::Hpa::new(id.0)));
         let mut listed = BTreeSet::new();
         let mut at = header.mappings;
         while at.is_some() {
             if !listed.insert(slot_id(at)) {
                 return Err(format!("mappings of {id:?} form a circle"));
             }
-            at = kernel.machine.slot(at).cap.mapping().map(|mapping| mapping.next).ok_or(format!("{at:?} unmapped"))?;
+            at = seen.slot(at).cap.mapping().map(|mapping| mapping.next).ok_or(format!("{at:?} unmapped"))?;
         }
         let recorded = mappings.get(id).unwrap_or(&none);
         if listed != *recorded {
@@ -346,14 +341,14 @@ fn check_lists(kernel: &Kernel<Host>, state: &State) -> Result<(), Defect> {
         }
     }
     for (id, vm) in &state.vms {
-        let header = kernel.machine.vm(k::VmId::at(k::Hpa::new(id.0)));
+        let header = seen.vm(k::VmId::at(k::Hpa::new(id.0)));
         let mut listed = BTreeSet::new();
         let mut at = header.vcpus;
         while at.is_some() {
             if !listed.insert(vcpu_id(at)) {
                 return Err(format!("Vcpus of {id:?} form a circle"));
             }
-            at = kernel.machine.vcpu(at).next;
+            at = seen.vcpu(at).next;
         }
         let attached = attached.get(id).cloned().unwrap_or_default();
         if listed != attached {
@@ -366,7 +361,7 @@ fn check_lists(kernel: &Kernel<Host>, state: &State) -> Result<(), Defect> {
     }
     for (id, slot) in &state.slots {
         if let (Cap::CpuTime { .. }, KernelCap::CpuTime { allocated, .. }) =
-            (&slot.cap, kernel.machine.slot(k::Hpa::new(id.0).to_slot()).cap)
+            (&slot.cap, seen.slot(k::Hpa::new(id.0).to_slot()).cap)
         {
             let given = shares.get(id).copied().unwrap_or(0);
             if allocated != given {
@@ -375,14 +370,14 @@ fn check_lists(kernel: &Kernel<Host>, state: &State) -> Result<(), Defect> {
         }
     }
     for id in state.vcpus.keys() {
-        let header = kernel.machine.vcpu(k::VcpuId::at(k::Hpa::new(id.0)));
+        let header = seen.vcpu(k::VcpuId::at(k::Hpa::new(id.0)));
         let mut listed = BTreeSet::new();
         let mut at = header.receives;
         while at.is_some() {
             if !listed.insert((channel_id(at.channel()), at.end())) {
                 return Err(format!("ends of {id:?} form a circle"));
             }
-            at = kernel.machine.channel(at.channel()).end(at.end()).next;
+            at = seen.channel(at.channel()).end(at.end()).next;
         }
         let receives = receives.get(id).cloned().unwrap_or_default();
         if listed != receives {

@@ -8,6 +8,7 @@ use crate::host::Host;
 use crate::mutants::Mutant;
 use crate::observe::{comparable, observe};
 use crate::script::Step;
+use crate::seen::check_devices;
 use boot::{DEVICE, ENTRY, ROOT_CNODE, boot_kernel};
 use cap_spec::abi::{Fault, FaultRecord, Label, SLOT_BITS};
 use cap_spec::machine::{
@@ -70,16 +71,6 @@ fn kernel_slot(index: u64) -> k::SlotId {
 
 fn kernel_vcpu(id: VcpuId) -> k::VcpuId {
     k::VcpuId::at(k::Hpa::new(id.0))
-}
-
-/// The kernel's doing: the root VM starts again.
-fn restart(state: &mut State) {
-    if let Some(root) = state.vcpus.get_mut(&ROOT_VCPU) {
-        root.run = Run::Runnable;
-        root.upcall = [0, 0];
-        root.registers = spec::initial_registers();
-        root.registers[cap_spec::abi::Register::Rip as usize] = ENTRY;
-    }
 }
 
 impl System {
@@ -148,7 +139,7 @@ impl System {
             }
             Step::Restart => {
                 self.kernel.start_root(kernel_vcpu(ROOT_VCPU), ENTRY, 0);
-                restart(&mut self.spec);
+                spec::start_root(&mut self.spec, ROOT_VCPU, ENTRY);
                 None
             }
             Step::Fault(number, words) => {
@@ -404,6 +395,7 @@ impl System {
     /// Compares the states.
     fn compare(&mut self) -> Result<(), Divergence> {
         let mut found = observe(&self.kernel, &self.boot, &self.spec.config).map_err(Divergence)?;
+        check_devices(&self.kernel, &found).map_err(Divergence)?;
         self.tell_world();
         found.now = self.spec.now;
         found.port_input = self.spec.port_input;
@@ -441,7 +433,7 @@ fn is_path(state: &State, invoker: VcpuId, slot: SlotId, call: Call) -> bool {
 }
 
 /// Lists what differs, a line each.
-fn difference(expected: &State, found: &State) -> String {
+pub fn difference(expected: &State, found: &State) -> String {
     let mut text = String::from("the states differ (expected | found):\n");
     let mut line = |what: String, left: String, right: String| {
         if left != right {

@@ -14,12 +14,13 @@ use crate::arch::cpu::rdtsc;
 use crate::arch::lock::Lock;
 use crate::arch::{apic, interrupts};
 use crate::storage::Booted;
-use crate::{panic, routes};
+use crate::{panic, routes, tracing};
 use cap_spec::abi::{ExitKind, Label, StopReason, handler_page, stats_page};
 use core::sync::atomic::Ordering;
 use kernel::epitaph::EventKind;
 use kernel::machine::{Machine, SharedPage};
 use kernel::protocol::{Entering, Holding, Outside};
+use kernel::trace::{Kind, Returned};
 use kernel::types::{CoreId, Gpa, Ticks, VcpuId};
 use kernel::{Decision, FaultAction, Outcome};
 
@@ -36,6 +37,8 @@ struct Running {
     carried: Carried,
     /// What the core does next, where that was decided in passing.
     decided: Option<Decision>,
+    /// Labels beyond `ChannelWait` that do not go the shortest way, as that does not: none, or all if they are traced.
+    apart: u64,
 }
 
 /// What a hypercall leads to.
@@ -71,7 +74,9 @@ enum Stayed {
 /// Runs guests on this core for ever. SVM is on, GIF is 0, and the kernel is configured.
 pub fn run(core: &'static Core, booted: Booted) -> ! {
     let loaded = Loaded::new(booted.processor.constants.xcr0);
-    let mut running = Running { core, id: core.id(), booted, loaded, carried: Carried::default(), decided: None };
+    let apart = if tracing::is_on() { u64::MAX } else { 0 };
+    let mut running =
+        Running { core, id: core.id(), booted, loaded, carried: Carried::default(), decided: None, apart };
     let mut outside = Outside::started();
     panic::record(EventKind::Started, 0, 0);
     loop {
@@ -102,6 +107,9 @@ impl Running {
         let (id, gate) = (self.id, &self.core.gate);
         loop {
             let decision = self.decided.take().unwrap_or_else(|| kernel.schedule(id));
+            if decision.load || decision.save.is_some() {
+                tracing::record(Kind::Loaded, decision.run.map_or(0, |vcpu| vcpu.address().get()), 0);
+            }
             if let Some(before) = decision.save {
                 self.save(&mut kernel, before);
             }
@@ -195,7 +203,7 @@ impl Running {
     #[inline(never)]
     fn stay(&mut self, mut vcpu: VcpuId, mut entering: Entering) -> Stayed {
         // Kept, as the guest leaves nothing in registers.
-        let (id, gate) = (self.id, &self.core.gate);
+        let (id, gate, apart) = (self.id, &self.core.gate, self.apart);
         loop {
             // SAFETY: it is current on this core.
             let (saved, vmcb) = unsafe { guest_of(vcpu) };
@@ -210,7 +218,11 @@ impl Running {
                 }
                 let label = vmcb.save.rax;
                 saved.registers.call.label = label;
-                if label == Label::ChannelWait as u64 {
+                let is_usual = label.wrapping_sub(Label::ChannelWait as u64) > apart
+                    || tracing::call(&mut kernel, id, vcpu, &saved.registers.call);
+                if is_usual {
+                    kernel.count_call(vcpu, label);
+                } else {
                     kernel.count_call(vcpu, Label::ChannelWait as u64);
                     match self.hand_over(&mut kernel, id, vcpu) {
                         Handed::Switched(to) => match holding.enter(gate, u64::MAX, 0) {
@@ -224,8 +236,6 @@ impl Running {
                         Handed::Decided => return Stayed::Decide(kernel, holding),
                         Handed::Not => {}
                     }
-                } else {
-                    kernel.count_call(vcpu, label);
                 }
                 match self.call(&mut kernel, id, vcpu) {
                     Called::Done => (kernel, holding),
@@ -253,7 +263,8 @@ impl Running {
             } else {
                 return Stayed::Left(vcpu, code, entering);
             };
-            if !kernel.stays(id) {
+            let goes_on = kernel.stays(id) || tracing::is_on() && self.is_only_traced(&mut kernel, vcpu);
+            if !goes_on {
                 // An unmap of its own, mostly.
                 match kernel.renumber(id) {
                     Some(entry) if !entry.flush_all => {
@@ -297,6 +308,7 @@ impl Running {
                 Called::Done
             }
             Outcome::Blocked => {
+                tracing::returned(kernel, id, Returned::Blocked);
                 // SAFETY: as above.
                 entry::skip_call(unsafe { guest_of(vcpu) }.1);
                 Called::Decide
@@ -305,9 +317,27 @@ impl Running {
                 self.decided = Some(decision);
                 Called::Decide
             }
-            Outcome::Gone => Called::Decide,
-            Outcome::Preempted => Called::Preempted,
+            Outcome::Gone => {
+                tracing::returned(kernel, id, Returned::Gone);
+                Called::Decide
+            }
+            Outcome::Preempted => {
+                tracing::returned(kernel, id, Returned::Preempted);
+                Called::Preempted
+            }
         }
+    }
+
+    /// The call of the current Vcpu is done, or it had a nested fault. True if that is in the trace now, and nothing else has
+    /// happened.
+    #[cold]
+    #[inline(never)]
+    fn is_only_traced(&self, kernel: &mut Lock, vcpu: VcpuId) -> bool {
+        // SAFETY: it is current on this core, and the lock is held.
+        let (saved, vmcb) = unsafe { guest_of(vcpu) };
+        let [first, second, ..] = saved.registers.call.args;
+        tracing::done(kernel, self.id, vmcb.save.rax, [first, second]);
+        kernel.stays(self.id)
     }
 
     /// A `SignalWait` of the current Vcpu, which may hand the core over to another at once.
@@ -510,6 +540,7 @@ impl Running {
         for (index, word) in words.into_iter().enumerate() {
             kernel.machine.set_shared_word(SharedPage::Handler(vcpu), handler_page::REGISTERS + index * 8, word);
         }
+        tracing::record(Kind::Stopped, vcpu.address().get(), reason as u64);
         kernel.stop_by_itself(self.id, reason, detail, detail2);
     }
 }

@@ -1,6 +1,6 @@
 //! The world in which both machines begin: memory, functions, routes and the root VM.
 
-use super::{kernel_slot, kernel_vcpu, restart};
+use super::{kernel_slot, kernel_vcpu};
 use crate::host::{BASE, Host, STATISTICS_PAGE};
 use cap_spec::abi::Rights;
 use cap_spec::machine::{
@@ -238,6 +238,6 @@ pub fn boot_spec(dirty_bits: u8) -> State {
         handler: None,
     };
     state.vcpus.insert(ROOT_VCPU, root);
-    restart(&mut state);
+    spec::start_root(&mut state, ROOT_VCPU, ENTRY);
     state
 }

@@ -3,7 +3,8 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::collections::VecDeque;
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -38,11 +39,20 @@ impl Sockets {
         self.folder.join("gdb")
     }
 
+    /// QEMU's arguments: the monitor alone.
+    pub fn monitor_arguments(&self) -> Vec<String> {
+        ["-qmp".into(), socket_argument(&self.monitor())].into()
+    }
+
     /// QEMU's arguments: both sockets, and not a single instruction before [`Monitor::go`].
     pub fn arguments(&self) -> Vec<String> {
-        let socket = |path: PathBuf| format!("unix:{},server=on,wait=off", path.display());
-        ["-S", "-qmp", &socket(self.monitor()), "-gdb", &socket(self.debugger())].map(String::from).into()
+        let gdb = ["-S".into(), "-gdb".into(), socket_argument(&self.debugger())];
+        self.monitor_arguments().into_iter().chain(gdb).collect()
     }
+}
+
+fn socket_argument(path: &Path) -> String {
+    format!("unix:{},server=on,wait=off", path.display())
 }
 
 impl Drop for Sockets {
@@ -69,6 +79,8 @@ fn connect(path: &Path) -> Result<UnixStream> {
 /// QEMU's monitor (QMP).
 pub struct Monitor {
     lines: BufReader<UnixStream>,
+    /// Events that came before the answer to a command.
+    events: VecDeque<String>,
 }
 
 impl Monitor {
@@ -77,16 +89,41 @@ impl Monitor {
     /// # Errors
     /// When it does not answer.
     pub fn connect(sockets: &Sockets) -> Result<Monitor> {
-        let mut monitor = Monitor { lines: BufReader::new(connect(&sockets.monitor())?) };
-        monitor.read().context("no greeting")?;
+        let mut monitor = Monitor { lines: BufReader::new(connect(&sockets.monitor())?), events: VecDeque::new() };
+        monitor.read()?.context("no greeting")?;
         monitor.execute("qmp_capabilities", &json!({}))?;
         Ok(monitor)
     }
 
-    fn read(&mut self) -> Result<Value> {
+    /// The next message; `None` if the emulator has ended.
+    fn read(&mut self) -> Result<Option<Value>> {
         let mut line = String::new();
-        ensure!(self.lines.read_line(&mut line)? > 0, "the monitor was closed");
-        Ok(serde_json::from_str(&line)?)
+        match self.lines.read_line(&mut line) {
+            Ok(0) => Ok(None),
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(None),
+            read => read.map(|_| Ok(Some(serde_json::from_str(&line)?)))?,
+        }
+    }
+
+    /// Waits for an event of this name, however long that takes. False if the emulator has ended.
+    ///
+    /// # Errors
+    /// When what it says makes no sense.
+    pub fn wait_for(&mut self, event: &str) -> Result<bool> {
+        self.lines.get_ref().set_read_timeout(None)?;
+        loop {
+            while let Some(name) = self.events.pop_front() {
+                if name == event {
+                    return Ok(true);
+                }
+            }
+            let Some(message) = self.read()? else { return Ok(false) };
+            self.note(&message);
+        }
+    }
+
+    fn note(&mut self, message: &Value) {
+        self.events.extend(message.get("event").and_then(Value::as_str).map(String::from));
     }
 
     fn execute(&mut self, command: &str, arguments: &Value) -> Result<Value> {
@@ -94,7 +131,8 @@ impl Monitor {
         self.lines.get_mut().write_all(line.as_bytes())?;
         loop {
             // Events come in between.
-            let mut answer = self.read()?;
+            let mut answer = self.read()?.context("the monitor was closed")?;
+            self.note(&answer);
             if let Some(error) = answer.get("error") {
                 bail!("{command}: {error}");
             }

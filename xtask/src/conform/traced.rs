@@ -1,0 +1,92 @@
+//! A machine whose kernel records what it does, followed by the replay while it runs.
+//!
+//! The machine's memory is a file that this process maps. The kernel stops the machine (by QEMU's `pvpanic`) when a ring is
+//! full or memory is to be looked at; the machine's clock stands still until the replay has gone as far and lets it go on.
+
+use crate::emulator::Config;
+use crate::interrupt;
+use crate::monitor::{Monitor, Sockets};
+use crate::run_state::RunState;
+use crate::session::{Seen, Session};
+use crate::setup::Tools;
+use crate::shared_memory::SharedMemory;
+use anyhow::{Context, Result, bail};
+use conform::{Memory, Replay, Snapshot};
+use object::read::elf::ElfFile64;
+use object::{LittleEndian, Object, ObjectSymbol};
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// What the kernel's command line says so that it records.
+const OPTION: &str = "trace=on";
+/// The event by which the emulator says that the machine has stopped.
+const STOPPED: &str = "STOP";
+
+/// Where the kernel's trace is.
+fn trace_of(kernel: &Path) -> Result<u64> {
+    let bytes = fs::read(kernel).with_context(|| format!("cannot read {}", kernel.display()))?;
+    let elf = ElfFile64::<LittleEndian>::parse(&bytes[..]).context("the kernel is no ELF64 file")?;
+    let symbol = elf.symbols().find(|symbol| symbol.name() == Ok(kernel::trace::SYMBOL));
+    Ok(symbol.context("the kernel has no trace; build it anew: cargo xtask build")?.address())
+}
+
+/// Runs a machine to its end, and its trace through the specification.
+///
+/// # Errors
+/// When the machine does not end well, or the machine and the specification part: then the error is a
+/// [`conform::Divergence`].
+pub fn run(tools: &Tools, mut config: Config, state: RunState, folder: &Path, timeout: Duration) -> Result<Replay> {
+    let trace_at = trace_of(&config.kernel)?;
+    let memory = SharedMemory::new(&folder.join("conform.memory"), config.memory_mib)?;
+    let sockets = Sockets::new()?;
+    config.extra.extend(memory.arguments());
+    config.extra.extend(sockets.monitor_arguments());
+    config.extra.extend(["-device", "pvpanic", "-action", "panic=pause"].map(String::from));
+    config.command_line = format!("{OPTION} {}", config.command_line);
+    let mut session = Session::start(tools, &config, state, Some(&folder.join("console.log")))?;
+    let (file, monitor) = (memory.file().to_path_buf(), Monitor::connect(&sockets)?);
+    let follower = std::thread::spawn(move || follow(monitor, &Memory::open(&file)?, trace_at));
+    let ended = loop {
+        match session.next(Instant::now() + Duration::from_millis(100))? {
+            Seen::Off => break session.failure().map_or(Ok(()), Err),
+            _ if follower.is_finished() => break Err("the trace can be followed no further".into()),
+            _ if interrupt::count() > 0 => break Err("interrupted".into()),
+            _ if session.elapsed() > timeout => break Err(format!("timed out after {} s", timeout.as_secs())),
+            _ if session.is_stuck() => break Err("the machine sent its last record and did not go off".into()),
+            _ => {}
+        }
+    };
+    session.stop();
+    // It ends with the emulator, at the latest.
+    let Ok(followed) = follower.join() else { bail!("the replay has panicked") };
+    let replay = followed?;
+    match ended {
+        Ok(()) => Ok(replay),
+        Err(failure) => bail!("{failure}\n{}", session.last_lines()),
+    }
+}
+
+/// Follows a machine from stop to stop until it is off.
+fn follow(mut monitor: Monitor, memory: &Memory, trace_at: u64) -> Result<Replay> {
+    let trace = memory.trace(trace_at)?;
+    let mut replay: Option<Replay> = None;
+    while monitor.wait_for(STOPPED)? {
+        let records = trace.take();
+        let mut snapshot = Snapshot::new(memory, trace.kernel())?;
+        match &mut replay {
+            None => replay = Some(Replay::begin(&records, &snapshot)?),
+            Some(replay) => {
+                replay.take(&records)?;
+                replay.compare(&mut snapshot)?;
+            }
+        }
+        trace.answer();
+        // The machine may have been ended meanwhile, which the next wait tells.
+        let _ = monitor.go();
+    }
+    let mut replay = replay.context("the machine has ended before its kernel has recorded anything")?;
+    replay.take(&trace.take())?;
+    replay.end()?;
+    Ok(replay)
+}
