@@ -73,6 +73,12 @@ impl Work {
 }
 
 impl<M: Machine> Kernel<M> {
+    /// One step of a Revoke of a slot, for those who look at each by itself: true when the Revoke is done.
+    #[cfg(any(test, feature = "host"))]
+    pub fn revoke_step(&mut self, slot: SlotId) -> bool {
+        self.destroy_step(&mut Work::revoke(slot)) == Step::Done
+    }
+
     /// One bounded step.
     #[inline]
     pub(crate) fn destroy_step(&mut self, work: &mut Work) -> Step {

@@ -1,0 +1,156 @@
+//! What is proved of the derivation forest: Copy, Move, Delete of a copy, and each step of Revoke, from every well-formed
+//! state.
+
+use cap_spec::abi::{ObjectType, Rights};
+use kernel::cap::Cap;
+use kernel::types::{CoreId, SlotId, VcpuId};
+use kernel::{Invocation, Outcome};
+
+use crate::input::{assert, assume, input, observe};
+use crate::spec::{self, State};
+use crate::world::{Kinds, Small, World};
+
+/// Inputs behind those of the slots.
+const ARGUMENTS: u32 = 1 << 16;
+
+/// An argument of the program.
+pub(crate) fn argument(number: u32) -> u64 {
+    input(ARGUMENTS + number)
+}
+
+/// An argument that is the id of a slot of this world.
+pub(crate) fn slot_argument<const N: usize>(number: u32) -> SlotId {
+    let id = argument(number) as u32;
+    assume((id >= 1) & (id <= N as u32));
+    SlotId::new(id)
+}
+
+/// Any well-formed state of these kinds of capability, and what the specification sees of it.
+pub(crate) fn begin<const N: usize>(kernel: &mut Small<N>, kinds: Kinds) -> State<N> {
+    kernel.machine.fill(kinds);
+    assume(spec::is_well_formed(&kernel.machine));
+    spec::view(&kernel.machine)
+}
+
+/// Asserts that the state is well-formed again, and is the one that the specification wants.
+pub(crate) fn end<const N: usize>(kernel: &Small<N>, wanted: &State<N>) {
+    assert(1, spec::is_well_formed(&kernel.machine));
+    let found = spec::view(&kernel.machine);
+    for at in 0..N {
+        assert(100 + at as u32, spec::is_same(&found.slots[at], &wanted.slots[at]));
+    }
+    tell(&kernel.machine);
+}
+
+/// Tells every word of the slots' links, for the test of the translator.
+fn tell<const N: usize>(world: &World<N>) {
+    for (at, slot) in world.slots.iter().enumerate() {
+        let links = [slot.first_child, slot.last_child, slot.next, slot.prev];
+        for (number, link) in links.into_iter().enumerate() {
+            observe((at * 8 + number) as u32, link.get().into());
+        }
+        let flags = [slot.original, slot.boot, slot.first, slot.last];
+        let flags = flags.into_iter().fold(0, |word, flag| word << 1 | u64::from(flag));
+        observe((at * 8 + 4) as u32, flags << 16 | u64::from(slot.depth) << 8 | u64::from(slot.rights.bits()));
+        observe((at * 8 + 5) as u32, slot.cap.object_type() as u64);
+    }
+}
+
+/// Does what was decoded.
+pub(crate) fn carry_out<const N: usize>(kernel: &mut Small<N>, invocation: Invocation) -> bool {
+    matches!(kernel.carry_out(CoreId::new(0), VcpuId::NONE, Ok(invocation)), Outcome::Done { .. })
+}
+
+/// What decoding has checked of a Copy.
+pub(crate) fn assume_copyable<const N: usize>(state: &State<N>, from: SlotId, to: SlotId) {
+    let source = state.get(from);
+    let is_deep = source.depth >= kernel::slot::MAX_DEPTH - 1;
+    assume(source.is_full() & !source.cap.object_type().is_unique() & !state.get(to).is_full() & !is_deep);
+}
+
+/// `CNode.Copy`, from what decoding has checked on.
+pub fn copy<const N: usize>(kernel: &mut Small<N>) {
+    let mut wanted = begin(kernel, Kinds::ALL);
+    let (from, to) = (slot_argument::<N>(0), slot_argument::<N>(1));
+    let mask = Rights::from_bits_truncate(argument(2) as u8);
+    assume_copyable(&wanted, from, to);
+    let cap = spec::copied(wanted.get(from).cap, 0);
+    wanted.derive(from, to, mask, cap);
+    assert(2, carry_out(kernel, Invocation::Derive { from, to, mask, badge: 0 }));
+    end(kernel, &wanted);
+}
+
+/// What decoding has checked of a Move.
+pub(crate) fn assume_movable<const N: usize>(state: &State<N>, from: SlotId, to: SlotId) {
+    let source = state.get(from);
+    assume(source.is_full() & !state.get(to).is_full() & !source.boot);
+}
+
+/// `CNode.Move`.
+pub fn move_<const N: usize>(kernel: &mut Small<N>) {
+    let mut wanted = begin(kernel, Kinds::ALL);
+    let (from, to) = (slot_argument::<N>(0), slot_argument::<N>(1));
+    let mask = Rights::from_bits_truncate(argument(2) as u8);
+    assume_movable(&wanted, from, to);
+    wanted.relocate(from, to, mask);
+    assert(2, carry_out(kernel, Invocation::Move { from, to, mask }));
+    end(kernel, &wanted);
+}
+
+/// Kinds that are copied.
+const COPIED: Kinds = Kinds::of(&[
+    ObjectType::CNode,
+    ObjectType::Frame,
+    ObjectType::Vm,
+    ObjectType::Vcpu,
+    ObjectType::Channel,
+    ObjectType::Machine,
+    ObjectType::IommuDomain,
+]);
+
+/// Kinds the end of which concerns slots and nothing else, if they are not mapped.
+const IN_SLOTS: Kinds = Kinds::of(&[
+    ObjectType::Untyped,
+    ObjectType::Frame,
+    ObjectType::PageTable,
+    ObjectType::IoPort,
+    ObjectType::Machine,
+]);
+
+/// `CNode.Delete` of a copy.
+pub fn delete_copy<const N: usize>(kernel: &mut Small<N>) {
+    let mut wanted = begin(kernel, COPIED);
+    let slot = slot_argument::<N>(0);
+    let target = wanted.get(slot);
+    assume(target.is_full() & !target.boot & !target.original);
+    wanted.remove(slot);
+    assert(2, carry_out(kernel, Invocation::Delete(slot)));
+    end(kernel, &wanted);
+}
+
+/// A step of `CNode.Revoke`: it takes one leaf that is derived from the slot, and nothing else; the last step, when nothing is
+/// derived from it any more, leaves it as it is. As each other step leaves one full slot less, Revoke ends.
+pub fn revoke_step<const N: usize>(kernel: &mut Small<N>) {
+    let before = begin(kernel, IN_SLOTS);
+    let slot = slot_argument::<N>(0);
+    assume(before.get(slot).is_full());
+    // The scrub of an Untyped is another step.
+    assume(!matches!(before.get(slot).cap, Cap::Untyped { .. }) | before.has_children(slot));
+    let has_children = before.has_children(slot);
+    let is_done = kernel.revoke_step(slot);
+    assert(2, is_done != has_children);
+    assert(1, spec::is_well_formed(&kernel.machine));
+    let after = spec::view(&kernel.machine);
+    let mut gone = 0;
+    for at in 0..N {
+        let (old, new) = (&before.slots[at], &after.slots[at]);
+        let went = old.is_full() & !new.is_full();
+        gone += u32::from(went);
+        // What went was derived from the slot, and nothing from it.
+        let id = SlotId::new(at as u32 + 1);
+        assert(3, !went | (before.is_below(slot, id) & !before.has_children(id)));
+        assert(100 + at as u32, went | spec::is_same(old, new) | spec::is_same_but_watermark(old, new));
+    }
+    assert(4, gone == u32::from(has_children));
+    tell(&kernel.machine);
+}

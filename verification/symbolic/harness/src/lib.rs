@@ -1,0 +1,75 @@
+//! What is proved of the kernel's library: programs that take any inputs, assume something of them, call the library, and
+//! assert something of what it did.
+//!
+//! `symbolic` translates the LLVM IR of these programs, with all of the library that they call, into formulas, and proves
+//! for every value of the inputs that no assertion fails, nothing panics or overflows, no memory is reached that is not there, and
+//! every loop ends within its bound. The same programs run on the host with random inputs, which is how the translator is
+//! tested. The specification that results and states are held against is [`spec`]; that it says what `cap_spec::machine`
+//! says is tested by running both.
+#![no_std]
+
+pub mod forest;
+pub mod input;
+pub mod mistakes;
+pub mod spec;
+pub mod world;
+
+use cap_spec::properties::Property;
+
+/// A program.
+#[derive(Clone, Copy, Debug)]
+pub struct Program {
+    /// Its name, which is also that of its symbol.
+    pub name: &'static str,
+    /// What of the kernel it is about.
+    pub operation: &'static str,
+    /// How many slots its world has.
+    pub slots: usize,
+    /// Runs it on the host.
+    pub run: fn(),
+    /// It has a mistake in it that must be found.
+    pub is_wrong: bool,
+    /// Too long for every run.
+    pub is_long: bool,
+    /// What it establishes beside that it panics nowhere.
+    pub properties: &'static [Property],
+}
+
+/// Every state is well-formed again, and what the specification says.
+const REFINES: &[Property] = &[Property::WellFormed, Property::Refinement];
+
+macro_rules! programs {
+    ($($name:ident = $program:path, $slots:literal, $operation:literal, $properties:expr $(, $wrong:ident)?;)*) => {
+        $(
+            #[doc = concat!("Of ", $operation, ".")]
+            #[unsafe(no_mangle)]
+            pub extern "C" fn $name() {
+                $program(&mut kernel::Kernel::new(world::World::<$slots>::new()))
+            }
+        )*
+
+        /// Every program.
+        pub const PROGRAMS: &[Program] = &[$(Program {
+            name: stringify!($name),
+            operation: $operation,
+            slots: $slots,
+            run: || $program(&mut kernel::Kernel::new(world::World::<$slots>::new())),
+            is_wrong: programs!(@wrong $($wrong)?),
+            is_long: $slots > 4,
+            properties: $properties,
+        }),*];
+    };
+    (@wrong wrong) => { true };
+    (@wrong) => { false };
+}
+
+programs! {
+    copy_4 = forest::copy, 4, "CNode.Copy", REFINES;
+    move_4 = forest::move_, 4, "CNode.Move", REFINES;
+    delete_copy_4 = forest::delete_copy, 4, "CNode.Delete of a copy", REFINES;
+    revoke_step_4 = forest::revoke_step, 4, "a step of CNode.Revoke", &[Property::WellFormed, Property::Refinement, Property::BoundedWork];
+    wrong_rights_4 = mistakes::rights_kept, 4, "a copy with a right too many", REFINES, wrong;
+    wrong_link_4 = mistakes::link_left, 4, "a move that leaves a link to the old slot", REFINES, wrong;
+    wrong_children_4 = mistakes::children_lost, 4, "a deletion that loses children", REFINES, wrong;
+    wrong_slot_4 = mistakes::slot_behind, 4, "a move to the slot behind the last", REFINES, wrong;
+}

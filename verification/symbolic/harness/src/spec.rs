@@ -1,0 +1,238 @@
+//! The specification of slots and their derivation, as `cap_spec::machine` has it, over arrays: what a solver can look at
+//! whole.
+//!
+//! A slot has a parent here, and no list of children: how the kernel finds them is its own business. The order of siblings
+//! is nobody's. That each rule says what `cap_spec::machine` says is tested by running both (`tests/spec.rs`).
+
+use cap_spec::abi::Rights;
+use kernel::cap::{Cap, Mapping};
+use kernel::slot::Slot;
+use kernel::types::{SlotId, VmId};
+
+use crate::world::World;
+
+/// A slot, seen from outside.
+#[derive(Clone, Copy, Debug)]
+pub struct Record {
+    /// What it holds.
+    pub cap: Cap,
+    /// What the capability allows.
+    pub rights: Rights,
+    /// The slot that it was derived from: none for a boot capability.
+    pub parent: SlotId,
+    /// Steps from a boot capability when it was made.
+    pub depth: u8,
+    /// The object lives as long as it.
+    pub original: bool,
+    /// Made at boot.
+    pub boot: bool,
+}
+
+impl Record {
+    /// An empty slot.
+    pub const EMPTY: Record = Record {
+        cap: Cap::Null,
+        rights: Rights::empty(),
+        parent: SlotId::NONE,
+        depth: 0,
+        original: false,
+        boot: false,
+    };
+
+    /// True if it holds something.
+    pub const fn is_full(&self) -> bool {
+        !matches!(self.cap, Cap::Null)
+    }
+}
+
+/// All slots, seen from outside.
+#[derive(Clone, Copy, Debug)]
+pub struct State<const N: usize> {
+    /// Slots 1 to N.
+    pub slots: [Record; N],
+}
+
+/// The number of a slot in an array; N or more if it is none.
+fn place(id: SlotId) -> usize {
+    (id.get() as usize).wrapping_sub(1)
+}
+
+/// Where a link of a slot leads, if that is a full slot of this world: without a panic, as links may be anything until it is
+/// known that they are not.
+fn linked<const N: usize>(world: &World<N>, id: SlotId) -> Option<&Slot> {
+    world.slots.get(place(id)).filter(|slot| !slot.is_empty())
+}
+
+/// Of each slot, how far the walk along the links to the next younger sibling has come: to the youngest, if the list is one.
+/// Each round doubles the steps, so that after log2 N of them every list of N slots has been walked.
+fn youngest<const N: usize>(world: &World<N>) -> [usize; N] {
+    let mut reached = [0; N];
+    for (at, slot) in world.slots.iter().enumerate() {
+        reached[at] = if slot.first || slot.boot { at } else { place(slot.prev).min(N - 1) };
+    }
+    let mut steps = 1;
+    while steps < N - 1 {
+        let before = reached;
+        for at in reached.iter_mut() {
+            *at = before[*at];
+        }
+        steps *= 2;
+    }
+    reached
+}
+
+/// What the specification sees of a world.
+pub fn view<const N: usize>(world: &World<N>) -> State<N> {
+    let youngest = youngest(world);
+    let mut state = State { slots: [Record::EMPTY; N] };
+    for at in 0..N {
+        let slot = &world.slots[at];
+        if !slot.is_empty() {
+            let parent = if slot.boot { SlotId::NONE } else { world.slots[youngest[at]].prev };
+            let &Slot { cap, rights, depth, original, boot, .. } = slot;
+            state.slots[at] = Record { cap, rights, parent, depth, original, boot };
+        }
+    }
+    state
+}
+
+/// Well-formedness of slots: the invariant of `derivation`, as a program without branches.
+///
+/// Siblings name each other, the ends of a list and the parent name each other, every list has an end, and a child is deeper
+/// than its parent. So following the parents ends, within [`kernel::slot::MAX_DEPTH`] steps, at a boot capability.
+pub fn is_well_formed<const N: usize>(world: &World<N>) -> bool {
+    let youngest = youngest(world);
+    let mut holds = true;
+    for at in 0..N {
+        let slot = &world.slots[at];
+        let id = SlotId::new(at as u32 + 1);
+        let has_child = slot.first_child.is_some();
+        let first_child = linked(world, slot.first_child);
+        let last_child = linked(world, slot.last_child);
+        let children = (has_child == slot.last_child.is_some())
+            & (!has_child | first_child.is_some_and(|child| !child.boot & child.first & (child.prev == id)))
+            & (!has_child | last_child.is_some_and(|child| !child.boot & child.last & (child.next == id)));
+        let boot = !slot.prev.is_some() & !slot.next.is_some() & !slot.first & !slot.last & (slot.depth == 0);
+        let younger = linked(world, slot.prev).is_some_and(|other| {
+            (slot.first & (other.first_child == id)) | (!slot.first & !other.boot & !other.last & (other.next == id))
+        });
+        let elder = linked(world, slot.next).is_some_and(|other| {
+            (slot.last & (other.last_child == id)) | (!slot.last & !other.boot & !other.first & (other.prev == id))
+        });
+        let end = &world.slots[youngest[at]];
+        let above = linked(world, end.prev);
+        let has_parent = end.first
+            & (!slot.last | (slot.next == end.prev))
+            & above.is_some_and(|parent| parent.depth < slot.depth)
+            & (slot.depth < kernel::slot::MAX_DEPTH);
+        let links = (slot.boot & boot) | (!slot.boot & younger & elder & has_parent);
+        // What has one owner is never a copy.
+        let kind = slot.original | !slot.cap.object_type().is_unique();
+        holds &= slot.is_empty() | (children & links & kind);
+    }
+    holds
+}
+
+impl<const N: usize> State<N> {
+    /// The slot with this id.
+    pub fn get(&self, id: SlotId) -> Record {
+        self.slots[place(id)]
+    }
+
+    /// The slot with this id, to change it.
+    fn get_mut(&mut self, id: SlotId) -> &mut Record {
+        &mut self.slots[place(id)]
+    }
+
+    /// True for the id of a slot of this world.
+    pub fn has(&self, id: SlotId) -> bool {
+        place(id) < N
+    }
+
+    /// True if something is derived from this slot.
+    pub fn has_children(&self, id: SlotId) -> bool {
+        self.slots.iter().fold(false, |found, slot| found | (slot.is_full() & (slot.parent == id)))
+    }
+
+    /// True if the second slot is derived from the first, directly or not.
+    pub fn is_below(&self, above: SlotId, id: SlotId) -> bool {
+        let (mut at, mut found) = (id, false);
+        for _ in 1..N {
+            let record = if self.has(at) { self.get(at) } else { Record::EMPTY };
+            at = record.parent;
+            found |= record.is_full() & (at == above);
+        }
+        found
+    }
+
+    /// `derivation::derive` of the specification: Copy, Mint, and a copying Grant.
+    pub fn derive(&mut self, from: SlotId, to: SlotId, mask: Rights, cap: Cap) {
+        let source = self.get(from);
+        *self.get_mut(to) = Record {
+            cap,
+            rights: source.rights.intersection(mask),
+            parent: from,
+            depth: source.depth.wrapping_add(1),
+            original: false,
+            boot: false,
+        };
+    }
+
+    /// `derivation::relocate` of the specification: Move, Accept, and a moving Grant.
+    pub fn relocate(&mut self, from: SlotId, to: SlotId, mask: Rights) {
+        let moved = self.get(from);
+        *self.get_mut(from) = Record::EMPTY;
+        *self.get_mut(to) = Record { rights: moved.rights.intersection(mask), ..moved };
+        self.hand_on(from, to);
+    }
+
+    /// `derivation::remove` of the specification, of one capability: its children become its parent's.
+    pub fn remove(&mut self, slot: SlotId) {
+        let parent = self.get(slot).parent;
+        *self.get_mut(slot) = Record::EMPTY;
+        self.hand_on(slot, parent);
+    }
+
+    /// The children of one slot become those of another.
+    fn hand_on(&mut self, from: SlotId, to: SlotId) {
+        for slot in &mut self.slots {
+            if slot.is_full() & (slot.parent == from) {
+                slot.parent = to;
+            }
+        }
+    }
+}
+
+/// True if two slots are the same, seen from outside.
+pub fn is_same(one: &Record, other: &Record) -> bool {
+    let links = (one.parent == other.parent) & (one.depth == other.depth);
+    let flags = (one.rights == other.rights) & (one.original == other.original) & (one.boot == other.boot);
+    (one.cap == other.cap) & links & flags
+}
+
+/// True for an Untyped that has got another watermark, and is the same else.
+pub fn is_same_but_watermark(one: &Record, other: &Record) -> bool {
+    match (one.cap, other.cap) {
+        (
+            Cap::Untyped { bits, device, vm, base, .. },
+            Cap::Untyped { bits: b, device: d, vm: v, base: start, watermark },
+        ) => {
+            let cap = Cap::Untyped { bits, device, vm, base, watermark };
+            let is_same_memory = (bits == b) & (device == d) & (vm == v) & (base == start);
+            is_same_memory & is_same(&Record { cap, ..*one }, other)
+        }
+        _ => false,
+    }
+}
+
+/// What a copy of a capability names: the same, where it is mapped or used excepted.
+pub fn copied(cap: Cap, end: u8) -> Cap {
+    match cap {
+        Cap::Frame { bits, device, kernel_page, base, .. } => {
+            Cap::Frame { bits, device, kernel_page, base, mapping: Mapping::NONE }
+        }
+        Cap::CNode { bits, base, .. } => Cap::CNode { bits, vm: VmId::NONE, base },
+        Cap::Channel { id, .. } if end != 0 => Cap::Channel { end, id },
+        other => other,
+    }
+}
