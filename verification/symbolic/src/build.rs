@@ -41,8 +41,10 @@ pub fn module(root: &Path, level: &str) -> Result<Module> {
 /// Where the IR of a crate lies: beside its library, of which cargo tells.
 fn emitted(messages: &str, name: &str) -> Result<PathBuf> {
     let library = format!("/lib{name}-");
-    let paths = messages.split('"').filter(|text| text.contains(&library) && text.ends_with(".rmeta"));
-    let Some(path) = paths.last() else { bail!("cargo does not tell where it has put {name}") };
+    let mut texts = messages.rsplit('"');
+    let Some(path) = texts.find(|text| text.contains(&library) && text.ends_with(".rmeta")) else {
+        bail!("cargo does not tell where it has put {name}")
+    };
     let path = Path::new(path);
     let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
     Ok(path.with_file_name(format!("{}.ll", stem.trim_start_matches("lib"))))

@@ -10,6 +10,7 @@
 //! source at another level of optimisation.
 
 pub mod build;
+pub mod evaluate;
 pub mod exec;
 pub mod ir;
 pub mod native;

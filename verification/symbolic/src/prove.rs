@@ -1,9 +1,10 @@
 //! A program's proof: translated once, then asked of a solver piece by piece.
 
+use crate::evaluate::Evaluation;
 use crate::exec::Machine;
 use crate::ir::Module;
 use crate::smt::{Answer, Solver, query};
-use crate::term::{Evaluation, Term};
+use crate::term::Term;
 use anyhow::{Context, Result, bail};
 use kernel_harness::Program;
 use std::path::Path;

@@ -69,6 +69,17 @@ fn bits(pool: &Pool, term: Term) -> String {
     if pool.width(term) == 1 { format!("(ite {name} #b1 #b0)") } else { name }
 }
 
+/// The terms that a term is made of.
+fn parts(pool: &Pool, term: Term) -> Vec<Term> {
+    match pool.node(term) {
+        Node::Constant(..) | Node::Variable(..) => Vec::new(),
+        Node::Not(a) | Node::Extract(a, ..) | Node::Zext(a, _) | Node::Sext(a, _) => vec![*a],
+        Node::Binary(_, a, b) | Node::Compare(_, a, b) | Node::Concat(a, b) => vec![*a, *b],
+        Node::Ite(c, a, b) => vec![*c, *a, *b],
+        Node::Apply(_, _, arguments) => arguments.clone(),
+    }
+}
+
 /// Writes the definition of a term, after those of its parts.
 fn define(pool: &Pool, term: Term, printed: &mut [bool], text: &mut String) {
     let mut open = vec![(term, false)];
@@ -78,7 +89,7 @@ fn define(pool: &Pool, term: Term, printed: &mut [bool], text: &mut String) {
         }
         if !ready {
             open.push((term, true));
-            open.extend(pool.parts(term).into_iter().map(|part| (part, false)));
+            open.extend(parts(pool, term).into_iter().map(|part| (part, false)));
             continue;
         }
         printed[term.number()] = true;

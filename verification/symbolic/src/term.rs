@@ -3,6 +3,7 @@
 //! Terms are shared: two that are built alike are one, so that a formula is a graph and not a tree. What is built is
 //! simplified by rules that hold for every value; a term of one bit is a truth value.
 
+use crate::evaluate::{compare, compute, mask, signed};
 use rustc_hash::FxHashMap;
 
 /// A term: its number in the pool.
@@ -98,47 +99,6 @@ pub struct Pool {
     joined: FxHashMap<Vec<Term>, Term>,
 }
 
-/// The lowest `width` bits of a number.
-pub fn mask(width: u32, value: u128) -> u128 {
-    if width >= 128 { value } else { value & ((1 << width) - 1) }
-}
-
-/// A number of this width with its sign.
-fn signed(width: u32, value: u128) -> i128 {
-    let shift = 128 - width;
-    ((value << shift) as i128) >> shift
-}
-
-/// What an operation makes of two numbers.
-pub fn compute(operation: Binary, width: u32, a: u128, b: u128) -> u128 {
-    let shift = u32::try_from(b).ok().filter(|shift| *shift < width);
-    let value = match operation {
-        Binary::Add => a.wrapping_add(b),
-        Binary::Sub => a.wrapping_sub(b),
-        Binary::Mul => a.wrapping_mul(b),
-        Binary::Udiv => a.checked_div(b).unwrap_or(u128::MAX),
-        Binary::Urem => a.checked_rem(b).unwrap_or(a),
-        Binary::And => a & b,
-        Binary::Or => a | b,
-        Binary::Xor => a ^ b,
-        Binary::Shl => shift.map_or(0, |shift| a << shift),
-        Binary::Lshr => shift.map_or(0, |shift| a >> shift),
-        Binary::Ashr => (signed(width, a) >> shift.unwrap_or(width - 1)) as u128,
-    };
-    mask(width, value)
-}
-
-/// What a comparison makes of two numbers.
-pub fn compare(operation: Compare, width: u32, a: u128, b: u128) -> bool {
-    match operation {
-        Compare::Eq => a == b,
-        Compare::Ult => a < b,
-        Compare::Ule => a <= b,
-        Compare::Slt => signed(width, a) < signed(width, b),
-        Compare::Sle => signed(width, a) <= signed(width, b),
-    }
-}
-
 impl Pool {
     /// No terms.
     pub fn new() -> Pool {
@@ -150,20 +110,14 @@ impl Pool {
         &self.nodes[term.0 as usize]
     }
 
+    /// What the terms are made of, in the order in which they were built: parts come before what is made of them.
+    pub fn nodes(&self) -> impl Iterator<Item = (Term, &Node)> {
+        (0..).map(Term).zip(&self.nodes)
+    }
+
     /// How many bits a term has.
     pub fn width(&self, term: Term) -> u32 {
         self.widths[term.0 as usize]
-    }
-
-    /// The terms that a term is made of.
-    pub fn parts(&self, term: Term) -> Vec<Term> {
-        match self.node(term) {
-            Node::Constant(..) | Node::Variable(..) => Vec::new(),
-            Node::Not(a) | Node::Extract(a, ..) | Node::Zext(a, _) | Node::Sext(a, _) => vec![*a],
-            Node::Binary(_, a, b) | Node::Compare(_, a, b) | Node::Concat(a, b) => vec![*a, *b],
-            Node::Ite(c, a, b) => vec![*c, *a, *b],
-            Node::Apply(_, _, arguments) => arguments.clone(),
-        }
     }
 
     /// How many terms there are.
@@ -641,50 +595,5 @@ impl Pool {
         let term = term.unwrap_or_else(|| rest.iter().fold(first, |low, high| self.concat(*high, low)));
         self.joined.insert(bytes.to_vec(), term);
         term
-    }
-}
-
-/// The value of every term, for given values of the variables.
-#[derive(Debug)]
-pub struct Evaluation {
-    values: Vec<u128>,
-}
-
-impl Evaluation {
-    /// Computes all terms. Variables are given by the numbers of their terms; the others are 0.
-    pub fn new(pool: &Pool, given: impl IntoIterator<Item = (usize, u128)>) -> Evaluation {
-        let given: FxHashMap<usize, u128> = given.into_iter().collect();
-        let mut values: Vec<u128> = Vec::with_capacity(pool.len());
-        for (number, node) in pool.nodes.iter().enumerate() {
-            let width = pool.widths[number];
-            let of = |term: &Term| values[term.number()];
-            let value = match node {
-                Node::Constant(_, value) => *value,
-                Node::Variable(..) => given.get(&number).copied().unwrap_or(0),
-                Node::Not(a) => !of(a),
-                Node::Binary(operation, a, b) => compute(*operation, width, of(a), of(b)),
-                Node::Compare(operation, a, b) => compare(*operation, pool.width(*a), of(a), of(b)).into(),
-                Node::Ite(c, a, b) => {
-                    if of(c) == 1 {
-                        of(a)
-                    } else {
-                        of(b)
-                    }
-                }
-                Node::Concat(a, b) => of(a) << pool.width(*b) | of(b),
-                Node::Extract(a, _, low) => of(a) >> low,
-                Node::Zext(a, _) => of(a),
-                Node::Sext(a, _) => signed(pool.width(*a), of(a)) as u128,
-                // The one function that there is: division.
-                Node::Apply(_, _, arguments) => of(&arguments[0]).checked_div(of(&arguments[1])).unwrap_or(0),
-            };
-            values.push(mask(width, value));
-        }
-        Evaluation { values }
-    }
-
-    /// The value of a term.
-    pub fn value(&self, term: Term) -> u128 {
-        self.values[term.number()]
     }
 }

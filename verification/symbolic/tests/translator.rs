@@ -10,8 +10,8 @@ use kernel_harness::world::{Small, World};
 use kernel_harness::{PROGRAMS, spec};
 use rustc_hash::FxHashMap;
 use std::path::Path;
+use symbolic::evaluate::Evaluation;
 use symbolic::exec::Machine;
-use symbolic::term::Evaluation;
 use symbolic::{build, native};
 
 /// Slots of the worlds.

@@ -85,12 +85,11 @@ fn youngest<const N: usize>(world: &World<N>) -> [usize; N] {
 pub fn view<const N: usize>(world: &World<N>) -> State<N> {
     let youngest = youngest(world);
     let mut state = State { slots: [Record::EMPTY; N] };
-    for at in 0..N {
-        let slot = &world.slots[at];
+    for ((slot, record), youngest) in world.slots.iter().zip(&mut state.slots).zip(youngest) {
         if !slot.is_empty() {
-            let parent = if slot.boot { SlotId::NONE } else { world.slots[youngest[at]].prev };
+            let parent = if slot.boot { SlotId::NONE } else { world.slots[youngest].prev };
             let &Slot { cap, rights, depth, original, boot, .. } = slot;
-            state.slots[at] = Record { cap, rights, parent, depth, original, boot };
+            *record = Record { cap, rights, parent, depth, original, boot };
         }
     }
     state
@@ -103,9 +102,8 @@ pub fn view<const N: usize>(world: &World<N>) -> State<N> {
 pub fn is_well_formed<const N: usize>(world: &World<N>) -> bool {
     let youngest = youngest(world);
     let mut holds = true;
-    for at in 0..N {
-        let slot = &world.slots[at];
-        let id = SlotId::new(at as u32 + 1);
+    for ((slot, number), youngest) in world.slots.iter().zip(1..).zip(youngest) {
+        let id = SlotId::new(number);
         let has_child = slot.first_child.is_some();
         let first_child = linked(world, slot.first_child);
         let last_child = linked(world, slot.last_child);
@@ -119,7 +117,7 @@ pub fn is_well_formed<const N: usize>(world: &World<N>) -> bool {
         let elder = linked(world, slot.next).is_some_and(|other| {
             (slot.last & (other.last_child == id)) | (!slot.last & !other.boot & !other.first & (other.prev == id))
         });
-        let end = &world.slots[youngest[at]];
+        let end = &world.slots[youngest];
         let above = linked(world, end.prev);
         let has_parent = end.first
             & (!slot.last | (slot.next == end.prev))

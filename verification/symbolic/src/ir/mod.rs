@@ -3,9 +3,11 @@
 //! What is not known is an error that names the line, never skipped: nothing is translated that was not understood.
 
 mod parse;
+mod reader;
 mod text;
 
-pub use parse::{layout_of, parse};
+pub use parse::parse;
+pub use reader::layout_of;
 
 use rustc_hash::FxHashMap;
 

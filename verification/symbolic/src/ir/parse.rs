@@ -1,229 +1,11 @@
 //! From text to a [`Module`].
 
-use super::text::{Token, tokens};
+use super::reader::{ATTRIBUTES, Reader};
+use super::text::Token;
 use super::{Action, Arithmetic, Block, Cast, End, Function, Global, Instruction, Module, Operand, Predicate, Type};
 use crate::term::Binary;
 use anyhow::{Context, Result, anyhow, bail};
 use rustc_hash::FxHashMap;
-
-/// Attributes and flags of calls, parameters and functions, which say what the optimiser may count on.
-const ATTRIBUTES: [&str; 40] = [
-    "noundef",
-    "nonnull",
-    "noalias",
-    "readonly",
-    "writeonly",
-    "readnone",
-    "nocapture",
-    "zeroext",
-    "signext",
-    "immarg",
-    "returned",
-    "nofree",
-    "nest",
-    "inreg",
-    "swiftself",
-    "allocptr",
-    "dead_on_unwind",
-    "dead_on_return",
-    "writable",
-    "unnamed_addr",
-    "local_unnamed_addr",
-    "dso_local",
-    "internal",
-    "private",
-    "fastcc",
-    "ccc",
-    "coldcc",
-    "tail",
-    "musttail",
-    "notail",
-    "inbounds",
-    "exact",
-    "disjoint",
-    "samesign",
-    "nneg",
-    "volatile",
-    "nusw",
-    "hidden",
-    "linkonce_odr",
-    "external",
-];
-
-/// A line's tokens, and how far they were read.
-struct Reader {
-    tokens: Vec<Token>,
-    at: usize,
-}
-
-impl Reader {
-    fn new(line: &str) -> Result<Reader> {
-        Ok(Reader { tokens: tokens(line)?, at: 0 })
-    }
-
-    fn peek(&self) -> Option<&Token> {
-        self.tokens.get(self.at)
-    }
-
-    fn next(&mut self) -> Result<Token> {
-        let token = self.tokens.get(self.at).cloned().ok_or_else(|| anyhow!("the line ends too early"))?;
-        self.at += 1;
-        Ok(token)
-    }
-
-    fn is_word(&self, word: &str) -> bool {
-        matches!(self.peek(), Some(Token::Word(found)) if found == word)
-    }
-
-    fn is_sign(&self, sign: char) -> bool {
-        self.peek() == Some(&Token::Sign(sign))
-    }
-
-    fn take_word(&mut self, word: &str) -> bool {
-        let found = self.is_word(word);
-        self.at += usize::from(found);
-        found
-    }
-
-    fn take_sign(&mut self, sign: char) -> bool {
-        let found = self.is_sign(sign);
-        self.at += usize::from(found);
-        found
-    }
-
-    fn sign(&mut self, sign: char) -> Result<()> {
-        if self.take_sign(sign) { Ok(()) } else { bail!("`{sign}` expected, found {:?}", self.peek()) }
-    }
-
-    fn word(&mut self) -> Result<String> {
-        match self.next()? {
-            Token::Word(word) => Ok(word),
-            other => bail!("a word expected, found {other:?}"),
-        }
-    }
-
-    fn number(&mut self) -> Result<u64> {
-        let word = self.word()?;
-        word.parse().with_context(|| format!("a number expected, found {word}"))
-    }
-
-    /// Skips what stands in parentheses, if something does.
-    fn skip_parentheses(&mut self) -> Result<()> {
-        if !self.take_sign('(') {
-            return Ok(());
-        }
-        let mut depth = 1;
-        while depth > 0 {
-            match self.next()? {
-                Token::Sign('(') => depth += 1,
-                Token::Sign(')') => depth -= 1,
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// Skips attributes.
-    fn skip_attributes(&mut self) -> Result<()> {
-        loop {
-            match self.peek() {
-                Some(Token::Word(word)) if ATTRIBUTES.contains(&word.as_str()) => self.at += 1,
-                Some(Token::Word(word)) if word == "align" => {
-                    self.at += 2;
-                }
-                Some(Token::Word(word))
-                    if matches!(
-                        word.as_str(),
-                        "captures"
-                            | "dereferenceable"
-                            | "dereferenceable_or_null"
-                            | "range"
-                            | "initializes"
-                            | "memory"
-                            | "sret"
-                            | "byval"
-                            | "elementtype"
-                    ) =>
-                {
-                    self.at += 1;
-                    self.skip_parentheses()?;
-                }
-                Some(Token::Note) => self.at += 1,
-                _ => return Ok(()),
-            }
-        }
-    }
-
-    fn ty(&mut self) -> Result<Type> {
-        match self.next()? {
-            Token::Word(word) => match word.as_str() {
-                "void" => Ok(Type::Void),
-                "ptr" => Ok(Type::Ptr),
-                "metadata" | "token" | "label" => Ok(Type::Other),
-                _ => match word.strip_prefix('i').and_then(|bits| bits.parse().ok()) {
-                    Some(bits) if bits <= 128 => Ok(Type::Int(bits)),
-                    _ => bail!("an unknown type: {word}"),
-                },
-            },
-            Token::Local(name) => Ok(Type::Named(name)),
-            Token::Sign('[') => {
-                let count = self.number()?;
-                if !self.take_word("x") {
-                    bail!("`x` expected in an array");
-                }
-                let inner = self.ty()?;
-                self.sign(']')?;
-                Ok(Type::Array(count, Box::new(inner)))
-            }
-            Token::Sign('{') => Ok(Type::Struct(self.types('}')?, false)),
-            Token::Sign('<') => {
-                self.sign('{').context("vectors are not known")?;
-                let parts = self.types('}')?;
-                self.sign('>')?;
-                Ok(Type::Struct(parts, true))
-            }
-            other => bail!("a type expected, found {other:?}"),
-        }
-    }
-
-    fn types(&mut self, end: char) -> Result<Vec<Type>> {
-        let mut found = Vec::new();
-        while !self.take_sign(end) {
-            found.push(self.ty()?);
-            self.take_sign(',');
-        }
-        Ok(found)
-    }
-}
-
-/// The sizes that types have in memory on x86-64, in bytes, and what they are aligned to.
-pub fn layout_of(types: &FxHashMap<String, Type>, ty: &Type) -> Result<(u64, u64)> {
-    Ok(match ty {
-        Type::Int(bits) => {
-            let bytes = u64::from(bits.div_ceil(8)).next_power_of_two();
-            (bytes, bytes.min(16))
-        }
-        Type::Ptr => (8, 8),
-        Type::Array(count, inner) => {
-            let (size, align) = layout_of(types, inner)?;
-            (size * count, align)
-        }
-        Type::Struct(parts, packed) => {
-            let (mut end, mut align) = (0u64, 1);
-            for part in parts {
-                let (size, own) = layout_of(types, part)?;
-                if !packed {
-                    end = end.next_multiple_of(own);
-                    align = align.max(own);
-                }
-                end += size;
-            }
-            (end.next_multiple_of(align), align)
-        }
-        Type::Named(name) => layout_of(types, types.get(name).ok_or_else(|| anyhow!("type {name} is not defined"))?)?,
-        Type::Void | Type::Other => bail!("a type without size"),
-    })
-}
 
 /// Names of values and blocks of one function.
 #[derive(Default)]
@@ -290,7 +72,7 @@ fn operand(reader: &mut Reader, names: &mut Names, ty: &Type) -> Result<Operand>
                     Ok(value) => value as u128,
                     Err(_) => word.parse::<u128>().with_context(|| format!("a number expected: {word}"))?,
                 };
-                Operand::Int(crate::term::mask(bits, value))
+                Operand::Int(crate::evaluate::mask(bits, value))
             }
         },
         Token::Sign('<') => {
@@ -591,8 +373,15 @@ fn line(text: &str, names: &mut Names) -> Result<Line> {
     Ok(Line::End(end))
 }
 
+/// The first line of a function.
+struct Head {
+    name: String,
+    result: Type,
+    parameters: Vec<(Type, usize)>,
+}
+
 /// The head of a function.
-fn head(text: &str, names: &mut Names) -> Result<(String, Type, Vec<(Type, usize)>)> {
+fn head(text: &str, names: &mut Names) -> Result<Head> {
     let mut reader = Reader::new(text)?;
     reader.at = 1;
     reader.skip_attributes()?;
@@ -608,7 +397,7 @@ fn head(text: &str, names: &mut Names) -> Result<(String, Type, Vec<(Type, usize
         parameters.push((ty, names.value(parameter)));
         reader.take_sign(',');
     }
-    Ok((name, result, parameters))
+    Ok(Head { name, result, parameters })
 }
 
 /// Reads a file into a module.
@@ -621,7 +410,7 @@ pub fn parse(text: &str, module: &mut Module) -> Result<()> {
         let context = || format!("line {}: {}", number + 1, text.chars().take(200).collect::<String>());
         if text.starts_with("define ") {
             let body: Vec<(usize, &str)> = lines.by_ref().take_while(|(_, line)| *line != "}").collect();
-            let (name, ..) = head(text, &mut Names::default()).with_context(context)?;
+            let Head { name, .. } = head(text, &mut Names::default()).with_context(context)?;
             match function(text, &body).with_context(context) {
                 Ok(function) => {
                     module.functions.entry(name).or_insert(function);
@@ -637,10 +426,10 @@ pub fn parse(text: &str, module: &mut Module) -> Result<()> {
             if !reader.is_word("opaque") {
                 module.types.insert(name, reader.ty().with_context(context)?);
             }
-        } else if text.starts_with('@') {
-            if let Some((name, global)) = global(text).with_context(context)? {
-                module.globals.insert(name, global);
-            }
+        } else if text.starts_with('@')
+            && let Some((name, global)) = global(text).with_context(context)?
+        {
+            module.globals.insert(name, global);
         }
     }
     Ok(())
@@ -665,7 +454,7 @@ fn global(text: &str) -> Result<Option<(String, Global)>> {
 
 fn function(text: &str, body: &[(usize, &str)]) -> Result<Function> {
     let mut names = Names::default();
-    let (name, result, parameters) = head(text, &mut names)?;
+    let Head { name, result, parameters } = head(text, &mut names)?;
     let mut blocks: Vec<(usize, Block)> = Vec::new();
     let mut open: Option<(usize, String, Vec<Instruction>)> = None;
     let mut pending = String::new();
