@@ -26,14 +26,14 @@ pub(crate) fn slot_argument<const N: usize>(number: u32) -> SlotId {
 }
 
 /// Any well-formed state of these kinds of capability, and what the specification sees of it.
-pub(crate) fn begin<const N: usize>(kernel: &mut Small<N>, kinds: Kinds) -> State<N> {
+pub(crate) fn begin<const N: usize, const V: usize>(kernel: &mut Small<N, V>, kinds: Kinds) -> State<N> {
     kernel.machine.fill(kinds);
     assume(spec::is_well_formed(&kernel.machine));
     spec::view(&kernel.machine)
 }
 
 /// Asserts that the state is well-formed again, and is the one that the specification wants.
-pub(crate) fn end<const N: usize>(kernel: &Small<N>, wanted: &State<N>) {
+pub(crate) fn end<const N: usize, const V: usize>(kernel: &Small<N, V>, wanted: &State<N>) {
     assert(1, spec::is_well_formed(&kernel.machine));
     let found = spec::view(&kernel.machine);
     for at in 0..N {
@@ -43,7 +43,7 @@ pub(crate) fn end<const N: usize>(kernel: &Small<N>, wanted: &State<N>) {
 }
 
 /// Tells every word of the slots' links, for the test of the translator.
-fn tell<const N: usize>(world: &World<N>) {
+fn tell<const N: usize, const V: usize>(world: &World<N, V>) {
     for (at, slot) in world.slots.iter().enumerate() {
         let links = [slot.first_child, slot.last_child, slot.next, slot.prev];
         for (number, link) in links.into_iter().enumerate() {
@@ -57,7 +57,7 @@ fn tell<const N: usize>(world: &World<N>) {
 }
 
 /// Does what was decoded.
-pub(crate) fn carry_out<const N: usize>(kernel: &mut Small<N>, invocation: Invocation) -> bool {
+pub(crate) fn carry_out<const N: usize, const V: usize>(kernel: &mut Small<N, V>, invocation: Invocation) -> bool {
     matches!(kernel.carry_out(CoreId::new(0), VcpuId::NONE, Ok(invocation)), Outcome::Done { .. })
 }
 

@@ -10,6 +10,8 @@
 
 pub mod forest;
 pub mod input;
+pub mod lookup;
+pub mod memory;
 pub mod mistakes;
 pub mod spec;
 pub mod world;
@@ -38,13 +40,16 @@ pub struct Program {
 /// Every state is well-formed again, and what the specification says.
 const REFINES: &[Property] = &[Property::WellFormed, Property::Refinement];
 
+/// A call is decoded as the specification says; as nothing is changed before that, one that fails changes nothing.
+const DECODES: &[Property] = &[Property::FailureChangesNothing, Property::Refinement];
+
 macro_rules! programs {
-    ($($name:ident = $program:path, $slots:literal, $operation:literal, $properties:expr $(, $wrong:ident)?;)*) => {
+    ($($name:ident = $program:path, $slots:literal $($vms:literal)?, $operation:literal, $properties:expr $(, $wrong:ident)?;)*) => {
         $(
             #[doc = concat!("Of ", $operation, ".")]
             #[unsafe(no_mangle)]
             pub extern "C" fn $name() {
-                $program(&mut kernel::Kernel::new(world::World::<$slots>::new()))
+                $program(&mut kernel::Kernel::new(world::World::<$slots $(, $vms)?>::new()))
             }
         )*
 
@@ -53,9 +58,9 @@ macro_rules! programs {
             name: stringify!($name),
             operation: $operation,
             slots: $slots,
-            run: || $program(&mut kernel::Kernel::new(world::World::<$slots>::new())),
+            run: || $program(&mut kernel::Kernel::new(world::World::<$slots $(, $vms)?>::new())),
             is_wrong: programs!(@wrong $($wrong)?),
-            is_long: $slots > 4,
+            is_long: false,
             properties: $properties,
         }),*];
     };
@@ -68,6 +73,12 @@ programs! {
     move_4 = forest::move_, 4, "CNode.Move", REFINES;
     delete_copy_4 = forest::delete_copy, 4, "CNode.Delete of a copy", REFINES;
     revoke_step_4 = forest::revoke_step, 4, "a step of CNode.Revoke", &[Property::WellFormed, Property::Refinement, Property::BoundedWork];
+    retype_4 = memory::retype, 4, "Untyped.Retype in slots", REFINES;
+    decode_copy_8 = lookup::copy, 8 1, "decoding of CNode.Copy", DECODES;
+    decode_mint_8 = lookup::mint, 8 1, "decoding of CNode.Mint", DECODES;
+    decode_move_8 = lookup::move_, 8 1, "decoding of CNode.Move", DECODES;
+    decode_delete_8 = lookup::delete, 8 1, "decoding of CNode.Delete", DECODES;
+    decode_revoke_8 = lookup::revoke, 8 1, "decoding of CNode.Revoke", DECODES;
     wrong_rights_4 = mistakes::rights_kept, 4, "a copy with a right too many", REFINES, wrong;
     wrong_link_4 = mistakes::link_left, 4, "a move that leaves a link to the old slot", REFINES, wrong;
     wrong_children_4 = mistakes::children_lost, 4, "a deletion that loses children", REFINES, wrong;

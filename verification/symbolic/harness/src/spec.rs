@@ -59,13 +59,13 @@ fn place(id: SlotId) -> usize {
 
 /// Where a link of a slot leads, if that is a full slot of this world: without a panic, as links may be anything until it is
 /// known that they are not.
-fn linked<const N: usize>(world: &World<N>, id: SlotId) -> Option<&Slot> {
+fn linked<const N: usize, const V: usize>(world: &World<N, V>, id: SlotId) -> Option<&Slot> {
     world.slots.get(place(id)).filter(|slot| !slot.is_empty())
 }
 
 /// Of each slot, how far the walk along the links to the next younger sibling has come: to the youngest, if the list is one.
 /// Each round doubles the steps, so that after log2 N of them every list of N slots has been walked.
-fn youngest<const N: usize>(world: &World<N>) -> [usize; N] {
+fn youngest<const N: usize, const V: usize>(world: &World<N, V>) -> [usize; N] {
     let mut reached = [0; N];
     for (at, slot) in world.slots.iter().enumerate() {
         reached[at] = if slot.first || slot.boot { at } else { place(slot.prev).min(N - 1) };
@@ -82,7 +82,7 @@ fn youngest<const N: usize>(world: &World<N>) -> [usize; N] {
 }
 
 /// What the specification sees of a world.
-pub fn view<const N: usize>(world: &World<N>) -> State<N> {
+pub fn view<const N: usize, const V: usize>(world: &World<N, V>) -> State<N> {
     let youngest = youngest(world);
     let mut state = State { slots: [Record::EMPTY; N] };
     for ((slot, record), youngest) in world.slots.iter().zip(&mut state.slots).zip(youngest) {
@@ -99,7 +99,7 @@ pub fn view<const N: usize>(world: &World<N>) -> State<N> {
 ///
 /// Siblings name each other, the ends of a list and the parent name each other, every list has an end, and a child is deeper
 /// than its parent. So following the parents ends, within [`kernel::slot::MAX_DEPTH`] steps, at a boot capability.
-pub fn is_well_formed<const N: usize>(world: &World<N>) -> bool {
+pub fn is_well_formed<const N: usize, const V: usize>(world: &World<N, V>) -> bool {
     let youngest = youngest(world);
     let mut holds = true;
     for ((slot, number), youngest) in world.slots.iter().zip(1..).zip(youngest) {
@@ -174,6 +174,17 @@ impl<const N: usize> State<N> {
             original: false,
             boot: false,
         };
+    }
+
+    /// An original below a parent, as Retype and Split make it.
+    pub fn make(&mut self, parent: SlotId, to: SlotId, cap: Cap, rights: Rights) {
+        let depth = self.get(parent).depth.wrapping_add(1);
+        *self.get_mut(to) = Record { cap, rights, parent, depth, original: true, boot: false };
+    }
+
+    /// Another capability in the same slot.
+    pub fn set_cap(&mut self, slot: SlotId, cap: Cap) {
+        self.get_mut(slot).cap = cap;
     }
 
     /// `derivation::relocate` of the specification: Move, Accept, and a moving Grant.

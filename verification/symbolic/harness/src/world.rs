@@ -1,6 +1,6 @@
-//! A machine so small that all of its states can be looked at: `N` slots.
+//! A machine so small that all of its states can be looked at: `N` slots, and `V` VMs with one Vcpu each.
 //!
-//! Slots are numbered from 1. What this machine does not have panics when it is reached: that it is not reached is one of
+//! Slots, VMs and Vcpus are numbered from 1. What this machine does not have panics when it is reached: that it is not reached is one of
 //! the things that are proved.
 
 use cap_spec::abi::{FaultRecord, ObjectType, Register, Rights};
@@ -8,6 +8,7 @@ use kernel::cap::{Cap, Mapping};
 use kernel::channel::Channel;
 use kernel::function::{Bar, FunctionFacts};
 use kernel::machine::{Devices, Machine, SharedPage};
+use kernel::nested::EntryFormat;
 use kernel::slot::Slot;
 use kernel::types::{ChannelId, CoreId, FunctionId, Hpa, SlotId, Ticks, VcpuId, VmId};
 use kernel::vcpu::Vcpu;
@@ -17,23 +18,28 @@ use kernel::{Kernel, Message};
 use crate::input::input;
 
 /// The kernel's library over a world.
-pub type Small<const N: usize> = Kernel<World<N>>;
+pub type Small<const N: usize, const V: usize = 0> = Kernel<World<N, V>>;
 
-/// `N` slots.
+/// `N` slots, and `V` VMs.
 #[derive(Clone, Debug)]
 #[repr(C)]
-pub struct World<const N: usize> {
+pub struct World<const N: usize, const V: usize = 0> {
     /// Slots 1 to N.
     pub slots: [Slot; N],
+    /// VMs 1 to V.
+    pub vms: [Vm; V],
+    /// Vcpus 1 to V.
+    pub vcpus: [Vcpu; V],
 }
 
 /// Inputs of one slot.
 const FIELDS: u32 = 16;
 
-impl<const N: usize> World<N> {
-    /// The kernel's library over this world, with nothing in it.
-    pub const fn new() -> World<N> {
-        World { slots: [Slot::EMPTY; N] }
+impl<const N: usize, const V: usize> World<N, V> {
+    /// Nothing in the slots, and VMs and Vcpus that are as Retype makes them.
+    pub const fn new() -> World<N, V> {
+        let vm = Vm::new(Hpa::new(0), 0, EntryFormat::Npt);
+        World { slots: [Slot::EMPTY; N], vms: [vm; V], vcpus: [Vcpu::NEW; V] }
     }
 
     /// Fills the slots with anything of these kinds: each state that the types allow is one of these. No launch is being
@@ -61,8 +67,8 @@ impl<const N: usize> World<N> {
     }
 }
 
-impl<const N: usize> Default for World<N> {
-    fn default() -> World<N> {
+impl<const N: usize, const V: usize> Default for World<N, V> {
+    fn default() -> World<N, V> {
         World::new()
     }
 }
@@ -143,7 +149,7 @@ macro_rules! without {
     )*};
 }
 
-impl<const N: usize> Devices for World<N> {
+impl<const N: usize, const V: usize> Devices for World<N, V> {
     without! {
         function(function: FunctionId) -> FunctionFacts;
         bar(function: FunctionId, bar: u8) -> Bar;
@@ -171,7 +177,7 @@ impl<const N: usize> Devices for World<N> {
     }
 }
 
-impl<const N: usize> Machine for World<N> {
+impl<const N: usize, const V: usize> Machine for World<N, V> {
     fn slot(&self, id: SlotId) -> &Slot {
         &self.slots[(id.get() as usize).wrapping_sub(1)]
     }
@@ -180,9 +186,23 @@ impl<const N: usize> Machine for World<N> {
         &mut self.slots[(id.get() as usize).wrapping_sub(1)]
     }
 
+    fn vm(&self, id: VmId) -> &Vm {
+        &self.vms[(id.get() as usize).wrapping_sub(1)]
+    }
+
+    fn vm_mut(&mut self, id: VmId) -> &mut Vm {
+        &mut self.vms[(id.get() as usize).wrapping_sub(1)]
+    }
+
+    fn vcpu(&self, id: VcpuId) -> &Vcpu {
+        &self.vcpus[(id.get() as usize).wrapping_sub(1)]
+    }
+
+    fn vcpu_mut(&mut self, id: VcpuId) -> &mut Vcpu {
+        &mut self.vcpus[(id.get() as usize).wrapping_sub(1)]
+    }
+
     without! {
-        vm(id: VmId) -> &Vm;
-        vcpu(id: VcpuId) -> &Vcpu;
         channel(id: ChannelId) -> &Channel;
         table_entry(table: Hpa, index: usize) -> u64;
         shared_word(page: SharedPage, offset: usize) -> u64;
@@ -191,8 +211,6 @@ impl<const N: usize> Machine for World<N> {
         register(vcpu: VcpuId, register: Register) -> u64;
     }
     without! {mut
-        vm_mut(id: VmId) -> &mut Vm;
-        vcpu_mut(id: VcpuId) -> &mut Vcpu;
         channel_mut(id: ChannelId) -> &mut Channel;
         set_table_entry(table: Hpa, index: usize, entry: u64);
         zero(base: Hpa, bytes: u64);

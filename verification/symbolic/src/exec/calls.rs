@@ -168,6 +168,22 @@ impl Machine<'_> {
                 let overflows = self.pool.not(fits);
                 return Ok(Value::Aggregate(vec![Value::Number(product), Value::Number(overflows)]));
             }
+            "fshl" | "fshr" => {
+                // Two words behind each other, shifted by less than a word (LangRef, llvm.fshl).
+                let low = two(self)?;
+                let by = self.argument(&arguments, 2, width)?;
+                let limit = self.pool.constant(width, width.into());
+                let by = self.pool.binary(Binary::Urem, by, limit);
+                let by = self.pool.zext(by, width * 2);
+                let both = self.pool.concat(a, low);
+                if base == "fshl" {
+                    let shifted = self.pool.binary(Binary::Shl, both, by);
+                    self.pool.extract(shifted, width * 2 - 1, width)
+                } else {
+                    let shifted = self.pool.binary(Binary::Lshr, both, by);
+                    self.pool.extract(shifted, width - 1, 0)
+                }
+            }
             "ctpop" => {
                 let mut sum = self.pool.constant(width, 0);
                 for bit in 0..width {

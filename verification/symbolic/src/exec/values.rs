@@ -208,7 +208,7 @@ impl Machine<'_> {
             }
             Action::Cast(cast, from, value, to) => {
                 let value = self.operand(frame, from, value)?;
-                self.cast(*cast, from, value, to, guard)?
+                self.cast(*cast, from, value, to)?
             }
             Action::Element(unit, base, indices) => {
                 let base = self.operand(frame, &Type::Ptr, base)?;
@@ -430,19 +430,20 @@ impl Machine<'_> {
         })
     }
 
-    fn cast(&mut self, cast: Cast, from: &Type, value: Value, to: &Type, guard: Term) -> Result<Value> {
+    fn cast(&mut self, cast: Cast, from: &Type, value: Value, to: &Type) -> Result<Value> {
         Ok(match (cast, from, to) {
             (Cast::Trunc(keeps), Type::Int(old), Type::Int(new)) => {
                 let value = self.number(value, *old)?;
+                let kept = self.pool.extract(value, new - 1, 0);
                 if keeps {
+                    // Where something is lost the value is any: it is used only where that is not so.
                     let lost = self.pool.extract(value, old - 1, *new);
                     let zero = self.pool.constant(old - new, 0);
                     let none = self.pool.eq(lost, zero);
-                    let some = self.pool.not(none);
-                    let both = self.pool.and(guard, some);
-                    self.oblige(both, "a value that its type does not allow".into());
+                    let any = if self.pool.is_true(none) { kept } else { self.unknown(*new) };
+                    return Ok(Value::Number(self.pool.ite(none, kept, any)));
                 }
-                Value::Number(self.pool.extract(value, new - 1, 0))
+                Value::Number(kept)
             }
             (Cast::Zext, Type::Int(old), Type::Int(new)) => {
                 let value = self.number(value, *old)?;
