@@ -121,7 +121,9 @@ fn replay(file: &Path) -> Result<(), String> {
 }
 
 fn tell(check: String, tier: Tier, bound: String) {
-    let tool = "lockstep".to_string();
+    // What Miri adds: that nothing reaches outside of its memory, overflows or panics.
+    let (tool, properties) =
+        if cfg!(miri) { ("lockstep, Miri", &[Property::NoPanic][..]) } else { ("lockstep", &PROPERTIES[..]) };
     let of = "kernel library, 2 cores".to_string();
-    Established { check, property: String::new(), tier, tool, bound, of }.tell_all(&PROPERTIES);
+    Established { check, property: String::new(), tier, tool: tool.into(), bound, of }.tell_all(properties);
 }

@@ -158,7 +158,9 @@ fn stale(register: &Register, record: &Record) -> Result<Vec<String>> {
     let mut faults = Vec::new();
     for check in &register.checks {
         let shown: BTreeSet<_> = record.of(&check.name).map(|entry| register::key(&entry.told)).collect();
-        if shown != check.expected() {
+        // What takes long has no row before it was run, and claims nothing so long.
+        let is_open = check.tier == When::Full && shown.is_empty();
+        if shown != check.expected() && !is_open {
             let name = &check.name;
             faults.push(format!("{name}: no run has shown what it claims; type: cargo xtask verify {name} --write"));
         }

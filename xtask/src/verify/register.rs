@@ -48,6 +48,8 @@ pub struct Check {
     /// Whether it starts emulators.
     #[serde(default)]
     pub emulator: bool,
+    /// What it needs beyond what builds the project.
+    pub needs: Option<Need>,
     /// Packages of which it runs all tests, so that `cargo xtask test` need not.
     #[serde(default)]
     pub tests_of: Vec<String>,
@@ -66,6 +68,14 @@ pub struct Claim {
     pub tier: Tier,
     /// The properties.
     pub properties: Vec<String>,
+}
+
+/// What a check needs that is not there on every machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Need {
+    /// The interpreter of Rust's nightly toolchain.
+    Miri,
 }
 
 /// When a check is run.

@@ -2,7 +2,7 @@
 //!
 //! What a check prints goes to `target/verify/NAME.log`.
 
-use super::register::Check;
+use super::register::{Check, Need};
 use crate::{build, paths, process};
 use anyhow::{Context, Result, bail};
 use claims::Established;
@@ -82,6 +82,19 @@ pub fn build(checks: &[&Check]) -> Result<()> {
     Ok(())
 }
 
+/// Installs what a check needs, or says why it can't run here.
+fn missing(check: &Check) -> Option<String> {
+    match check.needs? {
+        Need::Miri => {
+            let mut rustup = Command::new("rustup");
+            rustup.args(["component", "add", "miri", "rust-src", "--toolchain", "nightly"]);
+            let why = process::quiet(&mut rustup).err()?;
+            let typed = "rustup toolchain install nightly --component miri --component rust-src";
+            Some(format!("Miri can't be installed ({}); type: {typed}", why.lines().last().unwrap_or_default()))
+        }
+    }
+}
+
 /// The command of a line: words, of which none contains a space.
 pub fn command(line: &str) -> Result<Command> {
     let mut words = line.split_whitespace();
@@ -113,6 +126,13 @@ pub fn run(checks: &[&Check]) -> Result<Vec<Outcome>> {
         let busy: usize = running.values().map(|running| running.cores).sum();
         if let Some(next) = waiting.iter().position(|check| busy + check.cores <= CORES) {
             let check = waiting.remove(next);
+            if let Some(why) = missing(check) {
+                let outcome =
+                    Outcome { name: check.name.clone(), verdict: Verdict::Skipped(why), time: Duration::ZERO };
+                report(&outcome, outcomes.len() + 1, checks.len(), start.elapsed());
+                outcomes.push(outcome);
+                continue;
+            }
             say!("      {:4} s  {}: {}", start.elapsed().as_secs(), check.name, check.run);
             running.insert(check.name.clone(), Running::start(check, &sender)?);
             continue;
