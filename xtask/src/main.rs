@@ -106,10 +106,13 @@ enum MarketCommand {
 
 #[derive(Args)]
 struct ConformArguments {
-    /// Scenarios (default: tiny).
-    #[arg(value_name = "SCENARIO", default_value = "tiny")]
-    names: Vec<PathBuf>,
-    /// Cores, instead of the scenario's.
+    /// Scenarios, hostile/ATTACK, or images that become the root VM, such as probe (default: tiny and two attacks).
+    #[arg(value_name = "SCENARIO|GUEST")]
+    names: Vec<String>,
+    /// Also the long tier: batch, and more attacks.
+    #[arg(long)]
+    full: bool,
+    /// Cores, instead of 2 and then 4.
     #[arg(long)]
     cores: Option<u16>,
     /// How instructions are executed.
@@ -286,6 +289,7 @@ fn execute(command: Command) -> Result<u8> {
         Command::Abi => abi::write().map(|()| 0),
         Command::Conform(arguments) => conform::conform(&conform::Options {
             names: arguments.names,
+            full: arguments.full,
             cores: arguments.cores,
             acceleration: arguments.accel,
         })

@@ -3,6 +3,8 @@
 mod between;
 mod boot;
 mod call;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
@@ -66,6 +68,22 @@ pub struct Replay {
 }
 
 impl Replay {
+    /// From this state on, in which this is the root VM's Vcpu.
+    fn starting(spec: State, boot: Vec<k::SlotId>, vcpu: VcpuId) -> Replay {
+        Replay {
+            boot_tables: spec.tables.clone(),
+            spec,
+            boot,
+            next: 0,
+            open: None,
+            left: None,
+            half_done: BTreeSet::new(),
+            ran: [vcpu].into(),
+            last: VecDeque::new(),
+            statistics: Statistics::default(),
+        }
+    }
+
     /// Takes records, as they were written; they follow those taken before.
     ///
     /// # Errors
@@ -187,7 +205,12 @@ impl Replay {
 
     fn compare_at_rest(&mut self, snapshot: &mut Snapshot<'_>) -> Result<(), String> {
         snapshot.between = self.left.is_some() || !self.half_done.is_empty();
-        let mut found = observe(snapshot, &self.boot, &self.spec.config)?;
+        let found = observe(snapshot, &self.boot, &self.spec.config)?;
+        self.agree(found)
+    }
+
+    /// What memory stands for is what the specification says.
+    fn agree(&mut self, mut found: State) -> Result<(), String> {
         self.statistics.compared += 1;
         self.statistics.slots += found.slots.len() as u64;
         self.adopt(&mut found);

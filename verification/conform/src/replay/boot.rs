@@ -1,6 +1,6 @@
 //! The state from which a replay begins: what boot hands out, as it lies in memory before the first guest runs.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeMap;
 
 use cap_spec::abi::{BOOT_INFO_MAGIC, ROOT_BOOT_INFO, Rights, boot_info};
 use cap_spec::machine::{Cap, Entry as TableEntry, Run, SlotId, State, VcpuId, VmId, initial_registers, mappings};
@@ -10,7 +10,6 @@ use lockstep::observe::{Seen, observe};
 use super::{Divergence, Replay};
 use crate::record::{Entry, Record};
 use crate::seen::Snapshot;
-use crate::statistics::Statistics;
 
 impl Replay {
     /// From the first stop of a machine on: the records so far, and its memory.
@@ -24,6 +23,7 @@ impl Replay {
             [entry @ Entry { number: 0, record: Record::RootStarted(vcpu, at), .. }] => {
                 let mut replay = Replay::of(snapshot, vcpu, at).map_err(refuse)?;
                 replay.last.push_back(entry);
+                replay.next = 1;
                 replay.statistics.records = 1;
                 replay.check_invariants().map_err(refuse)?;
                 Ok(replay)
@@ -45,18 +45,7 @@ impl Replay {
         root.registers[cap_spec::abi::Register::Rip as usize] = at;
         let Some(vm) = root.vm else { return Err("the root Vcpu has no VM".into()) };
         check_handed_out(&spec, snapshot, vm)?;
-        Ok(Replay {
-            boot_tables: spec.tables.clone(),
-            spec,
-            boot,
-            next: 1,
-            open: None,
-            left: None,
-            half_done: BTreeSet::new(),
-            ran: [vcpu].into(),
-            last: VecDeque::new(),
-            statistics: Statistics::default(),
-        })
+        Ok(Replay::starting(spec, boot, vcpu))
     }
 }
 
