@@ -79,7 +79,7 @@ pub fn start(seed: u64) -> State {
 }
 
 /// The state that invocations by the root VM leave after boot. What a script does not find is refused.
-fn run_script(steps: Vec<Step>) -> State {
+pub fn run_script(steps: Vec<Step>) -> State {
     let mut state = after_boot();
     for step in steps {
         if let Step::Invoke(_, call) = step
