@@ -94,8 +94,7 @@ impl Launch {
 
     /// True if a capability derived from the base breaks no rule.
     pub(super) fn keeps(&self, state: &State, slot: SlotId) -> bool {
-        let region = state.vms[&self.vm].region;
-        slot == self.invoked || is_kept_inside(state, self.vm, region, slot, &state.slots[&slot])
+        slot == self.invoked || keeps(state, self.vm, slot)
     }
 
     /// The VM is not confined.
@@ -115,7 +114,12 @@ impl Launch {
     }
 }
 
-/// True if a capability derived from the base breaks no rule.
+/// True if a capability derived from the base of a VM breaks no rule of its launch.
+pub(super) fn keeps(state: &State, vm: VmId, slot: SlotId) -> bool {
+    is_kept_inside(state, vm, state.vms[&vm].region, slot, &state.slots[&slot])
+}
+
+/// The same, in its memory.
 fn is_kept_inside(state: &State, vm: VmId, region: Extent, id: SlotId, slot: &Slot) -> bool {
     let is_harmless = match slot.cap {
         Cap::Frame { kernel_page: true, extent, .. } => {

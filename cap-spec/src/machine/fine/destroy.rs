@@ -84,8 +84,7 @@ impl Destroy {
     fn erase(&mut self, state: &mut State, slot: SlotId) -> Progress {
         let circle = state.dying.zombies.get(&slot).map(|zombie| zombie.circle);
         if let (Slot { cap: Cap::Untyped { .. }, .. }, false) = (&state.slots[&slot], state.dying.hides(slot)) {
-            let has_siblings = state.children_of_parent(slot) > 1;
-            if !has_siblings && whole_of_parent(state, slot).is_some() {
+            if !has_siblings(state, slot) && whole_of_parent(state, slot).is_some() {
                 give_memory_back(state, slot, &BTreeSet::new());
             }
         }
@@ -187,11 +186,9 @@ impl Destroy {
     }
 }
 
-impl State {
-    /// How many capabilities were derived from the same one as this.
-    fn children_of_parent(&self, slot: SlotId) -> usize {
-        self.slots[&slot].parent.map_or(0, |parent| self.children(parent).count())
-    }
+/// True if another capability was derived from the same one as this.
+fn has_siblings(state: &State, slot: SlotId) -> bool {
+    state.slots[&slot].parent.is_some_and(|parent| state.children(parent).count() > 1)
 }
 
 /// The zombies of a circle.

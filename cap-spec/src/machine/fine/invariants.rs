@@ -2,6 +2,7 @@
 //! machine, and those about what hardware remembers.
 
 use super::super::invariants::{self, Broken, extent_of};
+use super::super::launch;
 use super::super::state::{Cap, Extent, SlotId};
 use super::{Fine, Flush, Hold};
 use crate::abi::{PAGE_BITS, VCPU_BITS};
@@ -88,11 +89,15 @@ fn check_clean(fine: &Fine) -> Result<(), FineBroken> {
     Ok(())
 }
 
-/// What a check of a launch has passed is there, and is derived from its base.
+/// What a check of a launch has passed is derived from its base, and keeps to the rules.
 fn check_passed(fine: &Fine) -> Result<(), FineBroken> {
-    for check in fine.checks.values() {
+    for check in fine.checks.values().filter(|check| fine.state.vms.contains_key(&check.vm)) {
         let below = fine.state.descendants(check.base);
-        if let Some(slot) = check.passed.iter().find(|slot| **slot != check.base && !below.contains(slot)) {
+        let is_right = |slot: &SlotId| {
+            *slot == check.base
+                || below.contains(slot) && (*slot == check.invoked || launch::keeps(&fine.state, check.vm, *slot))
+        };
+        if let Some(slot) = check.passed.iter().find(|slot| !is_right(slot)) {
             return Err(FineBroken::Passed(*slot));
         }
     }
