@@ -83,10 +83,8 @@ impl Destroy {
     /// Empties a slot whose capability reaches nothing any more.
     fn erase(&mut self, state: &mut State, slot: SlotId) -> Progress {
         let circle = state.dying.zombies.get(&slot).map(|zombie| zombie.circle);
-        if let (Slot { cap: Cap::Untyped { .. }, .. }, false) = (&state.slots[&slot], state.dying.hides(slot)) {
-            if !has_siblings(state, slot) && whole_of_parent(state, slot).is_some() {
-                give_memory_back(state, slot, &BTreeSet::new());
-            }
+        if !state.dying.hides(slot) && !has_siblings(state, slot) && whole_of_parent(state, slot).is_some() {
+            give_memory_back(state, slot, &BTreeSet::new());
         }
         take(state, slot);
         if self.focus == Some(slot) {
