@@ -7,10 +7,12 @@
 //! the first one is made.
 
 mod debian;
+mod solvers;
 
 use crate::{paths, process};
 use anyhow::{Context, Result, anyhow, bail};
 use debian::{Release, backports_source, has_suite};
+pub use solvers::ensure_solvers;
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs;

@@ -114,17 +114,15 @@ pub fn run_on_threads(seed: u64, steps: usize, threads: u64, taken: &AtomicUsize
     })
 }
 
-/// One random sequence; `steps` are those taken.
-fn sequence(seed: u64, mutant: Option<Mutant>, steps: &mut Vec<Step>, report: &mut Report) -> Result<(), Divergence> {
-    let mut random = Random::new(seed);
-    let mut system = System::new(mutant).at_pace(Pace::LONG);
+/// How the sequence of this seed begins: with a tenant in some stage of its making, with knots, or with nothing.
+pub fn start(seed: u64, random: &mut Random) -> Vec<Step> {
     let core = random.below(2) as u8;
     let mut start = match seed % 7 {
         0 => Vec::new(),
         1 => script::build_tenant(core),
         2 => [script::build_tenant(core), script::hand_over()].concat(),
         3 | 4 => script::launched_tenant(core),
-        5 => (0..4).flat_map(|_| script::knot(&mut random)).collect(),
+        5 => (0..4).flat_map(|_| script::knot(random)).collect(),
         _ => {
             let threats = script::threats();
             let threat = threats[random.below(threats.len())].clone();
@@ -135,7 +133,14 @@ fn sequence(seed: u64, mutant: Option<Mutant>, steps: &mut Vec<Step>, report: &m
     if !start.is_empty() && random.one_in(4) {
         start.remove(random.below(start.len()));
     }
-    let mut start = start.into_iter();
+    start
+}
+
+/// One random sequence; `steps` are those taken.
+fn sequence(seed: u64, mutant: Option<Mutant>, steps: &mut Vec<Step>, report: &mut Report) -> Result<(), Divergence> {
+    let mut random = Random::new(seed);
+    let mut system = System::new(mutant).at_pace(Pace::LONG);
+    let mut start = start(seed, &mut random).into_iter();
     for _ in 0..LENGTH {
         let Some(step) = start.next().or_else(|| generate::step(&system, &mut random)) else { break };
         steps.push(step);

@@ -1,0 +1,91 @@
+//! The command: prove, show the formulas to others, and check them against the executable specification.
+
+use anyhow::{Result, bail};
+use clap::{Parser, Subcommand};
+use proofs::queries::{Query, queries};
+use proofs::report::Report;
+use proofs::solve;
+use std::path::PathBuf;
+use std::time::Instant;
+
+/// The invariants of the specification, proved inductive for any number of slots, objects and VMs.
+#[derive(Parser)]
+#[command(name = "proofs", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Ask z3 and cvc5 every query; fails if one of them does not give the expected answer.
+    Prove {
+        /// Only queries whose name contains this (nothing is claimed then).
+        #[arg(long)]
+        only: Option<String>,
+        /// Seconds that a solver has for a query.
+        #[arg(long, default_value_t = 20)]
+        seconds: u64,
+    },
+    /// Check the formulas against the executable specification, on random steps.
+    CheckFormulas {
+        /// How many steps, those included that are refused.
+        #[arg(long, default_value_t = 100_000)]
+        steps: usize,
+        /// The seed of the first sequence.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+    /// Write every query as an SMT-LIB 2 file below a folder.
+    Dump {
+        /// The folder, which is made.
+        folder: PathBuf,
+    },
+}
+
+fn main() -> Result<()> {
+    match Arguments::parse().command {
+        Command::Prove { only, seconds } => prove(only.as_deref(), seconds),
+        Command::CheckFormulas { steps, seed } => check_formulas(steps, seed),
+        Command::Dump { folder } => {
+            let queries = queries();
+            solve::dump(&queries, &folder)?;
+            println!("{} queries below {}", queries.len(), folder.display());
+            Ok(())
+        }
+    }
+}
+
+fn check_formulas(steps: usize, seed: u64) -> Result<()> {
+    match proofs::walk::random(seed, steps) {
+        Ok(walked) => {
+            println!("{walked:?}");
+            Ok(())
+        }
+        Err(text) => bail!("{text}"),
+    }
+}
+
+fn prove(only: Option<&str>, seconds: u64) -> Result<()> {
+    let began = Instant::now();
+    let python = xtask::setup::ensure_solvers()?;
+    let is_wanted = |query: &Query| only.is_none_or(|part| query.name.contains(part));
+    let queries: Vec<Query> = queries().into_iter().filter(is_wanted).collect();
+    if queries.is_empty() {
+        bail!("no query has a name with that in it; `dump` writes them all");
+    }
+    let folder = xtask::paths::target().join("proofs");
+    solve::dump(&queries, &folder)?;
+    let answers = solve::ask(&queries, &folder, &python, seconds * 1000)?;
+    let report = Report::new(&queries, &answers);
+    let failures = report.failures();
+    print!("{}", report.table());
+    println!("{} in {:.0} s; the queries are below {}", answers.tools, began.elapsed().as_secs_f64(), folder.display());
+    if !failures.is_empty() {
+        bail!("{} of {} queries failed:\n{}", failures.len(), queries.len(), failures.join("\n"));
+    }
+    if only.is_none() {
+        report.claims().iter().for_each(claims::Established::tell);
+    }
+    Ok(())
+}
