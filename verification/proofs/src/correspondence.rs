@@ -23,10 +23,10 @@ const UNSAID: [&str; 3] = ["dirty", "cached", "due"];
 pub struct Drift(pub String);
 
 /// What became of a step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub enum Checked {
-    /// It is a step of the operation of this name; nothing changed if it has none.
-    Done(Option<&'static str>),
+    /// It is a step of this operation; nothing changed if there is none.
+    Done(Option<&'static Operation>),
     /// The states have more elements than structures can have.
     TooLarge,
 }
@@ -169,5 +169,5 @@ pub fn check_step(step: &Step) -> Result<Checked, Drift> {
     if !broken.is_empty() {
         return Err(drift(format!("broken afterwards: {broken:#?}")));
     }
-    Ok(Checked::Done(Some(name)))
+    Ok(Checked::Done(Some(operation)))
 }

@@ -5,14 +5,18 @@ use crate::witness::Step;
 use cap_spec::abi::Label;
 use cap_spec::machine::State;
 use lockstep::campaign::start;
+use lockstep::exhaustive::worlds;
 use lockstep::generate;
 use lockstep::random::Random;
 use lockstep::script;
 use lockstep::system::{CORES, Pace, System};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
-/// Steps of one sequence: short ones, as small states are checked faster and are not less telling.
-const LENGTH: usize = 150;
+/// Steps of one sequence: long enough for a domain with tables and frames, short enough that states stay small.
+const LENGTH: usize = 500;
+
+/// Seeds of threads are at most this far apart.
+const APART: u64 = 1 << 32;
 
 /// What was walked.
 #[derive(Clone, Debug, Default)]
@@ -43,7 +47,7 @@ impl Walked {
 
     fn see(&mut self, checked: Checked) {
         match checked {
-            Checked::Done(name) => *self.done.entry(name).or_default() += 1,
+            Checked::Done(operation) => *self.done.entry(operation.map(|operation| operation.name)).or_default() += 1,
             Checked::TooLarge => self.too_large += 1,
         }
     }
@@ -68,6 +72,65 @@ impl Walked {
         }
         Ok(())
     }
+}
+
+/// Random sequences on several threads, which share the steps.
+///
+/// # Errors
+/// The first that fails, of the first thread that has one.
+///
+/// # Panics
+/// When a thread does.
+pub fn random_on_threads(seed: u64, steps: usize, threads: usize) -> Result<Walked, String> {
+    std::thread::scope(|scope| {
+        let walk = |number: usize| move || random(seed + number as u64 * APART, steps.div_ceil(threads));
+        let threads: Vec<_> = (0..threads).map(|number| scope.spawn(walk(number))).collect();
+        threads.into_iter().try_fold(Walked::default(), |mut walked, thread| {
+            walked.add(thread.join().expect("a walk does not panic")?);
+            Ok(walked)
+        })
+    })
+}
+
+/// Every sequence of these steps, from the state after `start`, to at most `length` steps; states that are equal are
+/// followed once.
+///
+/// # Errors
+/// The steps of the sequence that fails, and what parts.
+pub fn exhaustive(start: &[script::Step], steps: &[script::Step], length: usize) -> Result<Walked, String> {
+    let mut walked = Walked::default();
+    let mut begin = System::small();
+    for step in start {
+        begin.step(*step).map_err(|divergence| divergence.0)?;
+    }
+    let mut known = HashSet::from([begin.spec.clone()]);
+    let mut edge = vec![(Vec::new(), begin)];
+    for _ in 0..length {
+        let mut next = Vec::new();
+        for (path, system) in &edge {
+            for step in steps {
+                let mut successor = system.clone();
+                let path: Vec<script::Step> = path.iter().chain([step]).copied().collect();
+                walked.step(&mut successor, *step).map_err(|drift| failed(&[start, &path].concat(), &drift))?;
+                if known.insert(successor.spec.clone()) {
+                    next.push((path, successor));
+                }
+            }
+        }
+        edge = next;
+    }
+    Ok(walked)
+}
+
+/// The small worlds of lock-step, to this length.
+///
+/// # Errors
+/// As [`exhaustive`].
+pub fn small_worlds(length: usize) -> Result<Walked, String> {
+    worlds().into_iter().try_fold(Walked::default(), |mut walked, world| {
+        walked.add(exhaustive(&world.start, &world.steps, length)?);
+        Ok(walked)
+    })
 }
 
 /// A walk that fails: how it came to that, and what parts.
