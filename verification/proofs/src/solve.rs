@@ -44,12 +44,10 @@ struct Worker {
 
 impl Worker {
     fn start(python: &Path, script: &Path) -> Result<Worker> {
-        let mut process = Command::new(python)
-            .arg(script)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("cannot start {}; type: cargo xtask setup --solvers", python.display()))?;
+        let mut process =
+            Command::new(python).arg(script).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().with_context(
+                || format!("cannot start {}; remove target/solvers and run this again", python.display()),
+            )?;
         let (Some(to), Some(from)) = (process.stdin.take(), process.stdout.take()) else {
             bail!("a worker has no pipes");
         };
