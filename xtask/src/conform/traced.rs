@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 
 /// What the kernel's command line says so that it records.
 const OPTION: &str = "trace=on";
+/// How long a machine whose monitor has closed has for going off.
+const OFF_GRACE: Duration = Duration::from_secs(2);
 /// The event by which the emulator says that the machine has stopped.
 const STOPPED: &str = "STOP";
 
@@ -47,10 +49,14 @@ pub fn run(tools: &Tools, mut config: Config, state: RunState, folder: &Path, ti
     let mut session = Session::start(tools, &config, state, Some(&folder.join("console.log")))?;
     let (file, monitor) = (memory.file().to_path_buf(), Monitor::connect(&sockets)?);
     let follower = std::thread::spawn(move || follow(monitor, &Memory::open(&file)?, trace_at));
+    let mut ended_at = None;
     let ended = loop {
         match session.next(Instant::now() + Duration::from_millis(100))? {
             Seen::Off => break session.failure().map_or(Ok(()), Err),
-            _ if follower.is_finished() => break Err("the trace can be followed no further".into()),
+            // It ends with the machine, unless it can follow no further: then the machine stands still.
+            _ if follower.is_finished() && *ended_at.get_or_insert_with(Instant::now) + OFF_GRACE < Instant::now() => {
+                break Err("the trace can be followed no further".into());
+            }
             _ if interrupt::count() > 0 => break Err("interrupted".into()),
             _ if session.elapsed() > timeout => break Err(format!("timed out after {} s", timeout.as_secs())),
             _ if session.is_stuck() => break Err("the machine sent its last record and did not go off".into()),
