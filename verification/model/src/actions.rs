@@ -104,7 +104,11 @@ pub fn calls(question: &Question, state: &State, view: &View, pattern: &Pattern,
         if is_type && fits(question, state, &pattern.on, slot) {
             calls.call.cptr = cptr;
             calls.cnodes[0] = cnode_of(cap);
-            calls.argument(1);
+            if label == Label::VcpuLaunch {
+                calls.launch(cap);
+            } else {
+                calls.argument(1);
+            }
         }
     }
 }
@@ -158,6 +162,22 @@ fn is_own(cptr: u64) -> bool {
 }
 
 impl Calls<'_> {
+    /// Launch names its base, and the slot for the Vcpu, in the CSpace of the VM that is launched.
+    fn launch(&mut self, cap: &Cap) {
+        let Cap::Vcpu(vcpu) = cap else { return };
+        let vm = self.state.vcpus.get(vcpu).and_then(|vcpu| vcpu.vm);
+        let Some(root) = vm.and_then(|vm| self.state.vms.get(&vm)?.cspace) else { return };
+        let range = working(self.question, root);
+        let free = range.into_iter().find(|index| !self.state.slots.contains_key(&root.slot(*index)));
+        let Some(free) = free else { return };
+        for (base, slot) in View::of(self.state, root).slots {
+            if matches!(self.state.slots[&slot].cap, Cap::Untyped { .. }) {
+                self.call.args[..2].copy_from_slice(&[base, free]);
+                (self.found)(self.call);
+            }
+        }
+    }
+
     /// Every value of argument `number`, and of those behind it.
     fn argument(&mut self, number: usize) {
         let Some(arg) = self.pattern.label.spec().args.get(number - 1) else {

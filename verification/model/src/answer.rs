@@ -7,10 +7,13 @@ use cap_spec::machine as spec;
 use claims::{Established, Tier};
 use serde::Serialize;
 
-use crate::question::{Expected, Kind, Question};
+use crate::fine::Scenario;
+use crate::machine::Violation;
+use crate::mistakes::Mistake;
+use crate::question::{Expected, Kind, Question, label_name};
 use crate::search::{Counts, Ending, Found, Limits, Trace, explore, peak_memory};
 use crate::story::{self, Told};
-use crate::subject::Subject;
+use crate::subject::{OWN, Subject};
 
 /// How a question is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -69,57 +72,73 @@ pub struct Answer {
     pub peak_memory: Option<u64>,
     /// The path to what is wrong, or to what was asked for.
     pub steps: Vec<Told>,
+    /// What VMs may do and could never do: it holds of less than it seems.
+    pub never_done: Vec<String>,
 }
 
-/// Answers a question.
+/// Answers a question: of the fine machine, if it says what hardware does, else of the abstract machine, with this mistake
+/// in it.
 ///
 /// # Errors
 /// If a counterexample is none on the machine whose slots record the depth of derivation.
 pub fn answer(
-    subject: &Subject,
+    question: Question,
+    mistake: Option<Mistake>,
     limits: Limits,
     progress: &mut dyn FnMut(Counts, Duration),
 ) -> Result<Answer, anyhow::Error> {
-    let Found { ending, counts, time } = explore(subject, limits, progress);
+    if question.hardware.is_some() {
+        return Ok(answer_fine(&Scenario::new(question, None), limits, progress));
+    }
+    let subject = Subject::new(question, mistake);
+    let Found { ending, counts, time } = explore(&subject, limits, progress);
     let question = &subject.question;
     let is_reachability = question.claim.as_ref().is_some_and(|claim| claim.kind == Kind::Reachable);
-    let (mut claim, mut what, mut steps) = (None, None, Vec::new());
-    let verdict = match ending {
-        Ending::Limited => Verdict::NotExhausted,
+    Ok(match ending {
+        Ending::Limited => Answer::new(question, Verdict::NotExhausted, None, Vec::new(), counts, time),
         Ending::Exhausted if is_reachability => {
-            what = Some("it is never so".into());
-            Verdict::Counterexample
+            let never = Violation { claim: OWN.into(), what: "it is never so".into() };
+            Answer::new(question, Verdict::Counterexample, Some(never), Vec::new(), counts, time)
         }
-        Ending::Exhausted => Verdict::Holds,
+        Ending::Exhausted => {
+            let never_done = subject.never_done().map(|action| {
+                let label = action.pattern.as_ref().map(|pattern| label_name(pattern.label));
+                let what = action.name.clone().or(label).unwrap_or_default();
+                format!("{} {what}", question.names.parties[action.party])
+            });
+            let never_done: Vec<String> = never_done.collect();
+            let answer = Answer::new(question, Verdict::Holds, None, Vec::new(), counts, time);
+            let as_expected = answer.as_expected && never_done == question.impossible;
+            Answer { never_done, as_expected, ..answer }
+        }
         Ending::Wrong(violation, trace) => {
-            confirm(subject, &trace)?;
-            steps = story::tell(subject, &trace);
-            let is_own = violation.claim == crate::subject::OWN;
-            claim = Some(violation.claim);
-            what = Some(violation.what);
-            if is_reachability && is_own { Verdict::Holds } else { Verdict::Counterexample }
+            confirm(&subject, &trace)?;
+            let is_reached = is_reachability && violation.claim == OWN;
+            let verdict = if is_reached { Verdict::Holds } else { Verdict::Counterexample };
+            Answer::new(question, verdict, Some(violation), story::tell(&subject, &trace), counts, time)
         }
-    };
-    let expected = match question.expect {
-        Expected::Holds => Verdict::Holds,
-        Expected::Counterexample => Verdict::Counterexample,
-    };
-    Ok(Answer {
-        name: question.name.clone(),
-        question: question.text.clone(),
-        answer: verdict,
-        claim,
-        what,
-        because: question.because.clone().filter(|_| verdict == Verdict::Counterexample),
-        as_expected: verdict == expected && question.steps.is_none_or(|expected| expected == steps.len()),
-        states: counts.states,
-        edges: counts.edges,
-        refusals: counts.refusals,
-        depth: counts.depth,
-        seconds: time.as_secs_f64(),
-        peak_memory: peak_memory(),
-        steps,
     })
+}
+
+/// Answers a question of the fine machine.
+pub fn answer_fine(scenario: &Scenario, limits: Limits, progress: &mut dyn FnMut(Counts, Duration)) -> Answer {
+    let Found { ending, counts, time } = explore(scenario, limits, progress);
+    let question = &scenario.question;
+    match ending {
+        Ending::Limited => Answer::new(question, Verdict::NotExhausted, None, Vec::new(), counts, time),
+        Ending::Exhausted => Answer::new(question, Verdict::Holds, None, Vec::new(), counts, time),
+        Ending::Wrong(violation, trace) => {
+            let told = trace.events.iter().zip(&trace.states).map(|(event, before)| Told {
+                vm: String::new(),
+                what: scenario.tell(before, event),
+                label: None,
+                result: "done".into(),
+                changes: Vec::new(),
+            });
+            let told = told.collect();
+            Answer::new(question, Verdict::Counterexample, Some(violation), told, counts, time)
+        }
+    }
 }
 
 /// Runs a path once more on the machine as it is, with the depth that slots record.
@@ -166,6 +185,38 @@ pub fn figure(number: usize) -> String {
 }
 
 impl Answer {
+    fn new(
+        question: &Question,
+        verdict: Verdict,
+        violation: Option<Violation>,
+        steps: Vec<Told>,
+        counts: Counts,
+        time: Duration,
+    ) -> Answer {
+        let expected = match question.expect {
+            Expected::Holds => Verdict::Holds,
+            Expected::Counterexample => Verdict::Counterexample,
+        };
+        let (claim, what) = violation.map(|violation| (violation.claim, violation.what)).unzip();
+        Answer {
+            name: question.name.clone(),
+            question: question.text.clone(),
+            answer: verdict,
+            claim,
+            what,
+            because: question.because.clone().filter(|_| verdict == Verdict::Counterexample),
+            as_expected: verdict == expected && question.steps.is_none_or(|expected| expected == steps.len()),
+            states: counts.states,
+            edges: counts.edges,
+            refusals: counts.refusals,
+            depth: counts.depth,
+            seconds: time.as_secs_f64(),
+            peak_memory: peak_memory(),
+            steps,
+            never_done: Vec::new(),
+        }
+    }
+
     /// The answer as text.
     pub fn text(&self) -> String {
         let mut text = format!("{}: {}\n", self.name, self.question);
@@ -182,7 +233,7 @@ impl Answer {
             (Verdict::Holds, Some(what)) => format!("holds: {what}, in {} steps", self.steps.len()),
             (Verdict::Counterexample, what) => {
                 let what = what.as_deref().unwrap_or_default();
-                let claim = self.claim.as_deref().filter(|claim| *claim != crate::subject::OWN);
+                let claim = self.claim.as_deref().filter(|claim| *claim != OWN);
                 let claim = claim.map_or_else(String::new, |claim| format!("{claim}: "));
                 let steps =
                     if self.steps.is_empty() { String::new() } else { format!(", after {} steps", self.steps.len()) };
@@ -192,13 +243,17 @@ impl Answer {
         };
         let _ = writeln!(text, "  {verdict}");
         for (number, step) in (1..).zip(&self.steps) {
-            let _ = writeln!(text, "  {number}. {} {} -> {}", step.vm, step.what, step.result);
+            let _ =
+                writeln!(text, "  {number}. {} -> {}", format!("{} {}", step.vm, step.what).trim_start(), step.result);
             for change in &step.changes {
                 let _ = writeln!(text, "       {change}");
             }
         }
         if let Some(because) = &self.because {
             let _ = writeln!(text, "  why: {because}");
+        }
+        if !self.never_done.is_empty() {
+            let _ = writeln!(text, "  never possible: {}", self.never_done.join(", "));
         }
         let _ = writeln!(text, "  {figures}; {:.1} s{memory}", self.seconds);
         text

@@ -86,7 +86,7 @@ pub fn describe(state: &State, naming: &Naming, swap: Option<&Swap>, description
 }
 
 /// Collects what is hashed instead of hashing it.
-struct Collect<'a>(&'a mut Vec<u8>);
+pub(crate) struct Collect<'a>(pub(crate) &'a mut Vec<u8>);
 
 impl Hasher for Collect<'_> {
     fn write(&mut self, bytes: &[u8]) {

@@ -10,7 +10,8 @@
 //! 3. [`actions`], [`subject`]: what may be done, and what that leads to. [`conditions`], [`checks`]: what is asked.
 //! 4. [`canonical`], [`symmetry`]: which states are one.
 //! 5. [`answer`], [`story`], [`explorer`]: what is found, told as text, as JSON and in a browser.
-//! 6. [`mistakes`]: wrong rules, which must be found.
+//! 6. [`fine`]: the same on hardware that remembers.
+//! 7. [`mistakes`]: wrong rules, which must be found.
 #![forbid(unsafe_code)]
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
@@ -20,6 +21,7 @@ pub mod canonical;
 pub mod checks;
 pub mod conditions;
 pub mod explorer;
+pub mod fine;
 pub mod machine;
 pub mod mistakes;
 pub mod question;

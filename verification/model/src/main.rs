@@ -120,20 +120,20 @@ fn run(cli: &Cli) -> anyhow::Result<u8> {
     if let Some(address) = &cli.explore {
         let question =
             questions.pop().filter(|_| questions.is_empty()).context("--explore shows one question: name it")?;
+        anyhow::ensure!(question.hardware.is_none(), "the Explorer shows questions without [hardware]");
         explorer::serve(Subject::new(question, mistake), address, &mut |line| println!("{line}"))?;
         return Ok(0);
     }
     let mut answers = Vec::new();
     for question in questions {
-        let subject = Subject::new(question, mistake);
-        let answer = ask(cli, &subject)?;
+        let answer = ask(cli, question.clone(), mistake)?;
         if cli.json {
             println!("{}", serde_json::to_string(&answer)?);
         } else {
             println!("{}", answer.text());
         }
         if cli.claims {
-            answer::claims(&subject.question, &answer).iter().for_each(claims::Established::tell);
+            answer::claims(&question, &answer).iter().for_each(claims::Established::tell);
         }
         answers.push(answer);
     }
@@ -158,10 +158,10 @@ fn run(cli: &Cli) -> anyhow::Result<u8> {
     })
 }
 
-fn ask(cli: &Cli, subject: &Subject) -> anyhow::Result<Answer> {
-    let name = subject.question.name.clone();
+fn ask(cli: &Cli, question: Question, mistake: Option<Mistake>) -> anyhow::Result<Answer> {
+    let name = question.name.clone();
     let shows = std::io::stderr().is_terminal() || !cli.json;
-    answer::answer(subject, Limits { states: cli.limit }, &mut |counts, time| {
+    answer::answer(question, mistake, Limits { states: cli.limit }, &mut |counts, time| {
         if shows {
             let rate = counts.edges as f64 / time.as_secs_f64();
             eprintln!(

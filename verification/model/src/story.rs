@@ -96,6 +96,13 @@ pub fn tell_event(subject: &Subject, before: &Situation, event: &Event) -> Strin
     format!("{vm} {}", namer.event(&before.state, event))
 }
 
+/// Tells an invocation by a VM in a state.
+pub fn tell_call(question: &Question, before: &State, party: usize, call: Call) -> String {
+    let mut namer = Namer { question, made: Vec::new() };
+    namer.learn(before);
+    format!("{} {}", question.parties()[party].name, namer.call(before, party, call))
+}
+
 /// Tells what a step has come to.
 pub fn tell_result(subject: &Subject, before: &Situation, event: &Event) -> String {
     event
@@ -269,10 +276,16 @@ impl Namer<'_> {
     /// What an event is, in words.
     fn event(&self, before: &State, event: &Event) -> String {
         let action = &self.question.actions[event.action];
-        let Some(call) = event.call else {
-            return action.name.clone().unwrap_or_else(|| "takes a step of its protocol".into());
-        };
-        let party = &self.question.parties()[action.party];
+        match (event.call, &action.name) {
+            (None, name) => name.clone().unwrap_or_else(|| "takes a step of its protocol".into()),
+            (Some(call), None) => self.call(before, action.party, call),
+            (Some(call), Some(name)) => format!("{name}: {}", self.call(before, action.party, call)),
+        }
+    }
+
+    /// What an invocation is, in words.
+    fn call(&self, before: &State, party: usize, call: Call) -> String {
+        let party = &self.question.parties()[party];
         let view = View::of(before, party.root);
         let label = Label::from_number(call.label).expect("events are made of labels");
         let mut values: BTreeMap<&str, String> = BTreeMap::new();
@@ -292,7 +305,7 @@ impl Namer<'_> {
             };
             values.insert(arg.name, word);
         }
-        let words = match phrase(label) {
+        match phrase(label) {
             Some(phrase) => values
                 .iter()
                 .fold(phrase.to_owned(), |words, (name, value)| words.replace(&format!("{{{name}}}"), value)),
@@ -301,10 +314,6 @@ impl Namer<'_> {
                 let args: Vec<String> = args.collect();
                 format!("invokes {} of {}({})", label.spec().name, values["on"], args.join(", "))
             }
-        };
-        match &action.name {
-            Some(name) => format!("{name}: {words}"),
-            None => words,
         }
     }
 

@@ -1,6 +1,9 @@
 //! A question as a machine to explore: the executable specification, the question's protocol, and whether its property is
 //! asked at present.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use cap_spec::abi::Fault;
 use cap_spec::machine::{self as spec, Call, Outcome, State, VcpuId};
 
@@ -10,7 +13,7 @@ use crate::checks::Checks;
 use crate::conditions::{self, Moment};
 use crate::machine::{Machine, Step, Violation};
 use crate::mistakes::Mistake;
-use crate::question::{Claim, Kind, Question};
+use crate::question::{Action, Claim, Kind, Question};
 
 /// The name of a question's own property in answers.
 pub const OWN: &str = "property";
@@ -43,6 +46,8 @@ pub struct Subject {
     /// A mistake in the machine, to see that it is found.
     pub mistake: Option<Mistake>,
     checks: Checks,
+    /// Which actions have ever been done.
+    done: Arc<Vec<AtomicBool>>,
 }
 
 /// What an invocation has led to.
@@ -57,7 +62,23 @@ impl Subject {
     /// A question to explore.
     pub fn new(question: Question, mistake: Option<Mistake>) -> Subject {
         let checks = Checks::of(&question);
-        Subject { question, mistake, checks }
+        let done = Arc::new(question.actions.iter().map(|_| AtomicBool::new(false)).collect());
+        Subject { question, mistake, checks, done }
+    }
+
+    /// The actions that have never been done, however often they were tried: of an exhaustive search, a question that says
+    /// less than it seems to.
+    pub fn never_done(&self) -> impl Iterator<Item = &Action> {
+        let actions = || self.question.actions.iter().zip(self.done.iter());
+        let is_done = |done: &AtomicBool| done.load(Ordering::Relaxed);
+        // Where VMs are exchanged, what one does is done by all of them.
+        let is_exchanged = !self.question.swaps.is_empty();
+        let same = move |left: &Action, right: &Action| {
+            let label = |action: &Action| action.pattern.as_ref().map(|pattern| pattern.label);
+            is_exchanged && left.name == right.name && label(left) == label(right)
+        };
+        let stands_for = move |action: &Action| actions().any(|(other, done)| is_done(done) && same(action, other));
+        actions().filter(move |(action, done)| !is_done(done) && !stands_for(action)).map(|(action, _)| action)
     }
 
     /// An invocation by the VM of an action.
@@ -210,11 +231,15 @@ impl Machine for Subject {
 
     fn next(&self, situation: &Situation, event: &Event, next: &mut Vec<Situation>) -> bool {
         let Some(call) = event.call else {
+            self.done[event.action].store(true, Ordering::Relaxed);
             next.push(self.arrive(situation, event, true, situation.state.clone()));
             return true;
         };
         let performed = self.perform(&situation.state, event.action, call);
         let done = performed.result.is_ok();
+        if done {
+            self.done[event.action].store(true, Ordering::Relaxed);
+        }
         let states = performed.states.into_iter();
         next.extend(states.map(|state| self.arrive(situation, event, done, state)));
         if !done && next.is_empty() {

@@ -21,6 +21,9 @@ pub struct File {
     pub because: Option<String>,
     /// Steps of the shortest path that is expected.
     pub steps: Option<usize>,
+    /// What VMs may do and can never do, as answers tell it: an answer is as expected if it names these and no others.
+    #[serde(default)]
+    pub impossible: Vec<String>,
     /// True: too long for every run; `--full` runs it.
     #[serde(default)]
     pub long: bool,
@@ -41,6 +44,8 @@ pub struct File {
     /// Names in rows, each of which can be exchanged for any other.
     #[serde(default)]
     pub interchangeable: Option<Spanned<Vec<Vec<String>>>>,
+    /// What hardware does by itself: the question is asked of the fine machine.
+    pub hardware: Option<Hardware>,
     /// Named properties to check in each state and step.
     #[serde(default)]
     pub check: Vec<Spanned<String>>,
@@ -86,6 +91,21 @@ impl Default for Machine {
     fn default() -> Machine {
         Machine { cores: one(), functions: Vec::new(), cnode_slots: two() }
     }
+}
+
+/// What hardware does by itself.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hardware {
+    /// Guest-physical addresses that VMs with CPU time write at.
+    #[serde(default)]
+    pub accesses: Vec<u64>,
+    /// I/O addresses that functions write at.
+    #[serde(default)]
+    pub dma: Vec<u64>,
+    /// Interrupt routes that are raised.
+    #[serde(default)]
+    pub interrupts: Vec<u16>,
 }
 
 /// A function.

@@ -17,7 +17,7 @@ use crate::symmetry;
 use crate::world::{Party, Thing, World};
 
 pub use expression::Condition;
-pub use file::Expected;
+pub use file::{Expected, Hardware};
 pub use pattern::{Choice, Names, Pattern, Wanted, Which, label_name, type_name};
 pub use wrong::{Source, Wrong};
 
@@ -85,6 +85,8 @@ pub struct Question {
     pub because: Option<String>,
     /// Steps of the shortest path that is expected.
     pub steps: Option<usize>,
+    /// What VMs may do and can never do.
+    pub impossible: Vec<String>,
     /// True: too long for every run.
     pub long: bool,
     /// Where it begins.
@@ -99,6 +101,8 @@ pub struct Question {
     pub checks: Vec<Property>,
     /// Its own property.
     pub claim: Option<Claim>,
+    /// What hardware does by itself; none: the question is asked of the abstract machine alone.
+    pub hardware: Option<Hardware>,
     /// Slots of CNodes that are no VM's root which events use.
     pub cnode_slots: u64,
     /// What is renamed.
@@ -157,6 +161,16 @@ impl Question {
             let help = "add [property] with never, always or reachable, or check = [\"well-formed\"]";
             return Err(source.whole("nothing is asked".into(), help.into()));
         }
+        let is_simple = |action: &Action| action.pattern.is_some() && action.when.is_none() && action.then.is_empty();
+        let is_fine = file.hardware.is_some();
+        if is_fine && (claim.is_some() || !actions.iter().all(is_simple)) {
+            let help = "leave [property], `when` and `then` out, or [hardware]";
+            return Err(source.whole("with [hardware], named properties alone are checked".into(), help.into()));
+        }
+        if let (true, Some(unchecked)) = (is_fine, checks.iter().find(|check| !crate::fine::CHECKED.contains(check))) {
+            let help = format!("write {}", choice(crate::fine::CHECKED.map(|property| property.name())));
+            return Err(source.whole(format!("with [hardware], {} is not checked", unchecked.name()), help));
+        }
         let naming = Naming {
             merges,
             renames_slots: !actions.iter().any(has_rows),
@@ -180,6 +194,7 @@ impl Question {
             expect: file.expect,
             because: file.because,
             steps: file.steps,
+            impossible: file.impossible,
             long: file.long,
             world,
             names,
@@ -187,6 +202,7 @@ impl Question {
             actions,
             checks,
             claim,
+            hardware: file.hardware.clone(),
             cnode_slots: file.machine.cnode_slots,
             naming,
             swaps: Vec::new(),
