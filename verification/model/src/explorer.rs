@@ -82,7 +82,7 @@ impl Explored {
         // stateright wants names that last; there is one a run.
         let text = subject.question.claim.as_ref().map_or_else(
             || subject.question.checks.iter().map(|property| property.name()).collect::<Vec<_>>().join(", "),
-            |claim| claim.text.clone(),
+            |claim| claim.shown(),
         );
         Explored { subject, name: text.leak(), shows }
     }

@@ -70,6 +70,18 @@ pub struct Claim {
     pub unless: Option<Condition>,
 }
 
+impl Claim {
+    /// What is asked, in one line.
+    pub fn shown(&self) -> String {
+        let kind = match self.kind {
+            Kind::Never => "never",
+            Kind::Always => "always",
+            Kind::Reachable => "reachable",
+        };
+        format!("{kind}: {}", self.text)
+    }
+}
+
 /// A question.
 #[derive(Clone, Debug)]
 pub struct Question {
