@@ -183,7 +183,10 @@ fn tell(programs: &[&Program], levels: &[&str], solver: &Solver) {
             property: property.into(),
             tier: Tier::ProvedToABound,
             tool: format!("LLVM IR to SMT, {}", solver.name()),
-            bound: format!("all states of {}; optimisation level {levels}", bound.join("; ")),
+            bound: format!(
+                "all states of slots, with nothing mapped, bound or under way elsewhere: {}; optimisation level {levels}",
+                bound.join("; ")
+            ),
             of: "kernel library".into(),
         }
         .tell();

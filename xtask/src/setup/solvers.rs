@@ -1,4 +1,4 @@
-//! The solvers of `verification/proofs`: z3 and cvc5 from PyPI, in an environment of Python below the target folder.
+//! The solvers of `verification/proofs` and `verification/symbolic`: z3, cvc5 and bitwuzla from PyPI, in an environment of Python below the target folder.
 
 use super::Host;
 use crate::{paths, process};
@@ -37,7 +37,7 @@ impl Host {
             process::quiet(import.args(["-c", "import venv, ensurepip"])).is_ok()
         };
         self.ensure_packages(&PACKAGES, "Python's environments", "3 MB to fetch, 7 MB on disk", has_venv)?;
-        self.say("installing z3 and cvc5 below the target folder (about 53 MB to fetch, 200 MB on disk)");
+        self.say("installing z3, cvc5 and bitwuzla below the target folder (about 60 MB to fetch, 220 MB on disk)");
         let advice = || {
             format!(
                 "the solvers could not be installed; with a network, type: {} -m venv --clear {} && {} -m pip install \

@@ -76,6 +76,8 @@ pub struct Claim {
 pub enum Need {
     /// The interpreter of Rust's nightly toolchain.
     Miri,
+    /// z3, cvc5 and bitwuzla.
+    Solvers,
 }
 
 /// When a check is run.

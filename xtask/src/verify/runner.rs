@@ -3,7 +3,7 @@
 //! What a check prints goes to `target/verify/NAME.log`.
 
 use super::register::{Check, Need};
-use crate::{build, paths, process};
+use crate::{build, paths, process, setup};
 use anyhow::{Context, Result, bail};
 use claims::Established;
 use std::collections::{BTreeMap, BTreeSet};
@@ -92,6 +92,7 @@ fn missing(check: &Check) -> Option<String> {
             let typed = "rustup toolchain install nightly --component miri --component rust-src";
             Some(format!("Miri can't be installed ({}); type: {typed}", why.lines().last().unwrap_or_default()))
         }
+        Need::Solvers => setup::ensure_solvers().err().map(|error| format!("{error:#}")),
     }
 }
 
