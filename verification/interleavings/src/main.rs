@@ -157,9 +157,12 @@ models!(left_relaxed);
 models!(acknowledged_relaxed);
 models!(call_forgotten);
 
+/// A model in every order of its atomic operations: how many there were.
+type Model = fn() -> usize;
+
 fn main() -> ExitCode {
     let mut bounds = Vec::new();
-    let runs: [(&str, fn() -> usize, usize); 4] = [
+    let runs: [(&str, Model, usize); 4] = [
         ("2 cores at the lock, twice each", || every_order(|| as_it_is::one_at_a_time(2, 2)), 500),
         ("2 cores at the lock, three times each", || every_order(|| as_it_is::one_at_a_time(2, 3)), 1_000),
         ("a frame taken from a guest on another core", || every_order(as_it_is::expelled_before_reuse), 10),
@@ -174,7 +177,7 @@ fn main() -> ExitCode {
         }
         bounds.push(format!("{what}: {} executions", thousands(orders)));
     }
-    let mistakes: [(&str, fn() -> usize); 6] = [
+    let mistakes: [(&str, Model); 6] = [
         ("a turn that ends without release", || every_order(|| end_relaxed::one_at_a_time(2, 1))),
         ("a turn that is taken without acquire", || every_order(|| come_relaxed::one_at_a_time(2, 1))),
         ("two in one turn", || every_order(|| queue_torn::one_at_a_time(2, 1))),
