@@ -126,7 +126,7 @@ fn what_is_translated_does_what_is_compiled() {
         let (mut finished, mut panicked, mut wrong) = (0, 0, 0);
         for round in 0..600 {
             let mut given = if round % 4 == 0 { noise(&mut random) } else { inputs_of(&any_world(&mut random)) };
-            for argument in 0..3 {
+            for argument in 0..6 {
                 let value = if random.below(12) == 0 { random.bits() } else { 1 + random.below(SLOTS as u64) };
                 given.insert(ARGUMENTS + argument, value);
             }
@@ -135,7 +135,12 @@ fn what_is_translated_does_what_is_compiled() {
                 .iter()
                 .map(|(number, term)| (term.number(), u128::from(given.get(&(*number as u32)).copied().unwrap_or(0))));
             let evaluation = Evaluation::new(&machine.pool, values);
-            let broken = machine.obligations.iter().find(|other| evaluation.value(other.condition) == 1);
+            let is_broken = |other: &&symbolic::exec::Obligation| evaluation.value(other.condition) == 1;
+            let broken = machine.obligations.iter().find(is_broken);
+            // In noise a loop may end later than where the formula stops looking: of that it says nothing.
+            if machine.obligations.iter().filter(is_broken).any(|other| other.what.starts_with("a loop that goes on")) {
+                continue;
+            }
             assert_eq!(run.has_panicked, broken.is_some(), "{} of {given:?}: {broken:?}", program.name);
             if run.has_panicked {
                 panicked += 1;
@@ -143,13 +148,24 @@ fn what_is_translated_does_what_is_compiled() {
             }
             finished += 1;
             let truth = |term| evaluation.value(term) == 1;
-            let assumed: Vec<bool> = machine.assumptions.iter().map(|term| truth(*term)).collect();
+            // Of what lies on several paths, that on the one that was taken.
+            let paths = machine.reached.iter().zip(&machine.assumptions);
+            let assumed: Vec<bool> =
+                paths.filter(|(reached, _)| truth(**reached)).map(|(_, assumption)| truth(*assumption)).collect();
             assert_eq!(run.assumed, assumed, "{} of {given:?}", program.name);
-            let asserted: Vec<(u32, bool)> =
-                machine.assertions.iter().map(|assertion| (assertion.number, !truth(assertion.fails))).collect();
+            let asserted: Vec<(u32, bool)> = machine
+                .assertions
+                .iter()
+                .filter(|assertion| truth(assertion.reached))
+                .map(|assertion| (assertion.number, !truth(assertion.fails)))
+                .collect();
             assert_eq!(run.asserted, asserted, "{} of {given:?}", program.name);
-            let observed: Vec<(u32, u64)> =
-                machine.observed.iter().map(|(number, _, value)| (*number, evaluation.value(*value) as u64)).collect();
+            let observed: Vec<(u32, u64)> = machine
+                .observed
+                .iter()
+                .filter(|(_, reached, _)| truth(*reached))
+                .map(|(number, _, value)| (*number, evaluation.value(*value) as u64))
+                .collect();
             assert_eq!(run.observed, observed, "{} of {given:?}", program.name);
             wrong += u32::from(run.asserted.iter().any(|(_, holds)| !holds));
         }

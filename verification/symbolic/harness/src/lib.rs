@@ -4,8 +4,8 @@
 //! `symbolic` translates the LLVM IR of these programs, with all of the library that they call, into formulas, and proves
 //! for every value of the inputs that no assertion fails, nothing panics or overflows, no memory is reached that is not there, and
 //! every loop ends within its bound. The same programs run on the host with random inputs, which is how the translator is
-//! tested. The specification that results and states are held against is [`spec`]; that it says what `cap_spec::machine`
-//! says is tested by running both.
+//! tested. The specification that results and states are held against is [`spec`]: `cap_spec::machine` said again over
+//! arrays, which a solver can look at whole.
 #![no_std]
 
 pub mod forest;

@@ -2,7 +2,7 @@
 //! whole.
 //!
 //! A slot has a parent here, and no list of children: how the kernel finds them is its own business. The order of siblings
-//! is nobody's. That each rule says what `cap_spec::machine` says is tested by running both (`tests/spec.rs`).
+//! is nobody's. Each rule names the one of `cap_spec::machine` that it says again; no test compares the two.
 
 use cap_spec::abi::Rights;
 use kernel::cap::{Cap, Mapping};

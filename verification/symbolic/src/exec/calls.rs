@@ -32,6 +32,7 @@ impl Machine<'_> {
                 let not_here = self.pool.not(guard);
                 let assumption = self.pool.or(not_here, holds);
                 self.assumptions.push(assumption);
+                self.reached.push(guard);
                 return Ok(Some(Value::Unknown));
             }
             "symbolic_assert" => {
@@ -39,7 +40,7 @@ impl Machine<'_> {
                 let holds = self.argument(&arguments, 1, 1)?;
                 let fails = self.pool.not(holds);
                 let fails = self.pool.and(guard, fails);
-                self.assertions.push(Assertion { number, fails, assumed: self.assumptions.len() });
+                self.assertions.push(Assertion { number, reached: guard, fails, assumed: self.assumptions.len() });
                 return Ok(Some(Value::Unknown));
             }
             "symbolic_observe" => {

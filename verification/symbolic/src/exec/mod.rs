@@ -49,6 +49,8 @@ pub struct Obligation {
 pub struct Assertion {
     /// Its number.
     pub number: u32,
+    /// When control comes by.
+    pub reached: Term,
     /// When it is wrong.
     pub fails: Term,
     /// How many assumptions had been made.
@@ -68,6 +70,8 @@ pub struct Machine<'a> {
     bounds: FxHashMap<Term, u64>,
     /// What the program assumes.
     pub assumptions: Vec<Term>,
+    /// When control comes by each of these.
+    pub reached: Vec<Term>,
     /// What must not happen.
     pub obligations: Vec<Obligation>,
     /// What it asserts.
@@ -114,6 +118,7 @@ impl<'a> Machine<'a> {
             inputs: FxHashMap::default(),
             bounds: FxHashMap::default(),
             assumptions: Vec::new(),
+            reached: Vec::new(),
             obligations: Vec::new(),
             assertions: Vec::new(),
             observed: Vec::new(),
