@@ -114,11 +114,14 @@ mod tests {
 
     #[test]
     fn every_property_has_a_chapter() {
-        let page = text(&Register::read().unwrap(), &Record::default()).unwrap();
+        let mut register = Register::read().unwrap();
+        let page = text(&register, &Record::default()).unwrap();
         for property in Property::all() {
             assert!(page.contains(&format!("\n## {}\n", property.name())));
         }
-        assert!(page.contains("Not claimed, see below."));
+        // One that nothing claims says so.
+        register.checks.iter_mut().for_each(|check| check.claims.clear());
+        assert!(text(&register, &Record::default()).unwrap().contains("Not claimed, see below."));
     }
 
     #[test]
