@@ -16,12 +16,12 @@ use symbolic::smt::Solver;
 /// Proves what the programs of verification/symbolic/harness assert of the kernel's library, for all states of a bounded kernel.
 #[derive(Parser)]
 struct Cli {
-    /// Programs (default: all of the tier).
+    /// Programs (default: all).
     program: Vec<String>,
     /// List the programs.
     #[arg(long)]
     list: bool,
-    /// The long tier: larger worlds, and every level of optimisation.
+    /// The long tier: compiled at every level of optimisation.
     #[arg(long)]
     full: bool,
     /// Which solver is asked.
@@ -76,10 +76,7 @@ fn execute(cli: &Cli) -> Result<bool> {
         Which::Bitwuzla => Solver::Bitwuzla(environment.join("bin/python"), root.join("verification/symbolic/ask.py")),
         Which::Z3 => Solver::Z3(environment.join("bin/z3")),
     };
-    let is_wanted = |program: &Program| match cli.program.is_empty() {
-        true => cli.full || !program.is_long,
-        false => cli.program.iter().any(|name| name == program.name),
-    };
+    let is_wanted = |program: &Program| cli.program.is_empty() || cli.program.iter().any(|name| name == program.name);
     let programs: Vec<&Program> = PROGRAMS.iter().filter(|program| is_wanted(program)).collect();
     let levels: &[&str] = if cli.full { &["1", "2", "3", "s"] } else { &["1"] };
     let mut all_hold = true;

@@ -62,20 +62,26 @@ pub(crate) fn carry_out<const N: usize, const V: usize>(kernel: &mut Small<N, V>
 }
 
 /// What decoding has checked of a Copy.
-pub(crate) fn assume_copyable<const N: usize>(state: &State<N>, from: SlotId, to: SlotId) {
+fn assume_copyable<const N: usize>(state: &State<N>, from: SlotId, to: SlotId) {
     let source = state.get(from);
     let is_deep = source.depth >= kernel::slot::MAX_DEPTH - 1;
     assume(source.is_full() & !source.cap.object_type().is_unique() & !state.get(to).is_full() & !is_deep);
 }
 
-/// `CNode.Copy`, from what decoding has checked on.
-pub fn copy<const N: usize>(kernel: &mut Small<N>) {
+/// A Copy that decoding has found good: what the specification wants, source, destination, rights to keep.
+pub(crate) fn begin_copy<const N: usize>(kernel: &mut Small<N>) -> (State<N>, SlotId, SlotId, Rights) {
     let mut wanted = begin(kernel, Kinds::ALL);
     let (from, to) = (slot_argument::<N>(0), slot_argument::<N>(1));
     let mask = Rights::from_bits_truncate(argument(2) as u8);
     assume_copyable(&wanted, from, to);
     let cap = spec::copied(wanted.get(from).cap, 0);
     wanted.derive(from, to, mask, cap);
+    (wanted, from, to, mask)
+}
+
+/// `CNode.Copy`, from what decoding has checked on.
+pub fn copy<const N: usize>(kernel: &mut Small<N>) {
+    let (wanted, from, to, mask) = begin_copy(kernel);
     assert(2, carry_out(kernel, Invocation::Derive { from, to, mask, badge: 0 }));
     end(kernel, &wanted);
 }

@@ -31,8 +31,6 @@ pub struct Program {
     pub run: fn(),
     /// It has a mistake in it that must be found.
     pub is_wrong: bool,
-    /// Too long for every run.
-    pub is_long: bool,
     /// What it establishes beside that it panics nowhere.
     pub properties: &'static [Property],
 }
@@ -60,7 +58,6 @@ macro_rules! programs {
             slots: $slots,
             run: || $program(&mut kernel::Kernel::new(world::World::<$slots $(, $vms)?>::new())),
             is_wrong: programs!(@wrong $($wrong)?),
-            is_long: false,
             properties: $properties,
         }),*];
     };

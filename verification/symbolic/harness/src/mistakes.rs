@@ -6,19 +6,13 @@ use kernel::Invocation;
 use kernel::machine::Machine;
 use kernel::types::SlotId;
 
-use crate::forest::{argument, assume_copyable, assume_movable, begin, carry_out, end, slot_argument};
+use crate::forest::{argument, assume_movable, begin, begin_copy, carry_out, end, slot_argument};
 use crate::input::assume;
-use crate::spec;
 use crate::world::{Kinds, Small};
 
 /// A copy has one right more than it should have.
 pub fn rights_kept<const N: usize>(kernel: &mut Small<N>) {
-    let mut wanted = begin(kernel, Kinds::ALL);
-    let (from, to) = (slot_argument::<N>(0), slot_argument::<N>(1));
-    let mask = Rights::from_bits_truncate(argument(2) as u8);
-    assume_copyable(&wanted, from, to);
-    let cap = spec::copied(wanted.get(from).cap, 0);
-    wanted.derive(from, to, mask, cap);
+    let (wanted, from, to, mask) = begin_copy(kernel);
     carry_out(kernel, Invocation::Derive { from, to, mask: mask.union(Rights::GRANT), badge: 0 });
     end(kernel, &wanted);
 }
