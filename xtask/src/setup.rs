@@ -7,11 +7,13 @@
 //! the first one is made.
 
 mod debian;
+mod disk;
 mod solvers;
 
 use crate::{paths, process};
 use anyhow::{Context, Result, anyhow, bail};
 use debian::{Release, backports_source, has_suite};
+pub use disk::ensure_disk;
 pub use solvers::ensure_solvers;
 use std::ffi::OsString;
 use std::fmt::Write as _;

@@ -15,6 +15,8 @@ pub const BUILT: &str = "NONKERNEL_BUILT";
 const MACHINE_TESTS: [&str; 2] = ["device-tests", "e2e"];
 /// Machines side by side.
 const MACHINES: &str = "2";
+/// What the target folder takes when everything is built and tested, in MiB, with some to spare.
+const DISK: u64 = 9000;
 /// What was asked for.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
@@ -54,6 +56,7 @@ impl Tally {
 /// When the set-up fails.
 pub fn test(options: &Options) -> Result<bool> {
     let start = Instant::now();
+    setup::ensure_disk(DISK)?;
     setup::ensure()?;
     setup::ensure_components()?;
     setup::ensure_clients()?;
