@@ -17,7 +17,7 @@
 //!
 //! A signal costs an exit, so it is sent only to a side that announced that it sleeps. The announcement (store, fence,
 //! look again) and the publication (store, fence, look for a sleeper) are ordered so that one of both sides always sees
-//! the other: no wake-up is lost. A test goes through all interleavings. A message that nobody waits for may be left for when
+//! the other: no wake-up is lost. `verification/interleavings` goes through all orders. A message that nobody waits for may be left for when
 //! the other side wakes by itself, or is woken by a later one.
 
 use core::sync::atomic::Ordering;
@@ -28,7 +28,8 @@ const TAIL: usize = 0;
 const PRODUCER_SLEEPS: usize = 1;
 const HEAD: usize = 8;
 const CONSUMER_SLEEPS: usize = 9;
-const DATA: usize = 16;
+/// Where the frames begin.
+pub const DATA: usize = 16;
 
 /// Bytes of the first word of a frame that are its length.
 const LENGTH_BYTES: usize = 2;

@@ -1,8 +1,8 @@
-//! Tests of the rings: order and contents, every interleaving of a small ring, and peers that break every rule.
+//! Tests of the rings: order and contents, and peers that break every rule. Every interleaving of both sides is in
+//! `verification/interleavings`.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::vec::Vec;
 
 use core::cell::RefCell;
@@ -34,34 +34,6 @@ impl Words for Cells {
         core::mem::replace(&mut self.0.borrow_mut()[index], value)
     }
     fn fence(&self) {}
-}
-
-/// Memory under loom, which runs the test with every interleaving and every allowed reordering.
-#[derive(Clone)]
-struct LoomCells(Arc<Vec<loom::sync::atomic::AtomicU64>>);
-
-impl LoomCells {
-    fn new(words: usize) -> LoomCells {
-        LoomCells(Arc::new((0..words).map(|_| loom::sync::atomic::AtomicU64::new(0)).collect()))
-    }
-}
-
-impl Words for LoomCells {
-    fn len(&self) -> usize {
-        self.0.len()
-    }
-    fn load(&self, index: usize, order: Ordering) -> u64 {
-        self.0[index].load(order)
-    }
-    fn store(&self, index: usize, value: u64, order: Ordering) {
-        self.0[index].store(value, order);
-    }
-    fn swap(&self, index: usize, value: u64) -> u64 {
-        self.0[index].swap(value, Ordering::SeqCst)
-    }
-    fn fence(&self) {
-        loom::sync::atomic::fence(Ordering::SeqCst);
-    }
 }
 
 #[test]
@@ -170,64 +142,4 @@ proptest! {
             }
         }
     }
-}
-
-/// A message is seen whole, in every interleaving, also where the ring wraps.
-#[test]
-fn every_interleaving_delivers_in_order() {
-    loom::model(|| {
-        let memory = LoomCells::new(DATA + 2);
-        let mut consumer = Consumer::new(memory.clone());
-        let sender = loom::thread::spawn(move || {
-            let mut producer = Producer::new(memory);
-            assert!(producer.send(&[1, 2, 3, 4, 5, 6, 7]).is_ok());
-            let second = producer.send(&[8]);
-            assert!(matches!(second, Ok(_) | Err(RingError::Full)));
-            second.is_ok()
-        });
-        let mut received = Vec::new();
-        let mut buffer = [0; 16];
-        for _ in 0..2 {
-            if let Some((length, _)) = consumer.receive(&mut buffer).expect("an honest peer") {
-                received.push(buffer[..length].to_vec());
-            }
-        }
-        let second = sender.join().unwrap();
-        while let Some((length, _)) = consumer.receive(&mut buffer).expect("an honest peer") {
-            received.push(buffer[..length].to_vec());
-        }
-        assert_eq!(received[0], [1, 2, 3, 4, 5, 6, 7]);
-        assert_eq!(received.len(), 1 + usize::from(second));
-        assert!(!second || received[1] == [8]);
-    });
-}
-
-/// A consumer that announces its sleep either sees the message or is woken.
-#[test]
-fn no_interleaving_loses_the_wake_up_of_a_consumer() {
-    loom::model(|| {
-        let memory = LoomCells::new(DATA + 2);
-        let mut consumer = Consumer::new(memory.clone());
-        let sender = loom::thread::spawn(move || Producer::new(memory).send(&[1]));
-        let sleeps = consumer.announce_sleep().expect("an honest peer");
-        let wake = sender.join().unwrap().expect("there is room");
-        assert!(!sleeps || wake == Wake::Peer, "asleep for ever");
-    });
-}
-
-/// A producer that waits for room either finds it or is woken.
-#[test]
-fn no_interleaving_loses_the_wake_up_of_a_producer() {
-    loom::model(|| {
-        let memory = LoomCells::new(DATA + 1);
-        let mut producer = Producer::new(memory.clone());
-        assert_eq!(producer.send(&[1]), Ok(Wake::Nobody));
-        let receiver = loom::thread::spawn(move || {
-            let mut buffer = [0; 8];
-            Consumer::new(memory).receive(&mut buffer)
-        });
-        let sleeps = producer.announce_sleep(1).expect("an honest peer");
-        let (_, wake) = receiver.join().unwrap().expect("an honest peer").expect("one message");
-        assert!(!sleeps || wake == Wake::Peer, "asleep for ever");
-    });
 }
