@@ -106,12 +106,16 @@ enum MarketCommand {
 
 #[derive(Args)]
 struct ConformArguments {
-    /// Scenarios, hostile/ATTACK, or images that become the root VM, such as probe (default: tiny and two attacks).
+    /// Scenarios, hostile/ATTACK/ARGUMENT..., or images that become the root VM, such as probe (default: tiny and
+    /// hostile/random/3000/1).
     #[arg(value_name = "SCENARIO|GUEST")]
     names: Vec<String>,
-    /// Also the long tier: batch, and more attacks.
-    #[arg(long)]
+    /// The long tier instead: batch, and more attacks.
+    #[arg(long, conflicts_with = "names")]
     full: bool,
+    /// Put mistakes into what a machine tells, and into its memory, and see that each is found.
+    #[arg(long, conflicts_with_all = ["names", "full", "cores"])]
+    mistakes: bool,
     /// Cores, instead of 2 and then 4.
     #[arg(long)]
     cores: Option<u16>,
@@ -290,6 +294,7 @@ fn execute(command: Command) -> Result<u8> {
         Command::Conform(arguments) => conform::conform(&conform::Options {
             names: arguments.names,
             full: arguments.full,
+            mistakes: arguments.mistakes,
             cores: arguments.cores,
             acceleration: arguments.accel,
         })

@@ -358,7 +358,7 @@ fn help_names_every_command_and_option() {
         (&["market", "check"], &[], &["--full"]),
         (&["market", "bench"], &[], &[]),
         (&["abi"], &[], &[]),
-        (&["conform"], &["[SCENARIO|GUEST]"], &["--full", "--cores", "--accel"]),
+        (&["conform"], &["[SCENARIO|GUEST]"], &["--full", "--mistakes", "--cores", "--accel"]),
         (&["boot"], &["<IMAGE>"], &boot),
         (&[], &["Usage: cargo xtask <COMMAND>"], &[]),
     ];

@@ -62,6 +62,11 @@ impl Memory {
         Some(unsafe { place.cast::<T>().read() })
     }
 
+    /// True if there is nothing but zeros in so many bytes, a multiple of 8.
+    pub fn is_zero(&self, address: u64, bytes: usize) -> bool {
+        (address..address + bytes as u64).step_by(8).all(|word| self.read::<u64>(word) == Some(0))
+    }
+
     /// Reads a slot; `None` if there is no memory, or no capability.
     pub(crate) fn slot(&self, address: u64) -> Option<Slot> {
         let place = self.place(address, size_of::<Slot>(), align_of::<Slot>())?;

@@ -12,6 +12,14 @@ pub struct Statistics {
     pub records: u64,
     /// Cores that wrote any.
     pub cores: BTreeSet<u8>,
+    /// Calls that began, by core.
+    pub callers: BTreeMap<u8, u64>,
+    /// Calls before which another core had called last.
+    pub turns: u64,
+    /// Stops of the machine, and those of them at which a ring was full.
+    pub stops: u64,
+    /// See `stops`.
+    pub full: u64,
     /// Invocations that came to an end, by label.
     pub calls: BTreeMap<Label, u64>,
     /// Those that were refused, by label and error.
@@ -48,6 +56,12 @@ impl Statistics {
     pub fn add(&mut self, other: &Statistics) {
         self.records += other.records;
         self.cores.extend(&other.cores);
+        for (core, count) in &other.callers {
+            *self.callers.entry(*core).or_default() += count;
+        }
+        self.turns += other.turns;
+        self.stops += other.stops;
+        self.full += other.full;
         for (label, count) in &other.calls {
             *self.calls.entry(*label).or_default() += count;
         }
@@ -74,10 +88,14 @@ impl fmt::Display for Statistics {
         let refused: u64 = self.refused.values().sum();
         writeln!(
             out,
-            "  records: {} of {} cores, none missing, in the order of the lock",
+            "  records: {} of {} cores, none missing, in the order of the lock; {} stops, {} as a ring was full",
             self.records,
-            self.cores.len()
+            self.cores.len(),
+            self.stops,
+            self.full
         )?;
+        let callers: Vec<String> = self.callers.iter().map(|(core, count)| format!("{count} on core {core}")).collect();
+        writeln!(out, "  calls: {}; {} times another core called next", callers.join(", "), self.turns)?;
         writeln!(
             out,
             "  invocations: {}, of {} labels; refused: {refused} with {} pairs of label and error, and {} of nothing",

@@ -270,6 +270,11 @@ fn abstract_vcpu(seen: &impl Seen, id: k::VcpuId) -> Vcpu {
 fn collect_tables(seen: &impl Seen, state: &mut State, vm: VmId) -> Result<(), Defect> {
     let header = seen.vm(k::VmId::at(k::Hpa::new(vm.0)));
     let format = header.format;
+    if seen.is_between() && header.is_cut() {
+        // Its base is on its way out, and no core enters it ever again: what its tables say means nothing any more.
+        state.tables.insert(vm.root(), BTreeMap::new());
+        return Ok(());
+    }
     let mut open = vec![(vm.root(), header.root_level())];
     while let Some((table, level)) = open.pop() {
         let mut entries = BTreeMap::new();
@@ -446,20 +451,40 @@ impl Records {
     }
 }
 
+/// The tables that the root of a VM or domain leads to.
+fn reachable(state: &State) -> BTreeSet<TableId> {
+    let mut reachable = BTreeSet::new();
+    let mut open: Vec<TableId> = state.vms.keys().chain(state.domains.keys()).map(|vm| vm.root()).collect();
+    while let Some(table) = open.pop() {
+        if reachable.insert(table) {
+            let entries = state.tables.get(&table).into_iter().flat_map(BTreeMap::values);
+            open.extend(entries.filter_map(|entry| match entry {
+                Entry::Table(next) => Some(*next),
+                Entry::Leaf { .. } => None,
+            }));
+        }
+    }
+    reachable
+}
+
 /// The abstract machine's state as far as the kernel's tells it: tables that no root leads to are unspecified.
 pub fn comparable(state: &State) -> State {
     let mut state = state.clone();
-    let mut reachable = BTreeSet::new();
-    for vm in state.vms.keys().chain(state.domains.keys()) {
-        reachable.insert(vm.root());
-        for (_, entry) in cap_spec::machine::mappings(&state, *vm) {
-            if let Entry::Table(table) = entry {
-                reachable.insert(table);
-            }
-        }
-    }
+    let reachable = reachable(&state);
     state.tables.retain(|table, _| reachable.contains(table));
     state
+}
+
+/// True if what was observed is the abstract machine's state, as far as [`comparable`] goes; without a copy of it.
+pub fn is_observed(state: &mut State, found: &State) -> bool {
+    let reachable = reachable(state);
+    let tables = std::mem::take(&mut state.tables);
+    let (seen, unseen): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        tables.into_iter().partition(|(table, _)| reachable.contains(table));
+    state.tables = seen;
+    let same = state == found;
+    state.tables.extend(unseen);
+    same
 }
 
 /// Rights of a mapping that hardware knows.

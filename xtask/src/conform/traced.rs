@@ -3,6 +3,7 @@
 //! The machine's memory is a file that this process maps. The kernel stops the machine (by QEMU's `pvpanic`) when a ring is
 //! full or memory is to be looked at; the machine's clock stands still until the replay has gone as far and lets it go on.
 
+use super::mistakes::{Mistake, is_found};
 use crate::emulator::Config;
 use crate::interrupt;
 use crate::monitor::{Monitor, Sockets};
@@ -10,11 +11,11 @@ use crate::run_state::RunState;
 use crate::session::{Seen, Session};
 use crate::setup::Tools;
 use crate::shared_memory::SharedMemory;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use conform::{Memory, Replay, Snapshot};
 use object::read::elf::ElfFile64;
 use object::{LittleEndian, Object, ObjectSymbol};
-use std::fs;
+use std::fs::{self, File};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -33,12 +34,18 @@ fn trace_of(kernel: &Path) -> Result<u64> {
     Ok(symbol.context("the kernel has no trace; build it anew: cargo xtask build")?.address())
 }
 
-/// Runs a machine to its end, and its trace through the specification.
+/// Runs a machine to its end, and its trace through the specification. With a mistake put in, if one is given.
 ///
 /// # Errors
 /// When the machine does not end well, or the machine and the specification part: then the error is a
-/// [`conform::Divergence`].
-pub fn run(tools: &Tools, mut config: Config, state: RunState, folder: &Path, timeout: Duration) -> Result<Replay> {
+/// [`conform::Divergence`]. So it is with a mistake that was found where it stands, and only then.
+pub fn run(
+    tools: &Tools,
+    (mut config, state): (Config, RunState),
+    folder: &Path,
+    timeout: Duration,
+    mistake: Option<Mistake>,
+) -> Result<Replay> {
     let trace_at = trace_of(&config.kernel)?;
     let memory = SharedMemory::new(&folder.join("conform.memory"), config.memory_mib)?;
     let sockets = Sockets::new()?;
@@ -48,7 +55,7 @@ pub fn run(tools: &Tools, mut config: Config, state: RunState, folder: &Path, ti
     config.command_line = format!("{OPTION} {}", config.command_line);
     let mut session = Session::start(tools, &config, state, Some(&folder.join("console.log")))?;
     let (file, monitor) = (memory.file().to_path_buf(), Monitor::connect(&sockets)?);
-    let follower = std::thread::spawn(move || follow(monitor, &Memory::open(&file)?, trace_at));
+    let follower = std::thread::spawn(move || follow(monitor, &file, trace_at, mistake));
     let mut ended_at = None;
     let ended = loop {
         match session.next(Instant::now() + Duration::from_millis(100))? {
@@ -73,18 +80,27 @@ pub fn run(tools: &Tools, mut config: Config, state: RunState, folder: &Path, ti
     }
 }
 
-/// Follows a machine from stop to stop until it is off.
-fn follow(mut monitor: Monitor, memory: &Memory, trace_at: u64) -> Result<Replay> {
+/// Follows a machine with this memory from stop to stop until it is off.
+fn follow(mut monitor: Monitor, file: &Path, trace_at: u64, mistake: Option<Mistake>) -> Result<Replay> {
+    let memory = &Memory::open(file)?;
+    let opened = File::options().read(true).write(true).open(file).context("the machine's memory is gone")?;
     let trace = memory.trace(trace_at)?;
     let mut replay: Option<Replay> = None;
     while monitor.wait_for(STOPPED)? {
-        let records = trace.take();
+        let mut records = trace.take();
         let mut snapshot = Snapshot::new(memory, trace.kernel())?;
         match &mut replay {
             None => replay = Some(Replay::begin(&records, &snapshot)?),
             Some(replay) => {
-                replay.take(&records)?;
-                replay.compare(&mut snapshot)?;
+                let put = match mistake {
+                    Some(mistake) => mistake.put(replay, &mut records, (memory, &opened))?,
+                    None => None,
+                };
+                let found = replay.take(&records).and_then(|()| replay.compare(&mut snapshot));
+                if let Some(at) = put {
+                    ensure!(is_found(&found, at), "a mistake that shows at record {at} is not found there: {found:?}");
+                }
+                found?;
             }
         }
         trace.answer();
@@ -93,6 +109,7 @@ fn follow(mut monitor: Monitor, memory: &Memory, trace_at: u64) -> Result<Replay
     }
     let mut replay = replay.context("the machine has ended before its kernel has recorded anything")?;
     replay.take(&trace.take())?;
-    replay.end()?;
+    // The emulator is gone; what it has left in the file stays.
+    replay.end(&mut Snapshot::new(memory, trace.kernel())?)?;
     Ok(replay)
 }

@@ -15,6 +15,15 @@ pub(super) struct Between {
 }
 
 impl Between {
+    /// Event words are the guests' as well, some of which run on other cores meanwhile: they are taken from what was found.
+    pub(super) fn adopt(&mut self, found: &State) {
+        for vcpus in [&mut self.before.vcpus, &mut self.after.vcpus] {
+            for (id, vcpu) in vcpus {
+                vcpu.events = found.vcpus.get(id).map_or(vcpu.events, |found| found.events);
+            }
+        }
+    }
+
     /// True states lie between the two.
     ///
     /// # Errors

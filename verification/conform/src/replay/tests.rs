@@ -59,7 +59,8 @@ fn replay(trace: &[Words], system: &System) -> Result<Replay, Divergence> {
     replay.take(trace)?;
     let found = observe(&system.kernel, &replay.boot, &replay.spec.config);
     found.and_then(|found| replay.agree(found)).map_err(|what| replay.divergence(what))?;
-    replay.end()?;
+    let ended = replay.settle_last().and_then(|()| replay.check_invariants());
+    ended.map_err(|what| replay.divergence(what))?;
     Ok(replay)
 }
 
@@ -94,6 +95,13 @@ fn a_changed_answer_is_found_where_it_stands() {
             changed[at + 1][word] ^= bit;
             let Err(found) = replay(&changed, &system) else { panic!("{at}, {word}") };
             assert_eq!(found.at as usize, at + 1, "{found}");
+            // What the user sees is that prefix, and how it ends.
+            let text = found.to_string();
+            assert!(text.starts_with(&format!("the first {} records show it: ", at + 2)), "{text}");
+            assert!(
+                text.lines().last().is_some_and(|line| line.trim().starts_with(&format!("{} core 0", at + 1))),
+                "{text}"
+            );
         }
     }
 }
