@@ -2,6 +2,7 @@
 
 use super::base::*;
 use crate::cap::Cap;
+use crate::machine::Machine;
 use cap_spec::abi::{Error, Label, ObjectType, Rights};
 
 #[test]
@@ -17,6 +18,18 @@ fn a_label_of_another_type_or_a_missing_right_is_refused() {
     world.ok(Label::CNodeCopy, CNODE, [FREE, CNODE, Rights::READ.bits() as u64, 0, 0]);
     world.refused(Label::CNodeDelete, FREE, [VM, 0, 0, 0, 0], Error::MissingRight, 0);
     world.ok(Label::CNodeIdentify, FREE, [VM, 0, 0, 0, 0]);
+}
+
+#[test]
+fn what_lies_behind_a_cnode_is_no_slot_of_it() {
+    let mut world = World::new();
+    world.retype(MEMORY, ObjectType::CNode, 6, 20, 1);
+    world.retype(MEMORY, ObjectType::Frame, 12, 21, 1);
+    let Cap::CNode { base, .. } = world.slot(20).cap else { panic!("no CNode") };
+    assert!(matches!(world.slot(21).cap, Cap::Frame { base: frame, .. } if frame == base.plus(64).address()));
+    // A tenant writes into its frame what looks like a capability.
+    *world.kernel.machine.slot_mut(base.plus(64)) = *world.slot(VM);
+    world.refused(Label::Nop, 20 << 16 | 64, [0; 5], Error::InvalidCapability, 0);
 }
 
 #[test]

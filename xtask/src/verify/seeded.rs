@@ -5,7 +5,8 @@
 
 use super::runner;
 use crate::{paths, process};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use cap_spec::properties::Property;
 use serde::Deserialize;
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,6 +18,10 @@ use std::time::Instant;
 
 /// Copies that are worked in at the same time.
 const WORKERS: usize = 2;
+/// Seconds that a check has, built already: the kernel as it is passes in a tenth of it. Who does not end has found something.
+const LIMIT: u64 = 300;
+/// What `timeout` ends with when the command did not end.
+const TIMED_OUT: i32 = 124;
 /// Characters of a line of evidence.
 const EVIDENCE: usize = 110;
 
@@ -36,6 +41,8 @@ struct Table {
 struct Check {
     name: String,
     about: String,
+    /// Makes ready what `run` runs: a bug that does not build is none.
+    build: String,
     run: String,
 }
 
@@ -48,6 +55,8 @@ struct Bug {
     file: PathBuf,
     find: String,
     replace: String,
+    /// Properties that do not hold with it.
+    breaks: Vec<String>,
     caught_by: Vec<String>,
 }
 
@@ -68,6 +77,10 @@ impl Table {
             ensure!(!bug.caught_by.is_empty(), "{}: no check is to catch it", bug.name);
             for name in &bug.caught_by {
                 ensure!(table.check(name).is_some(), "{}: there is no check {name}", bug.name);
+            }
+            ensure!(!bug.breaks.is_empty(), "{}: it breaks no property", bug.name);
+            for name in &bug.breaks {
+                ensure!(Property::from_name(name).is_some(), "{}: there is no property {name}", bug.name);
             }
             bug.applied(&paths::root())?;
         }
@@ -157,21 +170,26 @@ fn worker<'a>(
 
 /// The first line of evidence if the check fails in this copy.
 fn fails(check: &Check, copy: &Path) -> Result<Option<String>> {
-    let mut command = runner::command(&check.run)?;
-    let target = copy.with_file_name("target");
-    command.current_dir(copy).env("CARGO_TARGET_DIR", target).env("RUST_BACKTRACE", "0");
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("cannot start `{}`", process::typed(&command)))?;
+    let prepare = |command: &mut Command| {
+        command.current_dir(copy).env("CARGO_TARGET_DIR", copy.with_file_name("target")).env("RUST_BACKTRACE", "0");
+        command.stdin(Stdio::null());
+    };
+    let mut build = runner::command(&check.build)?;
+    prepare(&mut build);
+    process::quiet(&mut build).map_err(|said| anyhow!("`{}` fails:\n{said}", check.build))?;
+    let checking = runner::command(&check.run)?;
+    // It ends whatever the check has started, too.
+    let mut command = Command::new("timeout");
+    command.arg("--kill-after=5").arg(LIMIT.to_string()).arg(checking.get_program()).args(checking.get_args());
+    prepare(&mut command);
+    let output = command.output().with_context(|| format!("cannot start `{}`", process::typed(&command)))?;
     if output.status.success() {
         return Ok(None);
     }
-    let text = format!("{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    if let Some(line) = text.lines().find(|line| line.starts_with("error[") || line.contains("could not compile")) {
-        // Such a bug says nothing of the checks.
-        bail!("`{}` does not build: {line}", check.run);
+    if output.status.code() == Some(TIMED_OUT) {
+        return Ok(Some(format!("it has not ended after {LIMIT} s")));
     }
+    let text = format!("{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     Ok(Some(evidence(&text)))
 }
 
@@ -235,12 +253,15 @@ fn remove_others(folder: &Path, wanted: &BTreeSet<PathBuf>) -> Result<()> {
 }
 
 fn report(found: &[Found<'_>], start: Instant) -> bool {
-    say!("\n| seeded bug | found by | evidence |\n|---|---|---|");
+    say!("\n| seeded bug | what it breaks | found by | evidence |\n|---|---|---|---|");
     let mut missed = Vec::new();
     for Found { bug, by } in found {
         for (check, evidence) in by {
             match evidence {
-                Some(evidence) => say!("| {}: {} | {} | {evidence} |", bug.name, bug.about, check.name),
+                Some(evidence) => {
+                    let breaks = bug.breaks.join(", ");
+                    say!("| {}: {} | {breaks} | {} | {evidence} |", bug.name, bug.about, check.name);
+                }
                 None => missed.push(format!("{} is not found by {}: {}", bug.name, check.name, bug.about)),
             }
         }
