@@ -110,7 +110,7 @@ struct ConformArguments {
     /// hostile/random/3000/1).
     #[arg(value_name = "SCENARIO|GUEST")]
     names: Vec<String>,
-    /// The long tier instead: batch, and more attacks.
+    /// The long tier instead: more attacks.
     #[arg(long, conflicts_with = "names")]
     full: bool,
     /// Put mistakes into what a machine tells, and into its memory, and see that each is found.

@@ -43,8 +43,7 @@ impl<'a> Run<'a> {
 /// What is run if nothing is named.
 const SHORT: [Run<'static>; 2] = [Run::new("tiny", 8_000, 40, 0), Run::new("hostile/random/3000/1", 10_000, 50, 50)];
 /// What is run with `--full`.
-const LONG: [Run<'static>; 11] = [
-    Run::new("batch", 50_000, 200, 1_000),
+const LONG: [Run<'static>; 10] = [
     Run::new("hostile/random/50000/2", 20_000, 80, 300),
     Run::new("hostile/random/50000/3", 20_000, 80, 300),
     Run::new("hostile/revoke-base", 8_000, 50, 2),

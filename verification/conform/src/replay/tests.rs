@@ -181,3 +181,14 @@ fn a_capability_that_is_left_after_revoke_is_found() {
     *system.kernel.machine.slot_mut(slot) = *before.kernel.machine.slot(slot);
     assert!(replay(&trace, &system).is_err());
 }
+
+#[test]
+fn events_that_a_guest_takes_while_a_call_is_preempted_are_no_difference() {
+    let before = boot_spec(DIRTY);
+    let mut found = comparable(&before);
+    found.vcpus.get_mut(&ROOT_VCPU).expect("the root Vcpu").events ^= 1;
+    let mut between = Between { after: before.clone(), before };
+    assert!(between.check(&found).is_err());
+    between.adopt(&found);
+    between.check(&found).unwrap();
+}
