@@ -174,6 +174,8 @@ impl<M: Words> Producer<M> {
         // It may have moved on from where it was last, and not beyond what was written.
         if self.broken || head.wrapping_sub(self.head) > self.tail.wrapping_sub(self.head) {
             self.broken = true;
+            // No room any more: a short message would still fit by what was believed before, and not be refused.
+            self.head = self.tail.wrapping_sub(capacity(&self.memory));
             return Err(RingError::Corrupt);
         }
         self.head = head;
