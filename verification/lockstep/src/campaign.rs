@@ -12,7 +12,7 @@ use crate::random::Random;
 use crate::script::{self, Step};
 use crate::system::{Divergence, Pace, System};
 
-/// Steps of one sequence.
+/// Steps of one sequence at most.
 const LENGTH: usize = 1_000;
 /// The first seeds of two threads are this far apart.
 const APART: u64 = 1 << 32;
@@ -84,7 +84,8 @@ fn run_counted(
     let mut report = Report::default();
     while report.steps < steps {
         let mut taken = Vec::new();
-        if let Err(divergence) = sequence(seed, mutant, &mut taken, &mut report) {
+        let length = LENGTH.min(steps - report.steps);
+        if let Err(divergence) = sequence(seed, length, mutant, &mut taken, &mut report) {
             let (steps, divergence) = shrink(taken, divergence, mutant);
             return Err(Box::new(Failure { seed, steps, divergence }));
         }
@@ -137,11 +138,17 @@ pub fn start(seed: u64, random: &mut Random) -> Vec<Step> {
 }
 
 /// One random sequence; `steps` are those taken.
-fn sequence(seed: u64, mutant: Option<Mutant>, steps: &mut Vec<Step>, report: &mut Report) -> Result<(), Divergence> {
+fn sequence(
+    seed: u64,
+    length: usize,
+    mutant: Option<Mutant>,
+    steps: &mut Vec<Step>,
+    report: &mut Report,
+) -> Result<(), Divergence> {
     let mut random = Random::new(seed);
     let mut system = System::new(mutant).at_pace(Pace::LONG);
     let mut start = start(seed, &mut random).into_iter();
-    for _ in 0..LENGTH {
+    for _ in 0..length {
         let Some(step) = start.next().or_else(|| generate::step(&system, &mut random)) else { break };
         steps.push(step);
         report.steps += 1;
