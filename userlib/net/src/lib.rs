@@ -8,15 +8,15 @@
 //! dropped. The application calls [`Stack::poll`] with the time, does what its sockets have for it, and looks or sleeps
 //! as it is told ([`Next`]); every call has a bound.
 //!
-//! Reading order: `checksum` (what the device computes, and what of it is believed), `datagram` (requests that need no
+//! Reading order: [`checksum`] (what the device computes, and what of it is believed), [`datagram`] (requests that need no
 //! socket), [`port`] (rings and buffers as the stack's device), `neighbours` (who is where), [`stack`] (addresses, sockets, and when to look again).
 #![no_std]
 #![forbid(unsafe_code)]
 
 extern crate alloc;
 
-mod checksum;
-mod datagram;
+pub mod checksum;
+pub mod datagram;
 mod neighbours;
 pub mod port;
 pub mod stack;

@@ -78,6 +78,10 @@ pub enum Need {
     Miri,
     /// z3, cvc5 and bitwuzla.
     Solvers,
+    /// Rust's nightly toolchain, and a C++ compiler, for libFuzzer.
+    Nightly,
+    /// cargo-mutants.
+    Mutants,
 }
 
 /// When a check is run.

@@ -82,6 +82,17 @@ pub fn build(checks: &[&Check]) -> Result<()> {
     Ok(())
 }
 
+/// Where a tool is missing, what to type.
+const NIGHTLY: &str = "rustup toolchain install nightly --profile minimal";
+const MUTANTS: &str = "cargo install cargo-mutants --version 27.1.0 --locked";
+
+/// Why this does not answer, and what to type.
+fn unless_answers(program: &str, words: &[&str], what: &str, typed: &str) -> Option<String> {
+    let mut command = Command::new(program);
+    let why = process::quiet(command.args(words)).err()?;
+    Some(format!("{what} is not installed ({}); type: {typed}", why.lines().last().unwrap_or_default()))
+}
+
 /// Installs what a check needs, or says why it can't run here.
 fn missing(check: &Check) -> Option<String> {
     match check.needs? {
@@ -92,6 +103,9 @@ fn missing(check: &Check) -> Option<String> {
             let typed = "rustup toolchain install nightly --component miri --component rust-src";
             Some(format!("Miri can't be installed ({}); type: {typed}", why.lines().last().unwrap_or_default()))
         }
+        Need::Nightly => unless_answers("rustup", &["run", "nightly", "rustc", "--version"], "Rust nightly", NIGHTLY)
+            .or_else(|| unless_answers("c++", &["--version"], "A C++ compiler", "sudo apt-get install g++")),
+        Need::Mutants => unless_answers("cargo", &["mutants", "--version"], "cargo-mutants", MUTANTS),
         Need::Solvers => setup::ensure_solvers().err().map(|error| format!("{error:#}")),
     }
 }
