@@ -14,6 +14,7 @@ pub mod evaluate;
 pub mod exec;
 pub mod ir;
 pub mod native;
+mod parts;
 pub mod prove;
 pub mod smt;
 pub mod term;

@@ -75,6 +75,9 @@ impl Machine<'_> {
         let object = match self.constants.get(name) {
             Some(object) => *object,
             None => {
+                if let Some(reason) = self.module.unread.get(name) {
+                    bail!("{name} is reached, and was not understood: {reason}");
+                }
                 let mut bytes = Vec::new();
                 match self.module.globals.get(name) {
                     Some(global) => {

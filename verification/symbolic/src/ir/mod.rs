@@ -226,6 +226,6 @@ pub struct Module {
     pub functions: FxHashMap<String, Function>,
     /// Constants by name.
     pub globals: FxHashMap<String, Global>,
-    /// Functions that were not understood, with the reason: an error if one is reached.
+    /// Functions and constants that were not understood, with the reason: an error if one is reached.
     pub unread: FxHashMap<String, String>,
 }

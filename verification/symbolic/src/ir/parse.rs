@@ -426,19 +426,22 @@ pub fn parse(text: &str, module: &mut Module) -> Result<()> {
             if !reader.is_word("opaque") {
                 module.types.insert(name, reader.ty().with_context(context)?);
             }
-        } else if text.starts_with('@')
-            && let Some((name, global)) = global(text).with_context(context)?
-        {
-            module.globals.insert(name, global);
+        } else if text.starts_with('@') {
+            let Token::Global(name) = Reader::new(text)?.next()? else { bail!("a name expected") };
+            match global(text).with_context(context) {
+                Ok(Some(global)) => drop(module.globals.insert(name, global)),
+                Ok(None) => {}
+                Err(error) => drop(module.unread.insert(name, format!("{error:#}"))),
+            }
         }
     }
     Ok(())
 }
 
 /// A constant; none for what is no constant.
-fn global(text: &str) -> Result<Option<(String, Global)>> {
+fn global(text: &str) -> Result<Option<Global>> {
     let mut reader = Reader::new(text)?;
-    let Token::Global(name) = reader.next()? else { bail!("a name expected") };
+    reader.next()?;
     reader.sign('=')?;
     reader.skip_attributes()?;
     if !reader.take_word("constant") {
@@ -449,7 +452,7 @@ fn global(text: &str) -> Result<Option<(String, Global)>> {
         return Ok(None);
     }
     let content = operand(&mut reader, &mut Names::default(), &ty)?;
-    Ok(Some((name, Global { ty, content })))
+    Ok(Some(Global { ty, content }))
 }
 
 fn function(text: &str, body: &[(usize, &str)]) -> Result<Function> {
