@@ -79,6 +79,12 @@ impl<M: Machine> Kernel<M> {
         self.destroy_step(&mut Work::revoke(slot)) == Step::Done
     }
 
+    /// One step of a Delete of a slot, for the same: true when the Delete is done.
+    #[cfg(any(test, feature = "host"))]
+    pub fn delete_step(&mut self, slot: SlotId) -> bool {
+        self.destroy_step(&mut Work::delete(slot)) == Step::Done
+    }
+
     /// One bounded step.
     #[inline]
     pub(crate) fn destroy_step(&mut self, work: &mut Work) -> Step {

@@ -119,6 +119,7 @@ fn what_is_translated_does_what_is_compiled() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let module = build::module(&root, "1").expect("the programs build, and are understood");
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let mut has_panicked = 0;
     for program in PROGRAMS.iter().filter(|program| program.slots == SLOTS) {
         let mut machine = Machine::new(&module, SLOTS + 2);
         machine.run(program.name).expect(program.name);
@@ -170,7 +171,10 @@ fn what_is_translated_does_what_is_compiled() {
             wrong += u32::from(run.asserted.iter().any(|(_, holds)| !holds));
         }
         println!("{}: {finished} finished, {panicked} panicked, {wrong} with a wrong assertion", program.name);
-        // Noise panics; what was made mostly does not, whether it satisfies the assumptions or not.
-        assert!(finished > 15 && panicked > 0, "{}", program.name);
+        // What was made mostly does not panic, whether it satisfies the assumptions or not.
+        assert!(finished > 15, "{}", program.name);
+        has_panicked += u32::from(panicked > 0);
     }
+    // Noise panics, but in the programs that are about the rules alone.
+    assert!(has_panicked > 10, "{has_panicked}");
 }

@@ -1,5 +1,5 @@
-//! What is proved of the derivation forest: Copy, Move, Delete of a copy, and each step of Revoke, from every well-formed
-//! state.
+//! What is proved of the derivation forest: Copy, Mint, Move, Delete of a copy, and each step of Revoke and of Delete of an
+//! original, from every well-formed state.
 
 use cap_spec::abi::{ObjectType, Rights};
 use kernel::cap::Cap;
@@ -79,6 +79,25 @@ pub(crate) fn begin_copy<const N: usize>(kernel: &mut Small<N>) -> (State<N>, Sl
     (wanted, from, to, mask)
 }
 
+/// `CNode.Mint`, from what decoding has checked on.
+pub fn mint<const N: usize>(kernel: &mut Small<N>) {
+    let mut wanted = begin(kernel, Kinds::ALL);
+    let (from, to) = (slot_argument::<N>(0), slot_argument::<N>(1));
+    let (mask, badge) = (Rights::from_bits_truncate(argument(2) as u8), argument(3));
+    assume_copyable(&wanted, from, to);
+    let source = wanted.get(from);
+    let is_good = match source.cap {
+        Cap::Channel { .. } if source.rights.contains(Rights::CONTROL) => (badge == 1) | (badge == 2),
+        // That it is a window, and within the source's, is decoding's.
+        Cap::IommuDomain { .. } => badge & 0xfff < 64,
+        _ => badge == 0,
+    };
+    assume(is_good);
+    wanted.derive(from, to, mask, spec::copied(source.cap, badge));
+    assert(2, carry_out(kernel, Invocation::Derive { from, to, mask, badge }));
+    end(kernel, &wanted);
+}
+
 /// `CNode.Copy`, from what decoding has checked on.
 pub fn copy<const N: usize>(kernel: &mut Small<N>) {
     let (wanted, from, to, mask) = begin_copy(kernel);
@@ -145,18 +164,43 @@ pub fn revoke_step<const N: usize>(kernel: &mut Small<N>) {
     let has_children = before.has_children(slot);
     let is_done = kernel.revoke_step(slot);
     assert(2, is_done != has_children);
-    assert(1, spec::is_well_formed(&kernel.machine));
-    let after = spec::view(&kernel.machine);
-    let mut gone = 0;
-    for at in 0..N {
-        let (old, new) = (&before.slots[at], &after.slots[at]);
-        let went = old.is_full() & !new.is_full();
-        gone += u32::from(went);
-        // What went was derived from the slot, and nothing from it.
-        let id = SlotId::new(at as u32 + 1);
-        assert(3, !went | (before.is_below(slot, id) & !before.has_children(id)));
-        assert(100 + at as u32, went | spec::is_same(old, new) | spec::is_same_but_watermark(old, new));
+    let mut wanted = before;
+    let is_leaf = |id: SlotId| before.is_below(slot, id) & !before.has_children(id);
+    take_gone(kernel, &before, u32::from(has_children), is_leaf, |leaf| wanted.take_leaf(leaf));
+    end(kernel, &wanted);
+}
+
+/// A step of `CNode.Delete` of an original: as one of Revoke; the last step, when nothing is derived from it any more, takes
+/// the capability itself, and with it the object.
+pub fn delete_step<const N: usize>(kernel: &mut Small<N>) {
+    let before = begin(kernel, IN_SLOTS);
+    let slot = slot_argument::<N>(0);
+    let target = before.get(slot);
+    assume(target.is_full() & target.original & !target.boot);
+    let has_children = before.has_children(slot);
+    let is_done = kernel.delete_step(slot);
+    assert(2, is_done != has_children);
+    let mut wanted = before;
+    let is_leaf = |id: SlotId| before.is_below(slot, id) & !before.has_children(id) | (id == slot) & !has_children;
+    take_gone(kernel, &before, 1, is_leaf, |leaf| wanted.take_leaf(leaf));
+    end(kernel, &wanted);
+}
+
+/// Takes those slots that were full and are empty now, of which there must be so many; asserts that they are such as may go.
+fn take_gone<const N: usize>(
+    kernel: &Small<N>,
+    before: &State<N>,
+    wanted: u32,
+    may_go: impl Fn(SlotId) -> bool,
+    mut take: impl FnMut(SlotId),
+) {
+    let mut count = 0u32;
+    for ((slot, record), number) in kernel.machine.slots.iter().zip(&before.slots).zip(1..) {
+        if record.is_full() & slot.is_empty() {
+            assert(3, may_go(SlotId::new(number)));
+            take(SlotId::new(number));
+            count = count.wrapping_add(1);
+        }
     }
-    assert(4, gone == u32::from(has_children));
-    tell(&kernel.machine);
+    assert(4, count == wanted);
 }

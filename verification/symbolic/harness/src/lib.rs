@@ -14,6 +14,7 @@ pub mod lookup;
 pub mod memory;
 pub mod mistakes;
 pub mod spec;
+pub mod time;
 pub mod world;
 
 use cap_spec::properties::Property;
@@ -37,6 +38,9 @@ pub struct Program {
 
 /// Every state is well-formed again, and what the specification says.
 const REFINES: &[Property] = &[Property::WellFormed, Property::Refinement];
+
+/// What the above says, of steps of which each but the last takes a capability: so they come to an end.
+const ENDS: &[Property] = &[Property::WellFormed, Property::Refinement, Property::BoundedWork];
 
 /// A call is decoded as the specification says; as nothing is changed before that, one that fails changes nothing.
 const DECODES: &[Property] = &[Property::FailureChangesNothing, Property::Refinement];
@@ -69,8 +73,15 @@ programs! {
     copy_4 = forest::copy, 4, "CNode.Copy", REFINES;
     move_4 = forest::move_, 4, "CNode.Move", REFINES;
     delete_copy_4 = forest::delete_copy, 4, "CNode.Delete of a copy", REFINES;
-    revoke_step_4 = forest::revoke_step, 4, "a step of CNode.Revoke", &[Property::WellFormed, Property::Refinement, Property::BoundedWork];
+    mint_4 = forest::mint, 4, "CNode.Mint", REFINES;
+    delete_step_4 = forest::delete_step, 4, "a step of CNode.Delete of an original", ENDS;
+    revoke_step_4 = forest::revoke_step, 4, "a step of CNode.Revoke", ENDS;
     retype_4 = memory::retype, 4, "Untyped.Retype in slots", REFINES;
+    share_4 = time::share_is_bounded, 4, "the share of a reservation", &[Property::TimeDelivered];
+    split_time_4 = time::split, 4, "CpuTime.Split", REFINES;
+    split_sums_4 = time::split_keeps_sums, 4, "sums of shares in CpuTime.Split", &[Property::TimeDelivered];
+    resize_sums_4 = time::resize_keeps_sums, 4, "sums of shares in CpuTime.Resize", &[Property::TimeDelivered];
+    end_sums_4 = time::end_keeps_sums, 4, "sums of shares when CpuTime goes", &[Property::TimeDelivered];
     decode_copy_8 = lookup::copy, 8 1, "decoding of CNode.Copy", DECODES;
     decode_mint_8 = lookup::mint, 8 1, "decoding of CNode.Mint", DECODES;
     decode_move_8 = lookup::move_, 8 1, "decoding of CNode.Move", DECODES;
@@ -79,5 +90,6 @@ programs! {
     wrong_rights_4 = mistakes::rights_kept, 4, "a copy with a right too many", REFINES, wrong;
     wrong_link_4 = mistakes::link_left, 4, "a move that leaves a link to the old slot", REFINES, wrong;
     wrong_children_4 = mistakes::children_lost, 4, "a deletion that loses children", REFINES, wrong;
+    wrong_room_4 = time::split_without_room, 4, "a Split that asks for no room", &[], wrong;
     wrong_slot_4 = mistakes::slot_behind, 4, "a move to the slot behind the last", REFINES, wrong;
 }

@@ -3,7 +3,7 @@
 //!
 //! The world has one CNode, in which all slots lie, and which is the CSpace of the one Vcpu; capabilities to it lie in it.
 
-use cap_spec::abi::{Error, Fault, Label, ObjectType, Rights};
+use cap_spec::abi::{Error, Fault, IO_ADDRESS_BITS, Label, ObjectType, PAGE_BITS, Rights};
 use kernel::cap::Cap;
 use kernel::slot::{MAX_DEPTH, Slot};
 use kernel::types::{SlotId, VcpuId, VmId};
@@ -29,9 +29,11 @@ const KINDS: Kinds = Kinds::of(&[
     ObjectType::Channel,
     ObjectType::CpuTime,
     ObjectType::Machine,
+    ObjectType::IommuDomain,
 ]);
 
-type Decoded = Result<Invocation, Fault>;
+/// What a call comes to.
+pub type Decoded = Result<Invocation, Fault>;
 
 /// Any slots, and any registers but the label.
 fn begin<const N: usize>(kernel: &mut Small<N, 1>, label: Label) -> Call {
@@ -40,6 +42,10 @@ fn begin<const N: usize>(kernel: &mut Small<N, 1>, label: Label) -> Call {
     for slot in &kernel.machine.slots {
         if let Cap::CNode { bits, base, .. } = slot.cap {
             are_good &= (bits == BITS) & (base == BASE);
+        }
+        // A window of a domain is one: it is never made otherwise.
+        if let Cap::IommuDomain { bits, first, .. } = slot.cap {
+            are_good &= is_window_of(0, IO_ADDRESS_BITS, first | u64::from(bits)) & (first & 0xfff == 0);
         }
     }
     assume(are_good);
@@ -117,7 +123,11 @@ fn derived<const N: usize>(world: &World<N, 1>, call: &Call, is_mint: bool) -> D
     if is_mint {
         let chooses = matches!(source.cap, Cap::Channel { .. }) & source.rights.contains(Rights::CONTROL);
         badge = call.args[3];
-        let is_good = if chooses { badge == 1 || badge == 2 } else { badge == 0 };
+        let is_good = match source.cap {
+            Cap::IommuDomain { bits, first, .. } => is_window_of(first, bits, badge),
+            _ if chooses => badge == 1 || badge == 2,
+            _ => badge == 0,
+        };
         if !is_good {
             return Err(Fault::new(Error::OutOfRange, 4));
         }
@@ -129,6 +139,17 @@ fn derived<const N: usize>(world: &World<N, 1>, call: &Call, is_mint: bool) -> D
         return Err(Fault::new(Error::TooDeep, 2));
     }
     Ok(Invocation::Derive { from: BASE.plus(index as u32), to, mask, badge })
+}
+
+/// `cnode::part_of` of the specification: the badge is a window, aligned to its size, within this one.
+fn is_window_of(first: u64, bits: u8, badge: u64) -> bool {
+    let (start, part) = (badge & !0xfff, badge & 0xfff);
+    if part < PAGE_BITS.into() || part > IO_ADDRESS_BITS.into() {
+        return false;
+    }
+    let size = 1u64 << part;
+    let end = first.wrapping_add(1u64 << (bits & 63));
+    start & size.wrapping_sub(1) == 0 && start >= first && start <= end && size <= end.wrapping_sub(start)
 }
 
 /// The specification's Move.
@@ -161,8 +182,20 @@ fn revoked<const N: usize>(world: &World<N, 1>, call: &Call) -> Decoded {
     Ok(Invocation::Revoke(full_slot(world, call.args[0], 1)?))
 }
 
+/// What the specification says of a call: the labels of CNode that are looked at here.
+pub fn specified<const N: usize>(world: &World<N, 1>, call: &Call, label: Label) -> Decoded {
+    match label {
+        Label::CNodeCopy => derived(world, call, false),
+        Label::CNodeMint => derived(world, call, true),
+        Label::CNodeMove => moved(world, call),
+        Label::CNodeDelete => deleted(world, call),
+        _ => revoked(world, call),
+    }
+}
+
 /// Asserts that the library decodes a call as the specification does.
-fn compare<const N: usize>(kernel: &Small<N, 1>, call: &Call, wanted: Decoded) {
+fn compare<const N: usize>(kernel: &Small<N, 1>, call: &Call, label: Label) {
+    let wanted = specified(&kernel.machine, call, label);
     let found = kernel.decode(INVOKER, call);
     match (found, wanted) {
         (Err(found), Err(wanted)) => assert(1, found == wanted),
@@ -185,29 +218,29 @@ fn compare<const N: usize>(kernel: &Small<N, 1>, call: &Call, wanted: Decoded) {
 /// Decoding of `CNode.Copy`.
 pub fn copy<const N: usize>(kernel: &mut Small<N, 1>) {
     let call = begin(kernel, Label::CNodeCopy);
-    compare(kernel, &call, derived(&kernel.machine, &call, false));
+    compare(kernel, &call, Label::CNodeCopy);
 }
 
 /// Decoding of `CNode.Mint`.
 pub fn mint<const N: usize>(kernel: &mut Small<N, 1>) {
     let call = begin(kernel, Label::CNodeMint);
-    compare(kernel, &call, derived(&kernel.machine, &call, true));
+    compare(kernel, &call, Label::CNodeMint);
 }
 
 /// Decoding of `CNode.Move`.
 pub fn move_<const N: usize>(kernel: &mut Small<N, 1>) {
     let call = begin(kernel, Label::CNodeMove);
-    compare(kernel, &call, moved(&kernel.machine, &call));
+    compare(kernel, &call, Label::CNodeMove);
 }
 
 /// Decoding of `CNode.Delete`.
 pub fn delete<const N: usize>(kernel: &mut Small<N, 1>) {
     let call = begin(kernel, Label::CNodeDelete);
-    compare(kernel, &call, deleted(&kernel.machine, &call));
+    compare(kernel, &call, Label::CNodeDelete);
 }
 
 /// Decoding of `CNode.Revoke`.
 pub fn revoke<const N: usize>(kernel: &mut Small<N, 1>) {
     let call = begin(kernel, Label::CNodeRevoke);
-    compare(kernel, &call, revoked(&kernel.machine, &call));
+    compare(kernel, &call, Label::CNodeRevoke);
 }

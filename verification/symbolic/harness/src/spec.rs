@@ -2,12 +2,13 @@
 //! whole.
 //!
 //! A slot has a parent here, and no list of children: how the kernel finds them is its own business. The order of siblings
-//! is nobody's. Each rule names the one of `cap_spec::machine` that it says again; no test compares the two.
+//! is nobody's. Each rule names the one of `cap_spec::machine` that it says again; `tests/specification.rs` takes the same
+//! steps by both and compares.
 
-use cap_spec::abi::Rights;
+use cap_spec::abi::{ObjectType, PAGE_BITS, Rights, SLOT_BITS};
 use kernel::cap::{Cap, Mapping};
 use kernel::slot::Slot;
-use kernel::types::{SlotId, VmId};
+use kernel::types::{Hpa, SlotId, VmId};
 
 use crate::world::World;
 
@@ -137,9 +138,14 @@ impl<const N: usize> State<N> {
         self.slots[place(id)]
     }
 
-    /// The slot with this id, to change it.
-    fn get_mut(&mut self, id: SlotId) -> &mut Record {
-        &mut self.slots[place(id)]
+    /// Another record for the slot with this id. (Written at places that are known, of which one is chosen: a formula is
+    /// smaller so than with a place that may be any.)
+    fn put(&mut self, id: SlotId, record: Record) {
+        for (own, number) in self.slots.iter_mut().zip(1..) {
+            if SlotId::new(number) == id {
+                *own = record;
+            }
+        }
     }
 
     /// True for the id of a slot of this world.
@@ -166,40 +172,79 @@ impl<const N: usize> State<N> {
     /// `derivation::derive` of the specification: Copy, Mint, and a copying Grant.
     pub fn derive(&mut self, from: SlotId, to: SlotId, mask: Rights, cap: Cap) {
         let source = self.get(from);
-        *self.get_mut(to) = Record {
-            cap,
-            rights: source.rights.intersection(mask),
-            parent: from,
-            depth: source.depth.wrapping_add(1),
-            original: false,
-            boot: false,
-        };
+        let (rights, depth) = (source.rights.intersection(mask), source.depth.wrapping_add(1));
+        self.put(to, Record { cap, rights, parent: from, depth, original: false, boot: false });
     }
 
     /// An original below a parent, as Retype and Split make it.
     pub fn make(&mut self, parent: SlotId, to: SlotId, cap: Cap, rights: Rights) {
         let depth = self.get(parent).depth.wrapping_add(1);
-        *self.get_mut(to) = Record { cap, rights, parent, depth, original: true, boot: false };
+        self.put(to, Record { cap, rights, parent, depth, original: true, boot: false });
+    }
+
+    /// `untyped::retype` of the specification, of what is made in slots alone: a row of originals with every right, and the
+    /// watermark behind them.
+    pub fn retype(&mut self, untyped: SlotId, object: ObjectType, bits: u8, to: SlotId, count: u32, offset: u64) {
+        let Cap::Untyped { base, device, bits: own, vm, .. } = self.get(untyped).cap else { return };
+        let size = 1u64 << bits;
+        let watermark = offset.wrapping_add(size.wrapping_mul(count.into()));
+        self.set_cap(untyped, Cap::Untyped { bits: own, device, vm, base, watermark });
+        for number in 0..N as u32 {
+            if number < count {
+                let start = base.plus(offset).plus(size.wrapping_mul(number.into()));
+                self.make(untyped, to.plus(number), made(object, start, bits, device), Rights::all());
+            }
+        }
     }
 
     /// Another capability in the same slot.
     pub fn set_cap(&mut self, slot: SlotId, cap: Cap) {
-        self.get_mut(slot).cap = cap;
+        for (own, number) in self.slots.iter_mut().zip(1..) {
+            if SlotId::new(number) == slot {
+                own.cap = cap;
+            }
+        }
     }
 
     /// `derivation::relocate` of the specification: Move, Accept, and a moving Grant.
     pub fn relocate(&mut self, from: SlotId, to: SlotId, mask: Rights) {
         let moved = self.get(from);
-        *self.get_mut(from) = Record::EMPTY;
-        *self.get_mut(to) = Record { rights: moved.rights.intersection(mask), ..moved };
+        self.put(from, Record::EMPTY);
+        self.put(to, Record { rights: moved.rights.intersection(mask), ..moved });
         self.hand_on(from, to);
     }
 
     /// `derivation::remove` of the specification, of one capability: its children become its parent's.
     pub fn remove(&mut self, slot: SlotId) {
         let parent = self.get(slot).parent;
-        *self.get_mut(slot) = Record::EMPTY;
+        self.put(slot, Record::EMPTY);
         self.hand_on(slot, parent);
+    }
+
+    /// What `derivation::remove` and `remove_descendants` of the specification do to one capability from which nothing is
+    /// derived: it goes, and if it was an Untyped that was all of its parent's memory, the parent is as clean as it was. (That
+    /// it is the only child is what the specification has from memory that never overlaps.)
+    pub fn take_leaf(&mut self, slot: SlotId) {
+        let Record { cap, parent, .. } = self.get(slot);
+        let is_only = self.is_only_child(slot);
+        for (record, number) in self.slots.iter_mut().zip(1..) {
+            if SlotId::new(number) == slot {
+                *record = Record::EMPTY;
+            }
+            if let Cap::Untyped { bits: whole, base: start, watermark: above, .. } = &mut record.cap
+                && let Cap::Untyped { bits, base, watermark, .. } = cap
+                && (SlotId::new(number) == parent) & (*whole == bits) & (*start == base) & is_only
+            {
+                *above = watermark;
+            }
+        }
+    }
+
+    /// True if nothing else is derived from what this slot was derived from.
+    fn is_only_child(&self, slot: SlotId) -> bool {
+        let parent = self.get(slot).parent;
+        let is_child = |other: &Record| other.is_full() & (other.parent == parent);
+        self.slots.iter().fold(0u32, |children, other| children.wrapping_add(is_child(other).into())) == 1
     }
 
     /// The children of one slot become those of another.
@@ -219,29 +264,29 @@ pub fn is_same(one: &Record, other: &Record) -> bool {
     (one.cap == other.cap) & links & flags
 }
 
-/// True for an Untyped that has got another watermark, and is the same else.
-pub fn is_same_but_watermark(one: &Record, other: &Record) -> bool {
-    match (one.cap, other.cap) {
-        (
-            Cap::Untyped { bits, device, vm, base, .. },
-            Cap::Untyped { bits: b, device: d, vm: v, base: start, watermark },
-        ) => {
-            let cap = Cap::Untyped { bits, device, vm, base, watermark };
-            let is_same_memory = (bits == b) & (device == d) & (vm == v) & (base == start);
-            is_same_memory & is_same(&Record { cap, ..*one }, other)
-        }
-        _ => false,
+/// The capability to an object that Retype has just made in slots alone.
+fn made(object: ObjectType, base: Hpa, bits: u8, device: bool) -> Cap {
+    match object {
+        ObjectType::Untyped => Cap::Untyped { bits, device, vm: VmId::NONE, base, watermark: 0 },
+        ObjectType::CNode => Cap::CNode { bits: bits.wrapping_sub(SLOT_BITS), vm: VmId::NONE, base: base.to_slot() },
+        ObjectType::Frame => Cap::Frame { bits, device, kernel_page: false, base, mapping: Mapping::NONE },
+        _ => Cap::PageTable { base, mapping: Mapping::NONE },
     }
 }
 
-/// What a copy of a capability names: the same, where it is mapped or used excepted.
-pub fn copied(cap: Cap, end: u8) -> Cap {
+/// `cnode::copied` and what `cnode::mint` of the specification chooses: the same object, mapped and used nowhere, of a
+/// channel the chosen end, of a domain the chosen window.
+pub fn copied(cap: Cap, badge: u64) -> Cap {
     match cap {
         Cap::Frame { bits, device, kernel_page, base, .. } => {
             Cap::Frame { bits, device, kernel_page, base, mapping: Mapping::NONE }
         }
         Cap::CNode { bits, base, .. } => Cap::CNode { bits, vm: VmId::NONE, base },
-        Cap::Channel { id, .. } if end != 0 => Cap::Channel { end, id },
+        Cap::Channel { id, .. } if badge != 0 => Cap::Channel { end: badge as u8, id },
+        Cap::IommuDomain { id, .. } if badge != 0 => {
+            let offset = badge & ((1 << PAGE_BITS) - 1);
+            Cap::IommuDomain { id, bits: offset as u8, first: badge.wrapping_sub(offset) }
+        }
         other => other,
     }
 }
