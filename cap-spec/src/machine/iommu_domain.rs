@@ -13,13 +13,13 @@
 //!   must lie within the window (`OutOfRange`, 2, after the level was checked).
 //! * What its functions were stopped from is chapter `faults`.
 //! * `Frame.Unmap` and `PageTable.Unmap` take either back; when they return no device reaches anything by it.
-//! * The IOMMU of this machine does not fail. If one does not say in time that it has done what it was told, no function is
-//!   a bus master any more, all are quarantined, and what was in its reach then goes into quarantine as soon as it leaves
-//!   the domain: frames and tables that are mapped in one, and with their last function the domains themselves. No
-//!   Untyped's watermark is lowered below memory in quarantine: Revoke returns how many bytes of the Untyped that is. A
-//!   Frame or PageTable in quarantine is not mapped again: `InUse`, as if it were mapped. Nothing more is mapped in a
-//!   domain: `InvalidCapability` (1). The kernel tells a number of ranges apart; what lies between two of them may be in
-//!   quarantine as well.
+//! * The IOMMU of this machine does not fail; that of the fine machine may (module `fine::quarantine`). If one does not say
+//!   in time that it has done what it was told, no function is a bus master any more, all are quarantined, and what was in
+//!   its reach then goes into quarantine as soon as it leaves the domain: frames and tables that are mapped in one, and
+//!   with their last function the domains themselves. No Untyped's watermark is lowered below memory in quarantine: Revoke
+//!   returns how many bytes of the Untyped that is. A Frame or PageTable in quarantine is not mapped again: `InUse`, as if
+//!   it were mapped. Nothing more is mapped in a domain: `InvalidCapability` (1). The kernel tells a number of ranges
+//!   apart; what lies between two of them may be in quarantine as well.
 
 use core::ops::Range;
 

@@ -78,6 +78,7 @@ subjects! {
     "Hardware that remembers, and operations that are interrupted": "fine/mod";
     "What hardware remembers": "fine/hardware";
     "Delete and Revoke in steps": "fine/destroy", "dying", "fine/bounds";
+    "An IOMMU that fails": "fine/quarantine";
     "Launch in steps": "fine/launch";
     "Authority": "authority";
     "Non-interference": "interference";

@@ -110,14 +110,20 @@ pub struct World {
     pub fine: Fine,
     /// Calls to be repeated, by their invokers.
     pub unfinished: BTreeMap<VcpuId, Call>,
+    /// The IOMMU may fail.
+    fails: bool,
     random: Random,
 }
 
 impl World {
     /// The world of a seed.
     pub fn new(seed: u64) -> World {
-        let mut world =
-            World { fine: Fine::new(start(seed)), unfinished: BTreeMap::new(), random: Random::new(seed ^ 0xf17e) };
+        let mut world = World {
+            fine: Fine::new(start(seed)),
+            unfinished: BTreeMap::new(),
+            fails: seed % 3 == 1,
+            random: Random::new(seed ^ 0xf17e),
+        };
         if matches!(seed % 7, 2 | 6)
             && let Some(Step::Invoke(_, launch)) = script::launch().into_iter().next()
         {
@@ -168,6 +174,7 @@ impl World {
             let cores: Vec<u8> = flush.cores.iter().copied().collect();
             return match self.random.pick(&cores) {
                 Some(core) if !flush.iommu || self.random.one_in(2) => Event::FlushCore(core),
+                _ if flush.iommu && self.fails && self.random.one_in(4) => Event::TimeOut,
                 _ if flush.iommu => Event::FlushIommu,
                 _ if self.random.one_in(4) => Event::Preempt,
                 _ => Event::Continue,

@@ -23,6 +23,8 @@ struct Counts {
     /// Events of others while something stale was remembered.
     during_flush: u64,
     flushes: u64,
+    /// IOMMUs that failed.
+    failures: u64,
     refused: u64,
     revoked: u64,
     done: BTreeMap<Label, u64>,
@@ -74,6 +76,7 @@ fn every_rule_holds_at_every_point() {
             match (event, answer) {
                 (Event::Preempt, Answer::Again(_) | Answer::Gone(_)) => counts.preemptions += 1,
                 (Event::FlushCore(_) | Event::FlushIommu, Answer::Happened) => counts.flushes += 1,
+                (Event::TimeOut, Answer::Happened) => counts.failures += 1,
                 (_, Answer::Happened | Answer::Stopped) if is_flushing => counts.during_flush += 1,
                 _ => {}
             }
@@ -82,13 +85,15 @@ fn every_rule_holds_at_every_point() {
                 counts.remembered.max(hardware.tlb.len() + hardware.iotlb.len() + hardware.routes.len());
         }
     }
-    let Counts { events, preemptions, during_flush, flushes, refused, revoked, done, remembered } = counts;
+    let Counts { events, preemptions, during_flush, flushes, failures, refused, revoked, done, remembered } = counts;
     println!(
-        "{events} events, {preemptions} preemptions, {flushes} flushes, {during_flush} events during one, {refused} refused, {revoked} revoked, {remembered} entries at most, done: {done:?}"
+        "{events} events, {preemptions} preemptions, {flushes} flushes, {during_flush} events during one, {failures} failed IOMMUs, {refused} refused, {revoked} revoked, {remembered} entries at most, done: {done:?}"
     );
-    assert!(preemptions > 300 && during_flush > 100 && flushes > 300 && revoked > 100 && refused > 1_000);
+    assert!(
+        failures > 20 && preemptions > 300 && during_flush > 100 && flushes > 300 && revoked > 100 && refused > 1_000
+    );
     let bound = format!(
-        "{SEEDS} runs, {events} events, {preemptions} preemptions, {flushes} flushes, {during_flush} events during one"
+        "{SEEDS} runs, {events} events, {preemptions} preemptions, {flushes} flushes, {during_flush} events during one, {failures} IOMMUs that failed"
     );
     for (property, bound) in [
         (Property::WellFormed, bound.clone()),

@@ -155,6 +155,12 @@ fn a_wrong_step_is_found_on_random_runs() {
         flushed
     });
     assert_eq!(property, Some(Property::EntriesBacked), "a lock that is given up before the flush");
+    let (property, _) = made(|_, _, fine| {
+        let had = fine.quarantine.kept != fine::Bytes::new();
+        fine.quarantine.kept = fine::Bytes::new();
+        had
+    });
+    assert_eq!(property, Some(Property::CleanBeforeReuse), "what a failed IOMMU may reach is not kept back");
     assert_eq!(made(|_, _, _| false), (None, 0), "no mistake");
 }
 

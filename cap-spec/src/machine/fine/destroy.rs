@@ -9,7 +9,7 @@
 //!   is found in one of them moves home as well; of an Untyped in one of them from which a zombie descends, the line down
 //!   to the zombie is doomed, and the zombie becomes the Untyped's sibling: it may be waiting for that very slot.
 //! * When nothing is derived from a revoked Untyped any more it is scrubbed from its watermark down, [`SCRUB`] bytes a
-//!   step.
+//!   step, but not below what is in quarantine.
 //! * An Untyped gives its extent back if it is its parent's whole extent, is not doomed and has no sibling.
 //!
 //! An operation that is given up leaves what it has begun in `dying`; a Revoke of anything above it goes on with it.
@@ -25,7 +25,8 @@ use super::super::faults::free_end;
 use super::super::state::{CNodeId, Cap, Run, Slot, SlotId, State, VmId};
 use super::super::vcpu::take_time;
 use super::super::{in_flight_slot, pci_function};
-use super::dirt::Dirt;
+use super::bytes::Bytes;
+use super::quarantine::Quarantine;
 
 /// Slots that one step looks at.
 pub const SCAN: u64 = 64;
@@ -51,9 +52,17 @@ pub struct Destroy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Progress {
     /// The operation is done.
-    Done,
+    Done {
+        /// Bytes of a revoked Untyped that are kept back, as an IOMMU that has failed may reach them.
+        kept: u64,
+    },
     /// More is to be done.
     More,
+}
+
+impl Progress {
+    /// It is done, and nothing is kept back.
+    const DONE: Progress = Progress::Done { kept: 0 };
 }
 
 impl Destroy {
@@ -68,12 +77,12 @@ impl Destroy {
     }
 
     /// One bounded step, or the end of one: everything that was let go of has been flushed.
-    pub(super) fn step(&mut self, state: &mut State, dirt: &mut Dirt) -> Progress {
+    pub(super) fn step(&mut self, state: &mut State, dirt: &mut Bytes, quarantine: &Quarantine) -> Progress {
         if let Some(slot) = self.erasing.take() {
             return self.erase(state, slot);
         }
         if self.focus.is_none()
-            && let Some(progress) = self.leaf_step(state, dirt)
+            && let Some(progress) = self.leaf_step(state, dirt, quarantine)
         {
             return progress;
         }
@@ -93,7 +102,7 @@ impl Destroy {
         if self.focus.is_some() || self.keeps || state.slots.contains_key(&self.target) {
             Progress::More
         } else {
-            Progress::Done
+            Progress::DONE
         }
     }
 
@@ -105,8 +114,8 @@ impl Destroy {
     }
 
     /// Works at one leaf below the target. `None` if it is a zombie, whose circle must be finished first.
-    fn leaf_step(&mut self, state: &mut State, dirt: &mut Dirt) -> Option<Progress> {
-        let Some(target) = state.slots.get(&self.target) else { return Some(Progress::Done) };
+    fn leaf_step(&mut self, state: &mut State, dirt: &mut Bytes, quarantine: &Quarantine) -> Option<Progress> {
+        let Some(target) = state.slots.get(&self.target) else { return Some(Progress::DONE) };
         if !self.keeps && !target.original {
             self.let_go(state, self.target);
             return Some(Progress::More);
@@ -121,7 +130,7 @@ impl Destroy {
                 self.erasing = Some(leaf);
                 return Some(Progress::More);
             }
-            return Some(scrub_step(state, dirt, leaf));
+            return Some(scrub_step(state, dirt, quarantine, leaf));
         }
         if is_to_be_emptied(state, leaf) {
             make_zombie(state, leaf);
@@ -235,17 +244,18 @@ fn close(state: &mut State, vm: VmId) -> bool {
 }
 
 /// One step of scrubbing what was revoked, if it is an Untyped.
-fn scrub_step(state: &mut State, dirt: &mut Dirt, slot: SlotId) -> Progress {
+fn scrub_step(state: &mut State, dirt: &mut Bytes, quarantine: &Quarantine, slot: SlotId) -> Progress {
     let Some(Cap::Untyped { extent, device, watermark }) = state.slots.get_mut(&slot).map(|slot| &mut slot.cap) else {
-        return Progress::Done;
+        return Progress::DONE;
     };
     // Down to a multiple of what is cleared at once: the next step clears as much as it may.
-    let bottom = if *device { 0 } else { watermark.saturating_sub(1) / SCRUB * SCRUB };
+    let kept = if *device { 0 } else { quarantine.kept.reaches_into(extent.base, *watermark) };
+    let bottom = if *device { 0 } else { (watermark.saturating_sub(1) / SCRUB * SCRUB).max(kept) };
     if !*device {
         dirt.clear(extent.base + bottom, *watermark - bottom);
     }
     *watermark = bottom;
-    if bottom == 0 { Progress::Done } else { Progress::More }
+    if bottom == kept { Progress::Done { kept } } else { Progress::More }
 }
 
 /// True for the original of an object whose slots must be emptied before it goes.

@@ -19,7 +19,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 
 use super::super::address_space::{entry, index, leaf_level, root_level, table_start};
 use super::super::state::{Cap, Entry, Extent, Route, Run, State, TableId, VcpuId, VmId};
-use super::dirt::Dirt;
+use super::bytes::Bytes;
 use crate::abi::{PAGE_BITS, Rights};
 
 /// Something that a walk of the tables of an address space has found.
@@ -150,6 +150,15 @@ impl Hardware {
         Flush { cores, iommu }
     }
 
+    /// Where translations lead that the IOMMU uses for functions, or has used for what is under way, and that the tables do
+    /// not have any more.
+    pub(super) fn stale_io(&self, state: &State) -> impl Iterator<Item = Extent> {
+        let cached = self.iotlb.iter().filter(|(function, cached)| !allows_io(state, *function, cached));
+        let dma = self.dma.iter().filter(|dma| !allows_io(state, dma.function, &dma.through));
+        let page = |dma: &Dma| Extent { base: dma.page, bits: PAGE_BITS };
+        cached.map(|(_, cached)| cached.leads_to()).chain(dma.map(page))
+    }
+
     /// A core has left its guest, and forgets every address space of which something stale is remembered there.
     pub(super) fn flush_core(&mut self, state: &State, core: u8) {
         let on_core = |at: &u8| *at == core;
@@ -169,7 +178,7 @@ impl Hardware {
     }
 
     /// DMA that went through something stale has landed, and the IOMMU forgets what is stale.
-    pub(super) fn flush_iommu(&mut self, state: &State, dirt: &mut Dirt) {
+    pub(super) fn flush_iommu(&mut self, state: &State, dirt: &mut Bytes) {
         self.dma.retain(|dma| {
             let stays = allows_io(state, dma.function, &dma.through);
             if !stays {
@@ -182,7 +191,7 @@ impl Hardware {
     }
 
     /// What runs on a core reads, writes or fetches at an address. True if it reached memory.
-    pub(super) fn access(&mut self, state: &State, dirt: &mut Dirt, core: u8, gpa: u64, wanted: Rights) -> bool {
+    pub(super) fn access(&mut self, state: &State, dirt: &mut Bytes, core: u8, gpa: u64, wanted: Rights) -> bool {
         let Some(vm) = self.running.get(&core).and_then(|vcpu| state.vcpus.get(vcpu)?.vm) else { return false };
         let remembered = self.tlb.iter().filter(|(at, _)| *at == core).map(|(_, cached)| *cached).collect();
         let (found, reached) = translate(state, dirt, remembered, vm, gpa, wanted);
@@ -197,7 +206,7 @@ impl Hardware {
     pub(super) fn begin_dma(
         &mut self,
         state: &State,
-        dirt: &mut Dirt,
+        dirt: &mut Bytes,
         function: u16,
         address: u64,
         is_write: bool,
@@ -214,7 +223,7 @@ impl Hardware {
     }
 
     /// A read or write lands. False if there is no such one.
-    pub(super) fn end_dma(&mut self, dirt: &mut Dirt, dma: &Dma) -> bool {
+    pub(super) fn end_dma(&mut self, dirt: &mut Bytes, dma: &Dma) -> bool {
         if self.dma.remove(dma) {
             land(dma, dirt);
             return true;
@@ -234,7 +243,7 @@ impl Hardware {
 }
 
 /// What a read or write that lands leaves.
-fn land(dma: &Dma, dirt: &mut Dirt) {
+fn land(dma: &Dma, dirt: &mut Bytes) {
     if dma.is_write {
         dirt.add(dma.page, 1 << PAGE_BITS);
     }
@@ -249,7 +258,7 @@ fn page_of(through: &Cached, gpa: u64) -> u64 {
 /// wanted.
 fn translate(
     state: &State,
-    dirt: &mut Dirt,
+    dirt: &mut Bytes,
     remembered: BTreeSet<Cached>,
     space: VmId,
     gpa: u64,

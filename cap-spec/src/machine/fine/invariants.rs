@@ -4,6 +4,7 @@
 use super::super::invariants::{self, Broken, extent_of};
 use super::super::launch;
 use super::super::state::{Cap, Extent, SlotId};
+use super::quarantine::is_in_reach;
 use super::{Fine, Flush, Hold};
 use crate::abi::{PAGE_BITS, VCPU_BITS};
 use crate::properties::Property;
@@ -21,6 +22,8 @@ pub enum FineBroken {
     Dirty(SlotId),
     /// Memory of this Untyped that may be given out is remembered by hardware.
     Remembered(SlotId),
+    /// An IOMMU that has failed may reach what is not in quarantine, and will not be when it is withdrawn.
+    Reached(Extent),
     /// A capability that a check of a launch has passed breaks the rules of the launch, or is none.
     Passed(SlotId),
     /// After a Revoke of this slot, something of what was derived from it is left.
@@ -33,7 +36,7 @@ impl FineBroken {
         match self {
             FineBroken::State(broken) => broken.property(),
             FineBroken::Core(_) | FineBroken::Iommu => Property::EntriesBacked,
-            FineBroken::Dirty(_) | FineBroken::Remembered(_) => Property::CleanBeforeReuse,
+            FineBroken::Dirty(_) | FineBroken::Remembered(_) | FineBroken::Reached(_) => Property::CleanBeforeReuse,
             FineBroken::Passed(_) => Property::AuthorityConfined,
             FineBroken::Left(_) => Property::RevokeComplete,
         }
@@ -51,13 +54,18 @@ pub fn check(fine: &Fine) -> Result<(), FineBroken> {
     check_passed(fine)
 }
 
-/// What is stale is being flushed.
+/// What is stale is being flushed; of an IOMMU that has failed, it leads into quarantine, or to what goes there.
 fn check_entries(fine: &Fine) -> Result<(), FineBroken> {
     let stale = fine.hardware.stale(&fine.state);
     let none = Flush::default();
     let pending = fine.hold.as_ref().map_or(&none, |Hold { flush, .. }| flush);
     if let Some(core) = stale.cores.difference(&pending.cores).next() {
         return Err(FineBroken::Core(*core));
+    }
+    if fine.quarantine.has_failed {
+        let is_kept = |extent: &Extent| fine.quarantine.keeps(*extent) || is_in_reach(&fine.state, *extent);
+        let mut reached = fine.hardware.stale_io(&fine.state).filter(|extent| !is_kept(extent));
+        return reached.next().map_or(Ok(()), |extent| Err(FineBroken::Reached(extent)));
     }
     if stale.iommu && !pending.iommu { Err(FineBroken::Iommu) } else { Ok(()) }
 }
@@ -105,7 +113,7 @@ fn check_passed(fine: &Fine) -> Result<(), FineBroken> {
 }
 
 /// A Revoke of the capability in `target` has just been answered: nothing that was derived from it is left, and of an
-/// Untyped, nothing that names, maps or remembers its memory.
+/// Untyped, nothing that names, maps or remembers its memory, but for what is in quarantine.
 ///
 /// # Errors
 /// Something is left.
@@ -121,7 +129,9 @@ pub fn check_revoked(fine: &Fine, target: SlotId) -> Result<(), FineBroken> {
         let is_above = |cap: &Cap| matches!(cap, Cap::Untyped { .. });
         let names =
             fine.state.slots.values().any(|slot| !is_above(&slot.cap) && extent_of(&slot.cap).is_some_and(meets));
-        if watermark != 0 || names || remembered(fine).any(meets) {
+        let kept = fine.quarantine.kept.reaches_into(extent.base, extent.bytes());
+        let is_seen = |other: Extent| meets(other) && !fine.quarantine.keeps(other);
+        if watermark != kept || names || remembered(fine).any(is_seen) {
             return left;
         }
     }

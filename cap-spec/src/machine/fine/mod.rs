@@ -19,32 +19,37 @@
 //! ([`Event::Preempt`]): then anything may happen, and the invoker repeats the call, or does not. Launch gives it up after
 //! each of its steps, and is repeated.
 //!
+//! If the IOMMU does not say in time that it has forgotten, it has failed ([`Event::TimeOut`], module `quarantine`).
+//!
 //! # What it refines
 //! An invocation that nobody interrupts leaves the state that `step` gives, and is answered the same: the tests in
 //! `verification/specification` hold it to that.
 
 mod bounds;
+mod bytes;
 mod destroy;
-mod dirt;
 mod hardware;
 mod invariants;
 mod launch;
+mod quarantine;
 
 pub use bounds::{STEP_CHANGES, changes, remaining};
+pub use bytes::Bytes;
 pub use destroy::{Destroy, SCAN, SCRUB, STOPPED_AT_ONCE};
-pub use dirt::Dirt;
 pub use hardware::{Cached, Dma, Flush, Hardware, core_of, may_run, route_of};
 pub use invariants::{FineBroken, check, check_revoked};
 pub use launch::{Check, STEP as LAUNCH_STEP};
+pub use quarantine::Quarantine;
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 
 use super::invariants::extent_of;
 use super::lookup::Invoked;
-use super::state::{Cap, SlotId, State, VcpuId};
+use super::state::{Cap, Extent, SlotId, State, VcpuId};
 use super::{Call, Outcome, carry_out, cnode, expire, look_up, report};
 use crate::abi::{Fault, FaultRecord, Label, Rights};
 use destroy::Progress;
+use quarantine::withdrawn;
 
 /// The abstract machine on hardware.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -54,11 +59,13 @@ pub struct Fine {
     /// What hardware remembers.
     pub hardware: Hardware,
     /// Memory that may hold something.
-    pub dirt: Dirt,
+    pub dirt: Bytes,
     /// Launches that are being checked, by who repeats them.
     pub checks: BTreeMap<VcpuId, Check>,
     /// The invocation that holds the lock.
     pub hold: Option<Hold>,
+    /// Whether the IOMMU has failed, and what it may go on reaching then.
+    pub quarantine: Quarantine,
 }
 
 /// An invocation that holds the lock.
@@ -70,6 +77,8 @@ pub struct Hold {
     pub work: Work,
     /// What must be flushed before.
     pub flush: Flush,
+    /// What was in reach of functions, and has been withdrawn since the last flush.
+    pub withdrawn: BTreeSet<Extent>,
 }
 
 /// What an invocation that holds the lock has still to do.
@@ -108,6 +117,8 @@ pub enum Event {
     ForgetIo(u16, Cached),
     /// The IOMMU forgets what is stale, after all that was under way through it has landed.
     FlushIommu,
+    /// It does not say in time that it has.
+    TimeOut,
     /// Something raises an interrupt route.
     Interrupt(u16),
     /// The IOMMU has stopped a function, or something that is none of those handed out.
@@ -143,7 +154,7 @@ impl Fine {
     /// A state on hardware that remembers nothing: all objects are dirty, and all memory that was given out, but what
     /// lies at or above the watermark of an Untyped.
     pub fn new(state: State) -> Fine {
-        let mut dirt = Dirt::new();
+        let mut dirt = Bytes::new();
         let untypeds = || {
             state.slots.values().filter_map(|slot| match slot.cap {
                 Cap::Untyped { extent, device: false, watermark } => Some((extent, watermark)),
@@ -159,17 +170,31 @@ impl Fine {
         for slot in state.slots.values() {
             mark_object(&mut dirt, &slot.cap);
         }
-        Fine { state, hardware: Hardware::default(), dirt, checks: BTreeMap::new(), hold: None }
+        Fine {
+            state,
+            hardware: Hardware::default(),
+            dirt,
+            checks: BTreeMap::new(),
+            hold: None,
+            quarantine: Quarantine::default(),
+        }
     }
 
-    /// Asks who must forget something before the invocation goes on, or ends with its answer if nobody must.
-    fn hold(&mut self, by: VcpuId, work: Work) -> Answer {
-        let flush = self.hardware.stale(&self.state);
+    /// Asks who must forget something before the invocation goes on, or ends with its answer if nobody must. `before` is
+    /// the state before the step, if [`Fine::to_compare`] has kept it.
+    fn hold(&mut self, by: VcpuId, work: Work, before: Option<&State>) -> Answer {
+        let mut flush = self.hardware.stale(&self.state);
+        let mut withdrawn = before.map(|before| withdrawn(before, &self.state)).unwrap_or_default();
+        if self.quarantine.has_failed {
+            flush.iommu = false;
+            self.quarantine.keep(&withdrawn);
+            withdrawn.clear();
+        }
         if let (Work::Answer(answer), true) = (work, flush.is_complete()) {
             self.hold = None;
             return self.answer(by, answer);
         }
-        self.hold = Some(Hold { by, work, flush });
+        self.hold = Some(Hold { by, work, flush, withdrawn });
         Answer::Holds
     }
 
@@ -188,14 +213,23 @@ impl Fine {
         self.checks.retain(|vcpu, _| after.vcpus.contains_key(vcpu));
     }
 
-    /// The state as it is, if a check of a launch must hear of changes.
+    /// The state as it is, if a check of a launch or the quarantine must hear of changes.
     fn to_compare(&self) -> Option<State> {
-        (!self.checks.is_empty()).then(|| self.state.clone())
+        (!self.checks.is_empty() || !self.state.domains.is_empty()).then(|| self.state.clone())
+    }
+
+    /// The IOMMU does not say in time that it has forgotten. True if it was asked to.
+    fn time_out(&mut self) -> bool {
+        let Some(hold) = self.hold.as_mut().filter(|hold| hold.flush.iommu) else { return false };
+        hold.flush.iommu = false;
+        self.quarantine.has_failed = true;
+        self.quarantine.keep(&core::mem::take(&mut hold.withdrawn));
+        true
     }
 }
 
 /// An object of this kind is written by kernel or hardware from the start.
-fn mark_object(dirt: &mut Dirt, cap: &Cap) {
+fn mark_object(dirt: &mut Bytes, cap: &Cap) {
     if let (Some(extent), false) = (extent_of(cap), matches!(cap, Cap::Untyped { .. } | Cap::Frame { .. })) {
         dirt.add(extent.base, extent.bytes());
     }
@@ -219,6 +253,12 @@ pub fn step(fine: &mut Fine, event: Event) -> Answer {
             None => Answer::Impossible,
         },
         Event::Leave(core) => happened(hardware.running.remove(&core).is_some()),
+        Event::TimeOut => happened(fine.time_out()),
+        Event::BeginDma(..) if fine.quarantine.has_failed => Answer::Stopped,
+        Event::Interrupt(route) if fine.quarantine.has_failed => {
+            let is_pin = route < state.config.first_message_route;
+            reached(is_pin && route_of(state, route).is_some())
+        }
         Event::Access(core, gpa, wanted) => reached(hardware.access(state, dirt, core, gpa, wanted)),
         Event::Forget(core, cached) => happened(hardware.tlb.remove(&(core, cached))),
         Event::FlushCore(core) => {
@@ -276,8 +316,8 @@ fn invoke(fine: &mut Fine, invoker: VcpuId, call: Call) -> Answer {
         Ok((label, invoked)) => Ok(Work::Answer(other(fine, label, invoked))),
     };
     let answer = match work {
-        Ok(Work::Destroy(destroy)) => destroy_step(fine, invoker, destroy),
-        Ok(work) => fine.hold(invoker, work),
+        Ok(Work::Destroy(destroy)) => destroy_step(fine, invoker, destroy, before.as_ref()),
+        Ok(work) => fine.hold(invoker, work, before.as_ref()),
         Err(again) => again,
     };
     fine.look_at_checks(before);
@@ -299,7 +339,14 @@ fn begin(
 
 /// An invocation that is done in one step; what it made is dirty from then on.
 fn other(fine: &mut Fine, label: Label, invoked: Invoked) -> Result<Outcome, Fault> {
+    let failed = fine.quarantine.has_failed.then(|| fine.state.clone());
     let answer = carry_out(&mut fine.state, label, invoked)?;
+    if let Some(before) = failed
+        && let Some(fault) = fine.quarantine.refusal(&before, &fine.state)
+    {
+        fine.state = before;
+        return Err(fault);
+    }
     if label == Label::UntypedRetype {
         for (_, made) in fine.state.children(invoked.slot) {
             mark_object(&mut fine.dirt, &made.cap);
@@ -309,23 +356,24 @@ fn other(fine: &mut Fine, label: Label, invoked: Invoked) -> Result<Outcome, Fau
 }
 
 /// One step of a Delete or Revoke.
-fn destroy_step(fine: &mut Fine, by: VcpuId, mut destroy: Destroy) -> Answer {
-    match destroy.step(&mut fine.state, &mut fine.dirt) {
-        Progress::Done => fine.hold(by, Work::Answer(Ok(Outcome::NOTHING))),
-        Progress::More => fine.hold(by, Work::Destroy(destroy)),
-    }
+fn destroy_step(fine: &mut Fine, by: VcpuId, mut destroy: Destroy, before: Option<&State>) -> Answer {
+    let work = match destroy.step(&mut fine.state, &mut fine.dirt, &fine.quarantine) {
+        Progress::Done { kept } => Work::Answer(Ok(Outcome::Done([kept, 0]))),
+        Progress::More => Work::Destroy(destroy),
+    };
+    fine.hold(by, work, before)
 }
 
 /// The invocation that holds the lock goes on.
 fn go_on(fine: &mut Fine) -> Answer {
-    let Some(Hold { by, work, flush }) = fine.hold.clone() else { return Answer::Impossible };
+    let Some(Hold { by, work, flush, .. }) = fine.hold.clone() else { return Answer::Impossible };
     if !flush.is_complete() {
         return Answer::Waits;
     }
     let before = fine.to_compare();
     let answer = match work {
-        Work::Answer(_) => fine.hold(by, work),
-        Work::Destroy(destroy) => destroy_step(fine, by, destroy),
+        Work::Answer(_) => fine.hold(by, work, None),
+        Work::Destroy(destroy) => destroy_step(fine, by, destroy, before.as_ref()),
     };
     fine.look_at_checks(before);
     answer
@@ -334,7 +382,7 @@ fn go_on(fine: &mut Fine) -> Answer {
 /// The invocation that holds the lock gives it up, if it is between two steps.
 fn preempt(fine: &mut Fine) -> Answer {
     match &fine.hold {
-        Some(Hold { by, work: Work::Destroy(Destroy { erasing: None, .. }), flush }) if flush.is_complete() => {
+        Some(Hold { by, work: Work::Destroy(Destroy { erasing: None, .. }), flush, .. }) if flush.is_complete() => {
             let by = *by;
             fine.hold = None;
             let is_there = fine.state.vcpus.get(&by).is_some_and(|vcpu| vcpu.vm.is_some());

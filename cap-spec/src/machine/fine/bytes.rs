@@ -1,18 +1,18 @@
-//! Memory that may hold something: bytes that were written since they were last zero.
+//! Sets of bytes: memory that may hold something, as it was written since it was last zero, and memory in quarantine.
 
 use alloc::collections::BTreeMap;
 
 /// A set of bytes, as ranges of which no two touch: first byte, and first byte behind.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Dirt(BTreeMap<u64, u64>);
+pub struct Bytes(BTreeMap<u64, u64>);
 
-impl Dirt {
+impl Bytes {
     /// None.
-    pub const fn new() -> Dirt {
-        Dirt(BTreeMap::new())
+    pub const fn new() -> Bytes {
+        Bytes(BTreeMap::new())
     }
 
-    /// These bytes are written.
+    /// These bytes are among them, too.
     pub fn add(&mut self, first: u64, bytes: u64) {
         let (mut start, mut end) = (first, first + bytes);
         while let Some((&before, &behind)) = self.0.range(..=end).next_back().filter(|(_, behind)| **behind >= start) {
@@ -22,7 +22,7 @@ impl Dirt {
         self.0.insert(start, end);
     }
 
-    /// These bytes are made zero.
+    /// These bytes are not among them any more.
     pub fn clear(&mut self, first: u64, bytes: u64) {
         let end = first + bytes;
         while let Some((&before, &behind)) = self.0.range(..end).next_back().filter(|(_, behind)| **behind > first) {
@@ -36,9 +36,16 @@ impl Dirt {
         }
     }
 
-    /// True if one of these bytes may hold something.
+    /// True if one of these bytes is among them.
     pub fn touches(&self, first: u64, bytes: u64) -> bool {
-        bytes != 0 && self.0.range(..first + bytes).next_back().is_some_and(|(_, behind)| *behind > first)
+        self.reaches_into(first, bytes) != 0
+    }
+
+    /// How many of these bytes lie before the end of the last that is among them.
+    pub fn reaches_into(&self, first: u64, bytes: u64) -> u64 {
+        let end = first + bytes;
+        let last = self.0.range(..end).next_back().filter(|(_, behind)| **behind > first);
+        last.map_or(0, |(_, behind)| (*behind).min(end) - first)
     }
 }
 
@@ -48,7 +55,7 @@ mod tests {
 
     #[test]
     fn it_is_a_set_of_bytes() {
-        let mut dirt = Dirt::new();
+        let mut dirt = Bytes::new();
         let mut bytes = [false; 64];
         let mut seed = 1_u64;
         for _ in 0..20_000 {
