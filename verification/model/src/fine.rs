@@ -10,7 +10,7 @@
 use std::hash::Hash;
 
 use cap_spec::abi::{Label, Rights};
-use cap_spec::machine::fine::{self, Answer, Event, Fine, check, check_revoked, core_of, may_run};
+use cap_spec::machine::fine::{self, Answer, Bytes, Event, Fine, check, check_revoked, core_of, may_run};
 use cap_spec::machine::{SlotId, VcpuId, named_slot};
 use cap_spec::properties::Property;
 
@@ -30,13 +30,17 @@ pub const CHECKED: [Property; 6] = [
     Property::RevokeComplete,
 ];
 
-/// A rule that is wrong: what the machine forgets to wait for.
+/// A rule that is wrong: what the machine forgets to wait for, or to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Forgotten {
     /// Cores are not waited for.
     Cores,
     /// The IOMMU is not waited for.
     Iommu,
+    /// What is given out again is not made zero.
+    Scrub,
+    /// What an IOMMU that has failed may go on reaching is not kept back.
+    Quarantine,
 }
 
 /// A question, on hardware.
@@ -46,6 +50,8 @@ pub struct Scenario {
     pub question: Question,
     /// The mistake in the machine, if it has one.
     pub forgets: Option<Forgotten>,
+    /// The IOMMU may fail.
+    fails: bool,
     /// What hardware does by itself.
     events: Vec<Event>,
 }
@@ -64,7 +70,8 @@ impl Scenario {
     pub fn new(question: Question, forgets: Option<Forgotten>) -> Scenario {
         let mut events = vec![Event::Continue, Event::Preempt];
         let state = &question.world.state;
-        if let Some(Hardware { accesses, dma, interrupts }) = &question.hardware {
+        let fails = question.hardware.as_ref().is_some_and(|hardware| hardware.fails);
+        if let Some(Hardware { accesses, dma, interrupts, .. }) = &question.hardware {
             for (vcpu, core) in
                 question.parties().iter().filter_map(|party| Some((party.vcpu, core_of(state, party.vcpu)?)))
             {
@@ -76,16 +83,17 @@ impl Scenario {
             }
             events.extend(interrupts.iter().map(|route| Event::Interrupt(*route)));
         }
-        Scenario { question, forgets, events }
+        Scenario { question, forgets, fails, events }
     }
 
-    /// Everybody whom the mistake forgets has been waited for.
-    fn forget(&self, fine: &mut Fine) {
-        let Some(hold) = &mut fine.hold else { return };
-        match self.forgets {
-            Some(Forgotten::Cores) => hold.flush.cores.clear(),
-            Some(Forgotten::Iommu) => hold.flush.iommu = false,
-            None => {}
+    /// What the mistake forgets of a step: everybody whom it forgets has been waited for.
+    fn forget(&self, before: &Moment, event: &Event, fine: &mut Fine) {
+        match (self.forgets, &mut fine.hold) {
+            (Some(Forgotten::Cores), Some(hold)) => hold.flush.cores.clear(),
+            (Some(Forgotten::Iommu), Some(hold)) => hold.flush.iommu = false,
+            (Some(Forgotten::Scrub), _) if *event == Event::Continue => fine.dirt = before.fine.dirt.clone(),
+            (Some(Forgotten::Quarantine), _) => fine.quarantine.kept = Bytes::new(),
+            _ => {}
         }
     }
 
@@ -126,6 +134,9 @@ impl Scenario {
             Event::EndDma(dma) => format!("a write of function {} lands", dma.function),
             Event::FlushCore(core) => format!("core {core} forgets what is stale"),
             Event::FlushIommu => "the IOMMU forgets what is stale".into(),
+            Event::TimeOut => {
+                "the IOMMU does not say in time that it has forgotten what is stale: it has failed".into()
+            }
             other => format!("{other:?}"),
         }
     }
@@ -151,6 +162,7 @@ impl Machine for Scenario {
         if let Some(hold) = hold {
             events.extend(hold.flush.cores.iter().map(|core| Event::FlushCore(*core)));
             events.extend(hold.flush.iommu.then_some(Event::FlushIommu));
+            events.extend((hold.flush.iommu && self.fails).then_some(Event::TimeOut));
         }
     }
 
@@ -162,7 +174,7 @@ impl Machine for Scenario {
             after.revoking = named_slot(&moment.fine.state, *vcpu, *call).filter(|_| is_revoke);
         }
         let answer = fine::step(&mut after.fine, *event);
-        self.forget(&mut after.fine);
+        self.forget(moment, event, &mut after.fine);
         // Others take these.
         after.fine.state.completions.clear();
         after.fine.state.outputs.clear();

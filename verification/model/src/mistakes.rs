@@ -25,6 +25,8 @@ pub enum Mistake {
     UnmapForgetsEntry,
     /// Retype does not raise the watermark.
     RetypeForgetsWatermark,
+    /// Retype begins at the start of an Untyped, whatever was made of it before.
+    RetypeIgnoresWatermark,
     /// A Retype that is refused for lack of memory uses up what there is.
     RefusalChangesState,
     /// CPU time and routes are split without regard to what was split off before.
@@ -120,6 +122,22 @@ impl Mistake {
                     && let Cap::Untyped { watermark: old, .. } = before.slots[&slot].cap
                 {
                     set_watermark(state, slot, old);
+                }
+            }
+            (Mistake::RetypeIgnoresWatermark, Some(Label::UntypedRetype), None) => {
+                let Some(Cap::Untyped { extent: of, watermark, .. }) =
+                    invoked.map(|slot| before.slots[&slot].cap.clone())
+                else {
+                    return result;
+                };
+                for slot in new_slots(&before, state) {
+                    change(state, slot, |slot| {
+                        if let Cap::Untyped { extent, .. } | Cap::Frame { extent, .. } = &mut slot.cap
+                            && extent.base >= of.base + watermark
+                        {
+                            extent.base = of.base;
+                        }
+                    });
                 }
             }
             (Mistake::RefusalChangesState, Some(Label::UntypedRetype), Some(Error::NotEnoughMemory)) => {

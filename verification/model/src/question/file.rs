@@ -106,6 +106,9 @@ pub struct Hardware {
     /// Interrupt routes that are raised.
     #[serde(default)]
     pub interrupts: Vec<u16>,
+    /// True: the IOMMU may not say in time that it has forgotten.
+    #[serde(default)]
+    pub fails: bool,
 }
 
 /// A function.
