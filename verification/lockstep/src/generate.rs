@@ -1,7 +1,7 @@
 //! Random steps that are nearly valid: an invocation is chosen by what the invoker holds, and now and then spoiled.
 
 use cap_spec::abi::{CptrParts, FaultRecord, IO_ADDRESS_BITS, Label, ObjectType, Rights, Stopped};
-use cap_spec::machine::{CNodeId, Call, Cap, Entry, Run, SlotId, State, VcpuId, VmId, in_flight_slot};
+use cap_spec::machine::{CNodeId, Call, Cap, Entry, Message, Run, Slot, SlotId, State, VcpuId, VmId, in_flight_slot};
 use cap_spec::spec::{ArgKind, LABELS, LabelSpec};
 
 use crate::observe::MAPPABLE;
@@ -38,6 +38,7 @@ const WEIGHTS: &[(Label, usize)] = &[
     (Label::PciFunctionAttach, 8),
     (Label::PciFunctionEnableVfs, 6),
     (Label::PciFunctionLease, 3),
+    (Label::PciFunctionUnbindMsix, 8),
     (Label::PciFunctionReset, 1),
 ];
 
@@ -184,10 +185,22 @@ fn is_promising(state: &State, id: SlotId, label: Label, number: u8) -> bool {
             let record = &state.functions[function];
             record.leases == *lease && record.ready_at <= state.now
         }
+        (Label::PciFunctionUnbindMsix, 0, Cap::PciFunction { function, lease }) => {
+            state.functions[function].leases == *lease && !bound_entries(state, *function).is_empty()
+        }
         (Label::CNodeCopy | Label::CNodeMint, 2, cap) => !cap.object_type().is_unique(),
         (Label::CNodeMove, 2, _) | (Label::ChannelGrant, 1, _) => slot.parent.is_some(),
         _ => true,
     }
+}
+
+/// The entries of a function's table whose messages raise a route.
+fn bound_entries(state: &State, of: u16) -> Vec<u16> {
+    let entry = |slot: &Slot| match slot.cap {
+        Cap::Irq { message: Some(Message { function, entry }), .. } if function == of => Some(entry),
+        _ => None,
+    };
+    state.slots.values().filter_map(entry).collect()
 }
 
 /// The next step from here; `None` if nobody will ever run again.
@@ -472,7 +485,14 @@ fn number(
         (Label::PciFunctionGetInfo, 1) => random.below(8) as u64,
         (Label::PciFunctionReadConfig | Label::PciFunctionWriteConfig, 1) => one_of(random, &[0, 4, 0x40, 0x40, 0x42]),
         (Label::PciFunctionWriteConfig, 2) => u64::from(random.bits() as u32),
-        (Label::PciFunctionBindMsix | Label::PciFunctionUnbindMsix, 1) => random.below(4) as u64,
+        (Label::PciFunctionUnbindMsix, 1) => {
+            let bound = match state.slots[&slot].cap {
+                Cap::PciFunction { function, .. } => bound_entries(state, function),
+                _ => Vec::new(),
+            };
+            random.pick(&bound).filter(|_| !random.one_in(8)).map_or_else(|| random.below(4) as u64, u64::from)
+        }
+        (Label::PciFunctionBindMsix, 1) => random.below(4) as u64,
         (Label::PageTableMap, 3) => match vm_argument(state, view, args[0]) {
             Some(vm) if args[1] < 1 << 48 && !random.one_in(4) => missing_level(state, vm, args[1]).max(1).into(),
             _ => 1 + random.below(3) as u64,

@@ -9,23 +9,25 @@ use crate::operations::draft;
 pub struct Bug {
     /// The operation, under the bug's name.
     pub operation: Operation,
+    /// The right operation's name.
+    pub of: &'static str,
     /// What is no longer true, of the state before and after.
     pub breaks: Named,
 }
 
 /// It breaks an invariant.
-fn invariant(name: &'static str, of: &str, breaks: &str, wrong: impl Fn(Draft) -> Draft) -> Bug {
+fn invariant(name: &'static str, of: &'static str, breaks: &str, wrong: impl Fn(Draft) -> Draft) -> Bug {
     let breaks = invariants().iter().find(|invariant| invariant.name == breaks);
     let breaks = breaks.unwrap_or_else(|| panic!("{name} breaks no invariant")).clone();
     let operation = wrong(draft(of)).named(name).read();
     let formula = operation.afterwards(&breaks.formula);
-    Bug { operation, breaks: Named { formula, ..breaks } }
+    Bug { operation, of, breaks: Named { formula, ..breaks } }
 }
 
 /// It breaks a lemma.
-fn lemma(name: &'static str, of: &str, breaks: &str, wrong: impl Fn(Draft) -> Draft) -> Bug {
+fn lemma(name: &'static str, of: &'static str, breaks: &str, wrong: impl Fn(Draft) -> Draft) -> Bug {
     let Lemma { operation, claim } = Lemma::of(&wrong(draft(of)).named(name), of, breaks);
-    Bug { operation, breaks: claim }
+    Bug { operation, of, breaks: claim }
 }
 
 /// Every seeded bug.

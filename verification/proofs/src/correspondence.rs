@@ -26,7 +26,7 @@ pub struct Drift(pub String);
 #[derive(Clone, Copy, Debug)]
 pub enum Checked {
     /// It is a step of this operation; nothing changed if there is none.
-    Done(Option<&'static Operation>),
+    Done(Option<&'static str>),
     /// The states have more elements than structures can have.
     TooLarge,
 }
@@ -143,7 +143,15 @@ pub fn check_step(step: &Step) -> Result<Checked, Drift> {
     }
     let name = step.name().ok_or_else(|| Drift(format!("{:?} is no operation", step.label)))?;
     let operation = operations().iter().find(|operation| operation.name == name);
-    let operation = operation.ok_or_else(|| Drift(format!("there is no operation {name}")))?;
+    check_step_as(step, operation.ok_or_else(|| Drift(format!("there is no operation {name}")))?)
+}
+
+/// Checks that an invocation is a step of this operation.
+///
+/// # Errors
+/// How it parts from its formulas.
+pub fn check_step_as(step: &Step, operation: &Operation) -> Result<Checked, Drift> {
+    let name = operation.name;
     let elements = Elements::of(step.before, step.after);
     if elements.most() > MOST {
         return Ok(Checked::TooLarge);
@@ -169,5 +177,5 @@ pub fn check_step(step: &Step) -> Result<Checked, Drift> {
     if !broken.is_empty() {
         return Err(drift(format!("broken afterwards: {broken:#?}")));
     }
-    Ok(Checked::Done(Some(operation)))
+    Ok(Checked::Done(Some(operation.name)))
 }

@@ -24,10 +24,11 @@
 //! which keeps to them does so after every operation.
 //!
 //! # Why the formulas are the specification's
-//! `walk.rs` takes random steps of the executable specification, and every short sequence over small worlds;
+//! `walk.rs` takes random steps of the executable specification, every step of every state of the worlds that the model
+//! checker explores, and every short sequence over those of lock-step;
 //! `abstraction.rs` makes structures of its states, `witness.rs` reads the parameters off the call, and `correspondence.rs` checks that the
 //! operation's requirements held before, that every relation of the vocabulary is afterwards exactly what the formulas
-//! say, and that every invariant holds.
+//! say, and that every invariant holds. `tests/drift.rs` has formulas and steps that must be found to part.
 //!
 //! # What is not proved
 //! * The correspondence is tested, not proved: the formulas are another text than the executable specification.
@@ -43,7 +44,8 @@
 //!   ancestors.
 //! * What hardware remembers is in the formulas (`cached`, `due`, `dirty`) and not in the states of the atomic machine:
 //!   the walks take the worst that a good state allows. The steps of a preempted operation and of hardware are proved, and
-//!   not compared with an executable machine.
+//!   not compared with the fine machine: that lets go of a mapping before the flush, and the formulas with it. The
+//!   quarantine of an IOMMU that has failed is not in the formulas.
 #![forbid(unsafe_code)]
 
 pub mod abstraction;

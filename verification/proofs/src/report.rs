@@ -6,7 +6,9 @@ use crate::queries::{Expected, Purpose, Query};
 use crate::solve::{Answers, SOLVERS, solvers};
 use crate::walk::Walked;
 use cap_spec::properties::Property;
+use cap_spec::spec::LABELS;
 use claims::{Established, Tier};
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 /// A run.
@@ -117,16 +119,21 @@ impl<'a> Report<'a> {
 }
 
 /// What is established by walks that have not failed.
-pub fn correspondence(small: &Walked, random: &Walked, length: usize) -> Vec<Established> {
+pub fn correspondence(check: &str, small: &Walked, worlds: usize, random: &Walked, length: usize) -> Vec<Established> {
+    let labels: BTreeSet<_> = small.labels.keys().chain(random.labels.keys()).collect();
     let establish = |property: Property| Established {
-        check: "formulas".into(),
+        check: check.into(),
         property: property.name().into(),
         tier: Tier::Tested,
         tool: "evaluation of the proved formulas on states of the executable specification".into(),
         bound: format!(
-            "{} random steps and {} of all sequences of {length} steps over small worlds; each that was done is a step of the \
-             formulas",
-            random.steps, small.steps
+            "{} random steps; {} steps from {} states: all of {worlds} worlds of the model checker, and of all sequences of \
+             {length} steps over small worlds; {} of {} labels; each that was done is a step of the formulas",
+            random.steps,
+            small.steps,
+            small.states,
+            labels.len(),
+            LABELS.len(),
         ),
         of: "specification".into(),
     };
