@@ -3,8 +3,9 @@
 
 use kernel_harness::Program;
 use rustc_hash::FxHashMap;
-use std::cell::RefCell;
-use std::panic::catch_unwind;
+use std::cell::{Cell, RefCell};
+use std::panic::{catch_unwind, set_hook, take_hook};
+use std::sync::Once;
 
 /// What a run has told.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,12 +24,26 @@ pub struct Run {
 
 thread_local! {
     static RUN: RefCell<Run> = RefCell::default();
+    static IS_RUNNING: Cell<bool> = const { Cell::new(false) };
 }
+
+/// Sees to it that the panics of programs, of which there are many, are not told: they are in the [`Run`].
+static QUIET: Once = Once::new();
 
 /// Runs a program with these inputs; those that are not given are 0.
 pub fn run(program: &Program, inputs: FxHashMap<u32, u64>) -> Run {
+    QUIET.call_once(|| {
+        let usual = take_hook();
+        set_hook(Box::new(move |panic| {
+            if !IS_RUNNING.get() {
+                usual(panic);
+            }
+        }));
+    });
     RUN.set(Run { inputs, ..Run::default() });
+    IS_RUNNING.set(true);
     let has_panicked = catch_unwind(program.run).is_err();
+    IS_RUNNING.set(false);
     let run = RUN.take();
     Run { has_panicked, ..run }
 }
