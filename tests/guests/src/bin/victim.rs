@@ -1,7 +1,8 @@
 //! The victim: an application beside an attacker. It holds pages with known contents, works a known amount on them, and
 //! watches the CPU time that it gets. It ends with status 0 only if its pages, its results and its CPU time are right.
 //!
-//! Arguments: rounds of work; cores of the machine.
+//! Arguments: rounds of work; cores of the machine, or 0 where its clock does not tell, as the machine is stopped again and
+//! again core by core: then CPU time is not judged.
 #![no_std]
 #![no_main]
 
@@ -117,6 +118,9 @@ fn work(tenant: &Tenant, rounds: u64) -> u64 {
         seen.seen
     );
     let mut failures = damaged;
+    if cores == 0 {
+        return failures;
+    }
     let mut check = |right: bool, what: &str| {
         if !right {
             println!("victim: WRONG: {what}");
