@@ -2,6 +2,8 @@
 //! `cap_spec::machine` again over arrays, and take the same steps here, at random and exhaustively; each answer and each state
 //! must be the same. What the proofs hold the kernel against so cannot drift from the specification.
 
+mod random;
+
 use cap_spec::abi::{Label, ObjectType, Rights};
 use cap_spec::machine::{self, Call, Cap, Extent, Reservation, Slot, State, Window};
 use cap_spec::properties::Property;
@@ -13,6 +15,7 @@ use kernel::types::{ChannelId, CoreId, Hpa, SlotId, VcpuId, VmId};
 use kernel_harness::spec::{self, Record};
 use kernel_harness::world::World;
 use kernel_harness::{lookup, spec::State as Array, time};
+use random::Random;
 use std::collections::BTreeSet;
 
 /// Slots of the one CNode, which slot 0 is one of; slot 1 holds the capability to it.
@@ -31,21 +34,7 @@ const MEMORY: u64 = 0x40_0000;
 /// The longest period.
 const PERIOD: u64 = 2_000_000_000;
 
-/// xorshift: the same numbers in every run.
-struct Random(u64);
-
 impl Random {
-    fn bits(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.bits() % limit
-    }
-
     /// One of these, mostly.
     fn of(&mut self, usual: &[u64]) -> u64 {
         if self.below(24) == 0 { self.bits() } else { usual[self.below(usual.len() as u64) as usize] }

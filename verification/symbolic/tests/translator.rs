@@ -1,6 +1,8 @@
 //! The translator against the compiler: every program is executed on the host and translated, for the same inputs, and both
 //! must come to the same. Inputs are worlds that the kernel's library has made, with arguments at random, and noise.
 
+mod random;
+
 use kernel::Invocation;
 use kernel::cap::{Cap, Mapping};
 use kernel::machine::Machine as _;
@@ -8,6 +10,7 @@ use kernel::slot::{MAX_DEPTH, Slot};
 use kernel::types::{CoreId, Hpa, SlotId, VcpuId, VmId};
 use kernel_harness::world::{Small, World};
 use kernel_harness::{PROGRAMS, spec};
+use random::Random;
 use rustc_hash::FxHashMap;
 use std::path::Path;
 use symbolic::evaluate::Evaluation;
@@ -20,21 +23,7 @@ const SLOTS: usize = 4;
 const FIELDS: u32 = 16;
 const ARGUMENTS: u32 = 1 << 16;
 
-/// xorshift: the same numbers in every run.
-struct Random(u64);
-
 impl Random {
-    fn bits(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.bits() % limit
-    }
-
     fn slot(&mut self) -> SlotId {
         SlotId::new(1 + self.below(SLOTS as u64) as u32)
     }
